@@ -1,0 +1,163 @@
+"""The event, its class and the rules that make one acceptable.
+
+Owns: the shape of an event, what a caller may send, which class a type belongs to.
+Never does: make ids from a clock or dice, encode JSON, look anything up.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from delivery.errors import InvalidContext, InvalidEvent
+
+MAX_DATA_BYTES = 64 * 1024
+MAX_ID_CHARS = 128
+MAX_TYPE_CHARS = 128
+
+AGENT_TYPES = (
+    "agent_started",
+    "agent_thinking",
+    "tool_executing",
+    "tool_completed",
+    "agent_completed",
+)
+AUTH_TYPES = ("auth_started", "auth_validating", "auth_completed", "auth_failed")
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_TYPE = re.compile(r"^[A-Za-z][A-Za-z0-9_.:-]*$")
+_PLACEHOLDERS = frozenset({"undefined", "null", "none", "nan"})
+_PLACEHOLDER_MARKS = ("{{", "${")
+
+
+class EventClass(enum.StrEnum):
+    """How much an event is worth. The policy file says which types belong to which class."""
+
+    EPHEMERAL = "ephemeral"
+    STANDARD = "standard"
+    CRITICAL = "critical"
+    AUTH = "auth"
+
+    @property
+    def is_durable(self) -> bool:
+        """Everything but ephemeral stands in the ledger."""
+        return self is not EventClass.EPHEMERAL
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event for one user, as accepted.
+
+    Attributes:
+        id: canonical lower-case UUIDv7, the idempotency key.
+        seq: 1-based position within the run as told to clients; ``None`` for ephemeral events
+            and until the ledger has assigned it.
+        at: aware UTC instant of acceptance.
+        data: the caller's object; ``data_json`` on the wire is at most 64 KiB.
+        meta: the caller's annotations; ``meta["flags"]`` is ours.
+    """
+
+    id: str
+    type: str
+    user_id: str
+    run_id: str
+    seq: int | None
+    at: datetime
+    event_class: EventClass
+    data: Mapping[str, Any] = field(default_factory=dict)
+    thread_id: str | None = None
+    meta: Mapping[str, Any] | None = None
+
+    def as_wire(self) -> dict[str, Any]:
+        """The JSON object of contract 4.1; ``thread_id`` and ``meta`` only when present."""
+        wire: dict[str, Any] = {
+            "id": self.id,
+            "type": self.type,
+            "user_id": self.user_id,
+            "run_id": self.run_id,
+        }
+        if self.thread_id is not None:
+            wire["thread_id"] = self.thread_id
+        wire["seq"] = self.seq
+        wire["at"] = format_instant(self.at)
+        wire["class"] = self.event_class.value
+        wire["data"] = self.data
+        if self.meta is not None:
+            wire["meta"] = self.meta
+        return wire
+
+
+def format_instant(instant: datetime) -> str:
+    """RFC 3339 in UTC with microseconds and ``Z``. Source: RFC 3339, section 5.6."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def check_event_id(value: object) -> str:
+    """Return the canonical form of a caller's id.
+
+    Raises:
+        InvalidEvent: not a UUID of version 7. Source: RFC 9562, section 5.7.
+    """
+    if not isinstance(value, str):
+        raise InvalidEvent("id must be a UUIDv7 string, or left out to have one made", field="id")
+    try:
+        parsed = UUID(value)
+    except ValueError:
+        raise InvalidEvent(
+            f"id {value[:64]!r} is not a UUID; send a UUIDv7 or leave it out", field="id"
+        ) from None
+    if parsed.version != 7 or parsed.variant != "specified in RFC 4122":
+        raise InvalidEvent(f"id {value!r} is not a UUID of version 7", field="id")
+    return str(parsed)
+
+
+def check_event_type(value: object) -> str:
+    """Return the type if it is one word a policy can name.
+
+    Raises:
+        InvalidEvent: empty, too long, or with characters outside ``A-Za-z0-9_.:-``.
+    """
+    if not isinstance(value, str) or not value or len(value) > MAX_TYPE_CHARS:
+        raise InvalidEvent(
+            f"type must be a string of 1 to {MAX_TYPE_CHARS} characters", field="type"
+        )
+    if not _TYPE.match(value):
+        raise InvalidEvent(
+            f"type {value!r} must start with a letter and hold only letters, digits and _ . : -",
+            field="type",
+        )
+    return value
+
+
+def check_context_id(name: str, value: object) -> str:
+    """Return a ``user_id``, ``run_id`` or ``thread_id`` that can address something.
+
+    Raises:
+        InvalidContext: not a string, empty, over 128 characters, or with control characters;
+            a ``run_id`` named ``registry``, which is reserved.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidContext(f"{name} must be a non-empty string", field=name)
+    if len(value) > MAX_ID_CHARS:
+        raise InvalidContext(f"{name} is over {MAX_ID_CHARS} characters", field=name)
+    if _CONTROL.search(value):
+        raise InvalidContext(f"{name} contains control characters", field=name)
+    if name == "run_id" and value == "registry":
+        raise InvalidContext("run_id 'registry' is reserved; name the run itself", field=name)
+    return value
+
+
+def placeholder_flags(user_id: str, run_id: str, thread_id: str | None = None) -> list[str]:
+    """Names of the ids that look like an unfilled template, e.g. ``["placeholder:run_id"]``."""
+    named = (("user_id", user_id), ("run_id", run_id), ("thread_id", thread_id))
+    return [f"placeholder:{name}" for name, value in named if value and is_placeholder(value)]
+
+
+def is_placeholder(value: str) -> bool:
+    """Whether an id looks like a value somebody forgot to fill in."""
+    return value.strip().lower() in _PLACEHOLDERS or any(m in value for m in _PLACEHOLDER_MARKS)

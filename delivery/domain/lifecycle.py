@@ -1,0 +1,146 @@
+"""The life of an event: its states, the one table of transitions, attempts and confirmations.
+
+Owns: which state may follow which, and why. The ledger enforces it; the docs draw it.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from datetime import datetime
+
+from delivery.errors import IllegalTransition
+
+
+class State(enum.StrEnum):
+    """Where an event stands."""
+
+    ACCEPTED = "accepted"
+    SENT = "sent"
+    FALLING_BACK = "falling_back"
+    CONFIRMED = "confirmed"
+    PARKED = "parked"
+    DEAD = "dead"
+    EXPIRED = "expired"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the event still waits for its user with a due time in the ledger."""
+        return self in OPEN
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Whether the event is replayed when its user connects."""
+        return self in UNCONFIRMED
+
+
+OPEN = frozenset({State.ACCEPTED, State.SENT, State.FALLING_BACK, State.PARKED})
+UNCONFIRMED = OPEN | {State.DEAD}
+ENDED = frozenset({State.CONFIRMED, State.DEAD, State.EXPIRED})
+
+
+class Cause(enum.StrEnum):
+    """What moves an event from one state to another."""
+
+    PROOF = "proof"  # an ack, a link, a receipt
+    HAND_OVER = "hand_over"  # not acknowledged in time, nack, nobody connected
+    EXHAUSTED = "exhausted"  # the chain ended with its alert
+    PARK = "park"  # the chain ended without an alert
+    EXPIRE = "expire"  # time to live over
+    REPLAY = "replay"  # an operator, or a replay by filter
+
+
+TRANSITIONS: dict[tuple[State, Cause], State] = {
+    (State.ACCEPTED, Cause.PROOF): State.CONFIRMED,
+    (State.ACCEPTED, Cause.HAND_OVER): State.FALLING_BACK,
+    (State.ACCEPTED, Cause.EXPIRE): State.EXPIRED,
+    (State.ACCEPTED, Cause.REPLAY): State.ACCEPTED,
+    (State.SENT, Cause.PROOF): State.CONFIRMED,
+    (State.SENT, Cause.HAND_OVER): State.FALLING_BACK,
+    (State.SENT, Cause.EXPIRE): State.EXPIRED,
+    (State.SENT, Cause.REPLAY): State.ACCEPTED,
+    (State.FALLING_BACK, Cause.PROOF): State.CONFIRMED,
+    (State.FALLING_BACK, Cause.EXHAUSTED): State.DEAD,
+    (State.FALLING_BACK, Cause.PARK): State.PARKED,
+    (State.FALLING_BACK, Cause.EXPIRE): State.EXPIRED,
+    (State.FALLING_BACK, Cause.REPLAY): State.ACCEPTED,
+    (State.PARKED, Cause.PROOF): State.CONFIRMED,
+    (State.PARKED, Cause.EXPIRE): State.EXPIRED,
+    (State.PARKED, Cause.REPLAY): State.ACCEPTED,
+    (State.DEAD, Cause.PROOF): State.CONFIRMED,
+    (State.DEAD, Cause.REPLAY): State.ACCEPTED,
+    (State.CONFIRMED, Cause.PROOF): State.CONFIRMED,  # a second device: one more row
+    (State.EXPIRED, Cause.PROOF): State.EXPIRED,  # recorded; the state stays
+    (State.EXPIRED, Cause.REPLAY): State.ACCEPTED,
+}
+
+
+def transition(state: State, cause: Cause) -> State:
+    """The state after ``cause``.
+
+    Raises:
+        IllegalTransition: the table has no such edge.
+    """
+    try:
+        return TRANSITIONS[state, cause]
+    except KeyError:
+        raise IllegalTransition(f"no transition from {state} by {cause}") from None
+
+
+def sources(cause: Cause) -> frozenset[State]:
+    """The states from which ``cause`` leads somewhere; what a conditional update may match."""
+    return frozenset(state for state, known in TRANSITIONS if known is cause)
+
+
+class Outcome(enum.StrEnum):
+    """How an attempt stands or ended."""
+
+    STARTED = "started"
+    DELIVERED = "delivered"
+    CONFIRMED = "confirmed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try on one channel, as the ledger has it.
+
+    Attributes:
+        channel: ``websocket`` for the fast path, else a rung of the chain.
+        number: 1-based within (event, generation, channel).
+        retryable: for ``failed``: whether another attempt may help.
+        started_at: aware UTC; ``ended_at`` ``None`` while it runs.
+        retry_after: seconds the provider asked to wait, if it did.
+    """
+
+    event_id: str
+    generation: int
+    channel: str
+    number: int
+    outcome: Outcome
+    started_at: datetime
+    ended_at: datetime | None = None
+    retryable: bool = True
+    error: str | None = None
+    provider_id: str | None = None
+    digest_id: str | None = None
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """One proof that an event reached its user.
+
+    Attributes:
+        channel: over what it was proved: ``websocket``, ``sse``, ``http``, ``email``, ``sms`` …
+        by: who proved it: a user id, a device, a provider.
+        evidence: what a person can check: a connection id, a link's token id, a receipt id.
+    """
+
+    event_id: str
+    user_id: str
+    channel: str
+    by: str
+    evidence: str

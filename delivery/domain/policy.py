@@ -1,0 +1,303 @@
+"""Policies as values: what an event class is owed, and the chain it falls back through.
+
+Owns: the shape of the policy file and every check on it. Reading the file happens elsewhere;
+this module gets the parsed mapping and answers with values, or with an error naming the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from delivery.domain.event import AGENT_TYPES, AUTH_TYPES, EventClass
+from delivery.domain.retry import Backoff
+from delivery.errors import ConfigError
+
+CHANNELS = ("database", "queue", "direct", "emergency", "email", "sms", "alert")
+CONFIRMS = ("link", "accepted", "receipt", "never")
+ON_UNKNOWN = ("retry", "once", "skip")
+RESPECTS = ("quiet_hours", "opt_out")
+DIGEST_KEYS = ("user_id", "run_id")
+
+
+@dataclass(frozen=True, slots=True)
+class DigestRule:
+    """How a step gathers events into one message.
+
+    Attributes:
+        by: what one message is about: ``("user_id", "run_id")`` or ``("user_id",)``.
+        window: seconds a digest stays open for more events before it is sent.
+        min_interval: seconds between two messages to one user on this channel; what comes
+            sooner is merged into the next one.
+    """
+
+    by: tuple[str, ...] = DIGEST_KEYS
+    window: float = 30.0
+    min_interval: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChainStep:
+    """One rung of a chain. ``after`` counts from the start of the step before, in seconds."""
+
+    channel: str
+    after: float = 0.0
+    attempts: int = 3
+    backoff: Backoff = field(default_factory=Backoff)
+    digest: DigestRule | None = None
+    only: tuple[str, ...] = ()
+    confirms: str = "never"
+    on_unknown: str = "retry"
+    respects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClassPolicy:
+    """What events of one class are owed. All durations are seconds."""
+
+    event_class: EventClass
+    types: tuple[str, ...] = ()
+    ack_timeout: float = 5.0
+    retries: int = 3
+    backoff: Backoff = field(default_factory=Backoff)
+    linger: float = 0.0
+    ttl: float = 259_200.0
+    chain: tuple[ChainStep, ...] = ()
+
+    def step(self, channel: str | None) -> ChainStep | None:
+        """The rung with this channel, ``None`` if the chain has none."""
+        return next((step for step in self.chain if step.channel == channel), None)
+
+    @property
+    def ends_in_alert(self) -> bool:
+        """Whether an exhausted chain means ``dead`` (operators know) rather than ``parked``."""
+        return any(step.channel == "alert" for step in self.chain)
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """Every class's policy, and which class a type belongs to."""
+
+    classes: Mapping[EventClass, ClassPolicy]
+    by_type: Mapping[str, EventClass]
+
+    def class_of(self, event_type: str) -> EventClass:
+        """``standard`` for whatever the file does not list."""
+        return self.by_type.get(event_type, EventClass.STANDARD)
+
+    def of(self, event_class: EventClass) -> ClassPolicy:
+        """The policy of a class; every class has one."""
+        return self.classes[event_class]
+
+
+def parse_policies(document: Mapping[str, Any], *, source: str = "policies") -> Policies:
+    """Check a parsed policy file and turn it into values.
+
+    Args:
+        document: what ``tomllib`` read.
+        source: the file's name, for errors.
+
+    Raises:
+        ConfigError: names the key, what is wrong with it and what to write.
+    """
+    reader = _Reader(source)
+    top = reader.table(document, "", allowed={"class"})
+    tables = reader.table(
+        top.get("class", {}), "class", allowed={name.value for name in EventClass}
+    )
+    classes: dict[EventClass, ClassPolicy] = {}
+    by_type: dict[str, EventClass] = {}
+    for event_class in EventClass:
+        default = _DEFAULT_TYPES.get(event_class, ())
+        policy = reader.event_class(event_class, tables.get(event_class.value, {}), default)
+        classes[event_class] = policy
+        for name in policy.types:
+            if name in by_type:
+                reader.fail(
+                    f"class.{event_class}.types",
+                    f"{name!r} also belongs to class {by_type[name]}; list it once",
+                )
+            by_type[name] = event_class
+    return Policies(classes, by_type)
+
+
+_DEFAULT_TYPES: dict[EventClass, tuple[str, ...]] = {
+    EventClass.CRITICAL: AGENT_TYPES,
+    EventClass.AUTH: AUTH_TYPES,
+}
+
+_CLASS_KEYS = {"types", "ack_timeout", "retries", "backoff", "linger", "ttl", "chain"}
+_STEP_KEYS = {
+    "channel",
+    "after",
+    "attempts",
+    "backoff",
+    "digest",
+    "only",
+    "confirms",
+    "on_unknown",
+    "respects",
+}
+
+
+class _Reader:
+    """Walks the document; every complaint names file and key."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def fail(self, key: str, what: str) -> None:
+        raise ConfigError(f"{self.source}: {key or 'top level'}: {what}")
+
+    def table(self, value: Any, key: str, allowed: set[str]) -> Mapping[str, Any]:
+        if not isinstance(value, Mapping):
+            self.fail(key, f"must be a table, not {type(value).__name__}")
+        unknown = sorted(set(value) - allowed)
+        if unknown:
+            self.fail(
+                f"{key}.{unknown[0]}".lstrip("."),
+                f"unknown key; known here: {', '.join(sorted(allowed))}",
+            )
+        return value  # type: ignore[no-any-return]
+
+    def number(self, table: Mapping[str, Any], key: str, name: str, default: float) -> float:
+        value = table.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            self.fail(f"{key}.{name}", f"must be a number of 0 or more, not {value!r}")
+        return float(value)
+
+    def count(
+        self, table: Mapping[str, Any], key: str, name: str, default: int, least: int
+    ) -> int:
+        value = table.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            self.fail(f"{key}.{name}", f"must be a whole number of {least} or more, not {value!r}")
+        return int(value)
+
+    def words(
+        self,
+        table: Mapping[str, Any],
+        key: str,
+        name: str,
+        default: Sequence[str] = (),
+        known: Sequence[str] | None = None,
+    ) -> tuple[str, ...]:
+        value = table.get(name, list(default))
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.fail(f"{key}.{name}", f"must be a list of strings, not {value!r}")
+        for item in value:
+            if known is not None and item not in known:
+                self.fail(f"{key}.{name}", f"{item!r} is not one of {', '.join(known)}")
+        return tuple(value)
+
+    def choice(
+        self, table: Mapping[str, Any], key: str, name: str, default: str, known: Sequence[str]
+    ) -> str:
+        value = table.get(name, default)
+        if value not in known:
+            self.fail(f"{key}.{name}", f"{value!r} is not one of {', '.join(known)}")
+        return str(value)
+
+    def backoff(self, table: Mapping[str, Any], key: str, default: Backoff) -> Backoff:
+        if "backoff" not in table:
+            return default
+        key = f"{key}.backoff"
+        inner = self.table(table["backoff"], key, {"base", "max", "jitter"})
+        read = Backoff(
+            base=self.number(inner, key, "base", default.base),
+            max=self.number(inner, key, "max", default.max),
+            jitter=self.number(inner, key, "jitter", default.jitter),
+        )
+        if read.jitter > 1:
+            self.fail(f"{key}.jitter", "is a fraction: write 0 to 1")
+        if read.max < read.base:
+            self.fail(f"{key}.max", f"must be at least base ({read.base:g})")
+        return read
+
+    def event_class(
+        self, event_class: EventClass, table: Any, default_types: Sequence[str]
+    ) -> ClassPolicy:
+        key = f"class.{event_class}"
+        table = self.table(table, key, _CLASS_KEYS)
+        if event_class is EventClass.EPHEMERAL and table.get("chain"):
+            self.fail(f"{key}.chain", "ephemeral events are never stored and have no chain")
+        backoff = self.backoff(table, key, Backoff())
+        ack_timeout = self.number(table, key, "ack_timeout", 5.0)
+        ttl = self.number(table, key, "ttl", 259_200.0)
+        if ack_timeout <= 0:
+            self.fail(f"{key}.ack_timeout", "must be over 0 seconds")
+        if ttl <= ack_timeout:
+            self.fail(f"{key}.ttl", f"must be longer than ack_timeout ({ack_timeout:g})")
+        linger = self.number(table, key, "linger", 0.0)
+        if linger > 0.1:
+            self.fail(f"{key}.linger", "is at most 0.1 seconds")
+        return ClassPolicy(
+            event_class=event_class,
+            types=self.words(table, key, "types", default_types),
+            ack_timeout=ack_timeout,
+            retries=self.count(
+                table, key, "retries", 5 if event_class is EventClass.AUTH else 3, least=0
+            ),
+            backoff=backoff,
+            linger=linger,
+            ttl=ttl,
+            chain=self.chain(table.get("chain", []), key, backoff),
+        )
+
+    def chain(self, value: Any, key: str, backoff: Backoff) -> tuple[ChainStep, ...]:
+        key = f"{key}.chain"
+        if not isinstance(value, list):
+            self.fail(key, "must be an array of tables: write [[" + key + "]]")
+        steps = tuple(
+            self.step(item, f"{key}[{index}]", backoff) for index, item in enumerate(value)
+        )
+        names = [step.channel for step in steps]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                self.fail(f"{key}[{index}].channel", f"{name!r} stands in this chain already")
+        if "alert" in names[:-1]:
+            self.fail(f"{key}[{names.index('alert')}].channel", "'alert' must be the last step")
+        return steps
+
+    def step(self, value: Any, key: str, backoff: Backoff) -> ChainStep:
+        table = self.table(value, key, _STEP_KEYS)
+        if "channel" not in table:
+            self.fail(f"{key}.channel", f"is missing; write one of {', '.join(CHANNELS)}")
+        channel = self.choice(table, key, "channel", "", CHANNELS)
+        digest = None
+        if "digest" in table:
+            if channel not in ("email", "sms"):
+                self.fail(f"{key}.digest", "only email and sms gather digests")
+            digest = self.digest(table["digest"], f"{key}.digest")
+        elif channel in ("email", "sms"):
+            digest = DigestRule(window=0.0, min_interval=0.0)
+        confirms = self.choice(table, key, "confirms", _DEFAULT_CONFIRMS.get(channel, "never"),
+                               CONFIRMS)  # fmt: skip
+        if confirms != "never" and channel not in ("email", "sms"):
+            self.fail(f"{key}.confirms", f"channel {channel} never confirms; leave it out")
+        return ChainStep(
+            channel=channel,
+            after=self.number(table, key, "after", 0.0),
+            attempts=self.count(table, key, "attempts", 3, least=1),
+            backoff=self.backoff(table, key, backoff),
+            digest=digest,
+            only=self.words(table, key, "only"),
+            confirms=confirms,
+            on_unknown=self.choice(table, key, "on_unknown", "retry", ON_UNKNOWN),
+            respects=self.words(table, key, "respects", (), RESPECTS),
+        )
+
+    def digest(self, value: Any, key: str) -> DigestRule:
+        table = self.table(value, key, {"by", "window", "min_interval"})
+        by = self.words(table, key, "by", DIGEST_KEYS, DIGEST_KEYS)
+        if "user_id" not in by:
+            self.fail(f"{key}.by", "must contain 'user_id': a message goes to one user")
+        return DigestRule(
+            by=by,
+            window=self.number(table, key, "window", 30.0),
+            min_interval=self.number(table, key, "min_interval", 600.0),
+        )
+
+
+_DEFAULT_CONFIRMS = {"email": "link", "sms": "receipt"}

@@ -1,0 +1,420 @@
+"""Where the parts meet: Protocols that ``bootstrap`` wires to implementations.
+
+Everything of the ledger is synchronous and thread-safe; the event loop reaches it through the
+journal (writes, without waiting) or a thread (reads). Every call may raise ``LedgerUnavailable``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+from delivery.domain.contact import Contact
+from delivery.domain.event import Event, EventClass
+from delivery.domain.health import Breaker
+from delivery.domain.lifecycle import Confirmation, Outcome, State
+from delivery.domain.policy import Policies
+from delivery.domain.records import (
+    AlertGroup,
+    Claim,
+    Confirmed,
+    Digest,
+    DigestClaim,
+    Entry,
+    EventFilter,
+    NodeInfo,
+    Receipted,
+    Result,
+    Stats,
+    Stored,
+    Swept,
+    Timeline,
+)
+
+T = TypeVar("T")
+
+
+class EventStore(Protocol):
+    """Events, their proofs and what can be read of them."""
+
+    def commit(
+        self, entries: Sequence[Entry], proofs: Sequence[Confirmation] = (), *, drained: bool = False
+    ) -> list[Receipted]:
+        """Record entries and proofs in one transaction (group commit); one answer per entry.
+
+        Effect: inserts events (state from ``sent`` / ``hand_over`` / ``proofs``), runs, fast-path
+        attempts, confirmations; auth events also go to the audit log. Safe to repeat: a known id
+        with the same content is a ``DUPLICATE``, with other content a ``CONFLICT``. With
+        ``drained`` (from the spool) a conflict is recorded ``dead`` under a new id with
+        ``meta.conflicts_with``.
+        """
+
+    def confirm(self, proofs: Sequence[Confirmation]) -> Confirmed:
+        """Store proofs; ids whose event is not the proof's ``user_id``'s are unknown.
+
+        Effect: state ``confirmed`` (``expired`` stays), due time cleared, claim kept but stale for
+        moves. Safe to repeat: the same (event, channel, by, evidence) adds no second row.
+        """
+
+    def hand_over(self, ids: Sequence[str], reason: str) -> None:
+        """Start the chain now for events still ``accepted`` or ``sent``; records a failed fast-path
+        attempt with ``reason``. Others are left alone."""
+
+    def get(self, event_id: str) -> Timeline | None: ...
+
+    def owner(self, event_ids: Sequence[str]) -> dict[str, str]:
+        """id -> user_id of those that exist."""
+
+    def find(
+        self, which: EventFilter, *, after: str | None = None, limit: int = 50
+    ) -> tuple[list[Stored], str | None]:
+        """Newest first; ``after`` is the opaque ``next`` of the page before."""
+
+    def read(self, event_ids: Sequence[str]) -> list[Stored]:
+        """Those that exist, in order of recording."""
+
+    def cursor_instant(self, user_id: str, event_id: str) -> datetime | None:
+        """When this user's event was recorded, ``None`` if it is not there."""
+
+    def feed(
+        self, user_id: str, *, since: datetime | None, after: int, limit: int
+    ) -> list[Stored]:
+        """What a connecting client is owed, in order of recording, positions over ``after``:
+        unexpired unconfirmed events plus whatever was recorded at ``since`` or later."""
+
+    def last_seq(self, user_id: str, run_id: str) -> int:
+        """0 for an unknown run."""
+
+    def replay(
+        self, which: EventFilter | Sequence[str], *, policies: Policies, dry_run: bool = False
+    ) -> list[str]:
+        """Start unconfirmed events anew: ``accepted``, generation + 1, time to live anew, due after
+        the ack timeout. Returns the ids that matched."""
+
+    def purge(self, state: State, before: datetime, limit: int = 1_000) -> int:
+        """Delete one batch of ended events with their rows; 0 when nothing is left."""
+
+    def stats(self, window_s: int = 300) -> Stats: ...
+
+
+class ChainStore(Protocol):
+    """Due times, claims and moves of the fallback chain."""
+
+    def sweep(self, limit: int = 500) -> Swept:
+        """Take one page of what is due: events past their deadline enter the chain
+        (``falling_back``), expired ones end, and each due time moves 5 s ahead, doubling up to
+        60 s, so that a lost message is published again. ``FOR UPDATE SKIP LOCKED`` on PostgreSQL."""
+
+    def oldest_overdue(self) -> float:
+        """Age in seconds of the oldest due time that nobody has served; 0.0 if none."""
+
+    def claim(self, ids: Sequence[str], lease: float) -> list[Claim]:
+        """Claim those that are ``falling_back`` and not claimed by another for ``lease`` seconds.
+        Unfinished attempts under an older token end as ``unknown``. Expired ones end."""
+
+    def begin(self, claim: Claim, channel: str, number: int) -> bool:
+        """Write the ``started`` attempt before its side effect; ``False`` if the event is no longer
+        ``falling_back`` under this token (confirmed meanwhile, or the claim was lost)."""
+
+    def end(self, claim: Claim, channel: str, number: int, result: Result) -> bool:
+        """Record the outcome of a begun attempt; ``False`` (nothing written) on a stale token."""
+
+    def skip(self, claim: Claim, channel: str, reason: str) -> bool:
+        """Record a ``skipped`` attempt in one go."""
+
+    def move(self, claim: Claim, step: str, due_at: datetime) -> bool:
+        """Release the claim: the event stands on ``step``, due then."""
+
+    def finish(self, claim: Claim, *, alerted: bool) -> bool:
+        """The chain is over: ``dead`` if operators were alerted, else ``parked`` until it expires."""
+
+
+class DigestStore(Protocol):
+    """Digests and grouped alerts."""
+
+    def join(
+        self, claim: Claim, channel: str, *, by: Sequence[str], window: float, min_interval: float
+    ) -> Digest:
+        """Put the event into the open digest of its user (and run), opening one due after
+        ``window`` seconds; after a message within ``min_interval`` the open digest is the user's
+        (``run_id`` ``None``) and due at the end of the interval."""
+
+    def claim(self, digest_id: str, lease: float, *, types: Sequence[str] = ()) -> DigestClaim | None:
+        """Claim an open, due digest as one and read its members: the unconfirmed, unexpired open
+        events of the runs that joined it, whose channel attempt was not delivered in this
+        generation; writes one ``started`` attempt row each. ``None`` if it is taken, done, not yet
+        due, or nothing is left to send (then it is closed). Members left ``started`` by a dead worker
+        become ``unknown`` first."""
+
+    def end(self, claim: DigestClaim, result: Result, *, retry_in: float | None) -> bool:
+        """One outcome for every member. ``retry_in`` seconds reopens the digest, ``None`` closes it."""
+
+    def get(self, digest_id: str) -> tuple[Digest, tuple[str, ...]] | None:
+        """A digest and the ids its message listed."""
+
+    def by_provider_id(self, channel: str, provider_id: str) -> tuple[Digest, tuple[str, ...]] | None:
+        """The digest whose message the provider knows by this id, and the ids it listed."""
+
+    def fire(self, event_class: EventClass, claims: Sequence[Claim]) -> AlertGroup:
+        """Put events into the firing alert group of their class, opening one if there is none."""
+
+    def notified(self, group_id: str) -> None:
+        """The operators were told now."""
+
+    def firing(self) -> list[AlertGroup]:
+        """Groups that fire, with present counts; ``count`` 0 means that it is over."""
+
+    def resolve(self, group_id: str) -> None: ...
+
+
+class ContactStore(Protocol):
+    """Contacts by user."""
+
+    def get(self, user_id: str) -> Contact | None: ...
+    def put(self, contact: Contact) -> None: ...
+    def delete(self, user_id: str) -> bool: ...
+    def opt_out(self, user_id: str, channel: str) -> None: ...
+
+
+class BreakerStore(Protocol):
+    """Breakers of external channels, shared by all workers; times are the ledger's epoch seconds."""
+
+    def get(self, name: str) -> Breaker: ...
+    def allows(self, name: str) -> bool:
+        """Whether a call may pass now (turns an open one half open for one probe). The answer may
+        be one second old; ``True`` when the ledger is away."""
+
+    def report(self, name: str, ok: bool) -> Breaker: ...
+    def all(self) -> dict[str, Breaker]: ...
+
+
+class MailboxStore(Protocol):
+    """The ``queue`` channel's second copy where there is no Redis."""
+
+    def put(self, events: Sequence[Event]) -> None: ...
+    def read(self, user_id: str, limit: int = 1_000) -> list[Event]: ...
+    def trim(self, max_age: float) -> int: ...
+
+
+class AuditStore(Protocol):
+    """Append-only compliance log, chained by hash by one sealer."""
+
+    def append(self, kind: str, event_id: str, user_id: str, facts: Mapping[str, Any]) -> None: ...
+    def seal(self, limit: int = 1_000) -> int: ...
+    def verify(self) -> list[str]:
+        """Findings, empty when the chain is whole."""
+
+
+class NodeStore(Protocol):
+    """Heartbeats of processes, for display."""
+
+    def beat(self, node: str, kind: str, connections: int, info: Mapping[str, Any]) -> None: ...
+    def all(self, max_age: float = 60.0) -> list[NodeInfo]: ...
+    def leave(self, node: str) -> None: ...
+
+
+class Ledger(Protocol):
+    """The one ledger, by what is asked of it."""
+
+    @property
+    def events(self) -> EventStore: ...
+    @property
+    def chain(self) -> ChainStore: ...
+    @property
+    def digests(self) -> DigestStore: ...
+    @property
+    def contacts(self) -> ContactStore: ...
+    @property
+    def breakers(self) -> BreakerStore: ...
+    @property
+    def mailbox(self) -> MailboxStore: ...
+    @property
+    def audit(self) -> AuditStore: ...
+    @property
+    def nodes(self) -> NodeStore: ...
+    def now(self) -> datetime: ...
+    def ping(self) -> None: ...
+    def close(self) -> None: ...
+
+
+Answered = Callable[[Receipted | Exception], None]
+
+
+class Journal(Protocol):
+    """The loop's side of the ledger: never waits, commits whatever has gathered in one thread."""
+
+    def submit(self, entry: Entry, answered: Answered) -> None:
+        """Queue an entry; ``answered`` runs on the loop after the commit (or the spool's fsync).
+
+        Raises:
+            Overloaded: the bounded buffer is full; nothing was queued.
+        """
+
+    def confirm(self, proof: Confirmation) -> None:
+        """Queue a proof; merged into the insert when the event has not been committed yet."""
+
+    def hand_over(self, event_id: str, reason: str) -> None:
+        """Start the chain for this event after its insert."""
+
+    async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run a read (or a rare write) of the ledger in a thread, with a deadline."""
+
+    async def flush(self, timeout: float = 10.0) -> None:
+        """Wait until everything queued so far is durable."""
+
+    @property
+    def backlog(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """Where a push went. ``reason`` says why nobody was reached."""
+
+    connections: int
+    reason: str | None = None
+
+
+class Push(Protocol):
+    """The fast path, on the loop's thread; never waits."""
+
+    def push(self, event: Event, encoded: bytes) -> Pushed:
+        """Queue one event, encoded once, on each of its user's connections, here and elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The answer for one accepted event; ``durable`` is true for all but ephemeral ones."""
+
+    id: str
+    seq: int | None
+    duplicate: bool
+    durable: bool
+
+
+class Intake(Protocol):
+    """The emitter's door for events that came as JSON objects (HTTP). On the loop."""
+
+    async def accept(self, items: Sequence[Any]) -> list[Accepted | Exception]:
+        """Validate and record a batch, in order; one answer per item when durable.
+
+        An ``InvalidEvent`` (or ``IdConflict``, ``PayloadTooLarge``, ``InvalidContext``) is the
+        caller's, ``Overloaded`` / ``LedgerError`` ours. Accepted events are pushed after the commit.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class SinkMessage:
+    """What a local sink took; ``body`` is raw RFC 5322 for mail, text for SMS."""
+
+    kind: str
+    to: str
+    subject: str
+    body: str
+    at: datetime
+    id: str
+
+
+class Inbox(Protocol):
+    """Messages of the embedded sinks, newest first, bounded."""
+
+    def messages(self) -> list[SinkMessage]: ...
+
+
+class Resend(Protocol):
+    """The ``direct`` channel's way to the sockets; synchronous, for workers."""
+
+    def resend(self, user_id: str, event_ids: Sequence[str], timeout: float) -> int:
+        """Probe the user's sockets, drop stale ones, resend; the number of live connections
+        that took the events."""
+
+    def wake(self, user_ids: Sequence[str]) -> None:
+        """Tell gateways that these users have copies waiting; a hint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a last-mile channel is asked to deliver.
+
+    Attributes:
+        key: stable over retries: idempotency key, ``Message-ID``'s left part.
+        events: at least one, in order.
+        run_id: ``None`` when the message spans runs.
+        confirm_url / unsubscribe_url: signed links, ``None`` where the step has none.
+        callback_url: where the provider posts its status, ``None`` if it has nowhere to.
+    """
+
+    key: str
+    user_id: str
+    run_id: str | None
+    events: tuple[Event, ...]
+    contact: Contact
+    number: int = 1
+    confirm_url: str | None = None
+    unsubscribe_url: str | None = None
+    callback_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """The provider took the message; ``provider_id`` is its name for it."""
+
+    provider_id: str | None = None
+    note: str | None = None
+
+
+class Channel(Protocol):
+    """A last-mile transport: emergency, email, sms. Synchronous, in workers."""
+
+    @property
+    def name(self) -> str: ...
+
+    def unreachable(self, contact: Contact) -> str | None:
+        """Why this contact cannot be reached here ("no address"), ``None`` if it can."""
+
+    def deliver(self, message: Message, timeout: float) -> Taken:
+        """Hand one message to the provider.
+
+        Raises:
+            ChannelUnavailable: transient; ``ChannelRejected``: permanent; ``OutcomeUnknown``: it
+            may have been taken.
+        """
+
+
+class Alerts(Protocol):
+    """The operators' receivers (Alertmanager, Apprise)."""
+
+    def fire(self, group: AlertGroup, *, first: bool, timeout: float) -> Taken:
+        """Tell operators; ``first`` also notifies receivers that do not group by themselves."""
+
+    def resolve(self, group: AlertGroup, timeout: float) -> None: ...
+
+
+class TaskQueue(Protocol):
+    """Publishing of chain steps. A publish is a hint: losing it loses nothing."""
+
+    def publish(self, channel: str, ids: Sequence[str]) -> None:
+        """Queue ids for a channel's task; never blocks (a relay thread sends)."""
+
+
+class Bus(Protocol):
+    """Messages between nodes: small JSON objects, at most once."""
+
+    async def start(self, on_message: Callable[[dict[str, Any]], None]) -> None: ...
+    def publish(self, message: dict[str, Any]) -> None:
+        """Send to every other node; never waits, drops when overloaded."""
+
+    async def stop(self) -> None: ...
+
+
+class Links(Protocol):
+    """Signed links for mails."""
+
+    def confirm_url(self, digest_id: str) -> str: ...
+    def unsubscribe_url(self, user_id: str, channel: str) -> str: ...
+
+
+Now = Callable[[], datetime]
+Dice = Callable[[], float]
+Closer = Callable[[], Awaitable[None]]

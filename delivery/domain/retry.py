@@ -1,0 +1,38 @@
+"""Backoff with jitter. The clock and the dice are passed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Exponential backoff.
+
+    Attributes:
+        base: seconds before the first retry.
+        max: seconds no delay exceeds (before jitter).
+        jitter: fraction by which a delay may be lengthened or shortened, 0-1.
+    """
+
+    base: float = 0.1
+    max: float = 2.0
+    jitter: float = 0.3
+
+    def delay(self, retry: int, dice: float) -> float:
+        """Seconds to wait before retry number ``retry`` (1-based).
+
+        Args:
+            retry: 1 for the first retry.
+            dice: uniform in [0, 1): 0 shortens fully, just under 1 lengthens fully.
+        """
+        plain = min(self.max, self.base * 2.0 ** min(retry - 1, 60))
+        return max(0.0, plain * (1.0 + self.jitter * (2.0 * dice - 1.0)))
+
+
+PERFORMANCE = Backoff(base=0.001, max=0.001, jitter=0.0)
+
+
+def spread(base: float, jitter: float, dice: float) -> float:
+    """A delay between ``base`` and ``base * (1 + jitter)`` seconds: spreads a crowd, never early."""
+    return base * (1.0 + jitter * dice)

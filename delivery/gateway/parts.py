@@ -1,0 +1,50 @@
+"""What ``bootstrap`` hands to the gateway: one value instead of a dozen arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from delivery.domain.policy import Policies
+from delivery.domain.ports import Bus, Inbox, Intake, Journal, Ledger, TaskQueue
+from delivery.protocol import Limits
+
+if TYPE_CHECKING:
+    from delivery.gateway.auth import Authenticator
+    from delivery.gateway.registry import Registry
+    from delivery.links import LinkSigner
+
+
+@dataclass(slots=True)
+class GatewayParts:
+    """Everything the gateway's handlers need.
+
+    Attributes:
+        node: this process's name, as in ``connected`` frames and the nodes table.
+        on_confirmed: called on the loop with ids that were just confirmed here (receipts wait on it).
+        wake_chain: called with nothing when events were handed over; a hint for the sweeper.
+        public_url: base URL of links, no trailing slash.
+        sms_token / email_callback_secret: secrets of the callbacks, ``None`` refuses them.
+        trusted_proxies: addresses whose ``X-Forwarded-*`` count.
+        inbox: the embedded sinks' messages, ``None`` in production.
+    """
+
+    node: str
+    ledger: Ledger
+    journal: Journal
+    intake: Intake
+    registry: Registry
+    auth: Authenticator
+    links: LinkSigner
+    policies: Policies
+    bus: Bus
+    tasks: TaskQueue
+    limits: Limits = field(default_factory=Limits)
+    public_url: str = "http://127.0.0.1:8080"
+    on_confirmed: Callable[[Sequence[str]], None] = lambda ids: None
+    wake_chain: Callable[[], None] = lambda: None
+    sms_token: str | None = None
+    email_callback_secret: str | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    inbox: Inbox | None = None

@@ -1,0 +1,191 @@
+"""The wire between gateway and client: frames, codec, close codes. Pure; both sides use it.
+
+Owns: contract 4.3 and the encoding of an event. Never does: sockets, clocks, tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from delivery.domain.event import Event
+from delivery.errors import InvalidFrame
+
+SUBPROTOCOL = "delivery.v1"
+CONNECT_TIMEOUT = 5.0
+CURSOR_OVERLAP = 30.0
+MAX_FRAME_BYTES = 1 << 20
+MAX_ACK_IDS = 1_000
+
+
+class Close:
+    """Close codes: 3000-3499 reconnect, 3500-3999 do not."""
+
+    SHUTDOWN = 3001
+    TOKEN_EXPIRED = 3005
+    SLOW_CONSUMER = 3008
+    FORCED_RECONNECT = 3011
+    NO_PONG = 3012
+    INVALID_TOKEN = 3500
+    BAD_FRAME = 3501
+    NO_CONNECT = 3502
+    OPERATOR = 3503
+    CONNECTION_LIMIT = 3504
+    RATE_LIMIT = 3505
+
+
+def may_reconnect(code: int | None) -> bool:
+    """Whether a client should come back after this close code (1006 and other standard codes too).
+    """
+    return code is None or not 3500 <= code <= 3999
+
+
+class Connect(msgspec.Struct, frozen=True, tag_field="type", tag="connect"):
+    """First frame of a client."""
+
+    token: str | None = None
+    cursor: str | None = None
+    device: str | None = None
+
+
+class Ack(msgspec.Struct, frozen=True, tag_field="type", tag="ack"):
+    """Acknowledges everything up to a count, and/or single ids."""
+
+    upto: int | None = None
+    ids: list[str] | None = None
+
+
+class Nack(msgspec.Struct, frozen=True, tag_field="type", tag="nack"):
+    """The client cannot handle the event: hand it over at once."""
+
+    id: str
+    reason: str = ""
+
+
+class Refresh(msgspec.Struct, frozen=True, tag_field="type", tag="refresh"):
+    """A newer token for this connection."""
+
+    token: str
+
+
+class Ping(msgspec.Struct, frozen=True, tag_field="type", tag="ping"):
+    """Asks for a ``pong`` frame."""
+
+
+ClientFrame = Connect | Ack | Nack | Refresh | Ping
+
+
+class Connected(msgspec.Struct, frozen=True, tag_field="type", tag="connected", omit_defaults=True):
+    """The gateway's welcome; ``heartbeat`` in seconds, ``expires`` RFC 3339."""
+
+    connection_id: str
+    user_id: str
+    node: str
+    heartbeat: float
+    recovered: bool
+    max_in_flight: int
+    expires: str | None = None
+
+
+class Events(msgspec.Struct, frozen=True, tag_field="type", tag="events"):
+    """A batch; ``n`` counts this connection's events, these included."""
+
+    n: int
+    events: list[dict[str, Any]]
+
+
+class Pong(msgspec.Struct, frozen=True, tag_field="type", tag="pong"):
+    """Answer to ``ping``."""
+
+
+class Error(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
+    """Something the client did wrong; the connection may stay open."""
+
+    code: str
+    message: str
+
+
+class Reconnect(msgspec.Struct, frozen=True, tag_field="type", tag="reconnect"):
+    """Come back after so many milliseconds; close 3001 follows."""
+
+    after_ms: int
+    reason: str
+
+
+ServerFrame = Connected | Events | Pong | Error | Reconnect
+
+_encoder = msgspec.json.Encoder()
+_client_decoder = msgspec.json.Decoder(ClientFrame)
+_server_decoder = msgspec.json.Decoder(ServerFrame)
+
+
+def encode(frame: ServerFrame | ClientFrame) -> bytes:
+    """One JSON text frame as UTF-8 bytes."""
+    return _encoder.encode(frame)
+
+
+def encode_json(value: Any) -> bytes:
+    """Any JSON value, compact, UTF-8. Raises ``TypeError`` for what JSON cannot say."""
+    return _encoder.encode(value)
+
+
+def decode_json(raw: bytes | str) -> Any:
+    """Parse JSON. Raises ``InvalidFrame`` with the position of the fault."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidFrame(f"not JSON: {error}") from error
+
+
+def encode_event(event: Event) -> bytes:
+    """The event's JSON object, encoded once for all of its connections."""
+    return _encoder.encode(event.as_wire())
+
+
+def events_frame(n: int, encoded: Sequence[bytes]) -> bytes:
+    """An ``events`` frame joined from events that are already encoded."""
+    return b'{"type":"events","n":%d,"events":[%b]}' % (n, b",".join(encoded))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a session grants; told to the client on connect."""
+
+    heartbeat: float = 25.0
+    max_in_flight: int = 1_000
+    max_queue: int = 1_000
+
+
+def decode_client(raw: str | bytes) -> ClientFrame:
+    """Parse a client's frame.
+
+    Raises:
+        InvalidFrame: not JSON, unknown type, missing or wrong field; carries close code 3501.
+    """
+    try:
+        frame = _client_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidFrame(f"bad frame: {error}") from error
+    if isinstance(frame, Ack):
+        _check_ack(frame)
+    return frame
+
+
+def _check_ack(frame: Ack) -> None:
+    if frame.upto is None and frame.ids is None:
+        raise InvalidFrame("an ack needs upto or ids")
+    if frame.upto is not None and frame.upto < 0:
+        raise InvalidFrame("upto must be 0 or more")
+    if frame.ids is not None and len(frame.ids) > MAX_ACK_IDS:
+        raise InvalidFrame(f"an ack names at most {MAX_ACK_IDS} ids")
+
+
+def decode_server(raw: str | bytes) -> ServerFrame:
+    """Parse a gateway's frame; raises ``InvalidFrame``."""
+    try:
+        return _server_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidFrame(f"bad frame from the gateway: {error}") from error
