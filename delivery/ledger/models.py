@@ -1,0 +1,245 @@
+"""The ledger's tables, as SQLAlchemy Core. Private to this room; migrations build the same schema.
+
+Owns: names, types and indexes. The index that matters most is ``ix_events_due``: it is partial, so
+what a sweep costs depends on what is due and not on how many events have finished.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Dialect
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+metadata = sa.MetaData(naming_convention=NAMING)
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """Aware UTC instants on both databases; SQLite keeps fixed-width text that sorts as time."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        utc = value.astimezone(UTC)
+        return utc if dialect.name == "postgresql" else utc.replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+Id = sa.Uuid(as_uuid=False).with_variant(sa.String(36), "sqlite")
+Name = sa.String(128)
+Big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+position_seq = sa.Sequence("events_position_seq", metadata=metadata)
+
+
+def _created(name: str, **options: Any) -> sa.Column[datetime]:
+    return sa.Column(name, UtcDateTime(), nullable=False, **options)
+
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    # Order of recording. PostgreSQL takes it from the sequence, the one SQLite writer counts on.
+    sa.Column("position", Big, nullable=False),
+    sa.Column("type", Name, nullable=False),
+    sa.Column("user_id", Name, nullable=False),
+    sa.Column("run_id", Name, nullable=False),
+    sa.Column("thread_id", Name),
+    sa.Column("seq", Big),
+    _created("at"),
+    sa.Column("class", sa.String(16), nullable=False),
+    sa.Column("data", sa.Text, nullable=False),
+    sa.Column("meta", sa.Text),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("step", sa.String(16)),
+    sa.Column("due_at", UtcDateTime()),
+    sa.Column("publishes", sa.Integer, nullable=False, server_default="0"),
+    _created("expires_at"),
+    sa.Column("generation", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("token", Big, nullable=False, server_default="0"),
+    sa.Column("claimed_until", UtcDateTime()),
+    sa.Column("digest_id", Id),
+    sa.Column("handed_over_at", UtcDateTime()),
+    _created("recorded_at"),
+    sa.Column("confirmed_at", UtcDateTime()),
+)
+sa.Index(
+    "ix_events_due",
+    events.c.due_at,
+    postgresql_where=events.c.due_at.isnot(None),
+    sqlite_where=events.c.due_at.isnot(None),
+)
+_unconfirmed = events.c.state.notin_(["confirmed", "expired"])
+sa.Index(
+    "ix_events_unconfirmed",
+    events.c.user_id,
+    events.c.position,
+    postgresql_where=_unconfirmed,
+    sqlite_where=_unconfirmed,
+)
+sa.Index("ix_events_user_id_position", events.c.user_id, events.c.position)
+sa.Index("ix_events_position", events.c.position)
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("user_id", Name, primary_key=True),
+    sa.Column("run_id", Name, primary_key=True),
+    sa.Column("last_seq", Big, nullable=False),
+    _created("started_at"),
+    _created("updated_at"),
+)
+
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    sa.Column("id", Big, primary_key=True, autoincrement=True),
+    sa.Column("event_id", Id, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("channel", sa.String(16), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("retryable", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("error", sa.Text),
+    sa.Column("provider_id", sa.String(255)),
+    sa.Column("digest_id", Id),
+    sa.Column("token", Big, nullable=False, server_default="0"),
+    sa.Column("retry_after_ms", sa.Integer),
+    _created("started_at"),
+    sa.Column("ended_at", UtcDateTime()),
+    sa.UniqueConstraint("event_id", "generation", "channel", "number"),
+)
+sa.Index(
+    "ix_attempts_digest_id",
+    attempts.c.digest_id,
+    postgresql_where=attempts.c.digest_id.isnot(None),
+    sqlite_where=attempts.c.digest_id.isnot(None),
+)
+sa.Index("ix_attempts_started_at", attempts.c.started_at)
+
+confirmations = sa.Table(
+    "confirmations",
+    metadata,
+    sa.Column("event_id", Id, primary_key=True),
+    sa.Column("channel", sa.String(16), primary_key=True),
+    sa.Column("by", sa.String(255), primary_key=True),
+    sa.Column("evidence", sa.String(255), primary_key=True),
+    _created("at"),
+)
+
+digests = sa.Table(
+    "digests",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    # Alert groups are digests for operators: channel ``alert``, user ``*``, one per class.
+    sa.Column("user_id", Name, nullable=False),
+    sa.Column("run_id", Name),
+    sa.Column("channel", sa.String(16), nullable=False),
+    sa.Column("class", sa.String(16)),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("due_at", UtcDateTime()),
+    sa.Column("number", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("message_id", sa.String(255), nullable=False),
+    sa.Column("provider_id", sa.String(255)),
+    sa.Column("error", sa.Text),
+    sa.Column("token", Big, nullable=False, server_default="0"),
+    sa.Column("claimed_until", UtcDateTime()),
+    _created("created_at"),
+    sa.Column("sent_at", UtcDateTime()),
+    sa.Column("notified_at", UtcDateTime()),
+    sa.Column("ended_at", UtcDateTime()),
+)
+_live = digests.c.state.in_(["open", "firing"])
+sa.Index(
+    "ix_digests_live",
+    digests.c.user_id,
+    digests.c.channel,
+    postgresql_where=_live,
+    sqlite_where=_live,
+)
+sa.Index("ix_digests_user_id_channel_sent_at", digests.c.user_id, digests.c.channel,
+         digests.c.sent_at)  # fmt: skip
+sa.Index("ix_digests_provider_id", digests.c.provider_id)
+
+contacts = sa.Table(
+    "contacts",
+    metadata,
+    sa.Column("user_id", Name, primary_key=True),
+    sa.Column("email", sa.String(320)),
+    sa.Column("phone", sa.String(20)),
+    sa.Column("push", sa.Text, nullable=False, server_default="[]"),
+    sa.Column("locale", sa.String(35)),
+    sa.Column("time_zone", sa.String(64)),
+    sa.Column("quiet_from", sa.String(5)),
+    sa.Column("quiet_to", sa.String(5)),
+    sa.Column("opt_out", sa.Text, nullable=False, server_default="[]"),
+    _created("updated_at"),
+)
+
+breakers = sa.Table(
+    "breakers",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    _created("since"),
+)
+
+audit_log = sa.Table(
+    "audit_log",
+    metadata,
+    sa.Column("id", Big, primary_key=True, autoincrement=True),
+    _created("at"),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("event_id", Id, nullable=False),
+    sa.Column("user_id", Name, nullable=False),
+    sa.Column("facts", sa.Text, nullable=False),
+    # Filled in by the sealer: the row's number in the chain and the hashes that hold it there.
+    sa.Column("seal", Big, unique=True),
+    sa.Column("previous_hash", sa.String(64)),
+    sa.Column("hash", sa.String(64)),
+)
+sa.Index(
+    "ix_audit_log_unsealed",
+    audit_log.c.id,
+    postgresql_where=audit_log.c.seal.is_(None),
+    sqlite_where=audit_log.c.seal.is_(None),
+)
+
+mailbox = sa.Table(
+    "mailbox",
+    metadata,
+    sa.Column("id", Big, primary_key=True, autoincrement=True),
+    sa.Column("user_id", Name, nullable=False),
+    sa.Column("event_id", Id, nullable=False),
+    sa.Column("payload", sa.Text, nullable=False),
+    _created("at"),
+    sa.UniqueConstraint("user_id", "event_id"),
+)
+
+nodes = sa.Table(
+    "nodes",
+    metadata,
+    sa.Column("node", sa.String(255), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    _created("started_at"),
+    _created("seen_at"),
+    sa.Column("connections", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("info", sa.Text, nullable=False, server_default="{}"),
+)
