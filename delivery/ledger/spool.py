@@ -1,0 +1,264 @@
+"""The local spool: where accepted events wait while the ledger is away.
+
+Owns: one locked file per process, fsynced before anything in it counts as accepted, drained in
+order once the ledger is back. Draining twice is harmless: the ledger knows ids. A file whose
+process died is an orphan; whoever gets its lock drains and removes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from delivery.domain.event import Event, EventClass
+from delivery.domain.lifecycle import Confirmation, Outcome
+from delivery.domain.records import Entry
+from delivery.errors import LedgerUnavailable, SpoolFull
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".spool"
+PAGE = 500
+
+Commit = Callable[[Sequence[Entry], Sequence[Confirmation]], object]
+
+
+class Spool:
+    """An append-only file of entries and proofs, in the order in which they were accepted.
+
+    Thread-safe. Lines are ``crc32 json``; a torn last line was never acknowledged and is dropped.
+    """
+
+    def __init__(self, directory: Path, node: str, max_bytes: int = 256 << 20) -> None:
+        """Create and lock this process's file.
+
+        Raises:
+            LedgerUnavailable: the directory cannot be written; the message says which.
+        """
+        self.directory = directory
+        self.max_bytes = max_bytes
+        self._lock = threading.RLock()
+        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in node)[:80]
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.path = directory / f"{safe}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+            self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115 - held for life
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _sync_directory(directory)
+        except OSError as error:
+            raise LedgerUnavailable(
+                f"the spool directory {directory} cannot be used: {error.strerror}"
+            ) from error
+        self._size = 0
+        self._drained = 0
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes not drained yet; 0 when nothing waits."""
+        return self._size - self._drained
+
+    def append(self, entries: Sequence[Entry], proofs: Sequence[Confirmation] = ()) -> None:
+        """Write and fsync; when this returns, everything given survives ``kill -9``.
+
+        Raises:
+            SpoolFull: the limit would be passed; nothing was written.
+            LedgerUnavailable: the disk refused; nothing counts as written.
+        """
+        lines = b"".join([_line(_entry_record(entry)) for entry in entries]
+                         + [_line(_proof_record(proof)) for proof in proofs])  # fmt: skip
+        with self._lock:
+            if self._size + len(lines) > self.max_bytes:
+                raise SpoolFull(
+                    f"the spool holds {self._size} of {self.max_bytes} bytes; bring the ledger back"
+                )
+            try:
+                self._file.seek(0, os.SEEK_END)
+                self._file.write(lines)
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                # Cut a half-written tail, so that the next append starts on a line of its own.
+                self._file.truncate(self._size)
+                raise LedgerUnavailable(f"the spool cannot be written: {error.strerror}") from error
+            self._size += len(lines)
+
+    def drain(self, commit: Commit) -> int:
+        """Hand everything to the ledger, in order, then empty the file.
+
+        Raises:
+            LedgerUnavailable: it is still away; what was not handed over stays.
+        """
+        with self._lock:
+            if not self.pending_bytes:
+                return 0
+            count = 0
+            for offset, entries, proofs in _pages(self._file, self._drained, self.path):
+                commit(entries, proofs)
+                self._drained = offset
+                count += len(entries)
+            self._file.truncate(0)
+            os.fsync(self._file.fileno())
+            self._size = self._drained = 0
+            return count
+
+    def adopt(self, commit: Commit) -> int:
+        """Drain and remove the files of processes that died; 0 if there are none."""
+        return adopt_orphans(self.directory, commit, own=self.path)
+
+    def close(self) -> None:
+        """Release the lock; an empty file is removed, one with contents waits to be adopted."""
+        with self._lock:
+            if not self.pending_bytes:
+                self.path.unlink(missing_ok=True)
+            self._file.close()
+
+
+def adopt_orphans(directory: Path, commit: Commit, own: Path | None = None) -> int:
+    """Drain every spool file in ``directory`` whose process is gone.
+
+    Raises:
+        LedgerUnavailable: the ledger went away midway; the files stay.
+    """
+    count = 0
+    for path in sorted(directory.glob(f"*{SUFFIX}")):
+        if path == own:
+            continue
+        try:
+            file = open(path, "r+b")  # noqa: SIM115 - closed below, after the lock
+        except FileNotFoundError:
+            continue  # another process adopted it between the listing and here
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue  # its process lives
+            for _, entries, proofs in _pages(file, 0, path):
+                commit(entries, proofs)
+                count += len(entries)
+            path.unlink(missing_ok=True)
+    if count:
+        log.warning("adopted %d events from the spool of a process that died", count)
+    return count
+
+
+def _pages(
+    file: IO[bytes], offset: int, path: Path
+) -> Iterator[tuple[int, list[Entry], list[Confirmation]]]:
+    """Batches of what stands after ``offset``, each with the offset behind it."""
+    file.seek(offset)
+    entries: list[Entry] = []
+    proofs: list[Confirmation] = []
+    for line in file:
+        offset += len(line)
+        record = _record(line)
+        if record is None:
+            _set_aside(line, path)
+            continue
+        if record["kind"] == "entry":
+            if proofs:
+                # Proofs may be for entries before them, never for ones behind: keep the order.
+                yield offset - len(line), entries, proofs
+                entries, proofs = [], []
+            entries.append(_entry(record))
+        else:
+            proofs.append(Confirmation(**record["proof"]))
+        if len(entries) + len(proofs) >= PAGE:
+            yield offset, entries, proofs
+            entries, proofs = [], []
+    if entries or proofs:
+        yield offset, entries, proofs
+
+
+def _set_aside(line: bytes, path: Path) -> None:
+    """Keep a line that does not read: a torn tail is harmless, anything else needs a person."""
+    if not line.endswith(b"\n"):
+        log.warning("dropped a torn line at the end of %s; it was never acknowledged", path.name)
+        return
+    aside = path.with_suffix(".corrupt")
+    with open(aside, "ab") as file:
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+    log.error("a line of %s is damaged; it is kept in %s", path.name, aside)
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    body = msgspec.json.encode(record)
+    return b"%08x %b\n" % (zlib.crc32(body), body)
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n") or line[8:9] != b" ":
+        return None
+    body = line[9:-1]
+    if line[:8] != b"%08x" % zlib.crc32(body):
+        return None
+    record: dict[str, Any] = msgspec.json.decode(body)
+    return record
+
+
+def _entry_record(entry: Entry) -> dict[str, Any]:
+    return {
+        "kind": "entry",
+        "event": entry.event.as_wire(),
+        "ack_timeout": entry.ack_timeout,
+        "ttl": entry.ttl,
+        "own_id": entry.own_id,
+        "sent": entry.sent,
+        "hand_over": entry.hand_over,
+        "proofs": [_fields(proof) for proof in entry.proofs],
+        "pushes": entry.pushes,
+    }
+
+
+def _proof_record(proof: Confirmation) -> dict[str, Any]:
+    return {"kind": "proof", "proof": _fields(proof)}
+
+
+def _fields(proof: Confirmation) -> dict[str, str]:
+    return {name: getattr(proof, name) for name in Confirmation.__slots__}
+
+
+def _entry(record: dict[str, Any]) -> Entry:
+    wire = record["event"]
+    event = Event(
+        id=wire["id"],
+        type=wire["type"],
+        user_id=wire["user_id"],
+        run_id=wire["run_id"],
+        thread_id=wire.get("thread_id"),
+        seq=wire["seq"],
+        at=datetime.fromisoformat(wire["at"]),
+        event_class=EventClass(wire["class"]),
+        data=wire["data"],
+        meta=wire.get("meta"),
+    )
+    return Entry(
+        event=event,
+        ack_timeout=record["ack_timeout"],
+        ttl=record["ttl"],
+        own_id=record["own_id"],
+        sent=record["sent"],
+        hand_over=record["hand_over"],
+        proofs=[Confirmation(**proof) for proof in record["proofs"]],
+        pushes=[(Outcome(outcome), error) for outcome, error in record["pushes"]],
+    )
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the new file's name durable. Source: fsync(2), notes on directories."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
