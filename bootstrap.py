@@ -1,6 +1,7 @@
 """Makes .venv with the project and its pinned dependencies, and nothing when it is up to date.
 
-Standard library only, and plain enough that an old interpreter gets far enough to find a newer one or to say what to install.
+Standard library only, and plain enough that an old interpreter gets far enough to find a newer one
+or to say what to install.
 """
 
 import hashlib
@@ -14,17 +15,21 @@ VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "Scripts" if os.name == "nt" else "bin", "python")
 STAMP = os.path.join(VENV, "stamp")
 OLDEST = (3, 11)
+IS_WHOLE = "import pip, sys; sys.exit(sys.prefix != %r)" % VENV  # made here, not moved here
 
 
 def find_python():
-    """The interpreter to build with: this one when it is new enough, else the newest on PATH that runs."""
+    """This interpreter when it is new enough, else the newest on PATH that runs."""
     if sys.version_info >= OLDEST:
         return sys.executable
     for name in ("python3.13", "python3.12", "python3.11"):
         path = shutil.which(name)
         if path and run(path, "-c", "import venv", stderr=subprocess.DEVNULL):
             return path
-    sys.exit("delivery needs Python 3.11 or newer and found only %s: install one and run this again." % sys.version.split()[0])
+    sys.exit(
+        "delivery needs Python 3.11 or newer and found only %s: install one and run this again."
+        % sys.version.split()[0]
+    )
 
 
 def run(*command, **options):
@@ -54,17 +59,23 @@ def is_current(wanted):
 
 
 def main():
-    """Makes or refreshes the environment; the stamp is written last, so an interrupted run is done again."""
+    """Makes or refreshes the environment; the stamp comes last, so an interrupted run is redone."""
     wanted = fingerprint()
     if is_current(wanted):
         return
     print("making .venv (once, about half a minute) ...", flush=True)
-    if not run(PYTHON, "-c", "import pip, sys; sys.exit(sys.prefix != %r)" % VENV, stderr=subprocess.DEVNULL):
-        if not run(find_python(), "-m", "venv", "--clear", VENV):
-            sys.exit("Could not make a virtual environment: on Debian and Ubuntu install the package python3-venv, then run this again.")
+    works = run(PYTHON, "-c", IS_WHOLE, stderr=subprocess.DEVNULL)
+    if not works and not run(find_python(), "-m", "venv", "--clear", VENV):
+        sys.exit(
+            "Could not make a virtual environment: on Debian and Ubuntu install the package"
+            " python3-venv, then run this again."
+        )
     pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     if not run(*pip, "--constraint", "requirements.lock", "--editable", ".[test,dev]"):
-        sys.exit("Could not install the dependencies (see above): check the connection to your package index, then run this again.")
+        sys.exit(
+            "Could not install the dependencies (see above): check the connection to your package"
+            " index, then run this again."
+        )
     with open(STAMP, "w") as file:
         file.write(wanted)
 

@@ -1,0 +1,1 @@
+"""The tests: `unit` mirrors `delivery/`; most other folders use the servers of `servers.py`."""
