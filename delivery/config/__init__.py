@@ -1,0 +1,32 @@
+"""Settings of a process: read once at the edge, checked, and handed inwards as values.
+
+Owns: every key of ``config/delivery.toml`` and its ``DELIVERY_*`` twin. Environment wins over
+file, file over default; secrets may also stand in a file that ``NAME_FILE`` names.
+Never does: open a connection, or show a secret.
+"""
+
+from __future__ import annotations
+
+from delivery.config.checks import (
+    DEV_SECRET_PREFIX,
+    load_policies,
+    require_services,
+    require_trust,
+    unknown_variables,
+)
+from delivery.config.settings import MIN_SECRET_BYTES, Settings, load_settings, secret
+from delivery.config.sources import config_file, read_toml
+
+__all__ = [
+    "DEV_SECRET_PREFIX",
+    "MIN_SECRET_BYTES",
+    "Settings",
+    "config_file",
+    "load_policies",
+    "load_settings",
+    "read_toml",
+    "require_services",
+    "require_trust",
+    "secret",
+    "unknown_variables",
+]

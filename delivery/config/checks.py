@@ -1,0 +1,80 @@
+"""What settings must say together: who verifies tokens, which services join the parts.
+
+Owns: the checks across settings, and the policy file they name. Never does: open a connection.
+"""
+
+from __future__ import annotations
+
+import os
+
+from delivery import resources
+from delivery.config.settings import Settings, secret
+from delivery.config.sources import PREFIX, names_of, read_toml, secrets_of
+from delivery.domain.policy import Policies, parse_policies
+from delivery.errors import ConfigError
+
+# DELIVERY_* names that are not settings of a server.
+OTHER_NAMES = frozenset({"CONFIG", "URL", "TOKEN"})
+DEV_SECRET_PREFIX = "development-only-"  # noqa: S105 - a mark, not a secret
+
+
+def unknown_variables() -> list[str]:
+    """``DELIVERY_*`` variables that mean nothing here: most likely misspelt."""
+    known = {PREFIX + name.upper() for name in names_of(Settings)} | {
+        PREFIX + name for name in OTHER_NAMES
+    }
+    known |= {f"{PREFIX}{name.upper()}_FILE" for name in secrets_of(Settings)}
+    return sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+
+
+def load_policies(settings: Settings) -> Policies:
+    """The policy file, checked.
+
+    Raises:
+        ConfigError: names file, key and mend.
+    """
+    path = settings.policies or resources.file("config", "policies.toml")
+    if not path.is_file():
+        raise ConfigError(f"DELIVERY_POLICIES: there is no file {path}")
+    return parse_policies(read_toml(path), source=str(path))
+
+
+def require_trust(settings: Settings) -> None:
+    """Refuse to run outside of ``delivery up`` without a real way to verify tokens.
+
+    Raises:
+        ConfigError: nothing verifies tokens, or only a development secret does.
+    """
+    values = [secret(settings.jwt_secret), secret(settings.jwt_secret_previous)]
+    if any(value and value.startswith(DEV_SECRET_PREFIX) for value in values):
+        raise ConfigError(
+            "DELIVERY_JWT_SECRET is a development secret made by `delivery up`; "
+            "make a real one with: openssl rand -hex 32"
+        )
+    if values[0] is None and settings.jwks_url is None:
+        raise ConfigError(
+            "nothing verifies tokens: set DELIVERY_JWT_SECRET (openssl rand -hex 32) "
+            "or DELIVERY_JWKS_URL"
+        )
+    if values[0] is None and (settings.smtp_url or settings.sms_url):
+        raise ConfigError(
+            "DELIVERY_JWT_SECRET is missing: it also signs the links in mails and SMS"
+        )
+
+
+def require_services(settings: Settings) -> None:
+    """Refuse to run one part of a cluster without the services that join the parts.
+
+    Raises:
+        ConfigError: the database or the broker is not named.
+    """
+    if settings.database_url is None:
+        raise ConfigError(
+            "DELIVERY_DATABASE_URL is missing: write postgresql://user:password@host/name, "
+            "or run `delivery up` for everything in one process"
+        )
+    if settings.broker_url is None and settings.redis_url is None:
+        raise ConfigError(
+            "DELIVERY_BROKER_URL is missing (and no DELIVERY_REDIS_URL stands in for it): "
+            "write redis://host:6379/1 or amqp://user:password@host//"
+        )

@@ -1,0 +1,206 @@
+"""Every setting of a process with its default, and what may stand in it.
+
+Owns: names, defaults, the checks on single values and their messages. Never does: show a secret.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from delivery.config.sources import PREFIX, Environment, File, config_file, secrets_of
+from delivery.errors import ConfigError
+
+MIN_SECRET_BYTES = 32  # Source: RFC 7518, section 3.2: a key as long as the hash
+
+_URL_LIST = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)|\s+")
+_POSTGRES = re.compile(r"^postgres(ql)?(\+psycopg)?://")
+
+
+class Settings(BaseSettings):
+    """Every setting; ``load_settings`` is the way to one, it turns errors into ``ConfigError``."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+    host: str = Field("127.0.0.1", min_length=1)
+    port: int = Field(8080, ge=0, le=65_535)
+    public_url: str | None = None
+    data_dir: Path = Path(".delivery")
+    node: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    database_url: SecretStr | None = None
+    redis_url: SecretStr | None = None
+    broker_url: SecretStr | None = None
+    jwt_secret: SecretStr | None = None
+    jwt_secret_previous: SecretStr | None = None
+    jwks_url: str | None = None
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
+    smtp_url: SecretStr | None = None
+    mail_from: str = "delivery@localhost"
+    sms_url: str | None = None
+    sms_account: str | None = None
+    sms_token: SecretStr | None = None
+    sms_from: str | None = None
+    email_callback_secret: SecretStr | None = None
+    alertmanager_url: SecretStr | None = None
+    alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    policies: Path | None = None
+    alerts: Path | None = None
+    templates: Path | None = None
+    heartbeat_url: SecretStr | None = None
+    max_in_flight: int = Field(1_000, ge=1, le=100_000)
+    spool_bytes: int = Field(256 * 1024 * 1024, ge=64 * 1024)
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+
+    @field_validator("public_url", "sms_url", "jwks_url")
+    @classmethod
+    def _http(cls, value: str | None) -> str | None:
+        return None if value is None else _http_url(value)
+
+    @field_validator("alertmanager_url", "heartbeat_url")
+    @classmethod
+    def _secret_http(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else SecretStr(_http_url(value.get_secret_value()))
+
+    @field_validator("database_url")
+    @classmethod
+    def _database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        url = value.get_secret_value()
+        if _POSTGRES.match(url):
+            return SecretStr(_POSTGRES.sub("postgresql+psycopg://", url))
+        if url.startswith("sqlite:///") and len(url) > len("sqlite:///"):
+            return value
+        raise ValueError(
+            "write postgresql://user:password@host:5432/name or sqlite:////path/to/file.db"
+        )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis(cls, value: SecretStr | None) -> SecretStr | None:
+        return _scheme(value, "redis://", "rediss://", "unix://")
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker(cls, value: SecretStr | None) -> SecretStr | None:
+        return _scheme(
+            value,
+            "redis://",
+            "rediss://",
+            "sentinel://",
+            "amqp://",
+            "amqps://",
+            "memory://",
+        )
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _smtp(cls, value: SecretStr | None) -> SecretStr | None:
+        return _scheme(value, "smtp://")
+
+    @field_validator("jwt_secret", "jwt_secret_previous")
+    @classmethod
+    def _long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < MIN_SECRET_BYTES:
+            raise ValueError(
+                f"must be at least {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32"
+            )
+        return value
+
+    @field_validator("alert_urls", mode="before")
+    @classmethod
+    def _urls(cls, value: Any) -> Any:
+        return [u for u in _URL_LIST.split(value.strip()) if u] if isinstance(value, str) else value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, then the environment, then the file."""
+        return init_settings, Environment(settings_cls), File(settings_cls)
+
+    @property
+    def base_url(self) -> str:
+        """Where people reach the gateway; links in mails start with it. No trailing slash."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104
+        return self.public_url or f"http://{host}:{self.port}"
+
+    def secret_values(self) -> list[str]:
+        """What the log must never show, and the passwords inside of URLs."""
+        found: list[str] = []
+        for name in secrets_of(type(self)):
+            value = getattr(self, name)
+            for item in value if isinstance(value, tuple) else (value,):
+                if item is not None:
+                    found.append(item.get_secret_value())
+        found += [
+            match[1] for url in found if (match := re.search(r"://[^/\s:@]*:([^/\s@]+)@", url))
+        ]
+        return found
+
+
+def _http_url(value: str) -> str:
+    if not re.match(r"^https?://[^/\s]+", value):
+        raise ValueError("write a URL like https://events.example.org")
+    return value.rstrip("/")
+
+
+def _scheme(value: SecretStr | None, *schemes: str) -> SecretStr | None:
+    if value is not None and not value.get_secret_value().lower().startswith(schemes):
+        raise ValueError(f"must start with {' or '.join(schemes)}")
+    return value
+
+
+def secret(value: SecretStr | None) -> str | None:
+    """The plain value, for the one who needs it."""
+    return None if value is None else value.get_secret_value()
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read and check all settings; ``overrides`` (a command's options) win, ``None`` ones do not.
+
+    Raises:
+        ConfigError: names each wrong setting and says what to write.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(item, given) for item in error.errors())) from None
+
+
+def _explain(item: Any, given: Mapping[str, Any]) -> str:
+    name = str(item["loc"][0]) if item["loc"] else "settings"
+    variable = PREFIX + name.upper()
+    if name in given:
+        where = f"--{name.replace('_', '-')}"
+    elif os.environ.get(variable) or os.environ.get(f"{variable}_FILE"):
+        where = variable
+    else:
+        where = f"{config_file()}: {name}"
+    # pydantic's own text never shows the input; ours neither.
+    return f"{where}: {item['msg'].removeprefix('Value error, ')}"
