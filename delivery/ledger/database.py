@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, make_url
@@ -43,7 +44,9 @@ def parse_url(text: str) -> URL:
         if not url.database or url.database == ":memory:":
             raise ConfigError("DELIVERY_DATABASE_URL: SQLite needs a file, memory is not durable")
         return url.set(drivername="sqlite")
-    raise ConfigError(f"DELIVERY_DATABASE_URL: {backend} is not supported; use postgresql or sqlite")
+    raise ConfigError(
+        f"DELIVERY_DATABASE_URL: {backend} is not supported; use postgresql or sqlite"
+    )
 
 
 class Database:
@@ -160,6 +163,9 @@ def _translated() -> Iterator[None]:
         yield
     except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError) as error:
         raise LedgerUnavailable(f"the ledger cannot be reached: {_reason(error)}") from error
+    except psycopg.OperationalError as error:
+        # COPY runs on the driver itself, so its errors come unwrapped.
+        raise LedgerUnavailable(f"the ledger cannot be reached: {type(error).__name__}") from error
     except sa.exc.TimeoutError as error:
         raise LedgerUnavailable("every ledger connection is busy; try again") from error
     except sa.exc.DBAPIError as error:

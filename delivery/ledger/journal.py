@@ -147,7 +147,9 @@ class JournalThread:
             )
             return await asyncio.wait_for(future, CALL_TIMEOUT)
         except TimeoutError:
-            raise LedgerUnavailable(f"the ledger did not answer within {CALL_TIMEOUT:g} s") from None
+            raise LedgerUnavailable(
+                f"the ledger did not answer within {CALL_TIMEOUT:g} s"
+            ) from None
         finally:
             self._calls -= 1
 
@@ -158,7 +160,9 @@ class JournalThread:
             LedgerUnavailable: the backlog was not durable in time.
         """
         if not await asyncio.to_thread(self._wait_idle, timeout):
-            raise LedgerUnavailable(f"the journal still has {self._pending} events after {timeout} s")
+            raise LedgerUnavailable(
+                f"the journal still has {self._pending} events after {timeout} s"
+            )
 
     def _wait_idle(self, timeout: float) -> bool:
         with self._changed:

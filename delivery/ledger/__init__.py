@@ -1,0 +1,59 @@
+"""The ledger: what was accepted, every attempt, every proof, and when each event is due next.
+
+Owns: the tables, all SQL, group commit and the spool. Everything else asks through the ports.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from delivery.ledger.audit import AuditSql
+from delivery.ledger.breakers import BreakerSql
+from delivery.ledger.chain import ChainSql
+from delivery.ledger.contacts import ContactSql
+from delivery.ledger.database import Database
+from delivery.ledger.digests import DigestSql
+from delivery.ledger.events import EventSql
+from delivery.ledger.mailbox import MailboxSql
+from delivery.ledger.nodes import NodeSql
+
+
+class SqlLedger:
+    """Implements the ``Ledger`` port on SQLite or PostgreSQL. Synchronous and thread-safe."""
+
+    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+        """Prepare an engine; connects on first use.
+
+        Args:
+            url: SQLAlchemy URL of a SQLite file or a PostgreSQL database.
+
+        Raises:
+            ConfigError: the URL is malformed or names another database.
+        """
+        self._database = Database(url, pool_size=pool_size)
+        self.events = EventSql(self._database)
+        self.chain = ChainSql(self._database)
+        self.digests = DigestSql(self._database)
+        self.contacts = ContactSql(self._database)
+        self.breakers = BreakerSql(self._database)
+        self.mailbox = MailboxSql(self._database)
+        self.audit = AuditSql(self._database)
+        self.nodes = NodeSql(self._database)
+
+    def now(self) -> datetime:
+        """The ledger's clock, aware UTC."""
+        return self._database.now()
+
+    def ping(self) -> None:
+        """Raises ``LedgerUnavailable`` when the database cannot answer."""
+        with self._database.read() as connection:
+            connection.execute(sa.text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self._database.close()
+
+
+__all__ = ["SqlLedger"]

@@ -1,0 +1,16 @@
+"""The event store: recording, reading, operating and counting, as one port."""
+
+from __future__ import annotations
+
+from delivery.ledger.database import Database
+from delivery.ledger.operations import Operations
+from delivery.ledger.queries import Queries
+from delivery.ledger.recording import Recording
+from delivery.ledger.statistics import Statistics
+
+
+class EventSql(Recording, Queries, Operations, Statistics):
+    """Implements the ``EventStore`` port."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database

@@ -1,0 +1,153 @@
+"""What operators and the fast path change about recorded events: hand over, replay, purge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from delivery.domain.event import EventClass
+from delivery.domain.lifecycle import Cause, Confirmation, Outcome, State, sources
+from delivery.domain.policy import Policies
+from delivery.domain.records import Confirmed, EventFilter
+from delivery.ledger import bulk
+from delivery.ledger.database import Database
+from delivery.ledger.models import attempts, confirmations, events, mailbox
+from delivery.ledger.proofs import store_proofs
+from delivery.ledger.queries import conditions
+from delivery.ledger.recording import FAST_PATH
+from delivery.ledger.rows import attempt_values, is_id
+
+_HAND_OVER = sorted(s.value for s in sources(Cause.HAND_OVER))
+_REPLAY = sorted(s.value for s in sources(Cause.REPLAY))
+
+
+class Operations:
+    """The changing half of the event store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def confirm(self, proofs: Sequence[Confirmation]) -> Confirmed:
+        """See the port."""
+        with self._database.write() as connection:
+            return store_proofs(connection, proofs, self._database.now(connection))
+
+    def hand_over(self, ids: Sequence[str], reason: str) -> None:
+        """See the port."""
+        for page in bulk.pages(sorted({i for i in ids if is_id(i)})):
+            with self._database.write() as connection:
+                _hand_over(connection, page, reason, self._database.now(connection))
+
+    def replay(
+        self, which: EventFilter | Sequence[str], *, policies: Policies, dry_run: bool = False
+    ) -> list[str]:
+        """See the port. Works in pages, each its own transaction, so no lock is held for long."""
+        matched: list[str] = []
+        after = -1
+        while True:
+            with self._database.write() as connection:
+                query = sa.select(events.c.id, events.c.position).where(
+                    events.c.state.in_(_REPLAY), events.c.position > after, *_which(which)
+                )
+                query = query.order_by(events.c.position).limit(bulk.PAGE)
+                if bulk.is_postgresql(connection):
+                    query = query.with_for_update()
+                rows = connection.execute(query).all()
+                page = [row.id for row in rows]
+                if page and not dry_run:
+                    _restart(connection, page, policies, self._database.now(connection))
+            matched.extend(page)
+            if len(page) < bulk.PAGE:
+                return matched
+            after = rows[-1].position
+
+    def purge(self, state: State, before: datetime, limit: int = 1_000) -> int:
+        """See the port."""
+        with self._database.write() as connection:
+            ids = connection.execute(
+                sa.select(events.c.id)
+                .where(events.c.state == state.value, events.c.recorded_at < before)
+                .order_by(events.c.position)
+                .limit(limit)
+            ).scalars().all()  # fmt: skip
+            for page in bulk.pages(ids):
+                connection.execute(sa.delete(attempts).where(attempts.c.event_id.in_(page)))
+                connection.execute(
+                    sa.delete(confirmations).where(confirmations.c.event_id.in_(page))
+                )
+                connection.execute(sa.delete(mailbox).where(mailbox.c.event_id.in_(page)))
+                connection.execute(sa.delete(events).where(events.c.id.in_(page)))
+            return len(ids)
+
+
+def _which(which: EventFilter | Sequence[str]) -> list[sa.ColumnElement[bool]]:
+    if isinstance(which, EventFilter):
+        return conditions(which)
+    return [events.c.id.in_([i for i in which if is_id(i)])]
+
+
+def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: datetime) -> None:
+    query = (
+        sa.select(events.c.id, events.c.generation)
+        .where(events.c.id.in_(ids), events.c.state.in_(_HAND_OVER))
+        .order_by(events.c.id)
+    )
+    if bulk.is_postgresql(connection):
+        query = query.with_for_update()
+    rows = connection.execute(query).all()
+    if not rows:
+        return
+    moved = [row.id for row in rows]
+    connection.execute(
+        sa.update(events)
+        .where(events.c.id.in_(moved))
+        .values(state=State.FALLING_BACK.value, step=None, due_at=now, handed_over_at=now,
+                publishes=0)
+    )  # fmt: skip
+    tried = _tries(connection, moved)
+    bulk.insert_attempts(connection, [
+        attempt_values(
+            row.id, row.generation, FAST_PATH, tried.get((row.id, row.generation), 0) + 1,
+            Outcome.FAILED, started_at=now, ended_at=now, error=reason[:500],
+        )
+        for row in rows
+    ])  # fmt: skip
+
+
+def _tries(connection: Connection, ids: Sequence[str]) -> dict[tuple[str, int], int]:
+    """Fast-path attempts so far by (event, generation)."""
+    query = (
+        sa.select(attempts.c.event_id, attempts.c.generation, sa.func.max(attempts.c.number))
+        .where(attempts.c.event_id.in_(ids), attempts.c.channel == FAST_PATH)
+        .group_by(attempts.c.event_id, attempts.c.generation)
+    )
+    return {(row[0], row[1]): row[2] for row in connection.execute(query)}
+
+
+def _restart(connection: Connection, ids: Sequence[str], policies: Policies, now: datetime) -> None:
+    """A new generation: old tokens are stale, old attempts stay on the record."""
+    for event_class in EventClass:
+        if not event_class.is_durable:
+            continue
+        policy = policies.of(event_class)
+        expires = now + timedelta(seconds=policy.ttl)
+        connection.execute(
+            sa.update(events)
+            .where(events.c.id.in_(ids), events.c["class"] == event_class.value)
+            .values(
+                state=State.ACCEPTED.value,
+                step=None,
+                due_at=min(now + timedelta(seconds=policy.ack_timeout), expires),
+                expires_at=expires,
+                generation=events.c.generation + 1,
+                token=events.c.token + 1,
+                publishes=0,
+                claimed_until=None,
+                digest_id=None,
+                handed_over_at=None,
+                confirmed_at=None,
+            )
+        )

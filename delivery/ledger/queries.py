@@ -1,0 +1,176 @@
+"""Reading events: one with its timeline, listings, and what a connecting client is owed.
+
+Never writes. Every query is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from delivery.domain.lifecycle import Attempt, Outcome
+from delivery.domain.records import ConfirmationRow, EventFilter, Stored, Timeline
+from delivery.ledger import bulk
+from delivery.ledger.database import Database
+from delivery.ledger.models import attempts, confirmations, events, runs
+from delivery.ledger.rows import (
+    ATTEMPT_COLUMNS,
+    EVENT_COLUMNS,
+    attempt,
+    confirmation,
+    is_id,
+    stored,
+)
+
+_LIVE_CHANNELS = ("websocket", "sse", "http")
+
+
+class Queries:
+    """The reading half of the event store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, event_id: str) -> Timeline | None:
+        """See the port."""
+        if not is_id(event_id):
+            return None
+        with self._database.read() as connection:
+            row = connection.execute(
+                sa.select(*EVENT_COLUMNS).where(events.c.id == event_id)
+            ).one_or_none()
+            if row is None:
+                return None
+            tries = connection.execute(
+                sa.select(*ATTEMPT_COLUMNS)
+                .where(attempts.c.event_id == event_id)
+                .order_by(attempts.c.started_at, attempts.c.id)
+            ).all()
+            proofs = connection.execute(
+                sa.select(confirmations)
+                .where(confirmations.c.event_id == event_id)
+                .order_by(confirmations.c.at)
+            ).all()
+        return _timeline(
+            stored(row), [attempt(t) for t in tries], [confirmation(p) for p in proofs]
+        )
+
+    def owner(self, event_ids: Sequence[str]) -> dict[str, str]:
+        """See the port."""
+        found: dict[str, str] = {}
+        with self._database.read() as connection:
+            for page in bulk.pages([i for i in event_ids if is_id(i)]):
+                rows = connection.execute(
+                    sa.select(events.c.id, events.c.user_id).where(events.c.id.in_(page))
+                )
+                found.update((row.id, row.user_id) for row in rows)
+        return found
+
+    def find(
+        self, which: EventFilter, *, after: str | None = None, limit: int = 50
+    ) -> tuple[list[Stored], str | None]:
+        """See the port. ``after`` is a position; anything else starts from the newest."""
+        query = sa.select(*EVENT_COLUMNS).where(*conditions(which))
+        if after is not None and after.isdigit():
+            query = query.where(events.c.position < min(int(after), 2**63 - 1))
+        query = query.order_by(events.c.position.desc()).limit(limit + 1)
+        with self._database.read() as connection:
+            found = [stored(row) for row in connection.execute(query)]
+        if len(found) <= limit:
+            return found, None
+        return found[:limit], str(found[limit - 1].position)
+
+    def read(self, event_ids: Sequence[str]) -> list[Stored]:
+        """See the port."""
+        found: list[Stored] = []
+        with self._database.read() as connection:
+            for page in bulk.pages([i for i in event_ids if is_id(i)]):
+                rows = connection.execute(sa.select(*EVENT_COLUMNS).where(events.c.id.in_(page)))
+                found.extend(stored(row) for row in rows)
+        return sorted(found, key=lambda one: one.position)
+
+    def cursor_instant(self, user_id: str, event_id: str) -> datetime | None:
+        """See the port."""
+        if not is_id(event_id):
+            return None
+        query = sa.select(events.c.recorded_at).where(
+            events.c.id == event_id, events.c.user_id == user_id
+        )
+        with self._database.read() as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    def feed(self, user_id: str, *, since: datetime | None, after: int, limit: int) -> list[Stored]:
+        """See the port."""
+        with self._database.read() as connection:
+            return _feed(connection, self._database.now(connection), user_id, since, after, limit)
+
+    def last_seq(self, user_id: str, run_id: str) -> int:
+        """See the port."""
+        query = sa.select(runs.c.last_seq).where(runs.c.user_id == user_id, runs.c.run_id == run_id)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar_one_or_none() or 0
+
+
+def conditions(which: EventFilter) -> list[sa.ColumnElement[bool]]:
+    """The filter as SQL conditions."""
+    wanted: dict[Any, Any] = {
+        events.c.user_id: which.user_id,
+        events.c.run_id: which.run_id,
+        events.c.state: None if which.state is None else which.state.value,
+        events.c.type: which.type,
+    }
+    found = [column == value for column, value in wanted.items() if value is not None]
+    if which.before is not None:
+        found.append(events.c.recorded_at < which.before)
+    return found
+
+
+def unconfirmed() -> sa.ColumnElement[bool]:
+    """Spelled as the partial index spells it, so that both databases use the index."""
+    return events.c.state.notin_(["confirmed", "expired"])
+
+
+def _feed(
+    connection: Connection,
+    now: datetime,
+    user_id: str,
+    since: datetime | None,
+    after: int,
+    limit: int,
+) -> list[Stored]:
+    """Two bounded index scans, merged: the open ones, and the recent ones whatever their state."""
+    base = (
+        sa.select(*EVENT_COLUMNS)
+        .where(events.c.user_id == user_id, events.c.position > after)
+        .order_by(events.c.position)
+        .limit(limit)
+    )
+    open_ones = base.where(unconfirmed(), events.c.expires_at > now)
+    found = {row.position: row for row in connection.execute(open_ones)}
+    if since is not None:
+        recent = base.where(events.c.recorded_at >= since)
+        found.update((row.position, row) for row in connection.execute(recent))
+    return [stored(found[position]) for position in sorted(found)[:limit]]
+
+
+def _timeline(event: Stored, tries: list[Attempt], proofs: list[ConfirmationRow]) -> Timeline:
+    """Add the successful push: it leaves no attempt row, its proof says all there is to know."""
+    live = next((proof for proof in proofs if proof.channel in _LIVE_CHANNELS), None)
+    if live is not None and event.handed_over_at is None:
+        number = 1 + sum(one.channel == live.channel for one in tries)
+        tries.append(
+            Attempt(
+                event_id=event.event.id,
+                generation=event.generation,
+                channel=live.channel,
+                number=number,
+                outcome=Outcome.CONFIRMED,
+                started_at=min(event.event.at, live.at),
+                ended_at=live.at,
+            )
+        )
+    return Timeline(event, tuple(tries), tuple(proofs))

@@ -1,0 +1,251 @@
+"""Group commit: many events, their runs, first attempts and proofs in one transaction.
+
+Owns: what an insert looks like, who is a duplicate, and which sequence number an event gets. Lock
+order is always runs (sorted), then events, so two batches that share runs take turns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg.errors
+import sqlalchemy as sa
+import uuid_utils
+from sqlalchemy.engine import Connection
+
+from delivery.domain.event import Event, EventClass
+from delivery.domain.lifecycle import Confirmation, State
+from delivery.domain.records import Entry, Receipted, Recorded
+from delivery.ledger import bulk
+from delivery.ledger.audit import audit_rows
+from delivery.ledger.database import Database
+from delivery.ledger.models import events
+from delivery.ledger.proofs import store_proofs
+from delivery.ledger.rows import EVENT_COLUMNS, attempt_values, dump
+from delivery.ledger.rows import event as event_of
+
+log = logging.getLogger(__name__)
+
+FAST_PATH = "websocket"
+
+
+class Recording:
+    """The writing half of the event store: ``commit``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def commit(
+        self,
+        entries: Sequence[Entry],
+        proofs: Sequence[Confirmation] = (),
+        *,
+        drained: bool = False,
+    ) -> list[Receipted]:
+        """See the port ``EventStore.commit``."""
+        try:
+            return self._commit(entries, proofs, drained)
+        except (sa.exc.IntegrityError, psycopg.errors.UniqueViolation):
+            # Another node recorded one of these ids between our look and our insert: look again.
+            return self._commit(entries, proofs, drained)
+
+    def _commit(
+        self, entries: Sequence[Entry], proofs: Sequence[Confirmation], drained: bool
+    ) -> list[Receipted]:
+        with self._database.write() as connection:
+            answers, fresh = _sort_out(connection, entries, drained)
+            if fresh:
+                seqs = _number(connection, [entry for _, entry in fresh], self._now(connection))
+                # The clock is read after the runs are locked: within a run, later means later.
+                now = self._now(connection)
+                _insert(connection, fresh, seqs, now)
+                for (index, entry), seq in zip(fresh, seqs, strict=True):
+                    answers[index] = Receipted(entry.event.id, Recorded.NEW, seq)
+            if proofs:
+                store_proofs(connection, proofs, self._now(connection))
+        return [answer for answer in _resolved(answers)]
+
+    def _now(self, connection: Connection) -> datetime:
+        return self._database.now(connection)
+
+
+Answers = list[Receipted | int]
+"""Per entry its answer, or the index of the entry in the same batch that it repeats."""
+Fresh = list[tuple[int, Entry]]
+
+
+def _sort_out(
+    connection: Connection, entries: Sequence[Entry], drained: bool
+) -> tuple[Answers, Fresh]:
+    """Tell new entries from repeated ones."""
+    known = _known(connection, [e.event.id for e in entries if drained or not e.own_id])
+    answers: Answers = []
+    fresh: Fresh = []
+    first: dict[str, int] = {}
+    for index, entry in enumerate(entries):
+        identity = entry.event.id
+        before = known.get(identity)
+        earlier = first.get(identity)
+        if before is None and earlier is None:
+            first[identity] = index
+            fresh.append((index, entry))
+            answers.append(index)
+            continue
+        original = before if before is not None else entries[first[identity]].event
+        if _same(original, entry.event):
+            answers.append(
+                Receipted(identity, Recorded.DUPLICATE, original.seq)
+                if before is not None
+                else first[identity]
+            )
+        else:
+            answers.append(Receipted(identity, Recorded.CONFLICT, original.seq))
+            if drained:
+                fresh.append((index, _conflicting(entry)))
+    return answers, fresh
+
+
+def _known(connection: Connection, ids: Sequence[str]) -> dict[str, Event]:
+    found: dict[str, Event] = {}
+    for page in bulk.pages(ids):
+        rows = connection.execute(sa.select(*EVENT_COLUMNS).where(events.c.id.in_(page)))
+        found.update((row._mapping["id"], event_of(row)) for row in rows)
+    return found
+
+
+def _same(one: Event, other: Event) -> bool:
+    """Whether two events with one id say the same. Source: contract 4.1."""
+    return (
+        one.type == other.type
+        and one.user_id == other.user_id
+        and one.run_id == other.run_id
+        and one.thread_id == other.thread_id
+        and dict(one.data) == dict(other.data)
+        and one.meta == other.meta
+    )
+
+
+def _conflicting(entry: Entry) -> Entry:
+    """An accepted event whose id turned out to be taken: it was promised, so it is kept and shown
+    to operators under an id of its own."""
+    event = entry.event
+    log.error("event %s was accepted into the spool but its id is taken; kept as dead", event.id)
+    meta = {**(event.meta or {}), "conflicts_with": event.id}
+    twin = replace(event, id=str(uuid_utils.uuid7()), meta=meta)
+    return replace(entry, event=twin, proofs=[], pushes=[])
+
+
+def _number(connection: Connection, entries: Sequence[Entry], now: datetime) -> list[int | None]:
+    """Sequence numbers: those told already are noted in ``runs``, the others are taken there."""
+    told: dict[tuple[str, str], int] = {}
+    wanted: dict[tuple[str, str], int] = {}
+    for entry in entries:
+        key = (entry.event.user_id, entry.event.run_id)
+        if entry.event.seq is None:
+            wanted[key] = wanted.get(key, 0) + 1
+        else:
+            told[key] = max(told.get(key, 0), entry.event.seq)
+    bulk.raise_runs(connection, told, now)
+    last = bulk.advance_runs(connection, wanted, now)
+    following = {key: last[key] - count for key, count in wanted.items()}
+    numbers: list[int | None] = []
+    for entry in entries:
+        if entry.event.seq is not None:
+            numbers.append(entry.event.seq)
+            continue
+        key = (entry.event.user_id, entry.event.run_id)
+        following[key] += 1
+        numbers.append(following[key])
+    return numbers
+
+
+def _insert(
+    connection: Connection, fresh: Fresh, seqs: Sequence[int | None], now: datetime
+) -> None:
+    entries = [entry for _, entry in fresh]
+    bulk.insert_events(
+        connection, [_row(entry, seq, now) for entry, seq in zip(entries, seqs, strict=True)]
+    )
+    pushes = [row for entry in entries for row in _push_rows(entry, now)]
+    if pushes:
+        bulk.insert_attempts(connection, pushes)
+    proofs = [proof for entry in entries for proof in entry.proofs]
+    if proofs:
+        bulk.insert_confirmations(connection, proofs, now)
+    audit_rows(connection, list(_audited(entries, now)))
+
+
+def _row(entry: Entry, seq: int | None, now: datetime) -> tuple[Any, ...]:
+    """One row in the order of ``bulk.EVENT_INSERT``."""
+    event = entry.event
+    expires = now + timedelta(seconds=entry.ttl)
+    state, due, handed_over, confirmed = _standing(entry, now, expires)
+    return (
+        event.id,
+        event.type,
+        event.user_id,
+        event.run_id,
+        event.thread_id,
+        seq,
+        event.at,
+        event.event_class.value,
+        dump(event.data),
+        None if event.meta is None else dump(event.meta),
+        state.value,
+        due,
+        expires,
+        handed_over,
+        now,
+        confirmed,
+    )
+
+
+def _standing(
+    entry: Entry, now: datetime, expires: datetime
+) -> tuple[State, datetime | None, datetime | None, datetime | None]:
+    """State, due time, hand-over and confirmation instants of a new row."""
+    if entry.event.meta is not None and "conflicts_with" in entry.event.meta:
+        return State.DEAD, None, None, None
+    if any(proof.user_id == entry.event.user_id for proof in entry.proofs):
+        return State.CONFIRMED, None, None, now
+    if entry.hand_over:
+        return State.FALLING_BACK, now, now, None
+    due = min(now + timedelta(seconds=entry.ack_timeout), expires)
+    return (State.SENT if entry.sent else State.ACCEPTED), due, None, None
+
+
+def _push_rows(entry: Entry, now: datetime) -> Iterable[dict[str, Any]]:
+    for number, (outcome, error) in enumerate(entry.pushes, start=1):
+        yield attempt_values(
+            entry.event.id, 1, FAST_PATH, number, outcome,
+            started_at=entry.event.at, ended_at=now, error=error,
+        )  # fmt: skip
+
+
+def _audited(entries: Sequence[Entry], now: datetime) -> Iterable[dict[str, Any]]:
+    for entry in entries:
+        if entry.event.event_class is EventClass.AUTH:
+            yield {
+                "at": now,
+                "kind": "accepted",
+                "event_id": entry.event.id,
+                "user_id": entry.event.user_id,
+                "facts": {"type": entry.event.type, "run_id": entry.event.run_id,
+                          "confirmed": bool(entry.proofs)},
+            }  # fmt: skip
+
+
+def _resolved(answers: Answers) -> Iterable[Receipted]:
+    """Replace references to an earlier entry of the batch by a duplicate's answer."""
+    for answer in answers:
+        if isinstance(answer, Receipted):
+            yield answer
+            continue
+        original = answers[answer]
+        if not isinstance(original, Receipted):
+            raise AssertionError("an entry of the batch was neither inserted nor answered")
+        yield Receipted(original.id, Recorded.DUPLICATE, original.seq)
