@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import Connection
 
@@ -50,11 +49,6 @@ def pages(items: Sequence[T], size: int = PAGE) -> Iterator[Sequence[T]]:
     """Slices of at most ``size``."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def upsert(connection: Connection) -> Any:
-    """The dialect's ``insert`` with ``on_conflict_*``."""
-    return postgresql_insert if is_postgresql(connection) else sqlite_insert
 
 
 def is_postgresql(connection: Connection) -> bool:

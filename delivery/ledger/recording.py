@@ -67,7 +67,7 @@ class Recording:
                     answers[index] = Receipted(entry.event.id, Recorded.NEW, seq)
             if proofs:
                 store_proofs(connection, proofs, self._now(connection))
-        return [answer for answer in _resolved(answers)]
+        return list(_resolved(answers))
 
     def _now(self, connection: Connection) -> datetime:
         return self._database.now(connection)

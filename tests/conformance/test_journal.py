@@ -1,0 +1,219 @@
+"""The journal on a real ledger: groups, answers, merges, spools and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import uuid_utils
+
+from delivery.domain.event import Event, EventClass
+from delivery.domain.lifecycle import Confirmation, State
+from delivery.domain.records import Entry, Receipted, Recorded
+from delivery.errors import LedgerUnavailable, Overloaded, SpoolFull
+from delivery.ledger import SqlLedger
+from delivery.ledger.journal import JournalThread
+from delivery.ledger.spool import Spool
+
+
+def entry(run: str = "run", **changes: Any) -> Entry:
+    event = Event(
+        id=str(uuid_utils.uuid7()),
+        type="agent_started",
+        user_id="ada",
+        run_id=run,
+        seq=changes.pop("seq", None),
+        at=datetime.now(UTC),
+        event_class=EventClass.CRITICAL,
+        data=changes.pop("data", {}),
+    )
+    return Entry(event=event, ack_timeout=5.0, ttl=600.0, **changes)
+
+
+def proof(one: Entry) -> Confirmation:
+    return Confirmation(one.event.id, "ada", "websocket", "ada", "c1")
+
+
+class Outage:
+    """The real event store behind a switch."""
+
+    def __init__(self, ledger: SqlLedger) -> None:
+        self._events = ledger.events
+        self.is_away = False
+        self.refused_ids: set[str] = set()
+        self.batches: list[int] = []
+
+    def commit(self, entries: Sequence[Entry], proofs: Sequence[Confirmation] = (), **options: Any
+               ) -> list[Receipted]:  # fmt: skip
+        if self.is_away:
+            raise LedgerUnavailable("switched off")
+        if any(e.event.id in self.refused_ids for e in entries):
+            raise ValueError("poison")
+        self.batches.append(len(entries))
+        return self._events.commit(entries, proofs, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._events, name)
+
+
+@pytest_asyncio.fixture
+async def journal(ledger: SqlLedger, tmp_path: Path) -> AsyncIterator[JournalThread]:
+    ledger.events = Outage(ledger)  # type: ignore[assignment]
+    spool = Spool(tmp_path / "spool", "node")
+    thread = JournalThread(ledger, spool=spool, max_pending=1_000)
+    thread.start(asyncio.get_running_loop())
+    yield thread
+    await thread.stop()
+    spool.close()
+
+
+def submit(journal: JournalThread, one: Entry) -> asyncio.Future[Receipted]:
+    future: asyncio.Future[Receipted] = asyncio.get_running_loop().create_future()
+
+    def answered(answer: Receipted | Exception) -> None:
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+    journal.submit(one, answered)
+    return future
+
+
+async def eventually(condition: Any, timeout: float = 10.0) -> None:
+    """Poll a condition that no signal announces, until it holds or the deadline passes."""
+    async with asyncio.timeout(timeout):
+        while not await condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_an_answer_comes_when_the_event_is_in_the_ledger(
+    journal: JournalThread, ledger: SqlLedger
+) -> None:
+    one = entry()
+    answer = await asyncio.wait_for(submit(journal, one), 10)
+    assert answer == Receipted(one.event.id, Recorded.NEW, 1)
+    assert ledger.events.get(one.event.id) is not None
+
+
+async def test_what_gathers_during_a_commit_leaves_as_one_batch(
+    journal: JournalThread, ledger: SqlLedger
+) -> None:
+    answers = await asyncio.wait_for(
+        asyncio.gather(*(submit(journal, entry()) for _ in range(500))), 20
+    )
+    assert [a.seq for a in answers] == list(range(1, 501))
+    assert journal.commits < 50
+
+
+async def test_a_proof_finds_its_event_before_and_after_the_commit(
+    journal: JournalThread, ledger: SqlLedger
+) -> None:
+    early, late = entry(seq=1, sent=True), entry(seq=2, sent=True)
+    pending = submit(journal, early)
+    journal.confirm(proof(early))
+    await asyncio.wait_for(pending, 10)
+    await asyncio.wait_for(submit(journal, late), 10)
+    journal.confirm(proof(late))
+    await journal.flush()
+    states = [one.state for one in ledger.events.read([early.event.id, late.event.id])]
+    assert states == [State.CONFIRMED, State.CONFIRMED]
+
+
+async def test_a_hand_over_follows_its_insert(journal: JournalThread, ledger: SqlLedger) -> None:
+    one = entry()
+    pending = submit(journal, one)
+    journal.hand_over(one.event.id, "nobody connected")
+    await asyncio.wait_for(pending, 10)
+    await journal.flush()
+    [stored] = ledger.events.read([one.event.id])
+    assert stored.state is State.FALLING_BACK
+
+
+async def test_an_outage_spools_and_everything_arrives_in_order_afterwards(
+    journal: JournalThread, ledger: SqlLedger
+) -> None:
+    outage: Any = ledger.events
+    outage.is_away = True
+    entries = [entry(seq=number) for number in range(1, 51)]
+    answers = await asyncio.wait_for(asyncio.gather(*(submit(journal, e) for e in entries)), 20)
+    assert {a.outcome for a in answers} == {Recorded.NEW}
+    journal.confirm(proof(entries[0]))
+    await journal.flush()
+    assert not journal.is_ledger_up
+    outage.is_away = False
+
+    async def drained() -> bool:
+        return len(ledger.events.read([e.event.id for e in entries])) == 50
+
+    await eventually(drained)
+    fed = ledger.events.feed("ada", since=None, after=-1, limit=100)
+    assert [one.event.seq for one in fed] == list(range(2, 51))
+    [first] = ledger.events.read([entries[0].event.id])
+    assert first.state is State.CONFIRMED
+
+
+async def test_a_full_spool_refuses_instead_of_accepting(
+    ledger: SqlLedger, tmp_path: Path
+) -> None:
+    outage = Outage(ledger)
+    outage.is_away = True
+    ledger.events = outage  # type: ignore[assignment]
+    spool = Spool(tmp_path / "small", "node", max_bytes=100)
+    journal = JournalThread(ledger, spool=spool)
+    journal.start(asyncio.get_running_loop())
+    with pytest.raises(SpoolFull):
+        await asyncio.wait_for(submit(journal, entry(data={"text": "x" * 200})), 10)
+    await journal.stop()
+
+
+async def test_without_a_spool_an_outage_is_an_error_and_no_promise(ledger: SqlLedger) -> None:
+    outage = Outage(ledger)
+    outage.is_away = True
+    ledger.events = outage  # type: ignore[assignment]
+    journal = JournalThread(ledger)
+    journal.start(asyncio.get_running_loop())
+    with pytest.raises(LedgerUnavailable):
+        await asyncio.wait_for(submit(journal, entry()), 10)
+    await journal.stop()
+
+
+async def test_one_poisoned_event_does_not_take_its_batch_along(
+    journal: JournalThread, ledger: SqlLedger
+) -> None:
+    outage: Any = ledger.events
+    good, bad, last = entry(), entry(), entry()
+    outage.refused_ids.add(bad.event.id)
+    futures = [submit(journal, one) for one in (good, bad, last)]
+    results = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 10)
+    assert isinstance(results[1], ValueError)
+    assert [r.outcome for r in (results[0], results[2])] == [Recorded.NEW] * 2  # type: ignore[union-attr]
+
+
+async def test_a_full_buffer_refuses_at_once(ledger: SqlLedger) -> None:
+    journal = JournalThread(ledger, max_pending=2)  # not started: nothing leaves the buffer
+    for _ in range(2):
+        journal.submit(entry(), lambda answer: None)
+    with pytest.raises(Overloaded):
+        journal.submit(entry(), lambda answer: None)
+
+
+async def test_stopping_commits_what_is_queued(ledger: SqlLedger) -> None:
+    journal = JournalThread(ledger)
+    journal.start(asyncio.get_running_loop())
+    entries = [entry() for _ in range(100)]
+    for one in entries:
+        journal.submit(one, lambda answer: None)
+    await journal.stop()
+    assert len(ledger.events.read([e.event.id for e in entries])) == 100
+    with pytest.raises(Overloaded):
+        journal.submit(entry(), lambda answer: None)
+
+
+async def test_reads_run_beside_the_loop(journal: JournalThread, ledger: SqlLedger) -> None:
+    assert await journal.call(ledger.events.last_seq, "ada", "none") == 0

@@ -1,0 +1,334 @@
+"""What the event store promises, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import uuid_utils
+
+from delivery.domain.event import Event, EventClass
+from delivery.domain.lifecycle import Confirmation, Outcome, State
+from delivery.domain.policy import Policies, parse_policies
+from delivery.domain.records import Entry, EventFilter, Recorded
+from delivery.ledger import SqlLedger
+
+POLICIES: Policies = parse_policies({})
+
+
+def entry(user: str = "ada", run: str = "run-1", **changes: Any) -> Entry:
+    """An entry that is valid unless a test changes it."""
+    event = Event(
+        id=changes.pop("id", None) or str(uuid_utils.uuid7()),
+        type=changes.pop("type", "agent_started"),
+        user_id=user,
+        run_id=run,
+        seq=changes.pop("seq", None),
+        at=datetime.now(UTC),
+        event_class=changes.pop("event_class", EventClass.CRITICAL),
+        data=changes.pop("data", {"agent": "planner"}),
+        meta=changes.pop("meta", None),
+        thread_id=changes.pop("thread_id", None),
+    )
+    values: dict[str, Any] = {"ack_timeout": 5.0, "ttl": 600.0} | changes
+    return Entry(event=event, **values)
+
+
+def proof(one: Entry, **changes: str) -> Confirmation:
+    values = {
+        "event_id": one.event.id,
+        "user_id": one.event.user_id,
+        "channel": "websocket",
+        "by": one.event.user_id,
+        "evidence": "connection-1",
+    } | changes
+    return Confirmation(**values)
+
+
+def state(ledger: SqlLedger, one: Entry) -> State:
+    timeline = ledger.events.get(one.event.id)
+    assert timeline is not None
+    return timeline.stored.state
+
+
+def commit(ledger: SqlLedger, entries: Sequence[Entry], **options: Any) -> list[Recorded]:
+    return [answer.outcome for answer in ledger.events.commit(entries, **options)]
+
+
+def test_a_recorded_event_reads_back_as_it_was_given(ledger: SqlLedger) -> None:
+    one = entry(data={"text": 'quo"te\\ \t ünïcode \u2028', "n": 1.5}, meta={"a": [1]},
+                thread_id="t")  # fmt: skip
+    [answer] = ledger.events.commit([one])
+    assert (answer.outcome, answer.seq) == (Recorded.NEW, 1)
+    timeline = ledger.events.get(one.event.id)
+    assert timeline is not None
+    back = timeline.stored.event
+    assert (back.data, back.meta, back.thread_id) == (one.event.data, {"a": [1]}, "t")
+    assert back.at == one.event.at
+    assert timeline.stored.state is State.ACCEPTED
+    assert timeline.stored.generation == 1
+
+
+def test_an_accepted_event_is_due_after_its_ack_timeout(ledger: SqlLedger) -> None:
+    one = entry(ack_timeout=7.0)
+    ledger.events.commit([one])
+    [stored] = ledger.events.read([one.event.id])
+    assert stored.due_at == stored.recorded_at + timedelta(seconds=7)
+
+
+def test_sequence_numbers_count_from_one_within_a_run(ledger: SqlLedger) -> None:
+    first = [entry(run="a"), entry(run="b"), entry(run="a")]
+    assert [a.seq for a in ledger.events.commit(first)] == [1, 1, 2]
+    assert [a.seq for a in ledger.events.commit([entry(run="a")])] == [3]
+    assert ledger.events.last_seq("ada", "a") == 3
+    assert ledger.events.last_seq("ada", "none") == 0
+
+
+def test_numbers_told_in_process_are_respected_by_later_http_events(ledger: SqlLedger) -> None:
+    ledger.events.commit([entry(seq=5), entry(seq=6)])
+    assert [a.seq for a in ledger.events.commit([entry()])] == [7]
+
+
+def test_the_same_id_with_the_same_content_is_a_duplicate(ledger: SqlLedger) -> None:
+    one = entry(own_id=False)
+    assert commit(ledger, [one]) == [Recorded.NEW]
+    assert commit(ledger, [entry(id=one.event.id, own_id=False)]) == [Recorded.DUPLICATE]
+
+
+def test_the_same_id_with_other_content_is_a_conflict_and_the_rest_is_kept(
+    ledger: SqlLedger,
+) -> None:
+    one = entry(own_id=False)
+    ledger.events.commit([one])
+    other = entry()
+    outcomes = commit(ledger, [entry(id=one.event.id, data={"x": 1}, own_id=False), other])
+    assert outcomes == [Recorded.CONFLICT, Recorded.NEW]
+    assert ledger.events.get(other.event.id) is not None
+
+
+def test_an_id_repeated_within_one_batch_is_recorded_once(ledger: SqlLedger) -> None:
+    one = entry(own_id=False)
+    twin = entry(id=one.event.id, own_id=False)
+    other = entry(id=one.event.id, own_id=False, data={"x": 2})
+    answers = ledger.events.commit([one, twin, other])
+    assert [a.outcome for a in answers] == [
+        Recorded.NEW, Recorded.DUPLICATE, Recorded.CONFLICT,
+    ]  # fmt: skip
+    assert answers[1].seq == 1
+
+
+def test_two_nodes_that_record_one_id_at_once_agree_on_one_row(ledger: SqlLedger) -> None:
+    identity = str(uuid_utils.uuid7())
+    start = threading.Barrier(4)
+    outcomes: list[Recorded] = []
+
+    def record() -> None:
+        start.wait(5)
+        outcomes.extend(commit(ledger, [entry(id=identity, own_id=False)]))
+
+    threads = [threading.Thread(target=record) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert sorted(outcomes) == sorted([Recorded.NEW] + [Recorded.DUPLICATE] * 3)
+
+
+def test_two_producers_of_one_run_keep_both_events_in_commit_order(ledger: SqlLedger) -> None:
+    start = threading.Barrier(2)
+
+    def produce() -> None:
+        start.wait(5)
+        for _ in range(20):
+            ledger.events.commit([entry(), entry()])
+
+    threads = [threading.Thread(target=produce) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    fed = ledger.events.feed("ada", since=None, after=-1, limit=200)
+    assert [one.event.seq for one in fed] == list(range(1, 81))
+
+
+def test_an_ack_that_beats_the_commit_is_inserted_with_the_event(ledger: SqlLedger) -> None:
+    one = entry(sent=True)
+    one.proofs.append(proof(one))
+    ledger.events.commit([one])
+    timeline = ledger.events.get(one.event.id)
+    assert timeline is not None
+    assert timeline.stored.state is State.CONFIRMED
+    assert timeline.stored.due_at is None
+    assert [(c.channel, c.by) for c in timeline.confirmations] == [("websocket", "ada")]
+    assert [(a.channel, a.outcome) for a in timeline.attempts] == [
+        ("websocket", Outcome.CONFIRMED)
+    ]
+
+
+def test_a_proof_confirms_and_clears_the_due_time(ledger: SqlLedger) -> None:
+    one = entry(sent=True)
+    ledger.events.commit([one])
+    assert state(ledger, one) is State.SENT
+    assert ledger.events.confirm([proof(one)]).confirmed == (one.event.id,)
+    [stored] = ledger.events.read([one.event.id])
+    assert (stored.state, stored.due_at) == (State.CONFIRMED, None)
+
+
+def test_a_second_device_adds_a_row_and_a_repeated_proof_adds_none(ledger: SqlLedger) -> None:
+    one = entry()
+    ledger.events.commit([one])
+    ledger.events.confirm([proof(one), proof(one)])
+    again = ledger.events.confirm([proof(one), proof(one, evidence="connection-2")])
+    assert again.confirmed == (one.event.id,)
+    timeline = ledger.events.get(one.event.id)
+    assert timeline is not None
+    assert {c.evidence for c in timeline.confirmations} == {"connection-1", "connection-2"}
+
+
+def test_only_the_events_own_user_confirms_it(ledger: SqlLedger) -> None:
+    one = entry()
+    ledger.events.commit([one])
+    stranger = ledger.events.confirm([proof(one, user_id="eve")])
+    assert stranger.confirmed == ()
+    assert stranger.unknown == (one.event.id,)
+    assert state(ledger, one) is State.ACCEPTED
+
+
+def test_proofs_of_nonsense_ids_are_unknown(ledger: SqlLedger) -> None:
+    one = entry()
+    answer = ledger.events.confirm([proof(one), proof(one, event_id="no-uuid")])
+    assert set(answer.unknown) == {one.event.id, "no-uuid"}
+
+
+def test_a_hand_over_starts_the_chain_once_and_says_why(ledger: SqlLedger) -> None:
+    one, done = entry(), entry()
+    ledger.events.commit([one, done])
+    ledger.events.confirm([proof(done)])
+    ledger.events.hand_over([one.event.id, done.event.id], "nobody connected")
+    ledger.events.hand_over([one.event.id], "again")
+    timeline = ledger.events.get(one.event.id)
+    assert timeline is not None
+    assert timeline.stored.state is State.FALLING_BACK
+    assert [(a.channel, a.outcome, a.error) for a in timeline.attempts] == [
+        ("websocket", Outcome.FAILED, "nobody connected")
+    ]
+    assert state(ledger, done) is State.CONFIRMED
+
+
+def test_an_entry_without_a_connection_is_inserted_as_falling_back(ledger: SqlLedger) -> None:
+    one = entry(hand_over=True, pushes=[(Outcome.FAILED, "not connected")])
+    ledger.events.commit([one])
+    [stored] = ledger.events.read([one.event.id])
+    assert stored.state is State.FALLING_BACK
+    assert stored.handed_over_at == stored.due_at == stored.recorded_at
+
+
+def test_the_feed_holds_what_is_unconfirmed_in_order_and_what_is_recent(
+    ledger: SqlLedger,
+) -> None:
+    entries = [entry() for _ in range(5)]
+    ledger.events.commit([*entries, entry(user="eve")])
+    ledger.events.confirm([proof(entries[1])])
+    fed = ledger.events.feed("ada", since=None, after=-1, limit=10)
+    wanted = [e.event.id for i, e in enumerate(entries) if i != 1]
+    assert [one.event.id for one in fed] == wanted
+    since = ledger.events.cursor_instant("ada", entries[0].event.id)
+    everything = ledger.events.feed("ada", since=since, after=-1, limit=10)
+    assert [one.event.id for one in everything] == [e.event.id for e in entries]
+    rest = ledger.events.feed("ada", since=None, after=fed[1].position, limit=10)
+    assert [one.event.id for one in rest] == wanted[2:]
+    assert ledger.events.cursor_instant("eve", entries[0].event.id) is None
+
+
+def test_an_expired_event_is_not_fed(ledger: SqlLedger) -> None:
+    ledger.events.commit([entry(ttl=0.0)])
+    assert ledger.events.feed("ada", since=None, after=-1, limit=10) == []
+
+
+def test_listing_pages_from_the_newest_and_filters(ledger: SqlLedger) -> None:
+    entries = [entry(run=f"r{i % 2}") for i in range(5)]
+    ledger.events.commit(entries)
+    first, after = ledger.events.find(EventFilter(user_id="ada"), limit=3)
+    second, end = ledger.events.find(EventFilter(user_id="ada"), after=after, limit=3)
+    listed = [one.event.id for one in [*first, *second]]
+    assert listed == [e.event.id for e in reversed(entries)]
+    assert end is None
+    runs, _ = ledger.events.find(EventFilter(run_id="r1", state=State.ACCEPTED))
+    assert {one.event.run_id for one in runs} == {"r1"}
+    assert ledger.events.find(EventFilter(type="other")) == ([], None)
+
+
+def test_a_replay_starts_a_new_generation_but_never_a_confirmed_event(
+    ledger: SqlLedger,
+) -> None:
+    one, done = entry(hand_over=True), entry()
+    ledger.events.commit([one, done])
+    ledger.events.confirm([proof(done)])
+    ids = [one.event.id, done.event.id]
+    assert ledger.events.replay(ids, policies=POLICIES, dry_run=True) == [one.event.id]
+    assert state(ledger, one) is State.FALLING_BACK
+    assert ledger.events.replay(ids, policies=POLICIES) == [one.event.id]
+    [stored] = ledger.events.read([one.event.id])
+    assert (stored.state, stored.generation) == (State.ACCEPTED, 2)
+    assert stored.due_at is not None
+
+
+def test_purge_takes_only_old_events_of_the_state(ledger: SqlLedger) -> None:
+    one, done = entry(), entry()
+    ledger.events.commit([one, done])
+    ledger.events.confirm([proof(done)])
+    assert ledger.events.purge(State.CONFIRMED, datetime.now(UTC) - timedelta(hours=1)) == 0
+    assert ledger.events.purge(State.CONFIRMED, datetime.now(UTC) + timedelta(hours=1)) == 1
+    assert ledger.events.get(done.event.id) is None
+    assert ledger.events.get(one.event.id) is not None
+
+
+def test_a_drained_event_whose_id_is_taken_is_kept_dead_under_a_new_id(
+    ledger: SqlLedger,
+) -> None:
+    one = entry()
+    ledger.events.commit([one])
+    other = entry(id=one.event.id, data={"other": True})
+    [answer] = ledger.events.commit([other], drained=True)
+    assert answer.id != one.event.id
+    timeline = ledger.events.get(answer.id)
+    assert timeline is not None
+    assert timeline.stored.state is State.DEAD
+    assert timeline.stored.event.meta == {"conflicts_with": one.event.id}
+
+
+def test_draining_twice_records_once(ledger: SqlLedger) -> None:
+    one = entry(seq=1)
+    assert commit(ledger, [one], drained=True) == [Recorded.NEW]
+    assert commit(ledger, [one], drained=True) == [Recorded.DUPLICATE]
+
+
+def test_statistics_count_what_was_confirmed_and_what_fell_back(ledger: SqlLedger) -> None:
+    entries = [entry(), entry(hand_over=True), entry()]
+    ledger.events.commit(entries)
+    ledger.events.confirm([proof(entries[0])])
+    stats = ledger.events.stats()
+    assert stats.delivery_rate == pytest.approx(0.5)
+    assert stats.fallback_share == pytest.approx(1 / 3)
+    assert stats.states["confirmed"] == 1
+    assert stats.states["falling_back"] == 1
+    assert stats.states["dead"] == 0
+    assert stats.ack_p50_ms is not None
+
+
+def test_an_auth_event_is_on_the_compliance_log(ledger: SqlLedger) -> None:
+    one = entry(event_class=EventClass.AUTH, type="auth_completed")
+    ledger.events.commit([one])
+    ledger.events.confirm([proof(one)])
+    assert ledger.audit.seal() == 2
+    assert ledger.audit.verify() == []
+
+
+def test_many_events_go_in_one_batch(ledger: SqlLedger) -> None:
+    entries = [entry(run=f"r{i % 50}") for i in range(2_500)]
+    outcomes = commit(ledger, entries, proofs=[proof(e) for e in entries[:2_000]])
+    assert outcomes == [Recorded.NEW] * 2_500
+    assert ledger.events.stats().states["confirmed"] == 2_000
