@@ -16,7 +16,7 @@ from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
 from delivery.domain.records import Confirmed
 from delivery.ledger import bulk
-from delivery.ledger.audit import audit_rows
+from delivery.ledger.audit import AuditRow, audit_rows
 from delivery.ledger.models import events
 from delivery.ledger.rows import is_id
 
@@ -70,13 +70,8 @@ def _owners(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
 
 def _audited(
     proofs: Sequence[Confirmation], found: dict[str, Any], now: datetime
-) -> Iterable[dict[str, Any]]:
+) -> Iterable[AuditRow]:
     for proof in proofs:
-        if found[proof.event_id].kind == EventClass.AUTH.value:
-            yield {
-                "at": now,
-                "kind": "confirmed",
-                "event_id": proof.event_id,
-                "user_id": proof.user_id,
-                "facts": {"channel": proof.channel, "by": proof.by, "evidence": proof.evidence},
-            }
+        if found[proof.event_id]._mapping["class"] == EventClass.AUTH.value:
+            facts = {"channel": proof.channel, "by": proof.by, "evidence": proof.evidence}
+            yield AuditRow("confirmed", proof.event_id, proof.user_id, facts, now)

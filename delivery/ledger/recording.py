@@ -21,7 +21,7 @@ from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.ledger import bulk
-from delivery.ledger.audit import audit_rows
+from delivery.ledger.audit import AuditRow, audit_rows
 from delivery.ledger.database import Database
 from delivery.ledger.models import events
 from delivery.ledger.proofs import store_proofs
@@ -226,17 +226,16 @@ def _push_rows(entry: Entry, now: datetime) -> Iterable[dict[str, Any]]:
         )  # fmt: skip
 
 
-def _audited(entries: Sequence[Entry], now: datetime) -> Iterable[dict[str, Any]]:
+def _audited(entries: Sequence[Entry], now: datetime) -> Iterable[AuditRow]:
     for entry in entries:
-        if entry.event.event_class is EventClass.AUTH:
-            yield {
-                "at": now,
-                "kind": "accepted",
-                "event_id": entry.event.id,
-                "user_id": entry.event.user_id,
-                "facts": {"type": entry.event.type, "run_id": entry.event.run_id,
-                          "confirmed": bool(entry.proofs)},
-            }  # fmt: skip
+        event = entry.event
+        if event.event_class is EventClass.AUTH:
+            facts: dict[str, object] = {
+                "type": event.type,
+                "run_id": event.run_id,
+                "confirmed": bool(entry.proofs),
+            }
+            yield AuditRow("accepted", event.id, event.user_id, facts, now)
 
 
 def _resolved(answers: Answers) -> Iterable[Receipted]:
