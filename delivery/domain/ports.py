@@ -270,10 +270,12 @@ class Journal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """Where a push went. ``reason`` says why nobody was reached."""
+    """Where a push went. ``reason`` says why nobody was reached; ``failed`` that a send was tried and
+    failed, so that another one may reach somebody (nobody connected: ``False``)."""
 
     connections: int
     reason: str | None = None
+    failed: bool = False
 
 
 class Push(Protocol):

@@ -1,0 +1,212 @@
+"""The surface every emitter has, in the gateway's process or over HTTP, and the receipt it gives.
+
+Owns: the agent and sign-in shorthands, the receipt and its waiters. Never does: validation,
+recording, sending, clocks: an emitter brings those.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping
+from typing import Any, Protocol
+
+from delivery.domain.event import AUTH_TYPES
+from delivery.errors import InvalidEvent
+
+Data = Mapping[str, Any]
+
+
+class Waiter(Protocol):
+    """One wait for one answer; an asyncio future is one."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: None, /) -> None: ...
+    def __await__(self) -> Generator[Any, None, None]: ...
+
+
+class Desk(Protocol):
+    """Where a receipt goes to wait. Every wait it gives out ends in bounded time."""
+
+    def waiter(self) -> Waiter:
+        """A wait that fails with a ``DeliveryError`` when nobody answers in time."""
+
+    async def wait_confirmed(self, event_id: str, timeout: float) -> bool:
+        """Whether the event was confirmed within ``timeout`` seconds."""
+
+
+class Receipt:
+    """What an emitter gives for an event.
+
+    From ``emit`` it is settled: the event is durable (unless it is ephemeral). From ``emit_nowait``
+    it is not yet: ``accepted()`` waits for that.
+
+    Attributes:
+        id: the event's id.
+        seq: its position in the run; ``None`` until settled, for ephemeral events, and while only
+            the spool has it.
+        duplicate: the id was recorded before, with the same content.
+        durable: it is in the ledger or the spool; ``False`` until settled and for ephemeral events.
+    """
+
+    __slots__ = ("_desk", "_error", "_is_settled", "_waiters", "duplicate", "durable", "id", "seq")
+
+    def __init__(self, event_id: str, desk: Desk) -> None:
+        self.id = event_id
+        self.seq: int | None = None
+        self.duplicate = False
+        self.durable = False
+        self._desk = desk
+        self._error: Exception | None = None
+        self._is_settled = False
+        self._waiters: list[Waiter] | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the answer is in, good or bad."""
+        return self._is_settled
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for the answer, and will see it."""
+        return bool(self._waiters)
+
+    def settle(self, *, seq: int | None, duplicate: bool = False, durable: bool = True) -> None:
+        """The emitter's: the event was accepted."""
+        self.seq, self.duplicate, self.durable = seq, duplicate, durable
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """The emitter's: the event was not accepted."""
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        self._is_settled = True
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def accepted(self) -> Receipt:
+        """Wait until the event is durable; the receipt itself, now with its ``seq``.
+
+        Raises:
+            InvalidEvent: (or ``IdConflict`` …) the caller's mistake; the same event never passes.
+            Overloaded: nothing was accepted; try again later.
+            LedgerUnavailable: nothing was recorded in time.
+            Unreachable: the service did not answer (remote emitters).
+        """
+        if not self._is_settled:
+            waiter = self._desk.waiter()
+            if self._waiters is None:
+                self._waiters = []
+            self._waiters.append(waiter)
+            await waiter
+        if self._error is not None:
+            raise self._error
+        return self
+
+    async def confirmed(self, timeout: float = 5.0) -> bool:
+        """Wait for the user's confirmation; ``False`` when it did not come within ``timeout``
+        seconds (the chain goes on without us) and for ephemeral events, which nobody confirms."""
+        await self.accepted()
+        return self.durable and await self._desk.wait_confirmed(self.id, timeout)
+
+    def __repr__(self) -> str:
+        state = "waiting" if not self._is_settled else "refused" if self._error else "accepted"
+        return f"<Receipt {self.id} seq={self.seq} {state}>"
+
+
+class Emission(ABC):
+    """Emits events of one run to one user."""
+
+    @abstractmethod
+    def emit_nowait(
+        self,
+        type: str,
+        data: Data | None = None,
+        *,
+        id: str | None = None,
+        meta: Data | None = None,
+    ) -> Receipt:
+        """Start emitting one event and return at once.
+
+        Args:
+            type: one word that the policy file may list; else the class is ``standard``.
+            data: what a JSON object can say, at most 64 KiB encoded.
+            id: a UUIDv7 as idempotency key; made when left out.
+            meta: annotations that travel with the event.
+
+        Raises:
+            InvalidEvent: names the field.
+            Overloaded: the bounded buffer is full; nothing was taken.
+        """
+
+    async def emit(
+        self,
+        type: str,
+        data: Data | None = None,
+        *,
+        id: str | None = None,
+        meta: Data | None = None,
+    ) -> Receipt:
+        """Emit one event; returns when it is durable.
+
+        A cancelled wait does not take the event back. See ``emit_nowait`` and ``Receipt.accepted``
+        for arguments and errors.
+        """
+        return await self.emit_nowait(type, data, id=id, meta=meta).accepted()
+
+    async def emit_agent_started(self, agent: str, **data: Any) -> Receipt:
+        """An agent begins to work."""
+        return await self.emit("agent_started", {"agent": agent, **data})
+
+    async def emit_agent_thinking(self, thought: str, **data: Any) -> Receipt:
+        """What the agent considers now."""
+        return await self.emit("agent_thinking", {"thought": thought, **data})
+
+    async def emit_tool_executing(
+        self, tool: str, args: Data | None = None, **data: Any
+    ) -> Receipt:
+        """The agent calls a tool."""
+        return await self.emit("tool_executing", {"tool": tool, "args": args or {}, **data})
+
+    async def emit_tool_completed(self, tool: str, result: Any = None, **data: Any) -> Receipt:
+        """The tool answered."""
+        return await self.emit("tool_completed", {"tool": tool, "result": result, **data})
+
+    async def emit_agent_completed(self, result: Any = None, **data: Any) -> Receipt:
+        """The agent is done."""
+        return await self.emit("agent_completed", {"result": result, **data})
+
+    async def emit_auth(self, stage: str, data: Data | None = None) -> Receipt:
+        """A step of a sign-in: ``started``, ``validating``, ``completed`` or ``failed``."""
+        return await self.emit(auth_type(stage), data)
+
+
+def auth_type(stage: str) -> str:
+    """``"failed"`` or ``"auth_failed"`` -> ``"auth_failed"``.
+
+    Raises:
+        InvalidEvent: there is no such stage.
+    """
+    name = stage if stage.startswith("auth_") else f"auth_{stage}"
+    if name not in AUTH_TYPES:
+        known = " or ".join(known.removeprefix("auth_") for known in AUTH_TYPES)
+        raise InvalidEvent(
+            f"{stage!r} is no stage of a sign-in; write one of {known}", field="type"
+        )
+    return name
+
+
+class Emitters(Protocol):
+    """Whatever makes emitters: a remote connection, an embedded delivery."""
+
+    def emitter(
+        self,
+        user_id: str,
+        run_id: str,
+        thread_id: str | None = None,
+        performance: bool = False,
+    ) -> Emission:
+        """An emitter for one run of one user. Raises ``InvalidContext``."""

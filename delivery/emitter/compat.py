@@ -1,0 +1,139 @@
+"""Old names for the one emitter, so that code written against a notifier moves over unchanged.
+
+Owns: the translation of names and argument order. Never does: anything of its own; every call
+ends in ``Emission.emit``, with the same validation, the same ledger and the same chain.
+
+The functions need to know where to emit: call ``bind`` once at start.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from delivery.domain.emission import Data, Emitters, Receipt, auth_type
+from delivery.errors import ConfigError
+
+
+class WebSocketNotifier:
+    """The notifier's methods on top of any source of emitters.
+
+    Args:
+        emitters: an embedded delivery, a remote connection, or the process's ``EmitterCore``.
+    """
+
+    def __init__(self, emitters: Emitters) -> None:
+        self._emitters = emitters
+
+    async def send_agent_event(
+        self,
+        user_id: str,
+        run_id: str,
+        event_type: str,
+        data: Data | None = None,
+        *,
+        thread_id: str | None = None,
+    ) -> Receipt:
+        """Emit any event; durable when it returns."""
+        return await self._emitters.emitter(user_id, run_id, thread_id).emit(event_type, data)
+
+    async def notify_agent_started(
+        self, user_id: str, run_id: str, agent_name: str, **data: Any
+    ) -> Receipt:
+        """See ``Emission.emit_agent_started``."""
+        return await self._emitters.emitter(user_id, run_id).emit_agent_started(agent_name, **data)
+
+    async def notify_agent_thinking(
+        self, user_id: str, run_id: str, thought: str, **data: Any
+    ) -> Receipt:
+        """See ``Emission.emit_agent_thinking``."""
+        return await self._emitters.emitter(user_id, run_id).emit_agent_thinking(thought, **data)
+
+    async def notify_tool_executing(
+        self, user_id: str, run_id: str, tool_name: str, args: Data | None = None, **data: Any
+    ) -> Receipt:
+        """See ``Emission.emit_tool_executing``."""
+        emitter = self._emitters.emitter(user_id, run_id)
+        return await emitter.emit_tool_executing(tool_name, args, **data)
+
+    async def notify_tool_completed(
+        self, user_id: str, run_id: str, tool_name: str, result: Any = None, **data: Any
+    ) -> Receipt:
+        """See ``Emission.emit_tool_completed``."""
+        emitter = self._emitters.emitter(user_id, run_id)
+        return await emitter.emit_tool_completed(tool_name, result, **data)
+
+    async def notify_agent_completed(
+        self, user_id: str, run_id: str, result: Any = None, **data: Any
+    ) -> Receipt:
+        """See ``Emission.emit_agent_completed``."""
+        return await self._emitters.emitter(user_id, run_id).emit_agent_completed(result, **data)
+
+    async def notify_auth(
+        self, user_id: str, run_id: str, stage: str, data: Data | None = None
+    ) -> Receipt:
+        """See ``Emission.emit_auth``."""
+        return await self._emitters.emitter(user_id, run_id).emit(auth_type(stage), data)
+
+
+_bound: list[WebSocketNotifier] = []
+
+
+def bind(emitters: Emitters | None) -> None:
+    """Say where the functions of this module emit; ``None`` takes it back."""
+    _bound[:] = [] if emitters is None else [WebSocketNotifier(emitters)]
+
+
+def _notifier() -> WebSocketNotifier:
+    if not _bound:
+        raise ConfigError("delivery.emitter.compat: call bind(emitters) once at start")
+    return _bound[0]
+
+
+async def send_agent_event(
+    user_id: str,
+    run_id: str,
+    event_type: str,
+    data: Data | None = None,
+    *,
+    thread_id: str | None = None,
+) -> Receipt:
+    """Emit any event. Raises ``ConfigError`` before ``bind``, as all functions here."""
+    return await _notifier().send_agent_event(
+        user_id, run_id, event_type, data, thread_id=thread_id
+    )
+
+
+async def notify_agent_started(user_id: str, run_id: str, agent_name: str, **data: Any) -> Receipt:
+    """See ``Emission.emit_agent_started``."""
+    return await _notifier().notify_agent_started(user_id, run_id, agent_name, **data)
+
+
+async def notify_agent_thinking(user_id: str, run_id: str, thought: str, **data: Any) -> Receipt:
+    """See ``Emission.emit_agent_thinking``."""
+    return await _notifier().notify_agent_thinking(user_id, run_id, thought, **data)
+
+
+async def notify_tool_executing(
+    user_id: str, run_id: str, tool_name: str, args: Data | None = None, **data: Any
+) -> Receipt:
+    """See ``Emission.emit_tool_executing``."""
+    return await _notifier().notify_tool_executing(user_id, run_id, tool_name, args, **data)
+
+
+async def notify_tool_completed(
+    user_id: str, run_id: str, tool_name: str, result: Any = None, **data: Any
+) -> Receipt:
+    """See ``Emission.emit_tool_completed``."""
+    return await _notifier().notify_tool_completed(user_id, run_id, tool_name, result, **data)
+
+
+async def notify_agent_completed(
+    user_id: str, run_id: str, result: Any = None, **data: Any
+) -> Receipt:
+    """See ``Emission.emit_agent_completed``."""
+    return await _notifier().notify_agent_completed(user_id, run_id, result, **data)
+
+
+async def notify_auth(user_id: str, run_id: str, stage: str, data: Data | None = None) -> Receipt:
+    """See ``Emission.emit_auth``."""
+    return await _notifier().notify_auth(user_id, run_id, stage, data)

@@ -1,0 +1,269 @@
+"""The one emitter that every way in ends in.
+
+Owns: the order of validate, number, push and record; what a caller learns and when. Never does:
+SQL, sockets, tasks: it meets them as ports. Everything runs on the loop's thread and never waits;
+an event costs no task and no timer, and a future only if somebody awaits its receipt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+
+from delivery.domain.emission import Data, Emission, Receipt
+from delivery.domain.event import Event, EventClass
+from delivery.domain.policy import Policies
+from delivery.domain.ports import Accepted, Journal, Push
+from delivery.domain.records import Entry, Receipted, Recorded
+from delivery.emitter.ids import new_event_id
+from delivery.emitter.pushing import Pusher, parcel
+from delivery.emitter.receipts import Receipts
+from delivery.emitter.runs import Run, Runs
+from delivery.emitter.validate import Context, Draft, check_context, make_draft
+from delivery.errors import IdConflict, Overloaded
+
+log = logging.getLogger(__name__)
+
+Done = Callable[[Accepted | Exception], None]
+
+
+class EmitterCore:
+    """What all emitters of a process share."""
+
+    def __init__(
+        self,
+        policies: Policies,
+        journal: Journal,
+        push: Push,
+        *,
+        utcnow: Callable[[], datetime],
+        receipts: Receipts,
+        loop: asyncio.AbstractEventLoop,
+        on_hand_over: Callable[[], None] = lambda: None,
+        new_id: Callable[[], str] = new_event_id,
+        dice: Callable[[], float] = random.random,
+        on_auth: Callable[[Event], None] | None = None,
+        max_backlog: int = 20_000,
+        run_capacity: int = 10_000,
+    ) -> None:
+        """
+        Args:
+            on_hand_over: a hint for the sweeper, at most once per loop turn.
+            on_auth: puts the second copy of a sign-in event where clients look when the ledger is
+                away; must not wait.
+            max_backlog: the journal's own bound: beyond it nothing is pushed or recorded.
+            run_capacity: runs whose counter is remembered.
+        """
+        self.policies = policies
+        self.new_id = new_id
+        self.receipts = receipts
+        self._journal = journal
+        self._utcnow = utcnow
+        self._loop = loop
+        self._hint_hand_over = on_hand_over
+        self._is_hinted = False
+        self._on_auth = on_auth
+        self._max_backlog = max_backlog
+        self._runs = Runs(run_capacity)
+        self._pusher = Pusher(push, journal, loop=loop, dice=dice, on_hand_over=self._hint)
+
+    def emitter(
+        self,
+        user_id: str,
+        run_id: str,
+        thread_id: str | None = None,
+        performance: bool = False,
+    ) -> Emitter:
+        """An emitter for one run of one user. Raises ``InvalidContext``."""
+        return Emitter(self, user_id, run_id, thread_id, performance)
+
+    def close(self) -> None:
+        """Send or hand over what waits for a timer. The journal is closed by its owner, later."""
+        self._pusher.close()
+        self.receipts.close()
+
+    def accept(self, draft: Draft, *, performance: bool = False) -> Receipt:
+        """Number, push and record a draft made in this process.
+
+        Raises:
+            Overloaded: the journal is full; nothing was pushed or recorded.
+        """
+        receipt = Receipt(draft.id, self.receipts)
+        if not draft.event_class.is_durable:
+            self.push_only(draft, performance=performance)
+            receipt.settle(seq=None, durable=False)
+            return receipt
+        done = partial(_settle, receipt)
+        run = self._runs.of(draft.context.user_id, draft.context.run_id)
+        if draft.own_id and run.is_ready:
+            self._push_first(draft, run, done, performance)
+        else:
+            self._commit_first(draft, run, done, performance)
+        return receipt
+
+    def record(self, draft: Draft, done: Done) -> None:
+        """Record a draft from outside, push it after the commit; only the ledger knows duplicates.
+
+        Raises:
+            Overloaded: the journal is full; ``done`` will not be called.
+        """
+        run = self._runs.of(draft.context.user_id, draft.context.run_id)
+        self._commit_first(draft, run, done, performance=False)
+
+    def push_only(self, draft: Draft, *, performance: bool = False) -> None:
+        """An ephemeral event: whoever listens gets it, nobody remembers it."""
+        event = draft.event(None, self._utcnow())
+        policy = self.policies.of(draft.event_class)
+        self._pusher.offer(parcel(event, draft.encode(event), policy, performance, None))
+
+    def _push_first(self, draft: Draft, run: Run, done: Done, performance: bool) -> None:
+        """Push while it commits: the result of the push is part of the insert."""
+        self._check_room()
+        event = draft.event(run.take(), self._utcnow())
+        policy = self.policies.of(draft.event_class)
+        entry = Entry(event, policy.ack_timeout, policy.ttl, own_id=True)
+        item = parcel(event, draft.encode(event), policy, performance, entry)
+        self._pusher.offer(item)
+        try:
+            self._journal.submit(entry, partial(self._on_committed, entry, run, done))
+        except Overloaded:
+            run.distrust()
+            raise
+        # The journal's thread owns the entry from here; a late result goes through hand_over().
+        item.entry = None
+        self._copy_auth(event)
+
+    def _on_committed(
+        self, entry: Entry, run: Run, done: Done, answer: Receipted | Exception
+    ) -> None:
+        if isinstance(answer, Exception):
+            run.distrust()
+            done(answer)
+            return
+        if entry.hand_over:
+            self._hint()
+        seq = entry.event.seq if answer.seq is None else answer.seq
+        done(_accepted(answer, seq))
+
+    def _commit_first(self, draft: Draft, run: Run, done: Done, performance: bool) -> None:
+        """Let the ledger number it (and recognise a duplicate), then push."""
+        self._check_room()
+        policy = self.policies.of(draft.event_class)
+        event = draft.event(None, self._utcnow())
+        entry = Entry(event, policy.ack_timeout, policy.ttl, own_id=draft.own_id)
+        self._journal.submit(
+            entry, partial(self._on_numbered, draft, event, run, done, performance)
+        )
+        run.outstanding += 1
+
+    def _on_numbered(
+        self,
+        draft: Draft,
+        event: Event,
+        run: Run,
+        done: Done,
+        performance: bool,
+        answer: Receipted | Exception,
+    ) -> None:
+        run.outstanding -= 1
+        if isinstance(answer, Exception):
+            done(answer)
+            return
+        if answer.outcome is Recorded.NEW:
+            run.on_recorded(answer.seq)
+            numbered = replace(event, seq=answer.seq)
+            policy = self.policies.of(event.event_class)
+            self._pusher.offer(parcel(numbered, draft.encode(numbered), policy, performance, None))
+            self._copy_auth(numbered)
+        done(_accepted(answer, answer.seq))
+
+    def _check_room(self) -> None:
+        # Asked before the push: what the journal will refuse must not reach a socket.
+        if self._journal.backlog >= self._max_backlog:
+            raise Overloaded(f"{self._journal.backlog} events wait to be committed; slow down")
+
+    def _copy_auth(self, event: Event) -> None:
+        if self._on_auth is not None and event.event_class is EventClass.AUTH:
+            self._on_auth(event)
+
+    def _hint(self) -> None:
+        if not self._is_hinted:
+            self._is_hinted = True
+            self._loop.call_soon(self._send_hint)
+
+    def _send_hint(self) -> None:
+        self._is_hinted = False
+        self._hint_hand_over()
+
+
+class Emitter(Emission):
+    """Emits events of one run to one user, in the gateway's process."""
+
+    def __init__(
+        self,
+        core: EmitterCore,
+        user_id: str,
+        run_id: str,
+        thread_id: str | None = None,
+        performance: bool = False,
+    ) -> None:
+        """
+        Args:
+            performance: one retry instead of three, 1 ms instead of 100 ms, no linger.
+
+        Raises:
+            InvalidContext: an id cannot address anybody.
+        """
+        self._core = core
+        self._context: Context = check_context(user_id, run_id, thread_id)
+        self._performance = performance
+
+    def emit_nowait(
+        self,
+        type: str,
+        data: Data | None = None,
+        *,
+        id: str | None = None,
+        meta: Data | None = None,
+    ) -> Receipt:
+        """See ``Emission``."""
+        core = self._core
+        draft = make_draft(
+            self._context,
+            type,
+            data,
+            event_id=id,
+            meta=meta,
+            policies=core.policies,
+            new_id=core.new_id,
+        )
+        return core.accept(draft, performance=self._performance)
+
+    def __repr__(self) -> str:
+        context = self._context
+        return f"<Emitter user={context.user_id!r} run={context.run_id!r}>"
+
+
+def _accepted(answer: Receipted, seq: int | None) -> Accepted | Exception:
+    if answer.outcome is Recorded.CONFLICT:
+        return IdConflict(
+            f"event {answer.id} is recorded with other content; use a new id for a new event",
+            field="id",
+        )
+    is_duplicate = answer.outcome is Recorded.DUPLICATE
+    return Accepted(answer.id, seq, duplicate=is_duplicate, durable=True)
+
+
+def _settle(receipt: Receipt, answer: Accepted | Exception) -> None:
+    if isinstance(answer, Accepted):
+        receipt.settle(seq=answer.seq, duplicate=answer.duplicate, durable=answer.durable)
+        return
+    if not receipt.is_awaited:
+        # Nobody may ever ask this receipt; the loss must not be silent.
+        log.error("event %s was not accepted: %s", receipt.id, answer)
+    receipt.fail(answer)

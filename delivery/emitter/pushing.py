@@ -1,0 +1,191 @@
+"""From an emitter to the fast path: linger, retry, or hand over.
+
+Owns: what happens to an event between acceptance and a socket's queue, in order for each user.
+Never does: validation, recording, sockets. Nothing here waits; timers call back on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from delivery.domain.event import Event, EventClass
+from delivery.domain.lifecycle import Outcome
+from delivery.domain.policy import ClassPolicy
+from delivery.domain.ports import Journal, Push, Pushed
+from delivery.domain.records import Entry
+from delivery.domain.retry import PERFORMANCE, Backoff
+from delivery.emitter.batching import Batcher
+
+log = logging.getLogger(__name__)
+
+MAX_HELD = 1_000
+"""Events of one user that may queue behind one whose send failed; more are handed over."""
+
+
+@dataclass(slots=True)
+class Parcel:
+    """One event on its way to the sockets.
+
+    Attributes:
+        entry: while it has not been given to the journal: results are written onto it and become
+            part of the insert. ``None`` afterwards.
+    """
+
+    event: Event
+    encoded: bytes
+    retries: int
+    backoff: Backoff
+    linger: float
+    entry: Entry | None = None
+
+
+def parcel(
+    event: Event, encoded: bytes, policy: ClassPolicy, performance: bool, entry: Entry | None
+) -> Parcel:
+    """A parcel with the effort that its class, or performance mode, asks for."""
+    if performance:
+        return Parcel(event, encoded, min(1, policy.retries), PERFORMANCE, 0.0, entry)
+    return Parcel(event, encoded, policy.retries, policy.backoff, policy.linger, entry)
+
+
+class Pusher:
+    """Pushes parcels, each user's in order. On the loop's thread."""
+
+    def __init__(
+        self,
+        push: Push,
+        journal: Journal,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        dice: Callable[[], float],
+        on_hand_over: Callable[[], None],
+    ) -> None:
+        self._push = push
+        self._journal = journal
+        self._loop = loop
+        self._dice = dice
+        self._on_hand_over = on_hand_over
+        self._batcher: Batcher[Parcel] = Batcher()
+        self._retrying: dict[str, deque[Parcel]] = {}
+        self._retry_timers: dict[str, asyncio.TimerHandle] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    def offer(self, item: Parcel) -> None:
+        """Push now, or as soon as linger and order allow."""
+        user = item.event.user_id
+        held = self._retrying.get(user)
+        if held is not None:
+            if len(held) < MAX_HELD:
+                held.append(item)
+            else:
+                self._fail(item, "too many events wait for a failed send")
+        elif item.linger > 0.0:
+            ready = self._batcher.add(user, item, self._loop.time(), item.linger)
+            if ready:
+                self._send(ready)
+            else:
+                self._arm()
+        else:
+            waiting = self._batcher.take(user)
+            self._send([*waiting, item] if waiting else (item,))
+
+    def close(self) -> None:
+        """Push what lingers, hand over what is being retried, stop the timers."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for timer in self._retry_timers.values():
+            timer.cancel()
+        self._retry_timers.clear()
+        for batch in self._batcher.on_tick(float("inf")):
+            self._send(batch, may_retry=False)
+        while self._retrying:
+            _, held = self._retrying.popitem()
+            for item in held:
+                self._fail(item, "the node is shutting down")
+
+    def _send(self, items: Sequence[Parcel], *, may_retry: bool = True) -> None:
+        """One user's parcels, one by one: the first that must be retried holds the rest back."""
+        for index, item in enumerate(items):
+            if not self._try(item, 1 if may_retry else item.retries + 1):
+                self._hold(items[index:], 1)
+                return
+
+    def _try(self, item: Parcel, number: int) -> bool:
+        """Push once; ``False`` when it is worth another try."""
+        pushed = self._call(item)
+        if pushed.connections > 0:
+            _note_sent(item)
+            return True
+        reason = pushed.reason or "nobody connected"
+        if pushed.failed and number <= item.retries and item.event.event_class.is_durable:
+            if item.entry is not None:
+                item.entry.pushes.append((Outcome.FAILED, reason))
+            return False
+        self._fail(item, reason)
+        return True
+
+    def _call(self, item: Parcel) -> Pushed:
+        try:
+            return self._push.push(item.event, item.encoded)
+        except Exception as error:
+            # A fault in the fast path must not cost the event: the chain is what it falls back to.
+            log.exception("pushing event %s failed", item.event.id)
+            return Pushed(0, f"push raised {type(error).__name__}")
+
+    def _fail(self, item: Parcel, reason: str) -> None:
+        """Nobody was reached: the chain starts at once. Ephemeral events are dropped."""
+        if not item.event.event_class.is_durable:
+            return
+        if item.entry is not None:
+            item.entry.hand_over = True
+            item.entry.pushes.append((Outcome.FAILED, reason))
+            return
+        self._journal.hand_over(item.event.id, reason)
+        self._on_hand_over()
+
+    def _hold(self, items: Sequence[Parcel], number: int) -> None:
+        user = items[0].event.user_id
+        self._retrying[user] = deque(items)
+        delay = items[0].backoff.delay(number, self._dice())
+        self._retry_timers[user] = self._loop.call_later(delay, self._again, user, number + 1)
+
+    def _again(self, user: str, number: int) -> None:
+        self._retry_timers.pop(user, None)
+        held = self._retrying.pop(user)
+        if not self._try(held[0], number):
+            self._hold(held, number)
+            return
+        held.popleft()
+        self._send(tuple(held))
+
+    def _arm(self) -> None:
+        """One timer for the earliest batch of all users."""
+        due = self._batcher.next_due()
+        if due is None or (self._timer is not None and self._timer_at <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = due
+        self._timer = self._loop.call_at(due, self._on_tick)
+
+    def _on_tick(self) -> None:
+        self._timer = None
+        # A loop may call back a clock tick early; what is due by its own timer is due.
+        for batch in self._batcher.on_tick(max(self._loop.time(), self._timer_at)):
+            self._send(batch)
+        self._arm()
+
+
+def _note_sent(item: Parcel) -> None:
+    if item.entry is None:
+        return
+    item.entry.sent = True
+    if item.event.event_class is EventClass.AUTH:
+        # Sign-in events carry every try on the record, the one that reached a socket too.
+        item.entry.pushes.append((Outcome.DELIVERED, None))

@@ -1,0 +1,67 @@
+"""The sequence counter of each run that this process emits to.
+
+Owns: when a counter may be trusted, and when the ledger must be asked instead. Pure and bounded: a
+forgotten run costs one event that waits for its commit before it is pushed, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+
+class Run:
+    """One run as this process knows it.
+
+    Attributes:
+        counter: the last ``seq`` given in this run, ``None`` while only the ledger knows it.
+        outstanding: events of this run that the ledger is numbering now. Until they are back, all
+            later ones must queue behind them, or they would overtake on the wire.
+    """
+
+    __slots__ = ("counter", "outstanding")
+
+    def __init__(self) -> None:
+        self.counter: int | None = None
+        self.outstanding = 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next event may be numbered here and pushed while it commits."""
+        return self.counter is not None and self.outstanding == 0
+
+    def take(self) -> int:
+        """The next number. You must have seen ``is_ready``."""
+        self.counter = (self.counter or 0) + 1
+        return self.counter
+
+    def distrust(self) -> None:
+        """A number given here was not recorded: let the ledger say where the run stands."""
+        self.counter = None
+
+    def on_recorded(self, seq: int | None) -> None:
+        """The ledger has numbered a new event; ``None`` when only the spool has it so far."""
+        self.counter = None if seq is None else max(seq, self.counter or 0)
+
+
+class Runs:
+    """The runs emitted to most recently, at most ``capacity``."""
+
+    def __init__(self, capacity: int = 10_000) -> None:
+        self._capacity = capacity
+        self._runs: OrderedDict[tuple[str, str], Run] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def of(self, user_id: str, run_id: str) -> Run:
+        """The run, new and unknown if this process has not emitted to it lately."""
+        key = (user_id, run_id)
+        run = self._runs.get(key)
+        if run is not None:
+            self._runs.move_to_end(key)
+            return run
+        run = self._runs[key] = Run()
+        if len(self._runs) > self._capacity:
+            # Events under way keep their own reference; the journal's order protects the rest.
+            self._runs.popitem(last=False)
+        return run

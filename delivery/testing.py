@@ -1,0 +1,230 @@
+"""Fakes of the ports, and builders, for tests of one part at a time.
+
+Owns: nothing in production: import-linter keeps this module out of it. The fakes are deterministic:
+nothing happens until a test says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any, TypeVar
+
+from delivery.domain.event import Event, EventClass
+from delivery.domain.lifecycle import Confirmation
+from delivery.domain.policy import Policies, parse_policies
+from delivery.domain.ports import Answered, Pushed
+from delivery.domain.records import Entry, Receipted, Recorded
+from delivery.errors import Overloaded
+
+T = TypeVar("T")
+START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
+
+
+def make_id(number: int = 1) -> str:
+    """A valid UUIDv7 that tells its number: tests read ``make_id(3)``, logs end in ``…003``."""
+    return f"01900000-0000-7000-8000-{number:012x}"
+
+
+def make_event(**changes: Any) -> Event:
+    """A standard event of user ``u1``, run ``r1``; any field can be given."""
+    plain = Event(
+        id=make_id(),
+        type="note",
+        user_id="u1",
+        run_id="r1",
+        seq=1,
+        at=START,
+        event_class=EventClass.STANDARD,
+        data={"text": "hello"},
+    )
+    return replace(plain, **changes)
+
+
+def make_entry(event: Event | None = None, **changes: Any) -> Entry:
+    """An entry around ``event`` with an ack timeout of 5 s and a time to live of 3 days."""
+    return replace(Entry(event or make_event(), ack_timeout=5.0, ttl=259_200.0), **changes)
+
+
+def make_policies(**classes: Mapping[str, Any]) -> Policies:
+    """Policies from ``class.*`` tables, e.g. ``make_policies(standard={"linger": 0.05})``.
+
+    ``progress`` is ephemeral unless the test says otherwise.
+    """
+    tables: dict[str, Any] = {"ephemeral": {"types": ["progress"]}}
+    return parse_policies({"class": tables | classes}, source="test")
+
+
+class FakeClock:
+    """A clock that stands until it is moved; both UTC and monotonic."""
+
+    def __init__(self, start: datetime = START) -> None:
+        self._now = start
+
+    def utcnow(self) -> datetime:
+        """The instant as aware UTC."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Seconds since the fake's start."""
+        return (self._now - START).total_seconds()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self._now += timedelta(seconds=seconds)
+
+
+class FakeIds:
+    """``make_id(1)``, ``make_id(2)``, …"""
+
+    def __init__(self, first: int = 1) -> None:
+        self._numbers = count(first)
+
+    def __call__(self) -> str:
+        return make_id(next(self._numbers))
+
+
+class FakeJournal:
+    """A ledger in a dictionary behind a journal that commits when told to.
+
+    Attributes:
+        entries: submitted and not yet committed, in order.
+        events: id -> event, as committed.
+        hand_overs: ``(id, reason)`` in order; proofs likewise.
+        is_spooling: the ledger is away: events are taken and nothing is numbered.
+        auto: commit at once, inside ``submit``.
+    """
+
+    def __init__(self, *, auto: bool = False, max_pending: int = 1_000) -> None:
+        self.entries: list[tuple[Entry, Answered]] = []
+        self.committed: list[Entry] = []
+        self.events: dict[str, Event] = {}
+        self.last_seq: dict[tuple[str, str], int] = {}
+        self.hand_overs: list[tuple[str, str]] = []
+        self.proofs: list[Confirmation] = []
+        self.is_spooling = False
+        self.auto = auto
+        self.max_pending = max_pending
+
+    @property
+    def backlog(self) -> int:
+        """Entries not committed yet."""
+        return len(self.entries)
+
+    def submit(self, entry: Entry, answered: Answered) -> None:
+        """See the port."""
+        if len(self.entries) >= self.max_pending:
+            raise Overloaded("the fake journal is full")
+        self.entries.append((entry, answered))
+        if self.auto:
+            self.commit()
+
+    def commit(self, limit: int | None = None) -> None:
+        """Commit what was submitted (the first ``limit``), answering in order."""
+        batch, self.entries = self.entries[:limit], self.entries[len(self.entries[:limit]) :]
+        for entry, answered in batch:
+            answered(self._record(entry))
+
+    def fail(self, error: Exception) -> None:
+        """Answer everything submitted with an error; nothing is recorded."""
+        batch, self.entries = self.entries, []
+        for _, answered in batch:
+            answered(error)
+
+    def _record(self, entry: Entry) -> Receipted:
+        event = entry.event
+        known = self.events.get(event.id)
+        if known is not None:
+            is_same = _content(known) == _content(event)
+            outcome = Recorded.DUPLICATE if is_same else Recorded.CONFLICT
+            return Receipted(event.id, outcome, known.seq)
+        run = (event.user_id, event.run_id)
+        seq = event.seq
+        if not self.is_spooling:
+            seq = self.last_seq.get(run, 0) + 1 if seq is None else seq
+            self.last_seq[run] = max(seq, self.last_seq.get(run, 0))
+        self.events[event.id] = replace(event, seq=seq)
+        self.committed.append(entry)
+        return Receipted(event.id, Recorded.NEW, seq)
+
+    def confirm(self, proof: Confirmation) -> None:
+        """See the port."""
+        self.proofs.append(proof)
+
+    def hand_over(self, event_id: str, reason: str) -> None:
+        """See the port."""
+        self.hand_overs.append((event_id, reason))
+
+    async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Runs the function here and now."""
+        return function(*args, **kwargs)
+
+    async def flush(self, timeout: float = 10.0) -> None:
+        """Commits."""
+        self.commit()
+
+
+def _content(event: Event) -> tuple[Any, ...]:
+    """What makes two events with one id the same."""
+    return (event.type, event.user_id, event.run_id, event.thread_id, event.data, event.meta)
+
+
+class FakePush:
+    """Notes what was pushed and answers as told.
+
+    Attributes:
+        answers: used up first, one per push; ``answer`` afterwards.
+    """
+
+    def __init__(self, connections: int = 1) -> None:
+        self.pushed: list[Event] = []
+        self.encoded: list[bytes] = []
+        self.answers: list[Pushed | Exception] = []
+        self.answer = Pushed(connections, None if connections else "nobody connected")
+
+    def push(self, event: Event, encoded: bytes) -> Pushed:
+        """See the port."""
+        self.pushed.append(event)
+        self.encoded.append(encoded)
+        answer = self.answers.pop(0) if self.answers else self.answer
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class FakeBus:
+    """Several of these share one list of peers and hear each other at once."""
+
+    def __init__(self, peers: list[FakeBus] | None = None) -> None:
+        self._peers = [] if peers is None else peers
+        self._peers.append(self)
+        self._on_message: Callable[[dict[str, Any]], None] | None = None
+        self.published: list[dict[str, Any]] = []
+
+    async def start(self, on_message: Callable[[dict[str, Any]], None]) -> None:
+        """See the port."""
+        self._on_message = on_message
+
+    def publish(self, message: dict[str, Any]) -> None:
+        """See the port."""
+        self.published.append(message)
+        for peer in self._peers:
+            if peer is not self and peer._on_message is not None:
+                peer._on_message(message)
+
+    async def stop(self) -> None:
+        """See the port."""
+        self._on_message = None
+
+
+class FakeTaskQueue:
+    """Notes what was published: ``(channel, ids)`` in order."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, tuple[str, ...]]] = []
+
+    def publish(self, channel: str, ids: Sequence[str]) -> None:
+        """See the port."""
+        self.published.append((channel, tuple(ids)))
