@@ -11,8 +11,9 @@
     ├ ProtocolError                a peer broke the wire contract; carries ``close_code``
     │ ├ InvalidFrame
     │ ├ Unauthenticated
+    │ │ └ KeysUnavailable          the token may be good, but no key to check it can be had now
     │ └ UnknownAck
-    ├ ChannelError                 a delivery attempt failed; ``retryable`` says whether to try again
+    ├ ChannelError                 a delivery attempt failed; ``retryable``: whether to try again
     │ ├ NotConnected
     │ ├ AckTimeout
     │ ├ ChannelUnavailable
@@ -22,6 +23,8 @@
     │ ├ LedgerUnavailable          the database cannot be reached now; nothing was written
     │ ├ StaleToken                 a claim was lost; the result must not be recorded
     │ └ SpoolFull
+    ├ LinkInvalid                  a link of a mail or SMS was not made by us, or for something else
+    │ └ LinkExpired                it was, and its time is over
     ├ RemoteError                  the HTTP API refused; carries ``status`` and ``problem``
     └ Unreachable                  the service did not answer
 
@@ -110,6 +113,13 @@ class Unauthenticated(ProtocolError):
         super().__init__(message, close_code=close_code)
 
 
+class KeysUnavailable(Unauthenticated):
+    """The token cannot be checked now; the peer should come back, not give up."""
+
+    def __init__(self, message: str, *, close_code: int = 3011) -> None:
+        super().__init__(message, close_code=close_code)
+
+
 class UnknownAck(ProtocolError):
     """An acknowledgement names something that was never sent on this connection."""
 
@@ -174,6 +184,14 @@ class StaleToken(LedgerError):
 
 class SpoolFull(LedgerError):
     """The local spool has reached its size limit; nothing more is accepted until it drains."""
+
+
+class LinkInvalid(DeliveryError):
+    """The token of a link is malformed, forged, or made for another purpose."""
+
+
+class LinkExpired(LinkInvalid):
+    """The link is ours and its time is over."""
 
 
 class RemoteError(DeliveryError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from delivery.domain.policy import Policies
 from delivery.domain.ports import Bus, Inbox, Intake, Journal, Ledger, TaskQueue
+from delivery.gateway.push_urls import DEFAULT_SCHEMES
 from delivery.protocol import Limits
 
 if TYPE_CHECKING:
@@ -22,11 +23,14 @@ class GatewayParts:
 
     Attributes:
         node: this process's name, as in ``connected`` frames and the nodes table.
-        on_confirmed: called on the loop with ids that were just confirmed here (receipts wait on it).
+        on_confirmed: called on the loop with ids that were just confirmed here (receipts wait on
+            it).
         wake_chain: called with nothing when events were handed over; a hint for the sweeper.
         public_url: base URL of links, no trailing slash.
         sms_token / email_callback_secret: secrets of the callbacks, ``None`` refuses them.
         trusted_proxies: addresses whose ``X-Forwarded-*`` count.
+        push_schemes: Apprise schemes that a contact may name.
+        allow_private_push: also take push targets in private networks (tests, closed networks).
         inbox: the embedded sinks' messages, ``None`` in production.
     """
 
@@ -47,4 +51,6 @@ class GatewayParts:
     sms_token: str | None = None
     email_callback_secret: str | None = None
     trusted_proxies: tuple[str, ...] = ()
+    push_schemes: frozenset[str] = DEFAULT_SCHEMES
+    allow_private_push: bool = False
     inbox: Inbox | None = None

@@ -1,0 +1,236 @@
+"""Who is asking: bearer tokens, checked and turned into a ``Principal``.
+
+Owns: which tokens count and what they may do. Never does: HTTP or frames. An algorithm is chosen
+from the keys that are configured, never from what the token asks for alone: HS256 only against
+our secrets, RS256 / ES256 / EdDSA only against a key of that kind from the issuer's JWKS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import jwt
+
+from delivery.domain.event import check_context_id
+from delivery.errors import ConfigError, InvalidContext, Unauthenticated
+from delivery.gateway.jwks import ALGORITHMS, KeySet
+from delivery.protocol import Close
+
+logger = logging.getLogger(__name__)
+
+SCOPES = ("emit", "read", "operate")
+MIN_SECRET_BYTES = 32  # Source: RFC 7518, section 3.2
+MAX_TOKEN_CHARS = 8_192
+CACHE_SIZE = 1_024
+CACHE_SECONDS = 30.0
+_LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A verified caller.
+
+    Attributes:
+        subject: a user's id (clients) or a service's name.
+        is_client: the token has no scope: it may do what concerns its own user only.
+    """
+
+    subject: str
+    scopes: frozenset[str]
+    is_client: bool
+    expires_at: datetime
+
+    def may(self, scope: str) -> bool:
+        """Whether a service token carries this scope."""
+        return scope in self.scopes
+
+    def is_user(self, user_id: str) -> bool:
+        """Whether this is that user's own client."""
+        return self.is_client and self.subject == user_id
+
+
+class Authenticator:
+    """Checks tokens.
+
+    Args:
+        secret: HS256 secret; ``previous_secret`` is accepted too while secrets are rotated.
+        jwks_url: the issuer's public keys.
+        audience: must be in ``aud`` when set; ``issuer`` must be ``iss`` when set.
+        leeway: seconds of clock difference that ``exp`` and ``nbf`` may have.
+        clock: epoch seconds, for the cache.
+
+    Raises:
+        ConfigError: neither a secret nor a JWKS URL, or a secret under 32 bytes.
+    """
+
+    def __init__(
+        self,
+        secret: str | None,
+        previous_secret: str | None = None,
+        jwks_url: str | None = None,
+        audience: str | None = None,
+        issuer: str | None = None,
+        leeway: float = 0,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if secret is None and jwks_url is None:
+            raise ConfigError(
+                "nobody could sign in: set DELIVERY_JWT_SECRET (32 bytes or more) or "
+                "DELIVERY_JWKS_URL"
+            )
+        self._secrets = tuple(
+            check_secret(value, name)
+            for value, name in (
+                (secret, "DELIVERY_JWT_SECRET"),
+                (previous_secret, "DELIVERY_JWT_SECRET_PREVIOUS"),
+            )
+            if value is not None
+        )
+        self._keys = KeySet(jwks_url) if jwks_url is not None else None
+        self._audience = audience
+        self._issuer = issuer
+        self._leeway = leeway
+        self._clock = clock
+        self._cache: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+
+    async def verify(self, token: str) -> Principal:
+        """The caller whom the token proves.
+
+        Raises:
+            Unauthenticated: close code 3500, or 3005 when the token was good and is over.
+            KeysUnavailable: the issuer's keys cannot be had now.
+        """
+        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        known = self._cache.get(digest)
+        if known is not None and self._clock() < known[0]:
+            return known[1]
+        principal = _principal(await self._claims(token))
+        self._remember(digest, principal)
+        return principal
+
+    async def close(self) -> None:
+        """Stop fetching keys."""
+        if self._keys is not None:
+            await self._keys.close()
+
+    def _remember(self, digest: bytes, principal: Principal) -> None:
+        now = self._clock()
+        until = min(now + CACHE_SECONDS, principal.expires_at.timestamp() + self._leeway)
+        self._cache[digest] = (until, principal)
+        self._cache.move_to_end(digest)
+        while len(self._cache) > CACHE_SIZE:
+            self._cache.popitem(last=False)
+
+    async def _claims(self, token: str) -> dict[str, Any]:
+        if len(token) > MAX_TOKEN_CHARS:
+            raise Unauthenticated("the token is too long")
+        try:
+            header = jwt.get_unverified_header(token)
+        except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
+            raise Unauthenticated("the token is not a JWT") from error
+        algorithm, kid = header.get("alg"), header.get("kid")
+        keys: list[Any] = []
+        if algorithm == "HS256":
+            keys = list(self._secrets)
+        elif algorithm in ALGORITHMS and self._keys is not None:
+            found = await self._keys.find(kid if isinstance(kid, str) else None, algorithm)
+            keys = [key.public for key in found]
+        if not keys:
+            raise Unauthenticated("the token is signed with a key or algorithm unknown here")
+        return self._decode(token, keys, str(algorithm))
+
+    def _decode(self, token: str, keys: list[Any], algorithm: str) -> dict[str, Any]:
+        for key in keys:
+            try:
+                return jwt.decode(
+                    token,
+                    key,
+                    algorithms=[algorithm],
+                    audience=self._audience,
+                    issuer=self._issuer,
+                    leeway=self._leeway,
+                    # A token made a second ago on a machine whose clock is ahead is no fraud.
+                    options={
+                        "require": ["sub", "exp"],
+                        "verify_aud": self._audience is not None,
+                        "verify_iat": False,
+                    },
+                )
+            except jwt.InvalidSignatureError:
+                continue
+            except jwt.ExpiredSignatureError as error:
+                raise Unauthenticated(
+                    "the token has expired", close_code=Close.TOKEN_EXPIRED
+                ) from error
+            except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
+                raise Unauthenticated(f"the token is not accepted: {_why(error)}") from error
+        raise Unauthenticated("the token's signature is wrong")
+
+    def __repr__(self) -> str:
+        return f"Authenticator(secrets={len(self._secrets)}, jwks={self._keys is not None})"
+
+
+def check_secret(secret: str, name: str = "DELIVERY_JWT_SECRET") -> str:
+    """Return an HMAC secret that is long enough.
+
+    Raises:
+        ConfigError: under 32 bytes.
+    """
+    if len(secret.encode()) < MIN_SECRET_BYTES:
+        raise ConfigError(
+            f"{name} must have at least {MIN_SECRET_BYTES} bytes; "
+            "make one with: openssl rand -base64 32"
+        )
+    return secret
+
+
+def make_token(
+    secret: str,
+    subject: str,
+    scope: str | None = None,
+    ttl: float = 3_600.0,
+    audience: str | None = None,
+    issuer: str | None = None,
+) -> str:
+    """Sign an HS256 token for a user (no scope) or a service (``"emit read operate"``).
+
+    Raises:
+        ConfigError: the secret is too short, the scope unknown or the subject no id.
+    """
+    unknown = sorted(set((scope or "").split()) - set(SCOPES))
+    if unknown:
+        raise ConfigError(f"unknown scope {unknown[0]!r}; known: {' '.join(SCOPES)}")
+    try:
+        check_context_id("subject", subject)
+    except InvalidContext as error:
+        raise ConfigError(str(error)) from error
+    now = int(time.time())
+    claims: dict[str, Any] = {"sub": subject, "iat": now, "exp": now + int(ttl)}
+    extra = {"scope": scope, "aud": audience, "iss": issuer}
+    claims.update({name: value for name, value in extra.items() if value is not None})
+    return jwt.encode(claims, check_secret(secret), algorithm="HS256")
+
+
+def _principal(claims: dict[str, Any]) -> Principal:
+    try:
+        subject = check_context_id("sub", claims["sub"])
+    except InvalidContext as error:
+        raise Unauthenticated(f"the token names nobody: {error}") from error
+    scope = claims.get("scope", "")
+    if not isinstance(scope, str):
+        raise Unauthenticated("the token's scope must be one string, separated by spaces")
+    expires = datetime.fromtimestamp(min(float(claims["exp"]), _LATEST), UTC)
+    return Principal(subject, frozenset(scope.split()), "scope" not in claims, expires)
+
+
+def _why(error: Exception) -> str:
+    # PyJWT's own texts name a claim, never its value's secret parts; anything else stays inside.
+    return str(error) if isinstance(error, jwt.InvalidTokenError) else "a claim is malformed"

@@ -1,0 +1,179 @@
+"""Public keys of the token issuer, fetched from its JWKS URL and kept.
+
+Owns: fetching without blocking the loop, the cache, and how often the URL may be asked. Never
+does: read tokens. While the URL is away the keys that are known stay in use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import jwt
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+from delivery.errors import ConfigError, InvalidFrame, KeysUnavailable
+from delivery.protocol import decode_json
+
+logger = logging.getLogger(__name__)
+
+MAX_AGE = 300.0
+MIN_INTERVAL = 30.0  # between two fetches, whatever unknown key ids tokens name
+FIRST_INTERVAL = 2.0  # while no key is known at all
+TIMEOUT = 5.0
+MAX_BYTES = 1 << 20
+MAX_KEYS = 64
+MIN_RSA_BITS = 2_048  # Source: RFC 7518, section 3.3
+
+# An algorithm is trusted for one kind of key only. Symmetric keys ("oct") are not in the table,
+# so a published key can never check an HMAC.
+_KINDS: Mapping[tuple[str, str | None], str] = {
+    ("RSA", None): "RS256",
+    ("EC", "P-256"): "ES256",
+    ("OKP", "Ed25519"): "EdDSA",
+    ("OKP", "Ed448"): "EdDSA",
+}
+ALGORITHMS = ("RS256", "ES256", "EdDSA")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One public key and the one algorithm it is used with."""
+
+    kid: str | None
+    algorithm: str
+    public: Any
+
+
+class KeySet:
+    """The issuer's keys by id.
+
+    Args:
+        url: where the JWKS document is.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        if not url.startswith(("https://", "http://")):
+            raise ConfigError("the JWKS URL must start with https:// (or http:// for tests)")
+        self._url = url
+        self._clock = clock
+        self._keys: tuple[Key, ...] = ()
+        self._fetched_at: float | None = None
+        self._asked_at: float | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def find(self, kid: str | None, algorithm: str) -> list[Key]:
+        """Keys that may have signed a token with this header; empty if none.
+
+        Raises:
+            KeysUnavailable: no keys are known and the URL does not answer.
+        """
+        if self._is_old():
+            self._refresh()
+        found = self._matching(kid, algorithm)
+        if not found and (refresh := self._refresh()) is not None:
+            # Shielded: one caller that goes away must not take the fetch from the others.
+            await asyncio.shield(refresh)
+            found = self._matching(kid, algorithm)
+        if not found and self._fetched_at is None:
+            raise KeysUnavailable("the token issuer's keys cannot be fetched; try again")
+        return found
+
+    async def close(self) -> None:
+        """Stop a fetch that is under way."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _matching(self, kid: str | None, algorithm: str) -> list[Key]:
+        return [
+            key
+            for key in self._keys
+            if key.algorithm == algorithm and (kid is None or key.kid is None or key.kid == kid)
+        ]
+
+    def _is_old(self) -> bool:
+        return self._fetched_at is not None and self._clock() - self._fetched_at >= MAX_AGE
+
+    def _refresh(self) -> asyncio.Task[None] | None:
+        """The fetch that is under way, or a new one; ``None`` if it is too soon for another."""
+        if self._task is None or self._task.done():
+            interval = MIN_INTERVAL if self._fetched_at is not None else FIRST_INTERVAL
+            if self._asked_at is not None and self._clock() - self._asked_at < interval:
+                return None
+            self._asked_at = self._clock()
+            self._task = asyncio.get_running_loop().create_task(self._load())
+        return self._task
+
+    async def _load(self) -> None:
+        try:
+            self._keys = parse_keys(await self._fetch())
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            logger.warning("JWKS: %s: %s: %s", self._url, type(error).__name__, error)
+            return
+        self._fetched_at = self._clock()
+
+    async def _fetch(self) -> Any:
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(self._url, headers={"Accept": "application/json"}) as response,
+        ):
+            response.raise_for_status()
+            body = bytearray()
+            async for chunk in response.content.iter_chunked(65_536):
+                body += chunk
+                if len(body) > MAX_BYTES:
+                    raise ValueError("the document is over 1 MiB")
+            return _json(bytes(body))
+
+
+def parse_keys(document: Any) -> tuple[Key, ...]:
+    """The usable signing keys of a JWKS document; others are left out.
+
+    Raises:
+        ValueError: it is no JWKS document.
+    """
+    listed = document.get("keys") if isinstance(document, Mapping) else None
+    if not isinstance(listed, list):
+        raise ValueError('not a JWKS document: no list "keys"')
+    keys = (_key(item) for item in listed[:MAX_KEYS] if isinstance(item, Mapping))
+    return tuple(key for key in keys if key is not None)
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return decode_json(body)
+    except InvalidFrame as error:
+        raise ValueError(str(error)) from error
+
+
+def _key(item: Mapping[str, Any]) -> Key | None:
+    algorithm = _algorithm(item)
+    if algorithm is None or item.get("use", "sig") != "sig":
+        return None
+    kid = item.get("kid")
+    try:
+        public = jwt.PyJWK(dict(item), algorithm).key
+    except (jwt.PyJWTError, ValueError, TypeError) as error:
+        logger.warning("JWKS: key %r is unusable: %s", kid, type(error).__name__)
+        return None
+    if isinstance(public, RSAPublicKey) and public.key_size < MIN_RSA_BITS:
+        logger.warning("JWKS: key %r is shorter than %d bits", kid, MIN_RSA_BITS)
+        return None
+    return Key(kid if isinstance(kid, str) else None, algorithm, public)
+
+
+def _algorithm(item: Mapping[str, Any]) -> str | None:
+    kind, curve = item.get("kty"), item.get("crv")
+    if not isinstance(kind, str) or not isinstance(curve, str | None):
+        return None
+    algorithm = _KINDS.get((kind, curve))
+    # A PS256 key is an RSA key too: where the issuer names the algorithm, it must be ours.
+    return algorithm if item.get("alg", algorithm) == algorithm else None

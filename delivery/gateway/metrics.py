@@ -1,0 +1,91 @@
+"""The Prometheus text format, written by hand from plain figures. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from delivery.domain.health import BreakerState
+from delivery.domain.lifecycle import State
+from delivery.domain.records import AlertGroup, Stats
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+Labels = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one scrape tells; ``stats`` is ``None`` while the ledger is away."""
+
+    node: str
+    connections: int
+    backlog: int
+    stats: Stats | None
+    alerts: Sequence[AlertGroup]
+
+
+def render(figures: Figures) -> str:
+    """The whole exposition.
+
+    Source: https://prometheus.io/docs/instrumenting/exposition_formats/
+    """
+    node: Labels = (("node", figures.node),)
+    lines = [
+        *_gauge("delivery_connections", "Live connections of this node.",
+                [(node, figures.connections)]),
+        *_gauge("delivery_journal_backlog", "Events of this node that wait for their commit.",
+                [(node, figures.backlog)]),
+        *_gauge("delivery_ledger_up", "Whether the ledger answered this scrape.",
+                [(node, int(figures.stats is not None))]),
+    ]  # fmt: skip
+    if figures.stats is not None:
+        lines += _ledger(figures.stats)
+        lines += _gauge(
+            "delivery_alert_events",
+            "Dead events behind each firing alert.",
+            [((("class", group.event_class.value),), group.count) for group in figures.alerts],
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _ledger(stats: Stats) -> list[str]:
+    window = f"over the last {stats.window_s} s."
+    channels = sorted(stats.channels.items())
+    percentiles = (("0.5", stats.ack_p50_ms), ("0.99", stats.ack_p99_ms))
+    acks: list[tuple[Labels, float]] = [
+        ((("quantile", name),), ms / 1_000) for name, ms in percentiles if ms is not None
+    ]
+    return [
+        *_gauge("delivery_events", "Events in the ledger by state.",
+                [((("state", state.value),), stats.states.get(state.value, 0)) for state in State]),
+        *_gauge("delivery_oldest_overdue_seconds",
+                "Age of the oldest due time that nobody has served.",
+                [((), stats.oldest_overdue_s)]),
+        *_gauge("delivery_delivery_rate", f"Share of events confirmed, {window}",
+                [((), stats.delivery_rate)]),
+        *_gauge("delivery_fallback_share", f"Share of events handed to the chain, {window}",
+                [((), stats.fallback_share)]),
+        *_gauge("delivery_events_per_second", f"Accepted events per second, {window}",
+                [((), stats.events_per_s)]),
+        *_gauge("delivery_ack_seconds", f"Time from acceptance to confirmation, {window}",
+                acks),
+        *_gauge("delivery_channel_attempts", f"Attempts by channel, {window}",
+                [((("channel", name),), channel.attempts) for name, channel in channels]),
+        *_gauge("delivery_channel_ok", f"Attempts that went well by channel, {window}",
+                [((("channel", name),), channel.ok) for name, channel in channels]),
+        *_gauge("delivery_channel_breaker", "1 for the state in which the channel's breaker is.",
+                [((("channel", name), ("state", state.value)), int(channel.breaker == state))
+                 for name, channel in channels for state in BreakerState]),
+    ]  # fmt: skip
+
+
+def _gauge(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> list[str]:
+    lines = [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
+    for labels, value in samples:
+        listed = ",".join(f'{label}="{_escape(word)}"' for label, word in labels)
+        lines.append(f"{name}{{{listed}}} {value}" if listed else f"{name} {value}")
+    return lines
+
+
+def _escape(word: str) -> str:
+    return word.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,0 +1,115 @@
+"""The JSON shapes that the HTTP API answers with. Pure: values in, plain objects out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from delivery.domain.event import format_instant
+from delivery.domain.lifecycle import Attempt
+from delivery.domain.ports import Accepted, SinkMessage
+from delivery.domain.records import AlertGroup, ConfirmationRow, Stats, Stored, Timeline
+
+
+def accepted_view(index: int, accepted: Accepted) -> dict[str, Any]:
+    """One entry of ``accepted``."""
+    return {
+        "index": index,
+        "id": accepted.id,
+        "seq": accepted.seq,
+        "duplicate": accepted.duplicate,
+        "durable": accepted.durable,
+    }
+
+
+def stored_view(stored: Stored) -> dict[str, Any]:
+    """An event with where it stands."""
+    return stored.event.as_wire() | {
+        "state": stored.state.value,
+        "step": stored.step,
+        "due_at": _instant(stored.due_at),
+        "expires_at": _instant(stored.expires_at),
+        "generation": stored.generation,
+    }
+
+
+def timeline_view(timeline: Timeline) -> dict[str, Any]:
+    """An event with everything that happened to it."""
+    return stored_view(timeline.stored) | {
+        "attempts": [_attempt(attempt) for attempt in timeline.attempts],
+        "confirmations": [_confirmation(row) for row in timeline.confirmations],
+    }
+
+
+def stats_view(stats: Stats, connections: int, alerts: Sequence[AlertGroup]) -> dict[str, Any]:
+    """The figures of the last minutes."""
+    return {
+        "window_s": stats.window_s,
+        "delivery_rate": stats.delivery_rate,
+        "fallback_share": stats.fallback_share,
+        "events_per_s": stats.events_per_s,
+        "ack_ms": {"p50": stats.ack_p50_ms, "p99": stats.ack_p99_ms},
+        "connections": connections,
+        "states": stats.states,
+        "channels": {
+            name: {"attempts": channel.attempts, "ok": channel.ok, "breaker": channel.breaker}
+            for name, channel in stats.channels.items()
+        },
+        "alerts": [_alert(group) for group in alerts if group.count],
+    }
+
+
+def sink_view(message: SinkMessage) -> dict[str, Any]:
+    """One message of an embedded sink."""
+    return {
+        "id": message.id,
+        "kind": message.kind,
+        "to": message.to,
+        "subject": message.subject,
+        "body": message.body,
+        "at": _instant(message.at),
+    }
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    latency = None
+    if attempt.ended_at is not None:
+        seconds = (attempt.ended_at - attempt.started_at).total_seconds()
+        latency = round(seconds * 1_000, 3)
+    return {
+        "channel": attempt.channel,
+        "number": attempt.number,
+        "outcome": attempt.outcome.value,
+        "error": attempt.error,
+        "started_at": _instant(attempt.started_at),
+        "ended_at": _instant(attempt.ended_at),
+        "latency_ms": latency,
+        "provider_id": attempt.provider_id,
+        "digest_id": attempt.digest_id,
+    }
+
+
+def _confirmation(row: ConfirmationRow) -> dict[str, Any]:
+    return {
+        "channel": row.channel,
+        "by": row.by,
+        "evidence": row.evidence,
+        "at": _instant(row.at),
+    }
+
+
+def _alert(group: AlertGroup) -> dict[str, Any]:
+    return {
+        "id": group.id,
+        "class": group.event_class.value,
+        "since": _instant(group.since),
+        "count": group.count,
+        "users": group.users,
+        "sample": list(group.sample),
+        "notified_at": _instant(group.notified_at),
+    }
+
+
+def _instant(instant: datetime | None) -> str | None:
+    return None if instant is None else format_instant(instant)

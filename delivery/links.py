@@ -1,0 +1,146 @@
+"""Signed links for mails and text messages: who may confirm or unsubscribe what.
+
+Owns: making and checking the tokens of ``/confirm/{token}`` and ``/unsubscribe/{token}``. Never
+does: HTTP, or look anything up. A link token is no bearer token and a bearer token no link: each
+purpose has a key of its own, derived from the secret, and the format is not a JWT. It is as short
+as it can be, because a text message has 160 characters.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from delivery.errors import ConfigError, LinkExpired, LinkInvalid
+
+CONFIRM = "confirm"
+UNSUBSCRIBE = "unsubscribe"
+PURPOSES = (CONFIRM, UNSUBSCRIBE)
+
+DAY = 86_400.0
+DEFAULT_TTL = 7 * DAY
+# A mail may be read weeks later and its unsubscribe link must still work; 30 days is what
+# anti-spam laws ask for.
+UNSUBSCRIBE_TTL = 60 * DAY
+MIN_SECRET_BYTES = 32
+MAX_TOKEN_CHARS = 2_048
+
+_EXPIRY_BYTES = 4
+_TAG_BYTES = 16  # 128 bits: nobody finds one by trying
+
+
+@dataclass(frozen=True, slots=True)
+class LinkClaims:
+    """What a checked link token says.
+
+    Attributes:
+        subject: the digest's id (confirm) or the user's id (unsubscribe).
+        channel: the channel to unsubscribe from, ``None`` for confirm.
+    """
+
+    purpose: str
+    subject: str
+    channel: str | None
+    expires_at: datetime
+
+
+@dataclass(slots=True)
+class LinkSigner:
+    """Makes links and reads their tokens; implements the port ``Links``.
+
+    Args:
+        secret: signs; at least 32 bytes.
+        previous: also accepted when reading, while secrets are rotated.
+        public_url: base URL of this service as its users see it.
+        ttl: seconds a confirm link lives; ``unsubscribe_ttl`` likewise.
+        clock: epoch seconds.
+
+    Raises:
+        ConfigError: a secret is too short.
+    """
+
+    secret: str = field(repr=False)
+    previous: str | None = field(repr=False)
+    public_url: str
+    ttl: float = DEFAULT_TTL
+    unsubscribe_ttl: float = UNSUBSCRIBE_TTL
+    clock: Callable[[], float] = field(default=time.time, repr=False)
+
+    def __post_init__(self) -> None:
+        for secret in (self.secret, self.previous):
+            if secret is not None and len(secret.encode()) < MIN_SECRET_BYTES:
+                raise ConfigError(
+                    f"the secret that signs links must have at least {MIN_SECRET_BYTES} bytes"
+                )
+        self.public_url = self.public_url.rstrip("/")
+
+    def confirm_url(self, digest_id: str) -> str:
+        """The page on which the receiver of a digest confirms it."""
+        return f"{self.public_url}/confirm/{self._token(CONFIRM, digest_id, self.ttl)}"
+
+    def unsubscribe_url(self, user_id: str, channel: str) -> str:
+        """The page on which a user leaves a channel; one-click by POST (RFC 8058)."""
+        token = self._token(UNSUBSCRIBE, f"{channel}\n{user_id}", self.unsubscribe_ttl)
+        return f"{self.public_url}/unsubscribe/{token}"
+
+    def read(self, token: str, purpose: str) -> LinkClaims:
+        """Check a token made for ``purpose``.
+
+        Raises:
+            LinkInvalid: malformed, forged, or made for another purpose.
+            LinkExpired: ours, and over.
+        """
+        body = self._checked(token, purpose)
+        expires = int.from_bytes(body[:_EXPIRY_BYTES], "big")
+        if self.clock() >= expires:
+            raise LinkExpired("this link has expired")
+        subject = body[_EXPIRY_BYTES:].decode()
+        channel = None
+        if purpose == UNSUBSCRIBE:
+            channel, _, subject = subject.partition("\n")
+        return LinkClaims(purpose, subject, channel, datetime.fromtimestamp(expires, UTC))
+
+    def _token(self, purpose: str, subject: str, ttl: float) -> str:
+        expires = min(int(self.clock() + ttl), 0xFFFF_FFFF)
+        body = expires.to_bytes(_EXPIRY_BYTES, "big") + subject.encode()
+        return _encode(body + _tag(self.secret, purpose, body))
+
+    def _checked(self, token: str, purpose: str) -> bytes:
+        if purpose not in PURPOSES:
+            raise ValueError(f"unknown purpose {purpose!r}")
+        raw = _decode(token)
+        body, tag = raw[:-_TAG_BYTES], raw[-_TAG_BYTES:]
+        if len(body) <= _EXPIRY_BYTES:
+            raise LinkInvalid("this link is incomplete")
+        secrets = [self.secret] if self.previous is None else [self.secret, self.previous]
+        if not any(hmac.compare_digest(_tag(secret, purpose, body), tag) for secret in secrets):
+            raise LinkInvalid("this link was not made here, or was changed")
+        return body
+
+
+def _tag(secret: str, purpose: str, body: bytes) -> bytes:
+    key = hmac.digest(secret.encode(), f"delivery link v1 {purpose}".encode(), hashlib.sha256)
+    return hmac.digest(key, body, hashlib.sha256)[:_TAG_BYTES]
+
+
+def _encode(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _decode(token: str) -> bytes:
+    if len(token) > MAX_TOKEN_CHARS:
+        raise LinkInvalid("this link is too long")
+    try:
+        raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise LinkInvalid("this link is malformed") from error
+    # base64 ignores the spare bits of the last character: one link must have one spelling.
+    if _encode(raw) != token:
+        raise LinkInvalid("this link is malformed")
+    return raw
