@@ -1,6 +1,8 @@
 """The fallback chain's one decision: given what was tried, what comes next.
 
-Pure: the instant and the dice are passed in; the answer is a value that the executor carries out.
+Owns: the order of the rungs, their due times, repeats, skips and the end of the chain.
+Never does: read a clock, roll dice, write anything. The instant and the dice are passed in; the
+answer is a value that the executor carries out.
 """
 
 from __future__ import annotations
@@ -15,6 +17,12 @@ from delivery.domain.policy import ChainStep, ClassPolicy
 DIGEST_GRACE = 15.0
 """Seconds an event that may not open a digest waits past the window for one of its run."""
 
+RUNNING_RECHECK = 5.0
+"""Seconds until an event is looked at again whose attempt somebody else is making."""
+
+RUNNING_PATIENCE = 120.0
+"""Seconds after which an attempt without an end counts as unknown, whoever started it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -23,7 +31,8 @@ class Progress:
     Attributes:
         type: the event's type.
         entered_at: when this generation was handed over to the chain.
-        attempts: the attempts of this generation on the chain's channels, any order.
+        attempts: the attempts of this generation, any order; those on channels outside the
+            chain (the fast path's) do not count.
         unreachable: channel -> why it cannot reach this user ("no address", "opted out").
         quiet_until: end of the user's quiet hours when they are in force now.
         digest_due: when the pending digest of this event's run is sent, by channel.
@@ -39,10 +48,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Make attempt ``number`` on ``channel`` now."""
+    """Make attempt ``number`` on ``channel`` now; it has been due since ``due_at``."""
 
     channel: str
     number: int
+    due_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +88,8 @@ def next_step(progress: Progress, policy: ClassPolicy, now: datetime, dice: floa
         progress: the event's history in this generation.
         policy: its class's policy.
         now: the ledger's clock.
-        dice: uniform in [0, 1), for the backoff's jitter.
+        dice: uniform in [0, 1), for the backoff's jitter. Pass the same value for the same
+            history, else a wait that is over may be answered by another, shorter one.
 
     Returns:
         The first rung that is not over decides. A step is due at the later of the end of the last
@@ -90,32 +101,77 @@ def next_step(progress: Progress, policy: ClassPolicy, now: datetime, dice: floa
         mine = sorted(
             (a for a in progress.attempts if a.channel == step.channel), key=lambda a: a.number
         )
-        if not mine:
+        if mine:
+            decision = _repeat(step, mine, progress, policy, now, dice)
+            if decision is not None:
+                return decision
+            previous_start = mine[0].started_at
+            last_end = max(last_end, _end_of(step, mine, policy))
+        else:
             due = max(last_end, previous_start + timedelta(seconds=step.after))
             return _open(step, progress, due, now)
-        again = _again(step, mine, policy, dice)
-        if again is not None:
-            if step.channel in progress.unreachable:
-                return Skip(step.channel, progress.unreachable[step.channel])
-            return (
-                Wait(step.channel, again)
-                if now < again
-                else Step(step.channel, mine[-1].number + 1)
-            )
-        previous_start = mine[0].started_at
-        last_end = max(last_end, *(a.ended_at or a.started_at for a in mine))
     return Exhausted(alerted=policy.ends_in_alert)
+
+
+def retry_at(
+    step: ChainStep, attempts: Sequence[Attempt], policy: ClassPolicy, dice: float
+) -> datetime | None:
+    """When a rung is tried again, ``None`` when it is over.
+
+    Args:
+        attempts: this rung's, at least one, by number.
+    """
+    last = attempts[-1]
+    if last.number >= step.attempts or not _may_repeat(step, attempts):
+        return None
+    pause = step.backoff.delay(last.number, dice)
+    if last.outcome is Outcome.DELIVERED:
+        # A resend reached a socket: its acknowledgement gets the time it always gets.
+        pause = max(pause, policy.ack_timeout)
+    if last.retry_after is not None:
+        pause = max(pause, last.retry_after)
+    return (last.ended_at or last.started_at) + timedelta(seconds=pause)
 
 
 def _open(step: ChainStep, progress: Progress, due: datetime, now: datetime) -> Decision:
     """The decision for a rung on which nothing was tried yet."""
     if step.channel in progress.unreachable:
         return Skip(step.channel, progress.unreachable[step.channel])
-    if step.only and progress.type not in step.only:
+    due = _after_quiet(step, progress, due)
+    if _is_follower(step, progress):
         return _follow(step, progress, due, now)
-    if progress.quiet_until is not None and "quiet_hours" in step.respects:
-        due = max(due, progress.quiet_until)
-    return Wait(step.channel, due) if now < due else Step(step.channel, 1)
+    return Wait(step.channel, due) if now < due else Step(step.channel, 1, due)
+
+
+def _repeat(
+    step: ChainStep,
+    mine: Sequence[Attempt],
+    progress: Progress,
+    policy: ClassPolicy,
+    now: datetime,
+    dice: float,
+) -> Decision | None:
+    """The decision for a rung that was tried, ``None`` when it is over."""
+    last = mine[-1]
+    if last.outcome is Outcome.STARTED:
+        given_up = last.started_at + timedelta(seconds=RUNNING_PATIENCE)
+        if now < given_up:
+            recheck = now + timedelta(seconds=RUNNING_RECHECK)
+            return Wait(step.channel, min(recheck, given_up))
+    again = retry_at(step, mine, policy, dice)
+    if again is None:
+        return None
+    if step.channel in progress.unreachable:
+        return Skip(step.channel, progress.unreachable[step.channel])
+    if _is_follower(step, progress):
+        # It was a member of somebody else's digest; that one decides whether there is a retry.
+        pending = progress.digest_due.get(step.channel)
+        if pending is None:
+            return None
+        again = max(again, pending + timedelta(seconds=DIGEST_GRACE))
+        return Wait(step.channel, again) if now < again else None
+    again = _after_quiet(step, progress, again)
+    return Wait(step.channel, again) if now < again else Step(step.channel, last.number + 1, again)
 
 
 def _follow(step: ChainStep, progress: Progress, due: datetime, now: datetime) -> Decision:
@@ -131,19 +187,23 @@ def _follow(step: ChainStep, progress: Progress, due: datetime, now: datetime) -
     return Skip(step.channel, "no digest of its run was sent")
 
 
-def _again(
-    step: ChainStep, mine: Sequence[Attempt], policy: ClassPolicy, dice: float
-) -> datetime | None:
-    """When the rung is tried again, ``None`` when it is over."""
-    last = mine[-1]
-    if last.number >= step.attempts or not _may_repeat(step, mine):
-        return None
-    pause = step.backoff.delay(last.number, dice)
-    if last.outcome is Outcome.DELIVERED:
-        pause = max(pause, policy.ack_timeout)
-    if last.retry_after is not None:
-        pause = max(pause, last.retry_after)
-    return (last.ended_at or last.started_at) + timedelta(seconds=pause)
+def _is_follower(step: ChainStep, progress: Progress) -> bool:
+    return bool(step.only) and progress.type not in step.only
+
+
+def _after_quiet(step: ChainStep, progress: Progress, due: datetime) -> datetime:
+    if progress.quiet_until is None or "quiet_hours" not in step.respects:
+        return due
+    return max(due, progress.quiet_until)
+
+
+def _end_of(step: ChainStep, mine: Sequence[Attempt], policy: ClassPolicy) -> datetime:
+    """When a rung was over. The last resend still waits for its acknowledgement: the next rung
+    would otherwise overtake it."""
+    end = max(a.ended_at or a.started_at for a in mine)
+    if step.channel == "direct" and mine[-1].outcome is Outcome.DELIVERED:
+        end += timedelta(seconds=policy.ack_timeout)
+    return end
 
 
 def _may_repeat(step: ChainStep, mine: Sequence[Attempt]) -> bool:

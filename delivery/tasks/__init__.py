@@ -1,0 +1,1 @@
+"""The fallback chain at work: Celery executes, the ledger knows."""

@@ -1,0 +1,68 @@
+"""The chain's last rung: one grouped alert to operators per event class.
+
+Owns: when operators are told again. Never does: talk to a receiver itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from delivery.domain.event import EventClass
+from delivery.domain.lifecycle import Outcome
+from delivery.domain.ports import Alerts, Taken
+from delivery.domain.records import AlertGroup
+from delivery.tasks.attempts import Run, Work, result_of
+
+RENOTIFY = timedelta(hours=4)
+"""Receivers that do not group by themselves hear of a lasting group again after this time."""
+
+FIRST_GRACE = timedelta(seconds=60)
+"""After this time without a successful first notice, whoever comes next makes it up."""
+
+
+def is_first(group: AlertGroup, now: datetime) -> bool:
+    """Whether receivers that do not group by themselves are to be told."""
+    if group.notified_at is not None:
+        return now - group.notified_at >= RENOTIFY
+    return group.is_new or now - group.since >= FIRST_GRACE
+
+
+class AlertStep:
+    """Puts events into the firing group of their class and tells the operators once."""
+
+    def __init__(self, alerts: Alerts) -> None:
+        self._alerts = alerts
+
+    def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
+        """Alert; see ``StepRunner``."""
+        by_class: dict[EventClass, list[Work]] = {}
+        for work in works:
+            by_class.setdefault(work.event.event_class, []).append(work)
+        kept: list[Work] = []
+        for event_class, group in by_class.items():
+            if not run.has_time():
+                run.give_back(group)
+            elif not run.ledger.breakers.allows(run.channel):
+                kept.extend(run.turn_away(group))
+            else:
+                kept.extend(self._fire(run, event_class, group))
+        return kept
+
+    def _fire(self, run: Run, event_class: EventClass, works: Sequence[Work]) -> list[Work]:
+        started_at = run.ledger.now()
+        begun = run.begin(works)
+        if not begun:
+            return []
+        group = run.ledger.digests.fire(event_class, [work.claim for work in begun])
+        first = is_first(group, started_at)
+
+        def fire() -> Taken:
+            return self._alerts.fire(group, first=first, timeout=run.limits.attempt)
+
+        result = result_of(run.channel, fire)
+        kept = run.end(begun, result, started_at)
+        run.report_health(result)
+        if first and result.outcome is Outcome.DELIVERED:
+            run.ledger.digests.notified(group.id)
+        return kept

@@ -1,0 +1,219 @@
+"""The Celery app: queues, limits, beat schedule.
+
+Owns: every Celery setting and the checks on their order. Never does: run a step, read settings,
+keep results (the ledger knows).
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from celery import Celery
+from celery.schedules import schedule
+from kombu import Exchange, Queue
+
+from delivery.domain.policy import CHANNELS
+from delivery.errors import ConfigError
+
+MAINTENANCE_QUEUE = "delivery.maintenance"
+SWEEP = "delivery.sweep"
+SEAL_AUDIT = "delivery.seal_audit"
+RESOLVE_ALERTS = "delivery.resolve_alerts"
+TRIM_MAILBOX = "delivery.trim_mailbox"
+
+SWEEP_INTERVAL = 1.0
+SEAL_INTERVAL = 1.0
+ALERT_INTERVAL = 15.0
+TRIM_INTERVAL = 300.0
+
+EXPIRES = 5.0
+"""Seconds after which an unread beat message is worthless: the next one does its work."""
+
+
+def queue_name(channel: str) -> str:
+    """The queue of one channel's tasks."""
+    return f"delivery.{channel}"
+
+
+def task_name(channel: str) -> str:
+    """The name of one channel's task, as monitors show it."""
+    return f"delivery.fallback.{channel}"
+
+
+ALL_QUEUES = (*(queue_name(channel) for channel in CHANNELS), MAINTENANCE_QUEUE)
+
+
+def check_limits(
+    *, soft_limit: float, hard_limit: float, visibility_timeout: float, lease: float
+) -> None:
+    """Refuse limits that would let two workers act for one event.
+
+    Raises:
+        ConfigError: they must rise: soft < hard < visibility timeout < lease.
+    """
+    named = (
+        ("soft_limit", soft_limit),
+        ("hard_limit", hard_limit),
+        ("visibility_timeout", visibility_timeout),
+        ("lease", lease),
+    )
+    if soft_limit <= 0:
+        raise ConfigError(f"soft_limit must be over 0 seconds, not {soft_limit:g}")
+    for (lower, less), (higher, more) in itertools.pairwise(named):
+        if less >= more:
+            raise ConfigError(
+                f"{lower} ({less:g} s) must be below {higher} ({more:g} s): a task has to be over "
+                "before its message or its claim can go to another worker"
+            )
+
+
+def make_app(
+    broker_url: str,
+    *,
+    visibility_timeout: float = 40.0,
+    soft_limit: float = 20.0,
+    hard_limit: float = 30.0,
+    lease: float = 60.0,
+    quorum_queues: bool = False,
+    concurrency: int = 4,
+) -> Celery:
+    """Make the app of publishers, workers and beat.
+
+    Args:
+        broker_url: ``redis://``, ``rediss://``, ``amqp://``, ``memory://`` or another kombu URL.
+        visibility_timeout: seconds after which Redis hands an unacknowledged message out again.
+        soft_limit / hard_limit: seconds of a task.
+        lease: seconds of a claim in the ledger.
+        quorum_queues: declare replicated queues (RabbitMQ).
+
+    Raises:
+        ConfigError: the limits are out of order, or quorum queues are asked of another broker.
+    """
+    check_limits(
+        soft_limit=soft_limit,
+        hard_limit=hard_limit,
+        visibility_timeout=visibility_timeout,
+        lease=lease,
+    )
+    if quorum_queues and not broker_url.startswith(("amqp", "pyamqp")):
+        raise ConfigError("quorum queues need RabbitMQ: use an amqp:// broker or turn them off")
+    if broker_url == "memory://":
+        broker_url = "memory://localhost//"  # the same place, without a warning about its host
+    app = Celery("delivery", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        _task_settings(soft_limit, hard_limit),
+        broker_transport_options=transport_options(broker_url, visibility_timeout),
+        worker_concurrency=concurrency,
+        task_queues=_queues(quorum_queues),
+        task_routes=_routes(),
+        beat_schedule=_beat_schedule(),
+    )
+    return app
+
+
+def transport_options(
+    broker_url: str, visibility_timeout: float, *, socket_timeout: float = 5.0
+) -> dict[str, Any]:
+    """What the broker's transport needs so that nothing waits without an end.
+
+    Args:
+        socket_timeout: a worker's must exceed the second for which its blocking read waits; a
+            publisher's is shorter.
+    """
+    if broker_url.startswith(("redis", "rediss", "sentinel")):
+        return {
+            "visibility_timeout": visibility_timeout,
+            "socket_timeout": socket_timeout,
+            "socket_connect_timeout": min(1.0, socket_timeout),
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "retry_on_timeout": False,
+        }
+    if broker_url.startswith(("amqp", "pyamqp")):
+        return {
+            "confirm_publish": True,
+            "read_timeout": socket_timeout,
+            "write_timeout": socket_timeout,
+        }
+    if broker_url.startswith("memory"):
+        # At the default of a second the worker serves less than twenty messages a second.
+        return {"polling_interval": 0.02}
+    return {}
+
+
+def _task_settings(soft_limit: float, hard_limit: float) -> dict[str, Any]:
+    return {
+        # The message stays with the broker until the work is done, a killed child's too. A task
+        # that kills its worker comes back; the ledger caps it, since attempts count on starting.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        "task_acks_on_failure_or_timeout": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "task_soft_time_limit": soft_limit,
+        "task_time_limit": hard_limit,
+        # Results are the ledger's.
+        "task_ignore_result": True,
+        "result_backend": None,
+        "task_store_errors_even_if_ignored": False,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_default_queue": MAINTENANCE_QUEUE,
+        "task_create_missing_queues": False,
+        "task_publish_retry": False,
+        "broker_connection_timeout": 2.0,
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_pool_acquire_timeout": 5.0,
+        "worker_soft_shutdown_timeout": 5.0,
+        "worker_enable_soft_shutdown_on_idle": True,
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        "event_queue_expires": 60.0,
+        "worker_hijack_root_logger": False,
+        "enable_utc": True,
+        "timezone": "UTC",
+        # Every interval is short: a schedule file would keep nothing worth keeping.
+        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_max_loop_interval": 1.0,
+    }
+
+
+def _queues(quorum: bool) -> tuple[Queue, ...]:
+    arguments = {"x-queue-type": "quorum"} if quorum else None
+    return tuple(
+        Queue(
+            name,
+            Exchange(name, type="direct"),
+            routing_key=name,
+            queue_arguments=arguments,
+        )
+        for name in ALL_QUEUES
+    )
+
+
+def _routes() -> dict[str, dict[str, str]]:
+    routes = {task_name(channel): {"queue": queue_name(channel)} for channel in CHANNELS}
+    for name in (SWEEP, SEAL_AUDIT, RESOLVE_ALERTS, TRIM_MAILBOX):
+        routes[name] = {"queue": MAINTENANCE_QUEUE}
+    return routes
+
+
+def _beat_schedule() -> dict[str, dict[str, Any]]:
+    intervals = {
+        SWEEP: SWEEP_INTERVAL,
+        SEAL_AUDIT: SEAL_INTERVAL,
+        RESOLVE_ALERTS: ALERT_INTERVAL,
+        TRIM_MAILBOX: TRIM_INTERVAL,
+    }
+    return {
+        name: {
+            "task": name,
+            "schedule": schedule(run_every=seconds),
+            # They must not pile up behind a worker that is away.
+            "options": {"expires": max(EXPIRES, seconds), "queue": MAINTENANCE_QUEUE},
+        }
+        for name, seconds in intervals.items()
+    }

@@ -1,0 +1,276 @@
+"""One task's run over a batch of claimed events: its time, its books, its attempts.
+
+Owns: the order begin -> side effect -> end, the translation of a channel's errors into results,
+and what happens while a breaker is open. Never does: decide which channel comes next, know Celery.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from delivery.domain.event import Event
+from delivery.domain.health import RECOVERY
+from delivery.domain.lifecycle import Attempt, Confirmation, Outcome
+from delivery.domain.policy import ChainStep, ClassPolicy
+from delivery.domain.ports import Ledger, Taken
+from delivery.domain.records import Claim, Result
+from delivery.errors import ChannelError, LedgerError, NotConnected, OutcomeUnknown
+
+logger = logging.getLogger(__name__)
+
+EXTERNAL = ("emergency", "email", "sms")
+"""Channels that leave the system through a transport and its breaker."""
+
+PUBLISH_GRACE = 5.0
+"""Seconds after which a published event is due again in the ledger: its message may be lost."""
+
+BREAKER_OPEN = Result(Outcome.FAILED, error="breaker open", retry_after=RECOVERY)
+
+MAX_BATCH = 100
+MAX_EXTERNAL_BATCH = 20
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """Seconds: ``soft`` < ``hard`` < ``lease``.
+
+    Attributes:
+        soft: after which a task starts no further attempt.
+        hard: after which the broker's worker kills it.
+        lease: for which a claim keeps others away.
+    """
+
+    soft: float = 20.0
+    hard: float = 25.0
+    lease: float = 60.0
+
+    @property
+    def attempt(self) -> float:
+        """Seconds that one call of a provider may take."""
+        return min(10.0, self.soft / 2)
+
+
+@dataclass(slots=True)
+class Report:
+    """What one run did, for logs, metrics and tests.
+
+    Attributes:
+        claimed: events claimed of those asked for.
+        outcomes: attempts by outcome, ``skipped`` included.
+        waiting: events moved to a later due time.
+        handed_on: channel -> ids published for it.
+        finished: events whose chain is over.
+        lost: events confirmed or claimed by another meanwhile; nothing more was done for them.
+    """
+
+    channel: str
+    claimed: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    waiting: int = 0
+    handed_on: dict[str, list[str]] = field(default_factory=dict)
+    finished: int = 0
+    lost: int = 0
+
+
+@dataclass(slots=True)
+class Work:
+    """A claimed event and where it stands.
+
+    Attributes:
+        attempts: this generation's, the ones made in this run included.
+        number / due_at: of the attempt that was decided on last.
+    """
+
+    claim: Claim
+    policy: ClassPolicy
+    attempts: list[Attempt]
+    number: int
+    due_at: datetime
+
+    @property
+    def event(self) -> Event:
+        return self.claim.stored.event
+
+    @property
+    def id(self) -> str:
+        return self.claim.stored.event.id
+
+    def step(self, channel: str) -> ChainStep:
+        """The rung it was decided to try; the decision came from this very policy."""
+        step = self.policy.step(channel)
+        if step is None:  # pragma: no cover - the decision names rungs of this chain only
+            raise LookupError(f"class {self.policy.event_class} has no step {channel}")
+        return step
+
+
+def batches(channel: str, ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Split ids into messages: small ones for slow channels, so that workers share the load."""
+    size = MAX_EXTERNAL_BATCH if channel in EXTERNAL else MAX_BATCH
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]
+
+
+def result_of(channel: str, call: Callable[[], Taken | None]) -> Result:
+    """Make the call and translate whatever comes of it.
+
+    Anything unforeseen from an external channel, a time limit's interruption included, means that
+    the provider may have taken the message; inside the system it is a failure that may be retried.
+    """
+    try:
+        taken = call()
+    except OutcomeUnknown as error:
+        return Result(Outcome.UNKNOWN, error=str(error), retry_after=error.retry_after)
+    except NotConnected as error:
+        return Result(Outcome.FAILED, error=str(error) or "not connected")
+    except ChannelError as error:
+        return Result(
+            Outcome.FAILED,
+            error=str(error),
+            retryable=error.retryable,
+            retry_after=error.retry_after,
+        )
+    except LedgerError as error:
+        return Result(Outcome.FAILED, error=str(error))
+    except Exception as error:
+        # Only the kind and the place: a vendor's message may quote an address or a credential.
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        name = type(error).__name__
+        logger.error("%s: unforeseen %s at %s:%s", channel, name, where.filename, where.lineno)
+        outcome = Outcome.UNKNOWN if channel in (*EXTERNAL, "alert") else Outcome.FAILED
+        return Result(outcome, error=f"unforeseen {name}")
+    return Result(Outcome.DELIVERED, provider_id=taken.provider_id if taken else None)
+
+
+class Run:
+    """The books of one task: what it claimed, attempted, moved and handed on."""
+
+    def __init__(self, ledger: Ledger, channel: str, limits: TimeLimits) -> None:
+        self.ledger = ledger
+        self.channel = channel
+        self.limits = limits
+        self.report = Report(channel)
+        self._ends = time.monotonic() + limits.soft
+
+    def has_time(self) -> bool:
+        """Whether one more attempt fits in before the soft time limit."""
+        return time.monotonic() + self.limits.attempt <= self._ends
+
+    def remaining(self) -> float:
+        """Seconds to the soft time limit, at least 0."""
+        return max(0.0, self._ends - time.monotonic())
+
+    def begin(self, works: Sequence[Work]) -> list[Work]:
+        """Write the started attempts; keeps those whose event still needs one."""
+        begun = []
+        for work in works:
+            if self.ledger.chain.begin(work.claim, self.channel, work.number):
+                begun.append(work)
+            else:
+                self.report.lost += 1
+        return begun
+
+    def end(self, works: Sequence[Work], result: Result, started_at: datetime) -> list[Work]:
+        """Record one outcome for begun attempts; keeps those that are still ours."""
+        kept = []
+        for work in works:
+            if self.ledger.chain.end(work.claim, self.channel, work.number, result):
+                kept.append(work)
+            else:
+                self.report.lost += 1
+        self.note(kept, result, started_at)
+        return kept
+
+    def note(
+        self,
+        works: Sequence[Work],
+        result: Result,
+        started_at: datetime,
+        digest_id: str | None = None,
+    ) -> None:
+        """Remember a recorded outcome, so that the next decision knows it without a read."""
+        ended_at = self.ledger.now()
+        for work in works:
+            self.report.outcomes[result.outcome] += 1
+            work.attempts.append(
+                Attempt(
+                    event_id=work.id,
+                    generation=work.claim.stored.generation,
+                    channel=self.channel,
+                    number=work.number,
+                    outcome=result.outcome,
+                    started_at=started_at,
+                    ended_at=ended_at,
+                    retryable=result.retryable,
+                    error=result.error,
+                    provider_id=result.provider_id,
+                    digest_id=digest_id,
+                    retry_after=result.retry_after,
+                )
+            )
+
+    def postpone(self, works: Sequence[Work], until: datetime) -> None:
+        """Release claims: the events stay on this channel, due then."""
+        for work in works:
+            self.move(work, self.channel, until)
+
+    def move(self, work: Work, channel: str, until: datetime) -> None:
+        """Release a claim: the event stands on ``channel``, due then."""
+        if self.ledger.chain.move(work.claim, channel, until):
+            self.report.waiting += 1
+        else:
+            self.report.lost += 1
+
+    def hand_on(self, work: Work, channel: str, now: datetime) -> None:
+        """Release a claim for ``channel``'s own task, which is published when the run ends."""
+        again = now + timedelta(seconds=PUBLISH_GRACE)
+        if self.ledger.chain.move(work.claim, channel, again):
+            self.report.handed_on.setdefault(channel, []).append(work.id)
+        else:
+            self.report.lost += 1
+
+    def give_back(self, works: Sequence[Work]) -> None:
+        """There is no time left for these: another task takes them up at once."""
+        now = self.ledger.now()
+        for work in works:
+            self.hand_on(work, self.channel, now)
+
+    def turn_away(self, works: Sequence[Work]) -> list[Work]:
+        """The channel's breaker is open: nothing leaves.
+
+        An open breaker must not burn an event's attempts, so its event waits for the breaker's
+        next probe. But a provider that stays away must not stop the chain either: who has been
+        due for long pays with an attempt.
+        """
+        now = self.ledger.now()
+        tired = [w for w in works if is_tired(w.step(self.channel), w.due_at, now)]
+        again = now + timedelta(seconds=RECOVERY)
+        self.postpone([w for w in works if w not in tired], again)
+        return self.end(self.begin(tired), BREAKER_OPEN, now)
+
+    def report_health(self, result: Result) -> None:
+        """Tell the channel's breaker. A refusal of one recipient shows a provider that works."""
+        refused = result.outcome is Outcome.FAILED and not result.retryable
+        self.ledger.breakers.report(self.channel, result.outcome is Outcome.DELIVERED or refused)
+
+    def confirm_accepted(
+        self, events: Sequence[Event], result: Result, fallback_evidence: str
+    ) -> None:
+        """The policy takes the provider's word as proof."""
+        evidence = result.provider_id or fallback_evidence
+        self.ledger.events.confirm(
+            [
+                Confirmation(event.id, event.user_id, self.channel, "provider", evidence)
+                for event in events
+            ]
+        )
+
+
+def is_tired(step: ChainStep, due_at: datetime, now: datetime) -> bool:
+    """Whether an event due since ``due_at`` has waited long enough at an open breaker."""
+    return now - due_at > timedelta(seconds=step.attempts * RECOVERY)

@@ -1,0 +1,186 @@
+"""Email and SMS: events gather in a digest, which is claimed and sent as one.
+
+Owns: when a digest is joined, waited for, sent and given up. The ledger reads its members at the
+moment of sending and keeps their attempt rows. Never does: render or transport a message.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from delivery.domain.event import EventClass
+from delivery.domain.fallback import retry_at
+from delivery.domain.health import RECOVERY
+from delivery.domain.lifecycle import Attempt, Outcome
+from delivery.domain.policy import DigestRule, Policies
+from delivery.domain.ports import Channel, Dice, Links, Message, Taken
+from delivery.domain.records import Digest, DigestClaim, Result
+from delivery.tasks.attempts import BREAKER_OPEN, Run, Work, is_tired, result_of
+
+logger = logging.getLogger(__name__)
+
+TAKEN_RECHECK = 5.0
+"""Seconds until an event is looked at again whose digest another worker is sending."""
+
+
+class DigestStep:
+    """One message per digest; the outcome is every member's."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        policies: Policies,
+        links: Links,
+        callback_url: str | None,
+        dice: Dice,
+    ) -> None:
+        self._channel = channel
+        self._links = links
+        self._callback_url = callback_url
+        self._dice = dice
+        self._types = _types_on(channel.name, policies)
+
+    def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
+        """Join or send; see ``StepRunner``."""
+        now = run.ledger.now()
+        due: dict[str, list[Work]] = {}
+        digests: dict[str, Digest] = {}
+        for work in works:
+            digest = self._pending(run, work) or self._join(run, work)
+            if digest.due_at is not None and digest.due_at > now:
+                run.postpone([work], digest.due_at)
+            else:
+                digests[digest.id] = digest
+                due.setdefault(digest.id, []).append(work)
+        kept: list[Work] = []
+        for digest_id, group in due.items():
+            if run.has_time():
+                kept.extend(self._serve(run, digests[digest_id], group))
+            else:
+                run.give_back(group)
+        return kept
+
+    def _pending(self, run: Run, work: Work) -> Digest | None:
+        """The open digest that has this event already."""
+        tried = [a.digest_id for a in work.attempts if a.channel == run.channel and a.digest_id]
+        for digest_id in dict.fromkeys([*reversed(tried), work.claim.stored.digest_id]):
+            found = run.ledger.digests.get(digest_id) if digest_id else None
+            if found and found[0].channel == run.channel and found[0].state == "open":
+                return found[0]
+        return None
+
+    def _join(self, run: Run, work: Work) -> Digest:
+        rule = work.step(run.channel).digest or DigestRule(window=0.0, min_interval=0.0)
+        return run.ledger.digests.join(
+            work.claim,
+            run.channel,
+            by=rule.by,
+            window=rule.window,
+            min_interval=rule.min_interval,
+        )
+
+    def _serve(self, run: Run, digest: Digest, group: list[Work]) -> list[Work]:
+        """Send a digest that is due, unless the breaker or another worker has it."""
+        # Whoever has most attempts left speaks for the digest: it is retried while anybody may.
+        speaker = min(group, key=lambda work: work.number)
+        now = run.ledger.now()
+        blocked = not run.ledger.breakers.allows(run.channel)
+        since = max(speaker.due_at, digest.due_at or speaker.due_at)
+        if blocked and not is_tired(speaker.step(run.channel), since, now):
+            run.postpone(group, now + timedelta(seconds=RECOVERY))
+            return []
+        claim = run.ledger.digests.claim(digest.id, run.limits.lease, types=self._types)
+        if claim is None:
+            # Taken by another worker, or nothing is left to send: the next look tells.
+            run.postpone(group, now + timedelta(seconds=TAKEN_RECHECK))
+            return []
+        result = BREAKER_OPEN if blocked else self._deliver(run, claim, speaker)
+        return self._record(run, claim, result, group, speaker, started_at=now)
+
+    def _deliver(self, run: Run, claim: DigestClaim, speaker: Work) -> Result:
+        step = speaker.step(run.channel)
+        digest = claim.digest
+        message = Message(
+            key=digest.message_id or digest.id,
+            user_id=digest.user_id,
+            run_id=digest.run_id,
+            events=tuple(member.event for member in claim.members),
+            contact=claim.contact,
+            number=max(1, digest.number),
+            confirm_url=self._links.confirm_url(digest.id) if step.confirms == "link" else None,
+            unsubscribe_url=(
+                self._links.unsubscribe_url(digest.user_id, run.channel)
+                if "opt_out" in step.respects
+                else None
+            ),
+            callback_url=self._callback_url,
+        )
+
+        def deliver() -> Taken:
+            return self._channel.deliver(message, run.limits.attempt)
+
+        return result_of(run.channel, deliver)
+
+    def _record(
+        self,
+        run: Run,
+        claim: DigestClaim,
+        result: Result,
+        group: Sequence[Work],
+        speaker: Work,
+        *,
+        started_at: datetime,
+    ) -> list[Work]:
+        retry_in = self._retry_in(run, result, speaker, started_at)
+        recorded = run.ledger.digests.end(claim, result, retry_in=retry_in)
+        if result is not BREAKER_OPEN:
+            run.report_health(result)
+        if not recorded:
+            logger.warning("%s: digest %s was taken over meanwhile", run.channel, claim.digest.id)
+            run.postpone(group, run.ledger.now() + timedelta(seconds=TAKEN_RECHECK))
+            return []
+        step = speaker.step(run.channel)
+        if result.outcome is Outcome.DELIVERED and step.confirms == "accepted":
+            events = [member.event for member in claim.members]
+            run.confirm_accepted(events, result, claim.digest.message_id)
+            run.note([work for work in group if work.event in events], result, started_at)
+            return []
+        sent = {member.event.id for member in claim.members}
+        mine = [work for work in group if work.id in sent]
+        # No member any more: confirmed meanwhile, or this message was never owed to it.
+        run.postpone(
+            [work for work in group if work.id not in sent],
+            run.ledger.now() + timedelta(seconds=TAKEN_RECHECK),
+        )
+        run.note(mine, result, started_at, claim.digest.id)
+        return mine
+
+    def _retry_in(
+        self, run: Run, result: Result, speaker: Work, started_at: datetime
+    ) -> float | None:
+        """Seconds until the digest is tried again, by the same rule as the events' own wait."""
+        now = run.ledger.now()
+        made = Attempt(
+            event_id=speaker.id,
+            generation=speaker.claim.stored.generation,
+            channel=run.channel,
+            number=speaker.number,
+            outcome=result.outcome,
+            started_at=started_at,
+            ended_at=now,
+            retryable=result.retryable,
+            retry_after=result.retry_after,
+        )
+        before = [a for a in speaker.attempts if a.channel == run.channel]
+        again = retry_at(speaker.step(run.channel), [*before, made], speaker.policy, self._dice())
+        return None if again is None else max(0.0, (again - now).total_seconds())
+
+
+def _types_on(channel: str, policies: Policies) -> tuple[str, ...]:
+    """Types whose chain has this channel; ``()`` for any, when unlisted types have it too."""
+    having = [policy for policy in policies.classes.values() if policy.step(channel)]
+    if any(policy.event_class is EventClass.STANDARD for policy in having):
+        return ()
+    return tuple(sorted(name for policy in having for name in policy.types))

@@ -1,0 +1,201 @@
+"""Carries the fallback chain out: claim -> decide -> attempt -> classify -> record -> schedule.
+
+Owns: the life of one channel's task over a batch of ids. Never does: know Celery, SQL or a vendor;
+decide by itself (``domain.fallback`` does); keep anything in memory between two runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+from delivery.domain.event import Event
+from delivery.domain.fallback import Exhausted, Progress, Skip, Step, Wait, next_step
+from delivery.domain.lifecycle import Attempt, Outcome
+from delivery.domain.policy import CHANNELS, Policies
+from delivery.domain.ports import Alerts, Channel, Dice, Ledger, Links, Resend, TaskQueue
+from delivery.domain.records import Claim
+from delivery.errors import LedgerError
+from delivery.tasks.alerting import AlertStep
+from delivery.tasks.attempts import EXTERNAL, Report, Run, TimeLimits, Work, batches
+from delivery.tasks.digests import DigestStep
+from delivery.tasks.steps import DatabaseStep, DirectStep, EmergencyStep, QueueStep, StepRunner
+
+__all__ = ["Executor", "Report", "TimeLimits"]
+
+logger = logging.getLogger(__name__)
+
+
+class Executor:
+    """Runs one channel's step for a batch of events. Safe to use from several threads.
+
+    Args:
+        channels: the external transports by name; a step without one is skipped.
+        queue_copy: puts events into their users' queues (Redis stream or mailbox).
+        publish: where the next channel's tasks are announced.
+        drain_spool: commits what this machine's spool holds.
+        dice: drawn once per executor, to spread retries of different processes.
+        callback_url: where providers post their status, ``None`` if they cannot.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        policies: Policies,
+        channels: Mapping[str, Channel],
+        alerts: Alerts,
+        resend: Resend,
+        queue_copy: Callable[[Sequence[Event]], None],
+        publish: TaskQueue,
+        links: Links,
+        drain_spool: Callable[[], None],
+        dice: Dice,
+        limits: TimeLimits,
+        callback_url: str | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._policies = policies
+        self._channels = {name: channels[name] for name in EXTERNAL if name in channels}
+        self._publish_to = publish
+        self._limits = limits
+        self._salt = dice()
+        self._runners: dict[str, StepRunner] = {
+            "database": DatabaseStep(drain_spool),
+            "queue": QueueStep(queue_copy, resend),
+            "direct": DirectStep(resend),
+            "alert": AlertStep(alerts),
+        }
+        for name, channel in self._channels.items():
+            self._runners[name] = (
+                EmergencyStep(channel)
+                if name == "emergency"
+                else DigestStep(channel, policies, links, callback_url, dice)
+            )
+
+    def run(self, channel: str, ids: Sequence[str]) -> Report:
+        """Do ``channel``'s work for those of ``ids`` that stand before it; move the others on.
+
+        Effect: attempts, moves and ends in the ledger. Safe to repeat and to run early, late or
+            twice: what is not due waits, what another worker holds is left alone.
+
+        Raises:
+            LedgerUnavailable: the due times in the ledger publish the rest again.
+            ValueError: there is no such channel.
+        """
+        if channel not in CHANNELS:
+            raise ValueError(f"no channel {channel!r}; known: {', '.join(CHANNELS)}")
+        run = Run(self._ledger, channel, self._limits)
+        try:
+            works = [self._take(c) for c in self._ledger.chain.claim(ids, self._limits.lease)]
+            run.report.claimed = len(works)
+            while works:
+                now = self._ledger.now()
+                ready = [work for work in works if self._is_ready(run, work, now)]
+                if ready and not run.has_time():
+                    run.give_back(ready)
+                    break
+                works = self._runners[channel].run(run, ready) if ready else []
+        finally:
+            # What was moved is moved, whatever happened to the rest.
+            for name, handed in run.report.handed_on.items():
+                for batch in batches(name, handed):
+                    self._publish_to.publish(name, batch)
+        return run.report
+
+    def _take(self, claim: Claim) -> Work:
+        policy = self._policies.of(claim.stored.event.event_class)
+        return Work(claim, policy, list(claim.attempts), number=0, due_at=claim.now)
+
+    def _is_ready(self, run: Run, work: Work, now: datetime) -> bool:
+        """Decide on one event and carry out every decision but an attempt on this channel."""
+        try:
+            return self._decide(run, work, now)
+        except LedgerError:
+            raise
+        except Exception:
+            # One event that cannot be decided on must not hold up the others of its batch. Its
+            # claim ends with the lease, its time to live ends it for good.
+            logger.exception("event %s: cannot decide what comes next", work.id)
+            run.report.lost += 1
+            return False
+
+    def _decide(self, run: Run, work: Work, now: datetime) -> bool:
+        while True:
+            decision = next_step(self._progress(work, now), work.policy, now, self._jitter(work))
+            match decision:
+                case Step(channel, number, due_at):
+                    if channel != run.channel:
+                        run.hand_on(work, channel, now)
+                        return False
+                    work.number, work.due_at = number, due_at
+                    return True
+                case Wait(channel, until):
+                    run.move(work, channel, until)
+                    return False
+                case Skip(channel, reason):
+                    if not self._skip(run, work, channel, reason, now):
+                        return False
+                case Exhausted(alerted):
+                    self._finish(run, work, alerted)
+                    return False
+
+    def _skip(self, run: Run, work: Work, channel: str, reason: str, now: datetime) -> bool:
+        if not self._ledger.chain.skip(work.claim, channel, reason):
+            run.report.lost += 1
+            return False
+        run.report.outcomes[Outcome.SKIPPED] += 1
+        work.attempts.append(
+            Attempt(
+                event_id=work.id,
+                generation=work.claim.stored.generation,
+                channel=channel,
+                number=1
+                + max((a.number for a in work.attempts if a.channel == channel), default=0),
+                outcome=Outcome.SKIPPED,
+                started_at=now,
+                ended_at=now,
+                error=reason,
+            )
+        )
+        return True
+
+    def _finish(self, run: Run, work: Work, alerted: bool) -> None:
+        if self._ledger.chain.finish(work.claim, alerted=alerted):
+            run.report.finished += 1
+        else:
+            run.report.lost += 1
+
+    def _progress(self, work: Work, now: datetime) -> Progress:
+        stored = work.claim.stored
+        return Progress(
+            type=stored.event.type,
+            entered_at=stored.handed_over_at or stored.recorded_at,
+            attempts=work.attempts,
+            unreachable=self._unreachable(work),
+            quiet_until=work.claim.contact.quiet_until(now),
+            digest_due=work.claim.digests,
+        )
+
+    def _unreachable(self, work: Work) -> dict[str, str]:
+        """Why which external channel cannot reach this user."""
+        contact = work.claim.contact
+        found: dict[str, str] = {}
+        for step in work.policy.chain:
+            if step.channel not in EXTERNAL:
+                continue
+            channel = self._channels.get(step.channel)
+            if channel is None:
+                found[step.channel] = "not configured"
+            elif "opt_out" in step.respects and step.channel in contact.opt_out:
+                found[step.channel] = "opted out"
+            elif reason := channel.unreachable(contact):
+                found[step.channel] = reason
+        return found
+
+    def _jitter(self, work: Work) -> float:
+        """The same history gives the same jitter: a wait that is over stays over."""
+        history = f"{work.id}:{work.claim.stored.generation}:{len(work.attempts)}"
+        return (zlib.crc32(history.encode()) / 2**32 + self._salt) % 1.0

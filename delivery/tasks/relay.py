@@ -1,0 +1,192 @@
+"""The way from a gateway or worker to the broker: one thread that sends what was published.
+
+Owns: a bounded buffer of hints and the connection to the broker. Never does: wait in ``publish``,
+keep what cannot be sent (the ledger's due times publish it again).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Celery
+from kombu import Producer
+
+from delivery.domain.policy import CHANNELS
+from delivery.tasks.app import queue_name, task_name, transport_options
+from delivery.tasks.attempts import batches
+
+logger = logging.getLogger(__name__)
+
+MAX_PENDING = 10_000
+SEND_TIMEOUT = 1.0
+PAUSE = 1.0
+"""Seconds without a try after a failed one: each try may take the whole timeout."""
+
+IDLE = 5.0
+
+
+class Relay:
+    """A ``TaskQueue`` over Celery. Thread-safe.
+
+    Attributes:
+        published / sent / dropped / failed: counters of ids: taken, handed to the broker, pushed
+            out of the full buffer, lost with a broker that was away.
+    """
+
+    def __init__(self, app: Celery, *, max_pending: int = MAX_PENDING) -> None:
+        self.published = 0
+        self.sent = 0
+        self.dropped = 0
+        self.failed = 0
+        self._app = app
+        self._pending: deque[tuple[str, tuple[str, ...]]] = deque()
+        self._max_pending = max_pending
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._producer: Producer | None = None
+        self._is_down = False
+
+    def publish(self, channel: str, ids: Sequence[str]) -> None:
+        """Queue ids for a channel's task; never waits for the broker.
+
+        Raises:
+            ValueError: there is no such channel.
+        """
+        if channel not in CHANNELS:
+            raise ValueError(f"no channel {channel!r}; known: {', '.join(CHANNELS)}")
+        if not ids:
+            return
+        with self._changed:
+            self.published += len(ids)
+            if len(self._pending) >= self._max_pending:
+                self.dropped += len(self._pending.popleft()[1])
+            self._pending.append((channel, tuple(ids)))
+            self._changed.notify()
+
+    @property
+    def backlog(self) -> int:
+        """Publishes that wait for the thread."""
+        return len(self._pending)
+
+    def start(self) -> None:
+        """Start the thread, which connects at once: the first send takes far longer than others."""
+        if self._thread is not None:
+            raise RuntimeError("the relay runs already")
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="delivery-relay", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Send what is pending, as far as the timeout allows, and end the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread is None:
+            return
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            logger.warning("relay: the broker does not answer; %d publishes dropped", self.backlog)
+        self._thread = None
+
+    def _run(self) -> None:
+        self._attempt(self._warm_up, 0)
+        while True:
+            taken = self._take()
+            if taken is None:
+                break
+            for channel, ids in taken.items():
+                for batch in batches(channel, list(ids)):
+                    self._send(channel, batch)
+        self._disconnect()
+
+    def _take(self) -> dict[str, dict[str, None]] | None:
+        """Everything that is pending, each id once, by channel; ``None`` at the end."""
+        with self._changed:
+            while not self._pending:
+                if self._stopping:
+                    return None
+                self._changed.wait(IDLE)
+            taken: dict[str, dict[str, None]] = {}
+            while self._pending:
+                channel, ids = self._pending.popleft()
+                taken.setdefault(channel, {}).update(dict.fromkeys(ids))
+        return taken
+
+    def _send(self, channel: str, ids: Sequence[str]) -> None:
+        if self._is_down and self._stopping:
+            self.failed += len(ids)
+            return
+        if self._attempt(lambda: self._send_task(channel, ids), len(ids)):
+            self.sent += len(ids)
+
+    def _attempt(self, action: Any, size: int) -> bool:
+        """Talk to the broker; a failure costs these ids and a pause, and is logged once."""
+        try:
+            action()
+        except Exception as error:
+            # Whatever it is, this thread must outlive it. The error's text may hold the URL.
+            if not self._is_down:
+                kind = type(error).__name__
+                logger.warning("relay: cannot publish (%s); due times will publish again", kind)
+            self._is_down = True
+            self.failed += size
+            self._disconnect()
+            self._pause()
+            return False
+        if self._is_down:
+            logger.info("relay: the broker is back")
+        self._is_down = False
+        return True
+
+    def _pause(self) -> None:
+        ends = time.monotonic() + PAUSE
+        with self._changed:
+            while not self._stopping and (left := ends - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+    def _send_task(self, channel: str, ids: Sequence[str]) -> None:
+        self._app.send_task(
+            task_name(channel),
+            args=(list(ids),),
+            queue=queue_name(channel),
+            producer=self._connected(),
+            retry=False,
+            ignore_result=True,
+        )
+
+    def _warm_up(self) -> None:
+        self._app.finalize()
+        self._connected()
+
+    def _connected(self) -> Producer:
+        """The producer on a connection of its own, with a publisher's short timeouts."""
+        if self._producer is None:
+            conf = self._app.conf
+            url = str(conf.broker_write_url or conf.broker_url)
+            visibility = float(conf.broker_transport_options.get("visibility_timeout", 3600.0))
+            connection = self._app.connection_for_write(
+                connect_timeout=SEND_TIMEOUT,
+                transport_options=transport_options(url, visibility, socket_timeout=SEND_TIMEOUT),
+            )
+            connection.ensure_connection(max_retries=1, timeout=1)
+            self._producer = self._app.amqp.Producer(connection, auto_declare=False)
+        return self._producer
+
+    def _disconnect(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        try:
+            connection = producer.connection
+            producer.close()
+            if connection is not None:
+                connection.release()
+        except Exception as error:
+            # The connection is broken; there is nothing left to save.
+            logger.debug("relay: closing the connection failed: %s", type(error).__name__)

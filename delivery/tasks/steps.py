@@ -1,0 +1,184 @@
+"""What the chain's channels inside the system do, and the emergency push.
+
+Owns: the side effect of ``database``, ``queue``, ``direct`` and ``emergency`` for a batch of
+claimed events. Never does: decide what comes next, know Celery or SQL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Protocol
+
+from delivery.domain.event import Event
+from delivery.domain.lifecycle import Outcome
+from delivery.domain.ports import Channel, Message, Resend, Taken
+from delivery.domain.records import Result
+from delivery.errors import ChannelError, NotConnected
+from delivery.tasks.attempts import Run, Work, result_of
+
+logger = logging.getLogger(__name__)
+
+MAX_PROBES = 16
+"""Users probed at a time: probing somebody who is away takes the whole timeout."""
+
+PROBE_TIMEOUT = 2.0
+
+
+class StepRunner(Protocol):
+    """Carries out one channel's attempts."""
+
+    def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
+        """Make the attempts that are due.
+
+        Returns:
+            Those whose attempt was recorded and that are to be decided on again. Every other
+            event was moved, handed on or lost.
+        """
+
+
+class DatabaseStep:
+    """Makes sure that the event stands in the ledger: it was just read from there, so what is
+    left is whatever this process still has in its spool."""
+
+    def __init__(self, drain_spool: Callable[[], None]) -> None:
+        self._drain_spool = drain_spool
+
+    def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
+        started_at = run.ledger.now()
+        begun = run.begin(works)
+        if not begun:
+            return []
+
+        def drain() -> None:
+            self._drain_spool()
+
+        return run.end(begun, result_of(run.channel, drain), started_at)
+
+
+class QueueStep:
+    """Copies the batch to its users' queues and wakes the gateways."""
+
+    def __init__(self, queue_copy: Callable[[Sequence[Event]], None], resend: Resend) -> None:
+        self._queue_copy = queue_copy
+        self._resend = resend
+
+    def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
+        started_at = run.ledger.now()
+        begun = run.begin(works)
+        if not begun:
+            return []
+        events = [work.event for work in begun]
+
+        def copy() -> None:
+            self._queue_copy(events)
+
+        result = result_of(run.channel, copy)
+        kept = run.end(begun, result, started_at)
+        if result.outcome is Outcome.DELIVERED:
+            self._wake(events)
+        return kept
+
+    def _wake(self, events: Sequence[Event]) -> None:
+        try:
+            self._resend.wake(sorted({event.user_id for event in events}))
+        except ChannelError as error:
+            # A hint: the copies are in place and are read on connect.
+            logger.warning("queue: cannot wake the gateways: %s", error)
+
+
+class DirectStep:
+    """Probes each user's sockets and resends; the acknowledgement is what confirms."""
+
+    def __init__(self, resend: Resend) -> None:
+        self._resend = resend
+
+    def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
+        started_at = run.ledger.now()
+        by_user: dict[str, list[Work]] = {}
+        for work in run.begin(works):
+            by_user.setdefault(work.event.user_id, []).append(work)
+        if not by_user:
+            return []
+        results = self._probe(run, {user: [w.id for w in ws] for user, ws in by_user.items()})
+        kept: list[Work] = []
+        for user, mine in by_user.items():
+            kept.extend(run.end(mine, results[user], started_at))
+        return kept
+
+    def _probe(self, run: Run, ids: dict[str, list[str]]) -> dict[str, Result]:
+        timeout = min(PROBE_TIMEOUT, run.limits.attempt)
+        pool = ThreadPoolExecutor(min(MAX_PROBES, len(ids)), thread_name_prefix="direct")
+        try:
+            probes: dict[str, Future[Result]] = {
+                user: pool.submit(self._resend_to, user, mine, timeout)
+                for user, mine in ids.items()
+            }
+            wait(probes.values(), timeout=max(timeout, run.remaining()))
+            no_answer = Result(Outcome.FAILED, error="no answer from the gateways in time")
+            return {
+                user: probe.result(timeout=0) if probe.done() else no_answer
+                for user, probe in probes.items()
+            }
+        finally:
+            # A probe that hangs must not hold the task: its thread ends when the call does.
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _resend_to(self, user_id: str, ids: Sequence[str], timeout: float) -> Result:
+        def resend() -> None:
+            if self._resend.resend(user_id, ids, timeout) == 0:
+                raise NotConnected("not connected")
+
+        return result_of("direct", resend)
+
+
+class EmergencyStep:
+    """One push message per user and run, so that nobody is stormed; one attempt row per event."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
+        groups: dict[tuple[str, str], list[Work]] = {}
+        for work in works:
+            groups.setdefault((work.event.user_id, work.event.run_id), []).append(work)
+        kept: list[Work] = []
+        for group in groups.values():
+            if not run.has_time():
+                run.give_back(group)
+            elif not run.ledger.breakers.allows(run.channel):
+                kept.extend(run.turn_away(group))
+            else:
+                kept.extend(self._push(run, group))
+        return kept
+
+    def _push(self, run: Run, group: Sequence[Work]) -> list[Work]:
+        started_at = run.ledger.now()
+        begun = run.begin(group)
+        if not begun:
+            return []
+        message = self._message(begun)
+
+        def deliver() -> Taken:
+            return self._channel.deliver(message, run.limits.attempt)
+
+        result = result_of(run.channel, deliver)
+        kept = run.end(begun, result, started_at)
+        run.report_health(result)
+        return kept
+
+    def _message(self, begun: Sequence[Work]) -> Message:
+        first = begun[0]
+        events = sorted((work.event for work in begun), key=lambda e: (e.seq or 0, e.id))
+        named = "\n".join(f"{w.id}.{w.claim.stored.generation}" for w in begun)
+        return Message(
+            # The same events make the same key, whatever else was in the batch.
+            key=hashlib.sha256(named.encode()).hexdigest()[:32],
+            user_id=first.event.user_id,
+            run_id=first.event.run_id,
+            events=tuple(events),
+            contact=first.claim.contact,
+            number=max(work.number for work in begun),
+        )

@@ -1,0 +1,133 @@
+"""Brings back whatever is due: overdue acknowledgements, waiting steps, lost messages, alerts.
+
+Owns: the sweep's paging and the upkeep of firing alerts. Never does: act for an event (the
+channel's task claims it first), know Celery.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+from delivery.domain.policy import CHANNELS, Policies
+from delivery.domain.ports import Alerts, Ledger, TaskQueue
+from delivery.domain.records import AlertGroup, Due
+from delivery.errors import ChannelError
+from delivery.tasks.alerting import is_first
+from delivery.tasks.attempts import batches
+
+logger = logging.getLogger(__name__)
+
+PAGE = 500
+MAX_SECONDS = 10.0
+LATE = 60.0
+"""Seconds of delay over which a sweep complains: workers or beat are not keeping up."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """What one sweep found.
+
+    Attributes:
+        due: events published.
+        expired: events whose time to live was over.
+        pages: pages read.
+        oldest_overdue: age in seconds, before the sweep, of the oldest due time not served.
+    """
+
+    due: int
+    expired: int
+    pages: int
+    oldest_overdue: float
+
+
+class Sweeper:
+    """Publishes what is due. Any number may run at once: a page belongs to one of them."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        policies: Policies,
+        publish: TaskQueue,
+        *,
+        page: int = PAGE,
+        max_seconds: float = MAX_SECONDS,
+    ) -> None:
+        self._ledger = ledger
+        self._policies = policies
+        self._publish = publish
+        self._page = page
+        self._max_seconds = max_seconds
+
+    def sweep(self) -> SweepReport:
+        """Page through what is due until nothing is, or time is up (the next sweep goes on).
+
+        Effect: due times move ahead, expired events end. Safe to repeat.
+
+        Raises:
+            LedgerUnavailable: the ledger is away; the next sweep finds everything.
+        """
+        oldest = self._ledger.chain.oldest_overdue()
+        if oldest > LATE:
+            logger.warning("sweep: the oldest due event waits for %.0f s; add workers", oldest)
+        ends = time.monotonic() + self._max_seconds
+        due = expired = pages = 0
+        while True:
+            swept = self._ledger.chain.sweep(self._page)
+            pages += 1
+            due += len(swept.due)
+            expired += swept.expired
+            self._announce(swept.due)
+            if (not swept.due and not swept.expired) or time.monotonic() >= ends:
+                return SweepReport(due, expired, pages, oldest)
+
+    def _announce(self, due: tuple[Due, ...]) -> None:
+        by_channel: dict[str, list[str]] = {}
+        for item in due:
+            by_channel.setdefault(self._channel_of(item), []).append(item.id)
+        for channel, ids in by_channel.items():
+            for batch in batches(channel, ids):
+                self._publish.publish(channel, batch)
+
+    def _channel_of(self, item: Due) -> str:
+        if item.step in CHANNELS:
+            return item.step
+        chain = self._policies.of(item.event_class).chain
+        # With an empty chain any task finds that the chain is over.
+        return chain[0].channel if chain else CHANNELS[0]
+
+
+class Alerter:
+    """Keeps grouped alerts in step with the ledger: re-posts them while they fire, resolves them
+    when none of their events is dead any more."""
+
+    def __init__(self, ledger: Ledger, alerts: Alerts, *, timeout: float = 5.0) -> None:
+        self._ledger = ledger
+        self._alerts = alerts
+        self._timeout = timeout
+
+    def run(self) -> int:
+        """Serve every firing group; the number of groups served.
+
+        Raises:
+            LedgerUnavailable: the next run serves them.
+        """
+        served = 0
+        for group in self._ledger.digests.firing():
+            try:
+                self._serve(group)
+                served += 1
+            except ChannelError as error:
+                logger.warning("alert %s: the receiver did not take it: %s", group.id, error)
+        return served
+
+    def _serve(self, group: AlertGroup) -> None:
+        if group.count == 0:
+            self._alerts.resolve(group, self._timeout)
+            self._ledger.digests.resolve(group.id)
+            return
+        first = is_first(group, self._ledger.now())
+        self._alerts.fire(group, first=first, timeout=self._timeout)
+        if first:
+            self._ledger.digests.notified(group.id)
