@@ -111,6 +111,7 @@ def _engine(url: URL, pool_size: int) -> sa.Engine:
     )
     return sa.create_engine(
         url,
+        hide_parameters=True,  # addresses and payloads have no place in an error's text
         pool_size=pool_size,
         max_overflow=4,
         pool_timeout=BUSY_TIMEOUT,
@@ -128,6 +129,7 @@ def _engine(url: URL, pool_size: int) -> sa.Engine:
 def _sqlite_engine(url: URL, pool_size: int) -> sa.Engine:
     engine = sa.create_engine(
         url,
+        hide_parameters=True,
         pool_size=pool_size,
         max_overflow=8,
         pool_timeout=BUSY_TIMEOUT,

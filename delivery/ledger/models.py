@@ -95,6 +95,13 @@ sa.Index(
 )
 sa.Index("ix_events_user_id_position", events.c.user_id, events.c.position)
 sa.Index("ix_events_position", events.c.position)
+# Who belongs to a digest or to a firing alert: asked for while millions of others have ended.
+sa.Index(
+    "ix_events_digest_id",
+    events.c.digest_id,
+    postgresql_where=events.c.digest_id.isnot(None),
+    sqlite_where=events.c.digest_id.isnot(None),
+)
 
 runs = sa.Table(
     "runs",
@@ -220,6 +227,15 @@ sa.Index(
     audit_log.c.id,
     postgresql_where=audit_log.c.seal.is_(None),
     sqlite_where=audit_log.c.seal.is_(None),
+)
+
+# Where the chain ends (one row): without it nobody would miss rows deleted from the end.
+audit_head = sa.Table(
+    "audit_head",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("seal", Big, nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
 )
 
 mailbox = sa.Table(

@@ -1,0 +1,30 @@
+"""The lifecycle's table as SQL: a state can only be written through the edges it has.
+
+Owns: the WHERE and the new value of every change of state in this room.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from delivery.domain import lifecycle
+from delivery.domain.lifecycle import Cause
+from delivery.errors import IllegalTransition
+from delivery.ledger.models import events
+
+
+def before(cause: Cause) -> sa.ColumnElement[bool]:
+    """The condition under which an event may be moved by ``cause``."""
+    return events.c.state.in_(sorted(state.value for state in lifecycle.sources(cause)))
+
+
+def after(cause: Cause) -> str:
+    """The state to which ``cause`` leads from wherever it may.
+
+    Raises:
+        IllegalTransition: it leads to more than one (a proof), so one value cannot say it.
+    """
+    targets = {lifecycle.transition(state, cause) for state in lifecycle.sources(cause)}
+    if len(targets) != 1:
+        raise IllegalTransition(f"{cause} leads to {len(targets)} states; decide row by row")
+    return targets.pop().value

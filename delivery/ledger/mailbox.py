@@ -1,0 +1,94 @@
+"""The ``queue`` channel's second copy where there is no Redis: events by user, until trimmed.
+
+Owns: the copies and nothing else. What an event's state is, the ``events`` table alone knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from delivery.domain.event import Event, EventClass
+from delivery.ledger import rows
+from delivery.ledger.database import Database
+from delivery.ledger.models import mailbox
+from delivery.ledger.upsert import insert
+
+TRIM_PAGE = 1_000
+
+
+class MailboxSql:
+    """``MailboxStore`` over SQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, events: Sequence[Event]) -> None:
+        """Copy events; one that is there already is left as it is."""
+        if not events:
+            return
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            connection.execute(
+                insert(connection, mailbox).on_conflict_do_nothing(
+                    index_elements=["user_id", "event_id"]
+                ),
+                [
+                    {
+                        "user_id": event.user_id,
+                        "event_id": event.id,
+                        "payload": rows.dump(event.as_wire()),
+                        "at": now,
+                    }
+                    for event in events
+                ],
+            )
+
+    def read(self, user_id: str, limit: int = 1_000) -> list[Event]:
+        """The newest ``limit`` copies of one user, oldest first."""
+        newest = (
+            sa.select(mailbox.c.payload)
+            .where(mailbox.c.user_id == user_id)
+            .order_by(mailbox.c.id.desc())
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            payloads = connection.execute(newest).scalars().all()
+        return [_event(rows.load(payload)) for payload in reversed(payloads)]
+
+    def trim(self, max_age: float) -> int:
+        """Delete copies older than ``max_age`` seconds, a page per transaction.
+
+        Returns:
+            How many were deleted.
+        """
+        total = 0
+        while True:
+            with self._database.write() as connection:
+                horizon = self._database.now(connection) - timedelta(seconds=max_age)
+                old = sa.select(mailbox.c.id).where(mailbox.c.at < horizon).limit(TRIM_PAGE)
+                deleted = connection.execute(
+                    sa.delete(mailbox).where(mailbox.c.id.in_(old))
+                ).rowcount
+            total += deleted
+            if deleted < TRIM_PAGE:
+                return total
+
+
+def _event(wire: Mapping[str, Any]) -> Event:
+    """Back from the wire form that was stored."""
+    return Event(
+        id=wire["id"],
+        type=wire["type"],
+        user_id=wire["user_id"],
+        run_id=wire["run_id"],
+        seq=wire["seq"],
+        at=datetime.fromisoformat(wire["at"]),
+        event_class=EventClass(wire["class"]),
+        data=wire["data"],
+        thread_id=wire.get("thread_id"),
+        meta=wire.get("meta"),
+    )

@@ -1,0 +1,57 @@
+"""Alembic's entry: runs migrations on the connection that `delivery.ledger.migrate` hands over.
+
+From the `alembic` command line there is none; then the one of DELIVERY_DATABASE_URL is opened, under the same lock.
+"""
+
+import logging
+import os
+
+from alembic import context
+from alembic.util import CommandError
+from sqlalchemy.engine import Connection
+
+from delivery.errors import DeliveryError
+from delivery.ledger import migrate
+from delivery.ledger.database import parse_url
+from delivery.ledger.models import metadata
+
+
+def run(connection: Connection) -> None:
+    """Migrate inside the connection's transaction. SQLite alters a table by copying it."""
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        render_as_batch=connection.dialect.name == "sqlite",
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def run_from_command_line() -> None:
+    """Take the database from the environment; with `--sql` only print what would be executed."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    url = os.environ.get("DELIVERY_DATABASE_URL")
+    if not url:
+        raise CommandError("set DELIVERY_DATABASE_URL to the database to migrate")
+    try:
+        if context.is_offline_mode():
+            context.configure(
+                url=parse_url(url),
+                target_metadata=metadata,
+                literal_binds=True,
+                dialect_opts={"paramstyle": "named"},
+            )
+            with context.begin_transaction():
+                context.run_migrations()
+            return
+        with migrate.transaction(url) as connection:
+            run(connection)
+    except DeliveryError as error:
+        raise CommandError(str(error)) from error
+
+
+given = context.config.attributes.get("connection")
+if given is not None:
+    run(given)
+else:
+    run_from_command_line()
