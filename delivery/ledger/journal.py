@@ -226,16 +226,27 @@ class JournalThread:
         log.warning("the ledger is back: drained %d events from the spool", drained)
 
     def _drained(self, entries: Sequence[Entry], proofs: Sequence[Confirmation]) -> None:
-        self._ledger.events.commit(entries, proofs, drained=True)
+        """Commit a page of a spool; what the ledger refuses for good must not block the rest."""
+        answers = self._record(entries, proofs, drained=True)
+        refused = [
+            entry for entry, answer in zip(entries, answers, strict=True)
+            if isinstance(answer, Exception)
+        ]  # fmt: skip
+        if refused and self._spool is not None:
+            self._spool.set_aside(refused)
 
     def _record(
-        self, entries: Sequence[Entry], proofs: Sequence[Confirmation]
+        self,
+        entries: Sequence[Entry],
+        proofs: Sequence[Confirmation],
+        *,
+        drained: bool = False,
     ) -> list[Receipted | Exception]:
         """Commit as one; when the batch itself is refused, one by one to find the culprit."""
         if not entries and not proofs:
             return []
         try:
-            return list(self._ledger.events.commit(entries, proofs))
+            return list(self._ledger.events.commit(entries, proofs, drained=drained))
         except LedgerUnavailable:
             raise
         except Exception:
@@ -243,7 +254,7 @@ class JournalThread:
         answers: list[Receipted | Exception] = []
         for entry in entries:
             try:
-                answers.extend(self._ledger.events.commit([entry]))
+                answers.extend(self._ledger.events.commit([entry], drained=drained))
             except LedgerUnavailable:
                 raise
             except Exception as error:

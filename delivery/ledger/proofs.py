@@ -56,9 +56,7 @@ def _owners(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
     for page in bulk.pages(ids):
         # Locked in id order, as every writer of many events does: no two can wait for each other.
         query = (
-            sa.select(
-                events.c.id, events.c.user_id, events.c.state, events.c["class"].label("kind")
-            )
+            sa.select(events.c.id, events.c.user_id, events.c.state, events.c["class"])
             .where(events.c.id.in_(page))
             .order_by(events.c.id)
         )

@@ -111,6 +111,13 @@ class Spool:
             self._size = self._drained = 0
             return count
 
+    def set_aside(self, entries: Sequence[Entry]) -> None:
+        """Keep events that the ledger refuses for good where a person can find them."""
+        lines = b"".join(_line(_entry_record(entry)) for entry in entries)
+        _append(self.path.with_suffix(".refused"), lines)
+        log.error("%d spooled events were refused; they are kept in %s", len(entries),
+                  self.path.with_suffix(".refused"))  # fmt: skip
+
     def adopt(self, commit: Commit) -> int:
         """Drain and remove the files of processes that died; 0 if there are none."""
         return adopt_orphans(self.directory, commit, own=self.path)
@@ -185,11 +192,15 @@ def _set_aside(line: bytes, path: Path) -> None:
         log.warning("dropped a torn line at the end of %s; it was never acknowledged", path.name)
         return
     aside = path.with_suffix(".corrupt")
-    with open(aside, "ab") as file:
-        file.write(line)
+    _append(aside, line)
+    log.error("a line of %s is damaged; it is kept in %s", path.name, aside)
+
+
+def _append(path: Path, lines: bytes) -> None:
+    with open(path, "ab") as file:
+        file.write(lines)
         file.flush()
         os.fsync(file.fileno())
-    log.error("a line of %s is damaged; it is kept in %s", path.name, aside)
 
 
 def _line(record: dict[str, Any]) -> bytes:

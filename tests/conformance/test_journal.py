@@ -158,9 +158,7 @@ async def test_an_outage_spools_and_everything_arrives_in_order_afterwards(
     assert first.state is State.CONFIRMED
 
 
-async def test_a_full_spool_refuses_instead_of_accepting(
-    ledger: SqlLedger, tmp_path: Path
-) -> None:
+async def test_a_full_spool_refuses_instead_of_accepting(ledger: SqlLedger, tmp_path: Path) -> None:
     outage = Outage(ledger)
     outage.is_away = True
     ledger.events = outage  # type: ignore[assignment]
@@ -193,6 +191,24 @@ async def test_one_poisoned_event_does_not_take_its_batch_along(
     results = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 10)
     assert isinstance(results[1], ValueError)
     assert [r.outcome for r in (results[0], results[2])] == [Recorded.NEW] * 2  # type: ignore[union-attr]
+
+
+async def test_a_poisoned_event_in_the_spool_is_set_aside_and_the_rest_is_drained(
+    journal: JournalThread, ledger: SqlLedger, tmp_path: Path
+) -> None:
+    outage: Any = ledger.events
+    outage.is_away = True
+    good, bad, last = entry(seq=1), entry(seq=2), entry(seq=3)
+    outage.refused_ids.add(bad.event.id)
+    await asyncio.wait_for(asyncio.gather(*(submit(journal, e) for e in (good, bad, last))), 10)
+    outage.is_away = False
+
+    async def drained() -> bool:
+        return len(ledger.events.read([good.event.id, last.event.id])) == 2
+
+    await eventually(drained)
+    [kept] = (tmp_path / "spool").glob("*.refused")
+    assert bad.event.id in kept.read_text()
 
 
 async def test_a_full_buffer_refuses_at_once(ledger: SqlLedger) -> None:

@@ -163,9 +163,7 @@ def test_an_ack_that_beats_the_commit_is_inserted_with_the_event(ledger: SqlLedg
     assert timeline.stored.state is State.CONFIRMED
     assert timeline.stored.due_at is None
     assert [(c.channel, c.by) for c in timeline.confirmations] == [("websocket", "ada")]
-    assert [(a.channel, a.outcome) for a in timeline.attempts] == [
-        ("websocket", Outcome.CONFIRMED)
-    ]
+    assert [(a.channel, a.outcome) for a in timeline.attempts] == [("websocket", Outcome.CONFIRMED)]
 
 
 def test_a_proof_confirms_and_clears_the_due_time(ledger: SqlLedger) -> None:
