@@ -1,0 +1,46 @@
+"""Backoff and jitter."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from delivery.domain.retry import PERFORMANCE, Backoff, spread
+
+
+@pytest.mark.parametrize(("retry", "seconds"), [(1, 0.1), (2, 0.2), (3, 0.4), (4, 0.8), (9, 2.0)])
+def test_the_delay_doubles_up_to_its_limit(retry: int, seconds: float) -> None:
+    assert Backoff(0.1, 2.0, 0.0).delay(retry, 0.9) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("dice", "seconds"), [(0.0, 0.7), (0.5, 1.0), (1.0, 1.3)])
+def test_the_dice_shorten_and_lengthen_by_the_jitter(dice: float, seconds: float) -> None:
+    assert Backoff(1.0, 9.0, 0.3).delay(1, dice) == pytest.approx(seconds)
+
+
+def test_performance_mode_waits_a_millisecond_whatever_the_dice() -> None:
+    assert {PERFORMANCE.delay(retry, dice) for retry in (1, 5) for dice in (0.0, 0.99)} == {0.001}
+
+
+def test_a_huge_retry_number_does_not_overflow() -> None:
+    assert Backoff(0.1, 2.0, 0.0).delay(10**9, 0.5) == 2.0
+
+
+@given(
+    base=st.floats(0, 1e3),
+    more=st.floats(0, 1e3),
+    jitter=st.floats(0, 1),
+    retry=st.integers(1, 100),
+    dice=st.floats(0, 1, exclude_max=True),
+)
+def test_a_delay_stays_within_its_limits(
+    base: float, more: float, jitter: float, retry: int, dice: float
+) -> None:
+    delay = Backoff(base, base + more, jitter).delay(retry, dice)
+    assert 0.0 <= delay <= (base + more) * (1 + jitter) * (1 + 1e-9)
+
+
+@given(base=st.floats(0, 1e3), jitter=st.floats(0, 2), dice=st.floats(0, 1, exclude_max=True))
+def test_a_spread_delay_is_never_early(base: float, jitter: float, dice: float) -> None:
+    assert base <= spread(base, jitter, dice) <= base * (1 + jitter) * (1 + 1e-9)
