@@ -19,6 +19,7 @@ from delivery.domain.lifecycle import Confirmation
 from delivery.domain.ports import Answered, Ledger
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.errors import DeliveryError, LedgerError, LedgerUnavailable, Overloaded
+from delivery.ledger.batch import Batch
 from delivery.ledger.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -29,23 +30,6 @@ RETRY = 1.0
 ADOPT_EVERY = 5.0
 CALL_TIMEOUT = 12.0
 MAX_CALLS = 256
-
-Waiting = list[tuple[Entry, Answered]]
-
-
-class _Batch:
-    """What one transaction takes."""
-
-    __slots__ = ("by_id", "entries", "hand_overs", "proofs")
-
-    def __init__(self) -> None:
-        self.entries: Waiting = []
-        self.by_id: dict[str, Entry] = {}
-        self.proofs: list[Confirmation] = []
-        self.hand_overs: dict[str, list[str]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self.entries or self.proofs or self.hand_overs)
 
 
 class JournalThread:
@@ -65,7 +49,7 @@ class JournalThread:
         self._ledger = ledger
         self._spool = spool
         self._max_pending = max_pending
-        self._gather = _Batch()
+        self._gather = Batch()
         self._pending = 0
         self._changed = threading.Condition()
         self._stopping = False
@@ -190,18 +174,18 @@ class JournalThread:
                     self._idle = not self._gather
                     self._changed.notify_all()
 
-    def _next_batch(self) -> _Batch | None:
+    def _next_batch(self) -> Batch | None:
         with self._changed:
             self._changed.wait_for(lambda: bool(self._gather) or self._stopping, RETRY)
             if not self._gather and self._stopping:
                 return None
-            batch, self._gather = self._gather, _Batch()
+            batch, self._gather = self._gather, Batch()
             if len(batch.entries) > BATCH:
-                self._gather = _split(batch)
+                self._gather = batch.split(BATCH)
             self._idle = False
             return batch
 
-    def _commit(self, batch: _Batch) -> None:
+    def _commit(self, batch: Batch) -> None:
         entries = [entry for entry, _ in batch.entries]
         try:
             self._before_commit()
@@ -264,7 +248,7 @@ class JournalThread:
             self._ledger.events.confirm(proofs)
         return answers
 
-    def _to_spool(self, batch: _Batch, error: LedgerUnavailable) -> None:
+    def _to_spool(self, batch: Batch, error: LedgerUnavailable) -> None:
         entries = [entry for entry, _ in batch.entries]
         if self._spool is None:
             self._answer([(done, error) for _, done in batch.entries])
@@ -308,15 +292,3 @@ class JournalThread:
 def _deliver(answers: Sequence[tuple[Answered, Receipted | Exception]]) -> None:
     for done, answer in answers:
         done(answer)
-
-
-def _split(batch: _Batch) -> _Batch:
-    """Cut a batch at its limit; the rest keeps its order and everything that refers to it."""
-    rest = _Batch()
-    rest.entries = batch.entries[BATCH:]
-    del batch.entries[BATCH:]
-    for entry, _ in rest.entries:
-        rest.by_id.setdefault(entry.event.id, entry)
-    rest.proofs, batch.proofs = batch.proofs, []
-    rest.hand_overs, batch.hand_overs = batch.hand_overs, {}
-    return rest
