@@ -1,0 +1,225 @@
+"""The fallback chain of one process: executor, sweeper, upkeep, and the way to the broker.
+
+Owns: how the parts of ``tasks`` meet ledger, transports and sockets. Never does: start a worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import httpx
+
+from delivery.bootstrap.settings_parts import (
+    make_alerts,
+    make_channels,
+    make_links,
+    make_renderer,
+    sms_callback,
+)
+from delivery.config import Settings, load_policies, secret
+from delivery.domain.event import Event
+from delivery.domain.lifecycle import Confirmation
+from delivery.domain.policy import Policies
+from delivery.domain.ports import Ledger, Resend
+from delivery.domain.records import Entry
+from delivery.errors import ConfigError, DeliveryError, LedgerUnavailable
+from delivery.ledger.spool import adopt_orphans
+from delivery.tasks.app import make_app
+from delivery.tasks.executor import Executor, TimeLimits
+from delivery.tasks.fallback import Maintenance, register, register_maintenance
+from delivery.tasks.relay import Relay
+from delivery.tasks.sweep import Alerter, Sweeper, SweepReport
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+log = logging.getLogger(__name__)
+
+SOFT, HARD, VISIBILITY, LEASE = 20.0, 30.0, 40.0, 60.0
+PING_EVERY = 30.0
+HINT_DELAY = 0.02
+QueueCopy = Callable[[Sequence[Event]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainParts:
+    """What the chain of one process is made of."""
+
+    executor: Executor
+    maintenance: Maintenance
+
+
+def broker_url(settings: Settings) -> str:
+    """Celery's broker: the one that is set, else Redis, else memory (one process only)."""
+    return secret(settings.broker_url) or secret(settings.redis_url) or "memory://"
+
+
+def make_celery(settings: Settings, *, concurrency: int = 4) -> Celery:
+    """The Celery app of publishers, workers and beat; tasks are registered by ``attach``."""
+    return make_app(
+        broker_url(settings),
+        soft_limit=SOFT,
+        hard_limit=HARD,
+        visibility_timeout=VISIBILITY,
+        lease=LEASE,
+        concurrency=concurrency,
+    )
+
+
+def attach(app: Celery, get_parts: Callable[[], ChainParts]) -> None:
+    """Register all tasks; ``get_parts`` is asked inside the process that runs them."""
+    register(app, lambda: get_parts().executor)
+    register_maintenance(app, lambda: get_parts().maintenance)
+
+
+def make_chain(
+    settings: Settings,
+    ledger: Ledger,
+    relay: Relay,
+    *,
+    resend: Resend,
+    queue_copy: QueueCopy,
+    trim: Callable[[float], int],
+    policies: Policies | None = None,
+) -> ChainParts:
+    """Wire executor and upkeep.
+
+    Args:
+        resend: the ``direct`` channel's way to the sockets.
+        queue_copy / trim: where second copies go, and what deletes old ones.
+    """
+    policies = policies or load_policies(settings)
+    renderer = make_renderer(settings)
+    alerts = make_alerts(settings, renderer)
+    executor = Executor(
+        ledger=ledger,
+        policies=policies,
+        channels=make_channels(settings, renderer),
+        alerts=alerts,
+        resend=resend,
+        queue_copy=queue_copy,
+        publish=relay,
+        links=make_links(settings),
+        drain_spool=lambda: drain_orphans(settings, ledger),
+        dice=random.random,
+        limits=TimeLimits(soft=SOFT, hard=HARD, lease=LEASE),
+        callback_url=sms_callback(settings),
+    )
+    sweeper = WatchedSweeper(ledger, policies, relay, watch=make_watch(settings))
+    maintenance = Maintenance(sweeper, Alerter(ledger, alerts), ledger.audit.seal, trim)
+    return ChainParts(executor, maintenance)
+
+
+def drain_orphans(settings: Settings, ledger: Ledger) -> None:
+    """Commit what processes of this machine left in their spools when they died."""
+
+    def commit(entries: Sequence[Entry], proofs: Sequence[Confirmation]) -> None:
+        ledger.events.commit(entries, proofs, drained=True)
+
+    directory = settings.data_dir / "spool"
+    if directory.is_dir():
+        adopt_orphans(directory, commit)
+
+
+class WatchedSweeper(Sweeper):
+    """A sweeper that tells a dead man's switch that it still runs."""
+
+    def __init__(
+        self, ledger: Ledger, policies: Policies, publish: Relay, *, watch: Callable[[], None]
+    ) -> None:
+        super().__init__(ledger, policies, publish)
+        self._watch = watch
+
+    def sweep(self) -> SweepReport:
+        """See ``Sweeper``; tells the switch only when the sweep succeeded."""
+        report = super().sweep()
+        self._watch()
+        return report
+
+
+def make_watch(settings: Settings) -> Callable[[], None]:
+    """Fetches DELIVERY_HEARTBEAT_URL at most every 30 s, beside the caller; nothing if unset."""
+    url = secret(settings.heartbeat_url)
+    if url is None:
+        return lambda: None
+    last = [0.0]
+    lock = threading.Lock()
+
+    def fetch() -> None:
+        try:
+            httpx.get(url, timeout=5.0).raise_for_status()
+        except httpx.HTTPError as error:
+            log.warning("DELIVERY_HEARTBEAT_URL does not answer: %s", type(error).__name__)
+
+    def watch() -> None:
+        now = time.monotonic()
+        with lock:
+            if last[0] and now - last[0] < PING_EVERY:
+                return
+            last[0] = now
+        threading.Thread(target=fetch, name="delivery-watch", daemon=True).start()
+
+    return watch
+
+
+class HintedSweep:
+    """Sweeps soon after a hint, so that a handed-over event need not wait for beat's second.
+
+    One thread; hints that come meanwhile are one. ``hint`` never waits.
+    """
+
+    def __init__(self, sweep: Callable[[], object]) -> None:
+        self._sweep = sweep
+        self._hinted = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="delivery-sweep", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def hint(self) -> None:
+        """Something is due now."""
+        self._hinted.set()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the thread after the sweep under way."""
+        self._stopping.set()
+        self._hinted.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            if not self._hinted.wait(5.0):
+                continue
+            # The commit that the hint speaks of may still be under way.
+            self._stopping.wait(HINT_DELAY)
+            self._hinted.clear()
+            if self._stopping.is_set():
+                return
+            try:
+                self._sweep()
+            except LedgerUnavailable as error:
+                log.debug("hinted sweep: %s", error)  # beat's next sweep finds it
+            except DeliveryError:
+                log.exception("hinted sweep failed")
+
+
+def check_order() -> str:
+    """The time limits in force, for ``delivery check``.
+
+    Raises:
+        ConfigError: they are out of order.
+    """
+    from delivery.tasks.app import check_limits
+
+    check_limits(soft_limit=SOFT, hard_limit=HARD, visibility_timeout=VISIBILITY, lease=LEASE)
+    if HARD >= LEASE:
+        raise ConfigError("the hard time limit must be below the lease")
+    return f"{SOFT:g} < {HARD:g} < {VISIBILITY:g} < {LEASE:g} s"

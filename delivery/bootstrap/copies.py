@@ -1,0 +1,74 @@
+"""Second copies of sign-in events, made beside the loop.
+
+Owns: one thread and its bounded queue. Never does: wait on the loop, or matter to acceptance: the
+ledger has the event, this copy is for when the ledger is away.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+
+from delivery.domain.event import Event
+from delivery.errors import DeliveryError
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 1_000
+BATCH = 100
+
+
+class CopyThread:
+    """Copies events in batches; what does not fit is left to the chain's ``queue`` step."""
+
+    def __init__(self, copy: Callable[[Sequence[Event]], None]) -> None:
+        self._copy = copy
+        self._waiting: queue.Queue[Event | None] = queue.Queue(MAX_WAITING)
+        self._thread = threading.Thread(target=self._run, name="delivery-copies", daemon=True)
+        self.dropped = 0
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def put(self, event: Event) -> None:
+        """Queue one event; never waits."""
+        try:
+            self._waiting.put_nowait(event)
+        except queue.Full:
+            self.dropped += 1
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Copy what waits, then end the thread."""
+        try:
+            self._waiting.put(None, timeout=timeout)
+        except queue.Full:
+            log.warning("%d second copies were not made", self._waiting.qsize())
+            return
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        is_over = False
+        while not is_over:
+            events, is_over = self._take()
+            if events:
+                self._make(events)
+
+    def _take(self) -> tuple[list[Event], bool]:
+        """The next events, at most a batch, and whether they were the last."""
+        events: list[Event] = []
+        item = self._waiting.get()  # ends with ``stop``; the thread is a daemon
+        while item is not None:
+            events.append(item)
+            if len(events) >= BATCH or self._waiting.empty():
+                return events, False
+            item = self._waiting.get_nowait()  # this thread alone takes
+        return events, True
+
+    def _make(self, events: list[Event]) -> None:
+        try:
+            self._copy(events)
+        except DeliveryError as error:
+            log.warning("%d second copies were not made: %s", len(events), error)

@@ -1,0 +1,88 @@
+"""The data directory: who holds it, and the development secret that lies in it.
+
+Owns: its lock, its permissions, the secret of ``delivery up``. Never does: read or write events.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from delivery.config import DEV_SECRET_PREFIX, Settings, secret
+from delivery.errors import ConfigError
+
+SECRET_FILE = "dev-secret"  # noqa: S105 - a file's name
+LOCK_FILE = "up.lock"
+
+
+def make_data_dir(path: Path) -> Path:
+    """Make the directory, readable by its owner alone.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"DELIVERY_DATA_DIR: cannot make {path}: {error.strerror}") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError(f"DELIVERY_DATA_DIR: {path} cannot be written by this user")
+    return path
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Hold the directory as the one ``delivery up`` on it. The lock ends with the process.
+
+    Raises:
+        ConfigError: another one holds it.
+    """
+    handle = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another `delivery up` runs on {path}: stop it, or set DELIVERY_DATA_DIR "
+                "to another directory"
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def development_secret(path: Path) -> str:
+    """The secret of this data directory, made on first use; refused outside of ``delivery up``."""
+    file = path / SECRET_FILE
+    made = DEV_SECRET_PREFIX + secrets.token_hex(32)
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        found = file.read_text(encoding="ascii").strip()
+        if not found.startswith(DEV_SECRET_PREFIX):
+            raise ConfigError(f"{file} is damaged: remove it to have a new one made") from None
+        return found
+    with os.fdopen(handle, "w", encoding="ascii") as stream:
+        stream.write(made + "\n")
+    return made
+
+
+def signing_secret(settings: Settings) -> str:
+    """What tokens for this installation are signed with.
+
+    Raises:
+        ConfigError: no secret is set and no ``delivery up`` has made one here.
+    """
+    own = secret(settings.jwt_secret)
+    if own is not None:
+        return own
+    if (settings.data_dir / SECRET_FILE).is_file():
+        return development_secret(settings.data_dir)
+    raise ConfigError(
+        "DELIVERY_JWT_SECRET is not set and no `delivery up` has run on "
+        f"{settings.data_dir}: set the secret, or name its --data-dir"
+    )

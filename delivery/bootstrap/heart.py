@@ -1,0 +1,81 @@
+"""A process's sign of life in the ``nodes`` table, for people to look at.
+
+Owns: one thread that writes a row every 5 seconds. Never does: matter; no decision reads the rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from delivery.config import Settings
+from delivery.domain.ports import Ledger
+from delivery.errors import LedgerError
+
+log = logging.getLogger(__name__)
+
+EVERY = 5.0
+
+
+def node_name(settings: Settings, kind: str, index: int | None = None) -> str:
+    """A name that no other process has: the one that is set, or host name and process id."""
+    if settings.node is None:
+        return f"{socket.gethostname()}-{os.getpid()}"
+    name = settings.node if kind in ("gateway", "up") else f"{settings.node}-{kind}"
+    return name if index is None else f"{name}-{index}"
+
+
+class Heart:
+    """Writes this process's row until it is stopped."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        node: str,
+        kind: str,
+        *,
+        connections: Callable[[], int] = lambda: 0,
+        info: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        self._ledger = ledger
+        self._node = node
+        self._kind = kind
+        self._connections = connections
+        self._info = info
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="delivery-heart", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 6.0) -> None:
+        """End the thread and take the row away."""
+        self._stopping.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        was_up = True
+        while True:
+            try:
+                self._ledger.nodes.beat(
+                    self._node,
+                    self._kind,
+                    self._connections(),
+                    {"pid": os.getpid(), **self._info()},
+                )
+                was_up = True
+            except LedgerError as error:
+                if was_up:
+                    log.warning("the ledger did not take this node's sign of life: %s", error)
+                was_up = False
+            if self._stopping.wait(EVERY):
+                break
+        try:
+            self._ledger.nodes.leave(self._node)
+        except LedgerError as error:
+            log.debug("the node's row stays until it is forgotten: %s", error)

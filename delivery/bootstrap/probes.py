@@ -1,0 +1,247 @@
+"""``delivery check``: looks at settings and services, and says what to mend.
+
+Owns: what is looked at and the advice. Never does: change anything.
+"""
+
+from __future__ import annotations
+
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import redis
+
+from delivery.bootstrap.chain import check_order, make_celery
+from delivery.bootstrap.store import SQLITE_FILE, database_url, revisions
+from delivery.config import (
+    Settings,
+    load_policies,
+    load_settings,
+    require_services,
+    require_trust,
+    secret,
+    unknown_variables,
+)
+from delivery.errors import ConfigError, DeliveryError
+
+TIMEOUT = 3.0
+FINDING, CONFIGURATION, UNREACHABLE = 1, 2, 3
+_LOOPBACK = ("127.", "localhost", "::1", "[::1]")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        level: ``ok``, ``warn`` or ``fail``.
+        mend: what to do, empty when it is fine.
+        code: the exit code it asks for.
+    """
+
+    what: str
+    level: str
+    found: str
+    mend: str = ""
+    code: int = 0
+
+
+def ok(what: str, found: str) -> Finding:
+    """Nothing to do."""
+    return Finding(what, "ok", found)
+
+
+def warn(what: str, found: str, mend: str) -> Finding:
+    """It works, but not as it should in production."""
+    return Finding(what, "warn", found, mend, FINDING)
+
+
+def unreachable(what: str, found: str, mend: str) -> Finding:
+    """A service does not answer."""
+    return Finding(what, "fail", found, mend, UNREACHABLE)
+
+
+def wrong(what: str, error: ConfigError) -> Finding:
+    """A setting must change; its error says how."""
+    return Finding(what, "fail", str(error), "see left", CONFIGURATION)
+
+
+def probe_all() -> list[Finding]:
+    """Look at everything, services side by side, each within a few seconds."""
+    try:
+        settings = load_settings()
+    except ConfigError as error:
+        return [wrong("settings", error)]
+    found = [*_settings(settings), *_files(settings)]
+    probes = _services(settings)
+    with ThreadPoolExecutor(max(len(probes), 1)) as pool:
+        found += pool.map(lambda probe: probe(settings), probes)
+    return found
+
+
+def _settings(settings: Settings) -> Iterator[Finding]:
+    misspelt = unknown_variables()
+    if misspelt:
+        yield warn("environment", f"unknown: {', '.join(misspelt)}", "correct or unset them")
+    yield _trust(settings)
+    try:
+        steps = load_policies(settings)
+        yield ok("policies", f"{len(steps.by_type)} types in {len(steps.classes)} classes")
+    except ConfigError as error:
+        yield wrong("policies", error)
+    yield _address(settings)
+    yield _limits()
+    if settings.redis_url and settings.broker_url and _same_server(settings):
+        yield warn("broker", "the same server as redis_url",
+                   "use two servers: one outage then takes one of them")  # fmt: skip
+
+
+def _trust(settings: Settings) -> Finding:
+    is_embedded = settings.database_url is None
+    if is_embedded and settings.jwt_secret is None and settings.jwks_url is None:
+        return ok("tokens", "development secret, for `delivery up` alone")
+    try:
+        require_trust(settings)
+        if not is_embedded:
+            require_services(settings)
+    except ConfigError as error:
+        return wrong("tokens", error)
+    if settings.jwks_url and urlsplit(settings.jwks_url).scheme != "https":
+        return warn("tokens", "keys are fetched over plain http", "use https in DELIVERY_JWKS_URL")
+    return ok("tokens", "JWKS" if settings.jwks_url else "HS256 secret of good length")
+
+
+def _address(settings: Settings) -> Finding:
+    url = urlsplit(settings.base_url)
+    is_local = (url.hostname or "").startswith(_LOOPBACK)
+    if settings.public_url is None and not settings.host.startswith(_LOOPBACK):
+        return warn("public_url", f"not set; links start with {settings.base_url}",
+                    "set DELIVERY_PUBLIC_URL to the address that people use")  # fmt: skip
+    if url.scheme != "https" and not is_local:
+        return warn("public_url", f"{settings.base_url} is not https",
+                    "put TLS before the gateway and write https:// here")  # fmt: skip
+    return ok("public_url", settings.base_url)
+
+
+def _limits() -> Finding:
+    try:
+        return ok("time limits", check_order())
+    except ConfigError as error:
+        return wrong("time limits", error)
+
+
+def _same_server(settings: Settings) -> bool:
+    one, other = (urlsplit(secret(u) or "") for u in (settings.redis_url, settings.broker_url))
+    return (one.hostname, one.port or 6379) == (other.hostname, other.port or 6379)
+
+
+def _files(settings: Settings) -> Iterator[Finding]:
+    for name, path in (("data_dir", settings.data_dir), ("config", Path("config/delivery.toml"))):
+        if not path.exists():
+            continue
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if name == "data_dir" and mode & 0o077:
+            yield warn(name, f"{path} is open to others ({mode:03o})", f"chmod 700 {path}")
+        elif mode & 0o022:
+            yield warn(name, f"{path} can be written by others ({mode:03o})", f"chmod go-w {path}")
+        else:
+            yield ok(name, str(path))
+
+
+def _services(settings: Settings) -> list[Callable[[Settings], Finding]]:
+    probes: list[Callable[[Settings], Finding]] = [_database]
+    if settings.redis_url:
+        probes.append(_redis)
+    if settings.broker_url or settings.redis_url:
+        probes.append(_broker)
+    if settings.smtp_url:
+        probes.append(_smtp)
+    for name in ("sms_url", "alertmanager_url", "jwks_url", "heartbeat_url"):
+        if getattr(settings, name):
+            probes.append(_tcp_probe(name))
+    return probes
+
+
+def _database(settings: Settings) -> Finding:
+    url = database_url(settings)
+    if settings.database_url is None and not (settings.data_dir / SQLITE_FILE).exists():
+        return ok("database", "none yet; `delivery up` makes a SQLite file")
+    try:
+        present, head = revisions(url)
+    except ConfigError as error:
+        return wrong("database", error)
+    except DeliveryError as error:
+        return unreachable("database", str(error), "start it, or correct DELIVERY_DATABASE_URL")
+    if present != head:
+        return Finding("database", "fail", f"tables at {present or 'nothing'}, not {head}",
+                       "delivery migrate", FINDING)  # fmt: skip
+    return ok("database", f"reachable, tables at {head}")
+
+
+def _redis(settings: Settings) -> Finding:
+    client = redis.Redis.from_url(
+        secret(settings.redis_url) or "",
+        socket_timeout=TIMEOUT,
+        socket_connect_timeout=TIMEOUT,
+        decode_responses=True,
+    )
+    try:
+        policy = client.config_get("maxmemory-policy")
+    except redis.ResponseError:
+        return ok("redis", "reachable")  # a hosted Redis keeps CONFIG to itself
+    except (redis.RedisError, OSError) as error:
+        return unreachable("redis", _short(error), "start it, or correct DELIVERY_REDIS_URL")
+    finally:
+        client.close()
+    kept = policy.get("maxmemory-policy", "noeviction")
+    if kept != "noeviction":
+        return warn("redis", f"maxmemory-policy {kept}", "set it to noeviction")
+    return ok("redis", "reachable")
+
+
+def _broker(settings: Settings) -> Finding:
+    try:
+        with make_celery(settings).connection_for_write(connect_timeout=TIMEOUT) as connection:
+            connection.ensure_connection(max_retries=1, timeout=int(TIMEOUT))
+    except Exception as error:  # every transport of kombu has errors of its own
+        return unreachable(
+            "broker", type(error).__name__, "start it, or correct DELIVERY_BROKER_URL"
+        )
+    return ok("broker", "reachable")
+
+
+def _smtp(settings: Settings) -> Finding:
+    target = urlsplit(secret(settings.smtp_url) or "")
+    found = _connect("smtp", target.hostname or "", target.port or 25, "DELIVERY_SMTP_URL")
+    is_plain = "tls=none" in (target.query or "") and target.password
+    if found.level == "ok" and is_plain and not (target.hostname or "").startswith(_LOOPBACK):
+        return warn("smtp", "the password travels in clear", "write ?tls=starttls or ?tls=implicit")
+    return found
+
+
+def _tcp_probe(name: str) -> Callable[[Settings], Finding]:
+    def probe(settings: Settings) -> Finding:
+        value = getattr(settings, name)
+        url = urlsplit(value if isinstance(value, str) else secret(value) or "")
+        port = url.port or (443 if url.scheme == "https" else 80)
+        return _connect(name, url.hostname or "", port, f"DELIVERY_{name.upper()}")
+
+    return probe
+
+
+def _connect(what: str, host: str, port: int, variable: str) -> Finding:
+    try:
+        with socket.create_connection((host, port), TIMEOUT):
+            return ok(what, f"{host}:{port} answers")
+    except OSError as error:
+        return unreachable(
+            what, f"{host}:{port}: {_short(error)}", f"start it, or correct {variable}"
+        )
+
+
+def _short(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

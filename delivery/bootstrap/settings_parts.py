@@ -1,0 +1,61 @@
+"""What follows from settings alone: links, channels to providers, receivers of alerts.
+
+Owns: the translation of settings into constructor arguments. Never does: start anything.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from delivery.config import Settings, secret
+from delivery.domain.ports import Channel
+from delivery.links import LinkSigner
+from delivery.transports.alert import AlertReceivers
+from delivery.transports.email import EmailChannel
+from delivery.transports.push import PushChannel
+from delivery.transports.render import Renderer
+from delivery.transports.sms import SmsChannel
+
+
+def make_links(settings: Settings) -> LinkSigner:
+    """The signer of links; with an identity provider alone nothing is mailed and any key does."""
+    own = secret(settings.jwt_secret) or secrets.token_hex(32)
+    return LinkSigner(own, secret(settings.jwt_secret_previous), settings.base_url)
+
+
+def make_renderer(settings: Settings) -> Renderer:
+    """Templates of mails, texts and alerts."""
+    return Renderer(settings.templates)
+
+
+def make_channels(settings: Settings, renderer: Renderer) -> dict[str, Channel]:
+    """The external channels that are configured; the chain skips the others."""
+    channels: dict[str, Channel] = {"emergency": PushChannel(renderer)}
+    if settings.smtp_url is not None:
+        smtp_url = settings.smtp_url.get_secret_value()
+        channels["email"] = EmailChannel(smtp_url, settings.mail_from, renderer)
+    if settings.sms_url is not None:
+        channels["sms"] = SmsChannel(
+            settings.sms_url,
+            settings.sms_account or "",
+            secret(settings.sms_token) or "",
+            settings.sms_from or "",
+            renderer,
+            status_callback=sms_callback(settings),
+        )
+    return channels
+
+
+def sms_callback(settings: Settings) -> str:
+    """Where the SMS provider posts what became of a text."""
+    return f"{settings.base_url}/v1/callbacks/sms/twilio"
+
+
+def make_alerts(settings: Settings, renderer: Renderer) -> AlertReceivers:
+    """The operators' receivers."""
+    return AlertReceivers(
+        secret(settings.alertmanager_url),
+        [url.get_secret_value() for url in settings.alert_urls],
+        renderer,
+        public_url=settings.base_url,
+    )

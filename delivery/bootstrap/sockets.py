@@ -1,0 +1,88 @@
+"""How a process that holds no sockets reaches those who do, and where second copies go.
+
+Owns: the choice between Redis and what there is without it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from delivery.config import Settings, secret
+from delivery.domain.event import Event
+from delivery.domain.ports import Ledger, Resend
+from delivery.errors import ChannelUnavailable
+from delivery.gateway.resend import BusResend
+from delivery.gateway.streams import RedisStreams
+
+log = logging.getLogger(__name__)
+
+COPY_AGE = 259_200.0
+"""Seconds a second copy is kept: the longest default time to live."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """The second copies: on Redis, or in the ledger where there is none."""
+
+    put: Callable[[Sequence[Event]], None]
+    read: Callable[[str], list[Event]]
+    trim: Callable[[float], int]
+    close: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A worker's way to the gateways."""
+
+    resend: Resend
+    queue_copy: Callable[[Sequence[Event]], None]
+    trim: Callable[[float], int]
+    close: Callable[[], None]
+
+
+class NoGateways:
+    """Without Redis a worker cannot ask the gateways; the chain goes on to the next channel."""
+
+    def resend(self, user_id: str, event_ids: Sequence[str], timeout: float) -> int:
+        """Raises ``ChannelUnavailable``: there is no way to the sockets."""
+        raise ChannelUnavailable(
+            "workers cannot reach the gateways: set DELIVERY_REDIS_URL", retryable=False
+        )
+
+    def wake(self, user_ids: Sequence[str]) -> None:
+        """Nobody to wake; clients find their events when they connect."""
+
+
+def make_copies(settings: Settings, ledger: Ledger) -> Copies:
+    """Where second copies go."""
+    url = secret(settings.redis_url)
+    if url is None:
+        mailbox = ledger.mailbox
+        return Copies(mailbox.put, mailbox.read, mailbox.trim, lambda: None)
+    streams = RedisStreams(url, COPY_AGE)
+
+    def trim(max_age: float) -> int:
+        try:
+            return streams.trim(max_age)
+        except ChannelUnavailable as error:
+            log.warning("%s; the next trim makes up for it", error)
+            return 0
+
+    return Copies(streams.put, streams.read, trim, streams.close)
+
+
+def make_remote(settings: Settings, ledger: Ledger) -> Remote:
+    """A worker's way to sockets and second copies."""
+    copies = make_copies(settings, ledger)
+    url = secret(settings.redis_url)
+    if url is None:
+        return Remote(NoGateways(), copies.put, copies.trim, copies.close)
+    resend = BusResend(url)
+
+    def close() -> None:
+        resend.close()
+        copies.close()
+
+    return Remote(resend, copies.put, copies.trim, close)

@@ -1,0 +1,69 @@
+"""The ledger of this installation: which database it is, its schema, a handle on it.
+
+Owns: the choice between the database that is set and the embedded SQLite file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from delivery.config import Settings, secret
+from delivery.errors import ConfigError
+from delivery.ledger import SqlLedger, migrate
+
+SQLITE_FILE = "delivery.sqlite3"
+
+
+def database_url(settings: Settings) -> str:
+    """The database that is set, else the embedded file."""
+    return secret(settings.database_url) or f"sqlite:///{settings.data_dir / SQLITE_FILE}"
+
+
+@contextmanager
+def open_ledger(settings: Settings) -> Iterator[SqlLedger]:
+    """The ledger for a command that looks or cleans up.
+
+    Raises:
+        ConfigError: its tables are not at this version.
+    """
+    url = database_url(settings)
+    require_current(url)
+    with closing(SqlLedger(url, pool_size=2)) as ledger:
+        yield ledger
+
+
+def require_current(url: str) -> None:
+    """Refuse to work on tables of another version.
+
+    Raises:
+        ConfigError: says how to migrate; ``LedgerUnavailable``: the database does not answer.
+    """
+    if not migrate.is_current(url):
+        raise ConfigError(
+            f"the database's tables are at {migrate.current(url) or 'nothing'}, this version needs "
+            f"{migrate.head()}: run `delivery migrate`"
+        )
+
+
+def revisions(url: str) -> tuple[str | None, str]:
+    """Where the tables stand, and where they should."""
+    return migrate.current(url), migrate.head()
+
+
+def migrate_ledger(settings: Settings, *, down: str | None = None) -> str | None:
+    """Bring the tables to this version, or down to another; the revision reached.
+
+    Effect: creates and alters tables; going down drops what the revisions above it made.
+    """
+    url = database_url(settings)
+    if settings.database_url is None and not settings.data_dir.is_dir():
+        raise ConfigError(
+            f"DELIVERY_DATABASE_URL is not set and {settings.data_dir} is not there: set it, "
+            "or start `delivery up`, which migrates by itself"
+        )
+    if down is None:
+        migrate.upgrade(url)
+    else:
+        migrate.downgrade(url, down)
+    return migrate.current(url)

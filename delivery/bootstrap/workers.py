@@ -1,0 +1,189 @@
+"""Celery workers and beat of a cluster.
+
+Owns: what each worker process opens for itself, after the fork, and closes at its end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+
+from delivery.bootstrap.chain import ChainParts, attach, make_celery, make_chain
+from delivery.bootstrap.heart import Heart, node_name
+from delivery.bootstrap.sockets import make_remote
+from delivery.bootstrap.store import database_url, require_current
+from delivery.config import Settings, load_policies, require_services, require_trust
+from delivery.domain.policy import CHANNELS
+from delivery.errors import ConfigError
+from delivery.ledger import SqlLedger
+from delivery.tasks.app import ALL_QUEUES, MAINTENANCE_QUEUE, queue_name
+from delivery.tasks.relay import Relay
+from delivery.telemetry import setup_logging
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+log = logging.getLogger(__name__)
+
+
+class ProcessParts:
+    """The chain's parts of the process that asks: opened on first use, never shared by a fork."""
+
+    def __init__(self, settings: Settings, app: Celery, *, pool_size: int) -> None:
+        self._settings = settings
+        self._app = app
+        self._pool_size = pool_size
+        self._lock = threading.Lock()
+        self._pid = 0
+        self._parts: ChainParts | None = None
+        self._closing = ExitStack()
+
+    def get(self) -> ChainParts:
+        """This process's parts."""
+        parts = self._parts
+        if parts is not None and self._pid == os.getpid():
+            return parts
+        with self._lock:
+            if self._parts is None or self._pid != os.getpid():
+                # What the parent opened is the parent's; its connections must not be closed here.
+                self._closing = ExitStack()
+                self._parts = self._open(self._closing)
+                self._pid = os.getpid()
+            return self._parts
+
+    def _open(self, closing: ExitStack) -> ChainParts:
+        settings = self._settings
+        ledger = SqlLedger(database_url(settings), pool_size=self._pool_size)
+        closing.callback(ledger.close)
+        relay = Relay(self._app)
+        relay.start()
+        closing.callback(relay.stop)
+        remote = make_remote(settings, ledger)
+        closing.callback(remote.close)
+        return make_chain(
+            settings,
+            ledger,
+            relay,
+            resend=remote.resend,
+            queue_copy=remote.queue_copy,
+            trim=remote.trim,
+        )
+
+    def close(self, **_signal: Any) -> None:
+        """Close what this process opened."""
+        if self._pid == os.getpid():
+            self._parts = None
+            self._pid = 0
+            self._closing.close()
+
+
+def make_worker_app(settings: Settings, *, concurrency: int = 8) -> Celery:
+    """A Celery app whose tasks open ledger and sockets in the process that runs them.
+
+    Raises:
+        ConfigError: a setting or the policy file is wrong, or a service is not named.
+    """
+    require_trust(settings)
+    require_services(settings)
+    load_policies(settings)  # complain now, not with the first task
+    app = make_celery(settings, concurrency=concurrency)
+    parts = ProcessParts(settings, app, pool_size=concurrency + 2)
+    attach(app, parts.get)
+    # Weak references would be gone before the worker ends.
+    signals.worker_process_shutdown.connect(parts.close, weak=False)
+    signals.worker_shutdown.connect(parts.close, weak=False)
+    _own_logging(settings)
+    return app
+
+
+def run_worker(
+    settings: Settings, *, queues: Sequence[str] = (), concurrency: int = 8, pool: str = "threads"
+) -> None:
+    """Run a worker until it is told to stop; tasks under way end first.
+
+    Args:
+        queues: names of channels or queues; all when empty.
+    """
+    names = [_queue(name) for name in queues] or list(ALL_QUEUES)
+    app = make_worker_app(settings, concurrency=concurrency)
+    require_current(database_url(settings))
+    node = node_name(settings, "worker")
+    worker = app.Worker(
+        hostname=f"{node}@%h",
+        pool_cls=pool,
+        concurrency=concurrency,
+        queues=names,
+        loglevel=settings.log_level,
+        task_events=True,
+        quiet=True,
+        redirect_stdouts=False,
+    )
+    heart = _heart_on(signals.worker_ready, settings, node, "worker", {"queues": names})
+    try:
+        worker.start()
+    finally:
+        heart()
+    if worker.exitcode:
+        sys.exit(worker.exitcode)
+
+
+def run_beat(settings: Settings) -> None:
+    """Run the clock until it is told to stop."""
+    require_services(settings)
+    app = make_celery(settings)
+    _own_logging(settings)
+    node = node_name(settings, "beat")
+    heart = _heart_on(signals.beat_init, settings, node, "beat", {})
+    try:
+        app.Beat(loglevel=settings.log_level, quiet=True, redirect_stdouts=False).run()
+    finally:
+        heart()
+
+
+def _own_logging(settings: Settings) -> None:
+    """Keep Celery from installing handlers of its own, which would not redact."""
+
+    def setup(**_signal: Any) -> None:
+        setup_logging(settings.log_format, settings.log_level, secrets=settings.secret_values())
+
+    signals.setup_logging.connect(setup, weak=False)
+
+
+def _queue(name: str) -> str:
+    if name in CHANNELS:
+        return queue_name(name)
+    if name == "maintenance":
+        return MAINTENANCE_QUEUE
+    if name in ALL_QUEUES:
+        return name
+    raise ConfigError(
+        f"--queues: there is no queue {name!r}; known: {', '.join(CHANNELS)}, maintenance"
+    )
+
+
+def _heart_on(
+    signal: Any, settings: Settings, node: str, kind: str, info: dict[str, Any]
+) -> Callable[[], None]:
+    """Start the process's sign of life once it is up; returns what ends it.
+
+    Only then: a thread and a connection made earlier would be lost in forked children.
+    """
+    closing = ExitStack()
+
+    def start(**_signal: Any) -> None:
+        ledger = SqlLedger(database_url(settings), pool_size=1)
+        closing.callback(ledger.close)
+        heart = Heart(ledger, node, kind, info=lambda: info)
+        heart.start()
+        closing.callback(heart.stop)
+        log.info("%s %s is up", kind, node)
+
+    signal.connect(start, weak=False)
+    return closing.close

@@ -1,0 +1,65 @@
+"""The ``delivery`` command: what an operator and a developer type.
+
+Owns: arguments, help, exit codes, what is printed. Never does: work; each command imports what it
+needs when it runs, so that ``delivery --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from delivery.cli import operate, serve, speak
+from delivery.errors import (
+    ConfigError,
+    DeliveryError,
+    LedgerUnavailable,
+    Overloaded,
+    Unreachable,
+)
+
+FINE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
+
+
+def exit_code(error: DeliveryError) -> int:
+    """0 fine, 1 finding or failure, 2 usage or configuration, 3 unreachable."""
+    if isinstance(error, ConfigError):
+        return USAGE
+    if isinstance(error, Unreachable | LedgerUnavailable | Overloaded):
+        return UNREACHABLE
+    return FAILED
+
+
+class _Root(click.Group):
+    """Turns our errors into one line on standard error and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DeliveryError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(exit_code(error))
+
+
+@click.group(
+    "delivery",
+    cls=_Root,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog=(
+        "\b\nExit codes: 0 fine, 1 finding or failure, 2 usage or configuration,\n3 unreachable."
+    ),
+)
+@click.version_option(package_name="delivery", message="%(version)s")
+def main() -> None:
+    """Push events to users at socket speed, know which ones arrived, and
+    escalate the ones that did not.
+
+    Start with `delivery up`: everything in one process, nothing to install
+    beside this package. Settings: config/delivery.toml or DELIVERY_* variables.
+    """
+
+
+for command in (*serve.COMMANDS, *operate.COMMANDS, *speak.COMMANDS):
+    main.add_command(command)

@@ -1,0 +1,39 @@
+"""Options that several commands share. Light: every start of the command imports this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from delivery.errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+DEFAULT_URL = "http://127.0.0.1:8080"
+
+
+def api_options(function: F) -> F:
+    """Adds ``--url`` and ``--token`` (or DELIVERY_URL and DELIVERY_TOKEN)."""
+    url = click.option(
+        "--url", envvar="DELIVERY_URL", default=DEFAULT_URL, show_default=True,
+        show_envvar=True, help="Address of the service.",
+    )  # fmt: skip
+    token = click.option(
+        "--token", envvar="DELIVERY_TOKEN", default=None, show_envvar=True,
+        help="Bearer token; other users of this machine can see options, so prefer the variable.",
+    )  # fmt: skip
+    return url(token(function))
+
+
+def required_token(token: str | None, make: str) -> str:
+    """The token, or an error that says how to make one."""
+    if not token:
+        raise ConfigError(f"DELIVERY_TOKEN is not set: export DELIVERY_TOKEN=$({make})")
+    return token
+
+
+def json_option(function: F) -> F:
+    """Adds ``--json``, handed over as ``as_json``."""
+    option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+    return option(function)

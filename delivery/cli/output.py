@@ -1,0 +1,53 @@
+"""What commands print: tables for people within 80 columns, JSON for programs.
+
+Owns: the shape of output. Never does: fetch anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+WIDTH = 80
+
+
+def say_json(value: Any, *, indent: int | None = 2) -> None:
+    """One JSON document on standard output; ``indent=None`` for one line per document."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=indent, default=str))
+
+
+def say_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> None:
+    """A table that fits 80 columns; the first column never wraps, so that it can be copied."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, no_wrap=index == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    Console(width=WIDTH).print(table)
+
+
+def say_fields(fields: Sequence[tuple[str, Any]]) -> None:
+    """Names and values, one per line; long values wrap under themselves."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    for name, value in fields:
+        if value is not None:
+            table.add_row(name, Text(str(value)))
+    Console(width=WIDTH).print(table)
+
+
+def clock(instant: str | None) -> str:
+    """``2026-11-24T05:45:49.123456Z`` as ``11-24 05:45:49``; empty for none."""
+    return "" if not instant else f"{instant[5:10]} {instant[11:19]}"

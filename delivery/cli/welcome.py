@@ -1,0 +1,79 @@
+"""What a server says once it listens: where it is, and what to paste next."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from delivery.cli.output import say_json
+
+if TYPE_CHECKING:
+    from delivery.bootstrap.embedded import Address
+
+
+def welcome(address: Address, *, as_json: bool) -> None:
+    """Print the page, the tokens and two lines that make an event arrive."""
+    if as_json:
+        say_json(
+            {
+                "url": address.url,
+                "page": address.page,
+                "user": address.user,
+                "client_token": address.client_token,
+                "service_token": address.service_token,
+                "services": dict(address.services),
+            },
+            indent=None,
+        )
+        return
+    command = own_command()
+    _heading(address)
+    click.echo("Service token (emit read operate):")
+    click.echo(f"{address.service_token}\n")
+    click.echo(f"Client token of user {address.user}:")
+    click.echo(f"{address.client_token}\n")
+    click.secho("1. Receive, in a second terminal:", bold=True)
+    click.echo(f"DELIVERY_TOKEN={address.client_token} {command} listen --url {address.url}\n")
+    click.secho("2. Send, in a third:", bold=True)
+    click.echo(
+        f"curl -sS {address.url}/v1/events -H 'Content-Type: application/json' "
+        f"-H 'Authorization: Bearer {address.service_token}' "
+        f'-d \'{{"type":"agent_started","user_id":"{address.user}","run_id":"run-1",'
+        f'"data":{{"text":"hello"}}}}\'\n'
+    )
+
+
+def _heading(address: Address) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=80, highlight=False)
+    console.print("[bold]delivery is up.[/bold] Ctrl-C stops it.\n")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, what in address.services:
+        table.add_row(name, what)
+    console.print(table)
+    click.secho("\nPage, signed in as the service:", bold=True)
+    click.echo(f"{address.page}\n")
+
+
+def own_command() -> str:
+    """How to call this command again from any directory."""
+    if shutil.which("delivery"):
+        return "delivery"
+    beside = Path(sys.executable).with_name("delivery")
+    if beside.is_file():
+        return shlex.quote(str(beside))
+    return f"{shlex.quote(sys.executable)} -m delivery"
+
+
+def listening(url: str, *, as_json: bool) -> None:
+    """One line: the gateway answers here."""
+    say_json({"url": url}, indent=None) if as_json else click.echo(f"listening on {url}")

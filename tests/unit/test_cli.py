@@ -1,0 +1,180 @@
+"""The commands: usage, exit codes, what they print, and that help is quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import jwt
+import pytest
+from click.testing import CliRunner, Result
+
+from delivery import errors
+from delivery.cli import exit_code, main
+from delivery.cli.output import clock, say_fields, say_table
+
+SECRET = "s" * 40
+COMMANDS = (
+    "up", "gateway", "worker", "beat", "migrate", "check", "token", "emit", "listen", "events",
+    "purge", "audit",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable and no file of the machine that runs the tests."""
+    for name in [name for name in os.environ if name.startswith("DELIVERY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*args: str, **env: str) -> Result:
+    return CliRunner().invoke(main, list(args), env=env)
+
+
+def test_help_lists_every_command_and_the_exit_codes() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    listed = {line.split()[0] for line in result.output.splitlines() if line.startswith("  ")}
+    assert set(COMMANDS) <= listed
+    assert "3 unreachable" in result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_within_80_columns(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert max(map(len, result.output.splitlines())) <= 80
+
+
+def test_help_imports_none_of_the_heavy_libraries() -> None:
+    heavy = ("aiohttp", "celery", "sqlalchemy", "redis", "httpx", "pydantic", "rich")
+    code = (
+        "import sys, delivery.cli\n"
+        "try: delivery.cli.main(['--help'])\n"
+        f"finally: print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.ConfigError("x"), 2),
+        (errors.Unreachable("x"), 3),
+        (errors.LedgerUnavailable("x"), 3),
+        (errors.RemoteError("x", status=409, problem={}), 1),
+        (errors.InvalidEvent("x"), 1),
+    ],
+)
+def test_an_error_has_its_exit_code(error: errors.DeliveryError, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_a_wrong_setting_exits_2_and_names_it() -> None:
+    result = run("token", "--user", "u", DELIVERY_JWT_SECRET="short")
+    assert result.exit_code == 2
+    assert "DELIVERY_JWT_SECRET" in result.output
+    assert "short" not in result.output.replace("DELIVERY_JWT_SECRET", "")
+
+
+def test_token_prints_only_a_clients_token() -> None:
+    result = run("token", "--user", "u-1", "--ttl", "60", DELIVERY_JWT_SECRET=SECRET)
+    assert result.exit_code == 0
+    claims = jwt.decode(result.output.strip(), SECRET, algorithms=["HS256"])
+    assert claims["sub"] == "u-1"
+    assert claims["exp"] - claims["iat"] == 60
+    assert "scope" not in claims
+
+
+def test_token_carries_scopes_audience_and_issuer_of_a_service() -> None:
+    result = run(
+        "token", "--service", "--scope", "emit operate", "--json",
+        DELIVERY_JWT_SECRET=SECRET, DELIVERY_JWT_AUDIENCE="a", DELIVERY_JWT_ISSUER="i",
+    )  # fmt: skip
+    made = json.loads(result.output)["token"]
+    claims = jwt.decode(made, SECRET, algorithms=["HS256"], audience="a", issuer="i")
+    assert claims["scope"] == "emit operate"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("token",),
+        ("token", "--user", "u", "--service"),
+        ("token", "--service", "--scope", "root"),
+        ("emit", "--token", "t"),
+        ("emit", "agent_started", "--token", "t", "--user", "u"),
+        ("emit", "a", "--user", "u", "--run", "r", "--data", "{", "--token", "t"),
+        ("emit", "a", "--user", "u", "--run", "r"),
+        ("listen",),
+        ("events", "list"),
+        ("events", "list", "--state", "lost"),
+        ("events", "replay", "--token", "t"),
+        ("events", "replay", "x", "--state", "dead", "--token", "t"),
+        ("emit", "a", "--user", "u", "--run", "r", "--token", "t", "--url", "ftp://x"),
+        ("purge",),
+        ("gateway",),
+        ("worker",),
+        ("beat",),
+    ],
+)
+def test_wrong_usage_or_configuration_exits_2(args: tuple[str, ...]) -> None:
+    result = run(*args)
+    assert result.exit_code == 2, result.output
+    assert "Error" in result.output
+
+
+def test_without_a_secret_token_says_how_to_get_one() -> None:
+    result = run("token", "--user", "u")
+    assert result.exit_code == 2
+    assert "delivery up" in result.output
+
+
+def test_a_service_that_is_not_there_exits_3() -> None:
+    # Port 1 belongs to tcpmux, which nobody runs; binding below 1024 is not ours to do.
+    result = run("events", "list", "--token", "t", "--url", "http://127.0.0.1:1")
+    assert result.exit_code == 3
+    assert "http://127.0.0.1:1 does not answer" in result.output
+
+
+def test_a_token_is_never_echoed_in_help() -> None:
+    assert "hunter22" not in run("emit", "--help", DELIVERY_TOKEN="hunter22").output
+
+
+def test_tables_stay_within_80_columns_and_never_break_an_id(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    event_id = "0198c2b4-7c00-7000-8000-000000000001"
+    say_table(("id", "text"), [(event_id, "word " * 40), (event_id, None)], title="T")
+    say_fields([("name", "x" * 200), ("left out", None)])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(event_id in line for line in lines) == 2
+    assert not any("left out" in line for line in lines)
+
+
+def test_markup_in_values_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    say_table(("id",), [("[red]x[/red]",)])
+    assert "[red]x[/red]" in capsys.readouterr().out
+
+
+def test_instants_are_shortened() -> None:
+    assert clock("2026-11-24T05:45:49.123456Z") == "11-24 05:45:49"
+    assert clock(None) == ""
+
+
+def test_the_module_runs_like_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "delivery", "--version"],
+        capture_output=True, text=True, timeout=30, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip()
+    assert isinstance(main, click.Group)
