@@ -5,10 +5,12 @@ Owns: the WHERE and the new value of every change of state in this room.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import sqlalchemy as sa
 
 from delivery.domain import lifecycle
-from delivery.domain.lifecycle import Cause
+from delivery.domain.lifecycle import Cause, State
 from delivery.errors import IllegalTransition
 from delivery.ledger.models import events
 
@@ -28,3 +30,14 @@ def after(cause: Cause) -> str:
     if len(targets) != 1:
         raise IllegalTransition(f"{cause} leads to {len(targets)} states; decide row by row")
     return targets.pop().value
+
+
+def on_chain() -> sa.ColumnElement[bool]:
+    """The event is on the chain, so that a step of it may be recorded."""
+    return events.c.state == State.FALLING_BACK.value
+
+
+def not_after_expiry(due_at: sa.ColumnElement[datetime]) -> sa.ColumnElement[datetime]:
+    """``due_at``, or the end of the event's time to live if that comes first: an event is never
+    swept later than it expires."""
+    return sa.case((events.c.expires_at < due_at, events.c.expires_at), else_=due_at)

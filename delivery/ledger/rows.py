@@ -23,7 +23,7 @@ EVENT_COLUMNS = tuple(events.c)
 ATTEMPT_COLUMNS = tuple(attempts.c)
 DIGEST_COLUMNS = tuple(digests.c)
 
-AnyRow = sa.Row[Any]
+AnyRow = sa.Row[*tuple[Any, ...]]
 
 
 def dump(value: Any) -> str:

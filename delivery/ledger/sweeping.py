@@ -1,0 +1,179 @@
+"""One page of what is due: who enters the chain, whose step is published again, who expires.
+
+Owns: the statements of a sweep, a fixed number of them for any number of events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from delivery.domain import lifecycle
+from delivery.domain.event import EventClass
+from delivery.domain.lifecycle import Cause, Outcome, State
+from delivery.domain.records import Due, Swept
+from delivery.ledger import edges, rows
+from delivery.ledger.audit import AuditRow, audit_rows
+from delivery.ledger.models import UtcDateTime, attempts, events
+
+FAST_PATH = "websocket"
+AGAIN = 5.0
+"""Seconds until a step is published again the first time; doubles with every publish."""
+AGAIN_MAX = 60.0
+TIMED_OUT = "no acknowledgement in time"
+_DOUBLINGS = 4  # 5 s * 2**4 is over the maximum already
+
+_HAND_OVER = lifecycle.sources(Cause.HAND_OVER)
+_EXPIRE = lifecycle.sources(Cause.EXPIRE)
+
+
+def sweep(connection: Connection, now: datetime, limit: int) -> Swept:
+    """Take at most ``limit`` due events; rows that another sweeper holds are passed over."""
+    page = connection.execute(
+        sa.select(
+            events.c.id, events.c.user_id, events.c["class"], events.c.state, events.c.step,
+            events.c.due_at, events.c.publishes, events.c.expires_at, events.c.generation,
+            events.c.recorded_at,
+        )
+        .where(events.c.due_at <= now)
+        .order_by(events.c.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()  # fmt: skip
+    if not page:
+        return Swept((), 0)
+    over, entering, standing, strays = _sorted(page, now)
+    expire(connection, now, over)
+    _enter(connection, now, entering)
+    _publish(connection, now, entering + standing)
+    _settle(connection, strays)
+    due = sorted(entering + standing, key=lambda row: row.due_at)
+    return Swept(tuple(_due(row) for row in due), len(over))
+
+
+def expire(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
+    """End events (locked rows with id, user_id and class) whose time to live is over."""
+    if not found:
+        return
+    connection.execute(
+        sa.update(events)
+        .where(events.c.id.in_(_ids(found)), edges.before(Cause.EXPIRE))
+        .values(state=edges.after(Cause.EXPIRE), due_at=None, claimed_until=None)
+    )
+    _audit(connection, now, found, Cause.EXPIRE)
+
+
+def _sorted(page: Iterable[rows.AnyRow], now: datetime) -> tuple[list[rows.AnyRow], ...]:
+    """The page as: expired, entering the chain, on the chain, due without a reason."""
+    over, entering, standing, strays = [], [], [], []
+    for row in page:
+        state = State(row.state)
+        if row.expires_at <= now and state in _EXPIRE:
+            over.append(row)
+        elif state in _HAND_OVER:
+            entering.append(row)
+        elif state is State.FALLING_BACK:
+            standing.append(row)
+        else:
+            strays.append(row)
+    return over, entering, standing, strays
+
+
+def _enter(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
+    """Hand events over to the chain; pushed ones get the failed attempt that says why."""
+    if not found:
+        return
+    connection.execute(
+        sa.update(events)
+        .where(events.c.id.in_(_ids(found)), edges.before(Cause.HAND_OVER))
+        .values(state=edges.after(Cause.HAND_OVER), step=None, handed_over_at=now, digest_id=None)
+    )
+    _record_timeouts(connection, now, [row for row in found if row.state == State.SENT])
+    _audit(connection, now, found, Cause.HAND_OVER)
+
+
+def _record_timeouts(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
+    if not found:
+        return
+    last = sa.select(attempts.c.event_id, attempts.c.generation, sa.func.max(attempts.c.number))
+    numbers = {
+        (event_id, generation): number
+        for event_id, generation, number in connection.execute(
+            last.where(attempts.c.event_id.in_(_ids(found)), attempts.c.channel == FAST_PATH)
+            .group_by(attempts.c.event_id, attempts.c.generation)
+        )
+    }  # fmt: skip
+    connection.execute(
+        sa.insert(attempts),
+        [
+            rows.attempt_values(
+                row.id,
+                row.generation,
+                FAST_PATH,
+                numbers.get((row.id, row.generation), 0) + 1,
+                Outcome.FAILED,
+                started_at=row.recorded_at,  # ``sent`` is written with the insert only
+                ended_at=now,
+                error=TIMED_OUT,
+            )
+            for row in found
+        ],
+    )
+
+
+def _publish(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
+    """Move due times ahead, so that a lost message is published again: 5 s, 10 s, … 60 s."""
+    by_count = sorted(found, key=_doublings)
+    for doublings, group in groupby(by_count, key=_doublings):
+        pause = min(AGAIN * 2**doublings, AGAIN_MAX)
+        again = sa.literal(now + timedelta(seconds=pause), UtcDateTime())
+        connection.execute(
+            sa.update(events)
+            .where(events.c.id.in_(_ids(group)), edges.on_chain())
+            .values(due_at=edges.not_after_expiry(again), publishes=events.c.publishes + 1)
+        )
+
+
+def _settle(connection: Connection, found: Sequence[rows.AnyRow]) -> None:
+    """Give events that are due without a reason their right due time, or they would stand at the
+    head of every sweep."""
+    if not found:
+        return
+    parked = events.c.state == State.PARKED.value
+    connection.execute(
+        sa.update(events)
+        .where(events.c.id.in_(_ids(found)))
+        .values(due_at=sa.case((parked, events.c.expires_at), else_=sa.null()))
+    )
+
+
+def _audit(
+    connection: Connection, now: datetime, found: Sequence[rows.AnyRow], cause: Cause
+) -> None:
+    facts = {"state": edges.after(cause), "cause": cause.value}
+    audit_rows(
+        connection,
+        [
+            AuditRow("state", row.id, row.user_id, facts, now)
+            for row in found
+            if row._mapping["class"] == EventClass.AUTH
+        ],
+    )
+
+
+def _due(row: rows.AnyRow) -> Due:
+    step = row.step if row.state == State.FALLING_BACK else None
+    return Due(row.id, EventClass(row._mapping["class"]), step)
+
+
+def _doublings(row: rows.AnyRow) -> int:
+    return min(int(row.publishes), _DOUBLINGS)
+
+
+def _ids(found: Iterable[rows.AnyRow]) -> list[Any]:
+    return [row.id for row in found]
