@@ -1,0 +1,74 @@
+"""Which hosts a user's own push URL may make us call: public ones only.
+
+Owns: the check of an address and of everything a name resolves to. Never does: connect.
+A name can resolve differently a moment later, so an installation with secrets on its network
+also closes that network to its workers.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import queue
+import socket
+import threading
+from collections.abc import Callable
+
+from delivery.errors import ChannelRejected, ChannelUnavailable
+
+Resolve = Callable[[str, float], list[str]]
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # Source: RFC 6052
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the open internet, whatever it is wrapped in."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if inner is None and ip.teredo is not None:
+            inner = ip.teredo[1]
+        if inner is None and ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def resolve(host: str, timeout: float) -> list[str]:
+    """Every address of a name, within ``timeout`` seconds.
+
+    Raises:
+        ChannelUnavailable: the name is unknown now, or the name server does not answer.
+    """
+    # getaddrinfo has no time limit of its own, so a daemon thread waits in our place.
+    answer: queue.Queue[list[str] | OSError | UnicodeError] = queue.Queue(1)
+
+    def ask() -> None:
+        try:
+            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            answer.put([str(row[4][0]) for row in found])
+        except (OSError, UnicodeError) as error:
+            answer.put(error)
+
+    threading.Thread(target=ask, name="resolve", daemon=True).start()
+    try:
+        got = answer.get(timeout=timeout)
+    except queue.Empty:
+        raise ChannelUnavailable(f"the name {host!r} did not resolve in {timeout:.1f} s") from None
+    if isinstance(got, list):
+        return got
+    raise ChannelUnavailable(f"the name {host!r} does not resolve") from got
+
+
+def require_public(host: str, timeout: float, *, resolve: Resolve = resolve) -> None:
+    """Refuse a host with any private, loopback, link-local or otherwise special address.
+
+    Raises:
+        ChannelRejected: it has one.
+        ChannelUnavailable: it does not resolve now.
+    """
+    addresses = resolve(host.strip("[]"), timeout)
+    if not addresses or not all(is_public(address) for address in addresses):
+        raise ChannelRejected(f"the host {host!r} has an address that is not public")

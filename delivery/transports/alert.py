@@ -1,0 +1,158 @@
+"""The ``alert`` channel's receivers: Alertmanager, chat and push services, and the log.
+
+Owns: one grouped alert in the receivers' words. Never does: group events, or decide when an
+alert fires or is over.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from delivery.domain.event import EventClass, format_instant
+from delivery.domain.ports import Taken
+from delivery.domain.records import AlertGroup
+from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable, OutcomeUnknown
+from delivery.transports.http import Poster, checked_base_url, retry_after
+from delivery.transports.notify import notify, open_targets
+from delivery.transports.render import Notice, Renderer
+
+if TYPE_CHECKING:
+    from apprise import NotifyBase
+
+log = logging.getLogger(__name__)
+
+ALERT_NAME = "DeliveryUndelivered"
+_SEVERITY = {EventClass.CRITICAL: "critical", EventClass.AUTH: "critical"}
+
+
+class AlertReceivers:
+    """Tells operators; with no receiver at all, the log is the record.
+
+    Args:
+        alertmanager_url: base URL of an Alertmanager, with its path prefix.
+        apprise_urls: the operators' own Apprise URLs; any scheme, any network.
+        public_url: the dashboard, linked from the alert.
+
+    Raises:
+        ConfigError: a URL cannot be used; names the setting.
+    """
+
+    def __init__(
+        self,
+        alertmanager_url: str | None,
+        apprise_urls: Sequence[str],
+        renderer: Renderer,
+        *,
+        public_url: str | None = None,
+    ) -> None:
+        self._poster: Poster | None = None
+        if alertmanager_url:
+            base = checked_base_url(alertmanager_url, "DELIVERY_ALERTMANAGER_URL")
+            self._poster = Poster("Alertmanager", base)
+        self._targets: list[NotifyBase] = open_targets(apprise_urls, "DELIVERY_ALERT_URLS")
+        self._renderer = renderer
+        self._public_url = public_url
+
+    def fire(self, group: AlertGroup, *, first: bool, timeout: float) -> Taken:
+        """Tell operators. Alertmanager is told each time, since it forgets what is not repeated.
+
+        Args:
+            first: also notify the services that do not group by themselves.
+
+        Raises:
+            ChannelUnavailable: receivers are configured and none was reached.
+        """
+        notice = self._renderer.alert(group)
+        nobody = self._poster is None and not self._targets
+        log.log(
+            logging.ERROR if first or nobody else logging.INFO,
+            "%s (alert %s, since %s, ids %s)",
+            notice.title, group.id, format_instant(group.since), ", ".join(group.sample),
+        )  # fmt: skip
+        if nobody:
+            return Taken(provider_id=group.id, note="logged only")
+        told, faults = self._tell(group, notice, first=first, timeout=timeout)
+        if not told and faults:
+            raise ChannelUnavailable("; ".join(faults))
+        if faults:
+            log.warning("alert %s did not reach every receiver: %s", group.id, "; ".join(faults))
+        return Taken(provider_id=group.id, note="; ".join([*told, *faults]) or "nothing to repeat")
+
+    def resolve(self, group: AlertGroup, timeout: float) -> None:
+        """Tell Alertmanager that it is over.
+
+        Raises:
+            ChannelUnavailable: it was not reached; it ends the alert by its own timeout.
+        """
+        log.info("alert %s resolved (class %s)", group.id, group.event_class.value)
+        if self._poster is not None:
+            notice = self._renderer.alert(group, resolved=True)
+            self._post(self._poster, group, notice, timeout, ends_at=datetime.now(UTC))
+
+    def _tell(
+        self, group: AlertGroup, notice: Notice, *, first: bool, timeout: float
+    ) -> tuple[list[str], list[str]]:
+        told: list[str] = []
+        faults: list[str] = []
+        notifies = first and bool(self._targets)
+        if self._poster is not None:
+            try:
+                self._post(self._poster, group, notice, timeout / 2 if notifies else timeout)
+                told.append("Alertmanager")
+            except ChannelError as error:
+                faults.append(str(error))
+        if notifies:
+            limit = timeout / 2 if self._poster is not None else timeout
+            taken = notify(self._targets, notice, limit)
+            if taken:
+                told.append(f"{taken} of {len(self._targets)} alert URLs")
+            if taken < len(self._targets):
+                faults.append(f"{len(self._targets) - taken} alert URL(s) did not take it")
+        return told, faults
+
+    def _post(
+        self,
+        poster: Poster,
+        group: AlertGroup,
+        notice: Notice,
+        timeout: float,
+        ends_at: datetime | None = None,
+    ) -> None:
+        try:
+            response = poster.post(
+                "/api/v2/alerts", json=[self._alert(group, notice, ends_at)], timeout=timeout
+            )
+        except OutcomeUnknown as error:
+            # Alertmanager merges by labels: telling it twice is harmless, so this is a plain retry.
+            raise ChannelUnavailable(str(error)) from error
+        if response.status_code >= 300:
+            text = f"Alertmanager answered {response.status_code}: {response.text[:200]}"
+            if response.status_code == 400:
+                raise ChannelRejected(text)
+            raise ChannelUnavailable(text, retry_after=retry_after(response))
+
+    def _alert(self, group: AlertGroup, notice: Notice, ends_at: datetime | None) -> dict[str, Any]:
+        # The labels are the alert's identity: they must be the same until it is resolved.
+        alert: dict[str, Any] = {
+            "labels": {
+                "alertname": ALERT_NAME,
+                "class": group.event_class.value,
+                "severity": _SEVERITY.get(group.event_class, "warning"),
+            },
+            "annotations": {
+                "summary": notice.title,
+                "description": notice.body,
+                "count": str(group.count),
+                "users": str(group.users),
+                "sample": ", ".join(group.sample),
+            },
+            "startsAt": format_instant(group.since),
+        }
+        if ends_at is not None:
+            alert["endsAt"] = format_instant(ends_at)
+        if self._public_url is not None:
+            alert["generatorURL"] = self._public_url
+        return alert

@@ -1,0 +1,123 @@
+"""The ``sms`` channel: one short text through an API of Twilio's shape.
+
+Owns: the request and what the provider's answers mean. Never does: receive status callbacks.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from delivery.domain.contact import Contact
+from delivery.domain.ports import Message, Taken
+from delivery.errors import ChannelRejected, ChannelUnavailable
+from delivery.transports.http import Poster, checked_base_url, retry_after
+from delivery.transports.render import Renderer
+
+log = logging.getLogger(__name__)
+
+# Answers with status 400 that are about us or the moment, not about this recipient or text.
+# Source: Twilio's error dictionary.
+_PASSING_CODES = {
+    14107: "too many messages",
+    21611: "the sender's queue is full",
+    20429: "too many requests",
+    21606: "the sender cannot send; check DELIVERY_SMS_FROM",
+    21603: "the sender is missing; check DELIVERY_SMS_FROM",
+    21212: "the sender is not valid; check DELIVERY_SMS_FROM",
+    21659: "the sender is not ours; check DELIVERY_SMS_FROM",
+    21609: "the callback URL is not valid; check DELIVERY_PUBLIC_URL",
+}
+
+
+class SmsChannel:
+    """Sends texts through ``POST {base_url}/2010-04-01/Accounts/{account}/Messages.json``.
+
+    Args:
+        base_url: the API's URL, e.g. ``https://api.twilio.com``.
+        account: the account's SID; with ``token`` the basic authentication.
+        sender: an E.164 number, an alphanumeric sender or a messaging service (``MG…``).
+        status_callback: where the provider posts statuses when a message names nothing else.
+
+    Raises:
+        ConfigError: ``base_url`` is not an http(s) URL.
+    """
+
+    name = "sms"
+
+    def __init__(
+        self,
+        base_url: str,
+        account: str,
+        token: str,
+        sender: str,
+        renderer: Renderer,
+        status_callback: str | None = None,
+    ) -> None:
+        self._poster = Poster("the SMS gateway", checked_base_url(base_url, "DELIVERY_SMS_URL"))
+        self._path = f"/2010-04-01/Accounts/{quote(account, safe='')}/Messages.json"
+        self._auth = (account, token)
+        self._sender = sender
+        self._renderer = renderer
+        self._status_callback = status_callback
+
+    def unreachable(self, contact: Contact) -> str | None:
+        """Why this contact gets no text, ``None`` if it can."""
+        return None if contact.phone else "no phone number"
+
+    def deliver(self, message: Message, timeout: float) -> Taken:
+        """Send one text; ``provider_id`` is the provider's SID.
+
+        Raises:
+            ChannelUnavailable: transient; ``ChannelRejected``: refused for good;
+            ``OutcomeUnknown``: the request left and no answer came.
+        """
+        if not message.contact.phone:
+            raise ChannelRejected(f"user {message.user_id!r} has no phone number")
+        form = {"To": message.contact.phone, "Body": self._renderer.sms(message)}
+        form["MessagingServiceSid" if self._sender.startswith("MG") else "From"] = self._sender
+        callback = message.callback_url or self._status_callback
+        if callback is not None:
+            form["StatusCallback"] = callback
+        # Whoever knows one of these makes a repeat harmless; the others ignore them.
+        keys = {"I-Twilio-Idempotency-Token": message.key, "Idempotency-Key": message.key}
+        response = self._poster.post(
+            self._path, data=form, headers=keys, auth=self._auth, timeout=timeout
+        )
+        return _read(response)
+
+
+def _read(response: httpx.Response) -> Taken:
+    status = response.status_code
+    body = _json(response)
+    if 200 <= status < 300:
+        sid = body.get("sid")
+        if isinstance(sid, str) and sid:
+            return Taken(provider_id=sid)
+        return Taken(note="the SMS gateway took it without naming it; no receipt can be matched")
+    code = body.get("code")
+    told = " ".join(str(body.get("message") or response.reason_phrase).split())[:200]
+    text = f"the SMS gateway answered {status}" + (f", code {code}" if code else "") + f": {told}"
+    if status == 429 or status >= 500 or 300 <= status < 400:
+        raise ChannelUnavailable(text, retry_after=retry_after(response))
+    if status in (401, 403, 404) and code != 21610:
+        raise ChannelUnavailable(
+            f"{text}; check DELIVERY_SMS_URL, DELIVERY_SMS_ACCOUNT and DELIVERY_SMS_TOKEN"
+        )
+    if code in _PASSING_CODES:
+        raise ChannelUnavailable(
+            f"{text} ({_PASSING_CODES[code]})", retry_after=retry_after(response)
+        )
+    raise ChannelRejected(text)
+
+
+def _json(response: httpx.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        log.debug("the SMS gateway's answer %d is not JSON", response.status_code)
+        return {}
+    return body if isinstance(body, dict) else {}

@@ -1,0 +1,302 @@
+"""One SMTP conversation: connect, prove who we are, hand over one message, name what went wrong.
+
+Owns: the server's URL and the meaning of its answers, above all whether a lost connection may
+have delivered. Never does: build messages, or try again after anything but a connect.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import smtplib
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_before_delay,
+    wait_random_exponential,
+)
+
+from delivery.errors import (
+    ChannelError,
+    ChannelRejected,
+    ChannelUnavailable,
+    ConfigError,
+    OutcomeUnknown,
+)
+
+log = logging.getLogger(__name__)
+
+CONNECT_ATTEMPTS = 3
+_SETTING = "DELIVERY_SMTP_URL"
+_SHAPE = "smtp://user:password@host:port?tls=none|starttls|implicit"
+_PORTS = {"none": 25, "starttls": 587, "implicit": 465}
+# About us and our login, not about the recipient. Source: RFC 4954, section 6.
+_ABOUT_US = frozenset({421, 530, 534, 535, 538})
+_LOST = OSError  # every exception of smtplib is one too
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpServer:
+    """Where mail is handed over. The password shows in no ``repr``."""
+
+    host: str
+    port: int
+    tls: str = "starttls"
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        return f"SMTP server {self.host}:{self.port}"
+
+
+def parse_smtp_url(url: str) -> SmtpServer:
+    """Read ``smtp://user:password@host:port?tls=none|starttls|implicit``; ``starttls`` if unsaid.
+
+    Raises:
+        ConfigError: names the setting and the shape, never the value.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+        query = dict(
+            parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        )
+    except ValueError:
+        raise ConfigError(f"{_SETTING} cannot be read; write {_SHAPE}") from None
+    if parts.scheme != "smtp" or not host or parts.path not in ("", "/") or set(query) - {"tls"}:
+        raise ConfigError(f"{_SETTING} cannot be read; write {_SHAPE}")
+    tls = query.get("tls", "implicit" if port == _PORTS["implicit"] else "starttls")
+    if tls not in _PORTS:
+        raise ConfigError(f"{_SETTING}: tls must be none, starttls or implicit; write {_SHAPE}")
+    if (parts.username is None) != (parts.password is None):
+        raise ConfigError(f"{_SETTING} needs both user and password, or neither; write {_SHAPE}")
+    return SmtpServer(
+        host=host,
+        port=port or _PORTS[tls],
+        tls=tls,
+        user=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+    )
+
+
+class Deadline:
+    """What is left of a number of seconds, on the monotonic clock."""
+
+    def __init__(self, timeout: float) -> None:
+        self._at = time.monotonic() + timeout
+
+    def left(self) -> float:
+        """Seconds, never under 10 ms: a socket's timeout of 0 would mean non-blocking."""
+        return max(0.01, self._at - time.monotonic())
+
+
+class SmtpSession:
+    """A conversation with one server under one deadline. Not shared between threads.
+
+    Args:
+        tls_context: verifies the server's certificate.
+        local_hostname: our name in EHLO.
+    """
+
+    def __init__(
+        self,
+        server: SmtpServer,
+        tls_context: ssl.SSLContext,
+        deadline: Deadline,
+        local_hostname: str,
+    ) -> None:
+        self._server = server
+        self._tls = tls_context
+        self._deadline = deadline
+        self._local_hostname = local_hostname
+
+    def send(self, sender: str, recipient: str, content: bytes) -> None:
+        """Hand over one message to one recipient.
+
+        Args:
+            content: RFC 5322 with CRLF line ends.
+
+        Raises:
+            ChannelUnavailable: the server, the login or the network failed before the message was
+                complete, or the server asks to come back later.
+            ChannelRejected: the server refuses this recipient or this message for good.
+            OutcomeUnknown: the message went out whole and its answer was lost.
+        """
+        with self._opened() as smtp:
+            try:
+                self._envelope(smtp, sender, recipient)
+            except _LOST as error:
+                raise self._away(error, "before the message was sent") from error
+            self._content(smtp, content)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[smtplib.SMTP]:
+        smtp = self._connect()
+        try:
+            self._login(smtp)
+            yield smtp
+        finally:
+            # The answer is known or lost by now; a server that dawdles over QUIT changes nothing.
+            try:
+                if smtp.sock is not None:
+                    smtp.sock.settimeout(min(1.0, self._deadline.left()))
+                smtp.quit()
+            except _LOST as error:
+                log.debug("%s did not say goodbye: %s", self._server, error)
+                smtp.close()
+
+    def _connect(self) -> smtplib.SMTP:
+        retrying = Retrying(
+            retry=retry_if_exception(_is_passing),
+            stop=stop_after_attempt(CONNECT_ATTEMPTS) | stop_before_delay(self._deadline.left()),
+            wait=wait_random_exponential(multiplier=0.1, max=1.0),
+            reraise=True,
+        )
+        try:
+            return retrying(self._open)
+        except ssl.SSLCertVerificationError as error:
+            raise ChannelUnavailable(
+                f"the certificate of {self._server} cannot be verified: {error.verify_message}"
+            ) from error
+        except smtplib.SMTPNotSupportedError as error:
+            raise ChannelUnavailable(
+                f"{self._server} does not offer STARTTLS; {_SETTING} asks for it with tls=starttls"
+            ) from error
+        except smtplib.SMTPResponseException as error:
+            raise ChannelUnavailable(
+                f"{self._server} turned us away: {_answer(error.smtp_code, error.smtp_error)}"
+            ) from error
+        except _LOST as error:
+            raise self._away(error, "while connecting") from error
+
+    def _open(self) -> smtplib.SMTP:
+        server, timeout = self._server, self._deadline.left()
+        smtp: smtplib.SMTP
+        if server.tls == "implicit":
+            smtp = smtplib.SMTP_SSL(
+                local_hostname=self._local_hostname, timeout=timeout, context=self._tls
+            )
+        else:
+            smtp = smtplib.SMTP(local_hostname=self._local_hostname, timeout=timeout)
+        # smtplib remembers the name it must verify only when the constructor connects.
+        smtp._host = server.host  # type: ignore[attr-defined]
+        try:
+            code, reply = smtp.connect(server.host, server.port)
+            if code != 220:
+                raise smtplib.SMTPConnectError(code, reply)
+            self._pace(smtp)
+            smtp.ehlo_or_helo_if_needed()
+            if server.tls == "starttls":
+                smtp.starttls(context=self._tls)
+                smtp.ehlo_or_helo_if_needed()
+        except BaseException:
+            smtp.close()
+            raise
+        return smtp
+
+    def _login(self, smtp: smtplib.SMTP) -> None:
+        if self._server.user is None or self._server.password is None:
+            return
+        self._pace(smtp)
+        try:
+            smtp.login(self._server.user, self._server.password)
+        except smtplib.SMTPAuthenticationError as error:
+            # Not chained: nothing of the exchange may reach a traceback.
+            raise ChannelUnavailable(
+                f"{self._server} refused the login of user {self._server.user!r} "
+                f"({error.smtp_code}); check user and password in {_SETTING}"
+            ) from None
+        except smtplib.SMTPNotSupportedError:
+            raise ChannelUnavailable(
+                f"{self._server} offers no login that we know, but {_SETTING} has a user; "
+                "many servers offer it only with tls=starttls or tls=implicit"
+            ) from None
+        except smtplib.SMTPResponseException as error:
+            raise ChannelUnavailable(
+                f"{self._server} failed at the login ({error.smtp_code})"
+            ) from None
+        except _LOST as error:
+            raise self._away(error, "during the login") from None
+
+    def _envelope(self, smtp: smtplib.SMTP, sender: str, recipient: str) -> None:
+        self._pace(smtp)
+        options = []
+        if not recipient.isascii():
+            if not smtp.has_extn("smtputf8"):
+                raise ChannelRejected(f"{self._server} takes no address with such characters")
+            options = ["SMTPUTF8", "BODY=8BITMIME"]
+        code, reply = smtp.mail(sender, options)
+        if code != 250:
+            # The sender is ours for every message: a 5xx here says nothing about this recipient.
+            raise ChannelUnavailable(
+                f"{self._server} refused the sender {sender}: {_answer(code, reply)}"
+            )
+        self._pace(smtp)
+        code, reply = smtp.rcpt(recipient)
+        if code not in (250, 251):
+            raise self._refused("the recipient", code, reply)
+        self._pace(smtp)
+        code, reply = smtp.docmd("DATA")
+        if code != 354:
+            raise self._refused("the message", code, reply)
+
+    def _content(self, smtp: smtplib.SMTP, content: bytes) -> None:
+        # Source: RFC 5321, section 4.5.2 (a leading dot is doubled).
+        lines = content if content.endswith(b"\r\n") else content + b"\r\n"
+        stuffed = (b"\r\n" + lines).replace(b"\r\n.", b"\r\n..")[2:]
+        self._pace(smtp)
+        try:
+            smtp.send(stuffed + b".\r\n")
+        except _LOST as error:
+            # The final dot never left, so the server must drop what it has: RFC 5321, 4.1.1.4.
+            raise self._away(error, "before the message was complete") from error
+        self._pace(smtp)
+        try:
+            code, reply = smtp.getreply()
+        except _LOST as error:
+            raise OutcomeUnknown(
+                f"{self._server} had the whole message and did not answer ({_why(error)}); "
+                "it may have been delivered"
+            ) from error
+        if code == 250:
+            return
+        if not 400 <= code < 600:
+            raise OutcomeUnknown(f"{self._server} answered {_answer(code, reply)} to the message")
+        raise self._refused("the message", code, reply)
+
+    def _pace(self, smtp: smtplib.SMTP) -> None:
+        if smtp.sock is not None:
+            smtp.sock.settimeout(self._deadline.left())
+
+    def _refused(self, what: str, code: int, reply: bytes) -> ChannelError:
+        text = f"{self._server} refused {what}: {_answer(code, reply)}"
+        if 500 <= code < 600 and code not in _ABOUT_US:
+            return ChannelRejected(text)
+        return ChannelUnavailable(text)
+
+    def _away(self, error: Exception, when: str) -> ChannelUnavailable:
+        return ChannelUnavailable(f"{self._server} was lost {when} ({_why(error)})")
+
+
+def _is_passing(error: BaseException) -> bool:
+    if isinstance(error, (ssl.SSLCertVerificationError, smtplib.SMTPNotSupportedError)):
+        return False
+    if isinstance(error, smtplib.SMTPResponseException):
+        return 400 <= error.smtp_code < 500
+    return isinstance(error, _LOST)
+
+
+def _answer(code: int, reply: bytes | str) -> str:
+    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else reply
+    return f"{code} {' '.join(text.split())[:200]}"
+
+
+def _why(error: Exception) -> str:
+    return "timed out" if isinstance(error, TimeoutError) else str(error)[:200] or "closed"
