@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from email import message_from_string, policy
 from typing import Any
 
 from delivery.domain.event import format_instant
@@ -68,8 +69,22 @@ def sink_view(message: SinkMessage) -> dict[str, Any]:
         "to": message.to,
         "subject": message.subject,
         "body": message.body,
+        "text": _readable(message),
         "at": _instant(message.at),
     }
+
+
+def _readable(message: SinkMessage) -> str:
+    """The text a person would read: of a mail its plain part, decoded."""
+    if message.kind == "sms":
+        return message.body
+    mail = message_from_string(message.body, policy=policy.default)
+    part = mail.get_body(("plain", "html"))
+    try:
+        content = part.get_content() if part is not None else message.body
+    except (LookupError, ValueError):  # an unknown charset; the raw mail is the next best
+        content = message.body
+    return str(content)
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:

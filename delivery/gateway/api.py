@@ -1,0 +1,34 @@
+"""The HTTP API as a list of routes, to be mounted by the server.
+
+Owns: the assembly. The WebSocket and the stream are the server's own.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from delivery import resources
+from delivery.gateway import openapi, static_files
+from delivery.gateway.api_events import EventsApi
+from delivery.gateway.api_ops import OpsApi
+from delivery.gateway.api_users import UsersApi
+from delivery.gateway.callbacks import Callbacks
+from delivery.gateway.pages import Pages
+from delivery.gateway.parts import GatewayParts
+
+
+def routes(parts: GatewayParts) -> list[web.RouteDef]:
+    """Every route but ``/v1/ws`` and ``/v1/stream``.
+
+    Raises:
+        ConfigError: a callback's secret is malformed, or the package's files are missing.
+    """
+    return [
+        *EventsApi(parts).routes(),
+        *UsersApi(parts).routes(),
+        *OpsApi(parts).routes(),
+        *Callbacks(parts).routes(),
+        *Pages(parts).routes(),
+        *openapi.routes(),
+        *static_files.routes(resources.folder("web")),
+    ]

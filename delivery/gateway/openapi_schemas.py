@@ -1,0 +1,217 @@
+"""The components of the OpenAPI document: what bodies and answers look like. Plain data.
+
+The shapes are contract 4.1 and 4.2; ``openapi.py`` says where each of them is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from delivery.domain.event import EventClass
+from delivery.domain.health import BreakerState
+from delivery.domain.lifecycle import Outcome, State
+from delivery.domain.policy import CHANNELS
+
+Schema = dict[str, Any]
+
+
+def text(description: str = "", **more: Any) -> Schema:
+    """A string."""
+    return {"type": "string", **({"description": description} if description else {}), **more}
+
+
+def ref(name: str) -> Schema:
+    """A reference to one of ``SCHEMAS``."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def listing(of: Schema, **more: Any) -> Schema:
+    """An array."""
+    return {"type": "array", "items": of, **more}
+
+
+def record(properties: Schema, required: list[str] | None = None, **more: Any) -> Schema:
+    """An object; every property is required unless told otherwise."""
+    needed = list(properties) if required is None else required
+    return {"type": "object", "properties": properties, "required": needed, **more}
+
+
+def nullable(schema: Schema) -> Schema:
+    """The schema, or null."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+_UUID = text("UUIDv7, the idempotency key", format="uuid")
+_INSTANT = text(format="date-time")
+_INTEGER: Schema = {"type": "integer"}
+_NUMBER: Schema = {"type": "number"}
+_BOOLEAN: Schema = {"type": "boolean"}
+_CONTEXT_ID = text(minLength=1, maxLength=128)
+_CLOCK = text(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")
+STATE = text(enum=[state.value for state in State])
+
+_EVENT_IN = {
+    "id": _UUID,
+    "type": text(pattern="^[A-Za-z][A-Za-z0-9_.:-]*$", maxLength=128),
+    "user_id": _CONTEXT_ID,
+    "run_id": _CONTEXT_ID,
+    "thread_id": _CONTEXT_ID,
+    "data": {"type": "object", "description": "at most 64 KiB encoded"},
+    "meta": {"type": "object"},
+}
+_EVENT_OUT = _EVENT_IN | {
+    "seq": nullable({"type": "integer", "minimum": 1}),
+    "at": _INSTANT,
+    "class": text(enum=[event_class.value for event_class in EventClass]),
+}
+_STANDING = {
+    "state": STATE,
+    "step": nullable(text("the channel of the chain on which it stands")),
+    "due_at": nullable(_INSTANT),
+    "expires_at": _INSTANT,
+    "generation": {"type": "integer", "minimum": 1},
+}
+_REQUIRED_OUT = [name for name in _EVENT_OUT if name not in ("thread_id", "meta")]
+
+SCHEMAS: dict[str, Schema] = {
+    "Problem": record(
+        {
+            "type": text("/problems/<slug>"),
+            "title": text(),
+            "status": _INTEGER,
+            "detail": text(),
+            "field": text("the field or parameter that is wrong"),
+            "rejected": listing(ref("Rejected")),
+        },
+        ["type", "title", "status", "detail"],
+        description="RFC 9457",
+    ),
+    "EventIn": record(_EVENT_IN, ["type", "user_id", "run_id"], additionalProperties=False),
+    "EventBatch": record(
+        {"events": listing(ref("EventIn"), minItems=1, maxItems=1000)}, additionalProperties=False
+    ),
+    "Accepted": record(
+        {
+            "index": _INTEGER,
+            "id": _UUID,
+            "seq": nullable(_INTEGER),
+            "duplicate": _BOOLEAN,
+            "durable": {"type": "boolean", "description": "true for all but ephemeral events"},
+        }
+    ),
+    "Rejected": record({"index": _INTEGER, "error": ref("Problem")}),
+    "Verdict": record(
+        {"accepted": listing(ref("Accepted")), "rejected": listing(ref("Rejected"))}
+    ),
+    "Event": record(_EVENT_OUT | _STANDING, _REQUIRED_OUT + list(_STANDING)),
+    "Attempt": record(
+        {
+            "channel": text(),
+            "number": _INTEGER,
+            "outcome": text(enum=[outcome.value for outcome in Outcome]),
+            "error": nullable(text()),
+            "started_at": _INSTANT,
+            "ended_at": nullable(_INSTANT),
+            "latency_ms": nullable(_NUMBER),
+            "provider_id": nullable(text()),
+            "digest_id": nullable(text()),
+        }
+    ),
+    "Confirmation": record(
+        {"channel": text(), "by": text(), "evidence": text(), "at": _INSTANT}
+    ),
+    "Timeline": record(
+        _EVENT_OUT
+        | _STANDING
+        | {
+            "attempts": listing(ref("Attempt")),
+            "confirmations": listing(ref("Confirmation")),
+        },
+        [*_REQUIRED_OUT, *_STANDING, "attempts", "confirmations"],
+    ),
+    "EventPage": record({"events": listing(ref("Event")), "next": nullable(text())}),
+    "Replayed": record({"id": _UUID, "state": STATE}),
+    "ReplayFilter": record(
+        {
+            "state": text(enum=[s.value for s in State if s is not State.CONFIRMED]),
+            "user_id": _CONTEXT_ID,
+            "run_id": _CONTEXT_ID,
+            "before": _INSTANT,
+            "dry_run": {"type": "boolean", "default": False},
+        },
+        ["state"],
+        additionalProperties=False,
+    ),
+    "ReplayCount": record({"matched": _INTEGER, "replayed": _INTEGER}),
+    "Contact": record(
+        {
+            "email": text(),
+            "phone": text("E.164", pattern=r"^\+[1-9][0-9]{6,14}$"),
+            "push": listing(text("an Apprise URL of a listed service"), maxItems=10),
+            "locale": text("a language tag"),
+            "time_zone": text("an IANA name"),
+            "quiet_hours": record({"from": _CLOCK, "to": _CLOCK}, additionalProperties=False),
+            "opt_out": listing(text(enum=list(CHANNELS)), maxItems=10),
+        },
+        [],
+        additionalProperties=False,
+    ),
+    "Alert": record(
+        {
+            "id": text(),
+            "class": text(),
+            "since": _INSTANT,
+            "count": _INTEGER,
+            "users": _INTEGER,
+            "sample": listing(text()),
+            "notified_at": nullable(_INSTANT),
+        }
+    ),
+    "Stats": record(
+        {
+            "window_s": _INTEGER,
+            "delivery_rate": _NUMBER,
+            "fallback_share": _NUMBER,
+            "events_per_s": _NUMBER,
+            "ack_ms": record({"p50": nullable(_NUMBER), "p99": nullable(_NUMBER)}),
+            "connections": _INTEGER,
+            "states": {"type": "object", "additionalProperties": _INTEGER},
+            "channels": {
+                "type": "object",
+                "additionalProperties": record(
+                    {
+                        "attempts": _INTEGER,
+                        "ok": _INTEGER,
+                        "breaker": text(enum=[state.value for state in BreakerState]),
+                    }
+                ),
+            },
+            "alerts": listing(ref("Alert")),
+        }
+    ),
+    "Inbox": record(
+        {
+            "messages": listing(
+                record({name: text() for name in ("id", "kind", "to", "subject", "body", "text")}
+                       | {"at": _INSTANT})
+            )
+        }
+    ),
+    "Acks": record({"ids": listing(text(), minItems=1, maxItems=1000)}, additionalProperties=False),
+    "Acknowledged": record({"confirmed": listing(text()), "unknown": listing(text())}),
+    "MailReport": record(
+        {
+            "type": text(examples=["email.delivered", "email.bounced"]),
+            "data": record({"message_id": text()}),
+        }
+    ),
+    "Alive": record({"status": text(), "node": text()}),
+    "Readiness": record(
+        {
+            "status": text(enum=["ready", "not ready"]),
+            "node": text(),
+            "backlog": _INTEGER,
+            "reasons": listing(text()),
+        }
+    ),
+}  # fmt: skip

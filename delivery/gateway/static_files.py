@@ -1,0 +1,54 @@
+"""The dashboard's files, served as they are.
+
+Owns: which files of ``web/`` are public and their headers. They are read once, when the gateway
+starts; nothing of a request ever becomes a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+
+FILES = {
+    "/": ("index.html", "text/html"),
+    "/dashboard.css": ("dashboard.css", "text/css"),
+    "/dashboard.js": ("dashboard.js", "text/javascript"),
+}
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
+
+
+def routes(folder: Path) -> list[web.RouteDef]:
+    """What to mount: one route per file."""
+    return [
+        web.get(path, _handler((folder / name).read_bytes(), content_type))
+        for path, (name, content_type) in FILES.items()
+    ]
+
+
+def _handler(
+    content: bytes, content_type: str
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    tag = hashlib.sha256(content).hexdigest()[:32]
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        known = {entry.value for entry in request.if_none_match or ()}
+        if tag in known:
+            return web.Response(status=304, headers={**HEADERS, "ETag": f'"{tag}"'})
+        response = web.Response(
+            body=content, content_type=content_type, charset="utf-8", headers=HEADERS
+        )
+        response.etag = tag
+        return response
+
+    return serve
