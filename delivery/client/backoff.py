@@ -1,0 +1,24 @@
+"""How long a client stays away after a lost connection. Pure: the dice are passed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FullJitter:
+    """Exponential backoff with full jitter: a crowd that lost one server comes back spread out.
+
+    Source: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+
+    Attributes:
+        base: the upper end of the first delay, in seconds.
+        max: seconds that no delay exceeds.
+    """
+
+    base: float = 0.5
+    max: float = 30.0
+
+    def delay(self, failures: int, dice: float) -> float:
+        """Seconds to wait after so many failures in a row (1 for the first); dice in [0, 1)."""
+        return dice * float(min(self.max, self.base * 2.0 ** min(max(failures, 1) - 1, 60)))
