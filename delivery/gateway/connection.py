@@ -1,0 +1,386 @@
+"""One client's connection: the only place that writes to a socket.
+
+Owns: what is written when, the send timeout, the reading of pages, probes, and the end of a
+connection. Never does: read from sockets, verify tokens, know other users. No task runs for an
+event: one reads a page of the ledger, one waits for a full socket, and both end by a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from delivery.domain.event import format_instant
+from delivery.errors import Unauthenticated
+from delivery.gateway.actions import (
+    Actions,
+    Admit,
+    Confirm,
+    HandOver,
+    Probe,
+    Send,
+    Shut,
+    Verify,
+)
+from delivery.gateway.feed import Feed, Page, Source
+from delivery.gateway.lanes import Batch, Item, Lanes, Read
+from delivery.gateway.session import Session
+from delivery.gateway.sink import Sink
+from delivery.protocol import Close, Connected, Error, Pong, Reconnect, ServerFrame
+
+if TYPE_CHECKING:
+    from delivery.gateway.auth import Principal
+    from delivery.gateway.outcomes import Outcomes
+    from delivery.gateway.registry import Registry, User
+
+logger = logging.getLogger(__name__)
+
+SEND_TIMEOUT = 10.0
+RETRY_LEDGER = (1.0, 30.0)
+"""Seconds until a connection that was fed without the ledger tries it again: first, longest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every connection of a gateway shares.
+
+    Attributes:
+        node: this process's name, for the welcome.
+        send_timeout: seconds a client may leave its socket full.
+        clock: monotonic seconds; ``wall`` epoch seconds, for the expiry of tokens.
+    """
+
+    node: str
+    source: Source
+    registry: Registry
+    outcomes: Outcomes
+    send_timeout: float = SEND_TIMEOUT
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    dice: Callable[[], float] = random.random
+
+
+class Connection:
+    """One connection.
+
+    Args:
+        session: its state machine.
+        sink: its socket.
+        header: whom the token of the upgrade request names.
+    """
+
+    def __init__(
+        self, session: Session, sink: Sink, around: Surroundings, header: Principal | None = None
+    ) -> None:
+        self.session = session
+        self.sink = sink
+        self.user: User | None = None  # the registry's
+        self.is_marked = False  # the registry will flush it at the end of this turn
+        self.is_closed = False
+        self._header = header
+        self._principal: Principal | None = None
+        self._around = around
+        self._registry = around.registry
+        self._clock = around.clock
+        self._lanes = Lanes(session.flight, session.limits.max_queue)
+        self._feed: Feed | None = None
+        self._is_welcome = False
+        self._retry_at: float | None = None
+        self._retry_delay = RETRY_LEDGER[0]
+        self._reading: asyncio.Task[None] | None = None
+        self._draining: asyncio.Task[None] | None = None
+        self._failed: list[str] = []
+        self._probes: dict[bytes, tuple[float, asyncio.Future[bool]]] = {}
+        self._probed = 0
+
+    # What the registry asks
+
+    @property
+    def is_live(self) -> bool:
+        """Whether pushes go straight to the socket."""
+        return self._lanes.is_live
+
+    def score(self, now: float) -> int:
+        """Health, 0 to 100."""
+        return self.session.score(now, self._lanes.fill)
+
+    def enqueue(self, item: Item) -> None:
+        """Take one pushed event; the registry flushes at the end of the loop's turn."""
+        was_live = self._lanes.is_live
+        if not self._lanes.push(item) and was_live:
+            self.session.failures += 1
+
+    def flush(self) -> None:
+        """Write what may leave now, then see to it that the rest can follow."""
+        while self._is_welcome and not self.is_closed:
+            if self.sink.is_blocked:
+                self._wait_for_reader()
+                break
+            batch = self._lanes.next_batch()
+            if batch is None:
+                self._read_on()
+                break
+            self._write_batch(batch)
+        self._lanes.settle()
+
+    def resend(self, items: Iterable[Item]) -> bool:
+        """Send these again, in flight or not; whether they left."""
+        if self.is_closed or not self._is_welcome or self.sink.is_blocked:
+            return False
+        self._lanes.resend(items)
+        self.flush()
+        return self._lanes.end_resend() and not self.is_closed
+
+    def catch_up(self) -> None:
+        """Read the ledger from the beginning."""
+        self._retry_at = None
+        self._lanes.ask_again()
+        self._registry.mark(self)
+
+    def probe(self) -> asyncio.Future[bool]:
+        """Ping the peer: ``True`` on its pong, ``False`` when it cannot be asked. On a stream,
+        which has no pong, a socket that takes a comment is all there is to know."""
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._probed += 1
+        payload = b"probe-%d" % self._probed
+        if not self._ping(payload):
+            future.set_result(False)
+        elif self.session.is_stream:
+            future.set_result(True)
+        else:
+            self._probes[payload] = (self._clock(), future)
+            future.add_done_callback(lambda _: self._probes.pop(payload, None))
+        return future
+
+    def reconnect(self, after_ms: int, reason: str) -> None:
+        """Send the client elsewhere: what is queued, a ``reconnect`` frame, close 3001."""
+        self.flush()
+        self._write(Reconnect(after_ms, reason))
+        self.close(Close.SHUTDOWN, reason)
+
+    # What the server asks
+
+    def perform(self, actions: Actions) -> str | None:
+        """Carry out a session's decisions. Returns a token that the caller must verify now."""
+        token = None
+        for action in actions:
+            match action:
+                case Confirm(ids):
+                    self._confirm(ids)
+                case Send(frame):
+                    self._write(frame)
+                case HandOver(event_id, reason):
+                    self._around.outcomes.refused(event_id, reason)
+                    self._registry.on_failure(self)
+                    self._registry.mark(self)
+                case Probe(payload):
+                    self._ping(payload)
+                case Verify(None):
+                    self._verify_header()
+                case Verify(text):
+                    token = text
+                case Admit(user_id, cursor):
+                    self._admit(user_id, cursor)
+                case Shut(code, reason):
+                    self.close(code, reason)
+        return token
+
+    def on_principal(self, principal: Principal) -> None:
+        """The token that ``perform`` handed out is good."""
+        self._principal = principal
+        now = self._clock()
+        left = principal.expires_at.timestamp() - self._around.wall()
+        self.perform(self.session.on_verified(principal.subject, now + left, now))
+
+    def on_pong(self, payload: bytes) -> None:
+        """A pong came."""
+        now = self._clock()
+        probe = self._probes.get(payload)
+        if probe is None:
+            self.session.on_pong(payload, now)
+            return
+        asked_at, future = probe
+        self.session.on_round_trip(now - asked_at, now)
+        if not future.done():
+            future.set_result(True)
+
+    def on_tick(self, now: float) -> None:
+        """Time passed."""
+        if self.is_closed:
+            return
+        if self.sink.is_closed:
+            self._lose("the peer is gone")
+            return
+        actions = self.session.on_tick(now)
+        if actions:
+            self.perform(actions)
+        if self._retry_at is not None and now >= self._retry_at:
+            self.catch_up()
+
+    def close(self, code: int, reason: str) -> None:
+        """End this connection with a close code."""
+        if self.is_closed:
+            return
+        if code in (Close.SLOW_CONSUMER, Close.NO_PONG):
+            self._registry.on_failure(self)
+        self.sink.close(code, reason)
+        self.detach(reason)
+
+    def detach(self, reason: str = "the client left") -> None:
+        """The connection is over: nothing is pushed to it any more. Safe to repeat."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self.session.on_close()
+        for task in (self._reading, self._draining):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
+        for _, future in tuple(self._probes.values()):
+            if not future.done():
+                future.set_result(False)
+        unsent = self._failed + self._lanes.close()
+        if self._registry.detach(self):
+            self._around.outcomes.unsent(unsent, f"not sent: {reason}")
+
+    # Admission
+
+    def _verify_header(self) -> None:
+        if self._header is not None:
+            self.on_principal(self._header)
+            return
+        error = Unauthenticated("connect carries no token and neither did the upgrade")
+        self.perform(self.session.on_refused(error))
+
+    def _admit(self, user_id: str, cursor: str | None) -> None:
+        if self._registry.is_closing:
+            self.close(Close.SHUTDOWN, "shutting down")
+        elif not self._registry.attach(self, user_id):
+            self.close(Close.CONNECTION_LIMIT, "too many connections of this user")
+        else:
+            self._feed = Feed(self._around.source, user_id)
+            self._reading = self._task(self._open(self._feed, cursor))
+
+    async def _open(self, feed: Feed, cursor: str | None) -> None:
+        page = await feed.open(cursor)
+        self._reading = None
+        if self.is_closed:
+            return
+        expires = self._principal.expires_at if self._principal is not None else None
+        limits = self.session.limits
+        self._write(
+            Connected(
+                connection_id=self.session.connection_id,
+                user_id=self.session.user_id or "",
+                node=self._around.node,
+                heartbeat=limits.heartbeat,
+                recovered=page.recovered,
+                max_in_flight=limits.max_in_flight,
+                expires=None if expires is None else format_instant(expires),
+            )
+        )
+        self._is_welcome = True
+        self._take_page(page)
+
+    def _read_on(self) -> None:
+        if self._feed is None or self._reading is not None:
+            return
+        what = self._lanes.next_read()
+        if what is not None:
+            self._reading = self._task(self._read(self._feed, what))
+
+    async def _read(self, feed: Feed, what: Read) -> None:
+        page = await feed.read(what)
+        self._reading = None
+        if not self.is_closed:
+            self._take_page(page)
+
+    def _take_page(self, page: Page) -> None:
+        self._lanes.take_page(page.items, is_last=page.is_last)
+        if page.is_degraded:
+            # Pushes must flow while the ledger is away; it is read later, spread over the crowd.
+            self._lanes.forgive()
+            self._retry_at = self._clock() + self._retry_delay * (0.5 + self._around.dice())
+            self._retry_delay = min(RETRY_LEDGER[1], self._retry_delay * 2.0)
+        else:
+            self._retry_delay = RETRY_LEDGER[0]
+        self.flush()
+
+    # Writing
+
+    def _write_batch(self, batch: Batch) -> None:
+        events, encoded = batch
+        n = self.session.flight.on_push(events, self._clock())
+        try:
+            self.sink.write_events(n, events, encoded)
+        except ConnectionError as error:
+            self._failed = [event.id for event in events if event.event_class.is_durable]
+            self._lose(f"send failed: {error}")
+
+    def _write(self, frame: ServerFrame) -> None:
+        if self.is_closed:
+            return
+        if self.sink.is_blocked:
+            self._wait_for_reader()
+            if isinstance(frame, Pong | Error):
+                return  # answers must not pile up for somebody who asks and does not read
+        try:
+            self.sink.write(frame)
+        except ConnectionError as error:
+            self._lose(f"send failed: {error}")
+
+    def _ping(self, payload: bytes) -> bool:
+        if self.is_closed or self.sink.is_blocked:
+            return False
+        try:
+            self.sink.ping(payload)
+        except ConnectionError as error:
+            self._lose(f"ping failed: {error}")
+            return False
+        return True
+
+    def _confirm(self, ids: tuple[str, ...]) -> None:
+        session = self.session
+        user_id = session.user_id or ""
+        by = session.device or user_id
+        self._around.outcomes.confirmed(user_id, ids, by, session.connection_id)
+        self._registry.on_success(self)
+        if self._lanes.is_waiting:
+            self._registry.mark(self)  # the acks made room
+
+    def _lose(self, reason: str) -> None:
+        """The socket failed under us."""
+        if not self.is_closed:
+            self._registry.on_failure(self)
+            self.sink.close(Close.FORCED_RECONNECT, reason)
+            self.detach(reason)
+
+    def _wait_for_reader(self) -> None:
+        if self._draining is None and not self.is_closed:
+            self._draining = self._task(self._drain())
+
+    async def _drain(self) -> None:
+        try:
+            async with asyncio.timeout(self._around.send_timeout):
+                await self.sink.drain()
+        except TimeoutError:
+            self.close(Close.SLOW_CONSUMER, "the client does not read")
+        except ConnectionError as error:
+            self._lose(f"send failed: {error}")
+        self._draining = None
+        self.flush()
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._on_task)
+        return task
+
+    def _on_task(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            return
+        logger.error("connection %s failed", self.session.connection_id, exc_info=task.exception())
+        self.close(Close.FORCED_RECONNECT, "internal error")

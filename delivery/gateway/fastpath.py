@@ -1,0 +1,207 @@
+"""All connections of one gateway, their one ticker, and what other nodes ask of them.
+
+Owns: opening and forgetting connections, the only timer of the fast path, incoming bus messages.
+Never does: HTTP routing or sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from delivery.errors import LedgerError
+from delivery.gateway.connection import SEND_TIMEOUT, Connection, Surroundings
+from delivery.gateway.feed import SecondCopy, Source
+from delivery.gateway.nodes import event_from_wire
+from delivery.gateway.outcomes import Outcomes
+from delivery.gateway.parts import GatewayParts
+from delivery.gateway.session import Session
+from delivery.gateway.sink import Sink
+from delivery.protocol import Close, encode_json
+
+if TYPE_CHECKING:
+    from delivery.gateway.auth import Principal
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.25
+MAX_RESENDS = 32
+MAX_RESEND_IDS = 1_000
+MAX_RESEND_TIMEOUT = 30.0
+
+
+class FastPath:
+    """The live side of a gateway.
+
+    Args:
+        second_copy: reads the ``queue`` channel's copy when the ledger is away.
+        send_timeout: seconds a client may leave its socket full.
+    """
+
+    def __init__(
+        self,
+        parts: GatewayParts,
+        second_copy: SecondCopy | None = None,
+        *,
+        send_timeout: float = SEND_TIMEOUT,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.parts = parts
+        self.clock = clock
+        self._around = Surroundings(
+            node=parts.node,
+            source=Source(parts.ledger, parts.journal, second_copy),
+            registry=parts.registry,
+            outcomes=Outcomes(parts),
+            send_timeout=send_timeout,
+            clock=clock,
+        )
+        self._connections: set[Connection] = set()
+        self._emptied: asyncio.Event | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        self._resends: set[asyncio.Task[None]] = set()
+
+    def open(
+        self, sink: Sink, header: Principal | None = None, *, is_stream: bool = False
+    ) -> Connection:
+        """A new connection, not yet anybody's."""
+        session = Session(
+            uuid.uuid4().hex,
+            self.parts.limits,
+            self.clock(),
+            header_token=header is not None,
+            is_stream=is_stream,
+        )
+        connection = Connection(session, sink, self._around, header)
+        self._connections.add(connection)
+        return connection
+
+    def forget(self, connection: Connection) -> None:
+        """Its handler is done."""
+        self._connections.discard(connection)
+        connection.detach()
+        if self._emptied is not None and not self._connections:
+            self._emptied.set()
+
+    @property
+    def sockets(self) -> int:
+        """Handlers that still run, attached or not."""
+        return len(self._connections)
+
+    async def close_rest(self, timeout: float) -> None:
+        """Wait until every handler has ended; after ``timeout`` seconds end those that have not."""
+        for connection in tuple(self._connections):
+            connection.close(Close.SHUTDOWN, "shutting down")  # those nobody was admitted on
+        if not self._connections:
+            return
+        self._emptied = asyncio.Event()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._emptied.wait()
+        except TimeoutError:
+            logger.info("%d clients did not say goodbye in time", len(self._connections))
+            for connection in tuple(self._connections):
+                connection.sink.abort()
+
+    async def start(self) -> None:
+        """Listen to the bus, say hello, start the ticker."""
+        await self.parts.bus.start(self.on_message)
+        self.parts.registry.peers.publish("hello")
+        self._ticker = asyncio.get_running_loop().create_task(self._tick())
+
+    async def stop(self) -> None:
+        """Stop the ticker, pending resends and the bus."""
+        tasks = [*self._resends, *([self._ticker] if self._ticker is not None else [])]
+        self._ticker = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.parts.bus.stop()
+
+    def wake(self, user_ids: Sequence[str]) -> None:
+        """Let these users' connections catch up from the ledger."""
+        for user_id in user_ids:
+            self.parts.registry.wake(user_id)
+
+    async def resend(self, user_id: str, ids: Sequence[str], timeout: float) -> int:
+        """Read these events and resend them to the user's sockets here; see ``Registry.resend``.
+
+        Raises:
+            LedgerError: the events cannot be read now.
+        """
+        if not self.parts.registry.connections_of(user_id):
+            return 0
+        stored = await self.parts.journal.call(self.parts.ledger.events.read, ids)
+        return await self.parts.registry.resend(user_id, stored, timeout)
+
+    def on_message(self, message: dict[str, Any]) -> None:
+        """Another node said something. Nothing malformed may harm this one."""
+        try:
+            self._on_message(message)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            logger.warning("a bus message of kind %r is malformed: %r", message.get("kind"), error)
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        registry = self.parts.registry
+        match message["kind"]:
+            case "push":
+                wire = message["event"]
+                registry.push_here(event_from_wire(wire), encode_json(wire))
+            case "presence":
+                registry.peers.on_presence(message, self.clock())
+            case "hello":
+                registry.peers.on_hello(message["node"], self.clock())
+                registry.beat()
+            case "bye":
+                registry.peers.on_bye(message["node"])
+            case "wake":
+                self.wake(message["users"])
+            case "gap":
+                registry.wake_all()
+            case "confirmed":
+                self.parts.on_confirmed([str(event_id) for event_id in message["ids"]])
+            case "disconnect":
+                registry.disconnect(message["user"])
+            case "resend":
+                self._on_resend(message)
+            case _:
+                return  # of a newer version, or for somebody else
+
+    def _on_resend(self, message: dict[str, Any]) -> None:
+        if len(self._resends) >= MAX_RESENDS:
+            logger.warning("too many resends at once; the chain asks again")
+            return
+        ids = [str(event_id) for event_id in message["ids"]][:MAX_RESEND_IDS]
+        timeout = min(MAX_RESEND_TIMEOUT, float(message["timeout"]))
+        work = self._answer_resend(message["request"], str(message["user"]), ids, timeout)
+        task = asyncio.get_running_loop().create_task(work)
+        self._resends.add(task)
+        task.add_done_callback(self._resends.discard)
+
+    async def _answer_resend(
+        self, request: Any, user_id: str, ids: list[str], timeout: float
+    ) -> None:
+        try:
+            count = await self.resend(user_id, ids, timeout)
+        except LedgerError as error:
+            logger.warning("cannot resend: %s", error)
+            count = 0
+        self.parts.registry.peers.publish("resent", request=request, count=count)
+
+    async def _tick(self) -> None:
+        period = min(TICK, self.parts.limits.heartbeat / 4.0)
+        while True:
+            await asyncio.sleep(period)
+            now = self.clock()
+            self.parts.registry.on_tick(now)
+            for connection in tuple(self._connections):
+                try:
+                    connection.on_tick(now)
+                except Exception:
+                    # One broken connection must not stop the clock of the others.
+                    logger.exception("connection %s failed", connection.session.connection_id)
+                    connection.detach("internal error")

@@ -1,0 +1,178 @@
+"""What a connection is owed, read from the ledger page by page.
+
+Owns: the position of one connection's catch-up, the meaning of a cursor, and the second copy when
+the ledger cannot be reached. Never does: sockets, or reads on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from delivery.domain.event import Event, check_event_id
+from delivery.domain.ports import Journal, Ledger
+from delivery.errors import ChannelError, InvalidEvent, LedgerError
+from delivery.gateway.lanes import Item, Read
+from delivery.protocol import CURSOR_OVERLAP, encode_event
+
+logger = logging.getLogger(__name__)
+
+PAGE = 100
+READ_TIMEOUT = 5.0
+QUEUE_TIMEOUT = 30.0
+FLUSH_TIMEOUT = 1.0
+MAX_READERS = 16
+"""Reads at once; a crowd that reconnects waits its turn instead of exhausting the ledger."""
+
+SecondCopy = Callable[[str], list[Event]]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of what is owed, in order of recording.
+
+    Attributes:
+        is_last: the ledger held nothing after it.
+        recovered: nothing that the client may have missed is known to be left out.
+        is_degraded: it came from the second copy (or from nowhere): the ledger is away.
+    """
+
+    items: list[Item]
+    is_last: bool
+    recovered: bool = True
+    is_degraded: bool = False
+
+
+class Source:
+    """The shared way to the ledger's feed.
+
+    Args:
+        second_copy: reads the ``queue`` channel's copy of a user's events, in a thread.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        journal: Journal,
+        second_copy: SecondCopy | None = None,
+        *,
+        page: int = PAGE,
+    ) -> None:
+        self._ledger = ledger
+        self._journal = journal
+        self._second_copy = second_copy
+        self._page = page
+        self._turns = asyncio.Semaphore(MAX_READERS)
+
+    async def cursor_instant(self, user_id: str, cursor: str) -> datetime | None:
+        """When the cursor's event was recorded for this user, ``None`` if it was not.
+
+        Raises:
+            LedgerError, TimeoutError: the ledger did not answer.
+        """
+        try:
+            event_id = check_event_id(cursor)
+        except InvalidEvent:
+            return None
+        events = self._ledger.events
+        async with asyncio.timeout(QUEUE_TIMEOUT), self._turns, asyncio.timeout(READ_TIMEOUT):
+            return await self._journal.call(events.cursor_instant, user_id, event_id)
+
+    async def page(
+        self, user_id: str, since: datetime | None, after: int
+    ) -> tuple[list[Item], int, bool]:
+        """The next items, the position to go on from, and whether they were the last.
+
+        Raises:
+            LedgerError, TimeoutError: the ledger did not answer.
+        """
+        async with asyncio.timeout(QUEUE_TIMEOUT), self._turns, asyncio.timeout(READ_TIMEOUT):
+            return await self._journal.call(self._read, user_id, since, after)
+
+    async def settle(self) -> None:
+        """Let what was accepted so far reach the ledger before it is read, within reason."""
+        try:
+            await self._journal.flush(FLUSH_TIMEOUT)
+        except (LedgerError, TimeoutError) as error:
+            # A busy journal is never idle; what is missed now comes by its ack timeout.
+            logger.debug("reading the ledger before the journal is flushed: %s", error)
+
+    async def copies(self, user_id: str) -> list[Item]:
+        """The second copy of this user's events; empty when there is none or it is away too."""
+        if self._second_copy is None:
+            return []
+        try:
+            async with asyncio.timeout(READ_TIMEOUT):
+                return await self._journal.call(self._read_copies, self._second_copy, user_id)
+        except (LedgerError, ChannelError, TimeoutError) as error:
+            logger.warning("the second copy cannot be read either: %s", error)
+            return []
+
+    def _read(
+        self, user_id: str, since: datetime | None, after: int
+    ) -> tuple[list[Item], int, bool]:
+        rows = self._ledger.events.feed(user_id, since=since, after=after, limit=self._page)
+        items = [(row.event, encode_event(row.event)) for row in rows]
+        return items, rows[-1].position if rows else after, len(rows) < self._page
+
+    @staticmethod
+    def _read_copies(second_copy: SecondCopy, user_id: str) -> list[Item]:
+        return [
+            (event, encode_event(event))
+            for event in second_copy(user_id)
+            if event.user_id == user_id
+        ]
+
+
+class Feed:
+    """Where one connection's catch-up stands."""
+
+    __slots__ = ("_after", "_since", "_source", "_user_id")
+
+    def __init__(self, source: Source, user_id: str) -> None:
+        self._source = source
+        self._user_id = user_id
+        self._since: datetime | None = None
+        self._after = 0
+
+    async def open(self, cursor: str | None) -> Page:
+        """The first page for a client that handled everything up to ``cursor``."""
+        recovered = True
+        if cursor is not None:
+            try:
+                instant = await self._source.cursor_instant(self._user_id, cursor)
+            except (LedgerError, TimeoutError) as error:
+                return await self._degraded(error)
+            recovered = instant is not None
+            if instant is not None:
+                self._since = instant - timedelta(seconds=CURSOR_OVERLAP)
+        return await self.more(recovered=recovered)
+
+    async def read(self, what: Read) -> Page:
+        """The page that an outbox asks for."""
+        return await (self.again() if what is Read.AGAIN else self.more())
+
+    async def more(self, *, recovered: bool = True) -> Page:
+        """The next page; the second copy when the ledger is away."""
+        try:
+            items, self._after, is_last = await self._source.page(
+                self._user_id, self._since, self._after
+            )
+        except (LedgerError, TimeoutError) as error:
+            return await self._degraded(error)
+        return Page(items, is_last, recovered)
+
+    async def again(self) -> Page:
+        """The first page of a new round: everything unconfirmed, from the beginning."""
+        self._since = None
+        self._after = 0
+        await self._source.settle()
+        return await self.more()
+
+    async def _degraded(self, error: Exception) -> Page:
+        logger.warning("a client is fed without the ledger: %s", str(error) or type(error).__name__)
+        items = await self._source.copies(self._user_id)
+        return Page(items, is_last=True, recovered=False, is_degraded=True)

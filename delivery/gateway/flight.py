@@ -1,0 +1,157 @@
+"""What left on one connection and what of it came back: ``n``, in flight, acknowledgements.
+
+Pure: ``now`` is monotonic seconds passed in. Bounded: in flight by ``max_in_flight`` (its callers
+ask ``room`` first), the memory of ids that left by twice that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from delivery.domain.event import Event, EventClass
+from delivery.domain.health import smooth
+from delivery.errors import UnknownAck
+
+
+class Flight:
+    """The account of one connection.
+
+    Args:
+        max_in_flight: the most unacknowledged durable events; ephemeral ones do not count.
+        tracked: ``False`` where no acknowledgement can come back (a stream).
+    """
+
+    __slots__ = (
+        "_in_flight",
+        "_max",
+        "_nacked",
+        "_sample_at",
+        "_sample_n",
+        "_sent",
+        "_sent_before",
+        "_tracked",
+        "ack_ms",
+        "n",
+    )
+
+    def __init__(self, max_in_flight: int, *, tracked: bool = True) -> None:
+        self._max = max_in_flight
+        self._tracked = tracked
+        self._in_flight: dict[str, int] = {}  # id -> its first n, ascending
+        self._nacked: set[str] = set()
+        self._sent: set[str] = set()  # two generations: bounded without an eviction per event
+        self._sent_before: set[str] = set()
+        self._sample_n = 0
+        self._sample_at: float | None = None
+        self.n = 0
+        self.ack_ms = 0.0
+
+    @property
+    def room(self) -> int:
+        """How many more durable events may be in flight."""
+        return self._max - len(self._in_flight)
+
+    @property
+    def in_flight(self) -> tuple[str, ...]:
+        """Unacknowledged ids, oldest first."""
+        return tuple(self._in_flight)
+
+    def was_sent(self, event_id: str) -> bool:
+        """Whether this id left here (of the latest one to two times ``max_in_flight``)."""
+        return (
+            event_id in self._sent or event_id in self._sent_before or event_id in self._in_flight
+        )
+
+    def is_out(self, event_id: str) -> bool:
+        """Whether this id left here and is still unacknowledged."""
+        return event_id in self._in_flight
+
+    def on_push(self, events: Sequence[Event], now: float) -> int:
+        """These events leave now, in this order. Returns ``n`` for their frame."""
+        n = self.n
+        in_flight = self._in_flight
+        sent = self._sent
+        tracked = self._tracked
+        for event in events:
+            n += 1
+            event_id = event.id
+            sent.add(event_id)
+            if tracked and event.event_class is not EventClass.EPHEMERAL:
+                # The first n stays: whoever handled it there may acknowledge it there.
+                in_flight.setdefault(event_id, n)
+        self.n = n
+        if len(sent) > self._max:
+            self._sent_before = sent
+            self._sent = set()
+        if self._sample_at is None and in_flight:
+            self._sample_n = next(reversed(in_flight.values()))
+            self._sample_at = now
+        return n
+
+    def on_ack(self, upto: int | None, ids: Sequence[str], now: float) -> list[str]:
+        """Take what is acknowledged out of flight and return it, oldest first.
+
+        Raises:
+            UnknownAck: ``upto`` is over ``n`` or an id never left here; nothing was taken.
+        """
+        if upto is not None and upto > self.n:
+            raise UnknownAck(f"upto {upto} is over the last n, {self.n}; nothing was confirmed")
+        for event_id in ids:
+            self._check(event_id)
+        done: list[str] = []
+        newest = 0
+        if upto is not None:
+            done = self._take_upto(upto)
+            newest = upto
+        for event_id in ids:
+            n = self._in_flight.pop(event_id, None)
+            if n is not None:
+                newest = max(newest, n)
+                done.append(event_id)
+            elif event_id in self._nacked:  # refused first, handled after all
+                self._nacked.discard(event_id)
+                done.append(event_id)
+        if self._sample_at is not None and (newest >= self._sample_n or not self._in_flight):
+            self.ack_ms = smooth(self.ack_ms, (now - self._sample_at) * 1_000.0)
+            self._sample_at = None
+        return done
+
+    def on_nack(self, event_id: str) -> bool:
+        """Take a refused event out of flight; ``False`` if it was not in flight any more.
+
+        Raises:
+            UnknownAck: it never left here.
+        """
+        self._check(event_id)
+        if self._in_flight.pop(event_id, None) is None:
+            return False
+        if len(self._nacked) < self._max:
+            self._nacked.add(event_id)
+        return True
+
+    def latency_ms(self, now: float) -> float:
+        """Smoothed ack latency; an ack that is still due counts by its age."""
+        if self._sample_at is None:
+            return self.ack_ms
+        return max(self.ack_ms, (now - self._sample_at) * 1_000.0)
+
+    def _take_upto(self, upto: int) -> list[str]:
+        in_flight = self._in_flight
+        if upto == self.n:
+            done = list(in_flight)
+            in_flight.clear()
+            return done
+        done = []
+        for event_id, n in in_flight.items():
+            if n > upto:
+                break
+            done.append(event_id)
+        for event_id in done:
+            del in_flight[event_id]
+        return done
+
+    def _check(self, event_id: str) -> None:
+        if not self.was_sent(event_id):
+            raise UnknownAck(
+                f"id {event_id[:64]!r} was not sent on this connection; nothing was confirmed"
+            )

@@ -1,0 +1,198 @@
+"""What waits for one connection and what may leave next. Pure.
+
+A connection is *catching up* or *live*. While it catches up, pages from the ledger leave in order
+and pushes wait in the queue; when the ledger's end is met and the queue lost nothing, it is live
+and the queue leaves. A queue that overflows is thrown away and the ledger is read again: what it
+held stands there. What already left on this connection does not leave again, unless it is a resend.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Iterable
+
+from delivery.domain.event import Event, EventClass
+from delivery.gateway.flight import Flight
+from delivery.gateway.merging import merge_ephemeral
+from delivery.protocol import encode_event
+
+MAX_BATCH = 500
+MAX_BATCH_BYTES = 256 * 1024
+"""A frame is closed after this; with one more event it stays far under ``MAX_FRAME_BYTES``."""
+MAX_QUEUE_BYTES = 4 * 1024 * 1024
+
+Item = tuple[Event, bytes]
+"""An event with its encoding, made once for all of its connections."""
+Batch = tuple[list[Event], list[bytes]]
+
+
+class Read(enum.Enum):
+    """What to read from the ledger: the page after the last one, or everything anew."""
+
+    MORE = "more"
+    AGAIN = "again"
+
+
+class Lanes:
+    """One connection's outbound events: resends first, then the ledger's page, then the queue.
+
+    Args:
+        flight: the account of what left; asked for room, never written.
+        max_queue: the most pushed events that wait.
+    """
+
+    __slots__ = (
+        "_flight",
+        "_is_held",
+        "_max_queue",
+        "_met_end",
+        "_missed",
+        "_page",
+        "_queue",
+        "_queue_bytes",
+        "_resends",
+        "is_live",
+    )
+
+    def __init__(self, flight: Flight, max_queue: int) -> None:
+        self._flight = flight
+        self._max_queue = max_queue
+        self._queue: deque[Item] = deque()
+        self._queue_bytes = 0
+        self._page: deque[Item] = deque()
+        self._resends: deque[Item] = deque()
+        self._met_end = False
+        self._missed = False
+        self._is_held = False
+        self.is_live = False
+
+    @property
+    def fill(self) -> float:
+        """How full the queue is, 0 to 1."""
+        return len(self._queue) / self._max_queue
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether room in flight would let something leave."""
+        return bool(self._queue) or not self.is_live
+
+    def push(self, item: Item) -> bool:
+        """Queue one pushed event; ``False`` when the queue overflowed and the ledger must be read.
+
+        An ephemeral event that finds the queue full is dropped.
+        """
+        queue = self._queue
+        event = item[0]
+        if self._is_held and queue and event.event_class is EventClass.EPHEMERAL:
+            merged = merge_ephemeral(queue[-1][0], event)
+            if merged is not None:
+                item = (merged, encode_event(merged))
+                self._queue_bytes -= len(queue.pop()[1])
+        if len(queue) >= self._max_queue or self._queue_bytes > MAX_QUEUE_BYTES:
+            if event.event_class is EventClass.EPHEMERAL:
+                return True
+            self._drop_queue()
+            self.ask_again()
+            return False
+        queue.append(item)
+        self._queue_bytes += len(item[1])
+        return True
+
+    def resend(self, items: Iterable[Item]) -> None:
+        """Let these leave first, in flight or not."""
+        self._resends.extend(items)
+
+    def end_resend(self) -> bool:
+        """Whether all resends left; those that did not are dropped (the chain asks again)."""
+        left = not self._resends
+        self._resends.clear()
+        return left
+
+    def take_page(self, items: Iterable[Item], *, is_last: bool) -> None:
+        """The ledger answered."""
+        self._page.extend(items)
+        self._met_end = is_last
+
+    def ask_again(self) -> None:
+        """Something was missed, here or elsewhere: catch up from the beginning."""
+        self._missed = True
+        self.is_live = False
+
+    def forgive(self) -> None:
+        """The ledger cannot be read now: go on with what is pushed."""
+        self._missed = False
+
+    def next_read(self) -> Read | None:
+        """What must be read now, ``None`` while the last page has not left. Reading anew begins a
+        round: an overflow from here on asks for one more."""
+        if self.is_live or self._page:
+            return None
+        if self._missed:
+            self._missed = self._met_end = False
+            return Read.AGAIN
+        return None if self._met_end else Read.MORE
+
+    def next_batch(self) -> Batch | None:
+        """Take the next frame's events out; ``None`` if nothing may leave now."""
+        if self._resends:
+            batch = self._take(self._resends, is_resend=True)
+            if batch is not None:
+                return batch
+        if self._page:
+            batch = self._take(self._page)
+            if batch is not None or self._page:
+                return batch
+        if not self.is_live:
+            if self._missed or not self._met_end:
+                return None
+            self.is_live = True
+        batch = self._take(self._queue)
+        self._queue_bytes = sum(len(raw) for _, raw in self._queue) if self._queue else 0
+        return batch
+
+    def settle(self) -> None:
+        """Nothing more leaves in this turn; what stays in the queue may be merged."""
+        self._is_held = bool(self._queue)
+
+    def close(self) -> list[str]:
+        """Empty it. Returns the ids of durable events that were pushed and never left."""
+        unsent = [
+            event.id
+            for event, _ in self._queue
+            if event.event_class.is_durable and not self._flight.was_sent(event.id)
+        ]
+        self._drop_queue()
+        self._page.clear()
+        self._resends.clear()
+        return unsent
+
+    def _drop_queue(self) -> None:
+        self._queue.clear()
+        self._queue_bytes = 0
+
+    def _take(self, lane: deque[Item], *, is_resend: bool = False) -> Batch | None:
+        """What fits into one frame and into flight, in order."""
+        flight = self._flight
+        room = flight.room
+        events: list[Event] = []
+        encoded: list[bytes] = []
+        size = 0
+        while lane and size < MAX_BATCH_BYTES and len(events) < MAX_BATCH:
+            event, raw = lane[0]
+            if is_resend:
+                needs_room = not flight.is_out(event.id)
+            elif flight.was_sent(event.id):
+                lane.popleft()
+                continue
+            else:
+                needs_room = event.event_class is not EventClass.EPHEMERAL
+            if needs_room:
+                if room <= 0:
+                    break
+                room -= 1
+            lane.popleft()
+            events.append(event)
+            encoded.append(raw)
+            size += len(raw)
+        return (events, encoded) if events else None

@@ -1,0 +1,140 @@
+"""What nodes tell each other over the bus, and who is connected where.
+
+Owns: the messages' shapes (docs below), presence with its expiry, and carrying out what another
+node asks. Never does: republish what came from the bus, or trust it for more than its own fields:
+an event reaches only the connections of the user that the event itself names.
+
+Messages, each with ``kind`` and ``node``:
+    push      {"user", "event": <wire>}            push to the user's connections here
+    presence  {"joined": [user], "left": [user]}   or {"users": [user], "first": bool} every 10 s
+    hello     {}                                   a node has come up; answer with presence
+    bye       {}                                   a node has gone
+    wake      {"users": [user]}                    catch up from the ledger
+    gap       {}                                   the bus lost something: everybody catches up
+    confirmed {"ids": [id]}                        receipts wait for these
+    resend    {"request", "user", "ids", "timeout"}  answered with resent {"request", "count"}
+    disconnect {"user"}                            an operator's
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from delivery.domain.event import Event, EventClass
+from delivery.domain.ports import Bus
+
+BEAT = 10.0
+EXPIRY = 35.0
+CHUNK = 500
+
+
+class _Node:
+    """Another node: who is there, by its last two full reports (one may be half read)."""
+
+    __slots__ = ("before", "until", "users")
+
+    def __init__(self) -> None:
+        self.users: set[str] = set()
+        self.before: set[str] = set()
+        self.until = 0.0
+
+
+class Peers:
+    """The other nodes, as far as this one has heard of them. ``bus`` ``None``: there are none."""
+
+    def __init__(self, node: str, bus: Bus | None) -> None:
+        self.node = node
+        self._bus = bus
+        self._nodes: dict[str, _Node] = {}
+
+    @property
+    def are_there(self) -> bool:
+        """Whether any other node lives; without one nothing is published per event."""
+        return bool(self._nodes)
+
+    def hosts_of(self, user_id: str) -> int:
+        """How many other nodes said that this user is connected there."""
+        return sum(user_id in node.users or user_id in node.before for node in self._nodes.values())
+
+    # What this node says
+
+    def publish(self, kind: str, **fields: Any) -> None:
+        """Send one message to every other node."""
+        if self._bus is not None:
+            self._bus.publish({"kind": kind, "node": self.node, **fields})
+
+    def push(self, event: Event) -> int:
+        """Offer an event to the other nodes; how many are known to host its user."""
+        if not self._nodes:
+            return 0
+        self.publish("push", user=event.user_id, event=event.as_wire())
+        return self.hosts_of(event.user_id)
+
+    def confirmed(self, ids: Sequence[str]) -> None:
+        """Tell the nodes on which receipts may wait."""
+        if self._nodes:
+            self.publish("confirmed", ids=list(ids))
+
+    def joined(self, user_id: str) -> None:
+        """The user's first connection here."""
+        self.publish("presence", joined=[user_id])
+
+    def left(self, user_id: str) -> None:
+        """The user's last connection here is gone."""
+        self.publish("presence", left=[user_id])
+
+    def beat(self, users: Iterable[str]) -> None:
+        """Say who is here, in chunks; also when it is nobody: it says that this node lives."""
+        everyone = list(users)
+        for start in range(0, max(1, len(everyone)), CHUNK):
+            self.publish("presence", users=everyone[start : start + CHUNK], first=start == 0)
+
+    # What it hears
+
+    def on_presence(self, message: dict[str, Any], now: float) -> None:
+        """Another node said who is there."""
+        node = self._nodes.setdefault(message["node"], _Node())
+        node.until = now + EXPIRY
+        if message.get("first"):
+            node.before = node.users
+            node.users = set()
+        node.users.update(message.get("users", ()), message.get("joined", ()))
+        left = message.get("left", ())
+        node.users.difference_update(left)
+        node.before.difference_update(left)
+
+    def on_hello(self, name: str, now: float) -> None:
+        """Another node has come up, with nobody connected yet."""
+        node = self._nodes[name] = _Node()
+        node.until = now + EXPIRY
+
+    def on_bye(self, name: str) -> None:
+        """Another node is gone."""
+        self._nodes.pop(name, None)
+
+    def on_tick(self, now: float) -> None:
+        """Forget nodes that have not been heard of for long."""
+        for name in [name for name, node in self._nodes.items() if node.until < now]:
+            self.on_bye(name)
+
+
+def event_from_wire(wire: dict[str, Any]) -> Event:
+    """The event that another node encoded.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not one.
+    """
+    return Event(
+        id=str(wire["id"]),
+        type=str(wire["type"]),
+        user_id=str(wire["user_id"]),
+        run_id=str(wire["run_id"]),
+        seq=wire["seq"],
+        at=datetime.fromisoformat(wire["at"]),
+        event_class=EventClass(wire["class"]),
+        data=dict(wire["data"]),
+        thread_id=wire.get("thread_id"),
+        meta=wire.get("meta"),
+    )

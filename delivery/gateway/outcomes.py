@@ -1,0 +1,44 @@
+"""What the fast path tells the rest: confirmed, refused, never sent.
+
+Owns: turning a session's decisions into proofs and hand-overs. Never does: wait; the journal
+commits what has gathered in its own thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from delivery.domain.lifecycle import Confirmation
+from delivery.gateway.parts import GatewayParts
+
+
+class Outcomes:
+    """The gateway's way to the journal, the receipts and the chain."""
+
+    def __init__(self, parts: GatewayParts) -> None:
+        self._parts = parts
+
+    def confirmed(self, user_id: str, ids: Sequence[str], by: str, evidence: str) -> None:
+        """A client acknowledged these events on connection ``evidence``.
+
+        Effect: one proof each is queued for the ledger; receipts here and on other nodes hear it.
+        """
+        confirm = self._parts.journal.confirm
+        for event_id in ids:
+            confirm(Confirmation(event_id, user_id, "websocket", by, evidence))
+        self._parts.on_confirmed(ids)
+        self._parts.registry.peers.confirmed(ids)
+
+    def refused(self, event_id: str, reason: str) -> None:
+        """A client cannot handle the event: its chain starts at once."""
+        self._parts.journal.hand_over(event_id, reason)
+        self._parts.wake_chain()
+
+    def unsent(self, ids: Sequence[str], reason: str) -> None:
+        """These were queued for a connection that ended before they left, and nobody else of the
+        user is connected."""
+        if not ids:
+            return
+        for event_id in ids:
+            self._parts.journal.hand_over(event_id, reason)
+        self._parts.wake_chain()

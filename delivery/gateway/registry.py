@@ -1,0 +1,287 @@
+"""Who is connected here, and the fast path's one door: ``push``.
+
+Owns: user -> connections, one flush for all of them per turn of the loop, a breaker per user, the
+limit of connections. Never does: write to sockets itself, wait, or keep anything durable. On the
+loop's thread. Nothing runs per event: no task, future or timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from delivery.domain.event import Event
+from delivery.domain.health import OPEN_BELOW, Breaker, BreakerState
+from delivery.domain.ports import Bus, Pushed
+from delivery.domain.records import Stored
+from delivery.gateway.connection import Connection
+from delivery.gateway.lanes import Item
+from delivery.gateway.nodes import BEAT, Peers
+from delivery.protocol import Close, encode_event
+
+logger = logging.getLogger(__name__)
+
+MAX_PER_USER = 50
+HEALTH_EVERY = 5.0
+
+_SHUTTING_DOWN = Pushed(0, "the node is shutting down")
+_NOBODY = Pushed(0, "nobody connected")
+_BREAKER_OPEN = Pushed(0, "breaker open")
+_CLOSED = Breaker()
+
+
+class User:
+    """One user's connections here and the breaker before them."""
+
+    __slots__ = ("breaker", "connections", "id", "pushed")
+
+    def __init__(self, user_id: str) -> None:
+        self.id = user_id
+        self.connections: list[Connection] = []
+        self.breaker = _CLOSED
+        self.pushed = Pushed(0)  # the answer of a push, made once per change and not per event
+
+
+class Registry:
+    """Implements the ``Push`` port.
+
+    Args:
+        node: this process's name on the bus.
+        bus: to the other nodes; ``None`` when there are none.
+        max_per_user: connections that one user may have here.
+        clock: monotonic seconds.
+        dice: uniform in [0, 1), spreads reconnects.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        bus: Bus | None = None,
+        *,
+        max_per_user: int = MAX_PER_USER,
+        clock: Callable[[], float] = time.monotonic,
+        dice: Callable[[], float] = random.random,
+    ) -> None:
+        self.peers = Peers(node, bus)
+        self.is_closing = False
+        self._users: dict[str, User] = {}
+        self._connections = 0
+        self._max_per_user = max_per_user
+        self._clock = clock
+        self._dice = dice
+        self._marked: list[Connection] = []
+        self._is_scheduled = False
+        self._health_at = 0.0
+        self._beat_at = 0.0
+
+    @property
+    def connections(self) -> int:
+        """How many are attached here."""
+        return self._connections
+
+    def has_room(self, user_id: str) -> bool:
+        """Whether this user may have one more."""
+        return self.connections_of(user_id) < self._max_per_user
+
+    def connections_of(self, user_id: str) -> int:
+        """How many of this user are attached here."""
+        user = self._users.get(user_id)
+        return 0 if user is None else len(user.connections)
+
+    def breaker_of(self, user_id: str) -> BreakerState:
+        """The state of this user's breaker; closed for whoever is not connected."""
+        user = self._users.get(user_id)
+        return BreakerState.CLOSED if user is None else user.breaker.state
+
+    # Push
+
+    def push(self, event: Event, encoded: bytes) -> Pushed:
+        """See the port. Counts connections here and nodes known to host the user."""
+        if self.is_closing:
+            return _SHUTTING_DOWN
+        elsewhere = self.peers.push(event)
+        user = self._users.get(event.user_id)
+        if user is None:
+            return Pushed(elsewhere) if elsewhere else _NOBODY
+        if not self._passes(user):
+            return Pushed(elsewhere) if elsewhere else _BREAKER_OPEN
+        self._queue(user, (event, encoded))
+        return Pushed(user.pushed.connections + elsewhere) if elsewhere else user.pushed
+
+    def push_here(self, event: Event, encoded: bytes) -> None:
+        """Push what another node sent, to this node's connections only."""
+        user = self._users.get(event.user_id)
+        if user is not None and not self.is_closing and self._passes(user):
+            self._queue(user, (event, encoded))
+
+    def mark(self, connection: Connection) -> None:
+        """Flush this connection at the end of the loop's turn."""
+        if connection.is_marked:
+            return
+        connection.is_marked = True
+        self._marked.append(connection)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _queue(self, user: User, item: Item) -> None:
+        for connection in user.connections:
+            connection.enqueue(item)
+            if not connection.is_marked:
+                self.mark(connection)
+
+    def _passes(self, user: User) -> bool:
+        if user.breaker.state is BreakerState.CLOSED:
+            return True
+        now = self._clock()
+        if not user.breaker.allows(now):
+            return False
+        user.breaker = user.breaker.on_attempt(now)
+        return True
+
+    def _flush(self) -> None:
+        self._is_scheduled = False
+        marked, self._marked = self._marked, []
+        for connection in marked:
+            connection.is_marked = False
+            try:
+                connection.flush()
+            except Exception:
+                # One broken connection must not keep the others of this turn from their events.
+                logger.exception("connection %s failed", connection.session.connection_id)
+                connection.close(Close.FORCED_RECONNECT, "internal error")
+
+    # Connections
+
+    def attach(self, connection: Connection, user_id: str) -> bool:
+        """Let a connection hear its user's events; ``False`` when the user has too many. A new
+        connection resets the breaker."""
+        user = self._users.get(user_id)
+        if user is None:
+            user = self._users[user_id] = User(user_id)
+            self.peers.joined(user_id)
+        elif len(user.connections) >= self._max_per_user:
+            return False
+        user.breaker = _CLOSED
+        user.connections.append(connection)
+        user.pushed = Pushed(len(user.connections))
+        connection.user = user
+        self._connections += 1
+        return True
+
+    def detach(self, connection: Connection) -> bool:
+        """Forget a connection. Returns whether its user is connected nowhere any more."""
+        user = connection.user
+        if user is None:
+            return False
+        connection.user = None
+        user.connections.remove(connection)
+        user.pushed = Pushed(len(user.connections))
+        self._connections -= 1
+        if user.connections:
+            return False
+        del self._users[user.id]
+        self.peers.left(user.id)
+        return self.peers.hosts_of(user.id) == 0
+
+    def on_success(self, connection: Connection) -> None:
+        """An acknowledgement came: closes the breaker. What went past it meanwhile is read."""
+        user = connection.user
+        if user is None or user.breaker is _CLOSED:
+            return
+        was_open = user.breaker.state is not BreakerState.CLOSED
+        user.breaker = _CLOSED
+        if was_open:
+            self.wake(user.id)
+
+    def on_failure(self, connection: Connection) -> None:
+        """A send or a probe failed, or the client refused an event."""
+        user = connection.user
+        if user is not None:
+            user.breaker = user.breaker.on_failure(self._clock())
+
+    def wake(self, user_id: str) -> None:
+        """Let the user's connections catch up from the ledger."""
+        user = self._users.get(user_id)
+        for connection in user.connections if user is not None else ():
+            connection.catch_up()
+
+    def wake_all(self) -> None:
+        """Something was lost on the way between nodes: everybody catches up."""
+        for user_id in self._users:
+            self.wake(user_id)
+
+    def disconnect(self, user_id: str) -> int:
+        """An operator's: close the user's connections here for good. Returns how many."""
+        user = self._users.get(user_id)
+        connections = list(user.connections) if user is not None else []
+        for connection in connections:
+            connection.close(Close.OPERATOR, "disconnected by an operator")
+        return len(connections)
+
+    def close_all(self, reason: str, spread: float) -> int:
+        """Drain: tell every client to come back within ``spread`` seconds, each at its own time,
+        and close with 3001. Nobody is attached afterwards. Returns how many there were."""
+        self.is_closing = True
+        connections = [one for user in self._users.values() for one in user.connections]
+        for connection in connections:
+            connection.reconnect(int(self._dice() * spread * 1_000.0), reason)
+        self.peers.publish("bye")
+        return len(connections)
+
+    async def resend(self, user_id: str, stored: Sequence[Stored], timeout: float) -> int:
+        """The ``direct`` channel: probe the user's sockets, the healthiest first, drop those that
+        do not answer within ``timeout`` seconds so that their clients come back, resend to the
+        rest.
+
+        Returns:
+            How many connections took the events. Events of other users, and those that ended
+            meanwhile, are left out.
+        """
+        user = self._users.get(user_id)
+        if user is None:
+            return 0
+        now = self._clock()
+        ranked = sorted(user.connections, key=lambda one: one.score(now), reverse=True)
+        probes = [(one, one.probe()) for one in ranked]
+        await asyncio.wait([answer for _, answer in probes], timeout=timeout)
+        items = [
+            (row.event, encode_event(row.event))
+            for row in stored
+            if row.event.user_id == user_id and row.state.is_unconfirmed
+        ]
+        taken = 0
+        for connection, answer in probes:
+            if not answer.done():
+                answer.cancel()
+                connection.close(Close.NO_PONG, "no pong to a probe")
+            elif not answer.result():
+                connection.close(Close.FORCED_RECONNECT, "the socket is stuck")
+            elif connection.resend(items):
+                taken += 1
+        return taken
+
+    # Time
+
+    def on_tick(self, now: float) -> None:
+        """Presence and health, every few seconds."""
+        if now >= self._beat_at:
+            self.peers.on_tick(now)
+            self.beat()
+        if now >= self._health_at:
+            self._health_at = now + HEALTH_EVERY
+            self._check_health(self._users.values(), now)
+
+    def beat(self) -> None:
+        """Tell the other nodes who is here."""
+        self._beat_at = self._clock() + BEAT
+        self.peers.beat(self._users)
+
+    def _check_health(self, users: Iterable[User], now: float) -> None:
+        for user in users:
+            best = max(connection.score(now) for connection in user.connections)
+            if best < OPEN_BELOW and user.breaker.state is BreakerState.CLOSED:
+                user.breaker = Breaker(BreakerState.OPEN, user.breaker.failures, now)

@@ -1,0 +1,286 @@
+"""The state machine of one connection: contract 4.3, decided and nothing done.
+
+Owns: which frame is legal when, acknowledgements, the connection's deadlines (connect, pong,
+token), its vital signs. Never does: sockets, tokens, tasks, clocks. Every input takes ``now``
+(monotonic seconds) where time matters and answers with the actions that its caller must carry
+out, in order.
+"""
+
+from __future__ import annotations
+
+import enum
+from math import inf
+
+from delivery.domain.health import Vitals, score, smooth
+from delivery.errors import ProtocolError, UnknownAck
+from delivery.gateway.actions import (
+    NOTHING,
+    Actions,
+    Admit,
+    Confirm,
+    HandOver,
+    Probe,
+    Send,
+    Shut,
+    Verify,
+)
+from delivery.gateway.flight import Flight
+from delivery.gateway.throttle import Rate, Throttle
+from delivery.protocol import (
+    CONNECT_TIMEOUT,
+    Ack,
+    ClientFrame,
+    Close,
+    Connect,
+    Error,
+    Limits,
+    Nack,
+    Ping,
+    Pong,
+    Refresh,
+)
+
+PONG_SHARE = 0.5
+"""A pong is missed after this share of the heartbeat."""
+MAX_MISSED_PONGS = 2
+MAX_REASON_CHARS = 200
+MAX_DEVICE_CHARS = 128
+
+
+class Phase(enum.Enum):
+    """``waiting`` for connect, ``verifying`` its token, ``open``, ``closed``."""
+
+    WAITING = "waiting"
+    VERIFYING = "verifying"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Session:
+    """One connection's state.
+
+    Args:
+        connection_id: evidence in confirmations.
+        limits: heartbeat and the most unacknowledged durable events.
+        now: monotonic seconds.
+        rate: what the client may send.
+        header_token: the upgrade carried a token, so that silence until the deadline connects.
+        is_stream: server-sent events: nothing comes back on this connection, so nothing is in
+            flight and no pong is due.
+    """
+
+    __slots__ = (
+        "_due",
+        "_expires_at",
+        "_header_token",
+        "_ping_at",
+        "_pinged_at",
+        "_pings",
+        "_round_trip_ms",
+        "_throttle",
+        "connection_id",
+        "cursor",
+        "device",
+        "failures",
+        "flight",
+        "is_stream",
+        "limits",
+        "missed_pongs",
+        "phase",
+        "user_id",
+    )
+
+    def __init__(
+        self,
+        connection_id: str,
+        limits: Limits,
+        now: float,
+        *,
+        rate: Rate | None = None,
+        header_token: bool = False,
+        is_stream: bool = False,
+    ) -> None:
+        self.connection_id = connection_id
+        self.limits = limits
+        self.is_stream = is_stream
+        self.flight = Flight(limits.max_in_flight, tracked=not is_stream)
+        self.phase = Phase.WAITING
+        self.user_id: str | None = None
+        self.device: str | None = None
+        self.cursor: str | None = None
+        self.failures = 0
+        self.missed_pongs = 0
+        self._round_trip_ms = 0.0
+        self._header_token = header_token
+        self._throttle = Throttle(rate or Rate(), now)
+        self._expires_at = inf
+        self._ping_at = now + limits.heartbeat
+        self._pinged_at: float | None = None
+        self._pings = 0
+        self._due = now + CONNECT_TIMEOUT
+
+    def vitals(self, now: float, queue_fill: float) -> Vitals:
+        """What the health score is computed from; ``queue_fill`` 0 to 1."""
+        return Vitals(
+            round_trip_ms=self._round_trip_ms,
+            ack_ms=self.flight.latency_ms(now),
+            missed_pongs=self.missed_pongs,
+            failures=self.failures,
+            queue_fill=queue_fill,
+        )
+
+    def score(self, now: float, queue_fill: float) -> int:
+        """Health, 0 to 100."""
+        return score(self.vitals(now, queue_fill))
+
+    def on_client_frame(self, frame: ClientFrame, now: float) -> Actions:
+        """A well-formed frame came."""
+        if self.phase is Phase.CLOSED:
+            return NOTHING
+        if not self._throttle.admits(now):
+            return self._over_rate()
+        match frame:
+            case Connect():
+                return self._connect(frame)
+            case _ if self.phase is not Phase.OPEN:
+                return self._bad("the first frame must be connect")
+            case Ack():
+                return self._ack(frame, now)
+            case Nack():
+                return self._nack(frame)
+            case Refresh():
+                return (Verify(frame.token),)
+            case Ping():
+                return (Send(Pong()),)
+
+    def on_bad_frame(self, reason: str) -> Actions:
+        """Something came that is no frame: not JSON, of unknown type, binary."""
+        return NOTHING if self.phase is Phase.CLOSED else self._bad(reason)
+
+    def on_verified(self, user_id: str, expires_at: float, now: float) -> Actions:
+        """The token of ``connect`` or ``refresh`` is good; ``expires_at`` in monotonic seconds."""
+        if self.phase is Phase.CLOSED:
+            return NOTHING
+        if self.phase is Phase.OPEN:
+            if user_id != self.user_id:
+                return self._refuse("the new token names another user", Close.INVALID_TOKEN)
+            self._expires_at = expires_at
+            self._plan()
+            return NOTHING
+        self.phase = Phase.OPEN
+        self.user_id = user_id
+        self._expires_at = expires_at
+        self._ping_at = now + self.limits.heartbeat
+        self._plan()
+        return (Admit(user_id, self.cursor),)
+
+    def on_refused(self, error: ProtocolError) -> Actions:
+        """The token is not good."""
+        if self.phase is Phase.CLOSED:
+            return NOTHING
+        return self._refuse(str(error), error.close_code)
+
+    def on_pong(self, payload: bytes, now: float) -> None:
+        """A pong came back; only the one to the latest ping counts."""
+        if self._pinged_at is None or payload != b"%d" % self._pings:
+            return
+        self.on_round_trip(now - self._pinged_at, now)
+
+    def on_round_trip(self, seconds: float, now: float) -> None:
+        """A ping was answered after ``seconds``: the peer lives."""
+        self._round_trip_ms = smooth(self._round_trip_ms, seconds * 1_000.0)
+        self.missed_pongs = 0
+        self._pinged_at = None
+        self._ping_at = now + self.limits.heartbeat
+        self._plan()
+
+    def on_tick(self, now: float) -> Actions:
+        """Time passed. Cheap while nothing is due."""
+        if now < self._due or self.phase is Phase.CLOSED:
+            return NOTHING
+        if self.phase is Phase.WAITING:
+            if not self._header_token:
+                return self._shut(Close.NO_CONNECT, "no connect frame in time")
+            self.phase = Phase.VERIFYING
+            self._due = inf
+            return (Verify(None),)
+        if now >= self._expires_at:
+            return self._refuse("the token has expired", Close.TOKEN_EXPIRED)
+        actions = self._heartbeat(now)
+        self._plan()
+        return actions
+
+    def on_close(self) -> None:
+        """The connection is gone or going: from now on nothing is answered."""
+        self.phase = Phase.CLOSED
+
+    def _connect(self, frame: Connect) -> Actions:
+        if self.phase is not Phase.WAITING:
+            return self._bad("connect was sent before")
+        if frame.device is not None and not _is_name(frame.device):
+            return self._bad(f"device must be 1 to {MAX_DEVICE_CHARS} printable characters")
+        self.phase = Phase.VERIFYING
+        self._due = inf  # the verifier has its own deadline
+        self.device = frame.device
+        self.cursor = frame.cursor
+        return (Verify(frame.token),)
+
+    def _ack(self, frame: Ack, now: float) -> Actions:
+        try:
+            done = self.flight.on_ack(frame.upto, frame.ids or (), now)
+        except UnknownAck as error:
+            return (Send(Error(error.code, str(error))),)
+        if not done:
+            return NOTHING
+        self.failures = 0
+        return (Confirm(tuple(done)),)
+
+    def _nack(self, frame: Nack) -> Actions:
+        try:
+            was_in_flight = self.flight.on_nack(frame.id)
+        except UnknownAck as error:
+            return (Send(Error(error.code, str(error))),)
+        if not was_in_flight:
+            return NOTHING
+        self.failures += 1
+        return (HandOver(frame.id, f"nack: {frame.reason[:MAX_REASON_CHARS]}"),)
+
+    def _heartbeat(self, now: float) -> Actions:
+        if now < self._ping_at:
+            return NOTHING
+        if self._pinged_at is not None:
+            self.missed_pongs += 1
+            if self.missed_pongs >= MAX_MISSED_PONGS:
+                return self._shut(Close.NO_PONG, "no pong")
+        self._pings += 1
+        if self.is_stream:
+            self._ping_at = now + self.limits.heartbeat
+        else:
+            self._pinged_at = now
+            self._ping_at = now + self.limits.heartbeat * PONG_SHARE
+        return (Probe(b"%d" % self._pings),)
+
+    def _plan(self) -> None:
+        self._due = min(self._ping_at, self._expires_at)
+
+    def _over_rate(self) -> Actions:
+        if self._throttle.is_exceeded:
+            return self._shut(Close.RATE_LIMIT, "too many frames")
+        if self._throttle.dropped > 1:
+            return NOTHING  # said once; answering each would double the flood
+        return (Send(Error("rate_limited", "too many frames; this one was dropped")),)
+
+    def _bad(self, reason: str) -> Actions:
+        return (Send(Error("bad_frame", reason)), *self._shut(Close.BAD_FRAME, "bad frame"))
+
+    def _refuse(self, reason: str, code: int) -> Actions:
+        return (Send(Error("unauthorized", reason)), *self._shut(code, "unauthorized"))
+
+    def _shut(self, code: int, reason: str) -> Actions:
+        self.phase = Phase.CLOSED
+        return (Shut(code, reason),)
+
+
+def _is_name(value: str) -> bool:
+    # It stands in the ledger as who confirmed: no control characters, no novels.
+    return 0 < len(value) <= MAX_DEVICE_CHARS and value.isprintable()

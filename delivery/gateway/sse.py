@@ -1,0 +1,122 @@
+"""``GET /v1/stream``: the same events over server-sent events, for clients without WebSockets.
+
+Owns: the stream's format and its response. Never does: acknowledge (``POST /v1/acks`` does, at any
+node) or write events by itself: a ``Connection`` decides what leaves, as on a WebSocket.
+Source: WHATWG HTML, section 9.2, Server-sent events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from aiohttp.http import StreamWriter
+
+from delivery.domain.event import Event
+from delivery.errors import Overloaded
+from delivery.gateway.inbound import caller
+from delivery.gateway.sink import CLOSE_GRACE, at_once
+from delivery.protocol import Reconnect, ServerFrame, encode
+
+if TYPE_CHECKING:
+    from delivery.gateway.fastpath import FastPath
+
+HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # nginx would hold events back
+    "X-Content-Type-Options": "nosniff",
+}
+MAX_CURSOR_CHARS = 128
+
+
+class StreamSink:
+    """The writing side of one stream; ends its handler by ``ended``."""
+
+    def __init__(self, request: web.Request, writer: StreamWriter) -> None:
+        self._protocol = request.protocol
+        self._writer = writer
+        self._abort: asyncio.TimerHandle | None = None
+        self.ended = asyncio.Event()
+
+    @property
+    def is_blocked(self) -> bool:
+        return self._protocol.writing_paused and not self.is_closed
+
+    @property
+    def is_closed(self) -> bool:
+        transport = self._protocol.transport
+        return transport is None or transport.is_closing()
+
+    def write(self, frame: ServerFrame) -> None:
+        name = type(frame).__struct_config__.tag
+        lines = [b"event: %s" % str(name).encode(), b"data: %s" % encode(frame)]
+        if isinstance(frame, Reconnect):
+            lines.insert(0, b"retry: %d" % frame.after_ms)
+        self._send(b"\n".join(lines) + b"\n\n")
+
+    def write_events(self, n: int, events: list[Event], encoded: list[bytes]) -> None:
+        blocks = [
+            b"id: %s\nevent: event\ndata: %s\n\n" % (event.id.encode(), raw)
+            for event, raw in zip(events, encoded, strict=True)
+        ]
+        self._send(b"".join(blocks))
+
+    def ping(self, payload: bytes) -> None:
+        self._send(b": %s\n\n" % payload)
+
+    async def drain(self) -> None:
+        await self._writer.drain()
+
+    def close(self, code: int, reason: str) -> None:
+        if self.ended.is_set():
+            return
+        self.ended.set()
+        self._abort = asyncio.get_running_loop().call_later(CLOSE_GRACE, self.abort)
+
+    def end(self) -> None:
+        """The response is complete."""
+        if self._abort is not None:
+            self._abort.cancel()
+
+    def abort(self) -> None:
+        self.ended.set()
+        if self._protocol.transport is not None:
+            self._protocol.transport.abort()
+
+    def _send(self, data: bytes) -> None:
+        if self.is_closed:
+            raise ConnectionResetError("the client is gone")
+        at_once(self._writer.write(data, drain=False))
+
+
+async def serve_stream(request: web.Request, path: FastPath) -> web.StreamResponse:
+    """The handler of ``GET /v1/stream``.
+
+    Raises:
+        Unauthenticated, Problem: as on any other page, before the stream begins.
+        Overloaded: the user has too many connections, or the node is shutting down.
+    """
+    principal = await caller(request, path.parts.auth)
+    registry = path.parts.registry
+    if registry.is_closing or not registry.has_room(principal.subject):
+        raise Overloaded("too many connections of this user, or the node is shutting down")
+    response = web.StreamResponse(headers=HEADERS)
+    response.enable_chunked_encoding()
+    writer = await response.prepare(request)
+    if not isinstance(writer, StreamWriter):
+        raise ConnectionResetError("the client was gone before the stream began")
+    sink = StreamSink(request, writer)
+    connection = path.open(sink, principal, is_stream=True)
+    cursor = request.headers.get("Last-Event-ID")
+    connection.session.cursor = cursor[:MAX_CURSOR_CHARS] if cursor else None
+    try:
+        connection.on_principal(principal)
+        await sink.ended.wait()
+        if not sink.is_closed:
+            await response.write_eof()
+    finally:
+        path.forget(connection)
+        sink.end()
+    return response
