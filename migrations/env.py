@@ -29,7 +29,8 @@ def run(connection: Connection) -> None:
 
 def run_from_command_line() -> None:
     """Take the database from the environment; with `--sql` only print what would be executed."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("alembic.runtime.migration").setLevel(logging.INFO)
     url = os.environ.get("DELIVERY_DATABASE_URL")
     if not url:
         raise CommandError("set DELIVERY_DATABASE_URL to the database to migrate")

@@ -107,8 +107,12 @@ def _create_attempts_and_confirmations() -> None:
         sa.Column("ended_at", INSTANT),
         sa.PrimaryKeyConstraint("id", name="pk_attempts"),
         sa.UniqueConstraint(
-            "event_id", "generation", "channel", "number", name="uq_attempts_event_id"
-        ),  # fmt: skip
+            "event_id",
+            "generation",
+            "channel",
+            "number",
+            name="uq_attempts_event_id_generation_channel_number",
+        ),
     )
     _partial_index("ix_attempts_digest_id", "attempts", ["digest_id"], "digest_id IS NOT NULL")
     op.create_index("ix_attempts_started_at", "attempts", ["started_at"])
@@ -208,7 +212,7 @@ def _create_small_tables() -> None:
         sa.Column("payload", sa.Text, nullable=False),
         sa.Column("at", INSTANT, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_mailbox"),
-        sa.UniqueConstraint("user_id", "event_id", name="uq_mailbox_user_id"),
+        sa.UniqueConstraint("user_id", "event_id", name="uq_mailbox_user_id_event_id"),
     )
     op.create_table(
         "nodes",

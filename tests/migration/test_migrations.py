@@ -1,0 +1,168 @@
+"""The one history of the schema, on both databases that it serves."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from delivery.errors import ConfigError, LedgerUnavailable
+from delivery.ledger import migrate
+from delivery.ledger.database import Database
+from delivery.ledger.models import metadata
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+def tables(url: str) -> set[str]:
+    database = Database(url)
+    names = set(sa.inspect(database.engine).get_table_names())
+    database.close()
+    return names - {"alembic_version"}
+
+
+def indexes(url: str) -> dict[str, Any]:
+    """What the server says of every index, its condition included."""
+    database = Database(url)
+    inspector = sa.inspect(database.engine)
+    found = {
+        index["name"]: (table, index["column_names"], _condition(index))
+        for table in metadata.tables
+        for index in inspector.get_indexes(table)
+    }
+    database.close()
+    return found
+
+
+def _condition(index: Any) -> str | None:
+    options = index.get("dialect_options", {})
+    where = options.get("postgresql_where", options.get("sqlite_where"))
+    return None if where is None else str(where)
+
+
+def test_a_new_database_reaches_the_head(url: str) -> None:
+    assert migrate.current(url) is None
+    assert not migrate.is_current(url)
+    migrate.upgrade(url)
+    assert migrate.current(url) == migrate.head()
+    assert migrate.is_current(url)
+    assert tables(url) == set(metadata.tables)
+
+
+def test_migrating_again_changes_nothing(url: str) -> None:
+    migrate.upgrade(url)
+    migrate.upgrade(url)
+    assert migrate.is_current(url)
+
+
+def test_down_to_base_leaves_nothing_and_up_again_works(url: str) -> None:
+    migrate.upgrade(url)
+    migrate.downgrade(url, "base")
+    assert tables(url) == set()
+    assert migrate.current(url) is None
+    migrate.upgrade(url)
+    assert tables(url) == set(metadata.tables)
+
+
+def test_the_models_equal_the_head(url: str) -> None:
+    migrate.upgrade(url)
+    database = Database(url)
+    with database.read() as connection:
+        difference = compare_metadata(
+            MigrationContext.configure(connection, opts={"compare_type": True}), metadata
+        )
+    database.close()
+    assert difference == []
+
+
+def test_the_indexes_have_the_conditions_that_the_models_give_them(url: str) -> None:
+    migrate.upgrade(url)
+    migrated = indexes(url)
+    migrate.downgrade(url, "base")
+    database = Database(url)
+    with database.write() as connection:
+        metadata.create_all(connection)
+    database.close()
+    created = indexes(url)
+    assert {name: _normal(value) for name, value in migrated.items()} == {
+        name: _normal(value) for name, value in created.items()
+    }
+    assert sum(condition is not None for _, _, condition in created.values()) == 6
+
+
+def _normal(index: tuple[str, list[str], str | None]) -> tuple[str, list[str], str]:
+    """SQLite keeps a condition as it was written: the table's name and brackets say nothing."""
+    table, columns, condition = index
+    text = (condition or "").replace(f"{table}.", "").lower()
+    return table, columns, text.translate(str.maketrans("", "", " ()"))
+
+
+def test_two_upgrades_at_once_both_pass(url: str) -> None:
+    start = threading.Barrier(4)
+    failures: list[BaseException] = []
+
+    def upgrade() -> None:
+        start.wait(10)
+        try:
+            migrate.upgrade(url)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=upgrade) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert failures == []
+    assert migrate.is_current(url)
+
+
+def test_a_failed_migration_leaves_nothing_behind(url: str) -> None:
+    database = Database(url)
+    with database.write() as connection:  # in the way of the migration
+        connection.execute(sa.text("create table nodes (node integer)"))
+    with pytest.raises((sa.exc.DBAPIError, LedgerUnavailable)):
+        migrate.upgrade(url)
+    database.close()
+    assert tables(url) == {"nodes"}
+    assert migrate.current(url) is None
+
+
+def test_positions_are_given_by_the_server_on_postgresql(postgres_url: str) -> None:
+    migrate.upgrade(postgres_url)
+    database = Database(postgres_url)
+    [position] = [
+        column
+        for column in sa.inspect(database.engine).get_columns("events")
+        if column["name"] == "position"
+    ]
+    database.close()
+    assert "events_position_seq" in str(position["default"])
+
+
+def test_a_database_of_a_newer_package_is_refused_in_words(url: str) -> None:
+    migrate.upgrade(url)
+    database = Database(url)
+    with database.write() as connection:
+        connection.execute(sa.text("update alembic_version set version_num = '9999'"))
+    database.close()
+    with pytest.raises(ConfigError, match="9999"):
+        migrate.upgrade(url)
+    assert not migrate.is_current(url)
+
+
+def test_looking_at_a_database_that_is_not_there_creates_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "none.db"
+    assert migrate.current(f"sqlite:///{path}") is None
+    assert not path.exists()
