@@ -25,6 +25,8 @@ _PARAMETERS = frozenset({
     "overflow", "ping", "preview", "priority", "silent", "sound", "tags", "thread", "to", "topic",
     "version",
 })  # fmt: skip
+# These talk to one address of their own: what stands in the host's place is a key.
+_FIXED_HOST = frozenset({"discord", "gchat", "pbul", "pover", "slack", "tgram", "wxteams"})
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # Source: RFC 6052
 MAX_URL_CHARS = 2_048
 
@@ -40,34 +42,44 @@ def check_push_url(url: str, schemes: Collection[str], allow_private: bool = Fal
     Raises:
         InvalidEvent: ``field`` is ``push``; the message never repeats the URL, which holds secrets.
     """
-    scheme, host = _scheme_and_host(url)
+    scheme = _scheme(url)
     if scheme not in schemes:
         listed = ", ".join(sorted(schemes)) or "none"
-        raise InvalidEvent(f"push: scheme {scheme[:32]!r} is not allowed; known: {listed}",
-                           field="push")  # fmt: skip
-    query = parse_qsl(urlsplit(url).query, keep_blank_values=True)
+        raise InvalidEvent(
+            f"push: scheme {scheme[:32]!r} is not allowed; known: {listed}", field="push"
+        )
+    query = parse_qsl(url.partition("?")[2], keep_blank_values=True)
     if unknown := sorted({name.lower() for name, _ in query} - _PARAMETERS):
         raise InvalidEvent(f"push: parameter {unknown[0][:32]!r} is not allowed", field="push")
-    if not allow_private and not all(_is_public(address) for address in _addresses(host)):
+    if scheme in _FIXED_HOST:
+        return
+    addresses = _addresses(_host(url))
+    if not allow_private and not all(_is_public(address) for address in addresses):
         raise InvalidEvent(
             "push: the host is in a private network; name one that is reachable from outside",
             field="push",
         )
 
 
-def _scheme_and_host(url: str) -> tuple[str, str]:
+def _scheme(url: str) -> str:
     if len(url) > MAX_URL_CHARS or any(ord(char) <= 32 or char in "\\\x7f" for char in url):
         raise InvalidEvent("push: a URL has no spaces and at most 2,048 characters", field="push")
-    scheme, mark, _ = url.partition("://")
+    scheme, mark, rest = url.partition("://")
+    if not mark or not rest.strip("/"):
+        raise InvalidEvent("push: write an Apprise URL like ntfys://host/topic", field="push")
+    return scheme.lower()
+
+
+def _host(url: str) -> str:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
         host = None
-    if not mark or not scheme or not host:
-        raise InvalidEvent("push: write an Apprise URL like ntfys://host/topic", field="push")
+    if not host:
+        raise InvalidEvent("push: the URL's host or port is malformed", field="push")
     # Apprise decodes %-escapes in the host, so that is what must be looked at.
-    return scheme.lower(), unquote(host).strip(".")
+    return unquote(host).strip(".")
 
 
 def _addresses(host: str) -> list[str]:

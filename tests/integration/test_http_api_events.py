@@ -1,0 +1,563 @@
+"""Events over a real server: accepting, showing, listing, replaying, acknowledging."""
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from delivery.domain.lifecycle import State
+from delivery.domain.ports import Accepted
+from delivery.errors import (
+    IdConflict,
+    InvalidContext,
+    InvalidEvent,
+    LedgerUnavailable,
+    Overloaded,
+    PayloadTooLarge,
+    SpoolFull,
+)
+from delivery.gateway import api, inbound
+from delivery.gateway.problems import CONTENT_TYPE, problem_middleware
+from tests.integration.http_api_standins import (
+    CLIENT,
+    EMIT,
+    EVERYTHING,
+    OPERATE,
+    OTHER,
+    READ,
+    World,
+    bearer,
+    event_id,
+    make_stored,
+)
+
+EVENT = {"type": "note", "user_id": "u1", "run_id": "r1"}
+Client = TestClient[web.Request, web.Application]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+async def client(world: World) -> AsyncIterator[Client]:
+    # aiohttp's own limit stays at its default: the API reads bodies by its own.
+    app = web.Application(middlewares=[problem_middleware])
+    app.add_routes(api.routes(world.parts()))
+    async with TestClient(TestServer(app)) as client:
+        yield client
+
+
+async def problem(response: Any, status: int, slug: str) -> dict[str, Any]:
+    assert response.status == status, await response.text()
+    assert response.content_type == CONTENT_TYPE
+    document: dict[str, Any] = json.loads(await response.read())
+    assert document["type"] == f"/problems/{slug}"
+    assert document["status"] == status
+    assert document["title"]
+    assert document["detail"]
+    return document
+
+
+# ---- accepting
+
+
+async def test_one_event_is_accepted(client: Client, world: World) -> None:
+    response = await client.post("/v1/events", json=EVENT, headers=EMIT)
+    assert response.status == 202
+    assert await response.json() == {
+        "accepted": [
+            {"index": 0, "id": event_id(0), "seq": 1, "duplicate": False, "durable": True}
+        ],
+        "rejected": [],
+    }
+    assert world.intake.items == [EVENT]
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", ""])
+async def test_json_is_json_whatever_it_is_called(
+    client: Client, world: World, content_type: str
+) -> None:
+    headers = EMIT | {"Content-Type": content_type}
+    response = await client.post("/v1/events", data=json.dumps(EVENT), headers=headers)
+    assert response.status == 202
+    assert world.intake.items == [EVENT]
+
+
+async def test_a_batch_keeps_its_order(client: Client, world: World) -> None:
+    events = [EVENT | {"run_id": f"r{n}"} for n in range(1_000)]
+    response = await client.post("/v1/events", json={"events": events}, headers=EMIT)
+    assert response.status == 202
+    assert [a["index"] for a in (await response.json())["accepted"]] == list(range(1_000))
+    assert world.intake.items == events
+
+
+async def test_lines_of_json_are_a_batch(client: Client, world: World) -> None:
+    body = b'{"type":"a"}\n\n{"type":"b"}\r\n'
+    headers = EMIT | {"Content-Type": "application/x-ndjson; charset=utf-8"}
+    response = await client.post("/v1/events", data=body, headers=headers)
+    assert response.status == 202
+    assert world.intake.items == [{"type": "a"}, {"type": "b"}]
+
+
+async def test_a_batch_in_part_accepted_names_both_parts(client: Client, world: World) -> None:
+    world.intake.answers = [
+        Accepted(event_id(1), 1, True, True),
+        InvalidEvent("type is missing", field="type"),
+        Accepted(event_id(3), None, False, False),
+    ]
+    response = await client.post("/v1/events", json={"events": [EVENT] * 3}, headers=EMIT)
+    assert response.status == 202
+    answer = await response.json()
+    assert [(a["index"], a["duplicate"], a["durable"]) for a in answer["accepted"]] == [
+        (0, True, True),
+        (2, False, False),
+    ]
+    (rejected,) = answer["rejected"]
+    assert rejected["index"] == 1
+    assert rejected["error"]["type"] == "/problems/invalid-event"
+    assert rejected["error"]["field"] == "type"
+
+
+async def test_a_batch_of_which_nothing_was_accepted_is_422(client: Client, world: World) -> None:
+    world.intake.answers = [InvalidEvent("a"), IdConflict("b")]
+    response = await client.post("/v1/events", json={"events": [EVENT] * 2}, headers=EMIT)
+    document = await problem(response, 422, "batch-rejected")
+    assert [r["error"]["status"] for r in document["rejected"]] == [422, 409]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "slug"),
+    [
+        (InvalidEvent("unknown field 'x'", field="x"), 422, "invalid-event"),
+        (InvalidContext("user_id is empty", field="user_id"), 422, "invalid-context"),
+        (IdConflict("known with other content", field="id"), 409, "id-conflict"),
+        (PayloadTooLarge("data is too large", field="data"), 413, "payload-too-large"),
+    ],
+)
+async def test_a_single_event_has_its_own_status(
+    client: Client, world: World, error: InvalidEvent, status: int, slug: str
+) -> None:
+    world.intake.answers = [error]
+    response = await client.post("/v1/events", json=EVENT, headers=EMIT)
+    document = await problem(response, status, slug)
+    assert document["field"] == error.field
+    assert "rejected" not in document
+
+
+@pytest.mark.parametrize("body", [EVENT, {"events": [EVENT]}])
+@pytest.mark.parametrize(
+    ("error", "status", "slug", "seconds"),
+    [
+        (Overloaded("full", retry_after=2.5), 429, "overloaded", "3"),
+        (LedgerUnavailable("hunter2"), 503, "unavailable", "2"),
+        (SpoolFull("full"), 503, "spool-full", "2"),
+    ],
+)
+async def test_what_passes_says_when_to_try_again(
+    client: Client,
+    world: World,
+    body: dict[str, Any],
+    error: Exception,
+    status: int,
+    slug: str,
+    seconds: str,
+) -> None:
+    world.intake.answers = [error]
+    response = await client.post("/v1/events", json=body, headers=EMIT)
+    assert response.headers["Retry-After"] == seconds
+    assert "hunter2" not in str(await problem(response, status, slug))
+
+
+async def test_a_bug_behind_the_door_is_a_500_that_tells_nothing(
+    client: Client, world: World
+) -> None:
+    world.intake.answers = [RuntimeError("hunter2")]
+    for body in (EVENT, {"events": [EVENT]}):
+        response = await client.post("/v1/events", json=body, headers=EMIT)
+        assert "hunter2" not in str(await problem(response, 500, "internal"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"  ", b"{", b"\xff\xfe", b'{"a":NaN}', b"{} {}", b"[" * 100_000, b"type=note"],
+)
+async def test_what_is_not_json_is_400(client: Client, world: World, body: bytes) -> None:
+    await problem(await client.post("/v1/events", data=body, headers=EMIT), 400, "not-json")
+    assert world.intake.items == []
+
+
+async def test_a_line_that_is_not_json_is_named_and_nothing_is_accepted(
+    client: Client, world: World
+) -> None:
+    headers = EMIT | {"Content-Type": "application/x-ndjson"}
+    response = await client.post("/v1/events", data=b"{}\n{}\n{oops\n", headers=headers)
+    assert "line 3" in (await problem(response, 400, "not-json"))["detail"]
+    assert world.intake.items == []
+
+
+@pytest.mark.parametrize("body", [b"[]", b"3", b'"text"', b"null", b'{"events":{}}',
+                                  b'{"events":[]}', b'{"events":[{}],"more":1}'])  # fmt: skip
+async def test_json_of_another_shape_is_422(client: Client, body: bytes) -> None:
+    await problem(await client.post("/v1/events", data=body, headers=EMIT), 422, "invalid-request")
+
+
+async def test_more_than_a_thousand_events_are_413(client: Client, world: World) -> None:
+    response = await client.post("/v1/events", json={"events": [{}] * 1_001}, headers=EMIT)
+    await problem(response, 413, "payload-too-large")
+    headers = EMIT | {"Content-Type": "application/x-ndjson"}
+    response = await client.post("/v1/events", data=b"{}\n" * 1_001, headers=headers)
+    await problem(response, 413, "payload-too-large")
+    assert world.intake.items == []
+
+
+async def test_a_body_over_the_limit_is_413_with_and_without_its_length(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("delivery.gateway.api_events.MAX_BODY", 1_000)
+    body = json.dumps(EVENT | {"data": {"text": "x" * 2_000}}).encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body[:500]
+        yield body[500:]
+
+    for data in (body, pieces()):
+        response = await client.post("/v1/events", data=data, headers=EMIT)
+        await problem(response, 413, "payload-too-large")
+
+
+async def test_a_small_body_that_unpacks_to_a_large_one_is_413(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("delivery.gateway.api_events.MAX_BODY", 100_000)
+    headers = EMIT | {"Content-Encoding": "gzip"}
+    response = await client.post("/v1/events", data=gzip.compress(b" " * 10**7), headers=headers)
+    await problem(response, 413, "payload-too-large")
+
+
+async def test_a_body_that_cannot_be_unpacked_is_400(client: Client) -> None:
+    headers = EMIT | {"Content-Encoding": "gzip"}
+    response = await client.post("/v1/events", data=b"no gzip", headers=headers)
+    await problem(response, 400, "bad-request")
+
+
+async def test_a_body_that_does_not_come_is_408(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbound, "BODY_TIMEOUT", 0.01)
+    assert client.port is not None
+    reader, writer = await _raw(client, b"POST /v1/events HTTP/1.1\r\nHost: x\r\n"
+                                b"Content-Length: 10\r\n", EMIT)  # fmt: skip
+    head = await reader.readuntil(b"\r\n")
+    assert b" 408 " in head
+    writer.close()
+    await writer.wait_closed()
+
+
+async def _raw(client: Client, head: bytes, headers: dict[str, str]) -> Any:
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    lines = b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
+    writer.write(head + lines + b"\r\n{")
+    return reader, writer
+
+
+# ---- who may
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/events"),
+        ("GET", "/v1/events"),
+        ("GET", f"/v1/events/{event_id(1)}"),
+        ("POST", f"/v1/events/{event_id(1)}/replay"),
+        ("POST", "/v1/replay"),
+        ("POST", "/v1/acks"),
+        ("GET", "/v1/stats"),
+        ("PUT", "/v1/users/u1/contacts"),
+        ("GET", "/v1/users/u1/contacts"),
+        ("DELETE", "/v1/users/u1/contacts"),
+    ],
+)
+async def test_no_token_or_a_bad_one_is_401(client: Client, method: str, path: str) -> None:
+    for headers in ({}, {"Authorization": "Basic dTpw"}, {"Authorization": "Bearer"},
+                    {"Authorization": "Bearer a.b.c"}):  # fmt: skip
+        response = await client.request(method, path, headers=headers)
+        await problem(response, 401, "unauthenticated")
+        assert response.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_an_expired_token_is_401_and_says_so(client: Client) -> None:
+    response = await client.get("/v1/events", headers=bearer("u1", ttl=-5))
+    await problem(response, 401, "token-expired")
+
+
+@pytest.mark.parametrize("headers", [CLIENT, READ, OPERATE, bearer("x", "")])
+async def test_emitting_needs_its_scope(
+    client: Client, world: World, headers: dict[str, str]
+) -> None:
+    response = await client.post("/v1/events", json=EVENT, headers=headers)
+    await problem(response, 403, "forbidden")
+    assert world.intake.items == []
+
+
+# ---- showing
+
+
+async def test_an_event_is_shown_with_all_that_happened(client: Client, world: World) -> None:
+    world.events.add(make_stored(1))
+    for headers in (CLIENT, READ):
+        response = await client.get(f"/v1/events/{event_id(1).upper()}", headers=headers)
+        assert response.status == 200
+        shown = await response.json()
+        assert shown["id"] == event_id(1)
+        assert (shown["state"], shown["step"], shown["generation"]) == ("falling_back", "email", 1)
+        assert shown["due_at"] == "2026-01-31T12:00:00.000000Z"
+        assert shown["attempts"][0] == {
+            "channel": "websocket",
+            "number": 1,
+            "outcome": "failed",
+            "error": "no ack",
+            "started_at": "2026-01-31T12:00:00.000000Z",
+            "ended_at": "2026-01-31T12:00:01.500000Z",
+            "latency_ms": 1500.0,
+            "provider_id": None,
+            "digest_id": None,
+        }
+        assert shown["attempts"][1]["latency_ms"] is None
+        assert set(shown["confirmations"][0]) == {"channel", "by", "evidence", "at"}
+
+
+@pytest.mark.parametrize("id_", [event_id(1), event_id(9), "nonsense", "1", "%00", "a" * 500])
+async def test_another_users_event_and_none_at_all_look_the_same(
+    client: Client, world: World, id_: str
+) -> None:
+    world.events.add(make_stored(1))
+    answer = await problem(await client.get(f"/v1/events/{id_}", headers=OTHER), 404, "not-found")
+    assert answer["detail"] == "no event has this id"
+
+
+@pytest.mark.parametrize("path", ["/v1/events", f"/v1/events/{event_id(1)}"])
+async def test_a_service_reads_with_its_scope_only(client: Client, path: str) -> None:
+    for headers in (EMIT, OPERATE, bearer("u1", "")):
+        await problem(await client.get(path, headers=headers), 403, "forbidden")
+
+
+# ---- listing
+
+
+async def test_a_list_is_filtered_and_paged(client: Client, world: World) -> None:
+    world.events.add(make_stored(1))
+    world.events.next = "more"
+    query = "user_id=u1&run_id=r1&state=dead&type=note&after=cursor&limit=7"
+    response = await client.get(f"/v1/events?{query}", headers=READ)
+    assert response.status == 200
+    answer = await response.json()
+    assert answer["next"] == "more"
+    assert answer["events"][0]["state"] == "falling_back"
+    which, after, limit = world.events.asked[0]
+    assert (which.user_id, which.run_id, which.state, which.type) == ("u1", "r1", "dead", "note")
+    assert (after, limit) == ("cursor", 7)
+
+
+async def test_a_list_has_fifty_unless_asked(client: Client, world: World) -> None:
+    await client.get("/v1/events", headers=READ)
+    assert world.events.asked[0][1:] == (None, 50)
+
+
+async def test_a_client_lists_its_own_events_only(client: Client, world: World) -> None:
+    world.events.add(make_stored(1, "u1"))
+    world.events.add(make_stored(2, "u2"))
+    for query in ("", "?user_id=u1"):
+        answer = await (await client.get(f"/v1/events{query}", headers=CLIENT)).json()
+        assert [event["user_id"] for event in answer["events"]] == ["u1"]
+    response = await client.get("/v1/events?user_id=u2", headers=CLIENT)
+    await problem(response, 403, "forbidden")
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=-1", "limit"),
+        ("limit=many", "limit"),
+        ("limit=", "limit"),
+        ("limit=00000000001", "limit"),
+        ("limit=%D9%A1", "limit"),
+        ("state=gone", "state"),
+        ("after=", "after"),
+        ("after=" + "x" * 600, "after"),
+        ("page=2", "page"),
+    ],
+)
+async def test_a_wrong_parameter_is_422_and_named(client: Client, query: str, field: str) -> None:
+    response = await client.get(f"/v1/events?{query}", headers=READ)
+    assert (await problem(response, 422, "invalid-request"))["field"] == field
+
+
+@pytest.mark.parametrize("limit", [1, 1000])
+async def test_the_ends_of_the_limit_are_inside(client: Client, world: World, limit: int) -> None:
+    assert (await client.get(f"/v1/events?limit={limit}", headers=READ)).status == 200
+    assert world.events.asked[0][2] == limit
+
+
+# ---- replaying
+
+
+async def test_a_replayed_event_is_pushed_anew(client: Client, world: World) -> None:
+    world.events.add(make_stored(1, state=State.DEAD))
+    response = await client.post(f"/v1/events/{event_id(1)}/replay", headers=OPERATE)
+    assert response.status == 202
+    assert await response.json() == {"id": event_id(1), "state": "accepted"}
+    ((pushed, encoded),) = world.registry.pushed
+    assert pushed == event_id(1)
+    assert json.loads(encoded)["id"] == event_id(1)
+
+
+async def test_a_confirmed_event_is_not_replayed(client: Client, world: World) -> None:
+    world.events.add(make_stored(1, state=State.CONFIRMED))
+    response = await client.post(f"/v1/events/{event_id(1)}/replay", headers=OPERATE)
+    await problem(response, 409, "already-confirmed")
+    assert world.registry.pushed == []
+
+
+async def test_replaying_needs_its_scope_and_an_event(client: Client) -> None:
+    for headers in (CLIENT, EMIT, READ):
+        response = await client.post(f"/v1/events/{event_id(1)}/replay", headers=headers)
+        await problem(response, 403, "forbidden")
+        response = await client.post("/v1/replay", json={"state": "dead"}, headers=headers)
+        await problem(response, 403, "forbidden")
+    for id_ in (event_id(1), "nonsense"):
+        response = await client.post(f"/v1/events/{id_}/replay", headers=OPERATE)
+        await problem(response, 404, "not-found")
+
+
+async def test_a_replay_by_filter_pushes_what_it_matched(client: Client, world: World) -> None:
+    for number in range(1, 451):
+        world.events.add(make_stored(number, state=State.DEAD))
+    world.events.add(make_stored(500, state=State.PARKED))
+    body = {"state": "dead", "user_id": "u1", "run_id": "r1", "before": "2026-02-01T00:00:00+01:00"}
+    response = await client.post("/v1/replay", json=body, headers=OPERATE)
+    assert response.status == 200
+    assert await response.json() == {"matched": 450, "replayed": 450}
+    assert [id_ for id_, _ in world.registry.pushed] == [event_id(n) for n in range(1, 451)]
+    which = world.events.asked[0][0]
+    assert (which.user_id, which.run_id) == ("u1", "r1")
+    assert which.before is not None
+    assert which.before.isoformat() == "2026-01-31T23:00:00+00:00"
+
+
+async def test_a_dry_run_changes_nothing(client: Client, world: World) -> None:
+    world.events.add(make_stored(1, state=State.DEAD))
+    body = {"state": "dead", "dry_run": True}
+    response = await client.post("/v1/replay", json=body, headers=OPERATE)
+    assert await response.json() == {"matched": 1, "replayed": 0}
+    assert world.registry.pushed == []
+    assert world.events.stored[event_id(1)].state is State.DEAD
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "state"),
+        ({"state": "confirmed"}, "state"),
+        ({"state": ["dead"]}, "state"),
+        ({"state": "dead", "user_id": 7}, "user_id"),
+        ({"state": "dead", "before": "yesterday"}, "before"),
+        ({"state": "dead", "before": "2026-01-01T00:00:00"}, "before"),
+        ({"state": "dead", "before": 7}, "before"),
+        ({"state": "dead", "dry_run": "yes"}, "dry_run"),
+        ({"state": "dead", "type": "note"}, "type"),
+    ],
+)
+async def test_a_wrong_replay_filter_is_422_and_named(
+    client: Client, body: dict[str, Any], field: str
+) -> None:
+    response = await client.post("/v1/replay", json=body, headers=OPERATE)
+    assert (await problem(response, 422, "invalid-request"))["field"] == field
+
+
+# ---- acknowledging
+
+
+async def test_an_ack_confirms_ones_own_events_only(client: Client, world: World) -> None:
+    world.events.add(make_stored(1, "u1"))
+    world.events.add(make_stored(2, "u2"))
+    ids = [event_id(1), event_id(2), event_id(3), "nonsense", event_id(1)]
+    response = await client.post("/v1/acks", json={"ids": ids}, headers=CLIENT)
+    assert response.status == 200
+    assert await response.json() == {
+        "confirmed": [event_id(1)],
+        "unknown": [event_id(2), event_id(3), "nonsense"],
+    }
+    assert world.confirmed == [event_id(1)]
+    assert world.events.stored[event_id(2)].state is not State.CONFIRMED
+
+
+async def test_a_repeated_ack_has_no_second_effect(client: Client, world: World) -> None:
+    world.events.add(make_stored(1))
+    for _ in range(2):
+        response = await client.post("/v1/acks", json={"ids": [event_id(1)]}, headers=CLIENT)
+        assert (await response.json())["confirmed"] == [event_id(1)]
+    assert len(world.events.proofs) == 1
+
+
+async def test_an_ack_that_beats_the_commit_waits_for_it(client: Client, world: World) -> None:
+    world.journal.backlog = 1
+    world.journal.on_flush = lambda: world.events.add(make_stored(1))
+    response = await client.post("/v1/acks", json={"ids": [event_id(1)]}, headers=CLIENT)
+    assert await response.json() == {"confirmed": [event_id(1)], "unknown": []}
+
+
+@pytest.mark.parametrize("ids", [None, "x", [], [1], [None], ["x"] * 1_001, {}])
+async def test_wrong_ack_ids_are_422(client: Client, ids: Any) -> None:
+    response = await client.post("/v1/acks", json={"ids": ids}, headers=CLIENT)
+    assert (await problem(response, 422, "invalid-request"))["field"] == "ids"
+
+
+# ---- whatever else is asked
+
+
+@pytest.mark.parametrize("path", ["/v2/events", "/v1/", "/v1/events/a/b/c", "/.git/config"])
+async def test_an_unknown_address_is_404(client: Client, path: str) -> None:
+    await problem(await client.get(path, headers=READ), 404, "not-found")
+
+
+async def test_an_unknown_method_is_405_and_names_the_known_ones(client: Client) -> None:
+    response = await client.patch("/v1/events", headers=READ)
+    await problem(response, 405, "method-not-allowed")
+    assert set(response.headers["Allow"].split(",")) >= {"GET", "POST"}
+
+
+async def test_a_ledger_that_is_away_is_503_and_stays_inside(client: Client, world: World) -> None:
+    world.go_away()
+    for method, path, body in (
+        ("GET", "/v1/events", None),
+        ("GET", f"/v1/events/{event_id(1)}", None),
+        ("POST", f"/v1/events/{event_id(1)}/replay", None),
+        ("POST", "/v1/replay", {"state": "dead"}),
+        ("POST", "/v1/acks", {"ids": [event_id(1)]}),
+        ("GET", "/v1/users/u1/contacts", None),
+        ("GET", "/v1/stats", None),
+    ):
+        response = await client.request(method, path, json=body, headers=EVERYTHING)
+        assert "hunter2" not in str(await problem(response, 503, "unavailable"))
+        assert int(response.headers["Retry-After"]) >= 1
+
+
+async def test_an_unexpected_error_is_500_and_tells_nothing(client: Client, world: World) -> None:
+    world.journal.fault = RuntimeError("hunter2")
+    response = await client.get("/v1/events", headers=READ)
+    assert "hunter2" not in str(await problem(response, 500, "internal"))
+
+
+async def test_answers_are_not_kept_by_caches(client: Client) -> None:
+    response = await client.get("/v1/events", headers=READ)
+    assert response.headers["Cache-Control"] == "no-store"
