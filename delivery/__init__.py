@@ -2,48 +2,12 @@
 
 The public names load on first use, so that importing the package costs nothing and a listener
 never loads a database driver. Nothing inside the package imports from here.
+Their types stand in ``__init__.pyi``: an import for the type checker alone would tie every part to
+every other in the eyes of import-linter.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from delivery.bootstrap import embed as embed
-    from delivery.client.client import Client as Client
-    from delivery.client.received import ReceivedEvent as ReceivedEvent
-    from delivery.client.remote import Remote as Remote
-    from delivery.client.remote import RemoteEmitter as RemoteEmitter
-    from delivery.client.remote import connect as connect
-    from delivery.client.store import FileStore as FileStore
-    from delivery.client.store import MemoryStore as MemoryStore
-    from delivery.client.sync import BlockingEmitter as BlockingEmitter
-    from delivery.client.sync import BlockingReceipt as BlockingReceipt
-    from delivery.client.sync import BlockingRemote as BlockingRemote
-    from delivery.client.sync import connect_sync as connect_sync
-    from delivery.client.sync_client import BlockingClient as BlockingClient
-    from delivery.domain.emission import Emission as Emission
-    from delivery.domain.emission import Receipt as Receipt
-    from delivery.emitter.emitter import Emitter as Emitter
-    from delivery.errors import AckTimeout as AckTimeout
-    from delivery.errors import ChannelError as ChannelError
-    from delivery.errors import ChannelRejected as ChannelRejected
-    from delivery.errors import ChannelUnavailable as ChannelUnavailable
-    from delivery.errors import ConfigError as ConfigError
-    from delivery.errors import DeliveryError as DeliveryError
-    from delivery.errors import IdConflict as IdConflict
-    from delivery.errors import IllegalTransition as IllegalTransition
-    from delivery.errors import InvalidContext as InvalidContext
-    from delivery.errors import InvalidEvent as InvalidEvent
-    from delivery.errors import InvalidFrame as InvalidFrame
-    from delivery.errors import LedgerError as LedgerError
-    from delivery.errors import LedgerUnavailable as LedgerUnavailable
-    from delivery.errors import NotConnected as NotConnected
-    from delivery.errors import Overloaded as Overloaded
-    from delivery.errors import PayloadTooLarge as PayloadTooLarge
-    from delivery.errors import ProtocolError as ProtocolError
-    from delivery.errors import RemoteError as RemoteError
-    from delivery.errors import Unauthenticated as Unauthenticated
-    from delivery.errors import Unreachable as Unreachable
+from typing import Any
 
 _ERRORS = (
     "AckTimeout",

@@ -1,0 +1,112 @@
+"""Events that came as JSON objects: order and answers."""
+
+import asyncio
+
+from delivery.domain.ports import Accepted, Pushed
+from delivery.emitter.intake import HttpIntake
+from delivery.errors import IdConflict, InvalidEvent, LedgerUnavailable, Overloaded
+from delivery.testing import make_id
+
+
+def item(number=0, **changes):
+    return {"type": "note", "user_id": "u1", "run_id": "r1", "data": {"n": number}, **changes}
+
+
+async def accept(bench, items):
+    task = asyncio.create_task(HttpIntake(bench.core).accept(items))
+    await asyncio.sleep(0)
+    bench.journal.commit()
+    return await task
+
+
+async def test_answers_come_in_order_with_numbers_of_the_ledger(bench):
+    bench.journal.last_seq["u1", "r1"] = 3
+    answers = await accept(bench, [item(0), item(1), item(2)])
+    assert [answer.seq for answer in answers] == [4, 5, 6]
+    assert [event.data["n"] for event in bench.push.pushed] == [0, 1, 2]
+
+
+async def test_nothing_is_pushed_before_the_commit(bench):
+    task = asyncio.create_task(HttpIntake(bench.core).accept([item()]))
+    await asyncio.sleep(0)
+    assert bench.push.pushed == []
+    bench.journal.commit()
+    await task
+    assert len(bench.push.pushed) == 1
+
+
+async def test_a_bad_item_spoils_nothing_but_itself(bench):
+    answers = await accept(
+        bench, [item(0), {"type": "note"}, "text", item(3, colour="red"), item(4)]
+    )
+    assert [type(answer) for answer in answers] == [
+        Accepted,
+        *[type(answers[1])] * 1,
+        InvalidEvent,
+        InvalidEvent,
+        Accepted,
+    ]
+    assert isinstance(answers[1], InvalidEvent)
+    assert answers[1].field == "user_id"
+    assert answers[3].field == "colour"
+
+
+async def test_a_duplicate_within_one_batch_is_a_duplicate(bench):
+    answers = await accept(bench, [item(0, id=make_id(5)), item(0, id=make_id(5))])
+    assert [answer.duplicate for answer in answers] == [False, True]
+    assert len(bench.push.pushed) == 1
+
+
+async def test_a_conflict_is_the_items_own_answer(bench):
+    answers = await accept(bench, [item(0, id=make_id(5)), item(1, id=make_id(5))])
+    assert isinstance(answers[1], IdConflict)
+
+
+async def test_only_an_id_of_the_caller_can_be_a_duplicate(bench):
+    await accept(bench, [item(0), item(1, id=make_id(5))])
+    assert [entry.own_id for entry in bench.journal.committed] == [True, False]
+
+
+async def test_ephemeral_items_keep_their_place(bench):
+    answers = await accept(
+        bench, [item(0, type="progress"), item(1), item(2, type="progress"), item(3)]
+    )
+    assert [event.data["n"] for event in bench.push.pushed] == [0, 1, 2, 3]
+    assert [answer.durable for answer in answers] == [False, True, False, True]
+    assert answers[0].seq is None
+
+
+async def test_when_the_journal_is_full_the_rest_waits_for_another_day(bench):
+    bench.journal.max_pending = 2
+    answers = await accept(bench, [item(n) for n in range(4)])
+    assert [isinstance(answer, Overloaded) for answer in answers] == [False, False, True, True]
+
+
+async def test_an_event_of_this_process_does_not_overtake_a_batch(bench):
+    await bench.know_run()
+    task = asyncio.create_task(HttpIntake(bench.core).accept([item(0), item(1)]))
+    await asyncio.sleep(0)
+    bench.emitter.emit_nowait("note", {"n": 2})
+    bench.journal.commit()
+    await task
+    assert [event.data["n"] for event in bench.push.pushed] == [0, 1, 2]
+    assert bench.pushed_seqs == [2, 3, 4]
+
+
+async def test_nobody_connected_hands_over_after_the_commit(bench):
+    bench.push.answer = Pushed(0, "nobody connected")
+    answers = await accept(bench, [item()])
+    assert bench.journal.hand_overs == [(answers[0].id, "nobody connected")]
+
+
+async def test_a_ledger_that_fails_is_said_per_item(bench):
+    task = asyncio.create_task(HttpIntake(bench.core).accept([item(0), {"type": "note"}]))
+    await asyncio.sleep(0)
+    bench.journal.fail(LedgerUnavailable("away"))
+    answers = await task
+    assert isinstance(answers[0], LedgerUnavailable)
+    assert isinstance(answers[1], InvalidEvent)
+
+
+async def test_an_empty_batch_has_no_answers(bench):
+    assert await HttpIntake(bench.core).accept([]) == []

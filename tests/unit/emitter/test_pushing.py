@@ -1,0 +1,118 @@
+"""Linger, retries and order between acceptance and the sockets."""
+
+import asyncio
+
+from delivery.domain.ports import Pushed
+from delivery.testing import make_policies
+
+FAILED = Pushed(0, "send failed", failed=True)
+
+
+async def until(condition, timeout: float = 2.0) -> None:
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def quick(retries: int = 3, linger: float = 0.0):
+    return make_policies(
+        standard={
+            "retries": retries,
+            "linger": linger,
+            "backoff": {"base": 0.001, "max": 0.002, "jitter": 0.0},
+        }
+    )
+
+
+async def test_a_failed_send_is_tried_again_and_later_events_wait_behind_it(make_bench):
+    bench = make_bench(quick())
+    await bench.know_run()
+    bench.push.answers = [FAILED, FAILED, Pushed(1)]
+    for number in (1, 2):
+        bench.emitter.emit_nowait("note", {"n": number})
+    bench.journal.commit()
+    await until(lambda: len(bench.push.pushed) == 4)
+    assert [event.data["n"] for event in bench.push.pushed] == [1, 1, 1, 2]
+    assert bench.journal.hand_overs == []
+
+
+async def test_after_the_last_retry_the_chain_takes_over(make_bench):
+    bench = make_bench(quick(retries=2))
+    await bench.know_run()
+    bench.push.answer = FAILED
+    receipt = bench.emitter.emit_nowait("note")
+    bench.journal.commit()
+    await until(lambda: bench.journal.hand_overs)
+    assert len(bench.push.pushed) == 3
+    assert bench.journal.hand_overs == [(receipt.id, "send failed")]
+    await until(lambda: bench.hints == 1)
+
+
+async def test_nobody_connected_is_not_worth_a_retry(make_bench):
+    bench = make_bench(quick())
+    await bench.know_run()
+    bench.push.answer = Pushed(0, "nobody connected")
+    bench.emitter.emit_nowait("note")
+    assert len(bench.push.pushed) == 1
+    assert bench.journal.entries[0][0].hand_over
+
+
+async def test_performance_mode_retries_once(make_bench):
+    bench = make_bench(quick(retries=3))
+    await bench.know_run()
+    bench.push.answer = FAILED
+    bench.core.emitter("u1", "r1", performance=True).emit_nowait("note")
+    bench.journal.commit()
+    await until(lambda: bench.journal.hand_overs)
+    assert len(bench.push.pushed) == 2
+
+
+async def test_a_burst_lingers_into_batches_and_arrives_whole_and_in_order(make_bench):
+    bench = make_bench(quick(linger=0.05))
+    await bench.know_run()
+    for number in range(110):
+        bench.emitter.emit_nowait("note", {"n": number})
+    assert len(bench.push.pushed) < 110
+    bench.journal.commit()
+    await until(lambda: len(bench.push.pushed) == 110)
+    assert [event.data["n"] for event in bench.push.pushed] == list(range(110))
+
+
+async def test_performance_mode_does_not_linger_and_pulls_what_does(make_bench):
+    bench = make_bench(quick(linger=0.1))
+    await bench.know_run()
+    for number in range(3):
+        bench.emitter.emit_nowait("note", {"n": number})
+    before = len(bench.push.pushed)
+    assert before < 3
+    bench.core.emitter("u1", "r1", performance=True).emit_nowait("note", {"n": 3})
+    assert [event.data["n"] for event in bench.push.pushed] == [0, 1, 2, 3]
+
+
+async def test_a_lingering_event_that_reaches_nobody_is_handed_over(make_bench):
+    bench = make_bench(quick(linger=0.01))
+    await bench.know_run()
+    bench.push.answer = Pushed(0, "nobody connected")
+    for _ in range(3):
+        bench.emitter.emit_nowait("note")
+    bench.journal.commit()
+    handed = [entry for entry in bench.journal.committed if entry.hand_over]
+    await until(lambda: len(bench.journal.hand_overs) + len(handed) == 3)
+    assert bench.journal.hand_overs, "at least one left after its commit"
+
+
+async def test_close_pushes_what_lingers_and_hands_over_what_is_retried(make_bench):
+    bench = make_bench(quick(linger=0.1))
+    await bench.know_run()
+    bench.emitter.emit_nowait("note", {"n": 0})
+    bench.emitter.emit_nowait("note", {"n": 1})
+    assert len(bench.push.pushed) < 2
+    retried = bench.core.emitter("u2", "r2")
+    bench.push.answers = [Pushed(1)] * 8
+    bench.journal.commit()
+    bench.push.answers = [FAILED]
+    receipt = retried.emit_nowait("note", {"n": 2})
+    bench.journal.commit()
+    bench.core.close()
+    assert {event.data["n"] for event in bench.push.pushed} == {0, 1, 2}
+    assert bench.journal.hand_overs == [(receipt.id, "the node is shutting down")]

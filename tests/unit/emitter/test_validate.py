@@ -1,0 +1,108 @@
+"""What a caller may send, field by field."""
+
+import pytest
+
+from delivery.domain.event import MAX_DATA_BYTES, EventClass
+from delivery.emitter.validate import check_context, parse_item
+from delivery.errors import InvalidContext, InvalidEvent, PayloadTooLarge
+from delivery.testing import make_id, make_policies
+
+GOOD = {"type": "note", "user_id": "u1", "run_id": "r1", "data": {"x": 1}}
+
+
+def parse(**changes):
+    item = {**GOOD, **changes}
+    return parse_item(item, policies=make_policies(), new_id=lambda: make_id(1))
+
+
+def test_a_plain_event_passes_with_an_id_of_ours():
+    draft = parse()
+    assert (draft.id, draft.own_id, draft.event_class) == (make_id(1), True, EventClass.STANDARD)
+
+
+def test_a_callers_id_is_kept_in_canonical_form():
+    draft = parse(id=make_id(7).upper())
+    assert (draft.id, draft.own_id) == (make_id(7), False)
+
+
+def test_data_may_be_left_out():
+    item = {name: value for name, value in GOOD.items() if name != "data"}
+    assert parse_item(item, policies=make_policies(), new_id=lambda: make_id(1)).data == {}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("id", "not-a-uuid"),
+        ("id", "7f1b1a3e-6a0c-4f4e-9a51-0d2c8a0f0a01"),
+        ("id", 5),
+        ("type", ""),
+        ("type", "has space"),
+        ("type", "x" * 129),
+        ("type", None),
+        ("user_id", ""),
+        ("user_id", "x" * 129),
+        ("user_id", "a\x00b"),
+        ("user_id", "\ud800"),
+        ("user_id", None),
+        ("run_id", "registry"),
+        ("run_id", 7),
+        ("thread_id", ""),
+        ("data", None),
+        ("data", [1]),
+        ("data", "text"),
+        ("data", {"x": float("nan")}),
+        ("data", {"x": [{"y": float("inf")}]}),
+        ("data", {"x": object()}),
+        ("data", {"x": "\ud800"}),
+        ("meta", [1]),
+        ("meta", {"flags": []}),
+        ("seq", 1),
+        ("at", "2026-01-01T00:00:00Z"),
+        ("class", "critical"),
+        ("colour", "red"),
+    ],
+)
+def test_a_wrong_field_is_named(field, value):
+    with pytest.raises(InvalidEvent) as caught:
+        parse(**{field: value})
+    assert caught.value.field == field
+
+
+def test_something_else_than_an_object_is_no_event():
+    with pytest.raises(InvalidEvent):
+        parse_item([1], policies=make_policies(), new_id=lambda: make_id(1))
+
+
+def test_null_in_data_is_fine():
+    assert parse(data={"x": None}).data == {"x": None}
+
+
+def test_data_that_contains_itself_is_refused():
+    loop: dict[str, object] = {}
+    loop["self"] = loop
+    with pytest.raises(InvalidEvent, match="contains itself"):
+        parse(data=loop)
+
+
+def test_data_is_taken_up_to_64_kib_encoded_and_no_further():
+    overhead = len('{"x":""}')
+    assert parse(data={"x": "y" * (MAX_DATA_BYTES - overhead)}).raw_data
+    with pytest.raises(PayloadTooLarge) as caught:
+        parse(data={"x": "y" * (MAX_DATA_BYTES - overhead + 1)})
+    assert caught.value.field == "data"
+
+
+def test_placeholders_are_flagged():
+    draft = parse(user_id="{{user}}", run_id="null")
+    assert draft.meta == {"flags": ["placeholder:user_id", "placeholder:run_id"]}
+
+
+def test_placeholders_are_refused_for_sign_ins():
+    with pytest.raises(InvalidContext) as caught:
+        parse(type="auth_started", user_id="${USER}")
+    assert caught.value.field == "user_id"
+
+
+def test_a_context_without_thread_has_none():
+    assert check_context("u1", "r1").thread_id is None
