@@ -166,7 +166,7 @@ def decode_client(raw: str | bytes) -> ClientFrame:
         InvalidFrame: not JSON, unknown type, missing or wrong field; carries close code 3501.
     """
     try:
-        frame = _client_decoder.decode(raw)
+        frame: ClientFrame = _client_decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidFrame(f"bad frame: {error}") from error
     if isinstance(frame, Ack):
@@ -186,6 +186,7 @@ def _check_ack(frame: Ack) -> None:
 def decode_server(raw: str | bytes) -> ServerFrame:
     """Parse a gateway's frame; raises ``InvalidFrame``."""
     try:
-        return _server_decoder.decode(raw)
+        frame: ServerFrame = _server_decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidFrame(f"bad frame from the gateway: {error}") from error
+    return frame
