@@ -61,11 +61,8 @@ class ChainSql:
             if not holds(connection, claim, edges.on_chain()):
                 return False
             now = self._database.now(connection)
-            statement = insert(connection, attempts).values(
-                **_attempt(claim, channel, number, Outcome.STARTED, started_at=now)
-            )
-            written = connection.execute(statement.on_conflict_do_nothing())
-            if written.rowcount != 1:
+            values = _attempt(claim, channel, number, Outcome.STARTED, started_at=now)
+            if not _write(connection, values):
                 return False
             _audit(connection, claim, "attempt", now, channel=channel, number=number)
             return True
@@ -106,8 +103,7 @@ class ChainSql:
             number = _next_number(connection, claim, channel)
             values = _attempt(claim, channel, number, Outcome.SKIPPED, started_at=now,
                               ended_at=now, error=reason)  # fmt: skip
-            statement = insert(connection, attempts).values(values).on_conflict_do_nothing()
-            if connection.execute(statement).rowcount != 1:
+            if not _write(connection, values):
                 return False  # a digest took the event along at this very moment
             _audit(connection, claim, "outcome", now, channel=channel, number=number,
                    outcome=Outcome.SKIPPED.value, error=reason)  # fmt: skip
@@ -181,6 +177,13 @@ def _attempt(
         token=claim.token,
         **more,
     )
+
+
+def _write(connection: Connection, values: dict[str, Any]) -> bool:
+    """Insert an attempt; ``False`` if its number is taken."""
+    statement = insert(connection, attempts).values(values).on_conflict_do_nothing()
+    written = connection.execute(statement.returning(attempts.c.id))
+    return written.one_or_none() is not None
 
 
 def _next_number(connection: Connection, claim: Claim, channel: str) -> int:

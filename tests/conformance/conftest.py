@@ -1,11 +1,16 @@
 """The ledger on each database that it supports, migrated as an operator would."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from delivery.ledger import SqlLedger, migrate
+from delivery.ledger.database import Database
+from delivery.ledger.models import audit_log
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -25,3 +30,37 @@ def ledger(ledger_url: str) -> Iterator[SqlLedger]:
     opened = SqlLedger(ledger_url)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the ledger's clock ahead by seconds, for every database of this test."""
+    real, ahead = Database.now, timedelta()
+
+    def now(self: Database, connection: Connection | None = None) -> datetime:
+        if connection is None:
+            with self.read() as fresh:
+                return real(self, fresh) + ahead
+        return real(self, connection) + ahead
+
+    def move(seconds: float) -> None:
+        nonlocal ahead
+        ahead += timedelta(seconds=seconds)
+
+    monkeypatch.setattr(Database, "now", now)
+    return move
+
+
+@pytest.fixture
+def audited(ledger_url: str) -> Callable[[], list[tuple[str, str]]]:
+    """What stands in the audit log: (kind, event id), in order."""
+
+    def read() -> list[tuple[str, str]]:
+        database = Database(ledger_url)
+        wanted = sa.select(audit_log.c.kind, audit_log.c.event_id).order_by(audit_log.c.id)
+        with database.read() as connection:
+            found = [(row.kind, row.event_id) for row in connection.execute(wanted)]
+        database.close()
+        return found
+
+    return read
