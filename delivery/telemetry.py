@@ -29,6 +29,13 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
         rf"\1{REDACTED}",
     ),
 )  # fmt: skip
+# One line per request, mail, task and beat says nothing that the ledger does not know.
+_NOISY = (
+    "aiohttp.access", "alembic", "amqp", "celery.app.trace", "celery.beat",
+    "celery.bootsteps", "celery.pool", "celery.utils.functional",
+    "celery.worker.consumer.connection", "celery.worker.consumer.mingle", "celery.worker.request",
+    "celery.worker.strategy", "httpcore", "httpx", "kombu", "mail.log", "asyncio",
+)  # fmt: skip
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
@@ -111,13 +118,6 @@ def setup_logging(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # One line per request, mail and pool child says nothing that the ledger does not know.
-    for noisy in (
-        "aiohttp.access",
-        "httpx",
-        "httpcore",
-        "mail.log",
-        "alembic.runtime.migration",
-    ):
+    for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.captureWarnings(True)

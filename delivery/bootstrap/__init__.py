@@ -4,3 +4,27 @@
 ``mount`` puts a gateway into somebody's aiohttp application, ``probes`` looks for what is wrong.
 Each command imports the one it needs.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiohttp.web import Application
+
+    from delivery.bootstrap.mount import Mounted
+    from delivery.config import Settings
+
+
+def embed(app: Application, settings: Settings | None = None) -> Mounted:
+    """Mount the gateway into an aiohttp application; see ``mount``.
+
+    Returns:
+        What gives emitters in this process, once the application has started.
+
+    Raises:
+        ConfigError: a setting is missing or wrong.
+    """
+    from delivery.bootstrap.mount import mount
+
+    return mount(app, settings)

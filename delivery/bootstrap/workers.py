@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -116,7 +117,7 @@ def run_worker(
     require_current(database_url(settings))
     node = node_name(settings, "worker")
     worker = app.Worker(
-        hostname=f"{node}@%h",
+        hostname=f"{node}@{socket.gethostname()}",
         pool_cls=pool,
         concurrency=concurrency,
         queues=names,

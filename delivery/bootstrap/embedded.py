@@ -1,0 +1,173 @@
+"""Everything in one process: ``delivery up``, and what ``embed`` runs without a cluster.
+
+Owns: the stand-ins for services that are not set (SQLite, memory broker, mail and SMS sinks, a
+development secret), and the lock that keeps a second process off them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import SecretStr
+
+from delivery.bootstrap.chain import attach, make_chain
+from delivery.bootstrap.data_dir import development_secret, holding, make_data_dir
+from delivery.bootstrap.gateway import serve_node, with_port
+from delivery.bootstrap.loop import until_told_to_stop
+from delivery.bootstrap.node import Node
+from delivery.bootstrap.store import database_url
+from delivery.bootstrap.tokens import issue
+from delivery.config import Settings, secret
+from delivery.domain.contact import Contact
+from delivery.gateway.resend import LoopResend
+from delivery.ledger import migrate
+from delivery.tasks.embedded import EmbeddedWorker
+from delivery.transports.sinks import MailSink, SinkInbox, SmsSink
+
+USER = "demo"
+SERVICE = "demo-service"
+TOKEN_TTL = 30 * 86_400.0
+DRAIN = 2.0
+_SINK_NUMBER = "+15005550006"
+_SINK_ACCOUNT = "AC" + "0" * 32
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a running ``delivery up`` is, and ready tokens for it.
+
+    Attributes:
+        page: the dashboard with the service token in its fragment.
+        services: what is used for what, for people.
+        client_token / service_token: ``None`` where an identity provider makes the tokens.
+    """
+
+    url: str
+    page: str
+    user: str
+    client_token: str | None
+    service_token: str | None
+    services: tuple[tuple[str, str], ...]
+
+
+class Embedded:
+    """A node with its chain in the same process."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the data directory and make what is missing.
+
+        Raises:
+            ConfigError: another process holds the directory, or a setting is wrong.
+        """
+        self.given = settings
+        make_data_dir(settings.data_dir)
+        self._closing = AsyncExitStack()
+        self._closing.enter_context(holding(settings.data_dir))
+        self.inbox = SinkInbox()
+        self.settings = self._with_stand_ins(settings)
+        self.node = Node(self.settings, "up", inbox=self.inbox)
+        self._worker = EmbeddedWorker(self.node.celery)
+
+    def _with_stand_ins(self, settings: Settings) -> Settings:
+        found: dict[str, Any] = {}
+        if settings.jwt_secret is None and settings.jwks_url is None:
+            found["jwt_secret"] = SecretStr(development_secret(settings.data_dir))
+        if settings.smtp_url is None:
+            mail = MailSink(inbox=self.inbox)
+            mail.start()
+            self._closing.callback(mail.stop)
+            found["smtp_url"] = SecretStr(mail.url)
+        if settings.sms_url is None:
+            token = secrets.token_hex(16)
+            sms = SmsSink(token=token, account=_SINK_ACCOUNT, inbox=self.inbox)
+            sms.start()
+            self._closing.callback(sms.stop)
+            found |= {"sms_url": sms.url, "sms_account": _SINK_ACCOUNT, "sms_from": _SINK_NUMBER,
+                      "sms_token": SecretStr(token)}  # fmt: skip
+        return settings.model_copy(update=found)
+
+    async def open(self) -> None:
+        """Migrate, start the node, then worker and beat. The gateway is started by its owner."""
+        node = self.node
+        await asyncio.to_thread(migrate.upgrade, database_url(self.settings))
+        if self.given.smtp_url is None and self.given.sms_url is None:
+            await asyncio.to_thread(self._introduce_user)
+        self._closing.push_async_callback(node.close)
+        await node.open()
+        resend = LoopResend(asyncio.get_running_loop(), node.gateway.resend, node.gateway.wake)
+        parts = make_chain(
+            self.settings,
+            node.ledger,
+            node.relay,
+            resend=resend,
+            queue_copy=node.copies.put,
+            trim=node.copies.trim,
+            policies=node.policies,
+        )
+        attach(node.celery, lambda: parts)
+        self._closing.push_async_callback(asyncio.to_thread, self._worker.stop)
+        await asyncio.to_thread(self._worker.start)
+
+    async def close(self) -> None:
+        """Let tasks end, then stop everything in reverse order and give the directory back."""
+        await self._closing.aclose()
+
+    def address(self) -> Address:
+        """What to tell whoever started it."""
+        settings, url = self.settings, self.settings.base_url
+        client = service = None
+        if settings.jwt_secret is not None:
+            client = issue(settings, USER, scopes=None, ttl=TOKEN_TTL)
+            service = issue(settings, SERVICE, scopes=("emit", "read", "operate"), ttl=TOKEN_TTL)
+        page = f"{url}/#token={service}" if service else f"{url}/"
+        return Address(url, page, USER, client, service, self._services())
+
+    def _introduce_user(self) -> None:
+        """The demonstration user can be reached, by the sinks alone."""
+        contacts = self.node.ledger.contacts
+        if contacts.get(USER) is None:
+            contacts.put(Contact(USER, email="demo@example.org", phone="+15005550010"))
+
+    def _services(self) -> tuple[tuple[str, str], ...]:
+        given = self.given
+        return (
+            ("Ledger", _place(given.database_url, f"SQLite in {given.data_dir}/")),
+            ("Bus", _place(given.redis_url, "in memory")),
+            ("Broker", _place(given.broker_url or given.redis_url, "in memory")),
+            ("Mail", _place(given.smtp_url, "kept here, shown on the page")),
+            ("SMS", given.sms_url or "kept here, shown on the page"),
+        )
+
+
+def _place(url: SecretStr | None, otherwise: str) -> str:
+    """Scheme and host of a service, without who signs in there."""
+    plain = secret(url)
+    if plain is None:
+        return otherwise
+    scheme, _, rest = plain.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+async def run_up(settings: Settings, *, ready: Callable[[Address], None]) -> None:
+    """Run everything until told to stop; ``ready`` is told where once it listens.
+
+    Raises:
+        ConfigError: a setting is wrong, the address is taken, or another process holds the data
+            directory.
+    """
+    embedded = Embedded(with_port(settings))
+    try:
+        await embedded.open()
+        await serve_node(embedded.node)
+        try:
+            ready(embedded.address())
+            await until_told_to_stop()
+        finally:
+            await embedded.node.gateway.stop(DRAIN)
+    finally:
+        await embedded.close()

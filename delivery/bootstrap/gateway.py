@@ -1,0 +1,98 @@
+"""Gateways of a cluster: one process, or several that share a port.
+
+Owns: what must be there before one starts, and the order of its end.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable
+
+from delivery.bootstrap.family import supervise
+from delivery.bootstrap.loop import run, until_told_to_stop
+from delivery.bootstrap.node import Node
+from delivery.bootstrap.store import database_url, require_current
+from delivery.config import Settings, require_services, require_trust
+from delivery.errors import ConfigError, LedgerUnavailable
+
+log = logging.getLogger(__name__)
+
+Ready = Callable[[str], None]
+
+
+def run_gateways(settings: Settings, processes: int, *, ready: Ready) -> None:
+    """Serve until told to stop.
+
+    Args:
+        processes: how many share the port; the kernel spreads connections over them.
+        ready: told the address once the (first) gateway listens.
+
+    Raises:
+        ConfigError: a setting is wrong, or the tables are of another version.
+    """
+    require_trust(settings)
+    require_services(settings)
+    try:
+        require_current(database_url(settings))
+    except LedgerUnavailable as error:
+        # Accepting while the ledger is away is what the spool is for.
+        log.warning("%s; starting all the same", error)
+    settings = with_port(settings)
+    if processes == 1:
+        run(run_gateway(settings, ready=ready))
+        return
+    if settings.redis_url is None:
+        raise ConfigError("several processes need DELIVERY_REDIS_URL to reach each other's clients")
+
+    def serve(index: int) -> None:
+        tell = ready if index == 0 else (lambda url: None)
+        run(run_gateway(settings, index=index, ready=tell))
+
+    supervise(processes, serve)
+
+
+async def run_gateway(settings: Settings, *, index: int | None = None, ready: Ready) -> None:
+    """Serve in this process until told to stop, then send the clients elsewhere and drain."""
+    node = Node(settings, "gateway", index=index)
+    await node.open()
+    try:
+        await serve_node(node, reuse_port=index is not None)
+        try:
+            ready(settings.base_url)
+            await until_told_to_stop()
+        finally:
+            await node.gateway.stop()
+    finally:
+        await node.close()
+
+
+async def serve_node(node: Node, *, reuse_port: bool = False) -> None:
+    """Listen. Raises ``ConfigError`` when the address cannot be used."""
+    settings = node.settings
+    try:
+        await node.gateway.start(settings.host, settings.port, reuse_port)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
+            "set DELIVERY_HOST and DELIVERY_PORT"
+        ) from error
+
+
+def with_port(settings: Settings) -> Settings:
+    """The same settings with a port of their own in place of 0: links need it before it is bound.
+
+    Raises:
+        ConfigError: the host has no such address.
+    """
+    if settings.port:
+        return settings
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((settings.host, 0))
+            return settings.model_copy(update={"port": probe.getsockname()[1]})
+    except OSError as error:
+        raise ConfigError(
+            f"DELIVERY_HOST: cannot use {settings.host!r}: {error.strerror}"
+        ) from error
