@@ -1,0 +1,677 @@
+"""Contacts, callbacks, link pages, figures and files over a real server."""
+
+import base64
+import email.policy
+import hashlib
+import json
+import re
+import socket
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from standardwebhooks.webhooks import Webhook
+
+from delivery.domain.event import EventClass
+from delivery.domain.lifecycle import State
+from delivery.domain.ports import SinkMessage
+from delivery.domain.records import AlertGroup, NodeInfo
+from delivery.errors import ConfigError
+from delivery.gateway import api, openapi
+from delivery.gateway.callbacks import Callbacks, twilio_signature
+from delivery.gateway.inbound import client_address
+from delivery.gateway.problems import CONTENT_TYPE, KINDS, problem_middleware
+from tests.integration.http_api_standins import (
+    CLIENT,
+    EMIT,
+    MAIL_SECRET,
+    NOW,
+    OPERATE,
+    OTHER,
+    PUBLIC_URL,
+    READ,
+    SMS_TOKEN,
+    World,
+    event_id,
+    make_stored,
+)
+
+Client = TestClient[web.Request, web.Application]
+RECEIPTS = {
+    "class": {
+        "critical": {
+            "chain": [
+                {"channel": "sms", "confirms": "receipt"},
+                {"channel": "email", "confirms": "receipt"},
+            ]
+        },
+        "standard": {"chain": [{"channel": "sms", "confirms": "never"}]},
+    }
+}
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+async def serve(world: World) -> AsyncIterator[Callable[..., Any]]:
+    started: list[Client] = []
+
+    async def start(**settings: Any) -> Client:
+        app = web.Application(middlewares=[problem_middleware])
+        app.add_routes(api.routes(world.parts(**settings)))
+        client = TestClient(TestServer(app))
+        await client.start_server()
+        started.append(client)
+        return client
+
+    yield start
+    for client in started:
+        await client.close()
+
+
+@pytest.fixture
+async def client(serve: Callable[..., Any]) -> Client:
+    started: Client = await serve(policy=RECEIPTS)
+    return started
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wait for digests that are not recorded yet."""
+    monkeypatch.setattr(Callbacks.__init__, "__defaults__", ((0.0, 0.0),))
+
+
+async def problem(response: Any, status: int, slug: str) -> dict[str, Any]:
+    assert response.status == status, await response.text()
+    assert response.content_type == CONTENT_TYPE
+    document: dict[str, Any] = json.loads(await response.read())
+    assert document["type"] == f"/problems/{slug}"
+    return document
+
+
+# ---- contacts
+
+CONTACT = {
+    "email": "u1@example.org",
+    "phone": "+491701234567",
+    "locale": "de",
+    "time_zone": "Europe/Berlin",
+    "quiet_hours": {"from": "22:00", "to": "07:00"},
+    "opt_out": ["sms"],
+}
+
+
+@pytest.mark.parametrize("headers", [CLIENT, OPERATE])
+async def test_a_contact_is_replaced_shown_and_forgotten(
+    client: Client, headers: dict[str, str]
+) -> None:
+    path = "/v1/users/u1/contacts"
+    response = await client.put(path, json=CONTACT, headers=headers)
+    assert response.status == 200
+    assert await response.json() == CONTACT
+    response = await client.put(path, json={"locale": "en"}, headers=headers)
+    assert await response.json() == {"locale": "en"}
+    assert await (await client.get(path, headers=headers)).json() == {"locale": "en"}
+    for _ in range(2):
+        assert (await client.delete(path, headers=headers)).status == 204
+    await problem(await client.get(path, headers=headers), 404, "not-found")
+
+
+async def test_a_user_id_may_hold_any_character(client: Client, world: World) -> None:
+    response = await client.put("/v1/users/a%2Fb%20%C3%BC/contacts", json={}, headers=OPERATE)
+    assert response.status == 200
+    assert list(world.contacts.contacts) == ["a/b ü"]
+
+
+@pytest.mark.parametrize("headers", [OTHER, READ, EMIT])
+async def test_others_reach_no_contact(client: Client, headers: dict[str, str]) -> None:
+    for method in ("PUT", "GET", "DELETE"):
+        response = await client.request(
+            method, "/v1/users/u1/contacts", json=CONTACT, headers=headers
+        )
+        await problem(response, 403, "forbidden")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"email": "nobody"}, "email"),
+        ({"phone": "0170"}, "phone"),
+        ({"time_zone": "Mars/Base"}, "time_zone"),
+        ({"quiet_hours": {"from": "25:00", "to": "07:00"}}, "quiet_hours"),
+        ({"opt_out": ["pigeon"]}, "opt_out"),
+        ({"push": "jsons://example.org"}, "push"),
+        ({"push": ["file:///etc/passwd"]}, "push"),
+        ({"push": ["json://93.184.216.34/"]}, "push"),
+        ({"push": ["jsons://127.0.0.1/"]}, "push"),
+        ({"push": ["jsons://169.254.169.254/latest/meta-data"]}, "push"),
+        ({"push": ["jsons://[::ffff:10.0.0.1]/"]}, "push"),
+        ({"fax": "1"}, "fax"),
+    ],
+)
+async def test_a_wrong_contact_is_422_and_named(
+    client: Client, world: World, body: dict[str, Any], field: str
+) -> None:
+    response = await client.put("/v1/users/u1/contacts", json=body, headers=CLIENT)
+    assert (await problem(response, 422, "invalid-event"))["field"] == field
+    assert not world.contacts.contacts
+
+
+async def test_a_push_target_whose_name_leads_inside_is_refused(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lookup(host: str, *_: Any, **__: Any) -> Any:
+        return [(0, 0, 0, "", ("10.0.0.7", 0))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    body = {"push": ["jsons://inside.example/"]}
+    response = await client.put("/v1/users/u1/contacts", json=body, headers=CLIENT)
+    assert (await problem(response, 422, "invalid-event"))["field"] == "push"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "slug"),
+    [(b"{", 400, "not-json"), (b"[]", 422, "invalid-request"), (b"", 400, "not-json"),
+     (b" " * 300_000, 413, "payload-too-large")],
+)  # fmt: skip
+async def test_what_is_no_contact_at_all_is_refused(
+    client: Client, body: bytes, status: int, slug: str
+) -> None:
+    response = await client.put("/v1/users/u1/contacts", data=body, headers=CLIENT)
+    await problem(response, status, slug)
+
+
+# ---- callbacks
+
+
+async def twilio(client: Client, token: str = SMS_TOKEN, url: str = "", **fields: str) -> Any:
+    path = "/v1/callbacks/sms/twilio"
+    signature = twilio_signature(token, url or PUBLIC_URL + path, list(fields.items()))
+    return await client.post(path, data=fields, headers={"X-Twilio-Signature": signature})
+
+
+def test_the_signature_is_twilios_own() -> None:
+    # Source: the example in Twilio's security documentation.
+    fields = {
+        "CallSid": "CA1234567890ABCDE",
+        "Caller": "+14158675309",
+        "Digits": "1234",
+        "From": "+14158675309",
+        "To": "+18005551212",
+    }
+    url = "https://mycompany.com/myapp.php?foo=1&bar=2"
+    signature = twilio_signature("12345", url, list(fields.items()))
+    assert signature == "RSOYDt4T1cUTdK1PDd93/VVr8B8="
+
+
+async def test_a_receipt_confirms_where_the_policy_takes_it_as_proof(
+    client: Client, world: World
+) -> None:
+    world.events.add(make_stored(1))
+    world.events.add(make_stored(2, event_class=EventClass.STANDARD))
+    world.digests.add("sms", [event_id(1), event_id(2)], "SM1")
+    response = await twilio(client, MessageSid="SM1", MessageStatus="delivered")
+    assert response.status == 204
+    assert world.events.stored[event_id(1)].state is State.CONFIRMED
+    assert world.events.stored[event_id(2)].state is not State.CONFIRMED
+    assert world.confirmed == [event_id(1)]
+    assert world.events.proofs[0].evidence == "receipt:SM1"
+
+
+async def test_statuses_may_come_late_twice_and_out_of_order(client: Client, world: World) -> None:
+    world.events.add(make_stored(1))
+    world.digests.add("sms", [event_id(1)], "SM1")
+    for status in ("delivered", "sent", "queued", "undelivered", "delivered", "new-status"):
+        response = await twilio(client, MessageSid="SM1", MessageStatus=status)
+        assert response.status == 204
+    assert world.events.stored[event_id(1)].state is State.CONFIRMED
+    assert len(world.events.proofs) == 1
+
+
+@pytest.mark.parametrize("status", ["queued", "sent", "failed", "undelivered"])
+async def test_what_is_no_receipt_confirms_nothing(
+    client: Client, world: World, status: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.events.add(make_stored(1))
+    world.digests.add("sms", [event_id(1)], "SM1")
+    response = await twilio(client, MessageSid="SM1", MessageStatus=status, ErrorCode="30003")
+    assert response.status == 204
+    assert world.events.proofs == []
+    assert ("30003" in caplog.text) == (status in ("failed", "undelivered"))
+
+
+async def test_a_receipt_faster_than_the_worker_is_looked_for_again(
+    client: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.events.add(make_stored(1))
+    find, looks = world.digests.by_provider_id, 0
+
+    def late(channel: str, provider_id: str) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            world.digests.add("sms", [event_id(1)], "SM1")
+        return find(channel, provider_id)
+
+    monkeypatch.setattr(world.digests, "by_provider_id", late)
+    response = await twilio(client, MessageSid="SM1", MessageStatus="delivered")
+    assert response.status == 204
+    assert world.confirmed == [event_id(1)]
+
+
+async def test_an_unknown_message_is_404(client: Client) -> None:
+    response = await twilio(client, MessageSid="SM9", MessageStatus="delivered")
+    await problem(response, 404, "not-found")
+
+
+async def test_a_wrong_signature_is_403_and_confirms_nothing(client: Client, world: World) -> None:
+    world.events.add(make_stored(1))
+    world.digests.add("sms", [event_id(1)], "SM1")
+    fields = {"MessageSid": "SM1", "MessageStatus": "delivered"}
+    for response in (
+        await twilio(client, "another-token", **fields),
+        await twilio(client, url="http://127.0.0.1/v1/callbacks/sms/twilio", **fields),
+        await client.post("/v1/callbacks/sms/twilio", data=fields),
+        await client.post(
+            "/v1/callbacks/sms/twilio", data=fields, headers={"X-Twilio-Signature": "ü"}
+        ),
+        await client.post("/v1/callbacks/sms/twilio", data=b"\xff"),
+    ):
+        assert response.status in (400, 403)
+    await problem(await twilio(client, "another-token", **fields), 403, "invalid-signature")
+    assert world.events.proofs == []
+
+
+async def test_without_a_secret_every_callback_is_403(serve: Callable[..., Any]) -> None:
+    client = await serve(sms_token=None, email_callback_secret=None)
+    response = await twilio(client, MessageSid="SM1", MessageStatus="delivered")
+    await problem(response, 403, "invalid-signature")
+    await problem(await mail_callback(client, "email.delivered"), 403, "invalid-signature")
+
+
+async def mail_callback(
+    client: Client, kind: Any, message_id: Any = "d0@x", secret: str = MAIL_SECRET, **headers: str
+) -> Any:
+    body = json.dumps({"type": kind, "data": {"message_id": message_id}})
+    at = datetime.now(UTC)
+    signed = {
+        "webhook-id": "w1",
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": Webhook(secret).sign("w1", at, body),
+    }
+    return await client.post("/v1/callbacks/email", data=body, headers=signed | headers)
+
+
+@pytest.mark.parametrize("recorded", ["d0@x", "<d0@x>"])
+@pytest.mark.parametrize("reported", ["d0@x", "<d0@x>"])
+async def test_a_mail_receipt_confirms_by_policy(
+    client: Client, world: World, recorded: str, reported: str
+) -> None:
+    world.events.add(make_stored(1))
+    world.events.add(make_stored(2, event_class=EventClass.STANDARD))
+    world.digests.add("email", [event_id(1), event_id(2)], recorded)
+    assert (await mail_callback(client, "email.delivered", reported)).status == 204
+    assert world.confirmed == [event_id(1)]
+
+
+@pytest.mark.parametrize("kind", ["email.bounced", "email.opened"])
+async def test_another_mail_report_confirms_nothing(
+    client: Client, world: World, kind: str
+) -> None:
+    world.events.add(make_stored(1))
+    world.digests.add("email", [event_id(1)], "d0@x")
+    assert (await mail_callback(client, kind)).status == 204
+    assert world.events.proofs == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"webhook-signature": "v1,AAAA"},
+        {"webhook-signature": "nonsense"},
+        {"webhook-signature": "v1,ü"},
+        {"webhook-timestamp": "1"},
+        {"webhook-timestamp": "soon"},
+        {"webhook-id": "w2"},
+    ],
+)
+async def test_a_mail_callback_with_a_wrong_signature_is_403(
+    client: Client, headers: dict[str, str]
+) -> None:
+    response = await mail_callback(client, "email.delivered", **headers)
+    await problem(response, 403, "invalid-signature")
+
+
+async def test_a_mail_callback_signed_by_somebody_else_is_403(client: Client) -> None:
+    response = await mail_callback(client, "email.delivered", secret="whsec_" + "b3RoZXIh" * 4)
+    await problem(response, 403, "invalid-signature")
+
+
+@pytest.mark.parametrize(("kind", "message_id"), [(1, "x"), ("email.delivered", None),
+                                                  ("email.delivered", "")])  # fmt: skip
+async def test_a_signed_report_without_its_fields_is_422(
+    client: Client, kind: Any, message_id: Any
+) -> None:
+    await problem(await mail_callback(client, kind, message_id), 422, "invalid-request")
+
+
+def test_a_mail_secret_that_is_none_stops_the_start(world: World) -> None:
+    with pytest.raises(ConfigError):
+        api.routes(world.parts(email_callback_secret="a"))
+
+
+# ---- pages behind links
+
+
+def path_of(url: str) -> str:
+    assert url.startswith(PUBLIC_URL)
+    return url.removeprefix(PUBLIC_URL)
+
+
+def check_page(response: Any, text: str) -> None:
+    """The page is whole in itself: its style is the one that its policy names."""
+    assert response.content_type == "text/html"
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in policy
+    assert "<script" not in text
+    assert not re.search(r"(?:src|href|action)=", text)
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+async def test_opening_a_link_confirms_nothing_and_its_button_the_events_it_listed(
+    client: Client, world: World
+) -> None:
+    for number in (1, 2, 3):
+        world.events.add(make_stored(number, type="<b>tool_completed"))
+    digest = world.digests.add("email", [event_id(1), event_id(2)])
+    path = path_of(world.parts().links.confirm_url(digest))
+    for _ in range(2):
+        response = await client.get(path)
+        assert response.status == 200
+        text = await response.text()
+        check_page(response, text)
+        assert text.count('<form method="post">') == 1
+        assert "2 updates" in text
+        assert "<b>" not in text
+    assert (await client.head(path)).status == 200
+    assert world.events.proofs == []
+    for _ in range(2):
+        response = await client.post(path)
+        assert response.status == 200
+        check_page(response, await response.text())
+    confirmed = [i for i, s in world.events.stored.items() if s.state is State.CONFIRMED]
+    assert confirmed == [event_id(1), event_id(2)]
+    assert [(p.channel, p.by, p.evidence) for p in world.events.proofs] == [
+        ("email", "u1", f"link:{digest}")
+    ] * 2
+    assert world.confirmed[:2] == confirmed
+
+
+async def test_a_bad_link_is_404_and_an_old_one_410(client: Client, world: World) -> None:
+    links = world.parts().links
+    digest = world.digests.add("email", [event_id(1)])
+    world.events.add(make_stored(1))
+    good = path_of(links.confirm_url(digest))
+    unknown = path_of(links.confirm_url("digest-99"))
+    wrong_purpose = path_of(links.unsubscribe_url("u1", "email")).replace("unsubscribe", "confirm")
+    for path in ("/confirm/nonsense", good + "x", unknown, wrong_purpose):
+        for method in ("GET", "POST"):
+            response = await client.request(method, path)
+            assert response.status == 404
+            check_page(response, await response.text())
+    world.now += 1_000
+    for method in ("GET", "POST"):
+        response = await client.request(method, good)
+        assert response.status == 410
+        check_page(response, await response.text())
+    assert world.events.proofs == []
+
+
+async def test_a_link_opened_while_the_ledger_is_away_says_so(client: Client, world: World) -> None:
+    path = path_of(world.parts().links.confirm_url(world.digests.add("email", [event_id(1)])))
+    world.go_away()
+    response = await client.post(path)
+    assert response.status == 503
+    text = await response.text()
+    check_page(response, text)
+    assert "hunter2" not in text
+
+
+async def test_unsubscribing_takes_one_click_and_opening_the_link_none(
+    client: Client, world: World
+) -> None:
+    path = path_of(world.parts().links.unsubscribe_url("u1", "email"))
+    response = await client.get(path)
+    assert response.status == 200
+    check_page(response, await response.text())
+    assert not world.contacts.contacts
+    # Source: RFC 8058, section 3.1
+    response = await client.post(path, data={"List-Unsubscribe": "One-Click"})
+    assert response.status == 200
+    check_page(response, await response.text())
+    assert world.contacts.contacts["u1"].opt_out == ("email",)
+
+
+async def test_a_bad_unsubscribe_link_is_404(client: Client, world: World) -> None:
+    assert (await client.post("/unsubscribe/nonsense")).status == 404
+    assert not world.contacts.contacts
+
+
+async def test_every_problem_type_has_a_page(client: Client) -> None:
+    for slug, kind in KINDS.items():
+        response = await client.get(f"/problems/{slug}")
+        assert response.status == 200
+        text = await response.text()
+        check_page(response, text)
+        assert kind.title.replace("'", "&#x27;") in text
+    assert (await client.get("/problems/nonsense")).status == 404
+
+
+# ---- figures and health
+
+
+async def test_the_statistics_have_their_shape(client: Client, world: World) -> None:
+    group = AlertGroup("a1", EventClass.CRITICAL, NOW, 2, 1, (event_id(1),), None, False)
+    over = AlertGroup("a2", EventClass.AUTH, NOW, 0, 0, (), None, False)
+    world.digests.alerts = [group, over]
+    world.nodes = [
+        NodeInfo("n1", "gateway", NOW, NOW, 99, {}),  # this node's own, older than what it knows
+        NodeInfo("n2", "gateway", NOW, NOW, 4, {}),
+    ]
+    response = await client.get("/v1/stats", headers=READ)
+    assert response.status == 200
+    stats = await response.json()
+    assert set(stats) == {
+        "window_s", "delivery_rate", "fallback_share", "events_per_s", "ack_ms", "connections",
+        "states", "channels", "alerts",
+    }  # fmt: skip
+    assert stats["ack_ms"] == {"p50": 3.0, "p99": None}
+    assert stats["connections"] == 7
+    assert stats["channels"] == {"email": {"attempts": 4, "ok": 3, "breaker": "half_open"}}
+    assert [alert["id"] for alert in stats["alerts"]] == ["a1"]
+
+
+@pytest.mark.parametrize("headers", [CLIENT, EMIT, OPERATE])
+async def test_statistics_need_their_scope(client: Client, headers: dict[str, str]) -> None:
+    await problem(await client.get("/v1/stats", headers=headers), 403, "forbidden")
+
+
+async def test_a_gateway_is_ready_while_its_ledger_answers(client: Client, world: World) -> None:
+    assert (await client.get("/readyz")).status == 200
+    world.journal.backlog = 1_000_000
+    response = await client.get("/readyz")
+    assert response.status == 503
+    assert len((await response.json())["reasons"]) == 1
+    world.go_away()
+    response = await client.get("/readyz")
+    assert response.status == 503
+    text = await response.text()
+    assert len(json.loads(text)["reasons"]) == 2
+    assert "hunter2" not in text
+    assert (await client.get("/healthz")).status == 200
+
+
+async def test_metrics_are_prometheus_text_and_need_no_ledger(
+    serve: Callable[..., Any], world: World
+) -> None:
+    client = await serve(node='n"1\\')
+    response = await client.get("/metrics")
+    assert response.content_type == "text/plain"
+    lines = (await response.text()).splitlines()
+    assert 'delivery_connections{node="n\\"1\\\\"} 3' in lines
+    assert 'delivery_events{state="confirmed"} 1234567' in lines
+    assert 'delivery_events{state="dead"} 0' in lines
+    assert "delivery_oldest_overdue_seconds 7.5" in lines
+    assert 'delivery_channel_breaker{channel="email",state="half_open"} 1' in lines
+    assert 'delivery_channel_breaker{channel="email",state="open"} 0' in lines
+    samples = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z_]+(\{.*\})? -?[0-9.e+-]+", line) for line in samples)
+    assert len({line.split()[2] for line in lines if line.startswith("# TYPE")}) == sum(
+        line.startswith("# TYPE") for line in lines
+    )
+
+
+async def test_metrics_without_the_ledger_are_the_nodes_own(client: Client, world: World) -> None:
+    world.go_away()
+    text = await (await client.get("/metrics")).text()
+    assert 'delivery_ledger_up{node="n1"} 0' in text
+    assert 'delivery_connections{node="n1"} 3' in text
+
+
+async def test_whoever_asks_for_figures_the_ledger_is_read_once_a_second(
+    client: Client, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = 0
+    stats = world.events.stats
+
+    def counting() -> Any:
+        nonlocal reads
+        reads += 1
+        return stats()
+
+    monkeypatch.setattr(world.events, "stats", counting)
+    for _ in range(5):
+        await client.get("/metrics")
+    assert reads <= 2  # the machine may be slow enough for a second one
+
+
+async def test_the_inbox_shows_what_a_person_would_read(serve: Callable[..., Any]) -> None:
+    mail = EmailMessage(policy=email.policy.default)
+    mail["Subject"] = "Grüße"
+    mail.set_content("Schöne Grüße\nhttps://example.org/confirm/x\n", cte="base64")
+    mail.add_alternative("<p>Grüße</p>", subtype="html")
+    messages = [
+        SinkMessage("sms", "+49170", "", "kurz", NOW, "m2"),
+        SinkMessage("email", "u1@example.org", "Grüße", mail.as_string(), NOW, "m1"),
+        SinkMessage("email", "u1@example.org", "x", "Content-Type: text/plain; charset=no\n\nx",
+                    NOW, "m0"),
+    ]  # fmt: skip
+    client = await serve(inbox=SimpleNamespace(messages=lambda: messages))
+    shown = (await (await client.get("/v1/inbox", headers=READ)).json())["messages"]
+    assert [message["id"] for message in shown] == ["m2", "m1", "m0"]
+    assert shown[0]["text"] == "kurz"
+    assert "Schöne Grüße" in shown[1]["text"]
+    await problem(await client.get("/v1/inbox", headers=CLIENT), 403, "forbidden")
+
+
+async def test_there_is_no_inbox_in_production(client: Client) -> None:
+    await problem(await client.get("/v1/inbox", headers=READ), 404, "not-found")
+
+
+# ---- files and the document
+
+
+async def test_the_dashboard_is_served_with_a_strict_policy(client: Client) -> None:
+    for path, kind in (("/", "text/html"), ("/dashboard.css", "text/css"),
+                       ("/dashboard.js", "text/javascript")):  # fmt: skip
+        response = await client.get(path)
+        assert response.status == 200
+        assert response.content_type == kind
+        policy = response.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        again = await client.get(path, headers={"If-None-Match": response.headers["ETag"]})
+        assert again.status == 304
+
+
+async def test_the_dashboard_needs_no_other_host_and_nothing_inline(client: Client) -> None:
+    page = await (await client.get("/")).text()
+    for name, target in re.findall(r'(href|src)="([^"]*)"', page):
+        assert target.startswith(("#", "data:,")) or "/" not in target, (name, target)
+        if not target.startswith(("#", "data:")):
+            assert (await client.get(f"/{target}")).status == 200
+    assert not re.search(r"<script(?![^>]*src=)|<style|\son\w+=|\sstyle=", page)
+    script = await (await client.get("/dashboard.js")).text()
+    assert "innerHTML" not in script
+    for wanted in set(re.findall(r'\$\("([\w-]+)"\)', script)):
+        assert f'id="{wanted}"' in page, wanted
+
+
+async def test_every_route_is_in_the_document_and_the_other_way_round(
+    serve: Callable[..., Any], world: World
+) -> None:
+    client = await serve(inbox=SimpleNamespace(messages=list))
+    served = await (await client.get("/openapi.json")).json()
+    assert served == openapi.document()
+    described = {
+        (method.upper(), path)
+        for path, operations in served["paths"].items()
+        for method in operations
+    }
+    mounted = {
+        (route.method, route.resource.canonical)
+        for route in client.app.router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+    assert described == mounted | {("GET", "/v1/ws"), ("GET", "/v1/stream")}
+
+
+def test_every_reference_of_the_document_leads_somewhere() -> None:
+    document = openapi.document()
+    references = re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(document))
+    assert references
+    for reference in references:
+        target: Any = document
+        for step in reference.split("/"):
+            target = target[step]
+
+
+def test_every_path_parameter_of_the_document_is_described() -> None:
+    for path, operations in openapi.document()["paths"].items():
+        for operation in operations.values():
+            described = {p["name"] for p in operation.get("parameters", []) if p["in"] == "path"}
+            assert described == set(re.findall(r"\{(\w+)\}", path)), path
+
+
+# ---- who sent it
+
+
+@pytest.mark.parametrize(
+    ("remote", "forwarded", "trusted", "expected"),
+    [
+        ("10.0.0.1", "203.0.113.9", ("10.0.0.1",), "203.0.113.9"),
+        ("10.0.0.1", "203.0.113.9", (), "10.0.0.1"),
+        ("198.51.100.1", "203.0.113.9", ("10.0.0.0/8",), "198.51.100.1"),
+        ("10.0.0.1", "1.1.1.1, 203.0.113.9, 10.0.0.2", ("10.0.0.0/8",), "203.0.113.9"),
+        ("10.0.0.1", "nonsense", ("10.0.0.0/8",), "10.0.0.1"),
+        ("10.0.0.1", "", ("10.0.0.0/8",), "10.0.0.1"),
+        ("unix:", "203.0.113.9", ("10.0.0.0/8",), "unix:"),
+    ],
+)
+def test_a_forwarded_address_counts_only_from_a_trusted_proxy(
+    remote: str, forwarded: str, trusted: tuple[str, ...], expected: str
+) -> None:
+    request: Any = SimpleNamespace(remote=remote, headers={"X-Forwarded-For": forwarded})
+    assert client_address(request, trusted) == expected
