@@ -1,0 +1,547 @@
+"""What the digest store promises, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+import uuid_utils
+
+from delivery.domain.contact import Contact
+from delivery.domain.event import Event, EventClass
+from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
+from delivery.domain.policy import parse_policies
+from delivery.domain.records import Claim, Digest, DigestClaim, Entry, Result, Stored
+from delivery.ledger import SqlLedger
+
+RUN = ("user_id", "run_id")
+USER = ("user_id",)
+LEASE = 60.0
+DELIVERED = Result(Outcome.DELIVERED, provider_id="mail-1")
+
+
+def on_chain(ledger: SqlLedger, run: str = "run-1", **changes: Any) -> str:
+    """The id of an event that stands on the chain."""
+    event = Event(
+        id=str(uuid_utils.uuid7()),
+        type=changes.pop("type", "agent_completed"),
+        user_id=changes.pop("user", "ada"),
+        run_id=run,
+        seq=None,
+        at=datetime.now(UTC),
+        event_class=changes.pop("event_class", EventClass.CRITICAL),
+    )
+    values: dict[str, Any] = {"ack_timeout": 5.0, "ttl": 36_000.0, "hand_over": True} | changes
+    ledger.events.commit([Entry(event=event, **values)])
+    return event.id
+
+
+def claimed(ledger: SqlLedger, event_id: str) -> Claim:
+    [claim] = ledger.chain.claim([event_id], LEASE)
+    return claim
+
+
+def join(ledger: SqlLedger, event_id: str, channel: str = "email", **changes: Any) -> Digest:
+    """Claim the event, put it into its digest and let it wait for that, as the executor does."""
+    rule: dict[str, Any] = {"by": RUN, "window": 30.0, "min_interval": 600.0} | changes
+    claim = claimed(ledger, event_id)
+    digest = ledger.digests.join(claim, channel, **rule)
+    assert digest.due_at is not None
+    assert ledger.chain.move(claim, channel, digest.due_at)
+    return digest
+
+
+def sending(ledger: SqlLedger, digest: Digest, **options: Any) -> DigestClaim:
+    claim = ledger.digests.claim(digest.id, LEASE, **options)
+    assert claim is not None
+    return claim
+
+
+def ids(claim: DigestClaim) -> list[str]:
+    return [member.event.id for member in claim.members]
+
+
+def stored(ledger: SqlLedger, event_id: str) -> Stored:
+    [found] = ledger.events.read([event_id])
+    return found
+
+
+def attempts(ledger: SqlLedger, event_id: str) -> list[Attempt]:
+    timeline = ledger.events.get(event_id)
+    assert timeline is not None
+    return list(timeline.attempts)
+
+
+def confirm(ledger: SqlLedger, event_id: str) -> None:
+    ledger.events.confirm([Confirmation(event_id, "ada", "websocket", "ada", "c-1")])
+
+
+def present(ledger: SqlLedger, digest: Digest) -> Digest:
+    found = ledger.digests.get(digest.id)
+    assert found is not None
+    return found[0]
+
+
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """The answers of calls that start together, each in its thread."""
+    start = threading.Barrier(len(calls))
+    answers: list[Any] = [None] * len(calls)
+
+    def run(index: int, call: Callable[[], Any]) -> None:
+        start.wait(10)
+        try:
+            answers[index] = call()
+        except BaseException as error:
+            answers[index] = error
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return answers
+
+
+# --- join ------------------------------------------------------------------------------------
+
+
+def test_the_first_event_opens_a_digest_of_its_run(ledger: SqlLedger) -> None:
+    event_id = on_chain(ledger)
+    before = ledger.now()
+    digest = join(ledger, event_id)
+    assert (digest.user_id, digest.run_id, digest.channel) == ("ada", "run-1", "email")
+    assert (digest.state, digest.number) == ("open", 0)
+    assert digest.message_id
+    assert digest.due_at is not None
+    assert abs(digest.due_at - before - timedelta(seconds=30)) < timedelta(seconds=5)
+    assert stored(ledger, event_id).digest_id == digest.id
+
+
+def test_further_events_join_it_and_do_not_put_it_off(ledger: SqlLedger, advance: Any) -> None:
+    first = join(ledger, on_chain(ledger))
+    advance(10)
+    second = join(ledger, on_chain(ledger))
+    assert second == first
+
+
+def test_channels_and_users_have_digests_of_their_own(ledger: SqlLedger) -> None:
+    mail = join(ledger, on_chain(ledger))
+    text = join(ledger, on_chain(ledger), "sms")
+    other = join(ledger, on_chain(ledger, user="eve"))
+    assert len({mail.id, text.id, other.id}) == 3
+
+
+def test_workers_that_join_at_once_end_in_one_digest(ledger: SqlLedger) -> None:
+    claims = [claimed(ledger, on_chain(ledger)) for _ in range(6)]
+    rule = {"by": RUN, "window": 30.0, "min_interval": 600.0}
+    digests = at_once(*[partial(ledger.digests.join, one, "email", **rule) for one in claims])
+    assert len({digest.id for digest in digests}) == 1
+
+
+def test_runs_that_fall_back_together_share_one_message(ledger: SqlLedger, advance: Any) -> None:
+    waiting = [on_chain(ledger, run=f"run-{number}") for number in range(5)]
+    digests = [join(ledger, event_id) for event_id in waiting]
+    assert len({digest.id for digest in digests}) == 1
+    advance(31)
+    claim = sending(ledger, digests[0])
+    assert claim.digest.run_id is None
+    assert ids(claim) == waiting
+
+
+def test_without_a_min_interval_every_run_has_its_message(ledger: SqlLedger, advance: Any) -> None:
+    first, second = (
+        join(ledger, on_chain(ledger, run=run), min_interval=0.0) for run in ("a", "b")
+    )
+    assert (first.run_id, second.run_id) == ("a", "b")
+    advance(31)
+    assert len(sending(ledger, first).members) == 1
+    ledger.digests.end(sending(ledger, second), DELIVERED, retry_in=None)
+    assert join(ledger, on_chain(ledger, run="c"), min_interval=0.0).run_id == "c"
+
+
+def test_a_digest_by_user_spans_runs(ledger: SqlLedger) -> None:
+    digests = [join(ledger, on_chain(ledger, run=run), by=USER, min_interval=0.0) for run in "abc"]
+    assert len({digest.id for digest in digests}) == 1
+    assert digests[0].run_id is None
+
+
+def test_after_a_message_the_next_one_waits_for_the_interval_and_is_the_users(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    first = join(ledger, on_chain(ledger))
+    advance(31)
+    ledger.digests.end(sending(ledger, first), DELIVERED, retry_in=None)
+    sent_at = ledger.now()
+    advance(60)
+    merged = join(ledger, on_chain(ledger, run="run-2"))
+    assert merged.id != first.id
+    assert merged.run_id is None
+    assert merged.due_at is not None
+    assert abs(merged.due_at - sent_at - timedelta(seconds=600)) < timedelta(seconds=5)
+    assert join(ledger, on_chain(ledger, run="run-3")).id == merged.id
+
+
+def test_near_the_end_of_the_interval_the_window_still_counts(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    first = join(ledger, on_chain(ledger))
+    advance(31)
+    ledger.digests.end(sending(ledger, first), DELIVERED, retry_in=None)
+    advance(590)
+    before = ledger.now()
+    merged = join(ledger, on_chain(ledger))
+    assert merged.due_at is not None
+    assert merged.due_at - before >= timedelta(seconds=29)
+
+
+def test_after_the_interval_a_run_has_a_digest_of_its_own_again(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    first = join(ledger, on_chain(ledger))
+    advance(31)
+    ledger.digests.end(sending(ledger, first), DELIVERED, retry_in=None)
+    advance(601)
+    assert join(ledger, on_chain(ledger, run="run-2")).run_id == "run-2"
+
+
+def test_while_a_message_is_being_sent_other_runs_wait_for_the_next(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    first = join(ledger, on_chain(ledger))
+    advance(31)
+    sending(ledger, first)
+    merged = join(ledger, on_chain(ledger, run="run-2"))
+    assert merged.id != first.id
+    assert merged.due_at is not None
+    assert merged.due_at - ledger.now() > timedelta(seconds=590)
+
+
+def test_a_failed_message_starts_no_interval(ledger: SqlLedger, advance: Any) -> None:
+    first = join(ledger, on_chain(ledger))
+    advance(31)
+    ledger.digests.end(sending(ledger, first), Result(Outcome.FAILED), retry_in=None)
+    assert join(ledger, on_chain(ledger, run="run-2")).run_id == "run-2"
+
+
+def test_a_lost_claim_joins_nothing(ledger: SqlLedger, advance: Any) -> None:
+    event_id = on_chain(ledger)
+    stale = claimed(ledger, event_id)
+    advance(LEASE + 1)
+    claimed(ledger, event_id)
+    digest = ledger.digests.join(stale, "email", by=RUN, window=1.0, min_interval=0.0)
+    assert stored(ledger, event_id).digest_id is None
+    advance(2)
+    assert ledger.digests.claim(digest.id, LEASE) is None
+
+
+def test_a_claim_knows_the_pending_digests_of_its_run_and_user(ledger: SqlLedger) -> None:
+    mail = join(ledger, on_chain(ledger), min_interval=0.0)
+    text = join(ledger, on_chain(ledger), "sms", by=USER)
+    join(ledger, on_chain(ledger, user="eve"), "emergency")
+    assert claimed(ledger, on_chain(ledger)).digests == {"email": mail.due_at, "sms": text.due_at}
+    assert claimed(ledger, on_chain(ledger, run="other")).digests == {"sms": text.due_at}
+
+
+# --- claim -----------------------------------------------------------------------------------
+
+
+def test_a_digest_is_not_sent_before_its_window_ends(ledger: SqlLedger, advance: Any) -> None:
+    digest = join(ledger, on_chain(ledger))
+    assert ledger.digests.claim(digest.id, LEASE) is None
+    advance(31)
+    assert ledger.digests.claim(digest.id, LEASE) is not None
+
+
+def test_claiming_reads_the_members_and_begins_an_attempt_for_each(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    ledger.contacts.put(Contact("ada", email="ada@example.org"))
+    opener = on_chain(ledger)
+    digest = join(ledger, opener)
+    companion = on_chain(ledger, hand_over=False)
+    on_chain(ledger, run="elsewhere")
+    on_chain(ledger, user="eve")
+    advance(31)
+    claim = sending(ledger, digest)
+    assert ids(claim) == [opener, companion]
+    assert claim.contact.email == "ada@example.org"
+    assert (claim.digest.number, claim.digest.token) == (1, 1)
+    for event_id in (opener, companion):
+        [begun] = attempts(ledger, event_id)
+        assert (begun.channel, begun.number, begun.outcome, begun.digest_id) == (
+            "email", 1, Outcome.STARTED, digest.id,
+        )  # fmt: skip
+
+
+def test_confirmed_and_expired_events_are_not_in_the_message(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    opener, gone, short = on_chain(ledger), on_chain(ledger), on_chain(ledger, ttl=10.0)
+    digest = join(ledger, opener)
+    join(ledger, gone)
+    confirm(ledger, gone)
+    advance(31)
+    assert ids(sending(ledger, digest)) == [opener]
+    assert attempts(ledger, short) == []
+
+
+def test_a_digest_with_nothing_left_to_send_closes_itself(ledger: SqlLedger, advance: Any) -> None:
+    event_id = on_chain(ledger)
+    digest = join(ledger, event_id)
+    confirm(ledger, event_id)
+    advance(31)
+    assert ledger.digests.claim(digest.id, LEASE) is None
+    assert present(ledger, digest).state == "dropped"
+    assert join(ledger, on_chain(ledger)).id != digest.id
+
+
+def test_only_one_of_two_workers_gets_the_digest(ledger: SqlLedger, advance: Any) -> None:
+    digest = join(ledger, on_chain(ledger))
+    advance(31)
+    claim = partial(ledger.digests.claim, digest.id, LEASE)
+    answers = at_once(claim, claim, claim)
+    assert sum(answer is None for answer in answers) == 2
+    assert not [answer for answer in answers if isinstance(answer, BaseException)]
+
+
+def test_types_keep_other_events_of_the_run_out_but_never_those_that_joined(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    opener = on_chain(ledger, type="renamed_since")
+    digest = join(ledger, opener)
+    listed, _ = on_chain(ledger, type="agent_started"), on_chain(ledger, type="custom")
+    advance(31)
+    assert ids(sending(ledger, digest, types=("agent_started",))) == [opener, listed]
+
+
+def test_what_this_channel_delivered_already_is_not_sent_again(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    old = on_chain(ledger)
+    first = join(ledger, old, min_interval=0.0)
+    advance(31)
+    ledger.digests.end(sending(ledger, first), DELIVERED, retry_in=None)
+    new = on_chain(ledger)
+    second = join(ledger, new, min_interval=0.0)
+    advance(31)
+    assert ids(sending(ledger, second)) == [new]
+
+
+def test_a_replayed_event_may_be_sent_again(ledger: SqlLedger, advance: Any) -> None:
+    event_id = on_chain(ledger)
+    first = join(ledger, event_id, min_interval=0.0)
+    advance(31)
+    ledger.digests.end(sending(ledger, first), DELIVERED, retry_in=None)
+    ledger.events.replay([event_id], policies=parse_policies({}))
+    ledger.events.hand_over([event_id], "again")
+    second = join(ledger, event_id, min_interval=0.0)
+    advance(31)
+    assert ids(sending(ledger, second)) == [event_id]
+    assert [(one.generation, one.number) for one in attempts(ledger, event_id)
+            if one.channel == "email"] == [(1, 1), (2, 1)]  # fmt: skip
+
+
+def test_a_dead_workers_message_is_unknown_and_the_next_one_keeps_its_message_id(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    event_id = on_chain(ledger)
+    digest = join(ledger, event_id)
+    advance(31)
+    lost = sending(ledger, digest)
+    assert ledger.digests.claim(digest.id, LEASE) is None
+    advance(LEASE + 1)
+    again = sending(ledger, digest)
+    assert [(one.number, one.outcome) for one in attempts(ledger, event_id)] == [
+        (1, Outcome.UNKNOWN), (2, Outcome.STARTED),
+    ]  # fmt: skip
+    assert again.digest.message_id == lost.digest.message_id
+    assert (again.digest.token, again.digest.number) == (2, 2)
+    assert not ledger.digests.end(lost, DELIVERED, retry_in=None)
+    assert [one.outcome for one in attempts(ledger, event_id)][-1] is Outcome.STARTED
+    assert ledger.digests.end(again, DELIVERED, retry_in=None)
+
+
+def test_an_attempt_in_a_digest_that_is_being_sent_is_not_taken_for_lost(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    event_id = on_chain(ledger)
+    digest = join(ledger, event_id)
+    advance(31)
+    sending(ledger, digest)
+    [during] = claimed(ledger, event_id).attempts
+    assert during.outcome is Outcome.STARTED
+    advance(LEASE + 1)
+    [after] = claimed(ledger, event_id).attempts
+    assert after.outcome is Outcome.UNKNOWN
+
+
+# --- end -------------------------------------------------------------------------------------
+
+
+def test_the_outcome_is_every_members(ledger: SqlLedger, advance: Any) -> None:
+    first, second = on_chain(ledger), on_chain(ledger)
+    digest = join(ledger, first)
+    advance(31)
+    assert ledger.digests.end(sending(ledger, digest), DELIVERED, retry_in=None)
+    for event_id in (first, second):
+        [ended] = attempts(ledger, event_id)
+        assert (ended.outcome, ended.provider_id) == (Outcome.DELIVERED, "mail-1")
+        assert ended.ended_at is not None
+    assert present(ledger, digest).state == "sent"
+    assert ledger.digests.claim(digest.id, LEASE) is None
+
+
+def test_a_retry_is_due_for_the_digest_and_for_those_that_wait_for_it(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    event_id = on_chain(ledger)
+    digest = join(ledger, event_id)
+    elsewhere = on_chain(ledger)
+    advance(31)
+    claim = sending(ledger, digest)
+    before = stored(ledger, elsewhere).due_at
+    assert ledger.digests.end(claim, Result(Outcome.FAILED, error="busy"), retry_in=45.0)
+    reopened = present(ledger, digest)
+    assert reopened.state == "open"
+    assert reopened.due_at is not None
+    assert stored(ledger, event_id).due_at == reopened.due_at
+    assert stored(ledger, elsewhere).due_at == before
+    assert ledger.digests.claim(digest.id, LEASE) is None
+    advance(46)
+    assert sending(ledger, digest).digest.number == 2
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [(Outcome.DELIVERED, "sent"), (Outcome.UNKNOWN, "sent"), (Outcome.FAILED, "failed"),
+     (Outcome.SKIPPED, "failed")],
+)  # fmt: skip
+def test_a_closed_digest_says_whether_it_may_have_gone_out(
+    ledger: SqlLedger, advance: Any, outcome: Outcome, state: str
+) -> None:
+    digest = join(ledger, on_chain(ledger))
+    advance(31)
+    claim = sending(ledger, digest)
+    assert ledger.digests.end(claim, Result(outcome), retry_in=None)
+    assert present(ledger, digest).state == state
+    assert not ledger.digests.end(claim, Result(outcome), retry_in=None)
+
+
+def test_a_digest_is_found_with_what_its_message_listed(ledger: SqlLedger, advance: Any) -> None:
+    event_id = on_chain(ledger)
+    digest = join(ledger, event_id)
+    advance(31)
+    claim = sending(ledger, digest)
+    assert ledger.digests.get(digest.id) == (claim.digest, (event_id,))  # its link works at once
+    ledger.digests.end(claim, DELIVERED, retry_in=None)
+    later = on_chain(ledger)
+    found = ledger.digests.by_provider_id("email", "mail-1")
+    assert found is not None
+    assert (found[0].id, found[1]) == (digest.id, (event_id,))
+    assert later not in found[1]
+    assert ledger.digests.by_provider_id("sms", "mail-1") is None
+    assert ledger.digests.get(str(uuid_utils.uuid7())) is None
+    assert ledger.digests.get("not an id") is None
+
+
+def test_a_message_that_never_went_out_listed_nothing(ledger: SqlLedger, advance: Any) -> None:
+    digest = join(ledger, on_chain(ledger))
+    advance(31)
+    ledger.digests.end(sending(ledger, digest), Result(Outcome.FAILED), retry_in=5.0)
+    found = ledger.digests.get(digest.id)
+    assert found is not None
+    assert found[1] == ()
+
+
+def test_a_message_about_an_auth_event_is_in_the_audit_log(
+    ledger: SqlLedger, advance: Any, audited: Any
+) -> None:
+    event_id = on_chain(ledger, event_class=EventClass.AUTH)
+    digest = join(ledger, event_id)
+    advance(31)
+    ledger.digests.end(sending(ledger, digest), DELIVERED, retry_in=None)
+    assert [kind for kind, _ in audited()] == ["accepted", "attempt", "outcome"]
+
+
+# --- alerts ----------------------------------------------------------------------------------
+
+
+def dead(ledger: SqlLedger, *event_ids: str) -> Any:
+    """Alert for the events and end their chains, as the executor does."""
+    claims = [claimed(ledger, event_id) for event_id in event_ids]
+    group = ledger.digests.fire(EventClass.CRITICAL, claims)
+    for claim in claims:
+        assert ledger.chain.finish(claim, alerted=True)
+    return group
+
+
+def test_a_thousand_dead_events_are_one_alert(ledger: SqlLedger) -> None:
+    first = dead(ledger, *[on_chain(ledger) for _ in range(7)])
+    assert (first.count, first.users, first.is_new) == (7, 1, True)
+    assert len(first.sample) == 5
+    second = dead(ledger, on_chain(ledger, user="eve"))
+    assert (second.id, second.count, second.users, second.is_new) == (first.id, 8, 2, False)
+    [group] = ledger.digests.firing()
+    assert (group.id, group.count, group.event_class) == (first.id, 8, EventClass.CRITICAL)
+
+
+def test_every_class_has_its_own_alert(ledger: SqlLedger) -> None:
+    one = ledger.digests.fire(EventClass.CRITICAL, [claimed(ledger, on_chain(ledger))])
+    other = ledger.digests.fire(
+        EventClass.AUTH, [claimed(ledger, on_chain(ledger, event_class=EventClass.AUTH))]
+    )
+    assert one.id != other.id
+    assert [group.id for group in ledger.digests.firing()] == [one.id, other.id]
+
+
+def test_workers_that_fire_at_once_open_one_group(ledger: SqlLedger) -> None:
+    claims = [claimed(ledger, on_chain(ledger)) for _ in range(4)]
+    groups = at_once(*[partial(ledger.digests.fire, EventClass.CRITICAL, [c]) for c in claims])
+    assert len({group.id for group in groups}) == 1
+    assert sum(group.is_new for group in groups) == 1
+    assert ledger.digests.firing()[0].count == 4
+
+
+def test_a_lost_claim_does_not_fire(ledger: SqlLedger, advance: Any) -> None:
+    event_id = on_chain(ledger)
+    stale = claimed(ledger, event_id)
+    advance(LEASE + 1)
+    claimed(ledger, event_id)
+    assert ledger.digests.fire(EventClass.CRITICAL, [stale]).count == 0
+
+
+def test_an_alert_is_over_when_its_events_were_confirmed_after_all(ledger: SqlLedger) -> None:
+    first, second = on_chain(ledger), on_chain(ledger)
+    group = dead(ledger, first, second)
+    confirm(ledger, first)
+    assert ledger.digests.firing()[0].count == 1
+    ledger.digests.resolve(group.id)  # not over yet: it goes on firing
+    assert [one.id for one in ledger.digests.firing()] == [group.id]
+    confirm(ledger, second)
+    assert ledger.digests.firing()[0].count == 0
+    ledger.digests.resolve(group.id)
+    assert ledger.digests.firing() == []
+    assert stored(ledger, second).state is State.CONFIRMED
+    assert dead(ledger, on_chain(ledger)).is_new
+
+
+def test_a_replayed_event_is_not_counted_any_more(ledger: SqlLedger, advance: Any) -> None:
+    event_id = on_chain(ledger)
+    dead(ledger, event_id)
+    ledger.events.replay([event_id], policies=parse_policies({}))
+    advance(3600)
+    ledger.chain.sweep()
+    assert ledger.digests.firing()[0].count == 0
+
+
+def test_the_ledger_knows_when_operators_were_told(ledger: SqlLedger) -> None:
+    group = dead(ledger, on_chain(ledger))
+    assert group.notified_at is None
+    ledger.digests.notified(group.id)
+    [after] = ledger.digests.firing()
+    assert after.notified_at is not None
+    assert abs(after.notified_at - ledger.now()) < timedelta(seconds=5)
