@@ -138,13 +138,15 @@ class DigestStore(Protocol):
         self, claim: Claim, channel: str, *, by: Sequence[str], window: float, min_interval: float
     ) -> Digest:
         """Put the event into the open digest of its user (and run), opening one due after
-        ``window`` seconds; after a message within ``min_interval`` the open digest is the user's
-        (``run_id`` ``None``) and due at the end of the interval."""
+        ``window`` seconds. With a ``min_interval`` an event of another run joins the digest that is
+        open (it becomes the user's, ``run_id`` ``None``), and after a message within
+        ``min_interval`` the next one is the user's and due at the end of the interval."""
 
     def claim(self, digest_id: str, lease: float, *, types: Sequence[str] = ()) -> DigestClaim | None:
         """Claim an open, due digest as one and read its members: the unconfirmed, unexpired open
         events of the runs that joined it, whose channel attempt was not delivered in this
-        generation; writes one ``started`` attempt row each. ``None`` if it is taken, done, not yet
+        generation; ``types``, if any, limit those that did not join themselves. Writes one
+        ``started`` attempt row each. ``None`` if it is taken, done, not yet
         due, or nothing is left to send (then it is closed). Members left ``started`` by a dead worker
         become ``unknown`` first."""
 

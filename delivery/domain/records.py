@@ -172,7 +172,8 @@ class Digest:
         run_id: the run it is about; ``None`` for a digest merged over runs.
         number: attempts made so far.
         message_id: stable over retries.
-        state: ``open`` (gathers), ``sent``, ``failed`` (given up), ``firing`` / ``resolved`` (alerts).
+        state: ``open`` (gathers), ``sent``, ``failed`` (given up), ``dropped`` (nothing was left to
+            send), ``firing`` / ``resolved`` (alerts).
     """
 
     id: str

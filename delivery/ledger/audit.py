@@ -120,7 +120,7 @@ class AuditSql:
             for finding in self._findings(connection):
                 findings.append(finding)
                 if len(findings) >= MAX_FINDINGS:
-                    findings.append("and more: only the first 100 findings are listed")
+                    findings.append(f"and more: only the first {MAX_FINDINGS} findings are listed")
                     break
         return findings
 

@@ -1,0 +1,483 @@
+"""What the ledger's small stores promise, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import uuid_utils
+
+from delivery.domain.contact import Contact
+from delivery.domain.event import Event, EventClass
+from delivery.domain.health import RECOVERY, THRESHOLD, Breaker, BreakerState
+from delivery.errors import LedgerUnavailable
+from delivery.ledger import SqlLedger
+from delivery.ledger.database import Database
+from delivery.ledger.models import audit_head, audit_log
+
+FULL = Contact(
+    "ada",
+    email="ada@example.org",
+    phone="+491701234567",
+    push=("ntfy://topic", "mailto://x"),
+    locale="de-DE",
+    time_zone="Europe/Berlin",
+    quiet_hours=("22:00", "07:00"),
+    opt_out=("sms",),
+)
+
+
+def event(user: str = "ada", **changes: Any) -> Event:
+    made = Event(
+        id=str(uuid_utils.uuid7()),
+        type="agent_completed",
+        user_id=user,
+        run_id="run-1",
+        seq=3,
+        at=datetime.now(UTC),
+        event_class=EventClass.CRITICAL,
+        data={"text": "grüße", "n": 1.5},
+        thread_id="thread-1",
+        meta={"flags": []},
+    )
+    return replace(made, **changes)
+
+
+# --- contacts --------------------------------------------------------------------------------
+
+
+def test_a_contact_reads_back_as_it_was_put(ledger: SqlLedger) -> None:
+    ledger.contacts.put(FULL)
+    assert ledger.contacts.get("ada") == FULL
+    assert ledger.contacts.get("eve") is None
+
+
+def test_a_put_replaces_everything(ledger: SqlLedger) -> None:
+    ledger.contacts.put(FULL)
+    ledger.contacts.put(Contact("ada", phone="+491701234568"))
+    assert ledger.contacts.get("ada") == Contact("ada", phone="+491701234568")
+
+
+def test_deleting_says_whether_there_was_one(ledger: SqlLedger) -> None:
+    ledger.contacts.put(FULL)
+    assert ledger.contacts.delete("ada")
+    assert not ledger.contacts.delete("ada")
+    assert ledger.contacts.get("ada") is None
+
+
+def test_opting_out_keeps_the_rest_and_repeats_safely(ledger: SqlLedger) -> None:
+    ledger.contacts.put(FULL)
+    for _ in range(2):
+        ledger.contacts.opt_out("ada", "email")
+    assert ledger.contacts.get("ada") == replace(FULL, opt_out=("sms", "email"))
+
+
+def test_somebody_without_contact_data_can_opt_out(ledger: SqlLedger) -> None:
+    ledger.contacts.opt_out("eve", "email")
+    assert ledger.contacts.get("eve") == Contact("eve", opt_out=("email",))
+
+
+def test_an_error_of_the_database_shows_no_address(ledger: SqlLedger, ledger_url: str) -> None:
+    database = Database(ledger_url)
+    with database.write() as connection:
+        connection.execute(sa.text("drop table contacts"))
+    database.close()
+    with pytest.raises((sa.exc.DBAPIError, LedgerUnavailable)) as caught:
+        ledger.contacts.put(FULL)
+    shown = str(caught.value) + str(caught.value.__cause__)
+    assert "ada@example.org" not in shown
+    assert "ntfy://topic" not in shown
+
+
+# --- breakers --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wait_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Lets the breakers' one-second memory pass."""
+    real, ahead = time.monotonic, 0.0
+
+    def move() -> None:
+        nonlocal ahead
+        ahead += 1.1
+
+    monkeypatch.setattr("delivery.ledger.breakers.time.monotonic", lambda: real() + ahead)
+    return move
+
+
+@pytest.fixture
+def other(ledger_url: str) -> Iterator[SqlLedger]:
+    """The same ledger as another process sees it."""
+    opened = SqlLedger(ledger_url)
+    yield opened
+    opened.close()
+
+
+def trip(ledger: SqlLedger) -> Breaker:
+    for _ in range(THRESHOLD):
+        breaker = ledger.breakers.report("smtp", False)
+    return breaker
+
+
+def test_an_unknown_breaker_is_closed(ledger: SqlLedger) -> None:
+    assert ledger.breakers.get("smtp") == Breaker()
+    assert ledger.breakers.allows("smtp")
+    assert ledger.breakers.all() == {}
+
+
+def test_successes_of_a_closed_breaker_write_nothing(ledger: SqlLedger) -> None:
+    ledger.breakers.report("smtp", True)
+    assert ledger.breakers.all() == {}
+
+
+def test_repeated_failures_open_it_for_every_worker(ledger: SqlLedger, other: SqlLedger) -> None:
+    trip(ledger)
+    assert ledger.breakers.get("smtp").state is BreakerState.OPEN
+    assert not ledger.breakers.allows("smtp")
+    assert not other.breakers.allows("smtp")
+    assert other.breakers.allows("twilio")
+    assert other.breakers.all().keys() == {"smtp"}
+
+
+def test_a_success_between_failures_starts_the_count_anew(ledger: SqlLedger) -> None:
+    for _ in range(THRESHOLD - 1):
+        ledger.breakers.report("smtp", False)
+    ledger.breakers.report("smtp", True)
+    assert ledger.breakers.report("smtp", False) == replace(
+        ledger.breakers.get("smtp"), state=BreakerState.CLOSED, failures=1
+    )
+
+
+def test_failures_of_workers_at_once_are_all_counted(ledger: SqlLedger) -> None:
+    threads = [
+        threading.Thread(target=ledger.breakers.report, args=("smtp", False)) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert ledger.breakers.get("smtp").failures == 4
+
+
+def test_since_is_the_ledgers_clock_in_epoch_seconds(ledger: SqlLedger) -> None:
+    since = trip(ledger).since
+    assert abs(since - ledger.now().timestamp()) < 5
+    assert ledger.breakers.get("smtp").since == pytest.approx(since, abs=1e-5)
+
+
+def test_after_the_recovery_one_probe_passes_and_no_second(
+    ledger: SqlLedger, other: SqlLedger, advance: Any, wait_out: Callable[[], None]
+) -> None:
+    trip(ledger)
+    advance(RECOVERY + 1)
+    wait_out()
+    assert ledger.breakers.allows("smtp")
+    assert not ledger.breakers.allows("smtp")
+    assert not other.breakers.allows("smtp")
+    wait_out()
+    assert not ledger.breakers.allows("smtp")
+    assert ledger.breakers.get("smtp").state is BreakerState.HALF_OPEN
+
+
+def test_of_many_workers_at_once_one_probes(
+    ledger_url: str, ledger: SqlLedger, advance: Any
+) -> None:
+    trip(ledger)
+    advance(RECOVERY + 1)
+    ledgers = [SqlLedger(ledger_url) for _ in range(4)]
+    start, answers = threading.Barrier(4), []
+
+    def probe(one: SqlLedger) -> None:
+        start.wait(10)
+        answers.append(one.breakers.allows("smtp"))
+
+    threads = [threading.Thread(target=probe, args=(one,)) for one in ledgers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    for one in ledgers:
+        one.close()
+    assert sorted(answers) == [False, False, False, True]
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_the_probe_decides(
+    ledger: SqlLedger, advance: Any, wait_out: Callable[[], None], ok: bool
+) -> None:
+    trip(ledger)
+    advance(RECOVERY + 1)
+    wait_out()
+    assert ledger.breakers.allows("smtp")
+    ledger.breakers.report("smtp", ok)
+    assert ledger.breakers.allows("smtp") is ok
+    wait_out()
+    assert ledger.breakers.allows("smtp") is ok
+
+
+def test_an_answer_may_be_a_second_old(
+    ledger: SqlLedger, other: SqlLedger, wait_out: Callable[[], None]
+) -> None:
+    assert other.breakers.allows("smtp")
+    trip(ledger)
+    assert other.breakers.allows("smtp")
+    wait_out()
+    assert not other.breakers.allows("smtp")
+
+
+def test_without_the_ledger_calls_pass(tmp_path: Path) -> None:
+    ledger = SqlLedger(f"sqlite:///{tmp_path / 'missing' / 'ledger.db'}")
+    assert ledger.breakers.allows("smtp")
+    with pytest.raises(LedgerUnavailable):
+        ledger.breakers.get("smtp")
+    ledger.close()
+
+
+# --- mailbox ---------------------------------------------------------------------------------
+
+
+def test_copies_read_back_whole_and_in_order(ledger: SqlLedger) -> None:
+    mine = [event(), event(), event(meta=None, thread_id=None)]
+    ledger.mailbox.put([*mine, event(user="eve")])
+    ledger.mailbox.put([])
+    assert ledger.mailbox.read("ada") == mine
+
+
+def test_a_copy_that_is_there_already_stays_single(ledger: SqlLedger) -> None:
+    one = event()
+    ledger.mailbox.put([one])
+    ledger.mailbox.put([one, event(user="eve")])
+    assert ledger.mailbox.read("ada") == [one]
+
+
+def test_a_limited_read_gives_the_newest(ledger: SqlLedger) -> None:
+    mine = [event() for _ in range(5)]
+    ledger.mailbox.put(mine)
+    assert ledger.mailbox.read("ada", limit=2) == mine[-2:]
+
+
+def test_trimming_deletes_what_is_too_old(ledger: SqlLedger, advance: Any) -> None:
+    ledger.mailbox.put([event() for _ in range(3)])
+    advance(100)
+    kept = event()
+    ledger.mailbox.put([kept])
+    assert ledger.mailbox.trim(50.0) == 3
+    assert ledger.mailbox.read("ada") == [kept]
+    assert ledger.mailbox.trim(50.0) == 0
+
+
+# --- nodes -----------------------------------------------------------------------------------
+
+
+def test_nodes_show_their_last_beat(ledger: SqlLedger) -> None:
+    ledger.nodes.beat("b", "worker", 0, {})
+    ledger.nodes.beat("a", "gateway", 1, {"version": "1"})
+    ledger.nodes.beat("a", "gateway", 7, {"version": "2"})
+    gateway, worker = ledger.nodes.all()
+    assert (gateway.node, gateway.kind, gateway.connections) == ("a", "gateway", 7)
+    assert gateway.info == {"version": "2"}
+    assert worker.node == "b"
+    assert gateway.started_at < gateway.seen_at
+
+
+def test_silent_and_departed_nodes_are_not_shown(ledger: SqlLedger, advance: Any) -> None:
+    ledger.nodes.beat("silent", "worker", 0, {})
+    advance(61)
+    ledger.nodes.beat("here", "worker", 0, {})
+    ledger.nodes.beat("gone", "worker", 0, {})
+    ledger.nodes.leave("gone")
+    assert [node.node for node in ledger.nodes.all()] == ["here"]
+    assert len(ledger.nodes.all(max_age=120.0)) == 2
+
+
+def test_a_node_that_comes_back_after_silence_has_started_anew(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    ledger.nodes.beat("a", "worker", 0, {})
+    advance(10)
+    ledger.nodes.beat("a", "worker", 0, {})
+    [before] = ledger.nodes.all()
+    assert before.seen_at - before.started_at > timedelta(seconds=9)
+    advance(3600)
+    ledger.nodes.beat("a", "worker", 0, {})
+    [after] = ledger.nodes.all()
+    assert after.seen_at == after.started_at
+
+
+def test_nodes_that_never_come_back_are_forgotten(ledger: SqlLedger, advance: Any) -> None:
+    ledger.nodes.beat("old", "worker", 0, {})
+    advance(90_000)
+    ledger.nodes.beat("new", "worker", 0, {})
+    assert [node.node for node in ledger.nodes.all(max_age=1e6)] == ["new"]
+
+
+# --- compliance log --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tamper(ledger_url: str) -> Iterator[Callable[[sa.Executable], None]]:
+    """Somebody who can write to the database behind the ledger's back."""
+    database = Database(ledger_url)
+
+    def execute(statement: sa.Executable) -> None:
+        with database.write() as connection:
+            connection.execute(statement)
+
+    yield execute
+    database.close()
+
+
+def log(ledger: SqlLedger, count: int = 5) -> None:
+    for number in range(count):
+        ledger.audit.append("state", str(uuid_utils.uuid7()), "ada", {"n": number, "s": "ü"})
+
+
+def test_a_log_that_nobody_touched_verifies(ledger: SqlLedger) -> None:
+    assert ledger.audit.verify() == []
+    log(ledger)
+    assert ledger.audit.verify() == []
+    assert ledger.audit.seal() == 5
+    assert ledger.audit.verify() == []
+    log(ledger, 3)
+    assert ledger.audit.seal(2) == 2
+    assert ledger.audit.seal() == 1
+    assert ledger.audit.seal() == 0
+    assert ledger.audit.verify() == []
+
+
+def test_a_long_log_verifies_over_pages(
+    ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch, tamper: Any
+) -> None:
+    monkeypatch.setattr("delivery.ledger.audit.PAGE", 4)
+    log(ledger, 11)
+    ledger.audit.seal()
+    assert ledger.audit.verify() == []
+    tamper(sa.update(audit_log).where(audit_log.c.seal == 9).values(kind="x"))
+    assert len(ledger.audit.verify()) == 1
+
+
+@pytest.mark.parametrize("column", ["kind", "user_id", "facts", "at", "event_id"])
+def test_a_changed_row_is_found(ledger: SqlLedger, tamper: Any, column: str) -> None:
+    log(ledger)
+    ledger.audit.seal()
+    value: Any = "forged"
+    if column == "at":
+        value = datetime.now(UTC) - timedelta(milliseconds=1)
+    if column == "event_id":
+        value = str(uuid_utils.uuid7())
+    tamper(sa.update(audit_log).where(audit_log.c.seal == 3).values({column: value}))
+    [finding] = ledger.audit.verify()
+    assert finding.startswith("changed")
+    assert "seal 3" in finding
+
+
+def test_a_row_whose_hash_was_forged_too_breaks_the_chain_after_it(
+    ledger: SqlLedger, tamper: Any
+) -> None:
+    log(ledger)
+    ledger.audit.seal()
+    tamper(sa.update(audit_log).where(audit_log.c.seal == 3).values(hash="0" * 64))
+    findings = ledger.audit.verify()
+    assert any("seal 4" in finding and "does not follow" in finding for finding in findings)
+
+
+@pytest.mark.parametrize("seals", [(1,), (3,), (2, 3), (5,), (4, 5), (1, 2, 3, 4, 5)])
+def test_missing_rows_are_found_at_either_end_and_between(
+    ledger: SqlLedger, tamper: Any, seals: tuple[int, ...]
+) -> None:
+    log(ledger)
+    ledger.audit.seal()
+    tamper(sa.delete(audit_log).where(audit_log.c.seal.in_(seals)))
+    assert any(finding.startswith("missing") for finding in ledger.audit.verify())
+
+
+def test_exchanged_rows_are_found(ledger: SqlLedger, tamper: Any) -> None:
+    log(ledger)
+    ledger.audit.seal()
+    for before, after in ((2, 99), (3, 2), (99, 3)):
+        tamper(sa.update(audit_log).where(audit_log.c.seal == before).values(seal=after))
+    assert ledger.audit.verify() != []
+
+
+def test_a_row_inserted_below_sealed_ones_is_found(ledger: SqlLedger, tamper: Any) -> None:
+    log(ledger)
+    tamper(sa.delete(audit_log).where(audit_log.c.id == 2))
+    ledger.audit.seal()
+    assert ledger.audit.verify() == []
+    tamper(_forged(ledger, id=2))
+    [finding] = ledger.audit.verify()
+    assert finding.startswith("inserted")
+    ledger.audit.seal()  # the sealer takes whatever it finds; the date still gives it away
+    [finding] = ledger.audit.verify()
+    assert finding.startswith("inserted")
+
+
+def test_a_row_inserted_with_a_seal_of_its_own_is_found(ledger: SqlLedger, tamper: Any) -> None:
+    log(ledger)
+    ledger.audit.seal()
+    tamper(_forged(ledger, seal=6, previous_hash="0" * 64, hash="1" * 64))
+    assert any(finding.startswith("inserted") for finding in ledger.audit.verify())
+
+
+def test_a_forgotten_head_is_found(ledger: SqlLedger, tamper: Any) -> None:
+    log(ledger)
+    ledger.audit.seal()
+    tamper(sa.delete(audit_head))
+    assert ledger.audit.verify() != []
+
+
+def test_findings_are_limited(ledger: SqlLedger, tamper: Any) -> None:
+    log(ledger, 5)
+    ledger.audit.seal()
+    tamper(sa.update(audit_log).values(kind="x"))
+    with _limit(3):
+        findings = ledger.audit.verify()
+    assert len(findings) == 4
+    assert "more" in findings[-1]
+
+
+def test_sealers_at_once_make_one_chain(ledger: SqlLedger) -> None:
+    log(ledger, 40)
+    start = threading.Barrier(4)
+    sealed: list[int] = []
+
+    def seal() -> None:
+        start.wait(10)
+        sealed.extend(ledger.audit.seal(5) for _ in range(10))
+
+    threads = [threading.Thread(target=seal) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    while count := ledger.audit.seal(5):
+        sealed.append(count)
+    assert sum(sealed) == 40
+    assert ledger.audit.verify() == []
+
+
+def _forged(ledger: SqlLedger, **values: Any) -> sa.Executable:
+    """A row that claims to be an hour old."""
+    return sa.insert(audit_log).values(
+        at=ledger.now() - timedelta(hours=1),
+        kind="state",
+        event_id=str(uuid_utils.uuid7()),
+        user_id="ada",
+        facts="{}",
+        **values,
+    )
+
+
+@contextmanager
+def _limit(findings: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("delivery.ledger.audit.MAX_FINDINGS", findings)
+        yield
