@@ -84,14 +84,13 @@ class EmailChannel:
         mail = EmailMessage(policy=SMTP)
         mail["From"] = self._from
         try:
-            mail["To"] = Address(addr_spec=recipient)
+            mail["To"] = _address(recipient)
         except (HeaderParseError, ValueError, IndexError) as error:
             raise ChannelRejected(
                 f"the email address of user {message.user_id!r} cannot stand in a header"
             ) from error
         mail["Subject"] = words.subject
         mail["Date"] = format_datetime(datetime.now(UTC))
-        # A wide policy while it is set, too: a parsed header keeps how it will be folded.
         mail["Message-ID"] = message_id(message.key, self._from.domain)
         mail["Auto-Submitted"] = "auto-generated"  # Source: RFC 3834, section 5
         if message.unsubscribe_url is not None:
@@ -112,13 +111,22 @@ def message_id(key: str, domain: str) -> str:
     return f"<{left}@{domain}>"
 
 
+def _address(spec: str) -> Address:
+    if spec.isascii():
+        return Address(addr_spec=spec)
+    # The standard library parses no such address, yet writes one where SMTPUTF8 allows it.
+    username, _, domain = spec.rpartition("@")
+    return Address(username=username, domain=domain)
+
+
 def _sender(mail_from: str) -> Address:
     name, spec = parseaddr(mail_from)
     try:
         address = Address(display_name=name, addr_spec=spec)
     except (HeaderParseError, ValueError, IndexError):
         address = Address()
-    if not address.username or not address.domain or not spec.isascii():
+    is_one_line = mail_from.isprintable()
+    if not (is_one_line and address.username and address.domain and spec.isascii()):
         raise ConfigError(
             "DELIVERY_MAIL_FROM must be an address like delivery@example.org or "
             "Some Name <delivery@example.org>"

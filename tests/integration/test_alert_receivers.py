@@ -1,0 +1,145 @@
+"""Operators' alerts against a real HTTP server in Alertmanager's place, and through Apprise."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from delivery.domain.event import EventClass
+from delivery.errors import ChannelRejected, ChannelUnavailable, ConfigError
+from delivery.transports.alert import AlertReceivers
+from delivery.transports.render import Renderer
+from tests.messages import make_group
+from tests.web_server import Reply, Request, web_server
+
+TIMEOUT = 5.0
+
+
+def receivers(alertmanager: str | None = None, *apprise: str) -> AlertReceivers:
+    return AlertReceivers(
+        alertmanager, apprise, Renderer(), public_url="https://delivery.example.org"
+    )
+
+
+def alert_of(request: Request) -> dict[str, Any]:
+    (alert,) = json.loads(request.body)
+    assert isinstance(alert, dict)
+    return alert
+
+
+def test_an_alert_is_posted_in_alertmanagers_shape_each_time() -> None:
+    with web_server() as server:
+        alerts = receivers(server.url + "/am/")
+        taken = alerts.fire(make_group(), first=True, timeout=TIMEOUT)
+        alerts.fire(make_group(count=4), first=False, timeout=TIMEOUT)
+        first, second = server.requests
+    assert (first.method, first.path) == ("POST", "/am/api/v2/alerts")
+    alert = alert_of(first)
+    assert alert["labels"] == {
+        "alertname": "DeliveryUndelivered", "class": "critical", "severity": "critical"
+    }  # fmt: skip
+    assert alert["annotations"]["count"] == "3"
+    assert alert["annotations"]["users"] == "2"
+    assert alert["annotations"]["sample"] == "id-1, id-2"
+    assert alert["annotations"]["summary"] == "Undelivered: 3 critical events for 2 users"
+    assert alert["startsAt"] == "2026-11-01T09:00:00.000000Z"
+    assert "endsAt" not in alert
+    assert alert["generatorURL"] == "https://delivery.example.org"
+    assert alert_of(second)["annotations"]["count"] == "4"
+    assert taken.note == "Alertmanager"
+
+
+def test_a_resolved_alert_has_the_same_identity_and_an_end() -> None:
+    with web_server() as server:
+        alerts = receivers(server.url)
+        alerts.fire(make_group(), first=True, timeout=TIMEOUT)
+        alerts.resolve(make_group(count=0), TIMEOUT)
+        fired, over = (alert_of(request) for request in server.requests)
+    assert over["labels"] == fired["labels"]
+    assert over["startsAt"] == fired["startsAt"]
+    assert datetime.fromisoformat(over["endsAt"]) <= datetime.now(UTC)
+
+
+def test_ordinary_events_are_a_warning() -> None:
+    with web_server() as server:
+        group = make_group(event_class=EventClass.STANDARD)
+        receivers(server.url).fire(group, first=True, timeout=TIMEOUT)
+        assert alert_of(server.requests[0])["labels"]["severity"] == "warning"
+
+
+def test_services_that_do_not_group_are_told_once() -> None:
+    with web_server() as manager, web_server() as chat:
+        alerts = receivers(manager.url, f"json://127.0.0.1:{chat.port}/hook")
+        taken = alerts.fire(make_group(), first=True, timeout=TIMEOUT)
+        alerts.fire(make_group(), first=False, timeout=TIMEOUT)
+        assert (len(manager.requests), len(chat.requests)) == (2, 1)
+        said = json.loads(chat.requests[0].body)
+    assert said["title"] == "Undelivered: 3 critical events for 2 users"
+    assert "id-1" in said["message"]
+    assert taken.note == "Alertmanager; 1 of 1 alert URLs"
+
+
+def test_one_receiver_that_was_reached_is_enough(caplog: pytest.LogCaptureFixture) -> None:
+    with web_server() as manager, web_server() as chat:
+        manager.answer = lambda request: Reply(503)
+        alerts = receivers(manager.url, f"json://127.0.0.1:{chat.port}/hook")
+        taken = alerts.fire(make_group(), first=True, timeout=TIMEOUT)
+        assert len(chat.requests) == 1
+    assert "1 of 1 alert URLs" in (taken.note or "")
+    assert "did not reach every receiver" in caplog.text
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_receivers_that_are_all_away_are_a_passing_failure(first: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    alerts = receivers(f"http://127.0.0.1:{port}", f"json://127.0.0.1:{port}/hook")
+    with pytest.raises(ChannelUnavailable):
+        alerts.fire(make_group(), first=first, timeout=TIMEOUT)
+
+
+def test_an_alertmanager_that_hangs_is_told_again_later() -> None:
+    with web_server() as server:
+        server.answer = lambda request: Reply(hang=True)
+        with pytest.raises(ChannelUnavailable):
+            receivers(server.url).fire(make_group(), first=True, timeout=0.5)
+
+
+def test_a_resolve_that_is_not_taken_says_so() -> None:
+    with web_server() as server:
+        server.answer = lambda request: Reply(400, b"bad labels")
+        with pytest.raises(ChannelRejected, match="bad labels"):
+            receivers(server.url).resolve(make_group(), TIMEOUT)
+
+
+def test_without_receivers_the_log_is_the_record(caplog: pytest.LogCaptureFixture) -> None:
+    for first in (True, False):
+        taken = receivers().fire(make_group(), first=first, timeout=TIMEOUT)
+        assert taken.note == "logged only"
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 2
+    assert "3 critical events for 2 users" in errors[0].getMessage()
+    assert "id-1, id-2" in errors[0].getMessage()
+    receivers().resolve(make_group(), TIMEOUT)
+
+
+def test_with_receivers_only_the_first_alert_is_an_error_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with web_server() as server:
+        for first in (True, False):
+            receivers(server.url).fire(make_group(), first=first, timeout=TIMEOUT)
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+
+
+def test_a_url_that_cannot_be_used_is_refused_without_repeating_it() -> None:
+    with pytest.raises(ConfigError, match=r"DELIVERY_ALERT_URLS: .*number 2") as caught:
+        receivers(None, "json://127.0.0.1/x", "nonsense://user:sesame@h")
+    assert "sesame" not in str(caught.value)
+    with pytest.raises(ConfigError, match="DELIVERY_ALERTMANAGER_URL"):
+        receivers("alertmanager:9093")
