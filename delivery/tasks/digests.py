@@ -96,6 +96,12 @@ class DigestStep:
             # Taken by another worker, or nothing is left to send: the next look tells.
             run.postpone(group, now + timedelta(seconds=TAKEN_RECHECK))
             return []
+        if not claim.members:
+            # Each left at the very moment of the claim: there is no message to send.
+            nothing = Result(Outcome.SKIPPED, error="nothing was left to send")
+            run.ledger.digests.end(claim, nothing, retry_in=None)
+            run.postpone(group, now + timedelta(seconds=TAKEN_RECHECK))
+            return []
         result = BREAKER_OPEN if blocked else self._deliver(run, claim, speaker)
         return self._record(run, claim, result, group, speaker, started_at=now)
 

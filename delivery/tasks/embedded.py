@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 from celery import Celery
 from celery.beat import Scheduler, Service
@@ -72,16 +73,25 @@ class EmbeddedWorker:
         return bool(self._threads) and all(thread.is_alive() for thread in self._threads)
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Stop beat, let running tasks end, stop the worker. Safe to call twice."""
+        """Stop beat, let running tasks end, stop the worker. Safe to call twice.
+
+        Args:
+            timeout: seconds for everything; what still runs then is left to the ledger's leases.
+        """
+        ends = time.monotonic() + timeout
         if self._beat is not None:
             self._beat.stop(wait=False)
-        # The worker's own thread takes note and shuts down warmly.
-        state.should_stop = 0  # type: ignore[assignment]  # an exit code; declared as None
+        if self._worker is not None:
+            # It waits for running tasks, without a timeout of its own.
+            stopper = threading.Thread(
+                target=self._worker.stop, name="delivery-worker-stop", daemon=True
+            )
+            stopper.start()
+            self._threads.append(stopper)
         for thread in self._threads:
-            thread.join(timeout)
+            thread.join(max(0.0, ends - time.monotonic()))
             if thread.is_alive():
                 logger.warning("%s did not stop within %g s", thread.name, timeout)
-        state.should_stop = None
         self._threads = []
         self._worker = None
         self._beat = None

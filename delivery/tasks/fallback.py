@@ -110,8 +110,9 @@ def _guarded(name: str, work: Callable[..., None]) -> Callable[..., None]:
     return task
 
 
-def _add(app: Celery, name: str, function: Callable[..., None]) -> None:
+def _add(app: Celery, name: str, function: Callable[..., Any]) -> None:
     # An async task would report success without running.
     if inspect.iscoroutinefunction(function):
         raise TypeError(f"task {name} is a coroutine function; write it synchronously")
-    app.task(name=name, ignore_result=True)(function)
+    # Not shared: another app of this process has an executor of its own.
+    app.task(name=name, ignore_result=True, shared=False)(function)

@@ -1,0 +1,437 @@
+"""The executor: what each channel does, what each outcome leads to, and what is never done."""
+
+from __future__ import annotations
+
+import pytest
+
+from delivery.domain.event import EventClass
+from delivery.domain.lifecycle import State
+from delivery.errors import (
+    ChannelRejected,
+    ChannelUnavailable,
+    LedgerUnavailable,
+    OutcomeUnknown,
+)
+from delivery.tasks.executor import TimeLimits
+from tests.unit.tasks.fakes import Bench, make_event, policies_of, rung
+
+UNAVAILABLE = ChannelUnavailable("the server is busy")
+UNKNOWN = OutcomeUnknown("no answer after the request")
+WHOLE_CHAIN = (
+    rung("database"),
+    rung("queue"),
+    rung("direct", after=1.0),
+    rung("emergency", after=5.0),
+    rung("email", after=60.0, confirms="link"),
+    rung("sms", after=60.0),
+    rung("alert", after=60.0),
+)
+
+
+class TestScheduling:
+    def test_each_channel_does_its_own_work_and_hands_on_to_the_next(self) -> None:
+        bench = Bench(policies_of(rung("database"), rung("queue")))
+        event_id = bench.ledger.add()
+        report = bench.run("database", event_id)
+        assert bench.ledger.tries(event_id) == [("database", 1, "delivered")]
+        assert bench.ledger.step(event_id) == "queue"
+        assert bench.queue.published == [("queue", [event_id])]
+        assert report.handed_on == {"queue": [event_id]}
+        assert bench.gateways.copied == []
+
+    def test_a_lost_publish_is_made_up_by_the_due_time(self) -> None:
+        bench = Bench(policies_of(rung("database"), rung("queue")))
+        event_id = bench.ledger.add()
+        bench.run("database", event_id)
+        assert bench.ledger.due_in(event_id) == 5.0
+
+    def test_a_rung_that_is_not_due_yet_is_not_published(self) -> None:
+        bench = Bench(policies_of(rung("database"), rung("direct", after=30.0)))
+        event_id = bench.ledger.add()
+        report = bench.run("database", event_id)
+        assert report.waiting == 1
+        assert bench.queue.published == []
+        assert (bench.ledger.step(event_id), bench.ledger.due_in(event_id)) == ("direct", 30.0)
+
+    def test_a_task_that_comes_early_changes_no_due_time_and_makes_no_attempt(self) -> None:
+        bench = Bench(policies_of(rung("direct", after=30.0)))
+        event_id = bench.ledger.add()
+        bench.ledger.advance(10.0)
+        bench.run("direct", event_id)
+        assert bench.ledger.tries(event_id) == []
+        assert bench.ledger.due_in(event_id) == 20.0
+
+    def test_a_message_for_the_wrong_channel_is_passed_to_the_right_one(self) -> None:
+        bench = Bench(policies_of(rung("database")))
+        event_id = bench.ledger.add()
+        bench.run("sms", event_id)
+        assert bench.queue.published == [("database", [event_id])]
+        assert bench.channels["sms"].messages == []
+
+    def test_a_batch_is_handed_on_as_a_batch(self) -> None:
+        bench = Bench(policies_of(rung("database"), rung("queue")))
+        ids = [bench.ledger.add() for _ in range(3)]
+        bench.run("database", *ids)
+        assert bench.queue.published == [("queue", ids)]
+        assert bench.drained == ["drained"]
+
+    def test_slow_channels_get_smaller_batches(self) -> None:
+        bench = Bench(policies_of(rung("database"), rung("emergency")))
+        ids = [bench.ledger.add() for _ in range(45)]
+        bench.run("database", *ids)
+        assert [len(batch) for _, batch in bench.queue.published] == [20, 20, 5]
+
+    def test_whoever_another_worker_holds_is_left_alone(self) -> None:
+        bench = Bench(policies_of(rung("database")))
+        event_id = bench.ledger.add()
+        bench.ledger.claim([event_id], 60.0)
+        assert bench.run("database", event_id).claimed == 0
+        assert bench.ledger.tries(event_id) == []
+
+    def test_a_message_that_comes_twice_makes_one_attempt(self) -> None:
+        bench = Bench(policies_of(rung("emergency")))
+        event_id = bench.ledger.add()
+        bench.run("emergency", event_id)
+        bench.run("emergency", event_id)
+        assert len(bench.channels["emergency"].messages) == 1
+
+    def test_an_ack_before_the_step_ends_the_chain(self) -> None:
+        bench = Bench(policies_of(rung("emergency")))
+        event_id = bench.ledger.add()
+        bench.ledger.before_begin = bench.ledger.acknowledge
+        report = bench.run("emergency", event_id)
+        assert bench.channels["emergency"].messages == []
+        assert bench.ledger.state(event_id) is State.CONFIRMED
+        assert report.lost == 1
+
+    def test_a_class_without_a_chain_parks_its_events(self) -> None:
+        bench = Bench(policies_of())
+        event_id = bench.ledger.add()
+        assert bench.run("database", event_id).finished == 1
+        assert bench.ledger.state(event_id) is State.PARKED
+
+    def test_a_ledger_that_is_away_is_told_to_the_caller(self) -> None:
+        bench = Bench(policies_of(rung("database")))
+        bench.ledger.is_down = True
+        with pytest.raises(LedgerUnavailable):
+            bench.run("database", bench.ledger.add())
+
+    def test_an_unknown_channel_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="pigeon"):
+            Bench(policies_of()).run("pigeon", "x")
+
+    def test_one_event_that_cannot_be_decided_on_does_not_hold_up_the_others(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        bench = Bench(policies_of(rung("database")))
+        bad = bench.ledger.add(
+            make_event("odd"), quiet_hours=("22:00", "07:00"), time_zone="No/Zone"
+        )
+        good = bench.ledger.add(make_event("plain"))
+        bench.run("database", bad, good)
+        assert bench.ledger.state(good) is State.PARKED
+        assert bench.ledger.tries(bad) == []
+        assert bad in caplog.text
+
+    def test_what_there_is_no_time_for_goes_back_to_the_same_channel(self) -> None:
+        bench = Bench(policies_of(rung("emergency")), TimeLimits(soft=0.0, hard=1.0, lease=2.0))
+        bench.executor._limits = TimeLimits(soft=-1.0, hard=1.0, lease=2.0)
+        event_id = bench.ledger.add()
+        bench.run("emergency", event_id)
+        assert bench.channels["emergency"].messages == []
+        assert bench.ledger.tries(event_id) == []
+        assert bench.queue.published == [("emergency", [event_id])]
+
+    def test_an_unconfirmed_event_goes_through_the_whole_chain_to_the_operators(self) -> None:
+        bench = Bench(policies_of(*WHOLE_CHAIN))
+        event_id = bench.ledger.add()
+        ran = bench.play(event_id)
+        assert list(dict.fromkeys(ran)) == [step.channel for step in WHOLE_CHAIN]
+        assert bench.ledger.state(event_id) is State.DEAD
+        assert bench.ledger.tries(event_id) == [
+            ("database", 1, "delivered"),
+            ("queue", 1, "delivered"),
+            ("direct", 1, "failed"),
+            ("direct", 2, "failed"),
+            ("direct", 3, "failed"),
+            ("emergency", 1, "delivered"),
+            ("email", 1, "delivered"),
+            ("sms", 1, "delivered"),
+            ("alert", 1, "delivered"),
+        ]
+
+    def test_a_user_without_addresses_gets_to_the_operators_with_every_skip_on_record(self) -> None:
+        bench = Bench(policies_of(*WHOLE_CHAIN))
+        event_id = bench.ledger.add(email=None, phone=None, push=())
+        bench.play(event_id)
+        skipped = [c for c, _, outcome in bench.ledger.tries(event_id) if outcome == "skipped"]
+        assert skipped == ["emergency", "email", "sms"]
+        assert bench.ledger.state(event_id) is State.DEAD
+
+
+class TestInsideTheSystem:
+    def test_the_database_step_drains_the_spool(self) -> None:
+        bench = Bench(policies_of(rung("database")))
+        bench.run("database", bench.ledger.add())
+        assert bench.drained == ["drained"]
+
+    def test_a_spool_that_cannot_be_drained_is_tried_again(self) -> None:
+        bench = Bench(policies_of(rung("database")))
+        bench.drain_faults = [LedgerUnavailable("locked")]
+        event_id = bench.ledger.add()
+        bench.run("database", event_id)
+        assert bench.ledger.tries(event_id) == [("database", 1, "failed")]
+        assert bench.ledger.due_in(event_id) == 10.0
+
+    def test_the_queue_step_copies_the_batch_and_wakes_each_user_once(self) -> None:
+        bench = Bench(policies_of(rung("queue")))
+        ids = [bench.ledger.add(make_event(user)) for user in ("b", "a", "b")]
+        bench.run("queue", *ids)
+        assert bench.gateways.copied == [ids]
+        assert bench.gateways.woken == [["a", "b"]]
+
+    def test_a_queue_that_is_away_is_tried_again_and_wakes_nobody(self) -> None:
+        bench = Bench(policies_of(rung("queue")))
+        bench.gateways.copy_faults = [UNAVAILABLE]
+        event_id = bench.ledger.add()
+        bench.run("queue", event_id)
+        assert bench.ledger.tries(event_id) == [("queue", 1, "failed")]
+        assert bench.gateways.woken == []
+
+    def test_a_wake_up_that_fails_does_not_undo_the_copy(self) -> None:
+        bench = Bench(policies_of(rung("queue")))
+        bench.gateways.wake_faults = [UNAVAILABLE]
+        event_id = bench.ledger.add()
+        bench.run("queue", event_id)
+        assert bench.ledger.tries(event_id) == [("queue", 1, "delivered")]
+
+    def test_direct_resends_once_per_user(self) -> None:
+        bench = Bench(policies_of(rung("direct")))
+        first, second = bench.ledger.add(make_event("a")), bench.ledger.add(make_event("a"))
+        other = bench.ledger.add(make_event("b"))
+        bench.run("direct", first, other, second)
+        assert sorted(bench.gateways.resent) == [("a", [first, second]), ("b", [other])]
+
+    def test_a_user_without_a_connection_is_a_failure_that_is_tried_again(self) -> None:
+        bench = Bench(policies_of(rung("direct")))
+        event_id = bench.ledger.add()
+        bench.run("direct", event_id)
+        attempt = bench.ledger.rows[event_id].attempts[0]
+        assert (attempt.outcome, attempt.error) == ("failed", "not connected")
+        assert bench.ledger.due_in(event_id) == 10.0
+
+    def test_a_resend_that_reached_a_socket_waits_for_its_ack(self) -> None:
+        bench = Bench(policies_of(rung("direct", backoff=rung("x").backoff)))
+        bench.gateways.connections["u"] = 1
+        event_id = bench.ledger.add()
+        bench.run("direct", event_id)
+        assert bench.ledger.tries(event_id) == [("direct", 1, "delivered")]
+        assert bench.ledger.due_in(event_id) == 10.0
+
+    def test_a_gateway_that_fails_for_one_user_is_a_failure_for_that_user_only(self) -> None:
+        bench = Bench(policies_of(rung("direct")))
+        bench.gateways.resend_faults = [RuntimeError("secret://host")]
+        event_id = bench.ledger.add()
+        bench.run("direct", event_id)
+        attempt = bench.ledger.rows[event_id].attempts[0]
+        assert attempt.error == "unforeseen RuntimeError"
+
+    def test_attempts_stop_at_the_cap(self) -> None:
+        bench = Bench(policies_of(rung("direct", attempts=3)))
+        event_id = bench.ledger.add()
+        assert bench.play(event_id).count("direct") == 3
+        assert bench.ledger.state(event_id) is State.PARKED
+
+
+class TestEmergency:
+    def test_a_user_gets_one_message_per_run_and_every_event_its_attempt(self) -> None:
+        bench = Bench(policies_of(rung("emergency")))
+        ids = [bench.ledger.add() for _ in range(3)]
+        other = bench.ledger.add(make_event(run_id="other"))
+        bench.run("emergency", *ids, other)
+        listed = [[event.id for event in m.events] for m in bench.channels["emergency"].messages]
+        assert listed == [ids, [other]]
+        assert all(bench.ledger.tries(i) == [("emergency", 1, "delivered")] for i in ids)
+
+    def test_the_key_of_a_message_is_stable_over_retries(self) -> None:
+        bench = Bench(policies_of(rung("emergency")))
+        bench.channels["emergency"].faults = [UNAVAILABLE]
+        bench.play(bench.ledger.add())
+        first, second = bench.channels["emergency"].messages
+        assert first.key == second.key
+        assert (first.number, second.number) == (1, 2)
+
+    def test_an_opted_out_user_is_skipped_where_the_step_respects_it(self) -> None:
+        bench = Bench(policies_of(rung("emergency", respects=("opt_out",))))
+        event_id = bench.ledger.add(opt_out=("emergency",))
+        bench.run("emergency", event_id)
+        assert bench.ledger.tries(event_id) == [("emergency", 1, "skipped")]
+        assert bench.ledger.rows[event_id].attempts[0].error == "opted out"
+
+    def test_an_opt_out_does_not_stop_a_step_that_does_not_respect_it(self) -> None:
+        bench = Bench(policies_of(rung("emergency")))
+        bench.run("emergency", bench.ledger.add(opt_out=("emergency",)))
+        assert len(bench.channels["emergency"].messages) == 1
+
+    def test_a_channel_that_is_not_configured_is_skipped(self) -> None:
+        bench = Bench(policies_of(rung("emergency")))
+        del bench.executor._channels["emergency"]
+        event_id = bench.ledger.add()
+        bench.run("database", event_id)
+        assert bench.ledger.rows[event_id].attempts[0].error == "not configured"
+
+    def test_a_refusal_is_final(self) -> None:
+        bench = Bench(policies_of(rung("emergency")))
+        bench.channels["emergency"].faults = [ChannelRejected("no such device")]
+        event_id = bench.ledger.add()
+        bench.run("emergency", event_id)
+        assert bench.ledger.tries(event_id) == [("emergency", 1, "failed")]
+        assert bench.ledger.state(event_id) is State.PARKED
+
+    def test_an_unknown_outcome_is_repeated_only_as_the_policy_says(self) -> None:
+        bench = Bench(policies_of(rung("emergency", on_unknown="once", attempts=5)))
+        bench.channels["emergency"].faults = [UNKNOWN, UNKNOWN, UNKNOWN]
+        bench.play(bench.ledger.add())
+        assert len(bench.channels["emergency"].messages) == 2
+
+    def test_an_interruption_in_the_middle_counts_as_unknown(self) -> None:
+        bench = Bench(policies_of(rung("emergency", on_unknown="skip")))
+        bench.channels["emergency"].faults = [RuntimeError("soft time limit")]
+        event_id = bench.ledger.add()
+        bench.run("emergency", event_id)
+        assert bench.ledger.tries(event_id) == [("emergency", 1, "unknown")]
+
+    def test_an_attempt_of_a_dead_worker_is_not_repeated_when_the_policy_forbids_it(self) -> None:
+        bench = Bench(policies_of(rung("emergency", on_unknown="skip")))
+        event_id = bench.ledger.add()
+        [claim] = bench.ledger.claim([event_id], 60.0)
+        bench.ledger.begin(claim, "emergency", 1)  # and then its worker died
+        bench.ledger.advance(61.0)
+        bench.run("emergency", event_id)
+        assert bench.channels["emergency"].messages == []
+        assert bench.ledger.state(event_id) is State.PARKED
+
+    def test_a_poison_event_is_capped_though_no_attempt_ever_ends(self) -> None:
+        bench = Bench(policies_of(rung("emergency", attempts=3)))
+        event_id = bench.ledger.add()
+        for _ in range(3):
+            bench.channels["emergency"].faults = [KeyboardInterrupt()]  # type: ignore[list-item]
+            with pytest.raises(KeyboardInterrupt):
+                bench.run("emergency", event_id)  # kills its worker
+            bench.ledger.advance(61.0)
+            bench.run("emergency", event_id)  # finds the attempt unknown, waits for the backoff
+            bench.ledger.advance(40.0)
+        bench.run("emergency", event_id)
+        assert len(bench.channels["emergency"].messages) == 3
+        assert bench.ledger.state(event_id) is State.PARKED
+
+
+class TestBreakers:
+    def test_an_open_breaker_costs_no_attempt_and_contacts_nobody(self) -> None:
+        bench = Bench(policies_of(rung("emergency")))
+        event_id = bench.ledger.add()
+        bench.ledger.break_open("emergency")
+        bench.run("emergency", event_id)
+        assert bench.channels["emergency"].messages == []
+        assert bench.ledger.tries(event_id) == []
+        assert bench.ledger.due_in(event_id) == 30.0
+
+    def test_a_provider_that_stays_away_does_not_stop_the_chain(self) -> None:
+        bench = Bench(policies_of(rung("emergency"), rung("alert")))
+        event_id = bench.ledger.add()
+        bench.channels["emergency"].faults = [UNAVAILABLE] * 99
+        bench.ledger.break_open("emergency")
+        began = bench.ledger.clock
+        bench.play(event_id)
+        assert bench.ledger.state(event_id) is State.DEAD
+        assert (bench.ledger.clock - began).total_seconds() < 900
+
+    def test_a_wait_at_an_open_breaker_that_lasts_too_long_is_on_record(self) -> None:
+        bench = Bench(policies_of(rung("emergency")))
+        event_id = bench.ledger.add()
+        bench.ledger.advance(91.0)
+        bench.ledger.break_open("emergency")
+        bench.run("emergency", event_id)
+        assert bench.channels["emergency"].messages == []
+        assert bench.ledger.rows[event_id].attempts[0].error == "breaker open"
+        assert bench.ledger.due_in(event_id) == 30.0
+
+    def test_failures_open_the_breaker(self) -> None:
+        bench = Bench(policies_of(rung("emergency")))
+        bench.channels["emergency"].faults = [UNAVAILABLE] * 5
+        for _ in range(5):
+            bench.run("emergency", bench.ledger.add(make_event(run_id="r")))
+        assert not bench.ledger.allows("emergency")
+
+    def test_refusals_of_single_recipients_do_not(self) -> None:
+        bench = Bench(policies_of(rung("emergency")))
+        bench.channels["emergency"].faults = [ChannelRejected("no such user")] * 9
+        for _ in range(9):
+            bench.run("emergency", bench.ledger.add())
+        assert bench.ledger.allows("emergency")
+
+    def test_an_unknown_outcome_counts_against_the_provider(self) -> None:
+        bench = Bench(policies_of(rung("emergency", on_unknown="skip")))
+        bench.channels["emergency"].faults = [UNKNOWN] * 5
+        for _ in range(5):
+            bench.run("emergency", bench.ledger.add())
+        assert not bench.ledger.allows("emergency")
+
+
+class TestAlert:
+    def test_a_batch_is_one_alert_and_its_events_are_dead(self) -> None:
+        bench = Bench(policies_of(rung("alert")))
+        ids = [bench.ledger.add() for _ in range(30)]
+        bench.run("alert", *ids)
+        [(group, first)] = bench.alerts.fired
+        assert (group.count, first) == (30, True)
+        assert {bench.ledger.state(event_id) for event_id in ids} == {State.DEAD}
+
+    def test_operators_hear_of_each_class_for_itself(self) -> None:
+        bench = Bench(policies_of(rung("alert"), auth=[rung("alert")]))
+        ids = [
+            bench.ledger.add(),
+            bench.ledger.add(make_event(event_class=EventClass.AUTH, type="auth_failed")),
+        ]
+        bench.run("alert", *ids)
+        assert [group.event_class for group, _ in bench.alerts.fired] == ["critical", "auth"]
+
+    def test_a_second_batch_of_a_firing_group_is_no_news(self) -> None:
+        bench = Bench(policies_of(rung("alert")))
+        bench.run("alert", bench.ledger.add())
+        bench.run("alert", bench.ledger.add())
+        assert [first for _, first in bench.alerts.fired] == [True, False]
+        assert bench.ledger.notices == ["alert-critical"]
+
+    def test_a_group_that_lasts_is_told_again(self) -> None:
+        bench = Bench(policies_of(rung("alert")))
+        bench.run("alert", bench.ledger.add())
+        bench.ledger.advance(4 * 3600)
+        bench.run("alert", bench.ledger.add())
+        assert [first for _, first in bench.alerts.fired] == [True, True]
+
+    def test_a_receiver_that_is_away_is_tried_again_before_the_event_is_dead(self) -> None:
+        bench = Bench(policies_of(rung("alert")))
+        bench.alerts.faults = [UNAVAILABLE]
+        event_id = bench.ledger.add()
+        bench.run("alert", event_id)
+        assert bench.ledger.state(event_id) is State.FALLING_BACK
+        assert bench.ledger.notices == []
+        bench.play(event_id)
+        assert bench.ledger.state(event_id) is State.DEAD
+        assert len(bench.alerts.fired) == 1
+
+
+def test_the_same_history_always_gets_the_same_jitter() -> None:
+    jittery = rung("direct")
+    policies = policies_of(rung("direct", backoff=type(jittery.backoff)(10.0, 10.0, 0.9)))
+    bench = Bench(policies)
+    event_id = bench.ledger.add()
+    bench.run("direct", event_id)
+    wait = bench.ledger.due_in(event_id)
+    assert wait is not None
+    bench.run("direct", event_id)
+    assert bench.ledger.due_in(event_id) == wait
+    bench.ledger.advance(wait)
+    bench.run("direct", event_id)
+    assert bench.ledger.tries(event_id)[-1][:2] == ("direct", 2)
