@@ -38,12 +38,11 @@ class Close:
 
 
 def may_reconnect(code: int | None) -> bool:
-    """Whether a client should come back after this close code (1006 and other standard codes too).
-    """
+    """Whether a client should come back after this close code (1006 and other standard codes too)."""
     return code is None or not 3500 <= code <= 3999
 
 
-class Connect(msgspec.Struct, frozen=True, tag_field="type", tag="connect"):
+class Connect(msgspec.Struct, frozen=True, tag_field="type", tag="connect", omit_defaults=True):
     """First frame of a client."""
 
     token: str | None = None
@@ -51,7 +50,7 @@ class Connect(msgspec.Struct, frozen=True, tag_field="type", tag="connect"):
     device: str | None = None
 
 
-class Ack(msgspec.Struct, frozen=True, tag_field="type", tag="ack"):
+class Ack(msgspec.Struct, frozen=True, tag_field="type", tag="ack", omit_defaults=True):
     """Acknowledges everything up to a count, and/or single ids."""
 
     upto: int | None = None

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 HANDSHAKE_TIMEOUT = 10.0
 SEND_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 2.0
+SILENCE_GRACE = 5.0
 MAX_MESSAGE = 64 << 20
 REFRESH_AGAIN = 5.0
 
@@ -130,7 +131,7 @@ class Connection:
 
     async def _read(self, on_events: Callable[[Connection, Events], None]) -> Ended:
         # The server pings every heartbeat; two of them missed and a bit is silence.
-        silence = 2.0 * self.welcome.heartbeat + 5.0
+        silence = 2.0 * self.welcome.heartbeat + SILENCE_GRACE
         while True:
             try:
                 message = await self._socket.receive(timeout=silence)

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 MAX_EVENTS = 1_000
 MAX_BYTES = 1_000_000
-_TRANSIENT = BUSY | {500, 502, 504}
+_TRANSIENT = BUSY | {408, 500, 502, 504}
 _wait = wait_random_exponential(multiplier=0.1, max=2.0)
 
 
@@ -247,9 +247,9 @@ def _settle(batch: Sequence[Letter], reply: Reply) -> None:
     """Give every receipt its answer.
 
     Raises:
-        _AgainError: the service was too busy for some of them; they stay open.
+        _AgainError: the service could not take some of them now; they stay open.
     """
-    busy: Overloaded | None = None
+    again: DeliveryError | None = None
     for index, row in _rows(reply.document.get("accepted"), len(batch)):
         batch[index].receipt.settle(
             seq=row.get("seq"),
@@ -258,16 +258,16 @@ def _settle(batch: Sequence[Letter], reply: Reply) -> None:
         )
     answered = {index for index, item in enumerate(batch) if item.receipt.is_settled}
     for index, row in _rows(reply.document.get("rejected"), len(batch)):
-        error = item_error(row.get("error"))
+        status, error = item_error(row.get("error"))
         answered.add(index)
-        if isinstance(error, Overloaded):
-            busy = error
+        if status in _TRANSIENT:
+            again = error
         else:
             _fail((batch[index],), error)
     missing = [item for index, item in enumerate(batch) if index not in answered]
     _fail(missing, RemoteError("the answer leaves this event out", status=reply.status, problem={}))
-    if busy is not None:
-        raise _AgainError(busy, reply.retry_after or busy.retry_after)
+    if again is not None:
+        raise _AgainError(again, reply.retry_after)
 
 
 def _rows(value: Any, size: int) -> list[tuple[int, Mapping[str, Any]]]:

@@ -49,16 +49,13 @@ def to_error(
     return RemoteError(message, status=status, problem=dict(problem))
 
 
-def item_error(problem: object) -> DeliveryError:
-    """The error of one rejected event of a batch."""
+def item_error(problem: object) -> tuple[int, DeliveryError]:
+    """Status and error of one rejected event of a batch."""
     document = problem if isinstance(problem, Mapping) else {}
     status = document.get("status")
-    after = document.get("retry_after")
-    return to_error(
-        status if isinstance(status, int) else 422,
-        document,
-        retry_after=float(after) if isinstance(after, int | float) else None,
-    )
+    if not isinstance(status, int):
+        status = 422
+    return status, to_error(status, document)
 
 
 def seconds(header: str | None) -> float | None:

@@ -39,14 +39,8 @@ async def test_a_bad_item_spoils_nothing_but_itself(bench):
     answers = await accept(
         bench, [item(0), {"type": "note"}, "text", item(3, colour="red"), item(4)]
     )
-    assert [type(answer) for answer in answers] == [
-        Accepted,
-        *[type(answers[1])] * 1,
-        InvalidEvent,
-        InvalidEvent,
-        Accepted,
-    ]
-    assert isinstance(answers[1], InvalidEvent)
+    assert [isinstance(answer, Accepted) for answer in answers] == [True, False, False, False, True]
+    assert all(isinstance(answer, InvalidEvent) for answer in answers[1:4])
     assert answers[1].field == "user_id"
     assert answers[3].field == "colour"
 

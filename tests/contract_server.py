@@ -1,0 +1,169 @@
+"""A tiny real server that speaks the contract, for tests of the clients.
+
+It shares no code with the gateway, keeps its events in lists, and misbehaves when a test says so.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import WSCloseCode, WSMsgType, web
+
+
+class ContractServer:
+    """Attributes that tests set or read.
+
+    Attributes:
+        events: wire events; unconfirmed ones are sent to whoever connects.
+        confirmed: ids in the order in which acks confirmed them.
+        frames: every client frame, in order, of all connections.
+        is_mute: pings get no answer.
+        refuse: a close code for the next connections instead of a welcome.
+        replies: used up first by ``POST /v1/events``: functions of the body that answer it.
+        bodies: the ids of every POST, in order.
+    """
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.confirmed: list[str] = []
+        self.frames: list[dict[str, Any]] = []
+        self.connects: list[dict[str, Any]] = []
+        self.nacks: list[str] = []
+        self.refuse: int | None = None
+        self.recovered = True
+        self.expires: str | None = None
+        self.heartbeat = 25.0
+        self.is_mute = False
+        self.sockets: list[web.WebSocketResponse] = []
+        self.sent: dict[int, list[str]] = {}
+        self.replies: list[Callable[[list[dict[str, Any]]], web.Response]] = []
+        self.bodies: list[list[str]] = []
+        self.tokens: list[str] = []
+        self.accepted: dict[str, dict[str, Any]] = {}
+        self.states: dict[str, str] = {}
+        self.url = ""
+
+    @asynccontextmanager
+    async def running(self):
+        """Serve on a free port of the loopback."""
+        app = web.Application(client_max_size=16 << 20)
+        app.add_routes(
+            [
+                web.get("/v1/ws", self._websocket),
+                web.post("/v1/events", self._post),
+                web.get("/v1/events/{id}", self._get),
+            ]
+        )
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        try:
+            yield self
+        finally:
+            for socket in self.sockets:
+                await socket.close(code=WSCloseCode.GOING_AWAY)
+            await runner.cleanup()
+
+    async def emit(self, *events: dict[str, Any]) -> None:
+        """Record events and send them, as one frame, to every connection."""
+        self.events += events
+        for socket in self.sockets:
+            if not socket.closed:
+                await self.send(socket, *events)
+
+    async def send(self, socket: web.WebSocketResponse, *events: dict[str, Any]) -> None:
+        """One ``events`` frame on one connection."""
+        sent = self.sent[id(socket)]
+        sent += [event["id"] for event in events]
+        await socket.send_json({"type": "events", "n": len(sent), "events": list(events)})
+
+    async def drop(self, code: int) -> None:
+        """Close every connection."""
+        for socket in list(self.sockets):
+            await socket.close(code=code)
+
+    async def _websocket(self, request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(protocols=("delivery.v1",), compress=False)
+        await socket.prepare(request)
+        first = await socket.receive_json()
+        self.connects.append(first)
+        if self.refuse is not None:
+            await socket.send_json(
+                {"type": "error", "code": "unauthorized", "message": "bad token"}
+            )
+            await socket.close(code=self.refuse)
+            return socket
+        welcome = {
+            "type": "connected",
+            "connection_id": f"c{len(self.connects)}",
+            "user_id": "u1",
+            "node": "n1",
+            "heartbeat": self.heartbeat,
+            "recovered": self.recovered,
+            "max_in_flight": 1000,
+        }
+        await socket.send_json(welcome | ({"expires": self.expires} if self.expires else {}))
+        self.sent[id(socket)] = []
+        self.sockets.append(socket)
+        pending = [event for event in self.events if event["id"] not in self.confirmed]
+        if pending:
+            await self.send(socket, *pending)
+        try:
+            async for message in socket:
+                if message.type is WSMsgType.TEXT:
+                    await self._on_frame(socket, json.loads(message.data))
+        finally:
+            self.sockets.remove(socket)
+        return socket
+
+    async def _on_frame(self, socket: web.WebSocketResponse, frame: dict[str, Any]) -> None:
+        self.frames.append(frame)
+        if frame["type"] == "ping" and not self.is_mute:
+            await socket.send_json({"type": "pong"})
+        elif frame["type"] == "nack":
+            self.nacks.append(frame["id"])
+        elif frame["type"] == "ack":
+            ids = [*self.sent[id(socket)][: frame.get("upto", 0)], *frame.get("ids", [])]
+            self.confirmed += [one for one in ids if one not in self.confirmed]
+
+    async def _post(self, request: web.Request) -> web.Response:
+        self.tokens.append(request.headers["Authorization"].removeprefix("Bearer "))
+        items = (await request.json())["events"]
+        self.bodies.append([item["id"] for item in items])
+        if self.replies:
+            return self.replies.pop(0)(items)
+        return self.take(items)
+
+    def take(self, items: list[dict[str, Any]]) -> web.Response:
+        """Accept all of them."""
+        rows = []
+        for index, item in enumerate(items):
+            is_new = item["id"] not in self.accepted
+            self.accepted.setdefault(item["id"], item | {"seq": len(self.accepted) + 1})
+            rows.append(
+                {
+                    "index": index,
+                    "id": item["id"],
+                    "seq": self.accepted[item["id"]]["seq"],
+                    "duplicate": not is_new,
+                    "durable": True,
+                }
+            )
+        return web.json_response({"accepted": rows, "rejected": []}, status=202)
+
+    async def _get(self, request: web.Request) -> web.Response:
+        event = self.accepted.get(request.match_info["id"])
+        if event is None:
+            return web.json_response({"title": "not found"}, status=404)
+        return web.json_response(event | {"state": self.states.get(event["id"], "accepted")})
+
+
+async def until(condition: Callable[[], object], timeout: float = 5.0) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(0.002)
