@@ -1,0 +1,149 @@
+"""The bus over a Redis that is away, frozen, restarted, or connected and deaf."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from delivery.errors import ConfigError
+from delivery.gateway.bus import CHANNEL, RedisBus
+from tests import servers
+from tests.tcp_proxy import tcp_proxy
+
+DEADLINE = 20.0
+QUICK = {"probe_every": 0.05, "deaf_after": 0.5, "timeout": 0.3, "dice": lambda: 0.5}
+
+
+@pytest.fixture
+def own_redis() -> Iterator[servers.Server]:
+    """A Redis that this test may freeze and kill."""
+    with servers.redis_server() as server:
+        yield server
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2].partition("/")[0])
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def quick(url: str, node: str, **options: Any) -> RedisBus:
+    return RedisBus(url, node, **QUICK | options)
+
+
+async def test_a_connection_that_went_deaf_is_replaced_and_the_gap_is_reported(
+    redis_url: str,
+) -> None:
+    heard: list[dict[str, Any]] = []
+    async with tcp_proxy(port_of(redis_url)) as proxy:
+        deaf = quick(f"redis://127.0.0.1:{proxy.port}/0", "deaf")
+        await deaf.start(heard.append)
+        other = quick(redis_url, "other")
+        await other.start(lambda message: None)
+        await until(lambda: deaf.healthy)
+        proxy.deafen()
+        await until(lambda: not deaf.healthy)
+        await until(lambda: deaf.healthy)
+        assert {"kind": "gap", "node": "deaf"} in heard
+        other.publish({"n": 1})
+        await until(lambda: {"n": 1} in heard)
+        await other.stop()
+        await deaf.stop()
+
+
+async def test_a_redis_that_is_away_at_the_start_is_found_later(
+    own_redis: servers.Server,
+) -> None:
+    own_redis.kill()
+    heard: list[dict[str, Any]] = []
+    one, two = quick(own_redis.url, "one"), quick(own_redis.url, "two")
+    begun = time.monotonic()
+    await one.start(heard.append)
+    await two.start(lambda message: None)
+    assert time.monotonic() - begun < 5.0
+    assert not one.healthy
+    own_redis.restart()
+    await until(lambda: one.healthy and two.healthy)
+    two.publish({"n": 1})
+    await until(lambda: {"n": 1} in heard)
+    assert {"kind": "gap", "node": "one"} in heard
+    await one.stop()
+    await two.stop()
+
+
+async def test_a_frozen_redis_holds_nobody_up_and_what_was_lost_is_reported(
+    own_redis: servers.Server,
+) -> None:
+    heard: list[dict[str, Any]] = []
+    one, two = quick(own_redis.url, "one", max_queue=10), quick(own_redis.url, "two")
+    await one.start(lambda message: None)
+    await two.start(heard.append)
+    await until(lambda: one.healthy and two.healthy)
+    own_redis.stop()
+    begun = time.monotonic()
+    for number in range(1_000):
+        one.publish({"n": number})
+    assert time.monotonic() - begun < 1.0
+    assert one.dropped >= 900
+    await until(lambda: not one.healthy)
+    own_redis.cont()
+    await until(lambda: one.healthy and two.healthy)
+    one.publish({"n": "last"})
+    await until(lambda: {"kind": "gap", "node": "one"} in heard)
+    await one.stop()
+    await two.stop()
+
+
+async def test_stopping_does_not_wait_for_a_frozen_redis(own_redis: servers.Server) -> None:
+    bus = quick(own_redis.url, "one")
+    await bus.start(lambda message: None)
+    own_redis.stop()
+    bus.publish({"n": 1})
+    begun = time.monotonic()
+    await bus.stop()
+    assert time.monotonic() - begun < 5.0
+    own_redis.cont()
+
+
+async def test_what_was_published_before_the_stop_still_leaves(redis_url: str) -> None:
+    heard: list[dict[str, Any]] = []
+    one, two = quick(redis_url, "one"), quick(redis_url, "two")
+    await two.start(heard.append)
+    await one.start(lambda message: None)
+    await until(lambda: one.healthy)
+    one.publish({"kind": "bye"})
+    await one.stop()
+    await until(lambda: {"kind": "bye"} in heard)
+    await two.stop()
+
+
+async def test_foreign_words_on_the_channel_are_skipped(
+    redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[dict[str, Any]] = []
+    one, two = quick(redis_url, "one"), quick(redis_url, "two")
+    await one.start(heard.append)
+    await two.start(lambda message: None)
+    with redis.Redis.from_url(redis_url) as client:
+        for words in (b"not json", b"[1]", b'{"no": "sender"}', b"\xff"):
+            client.publish(CHANNEL, words)
+    two.publish({"n": 1})
+    await until(lambda: heard == [{"n": 1}])
+    assert "no envelope" in caplog.text
+    await one.stop()
+    await two.stop()
+
+
+def test_a_url_that_cannot_be_read_is_refused_without_repeating_it() -> None:
+    with pytest.raises(ConfigError, match="DELIVERY_REDIS_URL") as caught:
+        RedisBus("http://user:sesame@h", "one")
+    assert "sesame" not in str(caught.value)
