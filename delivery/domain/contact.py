@@ -100,7 +100,7 @@ def _text(body: Mapping[str, Any], name: str, shape: re.Pattern[str], like: str)
     value = body.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or len(value) > 320 or not shape.match(value):
+    if not isinstance(value, str) or len(value) > 320 or not shape.fullmatch(value):
         raise InvalidEvent(f"{name} must be {like}", field=name)
     return value
 
@@ -144,7 +144,7 @@ def _quiet(value: Any) -> tuple[str, str] | None:
         )
     begins, ends = value["from"], value["to"]
     for text in (begins, ends):
-        if not isinstance(text, str) or not _CLOCK.match(text):
+        if not isinstance(text, str) or not _CLOCK.fullmatch(text):
             raise InvalidEvent("quiet_hours are HH:MM, 00:00 to 23:59", field="quiet_hours")
     if begins == ends:
         raise InvalidEvent("quiet_hours: from and to are the same", field="quiet_hours")

@@ -126,7 +126,7 @@ def check_event_type(value: object) -> str:
         raise InvalidEvent(
             f"type must be a string of 1 to {MAX_TYPE_CHARS} characters", field="type"
         )
-    if not _TYPE.match(value):
+    if not _TYPE.fullmatch(value):
         raise InvalidEvent(
             f"type {value!r} must start with a letter and hold only letters, digits and _ . : -",
             field="type",

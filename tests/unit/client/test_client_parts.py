@@ -1,0 +1,136 @@
+"""The small parts of the clients: URLs, tokens, backoff, problems."""
+
+import base64
+import json
+
+import pytest
+
+from delivery.client.backoff import FullJitter
+from delivery.client.endpoints import parse_url
+from delivery.client.problems import item_error, seconds, to_error
+from delivery.client.tokens import expiry, read_token, refresh_at
+from delivery.errors import (
+    ConfigError,
+    IdConflict,
+    InvalidContext,
+    InvalidEvent,
+    Overloaded,
+    PayloadTooLarge,
+    RemoteError,
+    Unauthenticated,
+)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h:1",
+        "http://h:1/",
+        "http://h:1/v1",
+        "http://h:1/v1/ws",
+        "ws://h:1/v1/ws",
+        "ws://h:1",
+    ],
+)
+def test_every_spelling_means_the_same_service(url):
+    endpoints = parse_url(url)
+    assert endpoints.socket == "ws://h:1/v1/ws"
+    assert endpoints.events == "http://h:1/v1/events"
+    assert endpoints.event("a b") == "http://h:1/v1/events/a%20b"
+
+
+def test_tls_and_a_prefix_are_kept():
+    endpoints = parse_url("https://example.org/push/")
+    assert endpoints.socket == "wss://example.org/push/v1/ws"
+
+
+@pytest.mark.parametrize("url", ["", "h:1", "ftp://h", "http://", "/v1", "http://u:secret@h"])
+def test_what_is_no_service_is_refused_without_repeating_it(url):
+    with pytest.raises(ConfigError) as caught:
+        parse_url(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_full_jitter_spreads_over_the_whole_delay_and_has_a_ceiling():
+    backoff = FullJitter(base=1.0, max=8.0)
+    assert backoff.delay(1, 0.0) == 0.0
+    assert [backoff.delay(n, 1.0) for n in (1, 2, 3, 4, 5)] == [1.0, 2.0, 4.0, 8.0, 8.0]
+    assert backoff.delay(10_000, 0.5) == 4.0
+
+
+async def test_a_token_may_be_a_string_a_function_or_a_coroutine_function():
+    async def later():
+        return "c"
+
+    assert [await read_token(source) for source in ("a", lambda: "b", later)] == ["a", "b", "c"]
+
+
+async def test_an_empty_token_is_refused():
+    with pytest.raises(Unauthenticated):
+        await read_token(lambda: "")
+
+
+def jwt(claims):
+    body = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    return f"h.{body}.s"
+
+
+def test_the_expiry_is_read_without_a_key():
+    assert expiry(jwt({"exp": 1_800_000_000})) == 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    "token", ["", "abc", "a.b.c", "a.!!.c", jwt({}), jwt([1]), jwt({"exp": "x"})]
+)
+def test_a_token_that_tells_nothing_has_no_expiry(token):
+    assert expiry(token) is None
+
+
+def test_a_fixed_token_is_never_refreshed_and_a_function_is_asked_in_time():
+    assert refresh_at("fixed", jwt({"exp": 4_000_000_000}), None) is None
+    at = refresh_at(lambda: "x", jwt({"exp": 4_000_000_000}), None)
+    assert at == 4_000_000_000 - 30.0
+    told = refresh_at(lambda: "x", "opaque", "2090-01-01T00:00:00Z")
+    assert told == 3_786_912_000 - 30.0
+
+
+@pytest.mark.parametrize(
+    ("status", "slug", "kind"),
+    [
+        (422, "invalid-event", InvalidEvent),
+        (422, "invalid-context", InvalidContext),
+        (413, "payload-too-large", PayloadTooLarge),
+        (409, "id-conflict", IdConflict),
+        (409, "something-new", IdConflict),
+        (401, "token-expired", Unauthenticated),
+        (403, "forbidden", RemoteError),
+        (404, "not-found", RemoteError),
+        (429, "overloaded", Overloaded),
+        (503, "unavailable", Overloaded),
+    ],
+)
+def test_a_problem_becomes_the_error_of_our_tree(status, slug, kind):
+    error = to_error(status, {"type": f"/problems/{slug}", "detail": "why", "field": "type"})
+    assert type(error) is kind
+    assert str(error) == "why"
+    if isinstance(error, InvalidEvent):
+        assert error.field == "type"
+
+
+def test_a_problem_of_another_kind_keeps_status_and_document():
+    error = to_error(418, {"title": "teapot"})
+    assert isinstance(error, RemoteError)
+    assert (error.status, error.problem) == (418, {"title": "teapot"})
+
+
+def test_a_rejected_item_without_a_document_is_invalid_anyway():
+    status, error = item_error(None)
+    assert status == 422
+    assert isinstance(error, RemoteError)
+
+
+@pytest.mark.parametrize(
+    ("header", "value"), [(None, None), ("3", 3.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None)]
+)
+def test_retry_after_in_seconds_is_read(header, value):
+    assert seconds(header) == value
