@@ -142,7 +142,7 @@ function drawEvents(events, next) {
           }, words(event.type))),
         h("td", {}, event.user_id), h("td", {}, event.run_id),
         h("td", { class: "num" }, String(event.seq ?? "–")),
-        h("td", {}, tag(event.state), event.step ? ` ${words(event.step)}` : ""),
+        h("td", {}, tag(event.state), event.state === "falling_back" && event.step ? ` ${words(event.step)}` : ""),
         h("td", {}, moment(event.at))),
     ),
   );
