@@ -11,7 +11,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -176,7 +175,7 @@ class EmitterCore:
             return
         if answer.outcome is Recorded.NEW:
             run.on_recorded(answer.seq)
-            numbered = replace(event, seq=answer.seq)
+            numbered = draft.event(answer.seq, event.at)
             policy = self.policies.of(event.event_class)
             self._pusher.offer(parcel(numbered, draft.encode(numbered), policy, performance, None))
             self._copy_auth(numbered)

@@ -45,7 +45,7 @@ def test_instants_are_written_in_utc():
     assert format_instant(local) == "2026-01-01T10:00:00.000000Z"
 
 
-@given(st.datetimes(min_value=datetime(2000, 1, 1), timezones=st.just(UTC)))  # noqa: DTZ001
+@given(st.datetimes(timezones=st.just(UTC)))
 def test_a_written_instant_reads_back_equal(instant):
     assert datetime.fromisoformat(format_instant(instant)) == instant
 

@@ -1,0 +1,1 @@
+"""How frameworks reach the emitter. None of them is imported here: each brings itself."""
