@@ -21,7 +21,7 @@ from delivery.tasks.attempts import BREAKER_OPEN, Run, Work, is_tired, result_of
 
 logger = logging.getLogger(__name__)
 
-TAKEN_RECHECK = 5.0
+TAKEN_RECHECK = 2.0
 """Seconds until an event is looked at again whose digest another worker is sending."""
 
 

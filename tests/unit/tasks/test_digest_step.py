@@ -134,7 +134,7 @@ def test_a_digest_that_another_worker_sends_is_waited_for() -> None:
     bench.ledger.groups["digest-1"] = replace(digest, token=-1)
     bench.run("email", event_id)
     assert bench.channels["email"].messages == []
-    assert (bench.ledger.step(event_id), bench.ledger.due_in(event_id)) == ("email", 5.0)
+    assert (bench.ledger.step(event_id), bench.ledger.due_in(event_id)) == ("email", 2.0)
 
 
 def test_an_event_after_the_mail_of_its_run_gets_a_digest_of_its_own() -> None:

@@ -1,0 +1,106 @@
+"""The app that `test_celery_redis.py` runs in worker processes: one channel with a temper.
+
+Every message is written down before anything else happens, as a provider would that takes it and
+then never answers.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import time
+from pathlib import Path
+
+from delivery.domain.contact import Contact
+from delivery.domain.policy import parse_policies
+from delivery.domain.ports import Message, Taken
+from delivery.ledger import SqlLedger
+from delivery.tasks.app import make_app
+from delivery.tasks.executor import Executor, TimeLimits
+from delivery.tasks.fallback import register
+
+SOFT, HARD, VISIBILITY, LEASE = 2.0, 3.0, 4.0, 5.0
+ATTEMPTS = 2
+FOLDER = Path(os.environ["CHAIN_FOLDER"])
+POLICIES = parse_policies(
+    {
+        "class": {
+            "critical": {
+                "backoff": {"base": 0.0, "max": 0.0, "jitter": 0.0},
+                "chain": [
+                    {
+                        "channel": "emergency",
+                        "attempts": ATTEMPTS,
+                        "on_unknown": os.environ.get("CHAIN_ON_UNKNOWN", "retry"),
+                    }
+                ],
+            }
+        }
+    }
+)
+
+app = make_app(
+    os.environ["CHAIN_BROKER"],
+    soft_limit=SOFT,
+    hard_limit=HARD,
+    visibility_timeout=VISIBILITY,
+    lease=LEASE,
+    concurrency=1,
+)
+
+
+class Temper:
+    """Takes, hangs or kills its process, as the file `temper` says."""
+
+    name = "emergency"
+
+    def unreachable(self, contact: Contact) -> str | None:
+        return None
+
+    def deliver(self, message: Message, timeout: float) -> Taken:
+        with (FOLDER / "messages").open("a") as file:
+            file.write(f"{message.events[0].id}\n")
+        match (FOLDER / "temper").read_text():
+            case "hang":
+                time.sleep(60.0)
+            case "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return Taken()
+
+
+class Nobody:
+    """No gateways, no links, no further tasks."""
+
+    def publish(self, channel: str, ids: object) -> None: ...
+    def wake(self, user_ids: object) -> None: ...
+    def resend(self, user_id: str, event_ids: object, timeout: float) -> int:
+        return 0
+
+    def confirm_url(self, digest_id: str) -> str:
+        return ""
+
+    def unsubscribe_url(self, user_id: str, channel: str) -> str:
+        return ""
+
+
+@functools.cache
+def executor() -> Executor:
+    """Made in the worker's child: a connection does not survive a fork."""
+    nobody = Nobody()
+    return Executor(
+        ledger=SqlLedger(os.environ["CHAIN_LEDGER"]),
+        policies=POLICIES,
+        channels={"emergency": Temper()},
+        alerts=nobody,  # type: ignore[arg-type]
+        resend=nobody,
+        queue_copy=lambda events: None,
+        publish=nobody,
+        links=nobody,
+        drain_spool=lambda: None,
+        dice=lambda: 0.5,
+        limits=TimeLimits(SOFT, HARD, LEASE),
+    )
+
+
+register(app, executor)

@@ -1,0 +1,228 @@
+"""Celery over a real Redis: worker processes that hang and die, a broker that stops answering."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import uuid_utils
+
+from delivery.domain.event import Event, EventClass
+from delivery.domain.lifecycle import State
+from delivery.domain.policy import parse_policies
+from delivery.domain.records import Entry
+from delivery.ledger import SqlLedger, migrate
+from delivery.tasks.app import ALL_QUEUES, make_app
+from delivery.tasks.relay import Relay
+from delivery.tasks.sweep import Sweeper
+from tests import servers
+
+pytestmark = pytest.mark.timeout(120)
+
+ROOT = Path(__file__).parents[2]
+POLICIES = parse_policies({"class": {"critical": {"chain": [{"channel": "emergency"}]}}})
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait for a condition with a deadline."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it did not happen in time"
+        threading.Event().wait(0.05)
+
+
+class Chain:
+    """A ledger and a relay here, worker processes there, Redis between them."""
+
+    def __init__(self, folder: Path, broker: str) -> None:
+        self.folder = folder
+        self.environment = {
+            **os.environ,
+            "CHAIN_BROKER": broker,
+            "CHAIN_LEDGER": f"sqlite:///{folder / 'ledger.db'}",
+            "CHAIN_FOLDER": str(folder),
+        }
+        migrate.upgrade(self.environment["CHAIN_LEDGER"])
+        self.ledger = SqlLedger(self.environment["CHAIN_LEDGER"])
+        self.relay = Relay(make_app(broker))
+        self.sweeper = Sweeper(self.ledger, POLICIES, self.relay)
+        self.be("kind")
+
+    def be(self, temper: str) -> None:
+        (self.folder / "temper").write_text(temper)
+
+    @property
+    def messages(self) -> list[str]:
+        """Ids, as the provider took them."""
+        file = self.folder / "messages"
+        return file.read_text().split() if file.exists() else []
+
+    @contextmanager
+    def worker(self) -> Iterator[subprocess.Popen[bytes]]:
+        command = [sys.executable, "-m", "celery", "-A", "tests.integration.celery_chain_app"]
+        log = (self.folder / "worker.log").open("ab")
+        process = subprocess.Popen(
+            [*command, "worker", "--pool=prefork", "-c", "1", "-Q", ",".join(ALL_QUEUES), "-E"],
+            env=self.environment,
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(20.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(5.0)
+            log.close()
+
+    def hand_over(self) -> str:
+        event = Event(
+            id=str(uuid_utils.uuid7()),
+            type="agent_completed",
+            user_id="u",
+            run_id="r",
+            seq=None,
+            at=datetime.now(UTC),
+            event_class=EventClass.CRITICAL,
+        )
+        entry = Entry(event, ack_timeout=5.0, ttl=3600.0, hand_over=True)
+        self.ledger.events.commit([entry])
+        return event.id
+
+    def tries(self, event_id: str) -> list[tuple[int, str]]:
+        found = self.ledger.events.get(event_id)
+        assert found is not None
+        return [(a.number, a.outcome.value) for a in found.attempts if a.channel == "emergency"]
+
+    def sweep_until_over(self, event_id: str) -> None:
+        """Be the beat."""
+
+        def over() -> bool:
+            self.sweeper.sweep()
+            found = self.ledger.events.get(event_id)
+            assert found is not None
+            return found.stored.state is State.PARKED
+
+        until(over)
+
+    def close(self) -> None:
+        self.relay.stop()
+        self.ledger.close()
+
+
+@pytest.fixture
+def chain(tmp_path: Path, redis_url: str) -> Iterator[Chain]:
+    made = Chain(tmp_path, redis_url)
+    made.relay.start()
+    yield made
+    made.close()
+
+
+def test_a_worker_process_serves_what_the_relay_publishes(chain: Chain) -> None:
+    with chain.worker():
+        event_id = chain.hand_over()
+        chain.sweep_until_over(event_id)
+    assert chain.messages == [event_id]
+    assert chain.tries(event_id) == [(1, "delivered")]
+
+
+def test_the_soft_time_limit_ends_an_attempt_as_unknown(chain: Chain) -> None:
+    chain.environment["CHAIN_ON_UNKNOWN"] = "skip"
+    chain.be("hang")
+    with chain.worker():
+        event_id = chain.hand_over()
+        chain.sweep_until_over(event_id)
+    assert chain.messages == [event_id]
+    assert chain.tries(event_id) == [(1, "unknown")]
+
+
+def test_an_event_that_kills_its_worker_is_capped(chain: Chain) -> None:
+    chain.be("die")
+    with chain.worker() as process:
+        event_id = chain.hand_over()
+        chain.sweep_until_over(event_id)
+        assert process.poll() is None, "the worker outlives its children"
+    assert chain.messages == [event_id] * 2
+    assert chain.tries(event_id) == [(1, "unknown"), (2, "unknown")]
+
+
+def test_a_killed_worker_loses_nothing_and_sends_nothing_twice(chain: Chain) -> None:
+    chain.environment["CHAIN_ON_UNKNOWN"] = "skip"
+    chain.be("hang")
+    with chain.worker() as process:
+        caught = chain.hand_over()
+        chain.sweeper.sweep()
+        until(lambda: chain.messages == [caught])
+        process.send_signal(signal.SIGKILL)
+        process.wait(5.0)
+    waiting = chain.hand_over()
+    chain.be("kind")
+    with chain.worker():
+        chain.sweep_until_over(waiting)
+        chain.sweep_until_over(caught)
+    assert sorted(chain.messages) == sorted([caught, waiting])
+    assert chain.tries(caught) == [(1, "unknown")]
+    assert chain.tries(waiting) == [(1, "delivered")]
+
+
+def test_losing_the_whole_broker_loses_nothing(tmp_path: Path) -> None:
+    with servers.redis_server() as first:
+        chain = Chain(tmp_path, first.url)
+        chain.relay.start()
+        event_id = chain.hand_over()
+        chain.sweeper.sweep()
+        until(lambda: chain.relay.sent == 1)
+        chain.close()
+    with servers.redis_server() as second:
+        chain = Chain(tmp_path, second.url)
+        chain.relay.start()
+        with chain.worker():
+            chain.sweep_until_over(event_id)
+        chain.close()
+    assert chain.messages == [event_id]
+
+
+def test_a_broker_that_stops_answering_holds_up_no_publisher() -> None:
+    with servers.redis_server() as server:
+        relay = Relay(make_app(server.url))
+        relay.start()
+        relay.publish("queue", ["before"])
+        until(lambda: relay.sent == 1)
+        server.stop()
+        began = time.monotonic()
+        for number in range(100):
+            relay.publish("queue", [f"id{number}"])
+        assert time.monotonic() - began < 0.5
+        until(lambda: relay.failed, 10.0)
+        server.cont()
+
+        def again() -> bool:
+            relay.publish("queue", ["after"])
+            return relay.sent > 1
+
+        until(again, 20.0)
+        relay.stop()
+
+
+def test_stopping_does_not_wait_for_a_broker_that_is_away() -> None:
+    relay = Relay(make_app(f"redis://127.0.0.1:{servers.free_port()}/0"))
+    relay.start()
+    for _ in range(50):
+        relay.publish("queue", ["a"])
+    began = time.monotonic()
+    relay.stop(5.0)
+    assert time.monotonic() - began < 4.0
+    assert relay.sent == 0
