@@ -213,8 +213,9 @@ class Connection:
         """Time passed."""
         if self.is_closed:
             return
-        if self.sink.is_closed:
-            self._lose("the peer is gone")
+        if self.sink.is_closed:  # a stream's reader tells nobody that it leaves
+            self.sink.close(Close.FORCED_RECONNECT, "the client left")
+            self.detach()
             return
         actions = self.session.on_tick(now)
         if actions:

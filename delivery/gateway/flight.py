@@ -1,7 +1,7 @@
 """What left on one connection and what of it came back: ``n``, in flight, acknowledgements.
 
 Pure: ``now`` is monotonic seconds passed in. Bounded: in flight by ``max_in_flight`` (its callers
-ask ``room`` first), the memory of ids that left by twice that.
+ask ``room`` first), the memory of ids that left by twice ``memory``.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ class Flight:
 
     Args:
         max_in_flight: the most unacknowledged durable events; ephemeral ones do not count.
+        memory: how many of the latest ids are surely remembered; at least what may wait in a
+            queue while a catch-up sends the same events.
         tracked: ``False`` where no acknowledgement can come back (a stream).
     """
 
     __slots__ = (
         "_in_flight",
         "_max",
+        "_memory",
         "_nacked",
         "_sample_at",
         "_sample_n",
@@ -34,8 +37,11 @@ class Flight:
         "n",
     )
 
-    def __init__(self, max_in_flight: int, *, tracked: bool = True) -> None:
+    def __init__(
+        self, max_in_flight: int, *, memory: int | None = None, tracked: bool = True
+    ) -> None:
         self._max = max_in_flight
+        self._memory = max_in_flight if memory is None else memory
         self._tracked = tracked
         self._in_flight: dict[str, int] = {}  # id -> its first n, ascending
         self._nacked: set[str] = set()
@@ -57,7 +63,7 @@ class Flight:
         return tuple(self._in_flight)
 
     def was_sent(self, event_id: str) -> bool:
-        """Whether this id left here (of the latest one to two times ``max_in_flight``)."""
+        """Whether this id left here (of the latest one to two times ``memory``)."""
         return (
             event_id in self._sent or event_id in self._sent_before or event_id in self._in_flight
         )
@@ -80,7 +86,7 @@ class Flight:
                 # The first n stays: whoever handled it there may acknowledge it there.
                 in_flight.setdefault(event_id, n)
         self.n = n
-        if len(sent) > self._max:
+        if len(sent) > self._memory:
             self._sent_before = sent
             self._sent = set()
         if self._sample_at is None and in_flight:

@@ -3,7 +3,8 @@
 A connection is *catching up* or *live*. While it catches up, pages from the ledger leave in order
 and pushes wait in the queue; when the ledger's end is met and the queue lost nothing, it is live
 and the queue leaves. A queue that overflows is thrown away and the ledger is read again: what it
-held stands there. What already left on this connection does not leave again, unless it is a resend.
+held stands there. What already left on this connection is not sent again by a catch-up; a resend,
+or a push once live, means that somebody wants it sent again.
 """
 
 from __future__ import annotations
@@ -136,7 +137,7 @@ class Lanes:
     def next_batch(self) -> Batch | None:
         """Take the next frame's events out; ``None`` if nothing may leave now."""
         if self._resends:
-            batch = self._take(self._resends, is_resend=True)
+            batch = self._take(self._resends, again=True)
             if batch is not None:
                 return batch
         if self._page:
@@ -146,8 +147,8 @@ class Lanes:
         if not self.is_live:
             if self._missed or not self._met_end:
                 return None
-            self.is_live = True
-        batch = self._take(self._queue)
+            self._go_live()
+        batch = self._take(self._queue, again=True)
         self._queue_bytes = sum(len(raw) for _, raw in self._queue) if self._queue else 0
         return batch
 
@@ -171,8 +172,13 @@ class Lanes:
         self._queue.clear()
         self._queue_bytes = 0
 
-    def _take(self, lane: deque[Item], *, is_resend: bool = False) -> Batch | None:
-        """What fits into one frame and into flight, in order."""
+    def _go_live(self) -> None:
+        was_sent = self._flight.was_sent
+        self._queue = deque(item for item in self._queue if not was_sent(item[0].id))
+        self.is_live = True
+
+    def _take(self, lane: deque[Item], *, again: bool = False) -> Batch | None:
+        """What fits into one frame and into flight, in order. Not ``again``: without what left."""
         flight = self._flight
         room = flight.room
         events: list[Event] = []
@@ -180,14 +186,10 @@ class Lanes:
         size = 0
         while lane and size < MAX_BATCH_BYTES and len(events) < MAX_BATCH:
             event, raw = lane[0]
-            if is_resend:
-                needs_room = not flight.is_out(event.id)
-            elif flight.was_sent(event.id):
+            if not again and flight.was_sent(event.id):
                 lane.popleft()
                 continue
-            else:
-                needs_room = event.event_class is not EventClass.EPHEMERAL
-            if needs_room:
+            if event.event_class is not EventClass.EPHEMERAL and not flight.is_out(event.id):
                 if room <= 0:
                     break
                 room -= 1

@@ -24,6 +24,7 @@ from delivery.gateway.websocket import serve_socket
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 16 * 1024 * 1024
+MIN_GOODBYE = 0.5
 
 
 class Gateway:
@@ -47,7 +48,7 @@ class Gateway:
         self.path = FastPath(parts, second_copy, send_timeout=send_timeout, clock=clock)
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
-        self._drain = 0.0
+        self._is_drained = False
 
     def build_app(self) -> web.Application:
         """The application; usable on its own or with ``add_subapp``. Starts and stops the fast path
@@ -62,7 +63,7 @@ class Gateway:
         app.router.add_get("/v1/stream", self._stream)
         app.router.add_routes(routes(self._parts))
         app.on_startup.append(self._on_startup)
-        # Before runner.setup(): aiohttp waits for open sockets after this hook, and closes none.
+        # Added before runner.setup(): aiohttp waits for open sockets after it and closes none.
         app.on_shutdown.append(self._on_shutdown)
 
     async def start(self, host: str, port: int, reuse_port: bool = False) -> int:
@@ -85,15 +86,32 @@ class Gateway:
         return bound
 
     async def stop(self, drain: float = 5.0) -> None:
-        """Take no more connections, send the clients elsewhere spread over ``drain`` seconds, wait
-        at most as long for their goodbyes, flush the journal. Safe to repeat."""
+        """Take no more connections, drain, end. Safe to repeat."""
         runner, self._runner = self._runner, None
         if runner is None:
             return
-        self._drain = drain
         if self._site is not None and self._site in runner.sites:
             await self._site.stop()
+        # Before cleanup: from its first step on aiohttp reads nothing, not even a goodbye.
+        await self.drain(drain)
         await runner.cleanup()
+
+    async def drain(self, timeout: float) -> None:
+        """Send the clients elsewhere, spread over ``timeout`` seconds, wait at most as long for
+        their goodbyes, and flush the journal. Safe to repeat.
+
+        In somebody else's application, call it before that application's cleanup.
+        """
+        if self._is_drained:
+            return
+        self._is_drained = True
+        told = self._parts.registry.close_all("shutdown", timeout)
+        await self.path.close_rest(max(MIN_GOODBYE, timeout))
+        try:
+            await self._parts.journal.flush(max(1.0, timeout))
+        except (LedgerError, TimeoutError) as error:
+            logger.error("the journal was not flushed: %s", error)
+        logger.info("node %s has drained; %d clients were sent elsewhere", self._parts.node, told)
 
     async def resend(self, user_id: str, event_ids: Sequence[str], timeout: float) -> int:
         """The ``direct`` channel's way to the sockets here; see ``Registry.resend``.
@@ -111,14 +129,8 @@ class Gateway:
         await self.path.start()
 
     async def _on_shutdown(self, app: web.Application) -> None:
-        told = self._parts.registry.close_all("shutdown", self._drain)
-        await self.path.close_rest(max(1.0, self._drain))
-        try:
-            await self._parts.journal.flush(max(1.0, self._drain))
-        except (LedgerError, TimeoutError) as error:
-            logger.error("the journal was not flushed: %s", error)
+        await self.drain(0.0)
         await self.path.stop()
-        logger.info("node %s has drained; %d clients were sent elsewhere", self._parts.node, told)
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         return await serve_socket(request, self.path)

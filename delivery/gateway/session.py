@@ -103,7 +103,11 @@ class Session:
         self.connection_id = connection_id
         self.limits = limits
         self.is_stream = is_stream
-        self.flight = Flight(limits.max_in_flight, tracked=not is_stream)
+        self.flight = Flight(
+            limits.max_in_flight,
+            memory=max(limits.max_in_flight, limits.max_queue),
+            tracked=not is_stream,
+        )
         self.phase = Phase.WAITING
         self.user_id: str | None = None
         self.device: str | None = None

@@ -1,0 +1,220 @@
+"""One connection against a ledger in memory: catching up, falling behind, failing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+from delivery.domain.event import Event
+from delivery.domain.lifecycle import Confirmation, State
+from delivery.domain.ports import Journal, Ledger
+from delivery.domain.records import Stored
+from delivery.gateway.feed import Feed, Source
+from delivery.protocol import Connected, Limits
+from tests.fast_path import Desk, MemoryJournal, MemoryLedger, Node, make_event, make_id, until
+
+
+def source(ledger: MemoryLedger, **options: object) -> Source:
+    journal = MemoryJournal(ledger)
+    return Source(cast(Ledger, ledger), cast(Journal, journal), **options)  # type: ignore[arg-type]
+
+
+def ids(page_items: list[tuple[Event, bytes]]) -> list[str]:
+    return [event.id for event, _ in page_items]
+
+
+async def test_without_a_cursor_everything_unconfirmed_is_owed() -> None:
+    ledger = MemoryLedger()
+    owed = [
+        ledger.events.add(make_event(), state).event.id
+        for state in (State.ACCEPTED, State.SENT, State.FALLING_BACK, State.DEAD, State.PARKED)
+    ]
+    ledger.events.add(make_event(), State.CONFIRMED)
+    ledger.events.add(make_event("eve"))
+    page = await Feed(source(ledger), "ada").open(None)
+    assert (ids(page.items), page.recovered, page.is_last) == (owed, True, True)
+
+
+async def test_a_cursor_adds_what_was_recorded_since_30_s_before_it() -> None:
+    ledger = MemoryLedger()
+    add = ledger.events.add
+    add(make_event(), State.CONFIRMED, age=100.0)
+    near = add(make_event(), State.CONFIRMED, age=75.0).event.id
+    cursor = add(make_event(), State.CONFIRMED, age=50.0).event.id
+    after = add(make_event(), State.CONFIRMED, age=1.0).event.id
+    page = await Feed(source(ledger), "ada").open(cursor)
+    assert (ids(page.items), page.recovered) == ([near, cursor, after], True)
+
+
+async def test_an_unknown_cursor_is_not_recovered_and_still_gets_the_unconfirmed() -> None:
+    ledger = MemoryLedger()
+    owed = ledger.events.add(make_event()).event.id
+    strangers = ledger.events.add(make_event("eve"), State.CONFIRMED).event.id
+    for cursor in (make_id(), strangers, "not an id"):
+        page = await Feed(source(ledger), "ada").open(cursor)
+        assert (ids(page.items), page.recovered) == ([owed], False)
+
+
+async def test_pages_follow_each_other_without_gap_or_repetition() -> None:
+    ledger = MemoryLedger()
+    owed = [ledger.events.add(make_event()).event.id for _ in range(7)]
+    feed = Feed(source(ledger, page=3), "ada")
+    pages = [await feed.open(None), await feed.more(), await feed.more()]
+    assert [event_id for page in pages for event_id in ids(page.items)] == owed
+    assert [page.is_last for page in pages] == [False, False, True]
+
+
+async def test_without_the_ledger_the_users_own_second_copy_is_read() -> None:
+    ledger = MemoryLedger()
+    ledger.events.is_away = True
+    mine, strangers = make_event(), make_event("eve")
+    page = await Feed(source(ledger, second_copy=lambda user: [mine, strangers]), "ada").open(None)
+    assert (ids(page.items), page.recovered, page.is_degraded) == ([mine.id], False, True)
+
+
+async def test_pages_are_read_as_acks_make_room_and_then_the_connection_is_live() -> None:
+    desk = Desk(Node(limits=Limits(max_in_flight=4)))
+    owed = [desk.node.events.add(make_event()).event.id for _ in range(25)]
+    connection, sink = desk.begin()
+    await until(lambda: len(sink.ids) == 4)
+    fresh = make_event()
+    desk.node.emit(fresh)
+    assert not connection.is_live
+
+    def acknowledged() -> bool:
+        desk.ack(connection)
+        return connection.is_live and len(sink.ids) == 26
+
+    await until(acknowledged)
+    assert sink.ids == [*owed, fresh.id]
+    assert sink.batches[-1][0] == 26
+
+
+async def test_what_was_pushed_before_the_ledger_was_read_is_not_sent_twice() -> None:
+    desk = Desk()
+    connection, sink = desk.begin()
+    event = make_event()
+    desk.node.emit(event)  # it stands in the ledger and in the queue
+    await until(lambda: connection.is_live)
+    desk.node.emit(last := make_event())
+    await until(lambda: len(sink.ids) == 2)
+    assert sink.ids == [event.id, last.id]
+
+
+async def test_an_overflow_is_mended_from_the_ledger_after_the_journal_was_flushed() -> None:
+    desk = Desk(Node(limits=Limits(max_in_flight=2, max_queue=3)))
+    connection, sink = await desk.connect()
+    events = [make_event() for _ in range(12)]
+    for event in events:
+        desk.node.emit(event)
+    assert not connection.is_live
+
+    def acknowledged() -> bool:
+        desk.ack(connection)
+        return connection.is_live and len(sink.ids) >= len(events)
+
+    await until(acknowledged)
+    assert sink.ids == [event.id for event in events]
+    assert desk.node.journal.flushes >= 1
+
+
+async def test_a_wake_up_brings_what_only_the_ledger_knows() -> None:
+    desk = Desk()
+    _, sink = await desk.connect()
+    elsewhere = desk.node.events.add(make_event()).event.id
+    desk.registry.wake("ada")
+    await until(lambda: sink.ids == [elsewhere])
+
+
+async def test_a_gap_on_the_bus_makes_everybody_catch_up() -> None:
+    desk = Desk()
+    _, sink = await desk.connect()
+    lost = desk.node.events.add(make_event()).event.id
+    desk.node.gateway.path.on_message({"kind": "gap", "node": "node-1"})
+    await until(lambda: sink.ids == [lost])
+
+
+async def test_pushes_flow_while_the_ledger_is_away_and_it_is_read_when_it_is_back() -> None:
+    desk = Desk()
+    missed = desk.node.events.add(make_event()).event.id
+    desk.node.events.is_away = True
+    connection, sink = await desk.connect()
+    [welcome] = sink.frames
+    assert isinstance(welcome, Connected)
+    assert not welcome.recovered
+    pushed = make_event()
+    desk.node.emit(pushed)
+    await until(lambda: sink.ids == [pushed.id])
+    connection.on_tick(desk.clock.now)
+    desk.node.events.is_away = False
+    assert connection.is_live, "it is not tried again before its time"
+    desk.clock.now += 1.1
+    connection.on_tick(desk.clock.now)
+    await until(lambda: sink.ids == [pushed.id, missed])
+
+
+async def test_acks_are_proofs_with_device_and_connection_and_wake_receipts() -> None:
+    desk = Desk()
+    connection, sink = await desk.connect()
+    connection.session.device = "phone"
+    event = make_event()
+    desk.node.emit(event)
+    await until(lambda: sink.ids)
+    desk.ack(connection)
+    assert desk.node.journal.proofs == [Confirmation(event.id, "ada", "websocket", "phone", "c")]
+    assert desk.node.confirmed == [event.id]
+
+
+async def test_a_client_that_does_not_read_is_closed_with_3008_after_the_send_timeout() -> None:
+    desk = Desk(send_timeout=0.05)
+    _, sink = await desk.connect()
+    sink.is_blocked = True
+    event = make_event()
+    desk.node.emit(event)
+    await until(lambda: sink.closed)
+    assert (sink.closed or (0, ""))[0] == 3008
+    assert desk.registry.connections_of("ada") == 0
+    assert [ids for ids, _ in desk.node.journal.hand_overs] == [event.id]
+
+
+async def test_a_client_that_reads_again_in_time_gets_what_waited() -> None:
+    desk = Desk()
+    _, sink = await desk.connect()
+    sink.is_blocked = True
+    event = make_event()
+    desk.node.emit(event)
+    await asyncio.sleep(0)
+    assert sink.ids == []
+    sink.was_read.set()
+    await until(lambda: sink.ids == [event.id])
+
+
+async def test_a_fault_while_feeding_makes_the_client_come_back() -> None:
+    desk = Desk()
+    desk.node.events.add(make_event())
+
+    def broken(*args: object, **kwargs: object) -> list[Stored]:
+        raise ZeroDivisionError
+
+    desk.node.events.feed = broken  # type: ignore[method-assign]
+    _, sink = desk.begin()
+    await until(lambda: sink.closed)
+    assert (sink.closed or (0, ""))[0] == 3011
+
+
+async def test_a_peer_that_is_gone_is_noticed_by_the_tick() -> None:
+    desk = Desk()
+    connection, sink = await desk.connect()
+    sink.is_closed = True
+    connection.on_tick(desk.clock.now)
+    assert desk.registry.connections_of("ada") == 0
+
+
+async def test_a_stream_takes_more_than_may_be_in_flight_because_nothing_comes_back() -> None:
+    desk = Desk(Node(limits=Limits(max_in_flight=2)))
+    _, sink = desk.begin(is_stream=True)
+    events = [make_event() for _ in range(20)]
+    for event in events:
+        desk.node.emit(event)
+    await until(lambda: len(sink.ids) == 20)
+    assert sink.ids == [event.id for event in events]

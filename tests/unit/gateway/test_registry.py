@@ -1,0 +1,271 @@
+"""The fast path's door, with real connections over sinks in memory."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from delivery.domain.event import EventClass
+from delivery.domain.health import BreakerState
+from delivery.gateway.bus import LocalBus, LocalHub
+from delivery.protocol import Connected, Limits, Nack, Reconnect, encode_event
+from tests.fast_path import Desk, Node, make_event, until
+
+
+async def test_everything_pushed_in_one_turn_leaves_as_one_frame() -> None:
+    desk = Desk()
+    _, sink = await desk.connect()
+    events = [make_event() for _ in range(5)]
+    assert [desk.node.emit(event) for event in events] == [1] * 5
+    await until(lambda: sink.batches)
+    assert sink.batches == [(5, [event.id for event in events])]
+
+
+async def test_every_connection_of_the_user_hears_it_and_nobody_elses() -> None:
+    desk = Desk()
+    sinks = [(await desk.connect())[1] for _ in range(3)]
+    _, stranger = await desk.connect("eve")
+    event = make_event()
+    assert desk.node.emit(event) == 3
+    await until(lambda: all(sink.ids == [event.id] for sink in sinks))
+    assert stranger.ids == []
+
+
+async def test_a_push_to_nobody_says_so() -> None:
+    desk = Desk()
+    event = make_event()
+    pushed = desk.registry.push(event, encode_event(event))
+    assert (pushed.connections, pushed.reason) == (0, "nobody connected")
+
+
+async def test_a_user_has_a_limited_number_of_connections() -> None:
+    desk = Desk(Node(max_per_user=2))
+    await desk.connect()
+    await desk.connect()
+    _, refused = desk.begin()
+    assert refused.closed is not None
+    assert refused.closed[0] == 3504
+    assert desk.registry.connections_of("ada") == 2
+    await desk.connect("eve")
+
+
+async def test_the_breaker_opens_on_repeated_failure_and_sends_events_to_the_chain() -> None:
+    desk = Desk()
+    connection, sink = await desk.connect()
+    events = [make_event() for _ in range(5)]
+    for event in events:
+        desk.node.emit(event)
+    await until(lambda: len(sink.ids) == 5)
+    for event in events:
+        connection.perform(connection.session.on_client_frame(Nack(event.id), desk.clock.now))
+    assert desk.node.journal.hand_overs == [(event.id, "nack: ") for event in events]
+    assert desk.registry.breaker_of("ada") is BreakerState.OPEN
+    pushed = desk.registry.push(missed := make_event(), encode_event(missed))
+    assert (pushed.connections, pushed.reason) == (0, "breaker open")
+
+
+async def test_the_breaker_tries_again_after_30_s_and_an_ack_closes_it() -> None:
+    desk = Desk()
+    connection, sink = await desk.connect()
+    for _ in range(5):
+        desk.registry.on_failure(connection)
+    missed = make_event()
+    assert desk.node.emit(missed) == 0
+    desk.clock.now += 30.0
+    probe = make_event()
+    assert desk.node.emit(probe) == 1
+    later = make_event()
+    assert desk.node.emit(later) == 0
+    await until(lambda: sink.ids == [probe.id])
+    desk.ack(connection)
+    assert desk.registry.breaker_of("ada") is BreakerState.CLOSED
+    await until(lambda: sink.ids == [probe.id, missed.id, later.id])
+
+
+async def test_a_new_connection_resets_the_breaker() -> None:
+    desk = Desk()
+    connection, _ = await desk.connect()
+    for _ in range(5):
+        desk.registry.on_failure(connection)
+    assert desk.registry.breaker_of("ada") is BreakerState.OPEN
+    await desk.connect()
+    assert desk.registry.breaker_of("ada") is BreakerState.CLOSED
+
+
+async def test_a_user_whose_best_connection_is_sick_gets_an_open_breaker() -> None:
+    desk = Desk()
+    connection, _ = await desk.connect()
+    connection.session.failures = 5
+    desk.registry.on_tick(desk.clock.now)
+    assert desk.registry.breaker_of("ada") is BreakerState.OPEN
+    desk.clock.now += 10.0
+    await desk.connect()
+    desk.registry.on_tick(desk.clock.now)
+    assert desk.registry.breaker_of("ada") is BreakerState.CLOSED
+
+
+async def test_a_resend_reaches_the_sockets_that_answer_and_drops_the_others() -> None:
+    desk = Desk()
+    alive, alive_sink = await desk.connect()
+    _, silent_sink = await desk.connect()
+    _, stuck_sink = await desk.connect()
+    event = make_event()
+    desk.node.emit(event)
+    await until(lambda: alive_sink.ids and silent_sink.ids and stuck_sink.ids)
+    stuck_sink.is_blocked = True
+    resend = asyncio.create_task(desk.registry.resend("ada", desk.node.events.rows, 0.2))
+    await until(lambda: alive_sink.pings)
+    alive.on_pong(alive_sink.pings[0])
+    assert await resend == 1
+    assert alive_sink.batches == [(1, [event.id]), (2, [event.id])]
+    assert (silent_sink.closed or (0, ""))[0] == 3012
+    assert (stuck_sink.closed or (0, ""))[0] == 3011
+    assert desk.registry.connections_of("ada") == 1
+
+
+async def test_a_resend_probes_the_healthiest_connection_first() -> None:
+    desk = Desk()
+    sick, sick_sink = await desk.connect()
+    _, well_sink = await desk.connect()
+    sick.session.failures = 2
+    order: list[str] = []
+    sick_sink.ping = lambda payload: order.append("sick")  # type: ignore[method-assign]
+    well_sink.ping = lambda payload: order.append("well")  # type: ignore[method-assign]
+    assert await desk.registry.resend("ada", [], 0.01) == 0
+    assert order == ["well", "sick"]
+
+
+async def test_a_resend_never_carries_another_users_event() -> None:
+    desk = Desk()
+    connection, sink = await desk.connect()
+    stored = desk.node.events.add(make_event("eve"))
+    resend = asyncio.create_task(desk.registry.resend("ada", [stored], 1.0))
+    await until(lambda: sink.pings)
+    connection.on_pong(sink.pings[0])
+    await resend
+    assert sink.ids == []
+
+
+async def test_draining_sends_everybody_elsewhere_with_jitter() -> None:
+    desk = Desk()
+    desk.registry._dice = iter([0.1, 0.9]).__next__
+    sinks = [(await desk.connect(user))[1] for user in ("ada", "eve")]
+    desk.node.emit(event := make_event())
+    assert desk.registry.close_all("shutdown", 4.0) == 2
+    assert [sink.frames[-1] for sink in sinks] == [
+        Reconnect(400, "shutdown"),
+        Reconnect(3_600, "shutdown"),
+    ]
+    assert [sink.closed for sink in sinks] == [(3001, "shutdown")] * 2
+    assert sinks[0].ids == [event.id], "what was queued leaves before the goodbye"
+    assert desk.node.emit(make_event()) == 0
+    _, late = desk.begin()
+    assert (late.closed or (0, ""))[0] == 3001
+
+
+async def test_an_operator_disconnects_for_good() -> None:
+    desk = Desk()
+    _, sink = await desk.connect()
+    assert desk.registry.disconnect("ada") == 1
+    assert (sink.closed or (0, ""))[0] == 3503
+    assert desk.registry.disconnect("ada") == 0
+
+
+async def test_what_was_queued_for_the_last_connection_is_handed_over_when_it_ends() -> None:
+    desk = Desk()
+    connection, sink = await desk.connect()
+    sink.is_blocked = True
+    event = make_event()
+    desk.node.emit(event)
+    desk.node.emit(make_event(event_class=EventClass.EPHEMERAL))
+    connection.detach("the client left")
+    assert desk.node.journal.hand_overs == [(event.id, "not sent: the client left")]
+    assert desk.node.chain_calls == 1
+
+
+async def test_another_connection_of_the_user_spares_the_hand_over() -> None:
+    desk = Desk()
+    connection, sink = await desk.connect()
+    _, other = await desk.connect()
+    sink.is_blocked = True
+    desk.node.emit(event := make_event())
+    connection.detach()
+    await until(lambda: other.ids == [event.id])
+    assert desk.node.journal.hand_overs == []
+
+
+async def test_a_failed_send_ends_the_connection_and_hands_over_at_once() -> None:
+    desk = Desk()
+    connection, sink = await desk.connect()
+    sink.is_broken = True
+    desk.node.emit(event := make_event())
+    await until(lambda: connection.is_closed)
+    assert [ids for ids, _ in desk.node.journal.hand_overs] == [event.id]
+
+
+async def test_nodes_push_to_each_other_and_count_who_is_there() -> None:
+    hub = LocalHub()
+    first, second = Node("n1", bus=LocalBus(hub)), Node("n2", bus=LocalBus(hub))
+    for node in (first, second):
+        await node.gateway.path.start()
+    try:
+        desk = Desk(second)
+        _, sink = await desk.connect()
+        await until(lambda: first.registry.peers.hosts_of("ada"))
+        event = make_event()
+        assert first.emit(event) == 1
+        await until(lambda: sink.ids == [event.id])
+        desk.registry.disconnect("ada")
+        await until(lambda: not first.registry.peers.hosts_of("ada"))
+        assert first.emit(make_event()) == 0
+        await second.gateway.path.stop()
+        second.registry.peers.publish("bye")
+        await until(lambda: not first.registry.peers.are_there)
+    finally:
+        for node in (first, second):
+            await node.gateway.path.stop()
+
+
+async def test_a_node_alone_publishes_nothing_per_event() -> None:
+    published: list[object] = []
+    bus = LocalBus()
+    bus.publish = published.append  # type: ignore[method-assign]
+    Node("n1", bus=bus).emit(make_event())
+    assert published == []
+
+
+def test_a_node_that_falls_silent_is_forgotten() -> None:
+    peers = Node().registry.peers
+    peers.on_presence({"node": "n2", "users": ["ada"], "first": True}, 0.0)
+    peers.on_tick(30.0)
+    assert peers.hosts_of("ada") == 1
+    peers.on_tick(60.0)
+    assert (peers.hosts_of("ada"), peers.are_there) == (0, False)
+
+
+def test_a_user_missing_from_two_reports_is_gone() -> None:
+    peers = Node().registry.peers
+    peers.on_presence({"node": "n2", "users": ["ada"], "first": True}, 0.0)
+    peers.on_presence({"node": "n2", "users": [], "first": True}, 10.0)
+    peers.on_presence({"node": "n2", "users": [], "first": True}, 20.0)
+    assert peers.hosts_of("ada") == 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [{}, {"kind": "push"}, {"kind": "push", "event": {"id": 1}}, {"kind": "wake", "users": None},
+     {"kind": "resend", "ids": 3}, {"kind": "presence"}, {"kind": "of a newer version"}],
+)  # fmt: skip
+async def test_a_malformed_bus_message_harms_nobody(message: dict[str, object]) -> None:
+    Node().gateway.path.on_message(message)
+
+
+async def test_the_welcome_says_what_the_session_grants() -> None:
+    desk = Desk(Node(limits=Limits(heartbeat=7.0, max_in_flight=3)))
+    _, sink = await desk.connect()
+    [welcome] = sink.frames
+    assert isinstance(welcome, Connected)
+    assert (welcome.user_id, welcome.heartbeat, welcome.max_in_flight) == ("ada", 7.0, 3)
+    assert welcome.recovered
+    assert welcome.expires is not None
