@@ -272,8 +272,8 @@ class Journal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """Where a push went. ``reason`` says why nobody was reached; ``failed`` that a send was tried and
-    failed, so that another one may reach somebody (nobody connected: ``False``)."""
+    """Where a push went. ``reason`` says why nobody was reached; ``failed`` that a send was tried
+    and failed, so that another one may reach somebody (nobody connected: ``False``)."""
 
     connections: int
     reason: str | None = None
