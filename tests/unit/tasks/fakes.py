@@ -92,6 +92,7 @@ class FakeLedger:
         self.pages: list[Swept] = []
         self.is_down = False
         self.before_begin: Callable[[str], None] = lambda event_id: None
+        self.before_sending: Callable[[], None] = lambda: None
         self.chain = self.events = self.digests = self.breakers = self
 
     def now(self) -> datetime:
@@ -317,6 +318,7 @@ class FakeLedger:
     def _claim_digest(
         self, digest_id: str, lease: float, *, types: Sequence[str] = ()
     ) -> DigestClaim | None:
+        self.before_sending()
         digest = self.groups[digest_id]
         if digest.state != "open" or digest.due_at is None or digest.due_at > self.clock:
             return None

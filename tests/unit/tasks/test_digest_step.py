@@ -224,3 +224,27 @@ def test_events_of_types_without_this_channel_stay_out_of_the_mail() -> None:
     bench.play(event_id)
     [message] = bench.channels["email"].messages
     assert [event.id for event in message.events] == [event_id]
+
+
+def test_an_ack_at_the_very_moment_of_sending_keeps_its_event_out() -> None:
+    bench = bench_of(digest=DigestRule(window=0.0, min_interval=0.0))
+    gone, left = bench.ledger.add(), bench.ledger.add()
+    bench.ledger.before_sending = lambda: bench.ledger.acknowledge(gone)
+    report = bench.run("email", gone, left)
+    [message] = bench.channels["email"].messages
+    assert [event.id for event in message.events] == [left]
+    assert (report.outcomes["delivered"], report.lost) == (1, 1)
+
+
+def test_waiting_at_an_open_breaker_does_not_keep_it_open() -> None:
+    bench = bench_of(digest=DigestRule(window=0.0, min_interval=0.0))
+    event_id = bench.ledger.add()
+    [claim] = bench.ledger.claim([event_id], 60.0)
+    bench.ledger.join(claim, "email", by=("user_id", "run_id"), window=0.0, min_interval=0.0)
+    bench.ledger.advance(100.0)
+    bench.ledger.break_open("email")
+    opened = bench.ledger.switches["email"]
+    bench.run("email", event_id)
+    assert bench.ledger.tries(event_id) == [("email", 1, "failed")]
+    assert bench.channels["email"].messages == []
+    assert bench.ledger.switches["email"] == opened
