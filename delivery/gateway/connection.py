@@ -29,6 +29,7 @@ from delivery.gateway.actions import (
 )
 from delivery.gateway.feed import Feed, Page, Source
 from delivery.gateway.lanes import Batch, Item, Lanes, Read
+from delivery.gateway.prober import Prober
 from delivery.gateway.session import Session
 from delivery.gateway.sink import Sink
 from delivery.protocol import Close, Connected, Error, Pong, Reconnect, ServerFrame
@@ -88,6 +89,8 @@ class Connection:
         self._registry = around.registry
         self._clock = around.clock
         self._lanes = Lanes(session.flight, session.limits.max_queue)
+        # Takes one pushed event; the registry flushes at the end of the loop's turn.
+        self.enqueue = self._lanes.push
         self._feed: Feed | None = None
         self._is_welcome = False
         self._retry_at: float | None = None
@@ -95,10 +98,14 @@ class Connection:
         self._reading: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._failed: list[str] = []
-        self._probes: dict[bytes, tuple[float, asyncio.Future[bool]]] = {}
-        self._probed = 0
+        self._prober = Prober()
 
     # What the registry asks
+
+    @property
+    def id(self) -> str:
+        """Its id, as in the welcome and in confirmations."""
+        return self.session.connection_id
 
     @property
     def is_live(self) -> bool:
@@ -108,12 +115,6 @@ class Connection:
     def score(self, now: float) -> int:
         """Health, 0 to 100."""
         return self.session.score(now, self._lanes.fill)
-
-    def enqueue(self, item: Item) -> None:
-        """Take one pushed event; the registry flushes at the end of the loop's turn."""
-        was_live = self._lanes.is_live
-        if not self._lanes.push(item) and was_live:
-            self.session.failures += 1
 
     def flush(self) -> None:
         """Write what may leave now, then see to it that the rest can follow."""
@@ -146,15 +147,13 @@ class Connection:
         """Ping the peer: ``True`` on its pong, ``False`` when it cannot be asked. On a stream,
         which has no pong, a socket that takes a comment is all there is to know."""
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._probed += 1
-        payload = b"probe-%d" % self._probed
+        payload = self._prober.next_payload()
         if not self._ping(payload):
             future.set_result(False)
         elif self.session.is_stream:
             future.set_result(True)
         else:
-            self._probes[payload] = (self._clock(), future)
-            future.add_done_callback(lambda _: self._probes.pop(payload, None))
+            self._prober.expect(payload, future, self._clock())
         return future
 
     def reconnect(self, after_ms: int, reason: str) -> None:
@@ -200,14 +199,11 @@ class Connection:
     def on_pong(self, payload: bytes) -> None:
         """A pong came."""
         now = self._clock()
-        probe = self._probes.get(payload)
-        if probe is None:
+        round_trip = self._prober.on_pong(payload, now)
+        if round_trip is None:
             self.session.on_pong(payload, now)
-            return
-        asked_at, future = probe
-        self.session.on_round_trip(now - asked_at, now)
-        if not future.done():
-            future.set_result(True)
+        else:
+            self.session.on_round_trip(round_trip, now)
 
     def on_tick(self, now: float) -> None:
         """Time passed."""
@@ -241,9 +237,7 @@ class Connection:
         for task in (self._reading, self._draining):
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
-        for _, future in tuple(self._probes.values()):
-            if not future.done():
-                future.set_result(False)
+        self._prober.give_up()
         unsent = self._failed + self._lanes.close()
         if self._registry.detach(self):
             self._around.outcomes.unsent(unsent, f"not sent: {reason}")

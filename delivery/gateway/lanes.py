@@ -70,8 +70,8 @@ class Lanes:
 
     @property
     def fill(self) -> float:
-        """How full the queue is, 0 to 1."""
-        return len(self._queue) / self._max_queue
+        """How full the queue is, 0 to 1; one that overflowed is full until the ledger is read."""
+        return 1.0 if self._missed else len(self._queue) / self._max_queue
 
     @property
     def is_waiting(self) -> bool:

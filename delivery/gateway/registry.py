@@ -12,12 +12,12 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from delivery.domain.event import Event
 from delivery.domain.health import OPEN_BELOW, Breaker, BreakerState
 from delivery.domain.ports import Bus, Pushed
 from delivery.domain.records import Stored
-from delivery.gateway.connection import Connection
 from delivery.gateway.lanes import Item
 from delivery.gateway.nodes import BEAT, Peers
 from delivery.protocol import Close, encode_event
@@ -33,6 +33,24 @@ _BREAKER_OPEN = Pushed(0, "breaker open")
 _CLOSED = Breaker()
 
 
+class Member(Protocol):
+    """What the registry asks of a connection."""
+
+    user: User | None
+    is_marked: bool
+
+    @property
+    def id(self) -> str: ...
+    def score(self, now: float) -> int: ...
+    def enqueue(self, item: Item, /) -> object: ...
+    def flush(self) -> None: ...
+    def catch_up(self) -> None: ...
+    def probe(self) -> asyncio.Future[bool]: ...
+    def resend(self, items: Iterable[Item]) -> bool: ...
+    def reconnect(self, after_ms: int, reason: str) -> None: ...
+    def close(self, code: int, reason: str) -> None: ...
+
+
 class User:
     """One user's connections here and the breaker before them."""
 
@@ -40,7 +58,7 @@ class User:
 
     def __init__(self, user_id: str) -> None:
         self.id = user_id
-        self.connections: list[Connection] = []
+        self.connections: list[Member] = []
         self.breaker = _CLOSED
         self.pushed = Pushed(0)  # the answer of a push, made once per change and not per event
 
@@ -72,7 +90,7 @@ class Registry:
         self._max_per_user = max_per_user
         self._clock = clock
         self._dice = dice
-        self._marked: list[Connection] = []
+        self._marked: list[Member] = []
         self._is_scheduled = False
         self._health_at = 0.0
         self._beat_at = 0.0
@@ -117,7 +135,7 @@ class Registry:
         if user is not None and not self.is_closing and self._passes(user):
             self._queue(user, (event, encoded))
 
-    def mark(self, connection: Connection) -> None:
+    def mark(self, connection: Member) -> None:
         """Flush this connection at the end of the loop's turn."""
         if connection.is_marked:
             return
@@ -151,12 +169,12 @@ class Registry:
                 connection.flush()
             except Exception:
                 # One broken connection must not keep the others of this turn from their events.
-                logger.exception("connection %s failed", connection.session.connection_id)
+                logger.exception("connection %s failed", connection.id)
                 connection.close(Close.FORCED_RECONNECT, "internal error")
 
     # Connections
 
-    def attach(self, connection: Connection, user_id: str) -> bool:
+    def attach(self, connection: Member, user_id: str) -> bool:
         """Let a connection hear its user's events; ``False`` when the user has too many. A new
         connection resets the breaker."""
         user = self._users.get(user_id)
@@ -172,7 +190,7 @@ class Registry:
         self._connections += 1
         return True
 
-    def detach(self, connection: Connection) -> bool:
+    def detach(self, connection: Member) -> bool:
         """Forget a connection. Returns whether its user is connected nowhere any more."""
         user = connection.user
         if user is None:
@@ -187,7 +205,7 @@ class Registry:
         self.peers.left(user.id)
         return self.peers.hosts_of(user.id) == 0
 
-    def on_success(self, connection: Connection) -> None:
+    def on_success(self, connection: Member) -> None:
         """An acknowledgement came: closes the breaker. What went past it meanwhile is read."""
         user = connection.user
         if user is None or user.breaker is _CLOSED:
@@ -197,7 +215,7 @@ class Registry:
         if was_open:
             self.wake(user.id)
 
-    def on_failure(self, connection: Connection) -> None:
+    def on_failure(self, connection: Member) -> None:
         """A send or a probe failed, or the client refused an event."""
         user = connection.user
         if user is not None:

@@ -78,9 +78,10 @@ def test_an_overflow_drops_the_queue_and_reads_the_ledger_anew() -> None:
     leave(lanes, flight)
     assert [lanes.push(item(event)) for event in events[1:]] == [True, True, False]
     assert not lanes.is_live
-    assert lanes.fill == 0.0
+    assert lanes.fill == 1.0
     assert leave(lanes, flight) == []
     assert lanes.next_read() is Read.AGAIN
+    assert lanes.fill == 0.0
     lanes.take_page([item(event) for event in events], is_last=True)
     flight.on_ack(1, (), 0.0)
     assert leave(lanes, flight) == [events[1].id]
