@@ -43,7 +43,7 @@ def store_proofs(
         connection.execute(
             sa.update(events)
             .where(events.c.id.in_(page), events.c.state.in_(_FROM))
-            .values(state=State.CONFIRMED.value, confirmed_at=now, due_at=None)
+            .values(state=State.CONFIRMED.value, confirmed_at=now, due_at=None, step=None)
         )
     bulk.insert_confirmations(connection, valid, now)
     audit_rows(connection, list(_audited(valid, found, now)))

@@ -63,7 +63,7 @@ def expire(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) 
     connection.execute(
         sa.update(events)
         .where(events.c.id.in_(_ids(found)), edges.before(Cause.EXPIRE))
-        .values(state=edges.after(Cause.EXPIRE), due_at=None, claimed_until=None)
+        .values(state=edges.after(Cause.EXPIRE), step=None, due_at=None, claimed_until=None)
     )
     _audit(connection, now, found, Cause.EXPIRE)
 
