@@ -38,7 +38,7 @@ class Close:
 
 
 def may_reconnect(code: int | None) -> bool:
-    """Whether a client should come back after this close code (1006 and other standard codes too)."""
+    """Whether a client should come back after this close code, standard codes included."""
     return code is None or not 3500 <= code <= 3999
 
 

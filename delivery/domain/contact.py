@@ -105,9 +105,7 @@ def _text(body: Mapping[str, Any], name: str, shape: re.Pattern[str], like: str)
     return value
 
 
-def _words(
-    body: Mapping[str, Any], name: str, known: tuple[str, ...] | None
-) -> tuple[str, ...]:
+def _words(body: Mapping[str, Any], name: str, known: tuple[str, ...] | None) -> tuple[str, ...]:
     value = body.get(name)
     if value is None:
         return ()

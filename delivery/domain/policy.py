@@ -167,9 +167,7 @@ class _Reader:
             self.fail(f"{key}.{name}", f"must be a number of 0 or more, not {value!r}")
         return float(value)
 
-    def count(
-        self, table: Mapping[str, Any], key: str, name: str, default: int, least: int
-    ) -> int:
+    def count(self, table: Mapping[str, Any], key: str, name: str, default: int, least: int) -> int:
         value = table.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             self.fail(f"{key}.{name}", f"must be a whole number of {least} or more, not {value!r}")

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.health import Breaker
-from delivery.domain.lifecycle import Confirmation, Outcome, State
+from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.policy import Policies
 from delivery.domain.records import (
     AlertGroup,
@@ -40,7 +40,11 @@ class EventStore(Protocol):
     """Events, their proofs and what can be read of them."""
 
     def commit(
-        self, entries: Sequence[Entry], proofs: Sequence[Confirmation] = (), *, drained: bool = False
+        self,
+        entries: Sequence[Entry],
+        proofs: Sequence[Confirmation] = (),
+        *,
+        drained: bool = False,
     ) -> list[Receipted]:
         """Record entries and proofs in one transaction (group commit); one answer per entry.
 
@@ -78,9 +82,7 @@ class EventStore(Protocol):
     def cursor_instant(self, user_id: str, event_id: str) -> datetime | None:
         """When this user's event was recorded, ``None`` if it is not there."""
 
-    def feed(
-        self, user_id: str, *, since: datetime | None, after: int, limit: int
-    ) -> list[Stored]:
+    def feed(self, user_id: str, *, since: datetime | None, after: int, limit: int) -> list[Stored]:
         """What a connecting client is owed, in order of recording, positions over ``after``:
         unexpired unconfirmed events plus whatever was recorded at ``since`` or later."""
 
@@ -105,7 +107,8 @@ class ChainStore(Protocol):
     def sweep(self, limit: int = 500) -> Swept:
         """Take one page of what is due: events past their deadline enter the chain
         (``falling_back``), expired ones end, and each due time moves 5 s ahead, doubling up to
-        60 s, so that a lost message is published again. ``FOR UPDATE SKIP LOCKED`` on PostgreSQL."""
+        60 s, so that a lost message is published again. Sweepers share the work: on PostgreSQL
+        ``FOR UPDATE SKIP LOCKED``."""
 
     def oldest_overdue(self) -> float:
         """Age in seconds of the oldest due time that nobody has served; 0.0 if none."""
@@ -128,7 +131,7 @@ class ChainStore(Protocol):
         """Release the claim: the event stands on ``step``, due then."""
 
     def finish(self, claim: Claim, *, alerted: bool) -> bool:
-        """The chain is over: ``dead`` if operators were alerted, else ``parked`` until it expires."""
+        """The chain is over: ``dead`` if operators were alerted, else ``parked``."""
 
 
 class DigestStore(Protocol):
@@ -142,21 +145,31 @@ class DigestStore(Protocol):
         open (it becomes the user's, ``run_id`` ``None``), and after a message within
         ``min_interval`` the next one is the user's and due at the end of the interval."""
 
-    def claim(self, digest_id: str, lease: float, *, types: Sequence[str] = ()) -> DigestClaim | None:
+    def claim(
+        self,
+        digest_id: str,
+        lease: float,
+        *,
+        types: Sequence[str] = (),
+        unknown_limit: int | None = None,
+    ) -> DigestClaim | None:
         """Claim an open, due digest as one and read its members: the unconfirmed, unexpired open
         events of the runs that joined it, whose channel attempt was not delivered in this
-        generation; ``types``, if any, limit those that did not join themselves. Writes one
+        generation; ``types``, if any, limit those that did not join themselves, and an event with
+        more than ``unknown_limit`` attempts here that may have gone out is left out. Writes one
         ``started`` attempt row each. ``None`` if it is taken, done, not yet
-        due, or nothing is left to send (then it is closed). Members left ``started`` by a dead worker
-        become ``unknown`` first."""
+        due, or nothing is left to send (then it is closed). Members left ``started`` by a dead
+        worker become ``unknown`` first."""
 
     def end(self, claim: DigestClaim, result: Result, *, retry_in: float | None) -> bool:
-        """One outcome for every member. ``retry_in`` seconds reopens the digest, ``None`` closes it."""
+        """One outcome for every member. ``retry_in`` seconds reopens it, ``None`` closes it."""
 
     def get(self, digest_id: str) -> tuple[Digest, tuple[str, ...]] | None:
         """A digest and the ids its message listed."""
 
-    def by_provider_id(self, channel: str, provider_id: str) -> tuple[Digest, tuple[str, ...]] | None:
+    def by_provider_id(
+        self, channel: str, provider_id: str
+    ) -> tuple[Digest, tuple[str, ...]] | None:
         """The digest whose message the provider knows by this id, and the ids it listed."""
 
     def fire(self, event_class: EventClass, claims: Sequence[Claim]) -> AlertGroup:
@@ -181,7 +194,7 @@ class ContactStore(Protocol):
 
 
 class BreakerStore(Protocol):
-    """Breakers of external channels, shared by all workers; times are the ledger's epoch seconds."""
+    """Breakers of external channels, shared by all workers; times are epoch seconds."""
 
     def get(self, name: str) -> Breaker: ...
     def allows(self, name: str) -> bool:
@@ -304,7 +317,7 @@ class Intake(Protocol):
         """Validate and record a batch, in order; one answer per item when durable.
 
         An ``InvalidEvent`` (or ``IdConflict``, ``PayloadTooLarge``, ``InvalidContext``) is the
-        caller's, ``Overloaded`` / ``LedgerError`` ours. Accepted events are pushed after the commit.
+        caller's, ``Overloaded`` and ``LedgerError`` ours. What was accepted is pushed afterwards.
         """
 
 

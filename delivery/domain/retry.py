@@ -31,8 +31,3 @@ class Backoff:
 
 
 PERFORMANCE = Backoff(base=0.001, max=0.001, jitter=0.0)
-
-
-def spread(base: float, jitter: float, dice: float) -> float:
-    """A delay between ``base`` and ``base * (1 + jitter)`` seconds: spreads a crowd, never early."""
-    return base * (1.0 + jitter * dice)

@@ -50,13 +50,20 @@ class DigestSql(AlertGroups):
             return joining.join(connection, now, claim, channel, by, window, min_interval)
 
     def claim(
-        self, digest_id: str, lease: float, *, types: Sequence[str] = ()
+        self,
+        digest_id: str,
+        lease: float,
+        *,
+        types: Sequence[str] = (),
+        unknown_limit: int | None = None,
     ) -> DigestClaim | None:
         """Claim an open, due digest and read its members at this moment.
 
         Args:
             types: what a message on this channel may list besides the events that joined; any
                 type if empty.
+            unknown_limit: an event with more attempts here whose outcome is unknown is not listed
+                again; ``None`` lists it however often.
 
         Returns:
             ``None`` if it is taken, done, not due, or nothing was left to send (then it is closed).
@@ -67,7 +74,7 @@ class DigestSql(AlertGroups):
             if row is None or not _is_ready(row, now):
                 return None
             _end_lost(connection, digest_id, now)
-            due = members(connection, row, now, types)
+            due = members(connection, row, now, types, unknown_limit)
             if not due:
                 _close(connection, digest_id, now, state="dropped", error=EMPTY)
                 return None

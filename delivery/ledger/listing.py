@@ -22,7 +22,11 @@ _MAY_BE_OUT = (*_DELIVERED, Outcome.STARTED, Outcome.UNKNOWN)
 
 
 def members(
-    connection: Connection, digest: rows.AnyRow, now: datetime, types: Sequence[str]
+    connection: Connection,
+    digest: rows.AnyRow,
+    now: datetime,
+    types: Sequence[str],
+    unknown_limit: int | None,
 ) -> list[Stored]:
     """Unconfirmed, unexpired events of the runs that joined, which this channel has not delivered
     in their generation. Those that joined belong whatever their type."""
@@ -43,10 +47,26 @@ def members(
         events.c.run_id.in_(runs),
         ~delivered,
     )
+    if unknown_limit is not None:
+        wanted = wanted.where(_unknown_attempts(digest.channel) <= unknown_limit)
     if types:
         wanted = wanted.where(sa.or_(events.c.type.in_(types), events.c.digest_id == digest.id))
     found = connection.execute(wanted.order_by(events.c.position).limit(MAX_MEMBERS))
     return [rows.stored(row) for row in found]
+
+
+def _unknown_attempts(channel: str) -> sa.ScalarSelect[int]:
+    """How often this channel may have delivered the event already."""
+    return (
+        sa.select(sa.func.count())
+        .where(
+            attempts.c.event_id == events.c.id,
+            attempts.c.generation == events.c.generation,
+            attempts.c.channel == channel,
+            attempts.c.outcome == Outcome.UNKNOWN,
+        )
+        .scalar_subquery()
+    )
 
 
 def listed(connection: Connection, digest_id: str) -> tuple[str, ...]:

@@ -13,12 +13,13 @@ from delivery.domain.lifecycle import Cause, Confirmation, Outcome, State, sourc
 from delivery.domain.policy import Policies
 from delivery.domain.records import Confirmed, EventFilter
 from delivery.ledger import bulk
+from delivery.ledger.audit import AuditRow, audit_rows
 from delivery.ledger.database import Database
 from delivery.ledger.models import attempts, confirmations, events, mailbox
 from delivery.ledger.proofs import store_proofs
 from delivery.ledger.queries import conditions
 from delivery.ledger.recording import FAST_PATH
-from delivery.ledger.rows import attempt_values, is_id
+from delivery.ledger.rows import AnyRow, attempt_values, is_id
 
 _HAND_OVER = sorted(s.value for s in sources(Cause.HAND_OVER))
 _REPLAY = sorted(s.value for s in sources(Cause.REPLAY))
@@ -49,16 +50,18 @@ class Operations:
         after = -1
         while True:
             with self._database.write() as connection:
-                query = sa.select(events.c.id, events.c.position).where(
-                    events.c.state.in_(_REPLAY), events.c.position > after, *_which(which)
-                )
+                query = sa.select(
+                    events.c.id, events.c.position, events.c.user_id, events.c["class"]
+                ).where(events.c.state.in_(_REPLAY), events.c.position > after, *_which(which))
                 query = query.order_by(events.c.position).limit(bulk.PAGE)
                 if bulk.is_postgresql(connection):
                     query = query.with_for_update()
                 rows = connection.execute(query).all()
                 page = [row.id for row in rows]
                 if page and not dry_run:
-                    _restart(connection, page, policies, self._database.now(connection))
+                    now = self._database.now(connection)
+                    _restart(connection, page, policies, now)
+                    _audit(connection, rows, "replayed", now)
             matched.extend(page)
             if len(page) < bulk.PAGE:
                 return matched
@@ -91,7 +94,7 @@ def _which(which: EventFilter | Sequence[str]) -> list[sa.ColumnElement[bool]]:
 
 def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: datetime) -> None:
     query = (
-        sa.select(events.c.id, events.c.generation)
+        sa.select(events.c.id, events.c.generation, events.c.user_id, events.c["class"])
         .where(events.c.id.in_(ids), events.c.state.in_(_HAND_OVER))
         .order_by(events.c.id)
     )
@@ -107,6 +110,7 @@ def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: dat
         .values(state=State.FALLING_BACK.value, step=None, due_at=now, handed_over_at=now,
                 publishes=0)
     )  # fmt: skip
+    _audit(connection, rows, "handed_over", now)
     tried = _tries(connection, moved)
     bulk.insert_attempts(connection, [
         attempt_values(
@@ -115,6 +119,18 @@ def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: dat
         )
         for row in rows
     ])  # fmt: skip
+
+
+def _audit(connection: Connection, rows: Sequence[AnyRow], kind: str, now: datetime) -> None:
+    """Sign-in events: every change of their state is on the compliance log."""
+    audit_rows(
+        connection,
+        [
+            AuditRow(kind, row.id, row.user_id, {}, now)
+            for row in rows
+            if row._mapping["class"] == EventClass.AUTH.value
+        ],
+    )
 
 
 def _tries(connection: Connection, ids: Sequence[str]) -> dict[tuple[str, int], int]:

@@ -21,6 +21,9 @@ from delivery.tasks.attempts import BREAKER_OPEN, Run, Work, is_tired, result_of
 
 logger = logging.getLogger(__name__)
 
+UNKNOWN_LIMIT = {"skip": 0, "once": 1, "retry": None}
+"""How many messages that may have gone out allow another one, by the step's ``on_unknown``."""
+
 TAKEN_RECHECK = 2.0
 """Seconds until an event is looked at again whose digest another worker is sending."""
 
@@ -91,7 +94,12 @@ class DigestStep:
         if blocked and not is_tired(speaker.step(run.channel), since, now):
             run.postpone(group, now + timedelta(seconds=RECOVERY))
             return []
-        claim = run.ledger.digests.claim(digest.id, run.limits.lease, types=self._types)
+        claim = run.ledger.digests.claim(
+            digest.id,
+            run.limits.lease,
+            types=self._types,
+            unknown_limit=UNKNOWN_LIMIT[speaker.step(run.channel).on_unknown],
+        )
         if claim is None:
             # Taken by another worker, or nothing is left to send: the next look tells.
             run.postpone(group, now + timedelta(seconds=TAKEN_RECHECK))

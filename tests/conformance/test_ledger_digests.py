@@ -365,6 +365,22 @@ def test_a_dead_workers_message_is_unknown_and_the_next_one_keeps_its_message_id
     assert ledger.digests.end(again, DELIVERED, retry_in=None)
 
 
+@pytest.mark.parametrize(("unknown_limit", "is_sent_again"), [(None, True), (1, True), (0, False)])
+def test_a_message_that_may_be_out_is_repeated_only_as_the_policy_allows(
+    ledger: SqlLedger, advance: Any, unknown_limit: int | None, is_sent_again: bool
+) -> None:
+    doubtful, fresh = on_chain(ledger), on_chain(ledger)
+    first = join(ledger, doubtful, min_interval=0.0)
+    advance(31)
+    unknown = Result(Outcome.UNKNOWN, error="the answer was lost")
+    only_one = sending(ledger, first, types=("none",))
+    assert ledger.digests.end(only_one, unknown, retry_in=None)
+    second = join(ledger, fresh, min_interval=0.0)
+    advance(31)
+    members = ids(sending(ledger, second, unknown_limit=unknown_limit))
+    assert members == ([doubtful, fresh] if is_sent_again else [fresh])
+
+
 def test_an_attempt_in_a_digest_that_is_being_sent_is_not_taken_for_lost(
     ledger: SqlLedger, advance: Any
 ) -> None:

@@ -320,8 +320,10 @@ def test_statistics_count_what_was_confirmed_and_what_fell_back(ledger: SqlLedge
 def test_an_auth_event_is_on_the_compliance_log(ledger: SqlLedger) -> None:
     one = entry(event_class=EventClass.AUTH, type="auth_completed")
     ledger.events.commit([one])
+    ledger.events.hand_over([one.event.id], "nobody connected")
+    ledger.events.replay([one.event.id], policies=POLICIES)
     ledger.events.confirm([proof(one)])
-    assert ledger.audit.seal() == 2
+    assert ledger.audit.seal() == 4
     assert ledger.audit.verify() == []
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.domain.retry import PERFORMANCE, Backoff, spread
+from delivery.domain.retry import PERFORMANCE, Backoff
 
 
 @pytest.mark.parametrize(("retry", "seconds"), [(1, 0.1), (2, 0.2), (3, 0.4), (4, 0.8), (9, 2.0)])
@@ -39,8 +39,3 @@ def test_a_delay_stays_within_its_limits(
 ) -> None:
     delay = Backoff(base, base + more, jitter).delay(retry, dice)
     assert 0.0 <= delay <= (base + more) * (1 + jitter) * (1 + 1e-9)
-
-
-@given(base=st.floats(0, 1e3), jitter=st.floats(0, 2), dice=st.floats(0, 1, exclude_max=True))
-def test_a_spread_delay_is_never_early(base: float, jitter: float, dice: float) -> None:
-    assert base <= spread(base, jitter, dice) <= base * (1 + jitter) * (1 + 1e-9)

@@ -316,7 +316,12 @@ class FakeLedger:
         return (digest, tuple(self.joined[digest_id])) if digest else None
 
     def _claim_digest(
-        self, digest_id: str, lease: float, *, types: Sequence[str] = ()
+        self,
+        digest_id: str,
+        lease: float,
+        *,
+        types: Sequence[str] = (),
+        unknown_limit: int | None = None,
     ) -> DigestClaim | None:
         self.before_sending()
         digest = self.groups[digest_id]
@@ -328,12 +333,14 @@ class FakeLedger:
         for row in self.rows.values():
             event, tried = row.stored.event, row.attempts
             mine = [a for a in tried if a.channel == digest.channel]
+            unknown = sum(a.outcome is Outcome.UNKNOWN for a in mine)
             if (
                 row.stored.state.is_open
                 and event.user_id == digest.user_id
                 and digest.run_id in (None, event.run_id)
                 and (not types or event.type in types)
                 and not any(a.outcome is Outcome.DELIVERED for a in mine)
+                and (unknown_limit is None or unknown <= unknown_limit)
             ):
                 row.attempts.append(
                     Attempt(
