@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from delivery.domain.policy import Policies
 from delivery.domain.ports import Bus, Inbox, Intake, Journal, Ledger, TaskQueue
-from delivery.gateway.push_urls import DEFAULT_SCHEMES
+from delivery.domain.push_target import SCHEMES
 from delivery.protocol import Limits
 
 if TYPE_CHECKING:
@@ -51,6 +51,6 @@ class GatewayParts:
     sms_token: str | None = None
     email_callback_secret: str | None = None
     trusted_proxies: tuple[str, ...] = ()
-    push_schemes: frozenset[str] = DEFAULT_SCHEMES
+    push_schemes: frozenset[str] = SCHEMES
     allow_private_push: bool = False
     inbox: Inbox | None = None

@@ -7,33 +7,15 @@ also closes that network to its workers.
 
 from __future__ import annotations
 
-import ipaddress
 import queue
 import socket
 import threading
 from collections.abc import Callable
 
+from delivery.domain.push_target import is_public
 from delivery.errors import ChannelRejected, ChannelUnavailable
 
 Resolve = Callable[[str, float], list[str]]
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # Source: RFC 6052
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is one of the open internet, whatever it is wrapped in."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour
-        if inner is None and ip.teredo is not None:
-            inner = ip.teredo[1]
-        if inner is None and ip in _NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
 def resolve(host: str, timeout: float) -> list[str]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote
 
 from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
+from delivery.domain.push_target import SCHEMES, scheme_of, shape_fault
 from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable
 from delivery.transports.addresses import Resolve, require_public, resolve
 from delivery.transports.notify import notify, open_target
@@ -21,17 +22,6 @@ from delivery.transports.render import Renderer
 if TYPE_CHECKING:
     from apprise import NotifyBase
 
-# Services over TLS that take everything they need from the URL itself.
-DEFAULT_SCHEMES = (
-    "discord", "gchat", "gotifys", "jsons", "mmosts", "ntfys", "pbul", "pover", "rockets",
-    "slack", "tgram", "workflows", "wxteams",
-)  # fmt: skip
-# What a URL may say after its "?": nothing that names a file, another host, a header, or a limit.
-_QUERY = frozenset({
-    "avatar", "botname", "channel", "click", "device", "footer", "format", "image", "mode",
-    "overflow", "ping", "preview", "priority", "silent", "sound", "tags", "thread", "to", "topic",
-    "version",
-})  # fmt: skip
 _RESOLVE_SHARE = 0.3
 
 
@@ -39,7 +29,7 @@ class PushChannel:
     """Notifies a user's push targets.
 
     Args:
-        schemes: the Apprise schemes that users may give; ``None`` for ``DEFAULT_SCHEMES``.
+        schemes: the Apprise schemes that users may give; ``None`` for ``SCHEMES``.
         allow_private: let targets be on private networks (a trusted installation, or a test).
     """
 
@@ -55,7 +45,7 @@ class PushChannel:
     ) -> None:
         self._renderer = renderer
         self._schemes = frozenset(
-            scheme.lower() for scheme in (DEFAULT_SCHEMES if schemes is None else schemes)
+            scheme.lower() for scheme in (SCHEMES if schemes is None else schemes)
         )
         self._allow_private = allow_private
         self._resolve = resolve
@@ -64,21 +54,8 @@ class PushChannel:
         """Why this contact has no push target, ``None`` if it has one."""
         if not contact.push:
             return "no push target"
-        if not any(self._shape_fault(url) is None for url in contact.push):
+        if not any(shape_fault(url, self._schemes) is None for url in contact.push):
             return "no push target that is allowed here"
-        return None
-
-    def refusal(self, url: str, timeout: float = 2.0) -> str | None:
-        """Why this URL is not allowed as a push target, ``None`` if it is. For the contacts API.
-
-        A host that does not resolve now is let through: it is checked again before each call.
-        """
-        try:
-            self._target(url, timeout)
-        except ChannelRejected as error:
-            return str(error)
-        except ChannelUnavailable:
-            return None
         return None
 
     def deliver(self, message: Message, timeout: float) -> Taken:
@@ -107,33 +84,16 @@ class PushChannel:
         raise ChannelUnavailable(text) if retryable else ChannelRejected(text)
 
     def _target(self, url: str, timeout: float) -> NotifyBase:
-        fault = self._shape_fault(url)
+        fault = shape_fault(url, self._schemes)
         if fault is not None:
             raise ChannelRejected(fault)
         target = open_target(url)
         if target is None:
-            raise ChannelRejected(f"the {_scheme(url)} URL is not complete")
+            raise ChannelRejected(f"the {scheme_of(url)} URL is not complete")
         host = _called_host(target)
         if host is not None and not self._allow_private:
             require_public(host, timeout, resolve=self._resolve)
         return target
-
-    def _shape_fault(self, url: str) -> str | None:
-        scheme = _scheme(url)
-        if scheme not in self._schemes:
-            return f"push scheme {scheme!r} is not one of {', '.join(sorted(self._schemes))}"
-        try:
-            query = parse_qsl(urlsplit(url).query, keep_blank_values=True)
-        except ValueError:
-            return f"the {scheme} URL cannot be read"
-        for name, _value in query:
-            if name.lower() not in _QUERY:
-                return f"a {scheme} URL may not say {name[:32]!r} after its '?'"
-        return None
-
-
-def _scheme(url: str) -> str:
-    return url.partition("://")[0].strip().lower()[:32] if "://" in url else ""
 
 
 def _called_host(target: NotifyBase) -> str | None:

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from delivery.domain.push_target import SCHEMES
 from delivery.errors import InvalidEvent
-from delivery.gateway.push_urls import DEFAULT_SCHEMES, check_push_url
+from delivery.gateway.push_urls import check_push_url
 
 NAMES = {
     "push.example": ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"],
@@ -41,7 +42,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_listed_service_outside_is_allowed(url: str) -> None:
-    check_push_url(url, DEFAULT_SCHEMES)
+    check_push_url(url, SCHEMES)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ def test_a_listed_service_outside_is_allowed(url: str) -> None:
 )
 def test_a_private_address_is_refused_however_it_is_written(host: str) -> None:
     with pytest.raises(InvalidEvent) as caught:
-        check_push_url(f"jsons://{host}/", DEFAULT_SCHEMES)
+        check_push_url(f"jsons://{host}/", SCHEMES)
     assert caught.value.field == "push"
 
 
@@ -98,13 +99,13 @@ def test_a_private_address_is_refused_however_it_is_written(host: str) -> None:
 )
 def test_what_is_no_listed_service_is_refused(url: str) -> None:
     with pytest.raises(InvalidEvent):
-        check_push_url(url, DEFAULT_SCHEMES)
+        check_push_url(url, SCHEMES)
 
 
 @pytest.mark.parametrize("name", ["template", "keyfile", "attach", "Template", "+X-Header", ""])
 def test_a_parameter_that_reaches_further_is_refused(name: str) -> None:
     with pytest.raises(InvalidEvent):
-        check_push_url(f"slack://push.example/a/b/c?{name}=/etc/passwd", DEFAULT_SCHEMES)
+        check_push_url(f"slack://push.example/a/b/c?{name}=/etc/passwd", SCHEMES)
 
 
 def test_a_closed_network_may_allow_its_own_hosts() -> None:
@@ -113,5 +114,5 @@ def test_a_closed_network_may_allow_its_own_hosts() -> None:
 
 def test_the_url_is_not_repeated_because_it_holds_secrets() -> None:
     with pytest.raises(InvalidEvent) as caught:
-        check_push_url("jsons://user:hunter2@127.0.0.1/", DEFAULT_SCHEMES)
+        check_push_url("jsons://user:hunter2@127.0.0.1/", SCHEMES)
     assert "hunter2" not in str(caught.value)

@@ -7,8 +7,9 @@ import threading
 
 import pytest
 
+from delivery.domain.push_target import is_public
 from delivery.errors import ChannelRejected, ChannelUnavailable
-from delivery.transports.addresses import is_public, require_public, resolve
+from delivery.transports.addresses import require_public, resolve
 
 
 @pytest.mark.parametrize(
