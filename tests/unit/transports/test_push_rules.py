@@ -64,7 +64,7 @@ def test_allowed_targets_are_called_together(called: list[tuple[int, float]]) ->
 def test_a_scheme_that_is_not_listed_is_never_called(
     called: list[tuple[int, float]], url: str
 ) -> None:
-    with pytest.raises(ChannelRejected, match="scheme|Apprise URL"):
+    with pytest.raises(ChannelRejected, match=r"scheme|Apprise URL"):
         deliver(channel(), url)
     assert called == []
 
