@@ -32,6 +32,7 @@ OnMessage = Callable[[dict[str, Any]], None]
 CHANNEL = "delivery:bus"
 _MAX_REPLIES = 10_000
 _RECONNECT = Backoff(base=0.1, max=5.0, jitter=0.5)
+# For the way out; the loops outlive whatever the client throws.
 _FAILURES = (RedisError, OSError, TimeoutError)
 
 
@@ -132,7 +133,6 @@ class RedisBus:
         self._on_message: OnMessage = lambda message: None
         self._outbox = Outbox(max_queue)
         self._replies: OrderedDict[str, str] = OrderedDict()
-        self._probe = 0
         self._heard_at = float("-inf")
         self._subscribed = asyncio.Event()
         self._missed = False
@@ -184,10 +184,12 @@ class RedisBus:
             async with asyncio.timeout(self._timeout):
                 if self.healthy:
                     await self._outbox.drained()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+        tasks, self._tasks = set(self._tasks), []
+        while tasks:
+            # Again and again: redis-py now and then swallows a cancellation (redis 8.1).
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=0.1)
         self._subscribed.clear()
         for client in (self._writer, self._reader):
             try:
@@ -206,11 +208,11 @@ class RedisBus:
                 if self._outbox.lossy:
                     self._outbox.lossy = False
                     self.publish(self._gap())
-            except _FAILURES as error:
-                # Whether Redis spread some of it is not known: sent again, they would come twice.
+            except Exception as error:
+                # Whether Redis spread some of it is not known: sent again, it could come twice.
                 self._outbox.drop(len(batch))
                 failures += 1
-                log.log(_level(failures), "the bus cannot publish: %s", error)
+                log.log(_level(failures), "the bus cannot publish: %r", error)
                 await asyncio.sleep(_RECONNECT.delay(failures, self._dice()))
             finally:
                 self._outbox.done(batch)
@@ -224,13 +226,12 @@ class RedisBus:
     async def _probe_for_ever(self) -> None:
         failures = 0
         while True:
-            self._probe += 1
             try:
-                await self._send([(self._channel, seal(Envelope(self._sender, probe=self._probe)))])
+                await self._send([(self._channel, seal(Envelope(self._sender, probe=True)))])
                 failures = 0
-            except _FAILURES as error:
+            except Exception as error:
                 failures += 1
-                log.log(_level(failures), "the bus cannot probe itself: %s", error)
+                log.log(_level(failures), "the bus cannot probe itself: %r", error)
             await asyncio.sleep(self._probe_every)
 
     async def _listen_for_ever(self) -> None:
@@ -238,9 +239,9 @@ class RedisBus:
         while True:
             try:
                 await self._listen()
-            except _FAILURES as error:
+            except Exception as error:
                 failures = 1 if self._subscribed.is_set() else failures + 1
-                log.log(_level(failures), "the bus hears nothing and subscribes anew: %s", error)
+                log.log(_level(failures), "the bus hears nothing and subscribes anew: %r", error)
             self._subscribed.clear()
             self._missed = True
             await asyncio.sleep(_RECONNECT.delay(failures, self._dice()))
@@ -258,7 +259,6 @@ class RedisBus:
                 if clock() - self._heard_at > self._deaf_after:
                     raise TimeoutError(f"no probe came back in {self._deaf_after:g} s")
         finally:
-            # Shielded from a second failure: the connection is thrown away in any case.
             with contextlib.suppress(*_FAILURES):
                 await pubsub.aclose()  # type: ignore[no-untyped-call]
 
@@ -272,13 +272,11 @@ class RedisBus:
                 # Whatever was published meanwhile went past this node.
                 self._missed = False
                 _call(self._on_message, self._gap())
-        if item["type"] != "message":
-            return
-        envelope = unseal(item["data"])
+        envelope = unseal(item["data"]) if item["type"] == "message" else None
         if envelope is None:
             return
         if envelope.sender == self._sender:
-            if envelope.probe is not None:
+            if envelope.probe:
                 self._heard_at = asyncio.get_running_loop().time()
         elif envelope.message is not None:
             self._remember_reply(envelope.message)

@@ -18,7 +18,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
     sender: str
     message: dict[str, Any] | None = None
-    probe: int | None = None
+    probe: bool = False
 
 
 _encoder = msgspec.json.Encoder()

@@ -16,7 +16,7 @@ from typing import Any
 from redis.client import PubSub
 from redis.exceptions import RedisError
 
-from delivery.errors import ChannelUnavailable
+from delivery.errors import ChannelUnavailable, LedgerError
 from delivery.gateway.bus import CHANNEL
 from delivery.gateway.envelope import Envelope, seal, unseal
 from delivery.gateway.redis_clients import client
@@ -48,7 +48,7 @@ class LoopResend:
         """The number of live connections that took the events. Never call it on the loop.
 
         Raises:
-            ChannelUnavailable: the loop is over, or did not answer in time.
+            ChannelUnavailable: the loop is over or did not answer in time, or the ledger is away.
         """
         if self._loop.is_closed() or not self._loop.is_running():
             raise ChannelUnavailable("the gateway in this process is not running")
@@ -65,6 +65,9 @@ class LoopResend:
             raise ChannelUnavailable(
                 f"the gateway did not answer a resend in {timeout + _MARGIN:.1f} s"
             ) from None
+        except LedgerError as error:
+            # The sockets' side reads the events from there; over the bus it answers 0 instead.
+            raise ChannelUnavailable(f"the gateway cannot resend: {error}") from error
         except concurrent.futures.CancelledError as error:
             raise ChannelUnavailable("the gateway in this process is shutting down") from error
 

@@ -1,7 +1,7 @@
 """Local stand-ins for the outside world in `delivery up`: a mail server and an SMS gateway.
 
-Owns: a bounded inbox in memory, an SMTP server, an HTTP server of Twilio's shape with signed
-status callbacks. Never does: send anything on, or claim by itself that a person got a message.
+Owns: an SMTP server and an HTTP server of Twilio's shape with signed status callbacks.
+Never does: send anything on, or claim by itself that a person got a message.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import queue
 import socket
 import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from email import message_from_bytes
@@ -26,44 +26,16 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from delivery.domain.ports import SinkMessage
+from delivery.transports.inbox import MAX_MESSAGES, SinkInbox
 from delivery.transports.sms_http import Answer, refusal_of, sms_server, twilio_signature
+
+__all__ = ["MailSink", "SinkInbox", "SmsSink"]
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGES = 200
 MAX_MAIL_BYTES = 1 << 20
 MAX_CALLBACKS = 1_000
 _TIMEOUT = 5.0
-
-
-class SinkInbox:
-    """Messages of the sinks, newest first; the oldest go when it is full. Thread-safe."""
-
-    def __init__(self, limit: int = MAX_MESSAGES) -> None:
-        self._messages: deque[SinkMessage] = deque(maxlen=limit)
-        self._arrived = threading.Condition()
-
-    def add(self, message: SinkMessage) -> None:
-        """Keep a message and wake whoever waits for one."""
-        with self._arrived:
-            self._messages.appendleft(message)
-            self._arrived.notify_all()
-
-    def messages(self) -> list[SinkMessage]:
-        """A copy, newest first."""
-        with self._arrived:
-            return list(self._messages)
-
-    def wait_for(self, count: int, timeout: float) -> list[SinkMessage]:
-        """Wait until at least ``count`` messages are here; what is here then, or at the end."""
-        with self._arrived:
-            self._arrived.wait_for(lambda: len(self._messages) >= count, timeout)
-            return list(self._messages)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._arrived:
-            self._messages.clear()
 
 
 class MailSink:

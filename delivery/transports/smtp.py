@@ -32,7 +32,6 @@ from delivery.errors import (
 )
 
 log = logging.getLogger(__name__)
-
 CONNECT_ATTEMPTS = 3
 _SETTING = "DELIVERY_SMTP_URL"
 _SHAPE = "smtp://user:password@host:port?tls=none|starttls|implicit"
@@ -57,7 +56,9 @@ class SmtpServer:
 
 
 def parse_smtp_url(url: str) -> SmtpServer:
-    """Read ``smtp://user:password@host:port?tls=none|starttls|implicit``; ``starttls`` if unsaid.
+    """Read ``smtp://user:password@host:port?tls=none|starttls|implicit``.
+
+    Without ``tls`` port 465 means ``implicit``, any other ``starttls``.
 
     Raises:
         ConfigError: names the setting and the shape, never the value.

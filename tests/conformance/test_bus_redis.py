@@ -147,3 +147,15 @@ def test_a_url_that_cannot_be_read_is_refused_without_repeating_it() -> None:
     with pytest.raises(ConfigError, match="DELIVERY_REDIS_URL") as caught:
         RedisBus("http://user:sesame@h", "one")
     assert "sesame" not in str(caught.value)
+
+
+async def test_stopping_ends_every_task_at_whatever_moment_it_comes(redis_url: str) -> None:
+    before = asyncio.all_tasks()
+    for turn in range(30):
+        bus = quick(redis_url, "one")
+        await bus.start(lambda message: None)
+        for _ in range(turn):
+            await asyncio.sleep(0)  # one turn of the loop later than the time before
+        async with asyncio.timeout(DEADLINE):
+            await bus.stop()
+    assert {task for task in asyncio.all_tasks() if task.get_name().startswith("bus-")} <= before

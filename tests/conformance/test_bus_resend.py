@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from delivery.errors import ChannelUnavailable
+from delivery.errors import ChannelUnavailable, LedgerUnavailable
 from delivery.gateway.bus import RedisBus
 from delivery.gateway.resend import BusResend, LoopResend
 from tests import servers
@@ -168,4 +168,13 @@ async def test_an_error_of_the_sockets_is_the_askers_too() -> None:
 
     direct = LoopResend(asyncio.get_running_loop(), fail, lambda users: None)
     with pytest.raises(ValueError, match="a bug"):
+        await asyncio.to_thread(direct.resend, "ada", ["id-1"], 1.0)
+
+
+async def test_a_ledger_that_is_away_makes_the_resend_unavailable() -> None:
+    async def fail(user_id: str, ids: Sequence[str], timeout: float) -> int:
+        raise LedgerUnavailable("locked")
+
+    direct = LoopResend(asyncio.get_running_loop(), fail, lambda users: None)
+    with pytest.raises(ChannelUnavailable, match="locked"):
         await asyncio.to_thread(direct.resend, "ada", ["id-1"], 1.0)
