@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from delivery.bootstrap.chain import attach, make_chain
 from delivery.bootstrap.data_dir import development_secret, holding, make_data_dir
 from delivery.bootstrap.gateway import serve_node, with_port
-from delivery.bootstrap.loop import until_told_to_stop
+from delivery.bootstrap.loop import Told
 from delivery.bootstrap.node import Node
 from delivery.bootstrap.store import database_url
 from delivery.bootstrap.tokens import issue
@@ -160,13 +160,14 @@ async def run_up(settings: Settings, *, ready: Callable[[Address], None]) -> Non
         ConfigError: a setting is wrong, the address is taken, or another process holds the data
             directory.
     """
+    told = Told()
     embedded = Embedded(with_port(settings))
     try:
         await embedded.open()
         await serve_node(embedded.node)
         try:
             ready(embedded.address())
-            await until_told_to_stop()
+            await told.to_stop()
         finally:
             await embedded.node.gateway.stop(DRAIN)
     finally:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 
 from delivery.bootstrap.family import supervise
-from delivery.bootstrap.loop import run, until_told_to_stop
+from delivery.bootstrap.loop import Told, run
 from delivery.bootstrap.node import Node
 from delivery.bootstrap.store import database_url, require_current
 from delivery.config import Settings, require_services, require_trust
@@ -54,13 +54,14 @@ def run_gateways(settings: Settings, processes: int, *, ready: Ready) -> None:
 
 async def run_gateway(settings: Settings, *, index: int | None = None, ready: Ready) -> None:
     """Serve in this process until told to stop, then send the clients elsewhere and drain."""
+    told = Told()
     node = Node(settings, "gateway", index=index)
     await node.open()
     try:
         await serve_node(node, reuse_port=index is not None)
         try:
             ready(settings.base_url)
-            await until_told_to_stop()
+            await told.to_stop()
         finally:
             await node.gateway.stop()
     finally:

@@ -12,6 +12,8 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine to its end on the fastest loop there is."""
@@ -24,17 +26,23 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
-async def until_told_to_stop() -> None:
-    """Return on the first SIGTERM or SIGINT; a second one ends the process the hard way."""
-    loop = asyncio.get_running_loop()
-    told = asyncio.Event()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        with suppress(NotImplementedError):  # a loop on Windows has no signal handlers
-            loop.add_signal_handler(number, told.set)
-    # What start-up made lives as long as the process: the collector need not look at it again.
-    gc.collect()
-    gc.freeze()
-    await told.wait()
-    for number in numbers:
-        loop.remove_signal_handler(number)
+class Told:
+    """Whether this process was told to stop; made before it says that it is ready."""
+
+    def __init__(self) -> None:
+        self._told = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            with suppress(NotImplementedError):  # a loop on Windows has no signal handlers
+                loop.add_signal_handler(number, self._told.set)
+
+    async def to_stop(self) -> None:
+        """Return on the first SIGTERM or SIGINT; a second one ends the process the hard way."""
+        # What start-up made lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        await self._told.wait()
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)

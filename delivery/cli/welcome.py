@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import sys
@@ -31,20 +32,23 @@ def welcome(address: Address, *, as_json: bool) -> None:
             indent=None,
         )
         return
-    command = own_command()
     _heading(address)
+    if address.client_token is None or address.service_token is None:
+        click.echo("Tokens come from the identity provider behind DELIVERY_JWKS_URL.")
+        return
     click.echo("Service token (emit read operate):")
     click.echo(f"{address.service_token}\n")
     click.echo(f"Client token of user {address.user}:")
     click.echo(f"{address.client_token}\n")
     click.secho("1. Receive, in a second terminal:", bold=True)
-    click.echo(f"DELIVERY_TOKEN={address.client_token} {command} listen --url {address.url}\n")
+    listen = f"{own_command()} listen --url {address.url}"
+    click.echo(f"DELIVERY_TOKEN={address.client_token} {listen}\n")
     click.secho("2. Send, in a third:", bold=True)
+    event = {"type": "agent_started", "user_id": address.user, "run_id": "run-1",
+             "data": {"text": "hello"}}  # fmt: skip
     click.echo(
         f"curl -sS {address.url}/v1/events -H 'Content-Type: application/json' "
-        f"-H 'Authorization: Bearer {address.service_token}' "
-        f'-d \'{{"type":"agent_started","user_id":"{address.user}","run_id":"run-1",'
-        f'"data":{{"text":"hello"}}}}\'\n'
+        f"-H 'Authorization: Bearer {address.service_token}' -d '{json.dumps(event)}'\n"
     )
 
 
@@ -60,7 +64,7 @@ def _heading(address: Address) -> None:
     for name, what in address.services:
         table.add_row(name, what)
     console.print(table)
-    click.secho("\nPage, signed in as the service:", bold=True)
+    click.secho("\nPage:", bold=True)
     click.echo(f"{address.page}\n")
 
 

@@ -1,0 +1,151 @@
+"""``delivery up`` and the commands that speak HTTP with it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import Process, run_command, running
+from tests.servers import wait_until
+
+
+@dataclass
+class Up:
+    """A running service and its place."""
+
+    process: Process
+    said: dict[str, Any]
+    folder: Path
+
+    def command(self, *args: str, token: str = "service_token") -> subprocess.CompletedProcess[str]:
+        settings = {"URL": self.said["url"], "TOKEN": self.said[token]}
+        return run_command(*args, cwd=self.folder, settings=settings)
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    """``delivery up`` on a directory of its own."""
+    with running("up", "--json", "--port", "0", cwd=tmp_path, settings={}) as process:
+        yield Up(process, process.json_line(), tmp_path)
+
+
+def test_emit_listen_show_list_and_replay_work_together(up: Up) -> None:
+    emitted = up.command(
+        "emit", "agent_started", "--user", "demo", "--run", "r-1", "--data", '{"n": 1}', "--json"
+    )
+    assert emitted.returncode == 0, emitted.stderr
+    (accepted,) = json.loads(emitted.stdout)["accepted"]
+
+    heard = up.command("listen", "--count", "1", "--json", token="client_token")
+    assert heard.returncode == 0, heard.stderr
+    event = json.loads(heard.stdout)
+    assert (event["id"], event["data"]) == (accepted["id"], {"n": 1})
+
+    def state() -> str:
+        shown = up.command("events", "show", accepted["id"], "--json")
+        return str(json.loads(shown.stdout)["state"])
+
+    wait_until(lambda: state() == "confirmed", "the ack is recorded")
+    shown = up.command("events", "show", accepted["id"])
+    assert "websocket" in shown.stdout
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    listed = up.command("events", "list", "--state", "confirmed")
+    assert accepted["id"] in listed.stdout
+    assert max(map(len, listed.stdout.splitlines())) <= 80
+
+    refused = up.command("events", "replay", accepted["id"])
+    assert refused.returncode == 1
+    assert "(409)" in refused.stderr
+    matched = up.command("events", "replay", "--state", "dead", "--dry-run", "--json")
+    assert json.loads(matched.stdout) == {"matched": 0, "replayed": 0}
+
+
+def test_emit_takes_lines_and_fails_when_one_is_rejected(up: Up) -> None:
+    lines = up.folder / "events.ndjson"
+    good = {"type": "note", "user_id": "demo", "run_id": "r", "data": {}}
+    lines.write_text(f"{json.dumps(good)}\n{json.dumps(good | {'type': '?'})}\n")
+    done = up.command("emit", "--file", str(lines))
+    assert done.returncode == 1
+    assert "accepted" in done.stdout
+    assert "#1 rejected" in done.stdout
+
+
+def test_a_wrong_token_fails_with_what_the_service_said(up: Up) -> None:
+    done = run_command(
+        "events", "list", cwd=up.folder, settings={"URL": up.said["url"], "TOKEN": "nonsense"}
+    )
+    assert done.returncode == 1
+    assert "(401)" in done.stderr
+    heard = run_command(
+        "listen", cwd=up.folder, settings={"URL": up.said["url"], "TOKEN": "nonsense"}
+    )
+    assert heard.returncode == 1
+    assert "Error" in heard.stderr
+
+
+def test_listen_ends_in_good_order_on_ctrl_c(up: Up) -> None:
+    settings = {"URL": up.said["url"], "TOKEN": up.said["client_token"]}
+    up.command("emit", "note", "--user", "demo", "--run", "r")
+    with running("listen", "--json", cwd=up.folder, settings=settings) as listener:
+        assert listener.json_line()["type"] == "note"
+        listener.process.send_signal(2)
+        assert listener.process.wait(10) == 0
+
+
+def test_token_and_check_use_the_secret_of_the_same_directory(up: Up) -> None:
+    made = run_command("token", "--user", "demo", cwd=up.folder)
+    heard = run_command(
+        "events", "list", "--user", "demo", cwd=up.folder,
+        settings={"URL": up.said["url"], "TOKEN": made.stdout.strip()},
+    )  # fmt: skip
+    assert heard.returncode in (0, 1), heard.stderr
+    checked = run_command("check", cwd=up.folder)
+    assert checked.returncode == 0, checked.stdout
+    secret = up.folder / ".delivery" / "dev-secret"
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert secret.read_text().strip() not in checked.stdout + up.process.log.read_text()
+
+
+def test_a_second_up_on_the_same_directory_is_refused_until_the_first_ends(up: Up) -> None:
+    second = run_command("up", "--port", "0", cwd=up.folder)
+    assert second.returncode == 2
+    assert "another `delivery up`" in second.stderr
+    up.process.kill()  # the lock must not outlive even a killed process
+    with running("up", "--json", "--port", "0", cwd=up.folder, settings={}, name="third") as third:
+        assert third.json_line()["url"]
+        assert third.stop() == 0
+
+
+def test_up_says_where_it_is_and_what_to_paste(tmp_path: Path) -> None:
+    with running("up", "--port", "0", cwd=tmp_path, settings={}) as process:
+        said = ""
+        while "curl" not in said:
+            said += process.line()
+        assert "delivery is up" in said
+        assert "/#token=" in said
+        assert " listen --url http://127.0.0.1:" in said
+        assert process.stop() == 0
+
+
+def test_up_on_a_port_in_use_exits_2(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run_command("up", "--port", str(port), cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"127.0.0.1:{port}" in done.stderr
+
+
+def test_up_with_an_identity_provider_makes_no_tokens(tmp_path: Path) -> None:
+    settings = {"JWKS_URL": "http://127.0.0.1:1/keys"}
+    with running("up", "--json", "--port", "0", cwd=tmp_path, settings=settings) as process:
+        said = process.json_line()
+        assert said["client_token"] is None
+        assert said["service_token"] is None
+        assert process.stop() == 0
