@@ -20,10 +20,13 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, make_url
 
 from delivery.errors import ConfigError, LedgerUnavailable
+from delivery.ledger.patience import limit
 
 BUSY_TIMEOUT = 5.0
 STATEMENT_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 3.0
+# The server ends a statement first, as long as it can.
+PATIENCE = STATEMENT_TIMEOUT + 1.0
 
 
 def parse_url(text: str) -> URL:
@@ -56,12 +59,16 @@ class Database:
 
     On SQLite one lock makes all writes of this process take turns and ``BEGIN IMMEDIATE`` those of
     other processes, so a write never fails halfway for a lock it should have taken first.
+
+    Args:
+        patience: seconds that PostgreSQL may take for an answer before the connection is given up;
+            ``None`` waits for ever, which only migrations may.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+    def __init__(self, url: str, *, pool_size: int = 8, patience: float | None = PATIENCE) -> None:
         self.url = parse_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self.engine = _engine(self.url, pool_size)
+        self.engine = _engine(self.url, pool_size, patience)
         self._writing = threading.RLock()
 
     @contextmanager
@@ -102,7 +109,7 @@ class Database:
         self.engine.dispose()
 
 
-def _engine(url: URL, pool_size: int) -> sa.Engine:
+def _engine(url: URL, pool_size: int, patience: float | None) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, pool_size)
     # Limits live in the session, so that a statement that outlives its caller still ends.
@@ -111,7 +118,7 @@ def _engine(url: URL, pool_size: int) -> sa.Engine:
         f" -c lock_timeout={int(BUSY_TIMEOUT * 1000)}"
         " -c idle_in_transaction_session_timeout=15000"
     )
-    return sa.create_engine(
+    engine = sa.create_engine(
         url,
         hide_parameters=True,  # addresses and payloads have no place in an error's text
         pool_size=pool_size,
@@ -126,6 +133,8 @@ def _engine(url: URL, pool_size: int) -> sa.Engine:
             "tcp_user_timeout": int(STATEMENT_TIMEOUT * 1000),
         },
     )
+    limit(engine, idle=CONNECT_TIMEOUT, busy=patience)
+    return engine
 
 
 def _sqlite_engine(url: URL, pool_size: int) -> sa.Engine:

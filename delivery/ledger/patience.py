@@ -1,0 +1,75 @@
+"""A PostgreSQL connection that gives up on a server that has stopped answering.
+
+Owns: the client's side of every wait on a connection. A frozen server keeps its sockets open and
+its kernel acknowledges what arrives, so neither its own ``statement_timeout`` nor any option of TCP
+ends a wait; this does. Never does: reconnect.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TypeVar
+
+import psycopg
+import sqlalchemy as sa
+from psycopg.abc import PQGen
+from sqlalchemy import event
+
+RV = TypeVar("RV")
+# Seconds between two looks at the clock while nothing arrives.
+_INTERVAL = 0.1
+
+
+class PatientConnection(psycopg.Connection[Any]):
+    """Closes itself when one answer takes longer than ``patience`` seconds.
+
+    The error is an ``OperationalError``, as if the connection had broken: what was asked may still
+    be done.
+    """
+
+    patience: float | None = None
+
+    def wait(self, gen: PQGen[RV], interval: float = _INTERVAL, timeout: float | None = None) -> RV:
+        """See psycopg: every wait of a connection comes through here."""
+        if self.patience is None:
+            return super().wait(gen, interval, timeout)
+        return super().wait(self._limited(gen, self.patience), min(interval, _INTERVAL), timeout)
+
+    def _limited(self, gen: PQGen[RV], patience: float) -> PQGen[RV]:
+        """The same generator, which the waiting loop resumes at least every ``_INTERVAL``."""
+        deadline = time.monotonic() + patience
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if not ready and time.monotonic() > deadline:
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(f"the server did not answer in {patience:g} s")
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            answer: RV = end.value
+            return answer
+
+
+def limit(engine: sa.Engine, *, idle: float, busy: float | None) -> None:
+    """Make an engine's connections patient.
+
+    Args:
+        idle: seconds for the pool's question whether a connection still lives, and for opening one.
+        busy: seconds for each answer while a connection is in use; ``None`` waits for ever.
+    """
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, _record: Any, args: Any, options: Any) -> PatientConnection:
+        connection = PatientConnection.connect(*args, **options)
+        connection.patience = idle
+        return connection
+
+    @event.listens_for(engine, "checkout")
+    def _checkout(connection: PatientConnection, _record: Any, _proxy: Any) -> None:
+        connection.patience = busy
+
+    @event.listens_for(engine, "checkin")
+    def _checkin(connection: PatientConnection | None, _record: Any) -> None:
+        if connection is not None:
+            connection.patience = idle

@@ -1,0 +1,104 @@
+"""What a ledger call does when PostgreSQL stops answering: it ends, in time, as unavailable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import sqlalchemy as sa
+
+from delivery.errors import LedgerUnavailable
+from delivery.ledger.database import CONNECT_TIMEOUT, Database
+from tests import servers
+
+PATIENCE = 0.5
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[servers.Server]:
+    """A PostgreSQL that these tests may freeze and kill."""
+    with servers.postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def database(own_postgres: servers.Server) -> Iterator[Database]:
+    """An impatient handle on it, connected already."""
+    with closing(Database(own_postgres.url, patience=PATIENCE)) as database:
+        assert database.now()
+        yield database
+
+
+def test_a_statement_on_a_server_that_freezes_midway_is_given_up(
+    own_postgres: servers.Server, database: Database
+) -> None:
+    with pytest.raises(LedgerUnavailable, match="did not answer"), database.write() as connection:
+        connection.execute(sa.text("select 1"))
+        own_postgres.stop()
+        begun = time.monotonic()
+        try:
+            connection.execute(sa.text("select 2"))
+        finally:
+            took = time.monotonic() - begun
+            own_postgres.cont()
+    assert PATIENCE <= took < PATIENCE + 2.0
+    assert database.now(), "the next call has a connection of its own"
+
+
+def test_a_copy_into_a_server_that_freezes_midway_is_given_up(
+    own_postgres: servers.Server, database: Database
+) -> None:
+    with pytest.raises(LedgerUnavailable), database.write() as connection:
+        connection.execute(sa.text("create temporary table t (line text)"))
+        cursor = connection.connection.cursor()
+        own_postgres.stop()
+        begun = time.monotonic()
+        try:
+            with cursor.copy("copy t from stdin") as copy:
+                for _ in range(200):
+                    copy.write("x" * 65_536 + "\n")
+        finally:
+            took = time.monotonic() - begun
+            own_postgres.cont()
+    assert took < 3 * PATIENCE + 2.0
+
+
+def test_a_pooled_connection_to_a_frozen_server_is_asked_only_shortly(
+    own_postgres: servers.Server, database: Database
+) -> None:
+    own_postgres.stop()
+    begun = time.monotonic()
+    try:
+        with pytest.raises(LedgerUnavailable):
+            database.now()
+    finally:
+        own_postgres.cont()
+    # Once for the question whether it lives, once for a new one.
+    assert time.monotonic() - begun < 2 * CONNECT_TIMEOUT + 2.0
+    assert database.now()
+
+
+def test_the_servers_own_limit_comes_first_while_it_answers(own_postgres: servers.Server) -> None:
+    with closing(Database(own_postgres.url)) as database:
+        with pytest.raises(LedgerUnavailable, match="statement timeout"):
+            with database.read() as connection:
+                connection.execute(sa.text("set local statement_timeout = 200"))
+                connection.execute(sa.text("select pg_sleep(30)"))
+        assert database.now()
+
+
+def test_a_slow_answer_within_the_limit_is_taken(database: Database) -> None:
+    with database.read() as connection:
+        asked = connection.execute(sa.text("select pg_sleep(0.3), 7"))
+        assert asked.one()[1] == 7
+
+
+def test_migrations_may_take_their_time(own_postgres: servers.Server) -> None:
+    with closing(Database(own_postgres.url, patience=None)) as database:
+        with database.write() as connection:
+            connection.execute(sa.text("select pg_sleep(0.2)"))
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            assert driver.patience is None
