@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,28 +65,30 @@ class Embedded:
             ConfigError: another process holds the directory, or a setting is wrong.
         """
         self.given = settings
-        make_data_dir(settings.data_dir)
-        self._closing = AsyncExitStack()
-        self._closing.enter_context(holding(settings.data_dir))
         self.inbox = SinkInbox()
-        self.settings = self._with_stand_ins(settings)
-        self.node = Node(self.settings, "up", inbox=self.inbox)
-        self._worker = EmbeddedWorker(self.node.celery)
+        make_data_dir(settings.data_dir)
+        with ExitStack() as held:
+            held.enter_context(holding(settings.data_dir))
+            self.settings = self._with_stand_ins(settings, held)
+            self.node = Node(self.settings, "up", inbox=self.inbox)
+            self._worker = EmbeddedWorker(self.node.celery)
+            self._closing = AsyncExitStack()
+            self._closing.callback(held.pop_all().close)
 
-    def _with_stand_ins(self, settings: Settings) -> Settings:
+    def _with_stand_ins(self, settings: Settings, held: ExitStack) -> Settings:
         found: dict[str, Any] = {}
         if settings.jwt_secret is None and settings.jwks_url is None:
             found["jwt_secret"] = SecretStr(development_secret(settings.data_dir))
         if settings.smtp_url is None:
             mail = MailSink(inbox=self.inbox)
             mail.start()
-            self._closing.callback(mail.stop)
+            held.callback(mail.stop)
             found["smtp_url"] = SecretStr(mail.url)
         if settings.sms_url is None:
             token = secrets.token_hex(16)
             sms = SmsSink(token=token, account=_SINK_ACCOUNT, inbox=self.inbox)
             sms.start()
-            self._closing.callback(sms.stop)
+            held.callback(sms.stop)
             found |= {"sms_url": sms.url, "sms_account": _SINK_ACCOUNT, "sms_from": _SINK_NUMBER,
                       "sms_token": SecretStr(token)}  # fmt: skip
         return settings.model_copy(update=found)

@@ -20,7 +20,7 @@ from delivery.bootstrap.heart import Heart, node_name
 from delivery.bootstrap.settings_parts import make_links
 from delivery.bootstrap.sockets import make_copies
 from delivery.bootstrap.store import database_url
-from delivery.config import Settings, load_policies, secret
+from delivery.config import Settings, load_policies, load_settings, secret
 from delivery.domain.lifecycle import State
 from delivery.domain.ports import Accepted, Bus, Inbox
 from delivery.emitter.emitter import Emitter, EmitterCore
@@ -32,7 +32,7 @@ from delivery.gateway.bus import LocalBus, RedisBus
 from delivery.gateway.parts import GatewayParts
 from delivery.gateway.registry import Registry
 from delivery.gateway.server import Gateway
-from delivery.ledger import SqlLedger
+from delivery.ledger import SqlLedger, migrate
 from delivery.ledger.journal import JournalThread
 from delivery.ledger.spool import Spool
 from delivery.protocol import Limits
@@ -116,7 +116,7 @@ class Node:
         copies = CopyThread(self.copies.put)
         heart = Heart(
             self.ledger, self.name, self.kind,
-            connections=lambda: self._parts.registry.connections,
+            connections=lambda: self.connections,
             info=lambda: {"url": self.settings.base_url, "backlog": self.journal.backlog},
         )  # fmt: skip
         for part in (self.relay, self._sweep, copies, heart):
@@ -138,6 +138,21 @@ class Node:
         close.push_async_callback(self._parts.auth.close)
         self._parts.intake = HttpIntake(self._core)
         self._parts.on_confirmed = receipts.confirmed
+
+    @property
+    def connections(self) -> int:
+        """Clients connected to this process."""
+        return self._parts.registry.connections
+
+    def on_confirmed(self, told: Callable[[Sequence[str]], None]) -> None:
+        """Also tell somebody else which events were just confirmed here; on the loop's thread."""
+        receipts = self._parts.on_confirmed
+
+        def both(ids: Sequence[str]) -> None:
+            receipts(ids)
+            told(ids)
+
+        self._parts.on_confirmed = both
 
     async def close(self) -> None:
         """Stop in reverse order; what was accepted is in the ledger or the spool afterwards."""
@@ -162,6 +177,16 @@ class Node:
     async def _is_confirmed(self, event_id: str) -> bool:
         found = await self.journal.call(self.ledger.events.read, [event_id])
         return bool(found) and found[0].state is State.CONFIRMED
+
+
+def node_from_environment(kind: str) -> Node:
+    """A node on an empty or current ledger, for a process that was handed its settings.
+
+    Effect: migrates the ledger.
+    """
+    settings = with_port(load_settings())
+    migrate.upgrade(database_url(settings))
+    return Node(settings, kind)
 
 
 class _NotYet:

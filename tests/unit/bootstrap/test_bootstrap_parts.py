@@ -1,0 +1,242 @@
+"""The small parts that wiring brings of its own: data directory, threads, hints, probes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from delivery.bootstrap import probes
+from delivery.bootstrap.chain import HintedSweep, check_order, make_watch
+from delivery.bootstrap.copies import CopyThread
+from delivery.bootstrap.data_dir import development_secret, holding, make_data_dir, signing_secret
+from delivery.bootstrap.heart import node_name
+from delivery.bootstrap.sockets import NoGateways
+from delivery.bootstrap.store import database_url, migrate_ledger
+from delivery.config import DEV_SECRET_PREFIX, load_settings
+from delivery.domain.event import Event
+from delivery.errors import ChannelUnavailable, ConfigError, DeliveryError, LedgerUnavailable
+from tests.messages import make_event
+from tests.web_server import Reply, web_server
+
+LIMIT = 10.0
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable and no file of the machine that runs the tests."""
+    for name in [name for name in os.environ if name.startswith("DELIVERY_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_data_directory_is_its_owners_alone(tmp_path: Path) -> None:
+    made = make_data_dir(tmp_path / "a" / "b")
+    assert made.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"DELIVERY_DATA_DIR.*file"):
+        make_data_dir(tmp_path / "file" / "below")
+
+
+def test_a_held_directory_is_refused_until_it_is_given_back(tmp_path: Path) -> None:
+    with holding(tmp_path), pytest.raises(ConfigError, match="another"), holding(tmp_path):
+        pass
+    with holding(tmp_path):
+        pass
+
+
+def test_the_development_secret_is_made_once_and_readable_by_its_owner(tmp_path: Path) -> None:
+    made = development_secret(tmp_path)
+    assert made.startswith(DEV_SECRET_PREFIX)
+    assert development_secret(tmp_path) == made
+    assert (tmp_path / "dev-secret").stat().st_mode & 0o777 == 0o600
+    assert signing_secret(load_settings(data_dir=str(tmp_path))) == made
+
+
+def test_a_damaged_development_secret_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "dev-secret").write_text("guessable")
+    with pytest.raises(ConfigError, match="damaged"):
+        development_secret(tmp_path)
+
+
+def test_a_set_secret_signs_before_a_development_one(tmp_path: Path) -> None:
+    development_secret(tmp_path)
+    settings = load_settings(data_dir=str(tmp_path), jwt_secret="s" * 40)
+    assert signing_secret(settings) == "s" * 40
+
+
+def test_node_names_tell_processes_apart() -> None:
+    assert str(os.getpid()) in node_name(load_settings(), "gateway")
+    named = load_settings(node="eu-1")
+    assert node_name(named, "gateway") == "eu-1"
+    assert node_name(named, "gateway", 1) == "eu-1-1"
+    assert node_name(named, "worker") == "eu-1-worker"
+
+
+def test_the_embedded_database_lies_in_the_data_directory() -> None:
+    assert database_url(load_settings(data_dir="d")) == "sqlite:///d/delivery.sqlite3"
+
+
+def test_migrate_without_a_database_says_what_to_set() -> None:
+    with pytest.raises(ConfigError, match="DELIVERY_DATABASE_URL"):
+        migrate_ledger(load_settings())
+
+
+def test_hints_make_one_sweep_and_an_unavailable_ledger_does_not_end_them() -> None:
+    swept = threading.Semaphore(0)
+    fails = [LedgerUnavailable("away"), DeliveryError("odd")]
+
+    def sweep() -> None:
+        swept.release()
+        if fails:
+            raise fails.pop()
+
+    hinted = HintedSweep(sweep)
+    hinted.start()
+    try:
+        for _ in range(3):
+            hinted.hint()
+            assert swept.acquire(timeout=LIMIT)
+    finally:
+        hinted.stop()
+    assert not fails
+
+
+def test_copies_are_made_in_order_and_a_failed_copy_does_not_stop_the_next() -> None:
+    made: list[str] = []
+    began = threading.Event()
+    go_on = threading.Event()
+
+    def copy(events: Sequence[Event]) -> None:
+        if not began.is_set():
+            began.set()
+            go_on.wait(LIMIT)
+            raise ChannelUnavailable("away")
+        made.extend(event.id for event in events)
+
+    copies = CopyThread(copy)
+    copies.start()
+    first, *rest = [make_event() for _ in range(250)]
+    copies.put(first)
+    assert began.wait(LIMIT)
+    for event in rest:
+        copies.put(event)
+    go_on.set()
+    copies.stop()
+    assert made == [event.id for event in rest]
+
+
+def test_copies_that_do_not_fit_are_dropped_and_never_waited_for() -> None:
+    copies = CopyThread(lambda events: None)  # never started: nobody takes
+    event = make_event()
+    for _ in range(1_001):
+        copies.put(event)
+    assert copies.dropped == 1
+
+
+def test_the_heartbeat_is_fetched_at_most_once_per_interval() -> None:
+    with web_server() as server:
+        watch = make_watch(load_settings(heartbeat_url=f"{server.url}/ping"))
+        for _ in range(3):
+            watch()
+        server.wait_for(1)
+        assert [request.path for request in server.requests] == ["/ping"]
+
+
+def test_a_heartbeat_that_fails_hurts_nobody() -> None:
+    with web_server() as server:
+        server.answer = lambda request: Reply(status=500)
+        make_watch(load_settings(heartbeat_url=server.url))()
+        server.wait_for(1)
+
+
+def test_without_a_bus_workers_say_that_gateways_cannot_be_asked() -> None:
+    with pytest.raises(ChannelUnavailable, match="DELIVERY_REDIS_URL") as caught:
+        NoGateways().resend("u", ["e"], 1.0)
+    assert not caught.value.retryable
+
+
+def test_the_time_limits_in_force_are_in_order() -> None:
+    numbers = [float(word) for word in check_order().removesuffix(" s").split(" < ")]
+    assert numbers == sorted(set(numbers))
+
+
+def levels(**settings: object) -> dict[str, str]:
+    for name, value in settings.items():
+        os.environ[f"DELIVERY_{name.upper()}"] = str(value)
+    try:
+        return {finding.what: finding.level for finding in probes.probe_all()}
+    finally:
+        for name in settings:
+            del os.environ[f"DELIVERY_{name.upper()}"]
+
+
+def test_check_finds_nothing_to_mend_on_the_embedded_default() -> None:
+    assert set(levels().values()) == {"ok"}
+
+
+def test_check_stops_at_settings_that_cannot_be_read() -> None:
+    (finding,) = [levels(port="eighty")]
+    assert finding == {"settings": "fail"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "what", "level"),
+    [
+        ({"prot": "1"}, "environment", "warn"),
+        ({"database_url": "postgresql://u@127.0.0.1:1/x"}, "tokens", "fail"),
+        ({"database_url": "postgresql://u@127.0.0.1:1/x"}, "database", "fail"),
+        ({"host": "0.0.0.0"}, "public_url", "warn"),
+        ({"public_url": "http://events.example.org"}, "public_url", "warn"),
+        ({"public_url": "https://events.example.org"}, "public_url", "ok"),
+        ({"policies": "nowhere.toml"}, "policies", "fail"),
+        ({"redis_url": "redis://127.0.0.1:1"}, "redis", "fail"),
+        ({"broker_url": "redis://127.0.0.1:1"}, "broker", "fail"),
+        ({"broker_url": "amqp://127.0.0.1:1"}, "broker", "fail"),
+        ({"smtp_url": "smtp://127.0.0.1:1"}, "smtp", "fail"),
+        ({"alertmanager_url": "http://127.0.0.1:1"}, "alertmanager_url", "fail"),
+        ({"jwks_url": "http://127.0.0.1:1"}, "tokens", "warn"),
+        ({"jwks_url": "http://127.0.0.1:1"}, "jwks_url", "fail"),
+    ],
+)
+def test_check_names_what_is_wrong(settings: dict[str, str], what: str, level: str) -> None:
+    assert levels(**settings)[what] == level
+
+
+def test_check_warns_of_a_data_directory_open_to_others(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    folder.mkdir()
+    folder.chmod(0o755)
+    assert levels(data_dir=folder)["data_dir"] == "warn"
+    folder.chmod(0o700)
+    assert levels(data_dir=folder)["data_dir"] == "ok"
+
+
+def test_check_warns_when_one_redis_is_bus_and_broker() -> None:
+    url = "redis://127.0.0.1:1"
+    found = levels(redis_url=f"{url}/0", broker_url=f"{url}/1")
+    assert found["broker"] in ("warn", "fail")
+    assert [f.level for f in probes._settings(load_settings(redis_url=url, broker_url=url))
+            if f.what == "broker"] == ["warn"]  # fmt: skip
+
+
+def test_check_accepts_a_listening_service() -> None:
+    with web_server() as server:
+        assert levels(smtp_url=f"smtp://127.0.0.1:{server.port}")["smtp"] == "ok"
+
+
+def test_no_finding_shows_a_password() -> None:
+    os.environ["DELIVERY_DATABASE_URL"] = "postgresql://u:hunter22@127.0.0.1:1/x"
+    os.environ["DELIVERY_REDIS_URL"] = "redis://:hunter22@127.0.0.1:1/0"
+    try:
+        findings = probes.probe_all()
+    finally:
+        del os.environ["DELIVERY_DATABASE_URL"], os.environ["DELIVERY_REDIS_URL"]
+    assert "hunter22" not in repr(findings)
+    assert max(finding.code for finding in findings) == 3
