@@ -11,19 +11,22 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 log = logging.getLogger(__name__)
 
 PAUSE = 1.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 WRONG = 2  # the exit code of a wrong configuration: a restart cannot help
 
 
 def supervise(count: int, serve: Callable[[int], None]) -> None:
     """Run ``serve(index)`` in ``count`` forked processes until SIGTERM or SIGINT.
 
-    A process that dies is started again after a second. Returns in the parent only; in a child
-    ``serve`` ends the process.
+    A process that dies is started again after a second, and ends when this one does. Returns in
+    the parent only; in a child ``serve`` ends the process.
 
     Raises:
         SystemExit: a child found the configuration wrong.
@@ -38,10 +41,11 @@ class _Family:
         self._children: dict[int, int] = {}
         self._is_stopping = threading.Event()
         self._failed = 0
+        self._watched, self._alive = os.pipe()
 
     def run(self) -> None:
         """Until every child has ended."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
             signal.signal(number, self._on_signal)
         for index in range(self._count):
             self._start(index)
@@ -55,12 +59,23 @@ class _Family:
     def _start(self, index: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
-        if pid:
+        # A signal right after the fork would find a child that the parent does not know yet, or
+        # run the parent's handler in the child.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        if not self._is_stopping.is_set():
+            pid = os.fork()
+            if pid == 0:
+                self._be_child(index)
             self._children[pid] = index
-            return
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+    def _be_child(self, index: int) -> NoReturn:
+        os.close(self._alive)
+        threading.Thread(target=_end_with, args=(self._watched,), daemon=True).start()
+        # Ctrl-C reaches parent and child; a second signal would be one too many.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._serve(index)
         sys.exit(0)
 
@@ -69,16 +84,28 @@ class _Family:
             return
         if code == WRONG:
             self._failed = code
-            self._stop(signal.SIGTERM)
+            self._stop()
             return
         log.error("process %d of %d ended with %d; starting it again", index, self._count, code)
         if not self._is_stopping.wait(PAUSE):
             self._start(index)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._stop(number)
+        self._stop()
 
-    def _stop(self, number: int) -> None:
+    def _stop(self) -> None:
         self._is_stopping.set()
         for pid in self._children:
-            os.kill(pid, number)
+            _end(pid)
+
+
+def _end(pid: int) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, signal.SIGTERM)
+
+
+def _end_with(parent: int) -> None:
+    """In a child: nobody would stop it, or start it again, after its parent."""
+    os.read(parent, 1)  # nothing is ever written; the end comes with the parent's
+    log.error("the parent process is gone; stopping")
+    _end(os.getpid())

@@ -13,8 +13,9 @@ from delivery.bootstrap.family import supervise
 from delivery.bootstrap.loop import Told, run
 from delivery.bootstrap.node import Node
 from delivery.bootstrap.store import database_url, require_current
-from delivery.config import Settings, require_services, require_trust
+from delivery.config import Settings, load_settings, require_services, require_trust
 from delivery.errors import ConfigError, LedgerUnavailable
+from delivery.ledger import migrate
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def run_gateways(settings: Settings, processes: int, *, ready: Ready) -> None:
 
 async def run_gateway(settings: Settings, *, index: int | None = None, ready: Ready) -> None:
     """Serve in this process until told to stop, then send the clients elsewhere and drain."""
-    told = Told()
+    told = Told(by_parent=index is not None)
     node = Node(settings, "gateway", index=index)
     await node.open()
     try:
@@ -66,6 +67,16 @@ async def run_gateway(settings: Settings, *, index: int | None = None, ready: Re
             await node.gateway.stop()
     finally:
         await node.close()
+
+
+def node_from_environment(kind: str) -> Node:
+    """A node on an empty or current ledger, for a process that was handed its settings.
+
+    Effect: migrates the ledger.
+    """
+    settings = with_port(load_settings())
+    migrate.upgrade(database_url(settings))
+    return Node(settings, kind)
 
 
 async def serve_node(node: Node, *, reuse_port: bool = False) -> None:

@@ -12,8 +12,6 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine to its end on the fastest loop there is."""
@@ -27,12 +25,17 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 class Told:
-    """Whether this process was told to stop; made before it says that it is ready."""
+    """Whether this process was told to stop; made before it says that it is ready.
 
-    def __init__(self) -> None:
+    Args:
+        by_parent: it is one of several, whose parent turns Ctrl-C into a SIGTERM for each.
+    """
+
+    def __init__(self, *, by_parent: bool = False) -> None:
         self._told = asyncio.Event()
+        self._signals = (signal.SIGTERM,) if by_parent else (signal.SIGTERM, signal.SIGINT)
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        for number in self._signals:
             with suppress(NotImplementedError):  # a loop on Windows has no signal handlers
                 loop.add_signal_handler(number, self._told.set)
 
@@ -43,6 +46,6 @@ class Told:
         gc.freeze()
         await self._told.wait()
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        for number in self._signals:
             with suppress(NotImplementedError):
                 loop.remove_signal_handler(number)

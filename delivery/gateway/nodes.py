@@ -6,7 +6,8 @@ an event reaches only the connections of the user that the event itself names.
 
 Messages, each with ``kind`` and ``node``:
     push      {"user", "event": <wire>}            push to the user's connections here
-    presence  {"joined": [user], "left": [user]}   or {"users": [user], "first": bool} every 10 s
+    presence  {"joined": [user], "left": [user]}   {"users": [user], "first": bool} every 10 s,
+                                                   and bare every 2 s: its sender lives
     hello     {}                                   a node has come up; answer with presence
     bye       {}                                   a node has gone
     wake      {"users": [user]}                    catch up from the ledger
@@ -26,7 +27,10 @@ from delivery.domain.event import Event, EventClass
 from delivery.domain.ports import Bus
 
 BEAT = 10.0
-EXPIRY = 35.0
+ALIVE = 2.0
+EXPIRY = 7.0
+"""Three signs of life may be lost. Whoever is believed to be on a dead node waits out the ack
+timeout; whoever is wrongly believed to be nowhere is found by the chain: so rather short."""
 CHUNK = 500
 
 
@@ -91,10 +95,14 @@ class Peers:
         for start in range(0, max(1, len(everyone)), CHUNK):
             self.publish("presence", users=everyone[start : start + CHUNK], first=start == 0)
 
+    def alive(self) -> None:
+        """Say only that this node lives."""
+        self.publish("presence")
+
     # What it hears
 
     def on_presence(self, message: dict[str, Any], now: float) -> None:
-        """Another node said who is there."""
+        """Another node said who is there, or just that it lives."""
         node = self._nodes.setdefault(message["node"], _Node())
         node.until = now + EXPIRY
         if message.get("first"):

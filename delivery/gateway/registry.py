@@ -19,7 +19,7 @@ from delivery.domain.health import OPEN_BELOW, Breaker, BreakerState
 from delivery.domain.ports import Bus, Pushed
 from delivery.domain.records import Stored
 from delivery.gateway.lanes import Item
-from delivery.gateway.nodes import BEAT, Peers
+from delivery.gateway.nodes import ALIVE, BEAT, Peers
 from delivery.protocol import Close, encode_event
 
 logger = logging.getLogger(__name__)
@@ -94,6 +94,7 @@ class Registry:
         self._is_scheduled = False
         self._health_at = 0.0
         self._beat_at = 0.0
+        self._alive_at = 0.0
 
     @property
     def connections(self) -> int:
@@ -286,9 +287,13 @@ class Registry:
 
     def on_tick(self, now: float) -> None:
         """Presence and health, every few seconds."""
-        if now >= self._beat_at:
+        if now >= self._alive_at:
+            self._alive_at = now + ALIVE
             self.peers.on_tick(now)
-            self.beat()
+            if now >= self._beat_at:
+                self.beat()
+            else:
+                self.peers.alive()
         if now >= self._health_at:
             self._health_at = now + HEALTH_EVERY
             self._check_health(self._users.values(), now)

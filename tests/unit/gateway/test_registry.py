@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from delivery.domain.event import EventClass
 from delivery.domain.health import BreakerState
 from delivery.gateway.bus import LocalBus, LocalHub
+from delivery.gateway.registry import Registry
 from delivery.protocol import Connected, Limits, Nack, Reconnect, encode_event
-from tests.fast_path import Desk, Node, make_event, until
+from tests.fast_path import Clock, Desk, Node, make_event, until
 
 
 async def test_everything_pushed_in_one_turn_leaves_as_one_frame() -> None:
@@ -238,10 +240,27 @@ async def test_a_node_alone_publishes_nothing_per_event() -> None:
 def test_a_node_that_falls_silent_is_forgotten() -> None:
     peers = Node().registry.peers
     peers.on_presence({"node": "n2", "users": ["ada"], "first": True}, 0.0)
-    peers.on_tick(30.0)
+    peers.on_tick(6.0)
     assert peers.hosts_of("ada") == 1
-    peers.on_tick(60.0)
+    peers.on_presence({"node": "n2"}, 6.0)
+    peers.on_tick(12.0)
+    assert peers.hosts_of("ada") == 1, "a bare sign of life is enough"
+    peers.on_tick(14.0)
     assert (peers.hosts_of("ada"), peers.are_there) == (0, False)
+
+
+async def test_a_node_says_every_two_seconds_that_it_lives_and_every_ten_who_is_there() -> None:
+    published: list[dict[str, Any]] = []
+    bus = LocalBus()
+    bus.publish = published.append  # type: ignore[method-assign]
+    clock = Clock()
+    registry = Registry("n1", bus, clock=clock)
+    for _ in range(81):
+        registry.on_tick(clock())
+        clock.now += 0.25
+    assert [message["kind"] for message in published] == ["presence"] * 11
+    reports = [number for number, message in enumerate(published) if "users" in message]
+    assert reports == [0, 5, 10]
 
 
 def test_a_user_missing_from_two_reports_is_gone() -> None:
