@@ -20,7 +20,7 @@ from delivery.bootstrap.heart import Heart, node_name
 from delivery.bootstrap.settings_parts import make_links
 from delivery.bootstrap.sockets import make_copies
 from delivery.bootstrap.store import database_url
-from delivery.config import Settings, load_policies, load_settings, secret
+from delivery.config import Settings, load_policies, secret
 from delivery.domain.lifecycle import State
 from delivery.domain.ports import Accepted, Bus, Inbox
 from delivery.emitter.emitter import Emitter, EmitterCore
@@ -32,7 +32,7 @@ from delivery.gateway.bus import LocalBus, RedisBus
 from delivery.gateway.parts import GatewayParts
 from delivery.gateway.registry import Registry
 from delivery.gateway.server import Gateway
-from delivery.ledger import SqlLedger, migrate
+from delivery.ledger import SqlLedger
 from delivery.ledger.journal import JournalThread
 from delivery.ledger.spool import Spool
 from delivery.protocol import Limits
@@ -101,6 +101,7 @@ class Node:
             wake_chain=self._sweep.hint,
             sms_token=secret(settings.sms_token),
             email_callback_secret=secret(settings.email_callback_secret),
+            trusted_proxies=settings.trusted_proxies,
             inbox=inbox,
         )
 
@@ -177,16 +178,6 @@ class Node:
     async def _is_confirmed(self, event_id: str) -> bool:
         found = await self.journal.call(self.ledger.events.read, [event_id])
         return bool(found) and found[0].state is State.CONFIRMED
-
-
-def node_from_environment(kind: str) -> Node:
-    """A node on an empty or current ledger, for a process that was handed its settings.
-
-    Effect: migrates the ledger.
-    """
-    settings = with_port(load_settings())
-    migrate.upgrade(database_url(settings))
-    return Node(settings, kind)
 
 
 class _NotYet:

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from delivery.cli import operate, serve, speak
+from delivery.cli import bench, flower, operate, serve, speak
 from delivery.errors import (
     ConfigError,
     DeliveryError,
@@ -61,5 +61,6 @@ def main() -> None:
     """
 
 
-for command in (*serve.COMMANDS, *operate.COMMANDS, *speak.COMMANDS):
-    main.add_command(command)
+for part in (serve, flower, operate, speak, bench):
+    for command in part.COMMANDS:
+        main.add_command(command)

@@ -11,11 +11,10 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import Connection
 
 from delivery.domain.lifecycle import Confirmation
-from delivery.ledger.models import attempts, confirmations, runs
+from delivery.ledger.models import attempts
 
 T = TypeVar("T")
 PAGE = 500
@@ -32,17 +31,29 @@ _INSERT_EVENTS = (
     f"INSERT INTO events ({_COLUMNS}, position) "  # noqa: S608 - constants only
     f"VALUES ({', '.join('?' * (len(EVENT_INSERT) + 1))})"
 )
-_RUNS = """
-INSERT INTO runs AS r (user_id, run_id, last_seq, started_at, updated_at)
-SELECT u, x, s, %(now)s, %(now)s
-FROM unnest(%(users)s::text[], %(runs)s::text[], %(seqs)s::bigint[]) AS t (u, x, s)
-ON CONFLICT (user_id, run_id) DO UPDATE SET last_seq = {last_seq}, updated_at = %(now)s
-RETURNING user_id, run_id, last_seq
+_INSERT_CONFIRMATIONS = (
+    'INSERT INTO confirmations (event_id, channel, "by", evidence, at) VALUES (?, ?, ?, ?, ?) '
+    "ON CONFLICT DO NOTHING"
+)
+_UNNEST_CONFIRMATIONS = (
+    'INSERT INTO confirmations (event_id, channel, "by", evidence, at) '
+    "SELECT e, c, b, v, %s FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[]) "
+    "AS t (e, c, b, v) ON CONFLICT DO NOTHING"
+)
+_INSERT_RUNS = """
+INSERT INTO runs AS r (user_id, run_id, last_seq, started_at, updated_at) {rows}
+ON CONFLICT (user_id, run_id)
+DO UPDATE SET last_seq = {last_seq}, updated_at = excluded.updated_at
+RETURNING last_seq, user_id, run_id
 """
-_RAISE = _RUNS.format(last_seq="greatest(r.last_seq, excluded.last_seq)")
-_ADVANCE = _RUNS.format(last_seq="r.last_seq + excluded.last_seq")
+_ROWS_SQLITE = "VALUES (?, ?, ?, ?, ?)"
+_ROWS_POSTGRESQL = (
+    "SELECT u, x, s, %(now)s, %(now)s "
+    "FROM unnest(%(users)s::text[], %(runs)s::text[], %(seqs)s::bigint[]) AS t (u, x, s)"
+)
 
 Runs = Mapping[tuple[str, str], int]
+EventRow = tuple[str | int | None, ...]
 
 
 def pages(items: Sequence[T], size: int = PAGE) -> Iterator[Sequence[T]]:
@@ -56,22 +67,43 @@ def is_postgresql(connection: Connection) -> bool:
     return connection.dialect.name == "postgresql"
 
 
-def insert_events(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert event rows (in the order of ``EVENT_INSERT``), numbered in the order given."""
+def stamp(connection: Connection, instant: datetime) -> str:
+    """An instant as the driver's own text: fixed width, so that on SQLite text sorts as time."""
+    utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+    text = utc.isoformat(" ", "microseconds")
+    return text if is_postgresql(connection) else text[:26]
+
+
+def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
+    """Insert event rows, numbered in the order given.
+
+    Args:
+        rows: in the order of ``EVENT_INSERT``, instants made by ``stamp``.
+    """
     if is_postgresql(connection):
+        lines = "".join([_copy_line(row) for row in rows])
         with _cursor(connection) as cursor, cursor.copy(_COPY_EVENTS) as copy:
-            for row in rows:
-                copy.write_row(row)
+            copy.write(lines)
         return
     last = connection.execute(sa.text("SELECT coalesce(max(position), 0) FROM events")).scalar_one()
     with _cursor(connection) as cursor:
         cursor.executemany(
-            _INSERT_EVENTS,
-            [
-                (*(_sqlite_value(value) for value in row), position)
-                for position, row in enumerate(rows, start=last + 1)
-            ],
+            _INSERT_EVENTS, [(*row, number) for number, row in enumerate(rows, start=last + 1)]
         )
+
+
+def _copy_line(row: EventRow) -> str:
+    """One line of COPY's text format. Source: PostgreSQL manual, COPY, "Text Format"."""
+    return "\t".join(["\\N" if value is None else _escaped(value) for value in row]) + "\n"
+
+
+def _escaped(value: str | int) -> str:
+    text = str(value)
+    if "\\" in text:
+        text = text.replace("\\", "\\\\")
+    if text.isprintable():
+        return text
+    return text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def insert_attempts(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
@@ -83,72 +115,52 @@ def insert_confirmations(
     connection: Connection, proofs: Sequence[Confirmation], now: datetime
 ) -> None:
     """Insert proofs; one that stands there already adds no second row."""
-    if is_postgresql(connection):
-        columns = list(zip(*((p.event_id, p.channel, p.by, p.evidence) for p in proofs),
-                           strict=True))  # fmt: skip
-        with _cursor(connection) as cursor:
-            cursor.execute(
-                'INSERT INTO confirmations (event_id, channel, "by", evidence, at) '
-                "SELECT e, c, b, v, %s FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[])"
-                " AS t (e, c, b, v) ON CONFLICT DO NOTHING",
-                (now, *(list(column) for column in columns)),
-            )
-        return
-    connection.execute(
-        sqlite_insert(confirmations).on_conflict_do_nothing(),
-        [
-            {"event_id": p.event_id, "channel": p.channel, "by": p.by, "evidence": p.evidence,
-             "at": now}
-            for p in proofs
-        ],
-    )  # fmt: skip
+    values = [(p.event_id, p.channel, p.by, p.evidence) for p in proofs]
+    with _cursor(connection) as cursor:
+        if is_postgresql(connection):
+            columns = [list(column) for column in zip(*values, strict=True)]
+            cursor.execute(_UNNEST_CONFIRMATIONS, (now, *columns))
+        else:
+            at = stamp(connection, now)
+            cursor.executemany(_INSERT_CONFIRMATIONS, [(*value, at) for value in values])
 
 
 def raise_runs(connection: Connection, told: Runs, now: datetime) -> None:
     """Note sequence numbers that were handed out in process; ``last_seq`` never falls."""
+    greatest = "greatest" if is_postgresql(connection) else "max"
     if told:
-        _write_runs(connection, told, now, _RAISE, lambda old, new: sa.func.max(old, new))
+        _write_runs(connection, told, now, f"{greatest}(r.last_seq, excluded.last_seq)")
 
 
 def advance_runs(connection: Connection, wanted: Runs, now: datetime) -> dict[tuple[str, str], int]:
     """Take so many numbers of each run; returns each run's new ``last_seq``."""
     if not wanted:
         return {}
-    return _write_runs(connection, wanted, now, _ADVANCE, lambda old, new: old + new)
+    return _write_runs(connection, wanted, now, "r.last_seq + excluded.last_seq")
 
 
 def _write_runs(
-    connection: Connection, values: Runs, now: datetime, statement: str, combine: Any
+    connection: Connection, values: Runs, now: datetime, last_seq: str
 ) -> dict[tuple[str, str], int]:
+    # Sorted: two batches that share runs lock them in the same order.
     keys = sorted(values)
-    if is_postgresql(connection):
-        with _cursor(connection) as cursor:
+    with _cursor(connection) as cursor:
+        if is_postgresql(connection):
+            statement = _INSERT_RUNS.format(rows=_ROWS_POSTGRESQL, last_seq=last_seq)
             cursor.execute(statement, {
                 "now": now,
                 "users": [user for user, _ in keys],
                 "runs": [run for _, run in keys],
                 "seqs": [values[key] for key in keys],
             })  # fmt: skip
-            return {(user, run): last for user, run, last in cursor.fetchall()}
-    insert = sqlite_insert(runs)
-    query = insert.on_conflict_do_update(
-        index_elements=["user_id", "run_id"],
-        set_={"last_seq": combine(runs.c.last_seq, insert.excluded.last_seq), "updated_at": now},
-    ).returning(runs.c.last_seq)
-    return {
-        key: connection.execute(query, {
-            "user_id": key[0], "run_id": key[1], "last_seq": values[key],
-            "started_at": now, "updated_at": now,
-        }).scalar_one()
-        for key in keys
-    }  # fmt: skip
-
-
-def _sqlite_value(value: Any) -> Any:
-    """Instants as ``UtcDateTime`` writes them: fixed width, so that text sorts as time."""
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
-    return value
+            return {(user, run): last for last, user, run in cursor.fetchall()}
+        statement = _INSERT_RUNS.format(rows=_ROWS_SQLITE, last_seq=last_seq)
+        at = stamp(connection, now)
+        found = {}
+        for key in keys:
+            cursor.execute(statement, (*key, values[key], at, at))
+            found[key] = cursor.fetchall()[0][0]
+        return found
 
 
 class _cursor:

@@ -167,8 +167,9 @@ def _insert(
     connection: Connection, fresh: Fresh, seqs: Sequence[int | None], now: datetime
 ) -> None:
     entries = [entry for _, entry in fresh]
+    stamps = _Stamps(connection, now)
     bulk.insert_events(
-        connection, [_row(entry, seq, now) for entry, seq in zip(entries, seqs, strict=True)]
+        connection, [_row(entry, seq, stamps) for entry, seq in zip(entries, seqs, strict=True)]
     )
     pushes = [row for entry in entries for row in _push_rows(entry, now)]
     if pushes:
@@ -179,11 +180,29 @@ def _insert(
     audit_rows(connection, list(_audited(entries, now)))
 
 
-def _row(entry: Entry, seq: int | None, now: datetime) -> tuple[Any, ...]:
+class _Stamps:
+    """The instants of a batch as text; a batch has few different ones."""
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self._connection = connection
+        self._at = now
+        self._after: dict[float, str] = {}
+        self.now = bulk.stamp(connection, now)
+
+    def of(self, instant: datetime) -> str:
+        return bulk.stamp(self._connection, instant)
+
+    def after(self, seconds: float) -> str:
+        found = self._after.get(seconds)
+        if found is None:
+            found = self._after[seconds] = self.of(self._at + timedelta(seconds=seconds))
+        return found
+
+
+def _row(entry: Entry, seq: int | None, stamps: _Stamps) -> bulk.EventRow:
     """One row in the order of ``bulk.EVENT_INSERT``."""
     event = entry.event
-    expires = now + timedelta(seconds=entry.ttl)
-    state, due, handed_over, confirmed = _standing(entry, now, expires)
+    state, due, handed_over, confirmed = _standing(entry, stamps)
     return (
         event.id,
         event.type,
@@ -191,30 +210,29 @@ def _row(entry: Entry, seq: int | None, now: datetime) -> tuple[Any, ...]:
         event.run_id,
         event.thread_id,
         seq,
-        event.at,
+        stamps.of(event.at),
         event.event_class.value,
         dump(event.data),
         None if event.meta is None else dump(event.meta),
         state.value,
         due,
-        expires,
+        stamps.after(entry.ttl),
         handed_over,
-        now,
+        stamps.now,
         confirmed,
     )
 
 
-def _standing(
-    entry: Entry, now: datetime, expires: datetime
-) -> tuple[State, datetime | None, datetime | None, datetime | None]:
+def _standing(entry: Entry, stamps: _Stamps) -> tuple[State, str | None, str | None, str | None]:
     """State, due time, hand-over and confirmation instants of a new row."""
-    if entry.event.meta is not None and "conflicts_with" in entry.event.meta:
+    event = entry.event
+    if event.meta is not None and "conflicts_with" in event.meta:
         return State.DEAD, None, None, None
-    if any(proof.user_id == entry.event.user_id for proof in entry.proofs):
-        return State.CONFIRMED, None, None, now
+    if entry.proofs and any(proof.user_id == event.user_id for proof in entry.proofs):
+        return State.CONFIRMED, None, None, stamps.now
     if entry.hand_over:
-        return State.FALLING_BACK, now, now, None
-    due = min(now + timedelta(seconds=entry.ack_timeout), expires)
+        return State.FALLING_BACK, stamps.now, stamps.now, None
+    due = stamps.after(min(entry.ack_timeout, entry.ttl))
     return (State.SENT if entry.sent else State.ACCEPTED), due, None, None
 
 

@@ -1,0 +1,5 @@
+"""How fast we are, measured by whoever wants to know: ``delivery bench``.
+
+Owns: the processes under load, the load, the floor to compare with, and the report. Each side is a
+process of its own, so that its CPU time can be told apart. Never does: change what is measured.
+"""

@@ -1,0 +1,117 @@
+"""The work that counts: acked events, at most so many unacknowledged, or paced.
+
+Owns: the emission loop and the samples. Product and floor run the same one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+TYPES = (
+    "agent_started",
+    "agent_thinking",
+    "tool_executing",
+    "tool_completed",
+    "agent_completed",
+)
+PATIENCE = 120.0
+BURST = 64
+"""Events per loop turn: acknowledgements are read between two bursts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is emitted.
+
+    Attributes:
+        window: events that may be unacknowledged at any time.
+        rate: events per second, 0 for as fast as the window allows.
+        payload: bytes of ``data``.
+    """
+
+    users: int
+    events: int
+    window: int
+    rate: float = 0.0
+    payload: int = 100
+
+
+class Window:
+    """Emits round robin over the users and waits for acknowledgements by key."""
+
+    def __init__(self, load: Load, emit: Callable[[int, int], Any]) -> None:
+        """
+        Args:
+            emit: called with user and event number; answers with the key of the acknowledgement.
+        """
+        self.load = load
+        self._emit = emit
+        self._sent: dict[Any, float] = {}
+        self._latencies: list[float] = []
+        self._room: asyncio.Future[None] | None = None
+
+    def acked(self, key: Any) -> None:
+        """An acknowledgement came; one that is not waited for does not count."""
+        sent = self._sent.pop(key, None)
+        if sent is None:
+            return
+        self._latencies.append(time.perf_counter() - sent)
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    async def run(self) -> dict[str, Any]:
+        """Emit everything and wait for the last acknowledgement.
+
+        Raises:
+            TimeoutError: acknowledgements stayed away.
+        """
+        before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+        for number in range(self.load.events):
+            await self._wait_for_turn(number, started)
+            self._sent[self._emit(number % self.load.users, number)] = time.perf_counter()
+        while self._sent:
+            await self._wait_for_ack()
+        wall = time.perf_counter() - started
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return {
+            "events": self.load.events,
+            "wall_s": wall,
+            "cpu_s": cpu,
+            "events_per_s": self.load.events / wall,
+            "events_per_cpu_s": self.load.events / cpu,
+            "max_rss_kib": after.ru_maxrss,
+            "ack_ms": percentiles(self._latencies),
+        }
+
+    async def _wait_for_turn(self, number: int, started: float) -> None:
+        if self.load.rate:
+            ahead = started + number / self.load.rate - time.perf_counter()
+            if ahead > 0:
+                await asyncio.sleep(ahead)
+        elif number % BURST == 0:
+            await asyncio.sleep(0)
+        while len(self._sent) >= self.load.window:
+            await self._wait_for_ack()
+
+    async def _wait_for_ack(self) -> None:
+        self._room = asyncio.get_running_loop().create_future()
+        await asyncio.wait_for(self._room, PATIENCE)
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    """Milliseconds at p50, p99 and p99.9 of raw samples, and the maximum."""
+    ordered = sorted(seconds)
+    if not ordered:
+        return {}
+    last = len(ordered) - 1
+    found = {
+        name: ordered[min(last, int(len(ordered) * share))] * 1000.0
+        for name, share in (("p50", 0.50), ("p99", 0.99), ("p99.9", 0.999))
+    }
+    return found | {"max": ordered[-1] * 1000.0}

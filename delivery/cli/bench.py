@@ -1,0 +1,76 @@
+"""The ``bench`` command: acked events per second beside the floor, on this machine.
+
+Owns: its options and the table. Never does: measure; that is ``delivery.bench``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from delivery.cli.options import json_option
+from delivery.cli.output import say_json, say_table
+
+
+@click.command()
+@click.option("--mode", type=click.Choice(["durable", "performance"]), default="durable",
+              show_default=True, help="What is emitted, and how.")  # fmt: skip
+@click.option("--users", type=click.IntRange(1, 10_000), default=10, show_default=True)
+@click.option("--events", type=click.IntRange(100, 10_000_000), default=50_000,
+              show_default=True, help="Per round.")  # fmt: skip
+@click.option("--window", type=click.IntRange(1, 100_000), default=1_000, show_default=True,
+              help="Events unacknowledged at most.")  # fmt: skip
+@click.option("--rate", type=click.FloatRange(0), default=0.0, show_default=True,
+              help="Events per second; 0 for as fast as it goes.")  # fmt: skip
+@click.option("--payload", type=click.IntRange(1, 60_000), default=100, show_default=True,
+              help="Bytes of text in each event.")  # fmt: skip
+@click.option("--rounds", type=click.IntRange(1, 99), default=3, show_default=True,
+              help="Product and floor in turn, so often.")  # fmt: skip
+@click.option("--database-url", envvar="DELIVERY_DATABASE_URL", default=None, show_envvar=True,
+              help="PostgreSQL to fill with events; a new SQLite file if left out.")  # fmt: skip
+@json_option
+def bench(
+    mode: str,
+    users: int,
+    events: int,
+    window: int,
+    rate: float,
+    payload: int,
+    rounds: int,
+    database_url: str | None,
+    as_json: bool,
+) -> None:
+    """Measure this machine: acked events, each confirmed in the ledger.
+
+    Starts a gateway and a process of clients, pinned to cores of their own,
+    and in turn the floor: bare aiohttp that validates and stores nothing.
+    Quote the ratio; absolute figures move with machine and hour. A run that
+    lost an event has no figures and exits with 1.
+    """
+    from delivery.bench.runner import Plan, run_plan
+    from delivery.bench.window import Load
+
+    load = Load(users, events, window, rate, payload)
+    report = run_plan(Plan(load, mode, database_url, rounds))
+    if as_json:
+        say_json(report)
+        return
+    rows = [_row(name, report[name]) for name in ("product", "floor")]
+    ratio = report["ratio"]
+    rows.append(("ratio", f"{ratio['events_per_s']:.2f}", f"{ratio['events_per_cpu_s']:.2f}"))
+    say_table(("", "events/s", "events/CPU s", "ack p50", "p99", "p99.9", "memory"), rows)
+
+
+def _row(name: str, result: dict[str, Any]) -> tuple[str, ...]:
+    ack = result["ack_ms"]
+    return (
+        name,
+        f"{result['events_per_s']:,.0f}",
+        f"{result['events_per_cpu_s']:,.0f}",
+        *(f"{ack[share]:.1f} ms" for share in ("p50", "p99", "p99.9")),
+        f"{result['max_rss_kib'] / 1024:.0f} MiB",
+    )
+
+
+COMMANDS = (bench,)

@@ -1,0 +1,42 @@
+"""The benchmark runs for real, small, and has no figure for a run that lost events."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from delivery.bench.runner import BenchFailed, _audit
+from delivery.bench.window import percentiles
+from tests.processes import run_command
+
+
+def test_product_and_floor_run_side_by_side_and_every_event_is_confirmed(tmp_path: Path) -> None:
+    done = run_command(
+        "bench", "--users", "3", "--events", "600", "--window", "100", "--rounds", "1", "--json",
+        cwd=tmp_path, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["product"]["unconfirmed"] == 0
+    assert report["product"]["events"] == report["floor"]["events"] == 600
+    assert report["ratio"]["events_per_cpu_s"] > 0
+    assert report["product"]["ack_ms"]["p50"] <= report["product"]["ack_ms"]["p99"]
+
+
+def test_a_run_that_lost_or_repeated_events_has_no_figures() -> None:
+    fine = {"unconfirmed": 0, "events": 5}
+    _audit("product", fine, {"repeated": 0, "received": 5})
+    with pytest.raises(BenchFailed, match="not confirmed"):
+        _audit("product", fine | {"unconfirmed": 1}, {"repeated": 0, "received": 5})
+    with pytest.raises(BenchFailed, match="came twice"):
+        _audit("product", fine, {"repeated": 2, "received": 7})
+    with pytest.raises(BenchFailed, match="lost 1"):
+        _audit("floor", {"events": 5}, {"repeated": 0, "received": 4})
+
+
+def test_percentiles_come_from_raw_samples() -> None:
+    found = percentiles([number / 1000 for number in range(1, 1001)])
+    assert (found["p50"], found["p99"], found["max"]) == pytest.approx((501.0, 991.0, 1000.0))
+    assert percentiles([]) == {}
