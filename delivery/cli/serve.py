@@ -12,7 +12,8 @@ import click
 from delivery.cli.options import json_option
 
 
-def _settings(**overrides: Any) -> Any:
+def serving_settings(**overrides: Any) -> Any:
+    """Settings of a command that serves, with its log set up."""
     from delivery.config import load_settings
     from delivery.telemetry import setup_logging
 
@@ -33,7 +34,7 @@ def up(host: str | None, port: int | None, data_dir: str | None, as_json: bool) 
     sinks whose messages the page shows. A service whose URL is set is used
     instead of its stand-in. Ctrl-C finishes what is under way.
     """
-    settings = _settings(host=host, port=port, data_dir=data_dir)
+    settings = serving_settings(host=host, port=port, data_dir=data_dir)
     from delivery.bootstrap.embedded import run_up
     from delivery.bootstrap.loop import run
     from delivery.cli.welcome import welcome
@@ -49,7 +50,7 @@ def up(host: str | None, port: int | None, data_dir: str | None, as_json: bool) 
 @json_option
 def gateway(host: str | None, port: int | None, workers: int, as_json: bool) -> None:
     """Run the sockets and the HTTP API of a cluster."""
-    settings = _settings(host=host, port=port)
+    settings = serving_settings(host=host, port=port)
     from delivery.bootstrap.gateway import run_gateways
     from delivery.cli.welcome import listening
 
@@ -64,7 +65,7 @@ def gateway(host: str | None, port: int | None, workers: int, as_json: bool) -> 
               show_default=True, help="How tasks share the machine.")  # fmt: skip
 def worker(queues: str | None, concurrency: int, pool: str) -> None:
     """Run a Celery worker of the fallback chain."""
-    settings = _settings()
+    settings = serving_settings()
     from delivery.bootstrap.workers import run_worker
 
     names = [name.strip() for name in (queues or "").split(",") if name.strip()]
@@ -74,7 +75,7 @@ def worker(queues: str | None, concurrency: int, pool: str) -> None:
 @click.command()
 def beat() -> None:
     """Run the clock of the fallback chain; one per cluster is enough."""
-    settings = _settings()
+    settings = serving_settings()
     from delivery.bootstrap.workers import run_beat
 
     run_beat(settings)

@@ -5,6 +5,7 @@ Owns: names, defaults, the checks on single values and their messages. Never doe
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -25,6 +26,8 @@ from delivery.errors import ConfigError
 MIN_SECRET_BYTES = 32  # Source: RFC 7518, section 3.2: a key as long as the hash
 
 _URL_LIST = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)|\s+")
+_COMMAS = re.compile(r"[\s,]+")
+_BASIC_AUTH = re.compile(r"^[!-9;-~]+:[!-~]+\Z")
 _POSTGRES = re.compile(r"^postgres(ql)?(\+psycopg)?://")
 
 
@@ -41,6 +44,11 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
     broker_url: SecretStr | None = None
+    broker_quorum_queues: bool = True
+    broker_visibility_timeout: float = Field(40.0, gt=0, allow_inf_nan=False)
+    task_soft_limit: float = Field(20.0, gt=0, allow_inf_nan=False)
+    task_hard_limit: float = Field(30.0, gt=0, allow_inf_nan=False)
+    claim_lease: float = Field(60.0, gt=0, allow_inf_nan=False)
     jwt_secret: SecretStr | None = None
     jwt_secret_previous: SecretStr | None = None
     jwks_url: str | None = None
@@ -59,6 +67,8 @@ class Settings(BaseSettings):
     alerts: Path | None = None
     templates: Path | None = None
     heartbeat_url: SecretStr | None = None
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    flower_basic_auth: SecretStr | None = None
     max_in_flight: int = Field(1_000, ge=1, le=100_000)
     spool_bytes: int = Field(256 * 1024 * 1024, ge=64 * 1024)
     log_format: Literal["text", "json"] = "text"
@@ -125,6 +135,24 @@ class Settings(BaseSettings):
     def _urls(cls, value: Any) -> Any:
         return [u for u in _URL_LIST.split(value.strip()) if u] if isinstance(value, str) else value
 
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _proxies(cls, value: Any) -> Any:
+        return [n for n in _COMMAS.split(value.strip()) if n] if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_network(text) for text in value)
+
+    @field_validator("flower_basic_auth")
+    @classmethod
+    def _user_and_password(cls, value: SecretStr | None) -> SecretStr | None:
+        # Flower compares text, which for other characters than these raises instead of refusing.
+        if value is not None and not _BASIC_AUTH.match(value.get_secret_value()):
+            raise ValueError("write user:password in ASCII characters without spaces")
+        return value
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: Any) -> Any:
@@ -167,6 +195,15 @@ def _http_url(value: str) -> str:
     if not re.match(r"^https?://[^/\s]+", value):
         raise ValueError("write a URL like https://events.example.org")
     return value.rstrip("/")
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r} is no address or network: write 10.0.0.7 or 10.0.0.0/24, comma separated"
+        ) from error
 
 
 def _scheme(value: SecretStr | None, *schemes: str) -> SecretStr | None:

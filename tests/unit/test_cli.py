@@ -20,7 +20,7 @@ from delivery.cli.output import clock, say_fields, say_table
 SECRET = "s" * 40
 COMMANDS = (
     "up", "gateway", "worker", "beat", "migrate", "check", "token", "emit", "listen", "events",
-    "purge", "audit",
+    "purge", "audit", "flower",
 )  # fmt: skip
 
 

@@ -236,3 +236,19 @@ def test_a_wrong_policy_names_file_and_key() -> None:
     Path("p.toml").write_text("[class.critical]\nack_timeout = -1\n")
     with pytest.raises(ConfigError, match=r"p\.toml: class\.critical\.ack_timeout"):
         config.load_policies(config.load_settings(policies="p.toml"))
+
+
+def test_trusted_proxies_are_addresses_and_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config.load_settings().trusted_proxies == ()
+    monkeypatch.setenv("DELIVERY_TRUSTED_PROXIES", "10.0.0.7, 10.1.0.0/24,fd00::/8")
+    assert config.load_settings().trusted_proxies == ("10.0.0.7/32", "10.1.0.0/24", "fd00::/8")
+
+
+@pytest.mark.parametrize("text", ["nginx", "10.0.0.0/33", "10.0.0.1/24", "*"])
+def test_a_trusted_proxy_that_is_no_address_is_named(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DELIVERY_TRUSTED_PROXIES", f"10.0.0.7,{text}")
+    with pytest.raises(ConfigError, match="DELIVERY_TRUSTED_PROXIES") as caught:
+        config.load_settings()
+    assert repr(text) in str(caught.value)
