@@ -1,8 +1,9 @@
 """Fixtures for all tests: real servers, started once per run and empty for each test.
 
 `DELIVERY_TEST_DATABASE_URL` (a role that may create databases) and `DELIVERY_TEST_REDIS_URL` (its
-database is flushed) name other servers. Tests that freeze or kill a server start their own with
-`tests.servers`, so that they disturb no other test.
+database is flushed) name other servers, as does `DELIVERY_TEST_RABBITMQ_URL` (our queues in it are
+deleted). Tests that freeze or kill a server start their own with `tests.servers`, so that they
+disturb no other test; RabbitMQ, which takes long to start, they share and start again.
 """
 
 import os
@@ -14,7 +15,8 @@ import pytest
 import redis
 from sqlalchemy import URL, make_url
 
-from tests import servers
+from delivery.tasks.app import ALL_QUEUES
+from tests import rabbitmq, servers
 
 DATABASE_URL = "DELIVERY_TEST_DATABASE_URL"
 REDIS_URL = "DELIVERY_TEST_REDIS_URL"
@@ -24,7 +26,14 @@ def pytest_report_header() -> str:
     """Says which servers the tests use."""
     database = _described(DATABASE_URL, servers.postgres_version)
     cache = _described(REDIS_URL, servers.redis_version)
-    return f"servers: {database}, {cache}"
+    return f"servers: {database}, {cache}, {_described(rabbitmq.RABBITMQ_URL, _rabbitmq_version)}"
+
+
+def _rabbitmq_version() -> str:
+    binary = rabbitmq.rabbitmq_binary()
+    if binary is None:
+        raise RuntimeError(f"no RabbitMQ: {rabbitmq.INSTALL}")
+    return rabbitmq.rabbitmq_version(binary)
 
 
 def _described(setting: str, own: Callable[[], str]) -> str:
@@ -74,6 +83,32 @@ def redis_url(request: pytest.FixtureRequest) -> str:
         else:
             client.flushall()
     return url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server_proc() -> Iterator[servers.Server]:
+    """This run's own RabbitMQ; whoever stops it starts it again."""
+    with rabbitmq.rabbitmq_server() as server:
+        yield server
+
+
+@pytest.fixture
+def rabbitmq_server(rabbitmq_server_proc: servers.Server) -> servers.Server:
+    """This run's own RabbitMQ, running and without our queues: to stop, kill and freeze."""
+    if not rabbitmq_server_proc.is_running:
+        rabbitmq_server_proc.start()
+    rabbitmq.delete_queues(rabbitmq_server_proc.url, ALL_QUEUES)
+    return rabbitmq_server_proc
+
+
+@pytest.fixture
+def rabbitmq_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a RabbitMQ without our queues."""
+    foreign = os.environ.get(rabbitmq.RABBITMQ_URL)
+    if not foreign:
+        return str(request.getfixturevalue("rabbitmq_server").url)
+    rabbitmq.delete_queues(foreign, ALL_QUEUES)
+    return foreign
 
 
 def _administer(admin: URL, statement: str) -> None:

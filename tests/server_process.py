@@ -48,6 +48,8 @@ class Server:
     folder: Path
     probe: Callable[[], object]
     popen_options: Mapping[str, Any] = field(default_factory=dict)
+    start_timeout: float = START_TIMEOUT
+    stop_signal: signal.Signals = signal.SIGINT  # PostgreSQL: fast shutdown; Redis: like SIGTERM
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -71,7 +73,8 @@ class Server:
                 start_new_session=True,  # Ctrl-C is for pytest, whose fixtures then close this
                 **self.popen_options,
             )
-        wait_until(self._has_started, f"{self.version} answers; its log: {self.log}", START_TIMEOUT)
+        what = f"{self.version} answers; its log: {self.log}"
+        wait_until(self._has_started, what, self.start_timeout)
 
     def _has_started(self) -> bool:
         if not self.is_running:
@@ -80,7 +83,7 @@ class Server:
             )
         try:
             self.probe()
-        except (psycopg.OperationalError, redis.ConnectionError, redis.TimeoutError):
+        except (psycopg.OperationalError, redis.ConnectionError, redis.TimeoutError, OSError):
             return False
         return True
 
@@ -110,7 +113,7 @@ class Server:
             return
         assert self.process is not None
         self.cont()
-        self.process.send_signal(signal.SIGINT)  # PostgreSQL: fast shutdown; Redis: like SIGTERM
+        self.process.send_signal(self.stop_signal)
         try:
             self.process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -32,8 +33,11 @@ __all__ = [
     "free_port",
     "postgres",
     "postgres_version",
+    "redis_cluster",
     "redis_server",
     "redis_version",
+    "running_server",
+    "server_folder",
     "wait_until",
 ]
 
@@ -49,7 +53,7 @@ def postgres() -> Iterator[Server]:
     """
     installed = _postgres_files()
     account = _unprivileged_account()
-    with _folder("postgres", account) as folder:
+    with server_folder("postgres", account) as folder:
         options = {"cwd": folder, **account}
         data = folder / "data"
         initdb = [
@@ -91,19 +95,22 @@ def postgres() -> Iterator[Server]:
             probe=lambda: psycopg.connect(f"postgresql://{address}", connect_timeout=2).close(),
             popen_options=options,
         )
-        yield from _run(server)
+        yield from running_server(server)
 
 
 @contextlib.contextmanager
-def redis_server(kind: str = "valkey", *, persistent: bool = False) -> Iterator[Server]:
+def redis_server(
+    kind: str = "valkey", *, persistent: bool = False, cluster: bool = False
+) -> Iterator[Server]:
     """A Redis-compatible server of one's own; `url` is `redis://127.0.0.1:<port>/0`.
 
     Args:
         kind: one of `REDIS_KINDS`.
         persistent: keep data over `kill` and `restart`; otherwise it comes back empty.
+        cluster: in cluster mode, without slots; see `redis_cluster`.
     """
     binary = _redis_binary(kind)
-    with _folder(kind, {}) as folder:
+    with server_folder(kind) as folder:
         port = free_port()
         settings = {
             "port": port,
@@ -113,6 +120,8 @@ def redis_server(kind: str = "valkey", *, persistent: bool = False) -> Iterator[
             "appendonly": "yes" if persistent else "no",
             "maxmemory-policy": "noeviction",
         }
+        if cluster:
+            settings |= {"cluster-enabled": "yes", "cluster-port": free_port()}
         server = Server(
             url=f"redis://127.0.0.1:{port}/0",
             version=redis_version(kind),
@@ -123,10 +132,35 @@ def redis_server(kind: str = "valkey", *, persistent: bool = False) -> Iterator[
             folder=folder,
             probe=lambda: _ping(port),
         )
-        yield from _run(server)
+        yield from running_server(server)
 
 
-def _run(server: Server) -> Iterator[Server]:
+@contextlib.contextmanager
+def redis_cluster(size: int = 1) -> Iterator[list[Server]]:
+    """A cluster whose servers share the slots in equal parts; each `url` names all of it."""
+    with contextlib.ExitStack() as stack:
+        members = [stack.enter_context(redis_server(cluster=True)) for _ in range(size)]
+        clients = [stack.enter_context(redis.Redis.from_url(member.url)) for member in members]
+        for number, client in enumerate(clients):
+            first, end = (16_384 * n // size for n in (number, number + 1))
+            client.execute_command("CLUSTER ADDSLOTSRANGE", first, end - 1)
+            port = int(members[0].command[members[0].command.index("--port") + 1])
+            bus_port = members[0].command[members[0].command.index("--cluster-port") + 1]
+            client.execute_command("CLUSTER MEET", "127.0.0.1", port, bus_port)
+        for client in clients:
+            wait_until(lambda client=client: _is_whole(client, size), "the cluster is whole", 30.0)
+        yield members
+
+
+def _is_whole(client: redis.Redis, size: int) -> bool:
+    info = client.execute_command("CLUSTER INFO")
+    state = info if isinstance(info, dict) else {}
+    slots = client.execute_command("CLUSTER SLOTS")
+    return state.get("cluster_state") == "ok" and len(slots) == size
+
+
+def running_server(server: Server) -> Iterator[Server]:
+    """Starts the server, and ends it with the test that uses it."""
     try:
         server.start()
         yield server
@@ -237,7 +271,7 @@ def _unprivileged_account() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _folder(name: str, account: Mapping[str, Any]) -> Iterator[Path]:
+def server_folder(name: str, account: Mapping[str, Any] = MappingProxyType({})) -> Iterator[Path]:
     """A private folder for a server's data, removed afterwards."""
     with tempfile.TemporaryDirectory(
         prefix=f"delivery-test-{name}-", ignore_cleanup_errors=True

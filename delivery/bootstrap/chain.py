@@ -28,9 +28,9 @@ from delivery.domain.lifecycle import Confirmation
 from delivery.domain.policy import Policies
 from delivery.domain.ports import Ledger, Resend
 from delivery.domain.records import Entry
-from delivery.errors import ConfigError, DeliveryError, LedgerUnavailable
+from delivery.errors import DeliveryError, LedgerUnavailable
 from delivery.ledger.spool import adopt_orphans
-from delivery.tasks.app import make_app
+from delivery.tasks.app import check_limits, is_rabbitmq, make_app
 from delivery.tasks.executor import Executor, TimeLimits
 from delivery.tasks.fallback import Maintenance, register, register_maintenance
 from delivery.tasks.relay import Relay
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SOFT, HARD, VISIBILITY, LEASE = 20.0, 30.0, 40.0, 60.0
 PING_EVERY = 30.0
 HINT_DELAY = 0.02
 QueueCopy = Callable[[Sequence[Event]], None]
@@ -62,12 +61,14 @@ def broker_url(settings: Settings) -> str:
 
 def make_celery(settings: Settings, *, concurrency: int = 4) -> Celery:
     """The Celery app of publishers, workers and beat; tasks are registered by ``attach``."""
+    url = broker_url(settings)
     return make_app(
-        broker_url(settings),
-        soft_limit=SOFT,
-        hard_limit=HARD,
-        visibility_timeout=VISIBILITY,
-        lease=LEASE,
+        url,
+        soft_limit=settings.task_soft_limit,
+        hard_limit=settings.task_hard_limit,
+        visibility_timeout=settings.broker_visibility_timeout,
+        lease=settings.claim_lease,
+        quorum_queues=settings.broker_quorum_queues and is_rabbitmq(url),
         concurrency=concurrency,
     )
 
@@ -108,7 +109,11 @@ def make_chain(
         links=make_links(settings),
         drain_spool=lambda: drain_orphans(settings, ledger),
         dice=random.random,
-        limits=TimeLimits(soft=SOFT, hard=HARD, lease=LEASE),
+        limits=TimeLimits(
+            soft=settings.task_soft_limit,
+            hard=settings.task_hard_limit,
+            lease=settings.claim_lease,
+        ),
         callback_url=sms_callback(settings),
     )
     sweeper = WatchedSweeper(ledger, policies, relay, watch=make_watch(settings))
@@ -211,15 +216,13 @@ class HintedSweep:
                 log.exception("hinted sweep failed")
 
 
-def check_order() -> str:
+def check_order(settings: Settings) -> str:
     """The time limits in force, for ``delivery check``.
 
     Raises:
         ConfigError: they are out of order.
     """
-    from delivery.tasks.app import check_limits
-
-    check_limits(soft_limit=SOFT, hard_limit=HARD, visibility_timeout=VISIBILITY, lease=LEASE)
-    if HARD >= LEASE:
-        raise ConfigError("the hard time limit must be below the lease")
-    return f"{SOFT:g} < {HARD:g} < {VISIBILITY:g} < {LEASE:g} s"
+    soft, hard = settings.task_soft_limit, settings.task_hard_limit
+    visibility, lease = settings.broker_visibility_timeout, settings.claim_lease
+    check_limits(soft_limit=soft, hard_limit=hard, visibility_timeout=visibility, lease=lease)
+    return f"{soft:g} < {hard:g} < {visibility:g} < {lease:g} s"

@@ -94,7 +94,7 @@ def _settings(settings: Settings) -> Iterator[Finding]:
     except ConfigError as error:
         yield wrong("policies", error)
     yield _address(settings)
-    yield _limits()
+    yield _limits(settings)
     if settings.redis_url and settings.broker_url and _same_server(settings):
         yield warn("broker", "the same server as redis_url",
                    "use two servers: one outage then takes one of them")  # fmt: skip
@@ -127,9 +127,9 @@ def _address(settings: Settings) -> Finding:
     return ok("public_url", settings.base_url)
 
 
-def _limits() -> Finding:
+def _limits(settings: Settings) -> Finding:
     try:
-        return ok("time limits", check_order())
+        return ok("time limits", check_order(settings))
     except ConfigError as error:
         return wrong("time limits", error)
 

@@ -53,13 +53,13 @@ def check_limits(
         ConfigError: they must rise: soft < hard < visibility timeout < lease.
     """
     named = (
-        ("soft_limit", soft_limit),
-        ("hard_limit", hard_limit),
-        ("visibility_timeout", visibility_timeout),
-        ("lease", lease),
+        ("task_soft_limit", soft_limit),
+        ("task_hard_limit", hard_limit),
+        ("broker_visibility_timeout", visibility_timeout),
+        ("claim_lease", lease),
     )
     if soft_limit <= 0:
-        raise ConfigError(f"soft_limit must be over 0 seconds, not {soft_limit:g}")
+        raise ConfigError(f"task_soft_limit must be over 0 seconds, not {soft_limit:g}")
     for (lower, less), (higher, more) in itertools.pairwise(named):
         if less >= more:
             raise ConfigError(
@@ -96,7 +96,7 @@ def make_app(
         visibility_timeout=visibility_timeout,
         lease=lease,
     )
-    if quorum_queues and not broker_url.startswith(("amqp", "pyamqp")):
+    if quorum_queues and not is_rabbitmq(broker_url):
         raise ConfigError("quorum queues need RabbitMQ: use an amqp:// broker or turn them off")
     if broker_url == "memory://":
         broker_url = "memory://localhost//"  # the same place, without a warning about its host
@@ -110,6 +110,11 @@ def make_app(
         beat_schedule=_beat_schedule(),
     )
     return app
+
+
+def is_rabbitmq(broker_url: str) -> bool:
+    """Whether this is the URL of a RabbitMQ."""
+    return broker_url.lower().startswith(("amqp://", "amqps://", "pyamqp://"))
 
 
 def transport_options(
@@ -130,7 +135,7 @@ def transport_options(
             "health_check_interval": 10,
             "retry_on_timeout": False,
         }
-    if broker_url.startswith(("amqp", "pyamqp")):
+    if is_rabbitmq(broker_url):
         return {
             "confirm_publish": True,
             "read_timeout": socket_timeout,
@@ -172,6 +177,7 @@ def _task_settings(soft_limit: float, hard_limit: float) -> dict[str, Any]:
         "worker_send_task_events": True,
         "task_send_sent_event": True,
         "event_queue_expires": 60.0,
+        "worker_consumer": "delivery.tasks.consumer:Consumer",
         "worker_hijack_root_logger": False,
         "enable_utc": True,
         "timezone": "UTC",
@@ -212,8 +218,14 @@ def _beat_schedule() -> dict[str, dict[str, Any]]:
         name: {
             "task": name,
             "schedule": schedule(run_every=seconds),
-            # They must not pile up behind a worker that is away.
-            "options": {"expires": max(EXPIRES, seconds), "queue": MAINTENANCE_QUEUE},
+            # They must not pile up behind a worker that is away. Beat's one connection comes back
+            # after RabbitMQ was away only where a publish may be tried again.
+            "options": {
+                "expires": max(EXPIRES, seconds),
+                "queue": MAINTENANCE_QUEUE,
+                "retry": True,
+                "retry_policy": {"max_retries": 1, "interval_start": 0.0},
+            },
         }
         for name, seconds in intervals.items()
     }

@@ -33,9 +33,9 @@ def test_limits_in_order_are_accepted() -> None:
 @pytest.mark.parametrize(
     ("changes", "lower", "higher"),
     [
-        ({"soft_limit": 2.0}, "soft_limit", "hard_limit"),
-        ({"hard_limit": 3.5}, "hard_limit", "visibility_timeout"),
-        ({"visibility_timeout": 4.0}, "visibility_timeout", "lease"),
+        ({"soft_limit": 2.0}, "task_soft_limit", "task_hard_limit"),
+        ({"hard_limit": 3.5}, "task_hard_limit", "broker_visibility_timeout"),
+        ({"visibility_timeout": 4.0}, "broker_visibility_timeout", "claim_lease"),
     ],
 )
 def test_limits_out_of_order_are_refused(
