@@ -1,9 +1,9 @@
 """Messages between nodes, at most once: in one process, or over Redis pub/sub.
 
 Owns: the connection, its health, and the bound on what waits for it. Never does: make a caller
-wait, promise an arrival, or read what a message means, with two exceptions: the answer to a
-question that named a ``reply`` channel goes there alone, and where messages may have been lost it
-says so with a ``gap``.
+wait, promise an arrival, or read what a message means, with three exceptions: the answer to a
+question that named a ``reply`` channel goes there alone, where messages may have been lost it says
+so with a ``gap``, and in a Redis cluster what comes per event goes to each node's own channel.
 """
 
 from __future__ import annotations
@@ -14,95 +14,41 @@ import logging
 import random
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Coroutine
 from typing import Any
 
-from redis.asyncio.client import PubSub
+from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from delivery.domain.ports import Dice
-from delivery.domain.retry import Backoff
+from delivery.gateway.ear import RECONNECT, Ear, level
 from delivery.gateway.envelope import Envelope, seal, unseal
+from delivery.gateway.local_bus import LocalBus, LocalHub, OnMessage, call
 from delivery.gateway.outbox import MAX_MESSAGES, Outbox
-from delivery.gateway.redis_clients import async_client
+from delivery.gateway.shards import Layout, Shards
+
+__all__ = ["CHANNEL", "LocalBus", "LocalHub", "OnMessage", "RedisBus"]
 
 log = logging.getLogger(__name__)
 
-OnMessage = Callable[[dict[str, Any]], None]
 CHANNEL = "delivery:bus"
 _MAX_REPLIES = 10_000
-_RECONNECT = Backoff(base=0.1, max=5.0, jitter=0.5)
 # For the way out; the loops outlive whatever the client throws.
 _FAILURES = (RedisError, OSError, TimeoutError)
-
-
-class LocalHub:
-    """What the buses of one process share; lets tests run several nodes on one loop."""
-
-    def __init__(self) -> None:
-        self._buses: list[LocalBus] = []
-
-    def join(self, bus: LocalBus) -> None:
-        """From now on this bus hears the others."""
-        if bus not in self._buses:
-            self._buses.append(bus)
-
-    def leave(self, bus: LocalBus) -> None:
-        """It hears nothing more."""
-        if bus in self._buses:
-            self._buses.remove(bus)
-
-    def spread(self, sender: LocalBus, raw: bytes) -> None:
-        """Hand a message to every bus but the sender's."""
-        for bus in self._buses:
-            if bus is not sender:
-                bus.take(raw)
-
-
-class LocalBus:
-    """The bus of a single process. With no hub of its own, a publish reaches nobody."""
-
-    def __init__(self, hub: LocalHub | None = None) -> None:
-        self._hub = hub or LocalHub()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._on_message: OnMessage = lambda message: None
-
-    @property
-    def healthy(self) -> bool:
-        """Whether messages of others arrive."""
-        return self._loop is not None
-
-    async def start(self, on_message: OnMessage) -> None:
-        """Call ``on_message`` on this loop with every message of another node."""
-        self._on_message = on_message
-        self._loop = asyncio.get_running_loop()
-        self._hub.join(self)
-
-    def publish(self, message: dict[str, Any]) -> None:
-        """Send to every other node. Raises ``TypeError`` for what JSON cannot say."""
-        self._hub.spread(self, seal(Envelope("local", message)))
-
-    def take(self, raw: bytes) -> None:
-        """Queue one message of another node on this node's loop."""
-        envelope = unseal(raw)
-        if self._loop is None or envelope is None or envelope.message is None:
-            return
-        self._loop.call_soon_threadsafe(_call, self._on_message, envelope.message)
-
-    async def stop(self) -> None:
-        """Hear nothing more."""
-        self._hub.leave(self)
-        self._loop = None
+# Kinds that come with every event; all others are few.
+_PER_EVENT = frozenset({"push", "confirmed"})
+_EVERY_NODE = "*"
 
 
 class RedisBus:
-    """A bus over one Redis pub/sub channel.
+    """A bus over Redis pub/sub.
 
-    A connection can look alive and hear nothing, so the bus hears itself: it publishes a probe
-    and subscribes anew when none comes back in time.
+    One channel that every node hears; in a Redis cluster a sharded one, and another for each node,
+    so that the events' traffic is spread over the servers. It hears itself: a probe that does not
+    come back in time makes it subscribe anew.
 
     Args:
-        url: ``redis://…`` or ``rediss://…``.
+        url: ``redis://…`` or ``rediss://…``; of a cluster, any server.
         node: this node's name; its own messages are not heard.
         timeout: seconds for a connect or an answer of Redis.
 
@@ -133,13 +79,12 @@ class RedisBus:
         self._on_message: OnMessage = lambda message: None
         self._outbox = Outbox(max_queue)
         self._replies: OrderedDict[str, str] = OrderedDict()
-        self._heard_at = float("-inf")
-        self._subscribed = asyncio.Event()
-        self._missed = False
+        self._peers: dict[str, float] = {}
+        self._ears: list[Ear] = []
         self._tasks: list[asyncio.Task[None]] = []
-        # Two clients, so that a publisher that waits never holds up the subscriber.
-        self._writer = async_client(url, timeout)
-        self._reader = async_client(url, timeout)
+        # Two sets of connections, so that a publisher that waits never holds up the subscriber.
+        self._writers = Shards(url, timeout)
+        self._readers = Shards(url, timeout)
 
     @property
     def dropped(self) -> int:
@@ -149,23 +94,22 @@ class RedisBus:
     @property
     def healthy(self) -> bool:
         """Whether this node heard itself lately."""
-        if not self._tasks or not self._subscribed.is_set():
-            return False
-        return asyncio.get_running_loop().time() - self._heard_at < self._deaf_after
+        return bool(self._tasks) and all(ear.is_healthy for ear in self._ears)
 
     async def start(self, on_message: OnMessage) -> None:
         """Subscribe; waits a short while for Redis, and goes on without it."""
         self._on_message = on_message
-        self._tasks = [
-            asyncio.create_task(self._listen_for_ever(), name="bus-reader"),
-            asyncio.create_task(self._write_for_ever(), name="bus-writer"),
-            asyncio.create_task(self._probe_for_ever(), name="bus-probe"),
-        ]
         try:
             async with asyncio.timeout(2 * self._timeout):
-                await self._subscribed.wait()
-        except TimeoutError:
+                self._listen_to(self._channel)
+                if (await self._readers.learn()).is_cluster:
+                    self._listen_to(self._inbox(self._sender))
+                for ear in self._ears:
+                    await ear.subscribed.wait()
+        except _FAILURES:
             log.warning("the bus has no Redis yet; events for other nodes take the chain")
+        self._run(self._write_for_ever(), "bus-writer")
+        self._run(self._probe_for_ever(), "bus-probe")
 
     def publish(self, message: dict[str, Any]) -> None:
         """Send to every other node; never waits, drops when overloaded.
@@ -174,9 +118,12 @@ class RedisBus:
             TypeError: the message holds what JSON cannot say.
         """
         channel = self._channel
-        if message.get("kind") == "resent":
+        kind = message.get("kind")
+        if kind in _PER_EVENT:
+            channel = _EVERY_NODE
+        elif kind == "resent":
             channel = self._replies.pop(str(message.get("request")), channel)
-        self._outbox.put(channel, seal(Envelope(self._sender, message)))
+        self._outbox.put(channel, self._sealed(message))
 
     async def stop(self) -> None:
         """Send what still waits, for at most one timeout, then disconnect."""
@@ -190,13 +137,15 @@ class RedisBus:
             for task in tasks:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=0.1)
-        self._subscribed.clear()
-        for client in (self._writer, self._reader):
+        self._ears = []
+        for shards in (self._writers, self._readers):
             try:
                 async with asyncio.timeout(self._timeout):
-                    await client.aclose()
+                    await shards.aclose()
             except _FAILURES as error:
                 log.debug("the bus did not close cleanly: %s", error)
+
+    # What leaves
 
     async def _write_for_ever(self) -> None:
         failures = 0
@@ -212,75 +161,92 @@ class RedisBus:
                 # Whether Redis spread some of it is not known: sent again, it could come twice.
                 self._outbox.drop(len(batch))
                 failures += 1
-                log.log(_level(failures), "the bus cannot publish: %r", error)
-                await asyncio.sleep(_RECONNECT.delay(failures, self._dice()))
+                log.log(level(failures), "the bus cannot publish: %r", error)
+                await asyncio.sleep(RECONNECT.delay(failures, self._dice()))
             finally:
                 self._outbox.done(batch)
 
     async def _send(self, batch: list[tuple[str, bytes]]) -> None:
-        async with asyncio.timeout(3 * self._timeout), self._writer.pipeline(False) as pipeline:
-            for channel, raw in batch:
-                pipeline.publish(channel, raw)
-            await pipeline.execute()
+        try:
+            async with asyncio.timeout(3 * self._timeout):
+                layout = await self._writers.learn()
+                parts: dict[Redis, list[tuple[str, bytes]]] = {}
+                for name, raw in batch:
+                    for channel in self._channels(name, layout):
+                        client = await self._writers.client(channel)
+                        parts.setdefault(client, []).append((channel, raw))
+                await asyncio.gather(*(_publish(one, part, layout) for one, part in parts.items()))
+        except _FAILURES:
+            self._writers.forget()
+            raise
+
+    def _channels(self, name: str, layout: Layout) -> list[str]:
+        if name != _EVERY_NODE:
+            return [name]
+        return [self._inbox(peer) for peer in self._peers] if layout.is_cluster else [self._channel]
 
     async def _probe_for_ever(self) -> None:
         failures = 0
         while True:
             try:
-                await self._send([(self._channel, seal(Envelope(self._sender, probe=True)))])
+                await self._probe()
                 failures = 0
             except Exception as error:
                 failures += 1
-                log.log(_level(failures), "the bus cannot probe itself: %r", error)
+                log.log(level(failures), "the bus cannot probe itself: %r", error)
             await asyncio.sleep(self._probe_every)
 
-    async def _listen_for_ever(self) -> None:
-        failures = 0
-        while True:
-            try:
-                await self._listen()
-            except Exception as error:
-                failures = 1 if self._subscribed.is_set() else failures + 1
-                log.log(_level(failures), "the bus hears nothing and subscribes anew: %r", error)
-            self._subscribed.clear()
-            self._missed = True
-            await asyncio.sleep(_RECONNECT.delay(failures, self._dice()))
+    async def _probe(self) -> None:
+        layout = await self._writers.learn()
+        if layout.is_cluster and len(self._ears) == 1:
+            # Redis was away at the start.
+            self._listen_to(self._inbox(self._sender), has_missed=True)
+        self._forget_peers()
+        probe = self._sealed(None, probe=True)
+        await self._send([(ear.channel, probe) for ear in self._ears])
 
-    async def _listen(self) -> None:
-        """Subscribe and hear until the connection breaks or goes deaf."""
-        clock = asyncio.get_running_loop().time
-        pubsub = self._reader.pubsub()
-        try:
-            async with asyncio.timeout(3 * self._timeout):
-                await pubsub.subscribe(self._channel)
-            self._heard_at = clock()
-            while True:
-                await self._hear(pubsub)
-                if clock() - self._heard_at > self._deaf_after:
-                    raise TimeoutError(f"no probe came back in {self._deaf_after:g} s")
-        finally:
-            with contextlib.suppress(*_FAILURES):
-                await pubsub.aclose()  # type: ignore[no-untyped-call]
+    def _sealed(self, message: dict[str, Any] | None, *, probe: bool = False) -> bytes:
+        has_inbox = len(self._ears) > 1
+        return seal(Envelope(self._sender, message, probe=probe, has_inbox=has_inbox))
 
-    async def _hear(self, pubsub: PubSub) -> None:
-        item = await pubsub.get_message(timeout=min(1.0, self._deaf_after / 4))
-        if item is None:
-            return
-        if item["type"] == "subscribe":
-            self._subscribed.set()
-            if self._missed:
-                # Whatever was published meanwhile went past this node.
-                self._missed = False
-                _call(self._on_message, self._gap())
-        envelope = unseal(item["data"]) if item["type"] == "message" else None
+    # What is heard
+
+    def _listen_to(self, channel: str, *, has_missed: bool = False) -> None:
+        ear = Ear(
+            self._readers,
+            channel,
+            self._on_raw,
+            self._on_gap,
+            deaf_after=self._deaf_after,
+            timeout=self._timeout,
+            dice=self._dice,
+            has_missed=has_missed,
+        )
+        self._ears.append(ear)
+        self._run(ear.listen(), f"bus-ear-{len(self._ears)}")
+
+    def _on_raw(self, raw: bytes) -> bool:
+        envelope = unseal(raw)
         if envelope is None:
-            return
+            return False
         if envelope.sender == self._sender:
-            if envelope.probe:
-                self._heard_at = asyncio.get_running_loop().time()
-        elif envelope.message is not None:
+            return envelope.probe
+        if envelope.has_inbox:
+            self._peers[envelope.sender] = asyncio.get_running_loop().time()
+        if envelope.message is not None:
             self._remember_reply(envelope.message)
-            _call(self._on_message, envelope.message)
+            call(self._on_message, envelope.message)
+        return False
+
+    def _on_gap(self) -> None:
+        # Nobody was heard meanwhile: that says nothing about the others.
+        self._peers = dict.fromkeys(self._peers, asyncio.get_running_loop().time())
+        call(self._on_message, self._gap())
+
+    def _forget_peers(self) -> None:
+        if self.healthy:
+            horizon = asyncio.get_running_loop().time() - 2 * self._deaf_after
+            self._peers = {peer: at for peer, at in self._peers.items() if at > horizon}
 
     def _remember_reply(self, message: dict[str, Any]) -> None:
         request, reply = message.get("request"), message.get("reply")
@@ -292,14 +258,15 @@ class RedisBus:
     def _gap(self) -> dict[str, Any]:
         return {"kind": "gap", "node": self._node}
 
+    def _inbox(self, sender: str) -> str:
+        return f"{self._channel}:{sender}"
 
-def _call(on_message: OnMessage, message: dict[str, Any]) -> None:
-    try:
-        on_message(message)
-    except Exception:
-        # One message that a node cannot digest must not make it deaf to all others.
-        log.exception("a bus message of kind %r failed", message.get("kind"))
+    def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
 
 
-def _level(failures: int) -> int:
-    return logging.WARNING if failures in (1, 10) or failures % 100 == 0 else logging.DEBUG
+async def _publish(client: Redis, part: list[tuple[str, bytes]], layout: Layout) -> None:
+    async with client.pipeline(transaction=False) as pipeline:
+        for channel, raw in part:
+            (pipeline.spublish if layout.is_cluster else pipeline.publish)(channel, raw)
+        await pipeline.execute()

@@ -14,11 +14,13 @@ log = logging.getLogger(__name__)
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``message`` for everybody but ``sender``; ``probe`` for the sender alone."""
+    """``message`` for everybody but ``sender``; ``probe`` for the sender alone; ``has_inbox`` when
+    the sender hears a channel of its own."""
 
     sender: str
     message: dict[str, Any] | None = None
     probe: bool = False
+    has_inbox: bool = False
 
 
 _encoder = msgspec.json.Encoder()

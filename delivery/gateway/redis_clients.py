@@ -12,6 +12,7 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from delivery.errors import ConfigError
@@ -30,6 +31,22 @@ def client(url: str, timeout: float) -> redis.Redis:
         return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_limits(timeout))
     except ValueError:
         raise _unreadable() from None
+
+
+def keyed_client(entry: redis.Redis, url: str, timeout: float) -> redis.Redis | redis.RedisCluster:
+    """``entry``, or where it leads into a cluster, a client that finds the server of each key.
+
+    Raises:
+        RedisError, OSError: Redis is away.
+    """
+    try:
+        info: Any = entry.info("cluster")
+    except ResponseError:  # this user may not ask, or the server does not know the question
+        return entry
+    if not int(info.get("cluster_enabled", 0)):
+        return entry
+    # One more try: the first one may only have found out that a slot has moved.
+    return redis.RedisCluster.from_url(url, retry=Retry(NoBackoff(), 1), **_limits(timeout))
 
 
 def async_client(url: str, timeout: float) -> redis.asyncio.Redis:

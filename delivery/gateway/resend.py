@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from delivery.errors import ChannelUnavailable, LedgerError
 from delivery.gateway.bus import CHANNEL
 from delivery.gateway.envelope import Envelope, seal, unseal
-from delivery.gateway.redis_clients import client
+from delivery.gateway.shards import Shard
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class BusResend:
     ) -> None:
         self._channel = channel
         self._sender = f"worker#{uuid.uuid4().hex}"
-        self._redis = client(redis_url, connect_timeout)
+        self._shard = Shard(redis_url, connect_timeout, channel)
 
     def resend(self, user_id: str, event_ids: Sequence[str], timeout: float) -> int:
         """Ask all gateways and add up what they answer within ``timeout`` seconds.
@@ -105,7 +105,8 @@ class BusResend:
             ChannelUnavailable: Redis is away.
         """
         request = uuid.uuid4().hex
-        reply = f"{self._channel}:reply:{request}"
+        # The braces put it on the same server of a cluster as the channel itself.
+        reply = f"{{{self._channel}}}:reply:{request}"
         message = {
             "kind": "resend",
             "node": self._sender,
@@ -117,11 +118,13 @@ class BusResend:
         }
         deadline = time.monotonic() + timeout + _MARGIN
         try:
-            with self._redis.pubsub() as pubsub:  # type: ignore[no-untyped-call]
-                _subscribe(pubsub, reply, deadline)
-                asked = self._redis.publish(self._channel, self._sealed(message))
-                return _gather(pubsub, request, int(asked), deadline)
+            redis, is_sharded = self._shard.get()
+            with redis.pubsub() as pubsub:  # type: ignore[no-untyped-call]
+                _subscribe(pubsub, reply, deadline, is_sharded)
+                asked = self._publish(message)
+                return _gather(pubsub, request, asked, deadline)
         except (RedisError, OSError) as error:
+            self._shard.forget()
             raise ChannelUnavailable(f"the gateways cannot be asked over Redis: {error}") from error
 
     def wake(self, user_ids: Sequence[str]) -> None:
@@ -131,27 +134,29 @@ class BusResend:
             ChannelUnavailable: Redis is away; nothing is lost but the hint.
         """
         try:
-            self._redis.publish(
-                self._channel,
-                self._sealed({"kind": "wake", "node": self._sender, "users": list(user_ids)}),
-            )
+            self._publish({"kind": "wake", "node": self._sender, "users": list(user_ids)})
         except (RedisError, OSError) as error:
+            self._shard.forget()
             raise ChannelUnavailable(f"the gateways cannot be woken: {error}") from error
 
     def close(self) -> None:
         """Disconnect."""
-        self._redis.close()
+        self._shard.close()
 
-    def _sealed(self, message: dict[str, Any]) -> bytes:
-        return seal(Envelope(self._sender, message))
+    def _publish(self, message: dict[str, Any]) -> int:
+        """How many gateways hear it."""
+        redis, is_sharded = self._shard.get()
+        raw = seal(Envelope(self._sender, message))
+        publish = redis.spublish if is_sharded else redis.publish
+        return int(publish(self._channel, raw))
 
 
-def _subscribe(pubsub: PubSub, channel: str, deadline: float) -> None:
+def _subscribe(pubsub: PubSub, channel: str, deadline: float, is_sharded: bool) -> None:
     """Return once Redis has confirmed: an answer before that would be lost."""
-    pubsub.subscribe(channel)
+    (pubsub.ssubscribe if is_sharded else pubsub.subscribe)(channel)
     while time.monotonic() < deadline:
         item = pubsub.get_message(timeout=max(0.01, deadline - time.monotonic()))
-        if item is not None and item["type"] == "subscribe":
+        if item is not None and item["type"] in ("subscribe", "ssubscribe"):
             return
     raise ChannelUnavailable("Redis did not confirm the subscription for the gateways' answers")
 
@@ -161,7 +166,7 @@ def _gather(pubsub: PubSub, request: str, asked: int, deadline: float) -> int:
     total, answers = 0, 0
     while answers < asked and time.monotonic() < deadline:
         item = pubsub.get_message(timeout=max(0.01, deadline - time.monotonic()))
-        if item is None or item["type"] != "message":
+        if item is None or item["type"] not in ("message", "smessage"):
             continue
         envelope = unseal(item["data"])
         message = envelope.message if envelope is not None else None

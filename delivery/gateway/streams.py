@@ -7,17 +7,19 @@ the ledger is away, and may be stale or gone.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 import msgspec
+import redis
 from redis.exceptions import RedisError
 
 from delivery.domain.event import Event, EventClass
 from delivery.errors import ChannelUnavailable
-from delivery.gateway.redis_clients import client
+from delivery.gateway.redis_clients import client, keyed_client
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,11 @@ class RedisStreams:
         self._max_age = max_age
         self._max_length = max_length
         self._prefix = prefix
-        self._redis = client(url, timeout)
+        self._url = url
+        self._timeout = timeout
+        self._entry = client(url, timeout)
+        self._lock = threading.Lock()
+        self._found: redis.Redis | redis.RedisCluster | None = None
 
     def put(self, events: Sequence[Event]) -> None:
         """Append copies to their users' streams, in order. Safe to repeat: reads show an id once.
@@ -113,7 +119,18 @@ class RedisStreams:
 
     def close(self) -> None:
         """Disconnect."""
-        self._redis.close()
+        self._entry.close()
+        if self._found is not None:
+            self._found.close()
+
+    @property
+    def _redis(self) -> redis.Redis | redis.RedisCluster:
+        """Found with the first call: Redis may be away when this is made."""
+        if self._found is None:
+            with self._lock:
+                if self._found is None:
+                    self._found = keyed_client(self._entry, self._url, self._timeout)
+        return self._found
 
     def _key(self, user_id: str) -> str:
         return f"{self._prefix}{user_id}"
