@@ -183,6 +183,11 @@ class FakePush:
         self.encoded: list[bytes] = []
         self.answers: list[Pushed | Exception] = []
         self.answer = Pushed(connections, None if connections else "nobody connected")
+        self.score = 100
+
+    def health(self, user_id: str) -> int:
+        """See the port; the same for everybody."""
+        return self.score
 
     def push(self, event: Event, encoded: bytes) -> Pushed:
         """See the port."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 OPEN_BELOW = 30
 """A connection scoring less than this opens its user's breaker."""
+MAX_LINGER = 0.1
+"""Seconds for which the fast path may hold an event at most."""
 RECOVERY = 30.0
 """Seconds a breaker stays open before one probe may pass."""
 THRESHOLD = 5
@@ -40,6 +42,12 @@ def score(vitals: Vitals) -> int:
     lost += 15.0 * vitals.failures
     lost += 30.0 * min(1.0, max(0.0, vitals.queue_fill))
     return max(0, round(100.0 - lost))
+
+
+def stretched(linger: float, health: int) -> float:
+    """How long to hold events for a user of this health: a weak connection gets fewer, larger
+    frames, up to twice the policy's ``linger`` and never over ``MAX_LINGER`` seconds."""
+    return min(MAX_LINGER, linger * (2.0 - health / 100.0))
 
 
 def smooth(old: float, sample: float, weight: float = 0.2) -> float:

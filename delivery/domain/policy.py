@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from delivery.domain.event import AGENT_TYPES, AUTH_TYPES, EventClass
+from delivery.domain.health import MAX_LINGER
 from delivery.domain.retry import Backoff
 from delivery.errors import ConfigError
 
@@ -228,8 +229,8 @@ class _Reader:
         if ttl <= ack_timeout:
             self.fail(f"{key}.ttl", f"must be longer than ack_timeout ({ack_timeout:g})")
         linger = self.number(table, key, "linger", 0.0)
-        if linger > 0.1:
-            self.fail(f"{key}.linger", "is at most 0.1 seconds")
+        if linger > MAX_LINGER:
+            self.fail(f"{key}.linger", f"is at most {MAX_LINGER:g} seconds")
         return ClassPolicy(
             event_class=event_class,
             types=self.words(table, key, "types", default_types),

@@ -299,6 +299,9 @@ class Push(Protocol):
     def push(self, event: Event, encoded: bytes) -> Pushed:
         """Queue one event, encoded once, on each of its user's connections, here and elsewhere."""
 
+    def health(self, user_id: str) -> int:
+        """Score of the user's best connection here, 0-100; 100 for whoever has none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:

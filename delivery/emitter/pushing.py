@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from delivery.domain.event import Event, EventClass
+from delivery.domain.health import stretched
 from delivery.domain.lifecycle import Outcome
 from delivery.domain.policy import ClassPolicy
 from delivery.domain.ports import Journal, Push, Pushed
@@ -85,7 +86,8 @@ class Pusher:
             else:
                 self._fail(item, "too many events wait for a failed send")
         elif item.linger > 0.0:
-            ready = self._batcher.add(user, item, self._loop.time(), item.linger)
+            linger = stretched(item.linger, self._push.health(user))
+            ready = self._batcher.add(user, item, self._loop.time(), linger)
             if ready:
                 self._send(ready)
             else:

@@ -54,12 +54,13 @@ class Member(Protocol):
 class User:
     """One user's connections here and the breaker before them."""
 
-    __slots__ = ("breaker", "connections", "id", "pushed")
+    __slots__ = ("breaker", "connections", "health", "id", "pushed")
 
     def __init__(self, user_id: str) -> None:
         self.id = user_id
         self.connections: list[Member] = []
         self.breaker = _CLOSED
+        self.health = 100  # of the best connection, as of the last look
         self.pushed = Pushed(0)  # the answer of a push, made once per change and not per event
 
 
@@ -114,6 +115,11 @@ class Registry:
         """The state of this user's breaker; closed for whoever is not connected."""
         user = self._users.get(user_id)
         return BreakerState.CLOSED if user is None else user.breaker.state
+
+    def health(self, user_id: str) -> int:
+        """See the port; at most ``HEALTH_EVERY`` seconds old."""
+        user = self._users.get(user_id)
+        return 100 if user is None else user.health
 
     # Push
 
@@ -306,5 +312,6 @@ class Registry:
     def _check_health(self, users: Iterable[User], now: float) -> None:
         for user in users:
             best = max(connection.score(now) for connection in user.connections)
+            user.health = best
             if best < OPEN_BELOW and user.breaker.state is BreakerState.CLOSED:
                 user.breaker = Breaker(BreakerState.OPEN, user.breaker.failures, now)

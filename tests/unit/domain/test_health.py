@@ -15,6 +15,7 @@ from delivery.domain.health import (
     Vitals,
     score,
     smooth,
+    stretched,
 )
 
 
@@ -140,3 +141,13 @@ def test_a_breaker_always_lets_something_pass_again(inputs: list[str]) -> None:
             breaker = breaker.on_attempt(now)
     assert breaker.allows(now + RECOVERY)
     assert breaker.failures >= THRESHOLD or breaker.state is BreakerState.CLOSED
+
+
+@pytest.mark.parametrize(
+    ("linger", "health", "held"),
+    [(0.02, 100, 0.02), (0.02, 50, 0.03), (0.02, 0, 0.04), (0.1, 0, 0.1)],
+)
+def test_a_weak_connection_gets_fewer_larger_frames(
+    linger: float, health: int, held: float
+) -> None:
+    assert stretched(linger, health) == pytest.approx(held)

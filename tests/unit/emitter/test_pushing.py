@@ -2,7 +2,10 @@
 
 import asyncio
 
+import pytest
+
 from delivery.domain.ports import Pushed
+from delivery.emitter.batching import Batcher
 from delivery.testing import make_policies
 
 FAILED = Pushed(0, "send failed", failed=True)
@@ -76,6 +79,17 @@ async def test_a_burst_lingers_into_batches_and_arrives_whole_and_in_order(make_
     bench.journal.commit()
     await until(lambda: len(bench.push.pushed) == 110)
     assert [event.data["n"] for event in bench.push.pushed] == list(range(110))
+
+
+async def test_a_weak_connection_makes_events_linger_longer(make_bench, monkeypatch):
+    bench = make_bench(quick(linger=0.02))
+    await bench.know_run()
+    bench.push.score = 50
+    held: list[float] = []
+    add = Batcher.add
+    monkeypatch.setattr(Batcher, "add", lambda *args: held.append(args[-1]) or add(*args))
+    bench.emitter.emit_nowait("note", {})
+    assert held == [pytest.approx(0.03)]
 
 
 async def test_performance_mode_does_not_linger_and_pulls_what_does(make_bench):

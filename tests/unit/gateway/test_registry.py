@@ -101,10 +101,13 @@ async def test_a_user_whose_best_connection_is_sick_gets_an_open_breaker() -> No
     connection.session.failures = 5
     desk.registry.on_tick(desk.clock.now)
     assert desk.registry.breaker_of("ada") is BreakerState.OPEN
+    assert desk.registry.health("ada") == 25
+    assert desk.registry.health("nobody") == 100
     desk.clock.now += 10.0
     await desk.connect()
     desk.registry.on_tick(desk.clock.now)
     assert desk.registry.breaker_of("ada") is BreakerState.CLOSED
+    assert desk.registry.health("ada") == 100
 
 
 async def test_a_resend_reaches_the_sockets_that_answer_and_drops_the_others() -> None:
