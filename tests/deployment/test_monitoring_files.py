@@ -1,0 +1,100 @@
+"""Prometheus, its rules and the Grafana dashboard ask for metrics and targets that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import yaml
+from prometheus_client import REGISTRY
+
+from delivery.domain.event import EventClass
+from delivery.domain.health import BreakerState
+from delivery.domain.records import AlertGroup, ChannelStats, Stats
+from delivery.gateway.metrics import Figures, render
+from tests.deployment.compose import ROOT, bind_mounts, services
+
+DASHBOARD = json.loads((ROOT / "config/grafana/dashboards/delivery.json").read_text())
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((ROOT / "config" / name).read_text())
+
+
+def expressions() -> list[str]:
+    rules = [rule["expr"] for group in read("prometheus-rules.yml")["groups"]
+             for rule in group["rules"]]  # fmt: skip
+    return rules + [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+
+
+def exposed() -> set[str]:
+    """The names in a gateway's and in Flower's exposition."""
+    from flower.events import get_prometheus_metrics
+
+    get_prometheus_metrics()
+    theirs = {sample.name for family in REGISTRY.collect() for sample in family.samples}
+    theirs |= {family.name + "_total" for family in REGISTRY.collect() if family.type == "counter"}
+    return set(re.findall(r"^# TYPE (\w+)", everything(), re.MULTILINE)) | theirs
+
+
+def everything() -> str:
+    now = datetime.now(UTC)
+    stats = Stats(
+        window_s=60, delivery_rate=1.0, fallback_share=0.0, events_per_s=1.0, ack_p50_ms=1.0,
+        ack_p99_ms=2.0, states={"confirmed": 1}, oldest_overdue_s=0.0,
+        channels={"email": ChannelStats(attempts=1, ok=1, breaker=BreakerState.OPEN)},
+    )  # fmt: skip
+    group = AlertGroup(
+        id="g", event_class=EventClass.CRITICAL, since=now, count=1, users=1, sample=("x",),
+        notified_at=None, is_new=True,
+    )  # fmt: skip
+    return render(Figures(node="n", connections=1, backlog=0, stats=stats, alerts=[group]))
+
+
+def test_every_metric_that_is_asked_for_is_exposed() -> None:
+    asked = {name for text in expressions()
+             for name in re.findall(r"\b(?:delivery|flower)_[a-z_]+", text)}  # fmt: skip
+    assert len(asked) > 10
+    assert asked <= exposed()
+
+
+def test_every_label_that_is_asked_for_is_exposed() -> None:
+    text = everything()
+    for expression in expressions():
+        for name, wanted in re.findall(r"(delivery_[a-z_]+)\{(.*?)\}", expression):
+            for label in re.findall(r'(\w+="\w+")', wanted):
+                assert re.search(rf"^{name}\{{.*{label}.*\}}", text, re.MULTILINE), expression
+
+
+def test_prometheus_asks_services_that_exist_on_the_ports_they_have() -> None:
+    config = read("prometheus.yml")
+    targets = {
+        target for job in config["scrape_configs"] for one in job["static_configs"]
+        for target in one["targets"]
+    }  # fmt: skip
+    assert targets == {"gateway-1:8080", "gateway-2:8080", "flower:5555"}
+    (alertmanagers,) = config["alerting"]["alertmanagers"]
+    assert alertmanagers["static_configs"][0]["targets"] == ["alertmanager:9093"]
+    jobs = {job["job_name"] for job in config["scrape_configs"]}
+    named = {job for text in expressions() for job in re.findall(r'job="(\w+)"', text)}
+    assert named <= jobs
+    mounted = bind_mounts(services()["prometheus"])
+    for rules in config["rule_files"]:
+        assert mounted[f"/etc/prometheus/{rules}"].is_file()
+
+
+def test_grafana_finds_its_dashboard_and_the_dashboard_its_data() -> None:
+    mounted = bind_mounts(services()["grafana"])
+    (source,) = read("grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    (provider,) = read("grafana/provisioning/dashboards/delivery.yml")["providers"]
+    assert list(mounted[provider["options"]["path"]].glob("*.json"))
+    home = services()["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home.startswith(provider["options"]["path"])
+    uids = {target["datasource"]["uid"] for panel in DASHBOARD["panels"]
+            for target in panel["targets"]}  # fmt: skip
+    assert uids == {source["uid"]}
+    assert source["url"] == "http://prometheus:9090"
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(ids) == len(set(ids))
