@@ -71,12 +71,15 @@ async def test_promise_1_accepted_means_durable(start: Start) -> None:
 
 async def test_promise_1_holds_while_the_ledger_is_away(start: Start) -> None:
     service = start(ack_timeout=60.0)
-    with contextlib.closing(sqlite3.connect(service.data_dir / "ledger.db")) as intruder:
+    # mode=rw: a lock on a file that this very line made would prove nothing.
+    file = f"file:{service.data_dir / 'delivery.sqlite3'}?mode=rw"
+    with contextlib.closing(sqlite3.connect(file, uri=True)) as intruder:
         intruder.isolation_level = None
         intruder.execute("BEGIN EXCLUSIVE")  # another process holds the database
         service.http.timeout = httpx.Timeout(30.0)
         ids = await asyncio.to_thread(service.emit, "ada", "run-1")
         service.process.kill()
+        assert intruder.execute("SELECT count(*) FROM events").fetchone() == (0,), "only the spool"
         intruder.execute("ROLLBACK")
     again = start(ack_timeout=60.0)
     async with listening(again.url, again.token("ada")) as listener:
