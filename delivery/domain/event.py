@@ -30,6 +30,7 @@ AGENT_TYPES = (
 AUTH_TYPES = ("auth_started", "auth_validating", "auth_completed", "auth_failed")
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_ID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _TYPE = re.compile(r"^[A-Za-z][A-Za-z0-9_.:-]*$")
 _PLACEHOLDERS = frozenset({"undefined", "null", "none", "nan"})
 _PLACEHOLDER_MARKS = ("{{", "${")
@@ -106,12 +107,13 @@ def check_event_id(value: object) -> str:
     """
     if not isinstance(value, str):
         raise InvalidEvent("id must be a UUIDv7 string, or left out to have one made", field="id")
-    try:
-        parsed = UUID(value)
-    except ValueError:
+    # Python's parser also takes braces, "urn:uuid:" and hyphens anywhere: then the id that comes
+    # back would not be the one that was sent.
+    if _ID.fullmatch(value) is None:
         raise InvalidEvent(
             f"id {value[:64]!r} is not a UUID; send a UUIDv7 or leave it out", field="id"
-        ) from None
+        )
+    parsed = UUID(value)
     if parsed.version != 7 or parsed.variant != "specified in RFC 4122":
         raise InvalidEvent(f"id {value!r} is not a UUID of version 7", field="id")
     return str(parsed)
