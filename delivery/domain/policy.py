@@ -20,6 +20,7 @@ CONFIRMS = ("link", "accepted", "receipt", "never")
 ON_UNKNOWN = ("retry", "once", "skip")
 RESPECTS = ("quiet_hours", "opt_out")
 DIGEST_KEYS = ("user_id", "run_id")
+MAX_SECONDS = 10 * 366 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +165,10 @@ class _Reader:
 
     def number(self, table: Mapping[str, Any], key: str, name: str, default: float) -> float:
         value = table.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
             self.fail(f"{key}.{name}", f"must be a number of 0 or more, not {value!r}")
+        if value > MAX_SECONDS:  # TOML knows inf, and no calendar reaches 1e300 seconds from now
+            self.fail(f"{key}.{name}", f"is at most {MAX_SECONDS} (ten years), not {value!r}")
         return float(value)
 
     def count(self, table: Mapping[str, Any], key: str, name: str, default: int, least: int) -> int:

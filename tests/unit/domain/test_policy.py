@@ -101,6 +101,8 @@ class TestWhatIsLeftOut:
         ("[class.critical]\nttk = 1", "class.critical.ttk", "ttl"),
         ("[class.critical]\nttl = 'long'", "class.critical.ttl", "a number"),
         ("[class.critical]\nttl = true", "class.critical.ttl", "a number"),
+        ("[class.critical]\nttl = nan", "class.critical.ttl", "a number"),
+        ("[class.critical]\nttl = inf", "class.critical.ttl", "ten years"),
         ("[class.critical]\nttl = 4", "class.critical.ttl", "longer than ack_timeout"),
         ("[class.critical]\nack_timeout = 0", "class.critical.ack_timeout", "over 0"),
         ("[class.critical]\nretries = 1.5", "class.critical.retries", "whole number"),
