@@ -74,7 +74,11 @@ class EventStore(Protocol):
     def find(
         self, which: EventFilter, *, after: str | None = None, limit: int = 50
     ) -> tuple[list[Stored], str | None]:
-        """Newest first; ``after`` is the opaque ``next`` of the page before."""
+        """Newest first; ``after`` is the opaque ``next`` of the page before.
+
+        Raises:
+            ValueError: no page ends at this ``after``.
+        """
 
     def read(self, event_ids: Sequence[str]) -> list[Stored]:
         """Those that exist, in order of recording."""

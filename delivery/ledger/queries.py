@@ -5,6 +5,7 @@ Never writes. Every query is bounded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -26,6 +27,7 @@ from delivery.ledger.rows import (
     stored,
 )
 
+_POSITION = re.compile("[0-9]{1,18}")  # what fits into a BIGINT
 _LIVE_CHANNELS = ("websocket", "sse", "http")
 
 
@@ -73,10 +75,11 @@ class Queries:
     def find(
         self, which: EventFilter, *, after: str | None = None, limit: int = 50
     ) -> tuple[list[Stored], str | None]:
-        """See the port. ``after`` is a position; anything else starts from the newest."""
+        """See the port. ``after`` is a position: a wrong one must not start from the newest, or
+        who follows the pages never ends."""
         query = sa.select(*EVENT_COLUMNS).where(*conditions(which))
-        if after is not None and after.isdigit():
-            query = query.where(events.c.position < min(int(after), 2**63 - 1))
+        if after is not None:
+            query = query.where(events.c.position < _position(after))
         query = query.order_by(events.c.position.desc()).limit(limit + 1)
         with self._database.read() as connection:
             found = [stored(row) for row in connection.execute(query)]
@@ -113,6 +116,12 @@ class Queries:
         query = sa.select(runs.c.last_seq).where(runs.c.user_id == user_id, runs.c.run_id == run_id)
         with self._database.read() as connection:
             return connection.execute(query).scalar_one_or_none() or 0
+
+
+def _position(after: str) -> int:
+    if _POSITION.fullmatch(after) is None:
+        raise ValueError(f"{after[:64]!r} is not the next of a page before")
+    return int(after)
 
 
 def conditions(which: EventFilter) -> list[sa.ColumnElement[bool]]:

@@ -241,6 +241,12 @@ def test_the_feed_holds_what_is_unconfirmed_in_order_and_what_is_recent(
     assert ledger.events.cursor_instant("eve", entries[0].event.id) is None
 
 
+@pytest.mark.parametrize("after", ["", "bogus", "-1", "9" * 30, "\u0661"])
+def test_a_page_after_nothing_known_is_refused(ledger: SqlLedger, after: str) -> None:
+    with pytest.raises(ValueError, match="not the next of a page"):
+        ledger.events.find(EventFilter(user_id="ada"), after=after)
+
+
 def test_an_expired_event_is_not_fed(ledger: SqlLedger) -> None:
     ledger.events.commit([entry(ttl=0.0)])
     assert ledger.events.feed("ada", since=None, after=-1, limit=10) == []

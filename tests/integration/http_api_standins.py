@@ -94,6 +94,8 @@ class Events:
         self, which: EventFilter, *, after: str | None = None, limit: int = 50
     ) -> tuple[list[Stored], str | None]:
         self.asked.append((which, after, limit))
+        if after is not None and after != "cursor":
+            raise ValueError("not a page's next")
         found = [s for s in self.stored.values() if which.user_id in (None, s.event.user_id)]
         return found, self.next
 

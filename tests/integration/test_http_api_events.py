@@ -393,6 +393,7 @@ async def test_a_client_lists_its_own_events_only(client: Client, world: World) 
         ("limit=%D9%A1", "limit"),
         ("state=gone", "state"),
         ("after=", "after"),
+        ("after=bogus", "after"),
         ("after=" + "x" * 600, "after"),
         ("page=2", "page"),
     ],
