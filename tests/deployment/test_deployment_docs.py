@@ -1,0 +1,55 @@
+"""docs/deployment.md and docs/upgrading.md speak of services, settings and files that exist."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from delivery.cli import main
+from delivery.config.settings import Settings
+from delivery.config.sources import names_of, secrets_of
+from tests.deployment.compose import ROOT, own_services, services
+
+DOCS = {name: (ROOT / "docs" / name).read_text() for name in ("deployment.md", "upgrading.md")}
+COMPOSE_ONLY = {"DELIVERY_PUBLISH"}
+
+
+def test_the_override_for_sms_reaches_every_process_that_decides() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", DOCS["deployment.md"], re.DOTALL)
+    override = yaml.safe_load(block)
+    deciding = {name for name, one in own_services().items()
+                if one["command"][0] in ("gateway", "worker")}  # fmt: skip
+    assert set(override["services"]) == deciding
+    for service in override["services"].values():
+        assert set(service["secrets"]) == set(override["secrets"])
+        for variable, value in service["environment"].items():
+            name = variable.removeprefix("DELIVERY_").removesuffix("_FILE").lower()
+            assert name in names_of(Settings)
+            assert variable.endswith("_FILE") == value.startswith("/run/secrets/")
+            assert (name in secrets_of(Settings)) == variable.endswith("_FILE")
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_settings_and_services_that_are_named_exist(name: str) -> None:
+    known = {f"DELIVERY_{key.upper()}" for key in names_of(Settings)} | COMPOSE_ONLY
+    known |= {f"DELIVERY_{key.upper()}_FILE" for key in secrets_of(Settings)}
+    assert set(re.findall(r"\bDELIVERY_[A-Z_]+[A-Z]", DOCS[name])) <= known
+    lines = [line for line in DOCS[name].splitlines() if line.startswith("$ docker compose")]
+    assert lines
+    for line in lines:
+        for word in re.findall(r"\b(?:gateway|worker|redis)-[a-z0-9]+\b", line):
+            assert word in services(), line
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_files_and_commands_that_are_named_exist(name: str) -> None:
+    named = re.findall(r"`((?:config|tests|docs)/[\w./-]+)`", DOCS[name])
+    for path in named + [f"docs/{link}" for link in re.findall(r"\]\((\w+\.md)\)", DOCS[name])]:
+        assert (ROOT / path).exists(), path
+    commands = set(re.findall(r"`delivery ([a-z]+)", DOCS[name]))
+    assert commands
+    for command in commands:
+        assert CliRunner().invoke(main, [command, "--help"]).exit_code == 0, command
