@@ -272,6 +272,8 @@ def _pages() -> Schema:
         "/": {"get": html("The dashboard")},
         "/dashboard.css": {"get": html("Its style")},
         "/dashboard.js": {"get": html("Its script")},
+        "/client.js": {"get": html("The browser client, an ES module")},
+        "/client.d.ts": {"get": html("Its types")},
         "/confirm/{token}": {
             "get": html("Ask whether the events were seen; confirms nothing", 404, 410, 503,
                         parameter="token"),

@@ -16,6 +16,14 @@ FILES = {
     "/": ("index.html", "text/html"),
     "/dashboard.css": ("dashboard.css", "text/css"),
     "/dashboard.js": ("dashboard.js", "text/javascript"),
+    "/client.js": ("client.js", "text/javascript"),
+    "/client.d.ts": ("client.d.ts", "text/plain"),
+}
+# A page of another origin may load the client: it is public, and a token is all that counts.
+SHARED = ("/client.js", "/client.d.ts")
+SHARED_HEADERS = {
+    "Access-Control-Allow-Origin": "*",
+    "Cross-Origin-Resource-Policy": "cross-origin",
 }
 HEADERS = {
     "Content-Security-Policy": (
@@ -31,22 +39,26 @@ HEADERS = {
 def routes(folder: Path) -> list[web.RouteDef]:
     """What to mount: one route per file."""
     return [
-        web.get(path, _handler((folder / name).read_bytes(), content_type))
+        web.get(path, _handler((folder / name).read_bytes(), content_type, _headers(path)))
         for path, (name, content_type) in FILES.items()
     ]
 
 
+def _headers(path: str) -> dict[str, str]:
+    return HEADERS | SHARED_HEADERS if path in SHARED else HEADERS
+
+
 def _handler(
-    content: bytes, content_type: str
+    content: bytes, content_type: str, headers: dict[str, str]
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     tag = hashlib.sha256(content).hexdigest()[:32]
 
     async def serve(request: web.Request) -> web.StreamResponse:
         known = {entry.value for entry in request.if_none_match or ()}
         if tag in known:
-            return web.Response(status=304, headers={**HEADERS, "ETag": f'"{tag}"'})
+            return web.Response(status=304, headers={**headers, "ETag": f'"{tag}"'})
         response = web.Response(
-            body=content, content_type=content_type, charset="utf-8", headers=HEADERS
+            body=content, content_type=content_type, charset="utf-8", headers=headers
         )
         response.etag = tag
         return response

@@ -1,0 +1,750 @@
+// Events of one user in a page: contract 4.3 (WebSocket `delivery.v1`, or SSE with POST /v1/acks).
+//
+//   import { connect } from "https://delivery.example.org/client.js";
+//   const connection = connect({ url, token: fetchToken, onEvent, onStatus });
+//
+// Owns: the connection, acknowledgements, duplicates, the cursor. Never does: decide what an event
+// means. One file without imports, so that a page can load it as it is; types are in client.d.ts.
+
+const PROTOCOL = "delivery.v1";
+const OPEN_MS = 8_000; // from dialling to `connected`
+const CHECK_MS = 5_000; // from a ping to any answer
+const BACKOFF = [500, 30_000]; // full jitter below 500 ms, 1 s, 2 s … 30 s
+const STABLE_MS = 10_000; // a connection that lasted this long forgives earlier failures
+const SOCKET_TRIES = 2; // failures in a row before the stream is tried
+const UPGRADE_MS = [60_000, 600_000]; // on the stream: try a socket again after, at most every
+const SLICE_MS = 8; // handlers run this long before the page may paint
+const MAX_ACK_IDS = 1_000; // the protocol's
+const MAX_NACKS = 200; // per turn of 200 ms: far below the gateway's rate limit
+const MAX_UNSENT = 5_000; // acks that wait for the network; older ones come back by replay
+const MAX_KNOWN = 10_000; // handled ids in memory
+const MAX_STORED = 4_096; // handled ids in storage
+const MAX_RECENT = 1_000; // events that a reloaded sister tab can be given
+const MAX_TIMER = 2_147_000_000;
+
+/** Connect; see client.d.ts for the options. Returns at once. */
+export function connect(options) {
+  return new Client(options);
+}
+
+class Client {
+  constructor(options) {
+    if (typeof options?.onEvent !== "function") throw new TypeError("onEvent must be a function");
+    if (!options.token) throw new TypeError("token must be a string or a function that returns one");
+    this.options = options;
+    this.base = new URL(options.url ?? ".", location.href).href.replace(/\/$/, "");
+    this.status = { state: "connecting", transport: null, leader: false, userId: null };
+    this.work = new Worklist(options.onEvent, (...done) => this.onHandled(...done));
+    this.posts = new AckPoster(`${this.base}/v1/acks`, () => this.token());
+    this.recent = [];
+    this.dirty = new Set(); // links with acknowledgements that wait for the end of this turn
+    this.tab = crypto.randomUUID?.() ?? String(Math.random());
+    this.failures = 0;
+    this.socketFailures = 0;
+    this.upgradeMs = options.upgradeAfter ?? UPGRADE_MS[0];
+    this.onStream = options.transport === "sse";
+    this.known = null; // the token in use, with when to ask for a newer one
+    this.ended = new AbortController();
+    const on = (target, type, act) => target.addEventListener(type, act, { signal: this.ended.signal });
+    on(window, "offline", () => this.onOffline());
+    on(window, "online", () => this.onWake(true));
+    on(window, "pageshow", (event) => event.persisted && this.onWake(true));
+    on(window, "pagehide", () => this.flush());
+    on(document, "visibilitychange", () => !document.hidden && this.onWake(false));
+    this.join();
+  }
+
+  /** Stop for good: no event is handled any more; other tabs go on. */
+  close() {
+    if (this.ended.signal.aborted) return;
+    this.flush();
+    this.stop({ state: "closed" });
+  }
+
+  // ---- who holds the connection
+
+  /** One connection for all tabs where the browser has locks; else each tab has its own. */
+  async join() {
+    let userId;
+    try {
+      userId = subject(await this.token());
+    } catch (error) {
+      if (!this.isOver) this.again(() => this.join(), this.delay(), error.message);
+      return;
+    }
+    if (this.isOver) return;
+    const name = `delivery:${this.base}:${userId}`;
+    this.store = new Store(name, this.options);
+    this.say({ userId });
+    const shares = this.options.share !== false && userId !== null;
+    if (!shares || !navigator.locks || typeof BroadcastChannel === "undefined") return this.lead();
+    this.channel = new BroadcastChannel(name);
+    this.channel.onmessage = ({ data }) => this.onSister(data);
+    this.tell({ type: "hello", tab: this.tab, cursor: this.store.cursor });
+    // The browser frees the lock when its tab is closed or dies, and gives it to the next in line.
+    const held = () => new Promise((release) => { this.release = release; this.lead(); });
+    navigator.locks.request(name, { signal: this.ended.signal }, held).catch((error) => {
+      if (!this.isOver) this.say({ state: "closed", reason: error.message });
+    });
+  }
+
+  lead() {
+    if (this.isOver) return this.release?.();
+    this.say({ leader: true });
+    this.dial();
+  }
+
+  tell(message) {
+    this.channel?.postMessage(message);
+  }
+
+  onSister(message) {
+    const { leader } = this.status;
+    if (message.type === "hello" && leader) {
+      this.tell({ type: "status", status: this.status });
+      const missed = after(this.recent, message.cursor);
+      if (missed.length) this.tell({ type: "events", events: missed, tab: message.tab });
+    } else if (leader || (message.tab && message.tab !== this.tab)) {
+      return; // a leader's own words, or another tab's
+    } else if (message.type === "events") {
+      this.take(message.events, null);
+    } else if (message.type === "status") {
+      this.say({ ...message.status, leader: false });
+    }
+  }
+
+  // ---- connecting
+
+  get isOver() {
+    return this.ended.signal.aborted;
+  }
+
+  async dial() {
+    clearTimeout(this.timer);
+    if (this.isOver || !this.status.leader || this.link) return;
+    this.say({ state: "connecting", retryAt: undefined });
+    const turn = (this.turn = {}); // a later dial makes this one stale while it waits for a token
+    let token;
+    try {
+      token = await this.token();
+    } catch (error) {
+      if (turn === this.turn) this.again(() => this.dial(), this.delay(), `no token: ${error.message}`);
+      return;
+    }
+    if (turn !== this.turn || this.isOver || this.link) return;
+    this.link = this.open(this.onStream ? StreamLink : SocketLink, token, (link, end) => this.onEnd(link, end));
+  }
+
+  open(Kind, token, onEnd) {
+    const link = new Kind(this.base, { token, cursor: this.store.cursor, device: this.options.device }, {
+      open: (frame) => this.onOpen(link, frame),
+      events: (events) => this.take(events, link),
+      end: (end) => onEnd(link, end),
+    });
+    link.posts = this.posts;
+    return link;
+  }
+
+  onOpen(link, frame) {
+    const before = this.link;
+    this.link = link;
+    if (before !== link) before?.close(); // a socket takes over from the stream
+    this.openedAt = Date.now();
+    if (link instanceof SocketLink) {
+      this.socketFailures = 0;
+      this.onStream = this.options.transport === "sse";
+      clearTimeout(this.upgrading);
+      this.upgradeMs = this.options.upgradeAfter ?? UPGRADE_MS[0];
+    } else if (this.options.transport !== "sse") {
+      this.upgradeLater();
+    }
+    this.say({
+      state: "connected", transport: link.transport, userId: frame.user_id, node: frame.node,
+      recovered: frame.recovered, code: undefined, reason: undefined, retryAt: undefined,
+    });
+    this.refreshLater(frame.expires ? Date.parse(frame.expires) - Date.now() : null);
+  }
+
+  onEnd(link, { code = 1006, reason = "", afterMs = null, wasOpen = false }) {
+    if (this.link !== link) return;
+    this.link = null;
+    clearTimeout(this.refreshing);
+    if (wasOpen && Date.now() - this.openedAt > STABLE_MS) this.failures = 0;
+    const canRefresh = typeof this.options.token === "function";
+    if (code === 3005 || code === 3500) this.known = null;
+    if ((code >= 3500 && code <= 3999) || (code === 3005 && !canRefresh)) {
+      return this.stop({ state: "closed", transport: null, code, reason });
+    }
+    if (!wasOpen && code < 3000) this.onNoWay(link);
+    // A server that says when to come back has spread its clients already.
+    this.again(() => this.dial(), afterMs ?? this.delay(), reason, code);
+  }
+
+  /** A way that does not get through: after two sockets the stream, after a stream a socket. */
+  onNoWay(link) {
+    if ((this.options.transport ?? "auto") !== "auto") return;
+    if (link instanceof SocketLink) {
+      this.socketFailures += 1;
+      this.onStream = this.socketFailures >= SOCKET_TRIES;
+    } else {
+      this.onStream = false;
+    }
+  }
+
+  again(act, ms, reason, code) {
+    clearTimeout(this.timer);
+    const state = navigator.onLine === false ? "offline" : "waiting";
+    this.say({ state, transport: null, reason, code, retryAt: Date.now() + ms });
+    this.timer = setTimeout(act, ms);
+  }
+
+  /** Full jitter. Source: AWS Architecture Blog, "Exponential Backoff And Jitter". */
+  delay() {
+    const ceiling = Math.min(BACKOFF[1], BACKOFF[0] * 2 ** this.failures);
+    this.failures = Math.min(this.failures + 1, 16);
+    return Math.random() * ceiling;
+  }
+
+  upgradeLater() {
+    clearTimeout(this.upgrading);
+    if (this.isOver) return;
+    this.upgrading = setTimeout(async () => {
+      if (!this.link || this.link instanceof SocketLink || this.isOver) return;
+      this.upgradeMs = Math.min(this.upgradeMs * 2, UPGRADE_MS[1]);
+      const token = await this.token().catch(() => null);
+      if (!token || this.isOver || !this.link || this.link instanceof SocketLink) return this.upgradeLater();
+      this.trial?.close();
+      // The stream goes on until the socket has said `connected`.
+      this.trial = this.open(SocketLink, token, (link, end) =>
+        this.link === link ? this.onEnd(link, end) : this.upgradeLater());
+    }, this.upgradeMs * (0.75 + Math.random() / 2));
+  }
+
+  onOffline() {
+    if (!this.status.leader || this.isOver) return;
+    const link = this.link;
+    this.link = null;
+    link?.close();
+    // Browsers can be wrong about it: slow attempts go on until `online` comes.
+    this.again(() => this.dial(), 5_000 + this.delay(), "the browser is offline");
+  }
+
+  onWake(isFresh) {
+    if (this.isOver || !this.store || !this.status.leader) return;
+    if (this.link) return this.link.check();
+    if (isFresh && this.options.transport !== "sse") {
+      this.socketFailures = 0;
+      this.onStream = false;
+    }
+    this.failures = 0;
+    this.dial();
+  }
+
+  stop(status) {
+    this.ended.abort();
+    for (const timer of [this.timer, this.refreshing, this.upgrading]) clearTimeout(timer);
+    const links = [this.trial, this.link];
+    this.link = null;
+    for (const link of links) link?.close();
+    this.work.stop();
+    this.release?.();
+    this.say({ ...status, transport: null, leader: false, retryAt: undefined });
+    this.channel?.close();
+  }
+
+  // ---- tokens
+
+  /** The token in use, or a new one once three quarters of its life are over. */
+  async token() {
+    const { token } = this.options;
+    if (typeof token !== "function") return token;
+    if (this.known && Date.now() < this.known.until) return this.known.token;
+    const fresh = await token();
+    if (typeof fresh !== "string" || !fresh) throw new Error("the token callback returned no token");
+    this.known = { token: fresh, until: Date.now() + early(lifetime(fresh)) };
+    return fresh;
+  }
+
+  refreshLater(left) {
+    clearTimeout(this.refreshing);
+    if (left === null || typeof this.options.token !== "function") return;
+    this.refreshing = setTimeout(() => this.refresh(), Math.min(Math.max(1_000, early(left)), MAX_TIMER));
+  }
+
+  async refresh() {
+    const link = this.link;
+    this.known = null;
+    try {
+      const token = await this.token();
+      if (this.link !== link || !link) return;
+      if (link.refresh(token)) return this.refreshLater(lifetime(token));
+      this.link = null; // a stream carries one token: dial again at once
+      link.close();
+      this.dial();
+    } catch (error) {
+      if (this.link === link) this.refreshing = setTimeout(() => this.refresh(), 1_000 + this.delay());
+      this.say({ reason: `no new token: ${error.message}` });
+    }
+  }
+
+  // ---- events
+
+  take(events, link) {
+    const fresh = [];
+    for (const event of events) {
+      if (this.store.has(event.id)) link?.ack(event.id) && this.touch(link); // its ack was lost
+      else if (this.work.has(event.id)) this.work.redirect(event.id, link);
+      else fresh.push(event);
+    }
+    if (!fresh.length) return;
+    if (link) {
+      this.tell({ type: "events", events: fresh });
+      this.recent.push(...fresh.filter((event) => event.class !== "ephemeral"));
+      if (this.recent.length > 2 * MAX_RECENT) this.recent = this.recent.slice(-MAX_RECENT);
+    }
+    for (const event of fresh) this.work.push(event, link);
+  }
+
+  onHandled(event, link, error) {
+    const lasts = event.class !== "ephemeral";
+    if (error === undefined) {
+      if (lasts) {
+        this.store.add(event.id);
+        link?.ack(event.id);
+      }
+    } else if (lasts) {
+      link?.nack(event.id, String(error?.message ?? error).slice(0, 200));
+    }
+    if (lasts) this.touch(link);
+    if (error !== undefined) console.error("delivery: onEvent failed for", event.type, event.id, error);
+  }
+
+  /** Acknowledge at the end of this turn, whatever gathers until then in one frame. */
+  touch(link) {
+    if (link) this.dirty.add(link);
+    if (this.isDue) return;
+    this.isDue = true;
+    turn().then(() => this.flush());
+  }
+
+  flush() {
+    this.isDue = false;
+    if (!this.store) return;
+    this.store.save(this.status.leader); // first: what is acknowledged does not come back
+    const links = [...this.dirty];
+    this.dirty.clear();
+    for (const link of links) link.flush();
+  }
+
+  say(change) {
+    const status = { ...this.status, ...change };
+    if (JSON.stringify(status) === JSON.stringify(this.status)) return;
+    this.status = status;
+    if (status.leader) this.tell({ type: "status", status });
+    try {
+      this.options.onStatus?.(status);
+    } catch (error) {
+      console.error("delivery: onStatus failed", error);
+    }
+  }
+}
+
+// ---- the two ways
+
+class SocketLink {
+  transport = "websocket";
+  acks = [];
+  nacks = [];
+
+  constructor(base, hello, on) {
+    this.on = on;
+    this.end = {};
+    try {
+      this.socket = new WebSocket(`${base.replace(/^http/, "ws")}/v1/ws`, PROTOCOL);
+    } catch (error) { // a policy of the page forbids it
+      setTimeout(() => this.close({ reason: error.message }));
+      return;
+    }
+    this.deadline = setTimeout(() => this.close({ reason: "no answer in time" }), OPEN_MS);
+    this.socket.onopen = () => this.send({ type: "connect", ...hello });
+    this.socket.onmessage = ({ data }) => this.onFrame(JSON.parse(data));
+    this.socket.onclose = ({ code, reason }) => this.close({ code, reason: this.end.reason ?? reason });
+  }
+
+  onFrame(frame) {
+    this.heardAt = Date.now();
+    if (this.isChecking) this.stopChecking();
+    if (frame.type === "events") this.on.events(frame.events);
+    else if (frame.type === "connected") {
+      clearTimeout(this.deadline);
+      this.end.wasOpen = true;
+      // Browsers hide the server's pings: ask ourselves when it has been silent for long.
+      const quiet = 2_000 * frame.heartbeat;
+      this.watch = setInterval(() => Date.now() - this.heardAt > quiet && this.check(), quiet / 2);
+      this.on.open(frame);
+    } else if (frame.type === "error" && frame.code === "unauthorized") this.end.reason = frame.message;
+    else if (frame.type === "reconnect") Object.assign(this.end, { afterMs: frame.after_ms, reason: frame.reason });
+  }
+
+  send(frame) {
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(frame));
+  }
+
+  ack(id) {
+    return this.acks.push(id);
+  }
+
+  nack(id, reason) {
+    this.nacks.push({ type: "nack", id, reason });
+  }
+
+  flush() {
+    while (this.acks.length) this.send({ type: "ack", ids: this.acks.splice(0, MAX_ACK_IDS) });
+    for (const frame of this.nacks.splice(0, MAX_NACKS)) this.send(frame);
+    if (this.nacks.length && !this.isClosed) setTimeout(() => this.flush(), 200);
+  }
+
+  refresh(token) {
+    this.send({ type: "refresh", token });
+    return true;
+  }
+
+  /** Whether the other side is still there; a silent one is closed. */
+  check() {
+    if (this.isChecking || !this.end.wasOpen) return;
+    this.isChecking = true;
+    this.send({ type: "ping" });
+    this.deadline = setTimeout(() => this.close({ reason: "the connection was dead" }), CHECK_MS);
+  }
+
+  stopChecking() {
+    this.isChecking = false;
+    clearTimeout(this.deadline);
+  }
+
+  close(why = {}) {
+    if (this.isClosed) return;
+    this.isClosed = true;
+    clearTimeout(this.deadline);
+    clearInterval(this.watch);
+    this.acks = []; // whatever is unconfirmed comes back, and is then known
+    if (this.socket) {
+      this.socket.onclose = this.socket.onmessage = this.socket.onopen = null;
+      this.socket.close();
+    }
+    this.on.end({ ...why, ...this.end });
+  }
+}
+
+class StreamLink {
+  transport = "sse";
+  acks = [];
+
+  constructor(base, hello, on) {
+    this.on = on;
+    this.end = {};
+    this.abort = new AbortController();
+    this.deadline = setTimeout(() => this.close({ reason: "no answer in time" }), OPEN_MS);
+    this.run(base, hello).then((why) => this.close(why), (error) => this.close({ reason: error.message }));
+  }
+
+  async run(base, { token, cursor }) {
+    const headers = { Authorization: `Bearer ${token}`, Accept: "text/event-stream" };
+    if (cursor) headers["Last-Event-ID"] = cursor;
+    const response = await fetch(`${base}/v1/stream`, { headers, cache: "no-store", signal: this.abort.signal });
+    if (!response.ok || !response.body) return refusal(response);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return { reason: "the stream ended" };
+      this.heardAt = Date.now();
+      const blocks = (rest + value).split("\n\n");
+      rest = blocks.pop();
+      this.onBlocks(blocks);
+    }
+  }
+
+  onBlocks(blocks) {
+    const events = [];
+    for (const block of blocks) {
+      let type = null;
+      let data = "";
+      for (const line of block.split("\n")) {
+        if (line.startsWith("event: ")) type = line.slice(7);
+        else if (line.startsWith("data: ")) data += line.slice(6);
+      }
+      if (type === "event") events.push(JSON.parse(data));
+      else if (type !== null) this.onFrame(JSON.parse(data));
+    }
+    if (events.length) this.on.events(events);
+  }
+
+  onFrame(frame) {
+    if (frame.type === "connected") {
+      clearTimeout(this.deadline);
+      this.end.wasOpen = true;
+      this.quiet = 2_500 * frame.heartbeat;
+      this.watch = setInterval(() => this.check(), this.quiet / 2);
+      this.on.open(frame);
+    } else if (frame.type === "reconnect") Object.assign(this.end, { afterMs: frame.after_ms, reason: frame.reason });
+    else if (frame.type === "error" && frame.code === "unauthorized") {
+      Object.assign(this.end, { code: 3005, reason: frame.message });
+    }
+  }
+
+  ack(id) {
+    return this.acks.push(id);
+  }
+
+  nack() {} // a stream has none: without an ack the event falls back when its time is over
+
+  flush() {
+    this.posts.add(this.acks.splice(0));
+  }
+
+  refresh() {
+    return false;
+  }
+
+  check() {
+    if (this.end.wasOpen && Date.now() - this.heardAt > this.quiet) this.close({ reason: "the stream was silent" });
+  }
+
+  close(why = {}) {
+    if (this.isClosed) return;
+    this.isClosed = true;
+    clearTimeout(this.deadline);
+    clearInterval(this.watch);
+    if (this.acks.length) this.flush();
+    this.abort.abort();
+    this.on.end({ ...why, ...this.end });
+  }
+}
+
+async function refusal(response) {
+  const problem = await response.json().catch(() => ({}));
+  const reason = problem.detail ?? problem.title ?? `HTTP ${response.status}`;
+  const seconds = Number(response.headers.get("Retry-After"));
+  if (response.status === 401) return { code: /expired/.test(reason) ? 3005 : 3500, reason };
+  if (response.status === 403) return { code: 3500, reason };
+  return { reason, afterMs: seconds > 0 ? seconds * 1_000 * (1 + Math.random()) : null };
+}
+
+/** Acknowledges over HTTP what came over a stream; keeps trying. */
+class AckPoster {
+  waiting = [];
+
+  constructor(url, token) {
+    this.url = url;
+    this.token = token;
+  }
+
+  add(ids) {
+    this.waiting.push(...ids);
+    if (this.waiting.length > MAX_UNSENT) this.waiting = this.waiting.slice(-MAX_UNSENT);
+    if (!this.isBusy) this.run();
+  }
+
+  async run() {
+    this.isBusy = true;
+    for (let failures = 0; this.waiting.length && failures < 8; ) {
+      const ids = this.waiting.slice(0, MAX_ACK_IDS);
+      if (await this.post(ids)) {
+        failures = 0;
+        const sent = new Set(ids);
+        this.waiting = this.waiting.filter((id) => !sent.has(id));
+      } else {
+        failures += 1;
+        await new Promise((go) => setTimeout(go, Math.random() * Math.min(BACKOFF[1], BACKOFF[0] * 2 ** failures)));
+      }
+    }
+    this.isBusy = false; // after eight failures: with the next acknowledgement
+  }
+
+  async post(ids) {
+    try {
+      const headers = { Authorization: `Bearer ${await this.token()}`, "Content-Type": "application/json" };
+      const body = JSON.stringify({ ids });
+      const answer = await fetch(this.url, { method: "POST", headers, body, keepalive: true });
+      return answer.ok || (answer.status >= 400 && answer.status < 500 && ![401, 408, 429].includes(answer.status));
+    } catch {
+      return false; // no network, or no token now: `run` tries again
+    }
+  }
+}
+
+// ---- handling
+
+/** Runs the handler for one event after the other, and lets the page paint in between. */
+class Worklist {
+  queue = [];
+  links = new Map(); // id -> the link that gets the answer
+
+  constructor(handle, done) {
+    this.handle = handle;
+    this.done = done;
+  }
+
+  has(id) {
+    return this.links.has(id);
+  }
+
+  push(event, link) {
+    this.links.set(event.id, link);
+    this.queue.push(event);
+    if (!this.isBusy) this.run();
+  }
+
+  redirect(id, link) {
+    if (link) this.links.set(id, link);
+  }
+
+  stop() {
+    this.queue = [];
+    this.links.clear();
+    this.isStopped = true;
+  }
+
+  async run() {
+    this.isBusy = true;
+    await null; // never inside the caller's stack
+    let since = performance.now();
+    for (let at = 0; at < this.queue.length; ) {
+      const event = this.queue[at++];
+      let error;
+      try {
+        const result = this.handle(event);
+        if (typeof result?.then === "function") await result;
+      } catch (thrown) {
+        error = thrown ?? new Error("rejected");
+      }
+      if (this.isStopped) return; // closed meanwhile: not acknowledged, it comes again
+      const link = this.links.get(event.id);
+      this.links.delete(event.id);
+      this.done(event, link, error);
+      if (at > 256 || at === this.queue.length) {
+        this.queue.splice(0, at);
+        at = 0;
+      }
+      if (performance.now() - since > SLICE_MS) {
+        await turn();
+        since = performance.now();
+      }
+    }
+    this.isBusy = false;
+  }
+}
+
+/** The next turn of the page's loop. Timers would wait up to a minute in a hidden tab. */
+function turn() {
+  return new Promise((go) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      go();
+    };
+    port2.postMessage(null);
+  });
+}
+
+// ---- remembering
+
+/**
+ * Cursor and handled ids. A tab's own copy survives its reload; the origin's copy, written by the
+ * tab with the connection, is for a tab that is new. Few ids are appended, many are written anew.
+ */
+class Store {
+  constructor(name, { storage, cursor }) {
+    this.name = name;
+    this.tab = storage === undefined ? area("sessionStorage") : null;
+    this.origin = storage === undefined ? area("localStorage") : storage;
+    this.ids = new Set();
+    this.added = [];
+    const found = this.load(this.tab) ?? this.load(this.origin);
+    for (const id of found?.ids ?? []) this.ids.add(id);
+    this.cursor = cursor ?? found?.cursor;
+  }
+
+  has(id) {
+    return this.ids.has(id);
+  }
+
+  add(id) {
+    this.ids.add(id);
+    this.added.push(id);
+    this.cursor = id;
+    if (this.ids.size > MAX_KNOWN) this.ids.delete(this.ids.values().next().value);
+  }
+
+  load(area) {
+    try {
+      const kept = JSON.parse(area?.getItem(this.name) ?? "null");
+      const late = JSON.parse(area?.getItem(`${this.name}:late`) ?? "null");
+      if (!kept && !late) return null;
+      return { cursor: late?.cursor ?? kept.cursor, ids: [...(kept?.ids ?? []), ...(late?.ids ?? [])] };
+    } catch (error) {
+      console.warn("delivery: the stored cursor cannot be read", error);
+      return null;
+    }
+  }
+
+  save(isLeader) {
+    if (!this.added.length) return;
+    const isWhole = this.added.length > 100;
+    const ids = isWhole ? [...this.ids].slice(-MAX_STORED) : this.added;
+    const text = JSON.stringify({ cursor: this.cursor, ids });
+    for (const area of isLeader ? [this.tab, this.origin] : [this.tab]) {
+      try {
+        area?.setItem(isWhole ? this.name : `${this.name}:late`, text);
+        if (isWhole) area?.setItem(`${this.name}:late`, JSON.stringify({ cursor: this.cursor, ids: [] }));
+      } catch (error) {
+        console.warn("delivery: the cursor cannot be stored", error);
+      }
+    }
+    if (isWhole) this.added = [];
+  }
+}
+
+function area(name) {
+  try {
+    return window[name];
+  } catch {
+    return null; // cookies are blocked: the connection works, a reload begins anew
+  }
+}
+
+/** What came after an id, for a tab that was away; ids of version 7 are in order of time. */
+function after(events, cursor) {
+  if (!cursor) return [];
+  const at = events.findIndex((event) => event.id === cursor);
+  return at >= 0 ? events.slice(at + 1) : events.filter((event) => event.id > cursor);
+}
+
+// ---- tokens: read, never checked; that is the gateway's
+
+function claims(token) {
+  try {
+    return JSON.parse(atob(token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/")));
+  } catch {
+    return {}; // opaque: the gateway's `expires` tells the rest
+  }
+}
+
+function subject(token) {
+  return claims(token).sub ?? null;
+}
+
+/** Milliseconds that a token has left; where this clock cannot be right, a part of its whole life. */
+function lifetime(token) {
+  const { exp, iat } = claims(token);
+  if (!exp) return 60_000;
+  const left = exp * 1_000 - Date.now();
+  const whole = (exp - (iat ?? exp)) * 1_000;
+  return whole > 0 ? Math.min(whole, Math.max(left, whole / 4)) : left;
+}
+
+/** When to ask for a newer token: a quarter of its life before the end, five minutes at most. */
+function early(left) {
+  return Math.max(0, left - Math.min(left / 4, 300_000));
+}
