@@ -19,9 +19,9 @@ from pathlib import Path
 
 import kombu
 import pytest
-from amqp.exceptions import NotFound
+from amqp.exceptions import NotFound, PreconditionFailed
 
-from tests.server_process import Server
+from tests.server_process import Server, wait_until
 from tests.servers import free_port, running_server, server_folder
 
 RABBITMQ_URL = "DELIVERY_TEST_RABBITMQ_URL"
@@ -152,6 +152,20 @@ def _probe(url: str) -> None:
             raise ConnectionError(str(error)) from error
 
 
+def wait_until_stored(server: Server, queues: Sequence[str]) -> None:
+    """Waits until the replicated queues are on the server's disk.
+
+    Its list of them is written up to three seconds late; a queue that a kill finds too young stays
+    in its books and never answers again.
+    """
+
+    def are_stored() -> bool:
+        stored = [file.read_bytes() for file in server.folder.glob("mnesia/*/quorum/*/names.dets")]
+        return all(any(queue.encode() in content for content in stored) for queue in queues)
+
+    wait_until(are_stored, "the replicated queues are on disk")
+
+
 def delete_queues(url: str, queues: Sequence[str]) -> None:
     """Deletes queues and the exchanges of the same names, so that a test starts with none."""
     with kombu.Connection(url, connect_timeout=2) as connection:
@@ -169,3 +183,21 @@ def queue_depth(url: str, queue: str) -> int:
             return int(connection.channel().queue_declare(queue, passive=True).message_count)
         except NotFound:
             return 0
+
+
+def queue_kinds(url: str, queues: Sequence[str]) -> set[str]:
+    """`quorum` and `classic`, as far as there are such queues among these."""
+    return {kind for name in queues if (kind := _queue_kind(url, name))}
+
+
+def _queue_kind(url: str, queue: str) -> str | None:
+    with kombu.Connection(url, connect_timeout=2) as connection:
+        try:
+            connection.channel().queue_declare(queue, passive=True)
+        except NotFound:
+            return None
+        try:
+            connection.channel().queue_declare(queue, durable=True, auto_delete=False)
+        except PreconditionFailed as error:  # it is said what it is instead of a plain one
+            return "quorum" if "'quorum'" in error.reply_text else error.reply_text
+        return "classic"

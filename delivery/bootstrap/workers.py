@@ -105,12 +105,18 @@ def make_worker_app(settings: Settings, *, concurrency: int = 8) -> Celery:
 
 
 def run_worker(
-    settings: Settings, *, queues: Sequence[str] = (), concurrency: int = 8, pool: str = "threads"
+    settings: Settings,
+    *,
+    queues: Sequence[str] = (),
+    concurrency: int = 8,
+    pool: str = "threads",
+    ready: Callable[[str], None] = lambda node: None,
 ) -> None:
     """Run a worker until it is told to stop; tasks under way end first.
 
     Args:
         queues: names of channels or queues; all when empty.
+        ready: told the process's name once it takes tasks.
     """
     names = [_queue(name) for name in queues] or list(ALL_QUEUES)
     app = make_worker_app(settings, concurrency=concurrency)
@@ -126,7 +132,7 @@ def run_worker(
         quiet=True,
         redirect_stdouts=False,
     )
-    heart = _heart_on(signals.worker_ready, settings, node, "worker", {"queues": names})
+    heart = _heart_on(signals.worker_ready, settings, node, "worker", {"queues": names}, ready)
     try:
         worker.start()
     finally:
@@ -135,17 +141,29 @@ def run_worker(
         sys.exit(worker.exitcode)
 
 
-def run_beat(settings: Settings) -> None:
+def run_beat(settings: Settings, *, ready: Callable[[str], None] = lambda node: None) -> None:
     """Run the clock until it is told to stop."""
     require_services(settings)
     app = make_celery(settings)
     _own_logging(settings)
+    logging.getLogger("celery.beat").addFilter(_brief)
     node = node_name(settings, "beat")
-    heart = _heart_on(signals.beat_init, settings, node, "beat", {})
+    heart = _heart_on(signals.beat_init, settings, node, "beat", {}, ready)
     try:
         app.Beat(loglevel=settings.log_level, quiet=True, redirect_stdouts=False).run()
     finally:
         heart()
+
+
+def _brief(record: logging.LogRecord) -> bool:
+    """Leave two stacks out of what beat says each second while the broker is away."""
+    if str(record.msg).startswith("Message Error") and isinstance(record.args, tuple):
+        record.msg, record.args, record.exc_info = (
+            "%s; the next one makes up for it",
+            record.args[:1],
+            None,
+        )
+    return True
 
 
 def _own_logging(settings: Settings) -> None:
@@ -170,7 +188,12 @@ def _queue(name: str) -> str:
 
 
 def _heart_on(
-    signal: Any, settings: Settings, node: str, kind: str, info: dict[str, Any]
+    signal: Any,
+    settings: Settings,
+    node: str,
+    kind: str,
+    info: dict[str, Any],
+    ready: Callable[[str], None],
 ) -> Callable[[], None]:
     """Start the process's sign of life once it is up; returns what ends it.
 
@@ -185,6 +208,7 @@ def _heart_on(
         heart.start()
         closing.callback(heart.stop)
         log.info("%s %s is up", kind, node)
+        ready(node)
 
     signal.connect(start, weak=False)
     return closing.close
