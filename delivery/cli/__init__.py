@@ -12,11 +12,14 @@ from typing import Any
 import click
 
 from delivery.cli import bench, flower, operate, serve, speak
+from delivery.cli.options import wants_json
+from delivery.cli.output import say_json
 from delivery.errors import (
     ConfigError,
     DeliveryError,
     LedgerUnavailable,
     Overloaded,
+    RemoteError,
     Unreachable,
 )
 
@@ -33,14 +36,22 @@ def exit_code(error: DeliveryError) -> int:
 
 
 class _Root(click.Group):
-    """Turns our errors into one line on standard error and an exit code."""
+    """Turns our errors into one line on standard error and an exit code; with ``--json`` also into
+    ``{"error": …}`` on standard output."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except DeliveryError as error:
             click.echo(f"Error: {error}", err=True)
+            if wants_json(ctx):
+                say_json({"error": _as_json(error)}, indent=None)
             sys.exit(exit_code(error))
+
+
+def _as_json(error: DeliveryError) -> dict[str, Any]:
+    found = {"type": type(error).__name__, "message": str(error), "exit_code": exit_code(error)}
+    return found | ({"problem": error.problem} if isinstance(error, RemoteError) else {})
 
 
 @click.group(

@@ -10,6 +10,7 @@ import click
 from delivery.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
+_WANTS_JSON = "delivery.json"
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 
@@ -34,6 +35,18 @@ def required_token(token: str | None, make: str) -> str:
 
 
 def json_option(function: F) -> F:
-    """Adds ``--json``, handed over as ``as_json``."""
-    option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+    """Adds ``--json``, handed over as ``as_json``; ``wants_json`` knows it where commands end."""
+    option = click.option(
+        "--json", "as_json", is_flag=True, callback=_remember, help="Print JSON for programs."
+    )
     return option(function)
+
+
+def _remember(context: click.Context, _option: click.Parameter, value: bool) -> bool:
+    context.meta[_WANTS_JSON] = value  # shared by a command and the groups it belongs to
+    return value
+
+
+def wants_json(context: click.Context) -> bool:
+    """Whether the command that ran in this context was given ``--json``."""
+    return bool(context.meta.get(_WANTS_JSON))

@@ -63,22 +63,29 @@ def gateway(host: str | None, port: int | None, workers: int, as_json: bool) -> 
               help="Tasks at once.")  # fmt: skip
 @click.option("--pool", type=click.Choice(["threads", "prefork", "solo"]), default="threads",
               show_default=True, help="How tasks share the machine.")  # fmt: skip
-def worker(queues: str | None, concurrency: int, pool: str) -> None:
+@json_option
+def worker(queues: str | None, concurrency: int, pool: str, as_json: bool) -> None:
     """Run a Celery worker of the fallback chain."""
     settings = serving_settings()
     from delivery.bootstrap.workers import run_worker
+    from delivery.cli.welcome import working
 
     names = [name.strip() for name in (queues or "").split(",") if name.strip()]
-    run_worker(settings, queues=names, concurrency=concurrency, pool=pool)
+    run_worker(
+        settings, queues=names, concurrency=concurrency, pool=pool,
+        ready=lambda node: working("worker", node, as_json=as_json),
+    )  # fmt: skip
 
 
 @click.command()
-def beat() -> None:
+@json_option
+def beat(as_json: bool) -> None:
     """Run the clock of the fallback chain; one per cluster is enough."""
     settings = serving_settings()
     from delivery.bootstrap.workers import run_beat
+    from delivery.cli.welcome import working
 
-    run_beat(settings)
+    run_beat(settings, ready=lambda node: working("beat", node, as_json=as_json))
 
 
 COMMANDS = (up, gateway, worker, beat)

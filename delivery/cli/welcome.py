@@ -81,3 +81,11 @@ def own_command() -> str:
 def listening(url: str, *, as_json: bool) -> None:
     """One line: the gateway answers here."""
     say_json({"url": url}, indent=None) if as_json else click.echo(f"listening on {url}")
+
+
+def working(kind: str, node: str, *, as_json: bool) -> None:
+    """One line: this process of the chain is up."""
+    if as_json:
+        say_json({"kind": kind, "node": node}, indent=None)
+    else:
+        click.echo(f"{kind} {node} is up")

@@ -155,6 +155,18 @@ def test_processes_that_share_a_port_are_restarted_and_stopped_together(
         assert not psutil.pid_exists(process.process.pid)
 
 
+@pytest.mark.parametrize("kind", ["worker", "beat"])
+def test_a_process_of_the_chain_says_that_it_is_up(
+    settings: dict[str, str], tmp_path: Path, kind: str
+) -> None:
+    settings["NODE"] = "one"
+    with running(kind, "--json", cwd=tmp_path, settings=settings) as process:
+        said = process.json_line()
+        assert said["kind"] == kind
+        assert said["node"].startswith("one")
+        assert process.stop() == 0
+
+
 def test_several_processes_without_redis_are_refused(
     settings: dict[str, str], tmp_path: Path
 ) -> None:

@@ -145,6 +145,27 @@ def test_a_service_that_is_not_there_exits_3() -> None:
     assert "http://127.0.0.1:1 does not answer" in result.output
 
 
+def leaves(group: click.Command, *names: str) -> list[tuple[str, ...]]:
+    """Every command with a body of its own."""
+    if not isinstance(group, click.Group):
+        return [names]
+    return [leaf for name, one in group.commands.items() for leaf in leaves(one, *names, name)]
+
+
+@pytest.mark.parametrize("command", leaves(main), ids=" ".join)
+def test_every_command_speaks_json(command: tuple[str, ...]) -> None:
+    assert "--json" in run(*command, "--help").output
+
+
+def test_with_json_a_failure_is_json_too() -> None:
+    url = "http://127.0.0.1:1"
+    result = run("events", "list", "--json", "--token", "t", "--url", url)
+    assert result.exit_code == 3
+    error = json.loads(result.stdout)["error"]
+    assert (error["type"], error["exit_code"]) == ("Unreachable", 3)
+    assert error["message"] in result.stderr
+
+
 def test_a_token_is_never_echoed_in_help() -> None:
     assert "hunter22" not in run("emit", "--help", DELIVERY_TOKEN="hunter22").output
 
