@@ -7,16 +7,13 @@ disturb no other test; RabbitMQ, which takes long to start, they share and start
 """
 
 import os
-import uuid
 from collections.abc import Callable, Iterator
 
-import psycopg
 import pytest
 import redis
-from sqlalchemy import URL, make_url
 
 from delivery.tasks.app import ALL_QUEUES
-from tests import rabbitmq, servers
+from tests import databases, rabbitmq, servers
 
 DATABASE_URL = "DELIVERY_TEST_DATABASE_URL"
 REDIS_URL = "DELIVERY_TEST_REDIS_URL"
@@ -59,17 +56,17 @@ def redis_server_proc() -> Iterator[servers.Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def postgres_admin(request: pytest.FixtureRequest) -> str:
+    """The URL of the server on which tests make their databases."""
+    return os.environ.get(DATABASE_URL) or str(request.getfixturevalue("postgres_server").url)
+
+
 @pytest.fixture
-def postgres_url(request: pytest.FixtureRequest) -> Iterator[str]:
+def postgres_url(postgres_admin: str) -> Iterator[str]:
     """The SQLAlchemy URL of a new, empty database, dropped afterwards whoever is connected."""
-    server = os.environ.get(DATABASE_URL) or request.getfixturevalue("postgres_server").url
-    admin = make_url(server)
-    name = f"test_{uuid.uuid4().hex}"
-    _administer(admin, f"CREATE DATABASE {name} TEMPLATE template0")
-    yield admin.set(drivername="postgresql+psycopg", database=name).render_as_string(
-        hide_password=False
-    )
-    _administer(admin, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    with databases.created(postgres_admin) as url:
+        yield databases.text(url)
 
 
 @pytest.fixture
@@ -109,9 +106,3 @@ def rabbitmq_url(request: pytest.FixtureRequest) -> str:
         return str(request.getfixturevalue("rabbitmq_server").url)
     rabbitmq.delete_queues(foreign, ALL_QUEUES)
     return foreign
-
-
-def _administer(admin: URL, statement: str) -> None:
-    conninfo = admin.set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute(statement)
