@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 MAX_PER_USER = 50
 HEALTH_EVERY = 5.0
+PACE = 0.02
+"""Seconds between two clients that are sent away, at most."""
 
 _SHUTTING_DOWN = Pushed(0, "the node is shutting down")
 _NOBODY = Pushed(0, "nobody connected")
@@ -247,13 +249,32 @@ class Registry:
             connection.close(Close.OPERATOR, "disconnected by an operator")
         return len(connections)
 
-    def close_all(self, reason: str, spread: float) -> int:
-        """Drain: tell every client to come back within ``spread`` seconds, each at its own time,
+    async def send_away(self, reason: str, spread: float, back_in: float) -> int:
+        """Drain gently, before ``close_all``: one client after another is told to come back, so
+        that each is away only for as long as it takes to connect elsewhere. Until its turn a client
+        is served as ever.
+
+        Args:
+            spread: seconds that this may take; fewer clients take less.
+            back_in: see ``close_all``.
+
+        Returns:
+            How many were told.
+        """
+        connections = [one for user in self._users.values() for one in user.connections]
+        pause = min(PACE, spread / max(1, len(connections)))
+        for connection in connections:
+            connection.reconnect(int(self._dice() * back_in * 1_000.0), reason)
+            await asyncio.sleep(pause)
+        return len(connections)
+
+    def close_all(self, reason: str, back_in: float) -> int:
+        """Drain: tell every client to come back within ``back_in`` seconds, each at its own time,
         and close with 3001. Nobody is attached afterwards. Returns how many there were."""
         self.is_closing = True
         connections = [one for user in self._users.values() for one in user.connections]
         for connection in connections:
-            connection.reconnect(int(self._dice() * spread * 1_000.0), reason)
+            connection.reconnect(int(self._dice() * back_in * 1_000.0), reason)
         self.peers.publish("bye")
         return len(connections)
 

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY = 16 * 1024 * 1024
 MIN_GOODBYE = 0.5
+BACK_IN = 0.2
+"""Seconds within which a client that was sent elsewhere comes back."""
 
 
 class Gateway:
@@ -97,15 +99,17 @@ class Gateway:
         await runner.cleanup()
 
     async def drain(self, timeout: float) -> None:
-        """Send the clients elsewhere, spread over ``timeout`` seconds, wait at most as long for
-        their goodbyes, and flush the journal. Safe to repeat.
+        """Send the clients elsewhere one by one, within ``timeout`` seconds, wait at most as long
+        for their goodbyes, and flush the journal. Safe to repeat.
 
         In somebody else's application, call it before that application's cleanup.
         """
         if self._is_drained:
             return
         self._is_drained = True
-        told = self._parts.registry.close_all("shutdown", timeout)
+        registry = self._parts.registry
+        told = await registry.send_away("shutdown", timeout, min(timeout, BACK_IN))
+        told += registry.close_all("shutdown", min(timeout, BACK_IN))  # whoever came meanwhile
         await self.path.close_rest(max(MIN_GOODBYE, timeout))
         try:
             await self._parts.journal.flush(max(1.0, timeout))

@@ -169,6 +169,22 @@ async def test_draining_sends_everybody_elsewhere_with_jitter() -> None:
     assert (late.closed or (0, ""))[0] == 3001
 
 
+async def test_a_gentle_drain_serves_each_client_until_its_turn() -> None:
+    desk = Desk()
+    desk.registry._dice = lambda: 0.5
+    _, first = await desk.connect("ada")
+    _, second = await desk.connect("eve")
+    leaving = asyncio.create_task(desk.registry.send_away("shutdown", 60.0, 0.2))
+    await until(lambda: first.closed)
+    assert first.frames[-1] == Reconnect(100, "shutdown")
+    assert second.closed is None
+    event = make_event("eve")
+    assert desk.node.emit(event) == 1
+    assert await leaving == 2
+    assert second.ids == [event.id]
+    assert second.closed == (3001, "shutdown")
+
+
 async def test_an_operator_disconnects_for_good() -> None:
     desk = Desk()
     _, sink = await desk.connect()
