@@ -163,7 +163,7 @@ def test_without_a_bus_workers_say_that_gateways_cannot_be_asked() -> None:
 
 
 def test_the_time_limits_in_force_are_in_order() -> None:
-    numbers = [float(word) for word in check_order().removesuffix(" s").split(" < ")]
+    numbers = [float(word) for word in check_order(load_settings()).removesuffix(" s").split(" < ")]
     assert numbers == sorted(set(numbers))
 
 
