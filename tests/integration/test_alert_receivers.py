@@ -117,24 +117,20 @@ def test_a_resolve_that_is_not_taken_says_so() -> None:
             receivers(server.url).resolve(make_group(), TIMEOUT)
 
 
-def test_without_receivers_the_log_is_the_record(caplog: pytest.LogCaptureFixture) -> None:
-    for first in (True, False):
-        taken = receivers().fire(make_group(), first=first, timeout=TIMEOUT)
-        assert taken.note == "logged only"
-    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(errors) == 2
-    assert "3 critical events for 2 users" in errors[0].getMessage()
-    assert "id-1, id-2" in errors[0].getMessage()
-    receivers().resolve(make_group(), TIMEOUT)
-
-
-def test_with_receivers_only_the_first_alert_is_an_error_in_the_log(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize("with_receiver", [True, False])
+def test_the_log_says_once_what_is_posted_again_and_again(
+    caplog: pytest.LogCaptureFixture, with_receiver: bool
 ) -> None:
+    caplog.set_level(logging.INFO)
     with web_server() as server:
-        for first in (True, False):
-            receivers(server.url).fire(make_group(), first=first, timeout=TIMEOUT)
-    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+        alerts = receivers(server.url if with_receiver else None)
+        for first in (True, False, False):
+            taken = alerts.fire(make_group(), first=first, timeout=TIMEOUT)
+        alerts.resolve(make_group(), TIMEOUT)
+    said = [record for record in caplog.records if record.name == "delivery.transports.alert"]
+    assert [record.levelno for record in said] == [logging.ERROR, logging.INFO]
+    assert "id-1, id-2" in said[0].getMessage()
+    assert taken.note == ("Alertmanager" if with_receiver else "logged only")
 
 
 def test_a_url_that_cannot_be_used_is_refused_without_repeating_it() -> None:
