@@ -35,6 +35,21 @@ class Listener:
         """The events' ids in order of arrival."""
         return [event["id"] for event in self.events]
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the socket has ended."""
+        return self._socket.close_code is not None
+
+    @property
+    def close_code(self) -> int | None:
+        """What the server said at the end; 1006 when it just went away."""
+        return self._socket.close_code
+
+    @property
+    def local_port(self) -> int:
+        """This end's port."""
+        return int(self._socket.local_address[1])
+
     async def read(self) -> None:
         """Take frames until the socket ends."""
         try:
