@@ -161,6 +161,7 @@ class EventsApi:
         answer = await self._parts.journal.call(self._parts.ledger.events.confirm, proofs)
         if answer.confirmed:
             self._parts.on_confirmed(answer.confirmed)
+            self._parts.registry.acknowledged(user_id, answer.confirmed)
         return set(answer.confirmed)
 
     async def _push(self, ids: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +136,11 @@ class Connection:
         self._lanes.resend(items)
         self.flush()
         return self._lanes.end_resend() and not self.is_closed
+
+    def release(self, ids: Sequence[str]) -> None:
+        """The user acknowledged these elsewhere."""
+        if self.session.flight.release(ids) and self._lanes.is_waiting:
+            self._registry.mark(self)
 
     def catch_up(self) -> None:
         """Read the ledger from the beginning."""

@@ -164,6 +164,10 @@ class FastPath:
                 registry.wake_all()
             case "confirmed":
                 self.parts.on_confirmed([str(event_id) for event_id in message["ids"]])
+            case "acked":
+                ids = [str(event_id) for event_id in message["ids"]]
+                self.parts.on_confirmed(ids)
+                registry.acknowledged_here(str(message["user"]), ids)
             case "disconnect":
                 registry.disconnect(message["user"])
             case "resend":

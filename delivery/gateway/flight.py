@@ -28,6 +28,7 @@ class Flight:
         "_max",
         "_memory",
         "_nacked",
+        "_released",
         "_sample_at",
         "_sample_n",
         "_sent",
@@ -45,6 +46,7 @@ class Flight:
         self._tracked = tracked
         self._in_flight: dict[str, int] = {}  # id -> its first n, ascending
         self._nacked: set[str] = set()
+        self._released: dict[str, int] = {}  # id -> its first n
         self._sent: set[str] = set()  # two generations: bounded without an eviction per event
         self._sent_before: set[str] = set()
         self._sample_n = 0
@@ -65,7 +67,10 @@ class Flight:
     def was_sent(self, event_id: str) -> bool:
         """Whether this id left here (of the latest one to two times ``memory``)."""
         return (
-            event_id in self._sent or event_id in self._sent_before or event_id in self._in_flight
+            event_id in self._sent
+            or event_id in self._sent_before
+            or event_id in self._in_flight
+            or event_id in self._released
         )
 
     def is_out(self, event_id: str) -> bool:
@@ -85,6 +90,9 @@ class Flight:
             if tracked and event.event_class is not EventClass.EPHEMERAL:
                 # The first n stays: whoever handled it there may acknowledge it there.
                 in_flight.setdefault(event_id, n)
+        if self._released:
+            for event in events:  # one that is sent again is in flight again
+                self._released.pop(event.id, None)
         self.n = n
         if len(sent) > self._memory:
             self._sent_before = sent
@@ -93,6 +101,18 @@ class Flight:
             self._sample_n = next(reversed(in_flight.values()))
             self._sample_at = now
         return n
+
+    def release(self, ids: Sequence[str]) -> bool:
+        """These were acknowledged, but not here: they make room, and an acknowledgement that comes
+        here later is still one. Returns whether there is more room now."""
+        before = len(self._in_flight)
+        for event_id in ids:
+            n = self._in_flight.pop(event_id, None)
+            if n is not None:
+                if len(self._released) >= self._max:
+                    self._released.pop(next(iter(self._released)))
+                self._released[event_id] = n
+        return len(self._in_flight) < before
 
     def on_ack(self, upto: int | None, ids: Sequence[str], now: float) -> list[str]:
         """Take what is acknowledged out of flight and return it, oldest first.
@@ -108,15 +128,21 @@ class Flight:
         newest = 0
         if upto is not None:
             done = self._take_upto(upto)
+            if self._released:
+                done += [event_id for event_id, n in self._released.items() if n <= upto]
             newest = upto
         for event_id in ids:
             n = self._in_flight.pop(event_id, None)
             if n is not None:
                 newest = max(newest, n)
                 done.append(event_id)
+            elif event_id in self._released and event_id not in done:
+                done.append(event_id)
             elif event_id in self._nacked:  # refused first, handled after all
                 self._nacked.discard(event_id)
                 done.append(event_id)
+        for event_id in done if self._released else ():
+            self._released.pop(event_id, None)
         if self._sample_at is not None and (newest >= self._sample_n or not self._in_flight):
             self.ack_ms = smooth(self.ack_ms, (now - self._sample_at) * 1_000.0)
             self._sample_at = None

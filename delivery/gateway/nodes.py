@@ -13,6 +13,7 @@ Messages, each with ``kind`` and ``node``:
     wake      {"users": [user]}                    catch up from the ledger
     gap       {}                                   the bus lost something: everybody catches up
     confirmed {"ids": [id]}                        receipts wait for these
+    acked     {"user", "ids"}                      the user acknowledged them over HTTP
     resend    {"request", "user", "ids", "timeout"}  answered with resent {"request", "count"}
     disconnect {"user"}                            an operator's
 """
@@ -80,6 +81,11 @@ class Peers:
         """Tell the nodes on which receipts may wait."""
         if self._nodes:
             self.publish("confirmed", ids=list(ids))
+
+    def acknowledged(self, user_id: str, ids: Sequence[str]) -> None:
+        """Tell the nodes on which they may be in flight, and receipts may wait."""
+        if self._nodes:
+            self.publish("acked", user=user_id, ids=list(ids))
 
     def joined(self, user_id: str) -> None:
         """The user's first connection here."""

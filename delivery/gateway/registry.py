@@ -46,6 +46,7 @@ class Member(Protocol):
     def score(self, now: float) -> int: ...
     def enqueue(self, item: Item, /) -> object: ...
     def flush(self) -> None: ...
+    def release(self, ids: Sequence[str]) -> None: ...
     def catch_up(self) -> None: ...
     def probe(self) -> asyncio.Future[bool]: ...
     def resend(self, items: Iterable[Item]) -> bool: ...
@@ -229,6 +230,18 @@ class Registry:
         user = connection.user
         if user is not None:
             user.breaker = user.breaker.on_failure(self._clock())
+
+    def acknowledged(self, user_id: str, ids: Sequence[str]) -> None:
+        """The user acknowledged these over HTTP: they are in flight on no connection any more,
+        here or elsewhere."""
+        self.acknowledged_here(user_id, ids)
+        self.peers.acknowledged(user_id, ids)
+
+    def acknowledged_here(self, user_id: str, ids: Sequence[str]) -> None:
+        """Make room for others on this node's connections."""
+        user = self._users.get(user_id)
+        for connection in user.connections if user is not None else ():
+            connection.release(ids)
 
     def wake(self, user_id: str) -> None:
         """Let the user's connections catch up from the ledger."""

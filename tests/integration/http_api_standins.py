@@ -213,10 +213,14 @@ class Registry:
 
     def __init__(self) -> None:
         self.pushed: list[tuple[str, bytes]] = []
+        self.acknowledgements: list[tuple[str, list[str]]] = []
 
     def push(self, event: Event, encoded: bytes) -> Pushed:
         self.pushed.append((event.id, encoded))
         return Pushed(1)
+
+    def acknowledged(self, user_id: str, ids: Sequence[str]) -> None:
+        self.acknowledgements.append((user_id, list(ids)))
 
 
 @dataclass

@@ -499,6 +499,7 @@ async def test_an_ack_confirms_ones_own_events_only(client: Client, world: World
         "unknown": [event_id(2), event_id(3), "nonsense"],
     }
     assert world.confirmed == [event_id(1)]
+    assert world.registry.acknowledgements == [("u1", [event_id(1)])]
     assert world.events.stored[event_id(2)].state is not State.CONFIRMED
 
 

@@ -396,6 +396,21 @@ async def test_an_event_emitted_on_one_node_reaches_a_client_of_another() -> Non
         assert await closed_with(ws) == 3503
 
 
+async def test_an_ack_over_http_at_one_node_makes_room_on_another() -> None:
+    hub = LocalHub()
+    first = Node("n1", bus=LocalBus(hub))
+    second = Node("n2", bus=LocalBus(hub), ledger=first.ledger, limits=Limits(max_in_flight=1))
+    async with serve(first), serve(second), joined(second) as (ws, _):
+        await until(lambda: first.registry.peers.hosts_of("ada") == 1)
+        events = [make_event(), make_event()]
+        for event in events:
+            first.emit(event)
+        assert (await events_of(ws, 1))[0] == [events[0].id]
+        first.registry.acknowledged("ada", [events[0].id])
+        assert (await events_of(ws, 1))[0] == [events[1].id]
+        assert second.confirmed == [events[0].id]
+
+
 async def test_a_worker_asks_over_the_bus_for_a_resend_and_gets_the_count() -> None:
     hub = LocalHub()
     node = Node("n1", bus=LocalBus(hub))
