@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from delivery.bootstrap.chain import attach, make_chain
 from delivery.bootstrap.data_dir import development_secret, holding, make_data_dir
+from delivery.bootstrap.demo import USER, DemoStage
 from delivery.bootstrap.gateway import serve_node, with_port
 from delivery.bootstrap.loop import Told
 from delivery.bootstrap.node import Node
@@ -29,7 +30,6 @@ from delivery.ledger import migrate
 from delivery.tasks.embedded import EmbeddedWorker
 from delivery.transports.sinks import MailSink, SinkInbox, SmsSink
 
-USER = "demo"
 SERVICE = "demo-service"
 TOKEN_TTL = 30 * 86_400.0
 DRAIN = 2.0
@@ -71,6 +71,8 @@ class Embedded:
             held.enter_context(holding(settings.data_dir))
             self.settings = self._with_stand_ins(settings, held)
             self.node = Node(self.settings, "up", inbox=self.inbox)
+            self._stage = DemoStage(self.settings, self.node.emitter)
+            self.node.put_on_stage(self._stage)
             self._worker = EmbeddedWorker(self.node.celery)
             self._closing = AsyncExitStack()
             self._closing.callback(held.pop_all().close)
@@ -114,6 +116,7 @@ class Embedded:
         attach(node.celery, lambda: parts)
         self._closing.push_async_callback(asyncio.to_thread, self._worker.stop)
         await asyncio.to_thread(self._worker.start)
+        self._closing.push_async_callback(self._stage.close)
 
     async def close(self) -> None:
         """Let tasks end, then stop everything in reverse order and give the directory back."""

@@ -32,6 +32,7 @@ from delivery.gateway.bus import LocalBus, RedisBus
 from delivery.gateway.parts import GatewayParts
 from delivery.gateway.registry import Registry
 from delivery.gateway.server import Gateway
+from delivery.gateway.stage import Stage
 from delivery.ledger import SqlLedger
 from delivery.ledger.journal import JournalThread
 from delivery.ledger.spool import Spool
@@ -118,7 +119,7 @@ class Node:
         heart = Heart(
             self.ledger, self.name, self.kind,
             connections=lambda: self.connections,
-            info=lambda: {"url": self.settings.base_url, "backlog": self.journal.backlog},
+            info=self._info,
         )  # fmt: skip
         for part in (self.relay, self._sweep, copies, heart):
             part.start()
@@ -140,6 +141,10 @@ class Node:
         self._parts.intake = HttpIntake(self._core)
         self._parts.on_confirmed = receipts.confirmed
 
+    def put_on_stage(self, stage: Stage) -> None:
+        """Let the demonstration's page find its agent here; before the gateway starts."""
+        self._parts.stage = stage
+
     @property
     def connections(self) -> int:
         """Clients connected to this process."""
@@ -154,6 +159,14 @@ class Node:
             told(ids)
 
         self._parts.on_confirmed = both
+
+    def _info(self) -> dict[str, Any]:
+        core = self._core
+        return {
+            "url": self.settings.base_url,
+            "backlog": self.journal.backlog,
+            "performance_s": None if core is None else core.performance_age(),
+        }
 
     async def close(self) -> None:
         """Stop in reverse order; what was accepted is in the ledger or the spool afterwards."""

@@ -225,11 +225,12 @@ class NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class ChannelStats:
-    """One channel over the statistics window."""
+    """One channel over the statistics window; ``latency_ms`` is the median of what went well."""
 
     attempts: int
     ok: int
     breaker: str
+    latency_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

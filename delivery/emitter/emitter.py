@@ -69,6 +69,7 @@ class EmitterCore:
         self._on_auth = on_auth
         self._max_backlog = max_backlog
         self._runs = Runs(run_capacity)
+        self._performance_at: float | None = None
         self._pusher = Pusher(push, journal, loop=loop, dice=dice, on_hand_over=self._hint)
 
     def emitter(
@@ -80,6 +81,11 @@ class EmitterCore:
     ) -> Emitter:
         """An emitter for one run of one user. Raises ``InvalidContext``."""
         return Emitter(self, user_id, run_id, thread_id, performance)
+
+    def performance_age(self) -> float | None:
+        """Seconds since the last event in performance mode, ``None`` if there was none."""
+        at = self._performance_at
+        return None if at is None else round(self._loop.time() - at, 1)
 
     def close(self) -> None:
         """Send or hand over what waits for a timer. The journal is closed by its owner, later."""
@@ -93,6 +99,8 @@ class EmitterCore:
             Overloaded: the journal is full; nothing was pushed or recorded.
         """
         receipt = Receipt(draft.id, self.receipts)
+        if performance:
+            self._performance_at = self._loop.time()
         if not draft.event_class.is_durable:
             self.push_only(draft, performance=performance)
             receipt.settle(seq=None, durable=False)

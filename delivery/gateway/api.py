@@ -1,6 +1,6 @@
 """The HTTP API as a list of routes, to be mounted by the server.
 
-Owns: the assembly. The WebSocket and the stream are the server's own.
+Owns: the assembly. The WebSocket and the users' stream are the server's own.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from aiohttp import web
 
 from delivery import resources
 from delivery.gateway import openapi, static_files
+from delivery.gateway.api_demo import DemoApi
 from delivery.gateway.api_events import EventsApi
 from delivery.gateway.api_ops import OpsApi
 from delivery.gateway.api_users import UsersApi
@@ -17,16 +18,24 @@ from delivery.gateway.pages import Pages
 from delivery.gateway.parts import GatewayParts
 
 
-def routes(parts: GatewayParts) -> list[web.RouteDef]:
-    """Every route but ``/v1/ws`` and ``/v1/stream``.
+def mount(app: web.Application, parts: GatewayParts) -> None:
+    """Add every route but ``/v1/ws`` and ``/v1/stream``, and what runs behind them.
 
     Raises:
         ConfigError: a callback's secret is malformed, or the package's files are missing.
     """
+    ops = OpsApi(parts)
+    app.router.add_routes(routes(parts, ops))
+    app.cleanup_ctx.append(ops.sampling)
+
+
+def routes(parts: GatewayParts, ops: OpsApi | None = None) -> list[web.RouteDef]:
+    """The routes alone. Raises ``ConfigError``, see ``mount``."""
     return [
         *EventsApi(parts).routes(),
         *UsersApi(parts).routes(),
-        *OpsApi(parts).routes(),
+        *(ops or OpsApi(parts)).routes(),
+        *DemoApi(parts).routes(),
         *Callbacks(parts).routes(),
         *Pages(parts).routes(),
         *openapi.routes(),

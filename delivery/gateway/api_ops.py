@@ -1,42 +1,45 @@
 """What operators and machines ask of a running gateway: figures, health, metrics, the inbox.
 
-Owns: ``/v1/stats``, ``/v1/inbox``, ``/healthz``, ``/readyz``, ``/metrics``. Never does: cause
-work: every answer is made of what is known or read once per second.
+Owns: ``/v1/stats``, ``/v1/inbox``, ``/inbox/{ticket}``, ``/healthz``, ``/readyz``, ``/metrics``.
+Never does: cause work: every answer is made of what is known or read once per second.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
+import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from aiohttp import web
 
-from delivery.domain.records import AlertGroup, NodeInfo, Stats
+from delivery.domain.ports import SinkMessage
 from delivery.errors import LedgerError
+from delivery.gateway.api_stream import StatsStream
 from delivery.gateway.inbound import json_response, service
 from delivery.gateway.metrics import CONTENT_TYPE, Figures, render
 from delivery.gateway.parts import GatewayParts
-from delivery.gateway.views import sink_view, stats_view
+from delivery.gateway.picture import Looker
+from delivery.gateway.problems import Problem
+from delivery.gateway.views import mail_html, sink_view, stats_view
 
 logger = logging.getLogger(__name__)
 
 PING_TIMEOUT = 1.0
-READ_TIMEOUT = 5.0
 MAX_READY_BACKLOG = 10_000
-FRESH_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """One look at the ledger."""
-
-    stats: Stats
-    alerts: list[AlertGroup]
-    nodes: list[NodeInfo]
-    at: float
+MAIL_HEADERS = {
+    # A mail is somebody else's HTML: no script, no network, and an origin of its own. Its links
+    # open in a page of their own.
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; "
+        "sandbox allow-popups allow-popups-to-escape-sandbox"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
 
 
 class OpsApi:
@@ -49,35 +52,55 @@ class OpsApi:
 
     def __init__(self, parts: GatewayParts, clock: Callable[[], float] = time.monotonic) -> None:
         self._parts = parts
-        self._clock = clock
-        self._picture: Picture | None = None
-        self._looking = asyncio.Lock()
+        self._look = Looker(parts, clock).look
+        self._stream = StatsStream(parts, self._look, clock)
+        self._ticket_key = secrets.token_bytes(32)
+        self.sampling = self._stream.sampling
 
     def routes(self) -> list[web.RouteDef]:
         """What to mount; the inbox only where there are embedded sinks."""
         routes = [
             web.get("/v1/stats", self.stats),
+            web.get("/v1/stats/stream", self._stream.serve),
             web.get("/healthz", self.alive),
             web.get("/readyz", self.ready),
             web.get("/metrics", self.metrics),
         ]
         if self._parts.inbox is not None:
-            routes.append(web.get("/v1/inbox", self.inbox))
+            routes += [
+                web.get("/v1/inbox", self.inbox),
+                web.get("/inbox/{ticket}", self.mail),
+            ]
         return routes
 
     async def stats(self, request: web.Request) -> web.Response:
         """``GET /v1/stats``: the last minutes in figures, connections of all gateways."""
         await service(request, self._parts.auth, "read")
         picture = await self._look()
-        elsewhere = sum(n.connections for n in picture.nodes if n.node != self._parts.node)
-        connections = self._parts.registry.connections + elsewhere
+        connections = picture.connections(self._parts.node, self._parts.registry.connections)
         return json_response(stats_view(picture.stats, connections, picture.alerts))
 
     async def inbox(self, request: web.Request) -> web.Response:
         """``GET /v1/inbox``: what the embedded mail and SMS sinks took, newest first."""
         await service(request, self._parts.auth, "read")
         messages = self._parts.inbox.messages() if self._parts.inbox is not None else []
-        return json_response({"messages": [sink_view(message) for message in messages]})
+        views = [sink_view(message, self._ticket(message)) for message in messages]
+        return json_response({"messages": views})
+
+    async def mail(self, request: web.Request) -> web.Response:
+        """``GET /inbox/{ticket}``: a mail as its reader sees it, for a frame, which cannot send a
+        token: ``/v1/inbox`` gives out tickets that cannot be guessed."""
+        ticket = request.match_info["ticket"].encode()
+        for message in self._parts.inbox.messages() if self._parts.inbox is not None else []:
+            if hmac.compare_digest(self._ticket(message).encode(), ticket):
+                return web.Response(
+                    body=mail_html(message).encode(), content_type="text/html", charset="utf-8",
+                    headers=MAIL_HEADERS,
+                )  # fmt: skip
+        raise Problem("not-found", "no such message, or it has gone")
+
+    def _ticket(self, message: SinkMessage) -> str:
+        return hmac.new(self._ticket_key, message.id.encode(), "sha256").hexdigest()
 
     async def alive(self, request: web.Request) -> web.Response:
         """``GET /healthz``: the event loop answers."""
@@ -113,18 +136,3 @@ class OpsApi:
             alerts=picture.alerts if picture else [],
         )
         return web.Response(body=render(figures).encode(), headers={"Content-Type": CONTENT_TYPE})
-
-    async def _look(self) -> Picture:
-        """The ledger's figures, at most a second old: whoever asks, it is read once."""
-        async with asyncio.timeout(READ_TIMEOUT), self._looking:
-            picture = self._picture
-            if picture is None or self._clock() - picture.at >= FRESH_SECONDS:
-                picture = await self._parts.journal.call(self._read)
-                self._picture = picture
-            return picture
-
-    def _read(self) -> Picture:
-        ledger = self._parts.ledger
-        return Picture(
-            ledger.events.stats(), ledger.digests.firing(), ledger.nodes.all(), self._clock()
-        )

@@ -183,6 +183,40 @@ def _operations() -> Schema:
                 "The last minutes in figures (scope read)", {200: ref("Stats")}, (403, 503)
             )
         },
+        "/v1/stats/stream": {
+            "get": _operation(
+                "The last hour in samples, then figures, conditions and nodes whenever they change "
+                "(scope read)",
+                {200: text("events: history, stats")},
+                (403, 429),
+                media="text/event-stream",
+            )
+        },
+        "/inbox/{ticket}": {
+            "get": _operation(
+                "A mail of the embedded sink as its reader sees it; /v1/inbox gives out tickets",
+                {200: text()},
+                (404,),
+                parameters=(_path("ticket"),),
+                media=HTML,
+                open_to_all=True,
+            )
+        },
+        "/v1/demo/session": {
+            "post": _operation(
+                "Become the demonstration's user (scope operate; 404 in production)",
+                {200: ref("DemoSession")},
+                (403, 404),
+            )
+        },
+        "/v1/demo/runs": {
+            "post": _operation(
+                "Ask the demonstration's agent something (scope emit; 404 in production)",
+                {202: ref("DemoRun")},
+                (400, 403, 404, 413, 422, 429),
+                body={JSON: ref("DemoPrompt")},
+            )
+        },
         "/v1/inbox": {
             "get": _operation(
                 "What the embedded mail and SMS sinks took (scope read; absent in production)",
@@ -272,6 +306,11 @@ def _pages() -> Schema:
         "/": {"get": html("The dashboard")},
         "/dashboard.css": {"get": html("Its style")},
         "/dashboard.js": {"get": html("Its script")},
+        "/demo": {"get": html("The demonstration: an agent to talk to")},
+        "/demo.css": {"get": html("Its style")},
+        "/demo.js": {"get": html("Its script")},
+        "/charts.js": {"get": html("Pictures of figures and of an event's way")},
+        "/page.js": {"get": html("What both pages share")},
         "/client.js": {"get": html("The browser client, an ES module")},
         "/client.d.ts": {"get": html("Its types")},
         "/confirm/{token}": {

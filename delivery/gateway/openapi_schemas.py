@@ -193,10 +193,17 @@ SCHEMAS: dict[str, Schema] = {
         {
             "messages": listing(
                 record({name: text() for name in ("id", "kind", "to", "subject", "body", "text")}
-                       | {"at": _INSTANT})
+                       | {"view": nullable(text("path of the rendered mail")), "at": _INSTANT})
             )
         }
     ),
+    "DemoSession": record(
+        {"user_id": _CONTEXT_ID, "token": text("a client's"), "quick": _BOOLEAN}
+    ),
+    "DemoPrompt": record(
+        {"prompt": text(minLength=1, maxLength=500)}, additionalProperties=False
+    ),
+    "DemoRun": record({"run_id": _CONTEXT_ID}),
     "Acks": record({"ids": listing(text(), minItems=1, maxItems=1000)}, additionalProperties=False),
     "Acknowledged": record({"confirmed": listing(text()), "unknown": listing(text())}),
     "MailReport": record(

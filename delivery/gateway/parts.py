@@ -14,6 +14,7 @@ from delivery.protocol import Limits
 if TYPE_CHECKING:
     from delivery.gateway.auth import Authenticator
     from delivery.gateway.registry import Registry
+    from delivery.gateway.stage import Stage
     from delivery.links import LinkSigner
 
 
@@ -32,6 +33,7 @@ class GatewayParts:
         push_schemes: Apprise schemes that a contact may name.
         allow_private_push: also take push targets in private networks (tests, closed networks).
         inbox: the embedded sinks' messages, ``None`` in production.
+        stage: the demonstration's agent, ``None`` in production.
     """
 
     node: str
@@ -54,3 +56,4 @@ class GatewayParts:
     push_schemes: frozenset[str] = SCHEMES
     allow_private_push: bool = False
     inbox: Inbox | None = None
+    stage: Stage | None = None

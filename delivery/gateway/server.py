@@ -12,7 +12,7 @@ from time import monotonic
 from aiohttp import web
 
 from delivery.errors import LedgerError
-from delivery.gateway.api import routes
+from delivery.gateway import api
 from delivery.gateway.connection import SEND_TIMEOUT
 from delivery.gateway.fastpath import FastPath
 from delivery.gateway.feed import SecondCopy
@@ -63,7 +63,7 @@ class Gateway:
         """Add routes and life cycle to an application (which brings ``problem_middleware``)."""
         app.router.add_get("/v1/ws", self._socket)
         app.router.add_get("/v1/stream", self._stream)
-        app.router.add_routes(routes(self._parts))
+        api.mount(app, self._parts)
         app.on_startup.append(self._on_startup)
         # Added before runner.setup(): aiohttp waits for open sockets after it and closes none.
         app.on_shutdown.append(self._on_shutdown)

@@ -16,6 +16,11 @@ FILES = {
     "/": ("index.html", "text/html"),
     "/dashboard.css": ("dashboard.css", "text/css"),
     "/dashboard.js": ("dashboard.js", "text/javascript"),
+    "/demo": ("demo.html", "text/html"),
+    "/demo.css": ("demo.css", "text/css"),
+    "/demo.js": ("demo.js", "text/javascript"),
+    "/charts.js": ("charts.js", "text/javascript"),
+    "/page.js": ("page.js", "text/javascript"),
     "/client.js": ("client.js", "text/javascript"),
     "/client.d.ts": ("client.d.ts", "text/plain"),
 }
@@ -28,7 +33,8 @@ SHARED_HEADERS = {
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "img-src 'self' data:; frame-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'self'"
     ),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",

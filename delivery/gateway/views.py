@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from email import message_from_string, policy
+from html import escape
 from typing import Any
 
 from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import Attempt
 from delivery.domain.ports import Accepted, SinkMessage
-from delivery.domain.records import AlertGroup, ConfirmationRow, Stats, Stored, Timeline
+from delivery.domain.records import (
+    AlertGroup,
+    ConfirmationRow,
+    NodeInfo,
+    Stats,
+    Stored,
+    Timeline,
+)
 
 
 def accepted_view(index: int, accepted: Accepted) -> dict[str, Any]:
@@ -61,8 +69,20 @@ def stats_view(stats: Stats, connections: int, alerts: Sequence[AlertGroup]) -> 
     }
 
 
-def sink_view(message: SinkMessage) -> dict[str, Any]:
-    """One message of an embedded sink."""
+def node_view(node: NodeInfo) -> dict[str, Any]:
+    """A process as it last reported itself."""
+    return {
+        "node": node.node,
+        "kind": node.kind,
+        "connections": node.connections,
+        "started_at": _instant(node.started_at),
+        "seen_at": _instant(node.seen_at),
+        "backlog": node.info.get("backlog"),
+    }
+
+
+def sink_view(message: SinkMessage, ticket: str) -> dict[str, Any]:
+    """One message of an embedded sink; ``ticket`` opens ``/inbox/{ticket}``."""
     return {
         "id": message.id,
         "kind": message.kind,
@@ -70,21 +90,35 @@ def sink_view(message: SinkMessage) -> dict[str, Any]:
         "subject": message.subject,
         "body": message.body,
         "text": _readable(message),
+        "view": f"inbox/{ticket}" if message.kind == "email" else None,
         "at": _instant(message.at),
     }
+
+
+def mail_html(message: SinkMessage) -> str:
+    """A mail as a page: its HTML part, else its text."""
+    found = _part(message, ("html",))
+    if found is None:
+        found = f"<!doctype html><title>Mail</title><pre>{escape(_readable(message))}</pre>"
+    # A link must not replace the mail inside its frame.
+    return f'<base target="_blank">{found}' if "<base " not in found else found
 
 
 def _readable(message: SinkMessage) -> str:
     """The text a person would read: of a mail its plain part, decoded."""
     if message.kind == "sms":
         return message.body
+    found = _part(message, ("plain", "html"))
+    return message.body if found is None else found
+
+
+def _part(message: SinkMessage, wanted: tuple[str, ...]) -> str | None:
     mail = message_from_string(message.body, policy=policy.default)
-    part = mail.get_body(("plain", "html"))
+    part = mail.get_body(wanted)
     try:
-        content = part.get_content() if part is not None else message.body
+        return None if part is None else str(part.get_content())
     except (LookupError, ValueError):  # an unknown charset; the raw mail is the next best
-        content = message.body
-    return str(content)
+        return None
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:

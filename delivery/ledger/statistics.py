@@ -16,8 +16,10 @@ from delivery.ledger.database import Database
 from delivery.ledger.models import attempts, breakers, events
 from delivery.ledger.queries import unconfirmed
 
+_GOOD = ("delivered", "confirmed")
 SAMPLE = 20_000
-"""Latencies read at most; percentiles are of raw samples, never of averages."""
+CHANNEL_SAMPLE = 2_000
+"""Latencies read at most, of events and of attempts; percentiles are of raw samples."""
 
 
 class Statistics:
@@ -103,7 +105,7 @@ def _latencies(connection: Connection, recent: sa.ColumnElement[bool]) -> list[f
 
 
 def _channels(connection: Connection, since: datetime) -> dict[str, ChannelStats]:
-    good = sa.case((attempts.c.outcome.in_(["delivered", "confirmed"]), 1), else_=0)
+    good = sa.case((attempts.c.outcome.in_(_GOOD), 1), else_=0)
     query = (
         sa.select(attempts.c.channel, sa.func.count(), sa.func.sum(good))
         .where(attempts.c.started_at >= since, attempts.c.outcome != "skipped")
@@ -113,11 +115,32 @@ def _channels(connection: Connection, since: datetime) -> dict[str, ChannelStats
         row.name: row.state for row in connection.execute(sa.select(breakers))
     }
     rows: dict[str, Any] = {row[0]: row for row in connection.execute(query)}
+    latencies = _channel_latencies(connection, since)
     return {
         name: ChannelStats(
             attempts=rows[name][1] if name in rows else 0,
             ok=int(rows[name][2]) if name in rows else 0,
             breaker=states.get(name, "closed"),
+            latency_ms=percentile(latencies.get(name, ()), 0.50),
         )
         for name in sorted(rows.keys() | states.keys())
     }
+
+
+def _channel_latencies(connection: Connection, since: datetime) -> dict[str, list[float]]:
+    """Sorted milliseconds from start to end of attempts that went well, by channel."""
+    query = (
+        sa.select(attempts.c.channel, attempts.c.started_at, attempts.c.ended_at)
+        .where(
+            attempts.c.started_at >= since,
+            attempts.c.ended_at.isnot(None),
+            attempts.c.outcome.in_(_GOOD),
+        )
+        .order_by(attempts.c.started_at.desc())
+        .limit(CHANNEL_SAMPLE)
+    )
+    found: dict[str, list[float]] = {}
+    for row in connection.execute(query):
+        took = (row.ended_at - row.started_at).total_seconds() * 1_000.0
+        found.setdefault(row.channel, []).append(max(0.0, took))
+    return {name: sorted(values) for name, values in found.items()}

@@ -1,65 +1,43 @@
-// The dashboard: reads the HTTP API every two seconds and shows what it says.
-// Text from the API only ever becomes text nodes, so no event can run in this page.
+// The operators' page. The service tells it what changed; it then reads the lists that it shows.
 
-const POLL_MS = 2000;
-const TIMEOUT_MS = 8000;
-const KEY = "delivery.token";
-const TONES = {
-  confirmed: "good", delivered: "good", closed: "good",
-  falling_back: "warn", parked: "warn", unknown: "warn", half_open: "warn", expired: "warn",
-  dead: "bad", failed: "bad", open: "bad",
+import { sparkline, timeline } from "./charts.js";
+import {
+  $, ApiError, api as call, dropToken, duration, follow, givenToken, h, keepToken, linked, moment,
+  percent, scopes, tag, words,
+} from "./page.js";
+
+const RETRY_MS = 3000;
+const MAX_SAMPLES = 360;
+const ID = /^[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}$/i;
+const REPLAYABLE = ["dead", "parked", "expired", "accepted", "sent", "falling_back"];
+const CONDITIONS = {
+  delivery_rate: ["Delivery rate is fine", "Delivery rate is under 95 %"],
+  fallback_share: ["Few events fall back", "More than 5 % fall back"],
+  performance_mode: ["Full delivery effort", "Performance mode is active"],
+  breaker_open: ["All channels work", "A breaker is open for over a minute"],
 };
+const EXPECTED = ["state", "user_id", "run_id", "type", "id"];
 
-const $ = (id) => document.getElementById(id);
 const shown = new Map(); // element id -> what it was last drawn from
+const opened = new Map(); // messages that the reader opened or closed
 
 let token = null;
+let mayOperate = false;
 let chosen = null; // id of the event in the detail panel
+let current = null; // that event
 let reveal = false; // bring the detail panel into view when it is drawn next
+let follows = false; // always show the newest event that fits: the demonstration's view
 let pages = 1;
-let timer = 0;
 let turn = 0; // answers of an older turn (before a new filter, a sign-out) are dropped
+let reading = null;
+let isStale = false;
+let samples = [];
+let messages = [];
+let stream = null;
 
-class ApiError extends Error {
-  constructor(status, problem) {
-    super(problem.detail || problem.title || `HTTP ${status}`);
-    this.status = status;
-    this.field = problem.field ?? null;
-  }
-}
+const api = (path, body) => call(token, path, body);
 
-async function api(path, options = {}) {
-  const response = await fetch(path, {
-    ...options,
-    headers: { Authorization: `Bearer ${token}` },
-    signal: AbortSignal.timeout(TIMEOUT_MS),
-    cache: "no-store",
-  });
-  if (response.ok) return response.json();
-  throw new ApiError(response.status, await response.json().catch(() => ({})));
-}
-
-/** An answer, or null where this token may not ask or the service has no such thing. */
-async function optional(path) {
-  try {
-    return await api(path);
-  } catch (error) {
-    if (error instanceof ApiError && [403, 404].includes(error.status)) return null;
-    throw error;
-  }
-}
-
-function h(name, attributes = {}, ...children) {
-  const element = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes)) {
-    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-    else if (value !== null && value !== undefined) element.setAttribute(key, value);
-  }
-  element.append(...children.filter((child) => child !== null));
-  return element;
-}
-
-/** Redraw only what changed, so that focus, selection and scrolling survive a poll. */
+/** Redraw only what changed, so that focus, selection and scrolling survive an update. */
 function draw(id, value, make) {
   const print = JSON.stringify(value);
   if (shown.get(id) === print) return;
@@ -69,67 +47,73 @@ function draw(id, value, make) {
   if (focused) $(id).querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
 }
 
-const words = (name) => name.replaceAll("_", " ");
-const tag = (name) => h("span", { class: `tag ${TONES[name] ?? ""}` }, words(name));
-const percent = (share) => `${(share * 100).toFixed(share > 0.9995 || share === 0 ? 0 : 1)} %`;
-const duration = (ms) =>
-  ms === null ? "–" : ms < 1000 ? `${ms.toFixed(ms < 10 ? 1 : 0)} ms` : `${(ms / 1000).toFixed(1)} s`;
+// ---- figures
 
-function moment(text) {
-  if (!text) return document.createTextNode("–");
-  const at = new Date(text);
-  const today = at.toDateString() === new Date().toDateString();
-  const label = today
-    ? at.toLocaleTimeString()
-    : at.toLocaleString(undefined, { dateStyle: "short", timeStyle: "medium" });
-  return h("time", { datetime: text, title: at.toLocaleString() }, label);
-}
-
-// ---- what is shown
-
-function drawStats(stats) {
-  $("figures").hidden = !stats;
-  document.querySelector(".columns").hidden = !stats;
-  if (!stats) return;
+function drawFigures({ stats, conditions, nodes, channel_ms: channelMs }) {
+  drawConditions(conditions);
   const minutes = Math.round(stats.window_s / 60);
+  const last = `last ${minutes} min`;
+  const breakers = Object.values(stats.channels).filter(({ breaker }) => breaker !== "closed").length;
+  const dead = stats.states.dead ?? 0;
   const tiles = [
-    ["Delivered", percent(stats.delivery_rate), `last ${minutes} min`],
-    ["Needed a fallback", percent(stats.fallback_share), `last ${minutes} min`],
-    ["Acknowledged in", duration(stats.ack_ms.p50), `p99 ${duration(stats.ack_ms.p99)}`],
-    ["Events", stats.events_per_s.toFixed(1), "per second"],
-    ["Connections", stats.connections.toLocaleString(), "live"],
+    ["Delivered", percent(stats.delivery_rate), last, (x) => x.delivery_rate, { ceiling: 1 }],
+    ["Events", stats.events_per_s.toFixed(1), "per second", (x) => x.events_per_s],
+    ["Acknowledged in", duration(stats.ack_ms.p50), "median", (x) => x.p50],
+    ["99 of 100 in", duration(stats.ack_ms.p99), last, (x) => x.p99],
+    ["Needed a fallback", percent(stats.fallback_share), last, (x) => x.fallback_share, { ceiling: 0.1 }],
+    ["Connections", stats.connections.toLocaleString(), "live", (x) => x.connections],
+    ["Open breakers", String(breakers), "channels", (x) => x.open_breakers, { ceiling: 1 }],
+    ["Dead events", dead.toLocaleString(), "unconfirmed", (x) => x.dead, { ceiling: 1 }],
   ];
-  draw("tiles", tiles, () =>
-    tiles.map(([name, figure, note]) =>
-      h("div", { class: "tile" }, h("dt", {}, name), h("dd", {}, `${figure} `, h("small", {}, note))),
-    ),
+  draw("tiles", [tiles, samples.length, samples.at(-1)?.at], () =>
+    tiles.map(([name, figure, note, pick, range]) =>
+      h("div", { class: "tile" }, h("dt", {}, name), h("dd", {}, `${figure} `, h("small", {}, note)),
+        h("dd", { class: "chart", "aria-hidden": "true" }, sparkline(samples, pick, range)))),
   );
   draw("alerts", stats.alerts, () =>
     stats.alerts.map((alert) =>
       h("p", { class: "alert" },
-        h("strong", {}, `${alert.count} ${words(alert.class)} events are dead`),
-        ` for ${alert.users} user${alert.users === 1 ? "" : "s"} since `, moment(alert.since)),
+        h("strong", {}, `${alert.count} ${words(alert.class)} event${alert.count === 1 ? " is" : "s are"} dead`),
+        ` for ${alert.users} user${alert.users === 1 ? "" : "s"} since `, moment(alert.since), " ",
+        h("button", { type: "button", class: "link", onclick: () => filterBy({ state: "dead" }) }, "Show them")),
     ),
   );
-  const states = Object.entries(stats.states);
-  const most = Math.max(1, ...states.map(([, count]) => count));
-  draw("states", states, () =>
-    states.length === 0
-      ? [h("li", {}, "Nothing yet")]
-      : states.map(([name, count]) =>
-          h("li", {}, h("span", {}, tag(name)),
-            h("meter", { min: 0, max: most, value: count, "aria-label": `${words(name)}: ${count}` }),
-            h("b", {}, count.toLocaleString())),
-        ),
-  );
-  draw("channels", stats.channels, () =>
+  drawStates(stats.states);
+  draw("channels", [stats.channels, channelMs], () =>
     Object.entries(stats.channels).map(([name, channel]) =>
       h("tr", {}, h("td", {}, words(name)), h("td", { class: "num" }, channel.attempts.toLocaleString()),
         h("td", { class: "num" }, channel.attempts ? percent(channel.ok / channel.attempts) : "–"),
-        h("td", {}, tag(channel.breaker))),
-    ),
+        h("td", { class: "num" }, duration(channelMs[name])), h("td", {}, tag(channel.breaker)))),
+  );
+  draw("nodes", nodes, () =>
+    nodes.map((node) =>
+      h("tr", {}, h("td", {}, node.node), h("td", {}, node.kind),
+        h("td", { class: "num" }, node.connections.toLocaleString()), h("td", {}, moment(node.seen_at)))),
   );
 }
+
+function drawConditions(conditions) {
+  draw("conditions", conditions, () =>
+    conditions.map(({ name, level, where }) =>
+      h("li", { class: level },
+        h("span", { class: "lamp", "aria-hidden": "true" }, level === "ok" ? "✓" : "!"),
+        h("span", {}, CONDITIONS[name]?.[level === "ok" ? 0 : 1] ?? words(name),
+          where.length ? `: ${where.map(words).join(", ")}` : ""))),
+  );
+}
+
+function drawStates(counts) {
+  const states = Object.entries(counts);
+  const most = Math.max(1, ...states.map(([, count]) => count));
+  draw("states", states, () =>
+    states.map(([name, count]) =>
+      h("li", {}, h("span", {}, tag(name)),
+        h("meter", { min: 0, max: most, value: count, "aria-label": `${words(name)}: ${count}` }),
+        h("b", {}, count.toLocaleString()))),
+  );
+}
+
+// ---- events
 
 function drawEvents(events, next) {
   draw("events", [events, chosen], () =>
@@ -143,11 +127,11 @@ function drawEvents(events, next) {
         h("td", {}, event.user_id), h("td", {}, event.run_id),
         h("td", { class: "num" }, String(event.seq ?? "–")),
         h("td", {}, tag(event.state), event.state === "falling_back" && event.step ? ` ${words(event.step)}` : ""),
-        h("td", {}, moment(event.at))),
-    ),
+        h("td", {}, moment(event.at)))),
   );
   $("events-empty").hidden = events.length > 0;
   $("older").hidden = next === null;
+  $("replay-all").hidden = !mayOperate || !REPLAYABLE.includes(wanted().state) || events.length === 0;
 }
 
 function happenings(event) {
@@ -164,14 +148,20 @@ function happenings(event) {
 }
 
 function drawDetail(event) {
+  current = event;
   $("detail").hidden = !event;
   if (!event) return;
   $("detail-title").textContent = `${words(event.type)} for ${event.user_id}`;
-  $("replay").disabled = event.state === "confirmed";
+  $("replay").hidden = !mayOperate || event.state === "confirmed";
+  drawWay();
+  drawSent(event);
+  const proof = event.confirmations[0];
   const facts = [
-    ["State", event.state], ["On step", event.step ?? "–"], ["Due", event.due_at],
-    ["Expires", event.expires_at], ["Run", event.run_id], ["Number in run", event.seq ?? "–"],
-    ["Class", event.class], ["Generation", event.generation], ["Id", event.id],
+    ["State", event.state],
+    ["Confirmed by", proof ? `${proof.by} over ${words(proof.channel)}` : "–"],
+    ["On step", event.step ? words(event.step) : "–"], ["Due", event.due_at],
+    ["Run", event.run_id], ["Number in run", event.seq ?? "–"], ["Class", event.class],
+    ["Expires", event.expires_at], ["Generation", event.generation], ["Id", event.id],
   ];
   const make = (name, value) => {
     if (name === "State") return tag(value);
@@ -187,8 +177,7 @@ function drawDetail(event) {
       : rows.map((row) =>
           h("tr", {}, h("td", {}, moment(row.at)), h("td", {}, words(row.channel)),
             h("td", {}, tag(row.outcome)), h("td", { class: "num" }, duration(row.took)),
-            h("td", {}, row.note)),
-        ),
+            h("td", {}, row.note))),
   );
   draw("detail-data", event.data, () => [JSON.stringify(event.data, null, 2)]);
   if (reveal) {
@@ -198,51 +187,74 @@ function drawDetail(event) {
   }
 }
 
-/** Text with its web addresses as links; each piece is a text node or a checked link. */
-function linked(text) {
-  return text.split(/(https?:\/\/[^\s<>"]+)/).map((piece) =>
-    /^https?:\/\//.test(piece) && URL.canParse(piece)
-      ? h("a", { href: piece, rel: "noopener noreferrer", target: "_blank" }, piece)
-      : piece,
-  );
+function drawWay() {
+  const width = Math.max(320, Math.floor($("way").parentElement.clientWidth) - 2);
+  const { attempts, confirmations, state, step, due_at: due } = current;
+  draw("way", [current.id, attempts, confirmations, state, step, due, width], () => [timeline(current, width)]);
+}
+
+/** The messages that carried this event: a digest's id is part of its mail's Message-ID. */
+function drawSent(event) {
+  const names = event.attempts.flatMap((a) => [a.digest_id, a.provider_id]).filter(Boolean);
+  const carried = messages.filter(({ id }) => names.some((name) => id.includes(name)));
+  draw("sent", carried, () => carried.map((message) => messageBox(message, "sent")));
+}
+
+function messageBox(message, place) {
+  const key = `${place}-${message.id}`;
+  const isOpen = opened.get(key) ?? (follows && place === "sent");
+  const box = h("details", { class: "message", open: isOpen ? "" : null },
+    h("summary", { "data-key": key },
+      h("span", { class: "tag" }, message.kind === "sms" ? "SMS" : "mail"),
+      h("strong", {}, message.subject || message.text.slice(0, 80)),
+      h("span", {}, `to ${message.to}`), moment(message.at)));
+  const fill = () => {
+    if (box.open && box.childElementCount === 1) box.append(messageBody(message));
+  };
+  box.addEventListener("toggle", () => {
+    opened.set(key, box.open);
+    fill();
+  });
+  fill();
+  return box;
+}
+
+function messageBody(message) {
+  if (!message.view) return h("p", { class: "sms" }, ...linked(message.text));
+  return h("iframe", {
+    src: message.view, title: `Mail: ${message.subject}`, loading: "lazy",
+    sandbox: "allow-popups allow-popups-to-escape-sandbox",
+  });
 }
 
 function drawInbox(inbox) {
   $("inbox-panel").hidden = !inbox;
   if (!inbox) return;
-  const messages = inbox.messages.slice(0, 50);
-  const open = new Set(
-    [...$("inbox").querySelectorAll("details[open]")].map((element) => element.dataset.id),
-  );
-  draw("inbox", messages, () =>
-    messages.map((message) =>
-      h("details", { "data-id": message.id, open: open.has(message.id) ? "" : null },
-        h("summary", { "data-key": `mail-${message.id}` },
-          h("span", { class: "tag" }, message.kind),
-          h("strong", {}, message.subject || message.text.slice(0, 80)),
-          h("span", {}, `to ${message.to}`), moment(message.at)),
-        h("pre", {}, ...linked(message.text))),
-    ),
-  );
+  messages = inbox.messages.slice(0, 50);
+  draw("inbox", messages.map(({ id }) => id), () => messages.map((message) => messageBox(message, "inbox")));
   $("inbox-empty").hidden = messages.length > 0;
 }
 
 // ---- reading
 
-function eventsPath(after) {
-  const query = new URLSearchParams({ limit: "50" });
-  for (const [name, value] of new FormData($("filter"))) {
-    if (value.trim()) query.set(name, value.trim());
-  }
-  if (after) query.set("after", after);
-  return `v1/events?${query}`;
+function wanted() {
+  const found = {};
+  for (const [name, value] of new FormData($("filter"))) if (value.trim()) found[name] = value.trim();
+  return found;
 }
 
 async function readEvents() {
+  const { id, ...filter } = wanted();
+  if (id) {
+    if (!ID.test(id)) return { events: [], next: null };
+    const event = await optional(`v1/events/${id.toLowerCase()}`);
+    return { events: event ? [event] : [], next: null };
+  }
   const events = [];
   let next = null;
   for (let page = 0; page < pages; page += 1) {
-    const answer = await api(eventsPath(next));
+    const query = new URLSearchParams({ limit: "50", ...filter, ...(next ? { after: next } : {}) });
+    const answer = await api(`v1/events?${query}`);
     events.push(...answer.events);
     next = answer.next;
     if (next === null) break;
@@ -250,39 +262,99 @@ async function readEvents() {
   return { events, next };
 }
 
-async function refresh() {
-  const mine = turn;
+/** An answer, or null where the service has no such thing. */
+async function optional(path) {
   try {
-    const [stats, list, event, inbox] = await Promise.all([
-      optional("v1/stats"), readEvents(),
-      chosen ? optional(`v1/events/${chosen}`) : null, optional("v1/inbox"),
-    ]);
-    if (mine !== turn) return;
-    drawStats(stats);
-    drawEvents(list.events, list.next);
-    drawDetail(event);
-    drawInbox(inbox);
-    health("ok", `Updated ${new Date().toLocaleTimeString()}`);
+    return await api(path);
   } catch (error) {
-    if (mine !== turn) return;
-    // A token that may read nothing is no use here; a filter it may not use is only a filter.
-    const refused = error instanceof ApiError && [401, 403].includes(error.status) && !error.field;
-    if (refused) signOut(error.message);
-    else health("away", error instanceof ApiError ? error.message : "The service does not answer");
+    if (error instanceof ApiError && error.status === 404) return null;
+    throw error;
   }
 }
 
-async function poll() {
-  clearTimeout(timer);
+/** Read what is shown; one reading at a time, and once more if something changed meanwhile. */
+async function refresh() {
   if (!token) return;
-  if (!document.hidden) await refresh();
-  clearTimeout(timer);
-  if (token) timer = setTimeout(poll, POLL_MS);
+  if (reading) {
+    isStale = true;
+    return;
+  }
+  isStale = false;
+  const mine = turn;
+  reading = read(mine);
+  try {
+    await reading;
+  } catch (error) {
+    if (mine === turn) complain(error);
+  } finally {
+    reading = null;
+  }
+  if (isStale) await refresh();
+}
+
+async function read(mine) {
+  const [list, inbox] = await Promise.all([readEvents(), optional("v1/inbox")]);
+  if (mine !== turn) return;
+  if (follows && list.events.length) chosen = list.events[0].id;
+  const event = chosen ? await optional(`v1/events/${chosen}`) : null;
+  if (mine !== turn) return;
+  $("events-note").textContent = "";
+  drawInbox(inbox);
+  drawEvents(list.events, list.next);
+  drawDetail(event);
+}
+
+function complain(error) {
+  // A token that may read nothing is no use here; a filter that is wrong is only a filter.
+  if (error instanceof ApiError && [401, 403].includes(error.status) && !error.field) signOut(error.message);
+  else if (error instanceof ApiError) $("events-note").textContent = error.message;
+  else health("away", "The service does not answer");
 }
 
 function now() {
   turn += 1;
-  poll();
+  isStale = true;
+  refresh();
+}
+
+/** The service says when something changed. Ends with the sign-out. */
+async function listen() {
+  const mine = (stream = new AbortController());
+  while (!mine.signal.aborted) {
+    try {
+      await follow(token, "v1/stats/stream", mine.signal, onPush);
+    } catch (error) {
+      if (mine.signal.aborted) return;
+      if (error instanceof ApiError && [401, 403].includes(error.status)) return signOut(error.message);
+    }
+    if (mine.signal.aborted) return;
+    health("away", "The service does not answer");
+    await new Promise((go) => setTimeout(go, RETRY_MS * (0.5 + Math.random())));
+  }
+}
+
+function onPush(name, value) {
+  if (name === "history") {
+    samples = value.samples;
+    return now();
+  }
+  if (!value.stats) return health("away", "The ledger does not answer");
+  health("ok", "Live");
+  remember(value.stats);
+  drawFigures(value);
+  if (!document.hidden) refresh();
+}
+
+/** Between the service's samples: one of our own every ten seconds. */
+function remember(stats) {
+  const last = samples.at(-1);
+  if (last && Date.now() - Date.parse(last.at) < 10_000) return;
+  samples = [...samples, {
+    at: new Date().toISOString(), delivery_rate: stats.delivery_rate, fallback_share: stats.fallback_share,
+    events_per_s: stats.events_per_s, p50: stats.ack_ms.p50, p99: stats.ack_ms.p99,
+    connections: stats.connections, dead: stats.states.dead ?? 0,
+    open_breakers: Object.values(stats.channels).filter(({ breaker }) => breaker !== "closed").length,
+  }].slice(-MAX_SAMPLES);
 }
 
 function health(tone, message) {
@@ -293,16 +365,44 @@ function health(tone, message) {
 // ---- acting
 
 function choose(id) {
+  follows = false;
   chosen = id;
   reveal = true;
   $("detail-note").textContent = "";
   now();
 }
 
+function filterBy(values) {
+  for (const name of EXPECTED) $("filter").elements[name].value = values[name] ?? "";
+  pages = 1;
+  now();
+}
+
+/** A question before anything is done; resolves to whether the answer was yes. */
+function ask(title, text) {
+  $("ask-title").textContent = title;
+  $("ask-text").textContent = text;
+  $("ask").showModal();
+  return new Promise((answer) => {
+    const done = new AbortController();
+    const end = (value) => {
+      done.abort();
+      if ($("ask").open) $("ask").close();
+      answer(value);
+    };
+    $("ask-yes").addEventListener("click", () => end(true), { signal: done.signal });
+    $("ask-no").addEventListener("click", () => end(false), { signal: done.signal });
+    $("ask").addEventListener("close", () => end(false), { signal: done.signal });
+  });
+}
+
 async function replay() {
-  const id = chosen;
+  const { id, type, user_id: user } = current;
+  const isMeant = await ask("Replay this event?",
+    `${words(type)} for ${user} starts anew: it is pushed again, and without an acknowledgement the chain begins from its first step.`);
+  if (!isMeant) return;
   try {
-    await api(`v1/events/${id}/replay`, { method: "POST" });
+    await api(`v1/events/${id}/replay`, {});
     $("detail-note").textContent = "Replayed: the event starts anew.";
   } catch (error) {
     $("detail-note").textContent = error.message;
@@ -310,9 +410,30 @@ async function replay() {
   now();
 }
 
+async function replayAll() {
+  const { id: _id, type, ...filter } = wanted();
+  if (type) {
+    $("events-note").textContent = "Events of one type cannot be replayed together: clear the type first.";
+    return;
+  }
+  try {
+    const { matched } = await api("v1/replay", { ...filter, dry_run: true });
+    const isMeant = await ask(`Replay ${matched} event${matched === 1 ? "" : "s"}?`,
+      `Every ${words(filter.state)} event${filter.user_id ? ` of ${filter.user_id}` : ""} starts anew: pushed again, and without an acknowledgement the chain begins from its first step.`);
+    if (!isMeant) return;
+    const { replayed } = await api("v1/replay", { ...filter, dry_run: false });
+    now();
+    await reading;
+    $("events-note").textContent = `${replayed} replayed.`;
+  } catch (error) {
+    $("events-note").textContent = error.message;
+  }
+}
+
 function closeDetail() {
   const from = chosen;
   chosen = null;
+  follows = false;
   $("detail").hidden = true;
   document.querySelector(`[data-key="${CSS.escape(from ?? "")}"]`)?.focus();
   now();
@@ -320,34 +441,43 @@ function closeDetail() {
 
 function signIn(value) {
   token = value;
-  sessionStorage.setItem(KEY, value);
+  keepToken(value);
+  mayOperate = scopes(value).includes("operate");
   $("gate").hidden = true;
   $("board").hidden = false;
   $("sign-out").hidden = false;
   health("", "Connecting…");
   now();
+  listen();
+  if (mayOperate && window === window.top) {
+    call(value, "v1/demo/session", {}).then(() => ($("to-demo").hidden = false), () => ($("to-demo").hidden = true));
+  }
 }
 
 function signOut(reason = "") {
   turn += 1;
+  stream?.abort();
   token = null;
   chosen = null;
-  clearTimeout(timer);
-  sessionStorage.removeItem(KEY);
+  dropToken();
   shown.clear();
   $("board").hidden = true;
   $("sign-out").hidden = true;
+  $("to-demo").hidden = true;
   $("gate").hidden = false;
   $("gate-error").textContent = reason;
   health("", "Not signed in");
   $("token").focus();
 }
 
-/** A token in the fragment (`#token=…`) is taken and removed: it must not stay in the history. */
-function fromFragment() {
-  const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (given) history.replaceState(null, "", location.pathname + location.search);
-  return given;
+/** `#event=ID` opens one event; `#run_id=…&state=…` filters; `follow` shows the newest that fits. */
+function readFragment() {
+  const fragment = new URLSearchParams(location.hash.slice(1));
+  document.body.classList.toggle("tour", fragment.has("tour"));
+  follows = fragment.has("follow");
+  const values = Object.fromEntries(EXPECTED.filter((name) => fragment.get(name)).map((name) => [name, fragment.get(name)]));
+  if (fragment.get("event")) choose(fragment.get("event"));
+  if (Object.keys(values).length || follows) filterBy(values);
 }
 
 $("gate-form").addEventListener("submit", (event) => {
@@ -368,14 +498,18 @@ $("older").addEventListener("click", () => {
   now();
 });
 $("replay").addEventListener("click", replay);
+$("replay-all").addEventListener("click", replayAll);
 $("detail-close").addEventListener("click", closeDetail);
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && chosen) closeDetail();
+  if (event.key === "Escape" && chosen && !$("ask").open) closeDetail();
 });
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) now();
 });
+window.addEventListener("hashchange", readFragment);
+new ResizeObserver(() => current && !$("detail").hidden && drawWay()).observe($("way").parentElement);
 
-const start = fromFragment() ?? sessionStorage.getItem(KEY);
+const start = givenToken();
 if (start) signIn(start);
 else signOut();
+readFragment();

@@ -1,0 +1,135 @@
+// What the pages share: elements, words, the HTTP API, the figures' stream.
+// Text from the API only ever becomes text nodes, so no event can run in these pages.
+
+const TIMEOUT_MS = 8000;
+const KEY = "delivery.token";
+
+export const TONES = {
+  confirmed: "good", delivered: "good", closed: "good", ok: "good",
+  falling_back: "warn", parked: "warn", unknown: "warn", half_open: "warn", expired: "warn", warn: "warn",
+  dead: "bad", failed: "bad", open: "bad", bad: "bad",
+};
+
+export const $ = (id) => document.getElementById(id);
+export const words = (name) => name.replaceAll("_", " ");
+export const tag = (name) => h("span", { class: `tag ${TONES[name] ?? ""}` }, words(name));
+export const percent = (share) =>
+  `${(share * 100).toFixed(share > 0.9995 || share === 0 ? 0 : 1)} %`;
+
+export function duration(ms) {
+  if (ms === null || ms === undefined) return "–";
+  if (ms < 1000) return `${ms.toFixed(ms < 10 ? 1 : 0)} ms`;
+  return ms < 120_000 ? `${(ms / 1000).toFixed(1)} s` : `${Math.round(ms / 60_000)} min`;
+}
+
+export function moment(text) {
+  if (!text) return document.createTextNode("–");
+  const at = new Date(text);
+  const today = at.toDateString() === new Date().toDateString();
+  const label = today
+    ? at.toLocaleTimeString()
+    : at.toLocaleString(undefined, { dateStyle: "short", timeStyle: "medium" });
+  return h("time", { datetime: text, title: at.toLocaleString() }, label);
+}
+
+export function h(name, attributes = {}, ...children) {
+  return fill(document.createElement(name), attributes, children);
+}
+
+/** The same for SVG. */
+export function s(name, attributes = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
+}
+
+function fill(element, attributes, children) {
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (value !== null && value !== undefined) element.setAttribute(key, value);
+  }
+  element.append(...children.filter((child) => child !== null));
+  return element;
+}
+
+/** Text with its web addresses as links; each piece is a text node or a checked link. */
+export function linked(text) {
+  return text.split(/(https?:\/\/[^\s<>"]+)/).map((piece) =>
+    /^https?:\/\//.test(piece) && URL.canParse(piece)
+      ? h("a", { href: piece, rel: "noopener noreferrer", target: "_blank" }, piece)
+      : piece,
+  );
+}
+
+// ---- the token: in this tab only, gone with it
+
+/** A token in the fragment (`#token=…`) is taken and removed: it must not stay in the history. */
+export function givenToken() {
+  const fragment = new URLSearchParams(location.hash.slice(1));
+  const given = fragment.get("token");
+  if (given) {
+    fragment.delete("token");
+    const rest = String(fragment);
+    history.replaceState(null, "", location.pathname + location.search + (rest ? `#${rest}` : ""));
+    sessionStorage.setItem(KEY, given);
+  }
+  return given ?? sessionStorage.getItem(KEY);
+}
+
+export const keepToken = (token) => sessionStorage.setItem(KEY, token);
+export const dropToken = () => sessionStorage.removeItem(KEY);
+
+/** What a token says that it may do; the service decides, this only hides buttons. */
+export function scopes(token) {
+  try {
+    const body = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
+    return (JSON.parse(atob(body)).scope ?? "").split(" ");
+  } catch {
+    return [];
+  }
+}
+
+// ---- the API
+
+export class ApiError extends Error {
+  constructor(status, problem) {
+    super(problem.detail || problem.title || `HTTP ${status}`);
+    this.status = status;
+    this.field = problem.field ?? null;
+  }
+}
+
+export async function api(token, path, body) {
+  const headers = { Authorization: `Bearer ${token}` };
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  const response = await fetch(path, {
+    method: body === undefined ? "GET" : "POST",
+    headers,
+    body: body === undefined ? undefined : JSON.stringify(body),
+    signal: AbortSignal.timeout(TIMEOUT_MS),
+    cache: "no-store",
+  });
+  if (response.ok) return response.json();
+  throw new ApiError(response.status, await response.json().catch(() => ({})));
+}
+
+/**
+ * Read a stream of server-sent events until it ends. `EventSource` cannot send a token.
+ * Throws `ApiError` where the service refuses.
+ */
+export async function follow(token, path, signal, onMessage) {
+  const headers = { Authorization: `Bearer ${token}`, Accept: "text/event-stream" };
+  const response = await fetch(path, { headers, cache: "no-store", signal });
+  if (!response.ok) throw new ApiError(response.status, await response.json().catch(() => ({})));
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const name = /^event: (.*)$/m.exec(block)?.[1];
+      const data = /^data: (.*)$/m.exec(block)?.[1];
+      if (name && data) onMessage(name, JSON.parse(data));
+    }
+  }
+}
