@@ -150,6 +150,9 @@ def adopt_orphans(directory: Path, commit: Commit, own: Path | None = None) -> i
             except BlockingIOError:
                 continue  # its process lives
             for _, entries, proofs in _pages(file, 0, path):
+                for entry in entries:
+                    # Whoever pushed it is dead, and its sockets with it: the chain starts at once.
+                    entry.hand_over = True
                 commit(entries, proofs)
                 count += len(entries)
             path.unlink(missing_ok=True)

@@ -134,6 +134,7 @@ def test_a_killed_process_loses_nothing_that_it_appended(tmp_path: Path) -> None
     own, ledger = Spool(tmp_path, "me"), Ledger()
     assert own.adopt(ledger.commit) == 2
     assert ledger.seen == ["entry 1", "entry 2"]
+    assert all(one.hand_over for one in ledger.entries), "its sockets died with it"
 
 
 def test_closing_removes_an_empty_file_and_leaves_a_full_one_to_be_adopted(
