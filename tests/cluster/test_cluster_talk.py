@@ -50,7 +50,7 @@ async def test_an_event_crosses_gateways_within_milliseconds(cluster: Cluster) -
         await emit_to_arrival(cluster, page, "fast", 1, 5)  # connections and caches are warm
         samples = await emit_to_arrival(cluster, page, "fast", 1, SAMPLES)
     # From the request's first byte: HTTP, the commit, Redis and the socket are all in it.
-    assert statistics.median(samples) < 20.0, sorted(samples)
+    assert statistics.median(samples) < 60.0, sorted(samples)
 
 
 async def test_two_devices_on_two_gateways_both_get_it_and_each_leaves_a_proof(
