@@ -18,12 +18,21 @@ from tests.wire import Listener, eventually, listening
 ENOUGH = 30  # connections, after which the kernel has chosen each of two processes
 
 
-@pytest.fixture
-def shared(cluster: Cluster) -> Iterator[Gateway]:
+@pytest.fixture(scope="module")
+def family(cluster: Cluster) -> Iterator[Gateway]:
     """Two processes on one port, in the cluster."""
     with cluster.extra("shared", "--workers", "2") as gateway:
-        wait_until(lambda: len(children(gateway)) == 2, "both run")
         yield gateway
+
+
+@pytest.fixture
+def shared(family: Gateway) -> Gateway:
+    """The same, begun anew if the test before ended it."""
+    if family.running.process.poll() is not None:
+        family.running.kill()
+        family.begin().ready()
+    wait_until(lambda: len(children(family)) == 2, "both run")
+    return family
 
 
 def children(gateway: Gateway) -> list[psutil.Process]:
