@@ -129,6 +129,9 @@ def run_worker(
         queues=names,
         loglevel=settings.log_level,
         task_events=True,
+        # Nothing here is revoked or elected, so that workers have nothing to tell each other.
+        without_gossip=True,
+        without_mingle=True,
         quiet=True,
         redirect_stdouts=False,
     )
