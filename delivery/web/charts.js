@@ -4,8 +4,9 @@
 import { duration, s, words } from "./page.js";
 
 const HOUR_MS = 3_600_000;
+const LEAST_MS = 120_000; // a chart of a few seconds would only show noise
 
-/** A line over the last hour; a gap where nothing was known. */
+/** A line over the last hour, or since the first sample; a gap where nothing was known. */
 export function sparkline(samples, pick, { floor = 0, ceiling = null } = {}) {
   const width = 160;
   const height = 36;
@@ -13,10 +14,11 @@ export function sparkline(samples, pick, { floor = 0, ceiling = null } = {}) {
   const points = samples
     .map((sample) => ({ at: Date.parse(sample.at), value: pick(sample) }))
     .filter(({ at }) => now - at <= HOUR_MS);
+  const first = Math.max(now - HOUR_MS, Math.min(points[0]?.at ?? now, now - LEAST_MS));
   const values = points.filter(({ value }) => value !== null).map(({ value }) => value);
   const top = Math.max(ceiling ?? 0, ...values, floor + 1e-9);
   const bottom = Math.min(floor, ...values);
-  const x = (at) => (width * (at - (now - HOUR_MS))) / HOUR_MS;
+  const x = (at) => ((width - 3) * (at - first)) / (now - first);
   const y = (value) => 2 + (height - 4) * (1 - (value - bottom) / (top - bottom || 1));
   const lines = [];
   let line = [];
@@ -91,7 +93,7 @@ function bar(attempt, since, x, y) {
   const note = [`${words(attempt.channel)}, attempt ${attempt.number}: ${words(attempt.outcome)}`,
     `after ${duration(since(attempt.started_at))}`, attempt.error].filter(Boolean).join(" · ");
   return s("g", { class: `attempt ${attempt.outcome}` }, s("title", {}, note),
-    s("rect", { x: from - 5, y: y - 8, width: Math.max(10, to - from + 10), height: 16, rx: 8 }));
+    s("rect", { x: from - 7, y: y - 7, width: Math.max(14, to - from + 14), height: 14, rx: 7 }));
 }
 
 /** Up to a minute as it is; beyond, the first moments get more room than the last hours. */

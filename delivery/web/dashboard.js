@@ -11,8 +11,8 @@ const MAX_SAMPLES = 360;
 const ID = /^[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}$/i;
 const REPLAYABLE = ["dead", "parked", "expired", "accepted", "sent", "falling_back"];
 const CONDITIONS = {
-  delivery_rate: ["Delivery rate is fine", "Delivery rate is under 95 %"],
-  fallback_share: ["Few events fall back", "More than 5 % fall back"],
+  delivery_rate: ["Delivery rate is fine", "Delivery rate is under 95\u00a0%"],
+  fallback_share: ["Few events fall back", "More than 5\u00a0% fall back"],
   performance_mode: ["Full delivery effort", "Performance mode is active"],
   breaker_open: ["All channels work", "A breaker is open for over a minute"],
 };
@@ -197,7 +197,9 @@ function drawWay() {
 function drawSent(event) {
   const names = event.attempts.flatMap((a) => [a.digest_id, a.provider_id]).filter(Boolean);
   const carried = messages.filter(({ id }) => names.some((name) => id.includes(name)));
+  const had = $("sent").childElementCount;
   draw("sent", carried, () => carried.map((message) => messageBox(message, "sent")));
+  if (follows && carried.length > had) $("sent").scrollIntoView({ block: "end" });
 }
 
 function messageBox(message, place) {

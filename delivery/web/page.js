@@ -14,7 +14,7 @@ export const $ = (id) => document.getElementById(id);
 export const words = (name) => name.replaceAll("_", " ");
 export const tag = (name) => h("span", { class: `tag ${TONES[name] ?? ""}` }, words(name));
 export const percent = (share) =>
-  `${(share * 100).toFixed(share > 0.9995 || share === 0 ? 0 : 1)} %`;
+  `${(share * 100).toFixed(share > 0.9995 || share === 0 ? 0 : 1)}\u00a0%`;
 
 export function duration(ms) {
   if (ms === null || ms === undefined) return "–";

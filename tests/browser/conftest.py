@@ -1,4 +1,4 @@
-"""Chromium, one running `delivery up` for all of these tests, and pages that embed the client.
+"""Chromium, a running `delivery up` for each file of tests, and pages that embed the client.
 
 Where there is no browser a developer's run skips these tests and says so; in CI it is a failure.
 """
@@ -85,9 +85,9 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
         await started.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A running `delivery up`."""
+    """A running `delivery up` for one file: its figures are those of that file's events."""
     with serving(tmp_path_factory.mktemp("up")) as running:
         yield running
 

@@ -141,6 +141,7 @@ async def test_two_tabs_share_one_connection_and_one_may_close(
     assert await ids(first) == await ids(second) == both
     assert await first.evaluate("connection.status.leader")
     assert not await second.evaluate("connection.status.leader")
+    await until("both are confirmed", confirmed(service, both))
     assert len(service.event(both[0])["confirmations"]) == 1
     await first.close()
     await second.wait_for_function("connection.status.leader && connection.status.transport")
@@ -182,7 +183,7 @@ async def test_two_devices_get_every_event_and_each_confirms(
 async def test_a_token_is_refreshed_before_it_expires(
     service: Service, device: NewDevice, user: str
 ) -> None:
-    phone = await device(user, ttl=4.0)
+    phone = await device(user, ttl=2.5)
     page = await phone.page()
     minted = phone.minted
     await until("a newer token was asked for", lambda: phone.minted >= minted + 2)

@@ -1,0 +1,206 @@
+"""The operators' page in a real browser: what it shows, does, and refuses to run."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Literal
+
+import jwt
+import pytest_asyncio
+from axe_playwright_python.base import AXE_FILE_PATH
+from playwright.async_api import Browser, BrowserContext, Page, expect
+
+from tests.browser.conftest import NewDevice
+from tests.browser.service import Service, until
+
+DESKTOP, PHONE = (1280, 900), (390, 844)
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
+    """A fresh profile."""
+    made = await browser.new_context()
+    made.set_default_timeout(15_000)
+    yield made
+    await made.close()
+
+
+async def dashboard(context: BrowserContext, service: Service, fragment: str = "") -> Page:
+    """The page, signed in and live."""
+    page = await context.new_page()
+    await page.goto(f"{service.page}{fragment}")
+    await page.locator("#health.ok").wait_for()
+    return page
+
+
+async def serious_faults(page: Page) -> list[str]:
+    """What axe-core calls serious or critical, with the elements; it comes past the page's policy
+    as a debugger does."""
+    found = await page.evaluate(AXE_FILE_PATH.read_text() + "; axe.run(document, {iframes: false})")
+    return [
+        f"{fault['id']}: {[node['html'][:120] for node in fault['nodes']]}"
+        for fault in found["violations"]
+        if fault["impact"] in ("serious", "critical")
+    ]
+
+
+async def dead_event(service: Service, user: str) -> str:
+    """An event whose chain is exhausted."""
+    [event_id] = service.emit(user, "auth_failed")
+    await until("it is dead", lambda: service.state(event_id) == "dead")
+    return event_id
+
+
+async def test_a_new_event_is_shown_without_asking_for_it(
+    context: BrowserContext, service: Service, user: str
+) -> None:
+    page = await dashboard(context, service, f"&user_id={user}")
+    assert await page.locator("#events tr").count() == 0
+    service.emit(user, "agent_started")
+    await page.locator("#events tr", has_text=user).wait_for()
+    assert "token" not in page.url  # nor in the history
+
+
+async def test_the_timeline_shows_every_attempt_and_what_confirmed(
+    context: BrowserContext, service: Service, device: NewDevice, user: str
+) -> None:
+    [event_id] = service.emit(user, "agent_started")
+    await until("the chain began", lambda: service.state(event_id) == "falling_back")
+    page = await dashboard(context, service, f"&event={event_id}")
+    await page.locator(".attempt.failed").first.wait_for(state="attached")
+    await (await device(user)).page()
+    await page.locator("#way .proof").first.wait_for(state="attached")
+    event = service.event(event_id)
+    assert await page.locator("#way .attempt").count() == len(event["attempts"])
+    picture = await page.locator("#way svg").get_attribute("aria-label")
+    assert picture is not None
+    assert "confirmed over websocket" in picture
+    assert await page.locator("#detail-facts .tag").inner_text() == "confirmed"
+
+
+async def test_the_mail_is_shown_as_it_was_sent_and_its_link_confirms(
+    context: BrowserContext, service: Service, user: str
+) -> None:
+    contact = {"email": f"{user}@example.org"}
+    assert service.http.put(f"/v1/users/{user}/contacts", json=contact).status_code == 200
+    [event_id] = service.emit(user, "agent_completed")
+    page = await dashboard(context, service, f"&event={event_id}")
+    await page.locator("#sent summary").click()
+    mail = page.locator("#sent iframe").content_frame
+    async with context.expect_page() as opened:
+        await mail.locator("a").first.click()
+    confirmation = await opened.value
+    assert service.event(event_id)["confirmations"] == []  # opening the link confirms nothing
+    await confirmation.get_by_role("button").click()
+    await page.locator("#way .proof").first.wait_for(state="attached")
+    assert service.event(event_id)["confirmations"][0]["channel"] == "email"
+
+
+async def test_replaying_one_event_asks_first(
+    context: BrowserContext, service: Service, user: str
+) -> None:
+    event_id = await dead_event(service, user)
+    page = await dashboard(context, service, f"&event={event_id}")
+    await page.locator("#replay").click()
+    await page.locator("#ask-no").click()
+    assert service.event(event_id)["generation"] == 1
+    await page.locator("#replay").click()
+    await page.locator("#ask-yes").click()
+    await page.get_by_text("Replayed: the event starts anew.").wait_for()
+    assert service.event(event_id)["generation"] == 2
+
+
+async def test_replaying_a_filter_says_how_many_first(
+    context: BrowserContext, service: Service, user: str
+) -> None:
+    ids = service.emit(user, "auth_failed", "auth_failed")
+    await until("both are dead", lambda: {service.state(id_) for id_ in ids} == {"dead"})
+    page = await dashboard(context, service, f"&state=dead&user_id={user}")
+    await page.locator("#replay-all").click()
+    await expect(page.locator("#ask-title")).to_have_text("Replay 2 events?")
+    await page.locator("#ask-yes").click()
+    await page.get_by_text("2 replayed.").wait_for()
+    assert [service.event(event_id)["generation"] for event_id in ids] == [2, 2]
+
+
+async def test_a_token_that_may_only_read_sees_no_replay(
+    context: BrowserContext, service: Service, user: str
+) -> None:
+    event_id = await dead_event(service, user)
+    claims = {"sub": "reader", "scope": "read", "exp": 4_000_000_000}
+    token = jwt.encode(claims, service.secret, algorithm="HS256")
+    page = await context.new_page()
+    await page.goto(f"{service.url}/#token={token}&event={event_id}&state=dead&user_id={user}")
+    await page.locator("#way svg").wait_for()
+    assert not await page.locator("#replay").is_visible()
+    assert not await page.locator("#replay-all").is_visible()
+
+
+async def test_a_wrong_token_leads_back_to_the_door_with_a_reason(
+    context: BrowserContext, service: Service
+) -> None:
+    page = await context.new_page()
+    await page.goto(f"{service.url}/")
+    await page.get_by_role("textbox", name="Token").fill("not.a.token")
+    await page.keyboard.press("Enter")
+    await page.locator("#gate-error:not(:empty)").wait_for()
+
+
+async def test_the_page_is_worked_by_keyboard(
+    context: BrowserContext, service: Service, user: str
+) -> None:
+    service.emit(user, "note")
+    page = await dashboard(context, service, f"&user_id={user}")
+    event = page.locator("#events button").first
+    await event.focus()
+    await page.keyboard.press("Enter")
+    await page.locator("#detail").wait_for()
+    assert await page.evaluate("document.activeElement.id") == "detail"
+    await page.keyboard.press("Escape")
+    await page.locator("#detail").wait_for(state="hidden")
+    assert await event.evaluate("(element) => element === document.activeElement")
+
+
+async def test_the_figures_light_up_when_a_condition_is_met(
+    context: BrowserContext, service: Service, user: str
+) -> None:
+    await dead_event(service, user)
+    page = await dashboard(context, service)
+    assert await page.locator("#conditions li").count() == 4
+    await page.locator("#conditions li.bad", has_text="fall back").wait_for()
+    await page.locator("#alerts", has_text="dead").wait_for()
+
+
+async def test_axe_finds_no_serious_fault_and_nothing_overflows(
+    context: BrowserContext, service: Service, user: str
+) -> None:
+    [event_id] = service.emit(user, "agent_started")
+    page = await dashboard(context, service, f"&event={event_id}")
+    await page.locator("#way svg").wait_for()
+    for width, height in (DESKTOP, PHONE):
+        await page.set_viewport_size({"width": width, "height": height})
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for scheme in SCHEMES:
+            await page.emulate_media(color_scheme=scheme)
+            assert await serious_faults(page) == [], (width, scheme)
+
+
+async def test_the_policy_blocks_inline_script_and_data_stays_text(
+    context: BrowserContext, service: Service, user: str
+) -> None:
+    evil = "<img src=x onerror='window.hacked = true'><script>window.hacked = true</script>"
+    [event_id] = service.emit(user, "note", data={"text": evil})
+    page = await dashboard(context, service, f"&event={event_id}")
+    await page.get_by_text("onerror").wait_for()
+    assert json.loads(await page.locator("#detail-data").inner_text())["text"] == evil
+    blocked = await page.evaluate("""() => new Promise((resolve) => {
+        document.addEventListener("securitypolicyviolation", (event) =>
+            resolve(event.effectiveDirective));
+        const script = document.createElement("script");
+        script.textContent = "window.hacked = true";
+        document.head.append(script);
+        const image = document.createElement("div");
+        image.innerHTML = "<img src=x onerror='window.hacked = true'>";
+        document.body.append(image); })""")
+    assert blocked.startswith("script-src")
+    assert await page.evaluate("window.hacked") is None
