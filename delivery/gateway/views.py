@@ -100,8 +100,10 @@ def mail_html(message: SinkMessage) -> str:
     found = _part(message, ("html",))
     if found is None:
         found = f"<!doctype html><title>Mail</title><pre>{escape(_readable(message))}</pre>"
-    # A link must not replace the mail inside its frame.
-    return f'<base target="_blank">{found}' if "<base " not in found else found
+    # A link must not replace the mail inside its frame. Inside the head where there is one: before
+    # the doctype it would change how the page is laid out.
+    base = '<base target="_blank">'
+    return found.replace("<head>", f"<head>{base}", 1) if "<head>" in found else base + found
 
 
 def _readable(message: SinkMessage) -> str:

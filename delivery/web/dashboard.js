@@ -199,7 +199,8 @@ function drawSent(event) {
   const carried = messages.filter(({ id }) => names.some((name) => id.includes(name)));
   const had = $("sent").childElementCount;
   draw("sent", carried, () => carried.map((message) => messageBox(message, "sent")));
-  if (follows && carried.length > had) $("sent").scrollIntoView({ block: "end" });
+  // Not scrollIntoView: inside the demonstration it would move the page around as well.
+  if (follows && carried.length > had) window.scrollBy(0, $("sent").getBoundingClientRect().bottom - innerHeight);
 }
 
 function messageBox(message, place) {

@@ -13,7 +13,7 @@ let part = null; // whom this page plays
 let connection = null;
 let isOffline = false;
 let streaming = null; // the bubble that token deltas go to
-let finished = false; // the run has ended here
+let wasCut = false; // since the run began
 let run = null;
 
 function say(element) {
@@ -45,11 +45,11 @@ const SHOW = {
   },
   agent_completed({ result }) {
     quiet();
-    finished = true;
     streaming ??= say(h("p", { class: "said agent" }));
     streaming.textContent = result;
     streaming = null;
-    if (!isOffline) step("offline");
+    $("log").scrollTop = $("log").scrollHeight;
+    if (!wasCut) step("ask"); // it was there all the time: nothing to see in the chain
   },
 };
 
@@ -87,14 +87,11 @@ function toggleLine() {
   $("line").setAttribute("aria-pressed", String(isOffline));
   $("line").textContent = isOffline ? "Go online" : "Go offline";
   say(h("p", { class: "cut" }, isOffline ? "The line is cut." : "Back online: what was missed comes in."));
-  if (isOffline) {
-    connection.close();
-    onStatus({ state: "offline" });
-    step("chain");
-  } else {
-    goOnline();
-    if (!run || finished) step("ask");
-  }
+  if (!isOffline) return goOnline();
+  wasCut = true;
+  connection.close();
+  onStatus({ state: "offline" });
+  step(run ? "chain" : "ask");
 }
 
 async function ask(event) {
@@ -104,7 +101,7 @@ async function ask(event) {
   $("prompt").value = "";
   say(h("p", { class: "said me" }, prompt));
   streaming = null;
-  finished = false;
+  wasCut = isOffline;
   try {
     run = (await call(token, "v1/demo/runs", { prompt })).run_id;
   } catch (error) {

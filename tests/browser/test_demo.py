@@ -42,6 +42,7 @@ async def test_the_tour_from_the_first_click_to_the_confirmed_event(
 
     await page.get_by_role("button", name="Go online").click()
     await page.locator(".said.agent", has_text="Northwind is the one").wait_for()
+    await expect(page.locator("#step-mail")).to_have_class("done")  # the tour is over
     await context.close()
 
 

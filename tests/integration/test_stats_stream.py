@@ -1,0 +1,272 @@
+"""What the operators' page is told, the mails it frames, and the demonstration's requests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from delivery.domain.ports import SinkMessage
+from delivery.domain.records import ChannelStats, NodeInfo, Stats
+from delivery.gateway import api, api_stream
+from delivery.gateway.api_stream import StatsStream
+from delivery.gateway.picture import Looker
+from delivery.gateway.problems import problem_middleware
+from delivery.gateway.stage import Part
+from tests.integration.http_api_standins import CLIENT, EMIT, NOW, OPERATE, READ, Registry, World
+
+Client = TestClient[web.Request, web.Application]
+FINE = Stats(300, 1.0, 0.0, 2.0, 3.0, 9.0, {"confirmed": 5}, {}, 0.0)
+MAIL = SinkMessage(
+    "email", "u1@example.org", "Hi",
+    "MIME-Version: 1.0\nContent-Type: multipart/alternative; boundary=b\n\n"
+    "--b\nContent-Type: text/plain; charset=utf-8\n\nplain\n"
+    "--b\nContent-Type: text/html; charset=utf-8\n\n<p>rich</p>\n--b--\n",
+    NOW, "<digest-1@example.org>",
+)  # fmt: skip
+
+
+class Open(Registry):
+    is_closing = False
+
+
+class Stage:
+    """Plays nothing, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.prompts: list[str] = []
+
+    def part(self) -> Part:
+        return Part("demo", "a-token", True)
+
+    def start_run(self, prompt: str) -> str:
+        self.prompts.append(prompt)
+        return "run-1"
+
+
+class Fixed:
+    """A ledger's figures and a clock that tests set."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.stats = FINE
+        self.now = 100.0
+        world.events.stats = lambda window_s=300: self.stats  # type: ignore[method-assign]
+        parts = world.parts(registry=Open())
+        self.looker = Looker(parts, lambda: self.now)
+        self.stream = StatsStream(parts, self.looker.look, lambda: self.now)
+
+    async def levels(self) -> dict[str, str]:
+        """Condition -> level, of a fresh look."""
+        self.now += 2.0
+        found = (await self.stream._figures())["conditions"]
+        return {one["name"]: one["level"] for one in found}
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture
+def fixed(world: World) -> Fixed:
+    return Fixed(world)
+
+
+@pytest.fixture
+async def clients() -> AsyncIterator[list[Client]]:
+    started: list[Client] = []
+    yield started
+    for client in started:
+        await client.close()
+
+
+async def serve(clients: list[Client], world: World, **changes: Any) -> Client:
+    """A server with everything behind it."""
+    app = web.Application(middlewares=[problem_middleware])
+    api.mount(app, world.parts(**{"registry": Open(), **changes}))
+    client: Client = TestClient(TestServer(app))
+    await client.start_server()
+    clients.append(client)
+    return client
+
+
+async def message(response: Any) -> tuple[str, Any]:
+    """The next message of a stream."""
+    async with asyncio.timeout(5.0):
+        block = (await response.content.readuntil(b"\n\n")).decode()
+    name, data = block.strip().split("\n")
+    return name.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
+
+async def test_all_conditions_are_fine_when_nothing_is_wrong(fixed: Fixed) -> None:
+    assert set((await fixed.levels()).values()) == {"ok"}
+
+
+async def test_a_low_delivery_rate_and_much_fallback_light_up(fixed: Fixed) -> None:
+    fixed.stats = replace(FINE, delivery_rate=0.949, fallback_share=0.051)
+    levels = await fixed.levels()
+    assert (levels["delivery_rate"], levels["fallback_share"]) == ("bad", "bad")
+    fixed.stats = replace(FINE, delivery_rate=0.95, fallback_share=0.05)
+    assert set((await fixed.levels()).values()) == {"ok"}
+
+
+async def test_a_breaker_lights_up_after_a_minute_though_it_probes_meanwhile(fixed: Fixed) -> None:
+    for state in ("open", "half_open", "open"):
+        fixed.stats = replace(FINE, channels={"email": ChannelStats(4, 0, state)})
+        assert (await fixed.levels())["breaker_open"] == "ok"
+        fixed.now += 25.0
+    assert (await fixed.levels())["breaker_open"] == "bad"
+    fixed.stats = replace(FINE, channels={"email": ChannelStats(4, 1, "closed")})
+    assert (await fixed.levels())["breaker_open"] == "ok"
+
+
+async def test_a_node_in_performance_mode_is_named(fixed: Fixed, world: World) -> None:
+    world.nodes = [
+        NodeInfo("n2", "gateway", NOW, NOW, 4, {"performance_s": 3.0}),
+        NodeInfo("n3", "gateway", NOW, NOW, 4, {"performance_s": 300.0}),
+        NodeInfo("n4", "gateway", NOW, NOW, 4, {"performance_s": None}),
+    ]
+    fixed.now += 2.0
+    found = (await fixed.stream._figures())["conditions"]
+    [mode] = [one for one in found if one["name"] == "performance_mode"]
+    assert mode == {"name": "performance_mode", "level": "warn", "where": ["n2"]}
+
+
+async def test_the_stream_begins_with_the_hour_and_follows_with_figures(
+    clients: list[Client], world: World
+) -> None:
+    world.nodes = [NodeInfo("n2", "gateway", NOW, NOW, 4, {"backlog": 1})]
+    client = await serve(clients, world)
+    response = await client.get("/v1/stats/stream", headers=READ)
+    assert response.status == 200
+    assert response.content_type == "text/event-stream"
+    name, history = await message(response)
+    assert name == "history"
+    assert {sample["delivery_rate"] for sample in history["samples"]} == {0.99}
+    name, figures = await message(response)
+    assert name == "stats"
+    assert figures["stats"]["connections"] == 7
+    assert [node["node"] for node in figures["nodes"]] == ["n2"]
+    assert len(figures["conditions"]) == 4
+
+
+async def test_the_stream_speaks_only_when_something_changed(
+    clients: list[Client], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_stream, "PUSH_EVERY", 0.01)
+    monkeypatch.setattr("delivery.gateway.picture.FRESH_SECONDS", 0.0)
+    client = await serve(clients, world)
+    response = await client.get("/v1/stats/stream", headers=READ)
+    assert (await message(response))[0] == "history"
+    assert (await message(response))[1]["nodes"] == []
+    world.nodes = [NodeInfo("n2", "gateway", NOW, NOW, 4, {})]
+    assert len((await message(response))[1]["nodes"]) == 1  # and nothing in between
+
+
+async def test_the_stream_ends_when_the_node_drains(
+    clients: list[Client], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_stream, "PUSH_EVERY", 0.01)
+    registry = Open()
+    client = await serve(clients, world, registry=registry)
+    response = await client.get("/v1/stats/stream", headers=READ)
+    await message(response)
+    registry.is_closing = True
+    async with asyncio.timeout(5.0):
+        await response.content.read()
+
+
+async def test_the_stream_says_that_the_ledger_is_away_and_goes_on(
+    clients: list[Client], world: World
+) -> None:
+    world.go_away()
+    client = await serve(clients, world)
+    response = await client.get("/v1/stats/stream", headers=READ)
+    await message(response)
+    assert (await message(response))[1] == {"stats": None, "moving": False}
+
+
+@pytest.mark.parametrize(("headers", "status"), [({}, 401), (CLIENT, 403), (EMIT, 403)])
+async def test_the_stream_is_for_readers(
+    clients: list[Client], world: World, headers: dict[str, str], status: int
+) -> None:
+    client = await serve(clients, world)
+    assert (await client.get("/v1/stats/stream", headers=headers)).status == status
+
+
+async def test_too_many_readers_are_refused(
+    clients: list[Client], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api_stream, "MAX_READERS", 1)
+    client = await serve(clients, world)
+    first = await client.get("/v1/stats/stream", headers=READ)
+    await message(first)
+    assert (await client.get("/v1/stats/stream", headers=READ)).status == 429
+
+
+class Box:
+    def messages(self) -> list[SinkMessage]:
+        sms = SinkMessage("sms", "+15005550010", "", "text", NOW, "SM1")
+        return [sms, MAIL]
+
+
+async def test_a_mail_is_framed_by_its_ticket_without_script_or_network(
+    clients: list[Client], world: World
+) -> None:
+    client = await serve(clients, world, inbox=Box())
+    listed = (await (await client.get("/v1/inbox", headers=READ)).json())["messages"]
+    assert [one["view"] is None for one in listed] == [True, False]
+    response = await client.get(f"/{listed[1]['view']}")
+    assert response.status == 200
+    assert (await response.text()).strip() == '<base target="_blank"><p>rich</p>'
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "sandbox" in policy
+    assert "allow-scripts" not in policy
+    assert "allow-same-origin" not in policy
+
+
+async def test_a_guessed_ticket_opens_nothing(clients: list[Client], world: World) -> None:
+    client = await serve(clients, world, inbox=Box())
+    for ticket in ("0" * 64, "%C3%BC", "digest-1"):
+        assert (await client.get(f"/inbox/{ticket}")).status == 404
+
+
+async def test_the_demonstration_hands_out_a_part_and_starts_runs(
+    clients: list[Client], world: World
+) -> None:
+    stage = Stage()
+    client = await serve(clients, world, stage=stage)
+    answer = await client.post("/v1/demo/session", headers=OPERATE)
+    assert await answer.json() == {"user_id": "demo", "token": "a-token", "quick": True}
+    answer = await client.post("/v1/demo/runs", json={"prompt": " why? "}, headers=EMIT)
+    assert answer.status == 202
+    assert await answer.json() == {"run_id": "run-1"}
+    assert stage.prompts == ["why?"]
+    for prompt in ("", "   ", "x" * 501, 7, None):
+        refused = await client.post("/v1/demo/runs", json={"prompt": prompt}, headers=EMIT)
+        assert refused.status == 422
+
+
+async def test_the_demonstration_is_for_services_only(clients: list[Client], world: World) -> None:
+    client = await serve(clients, world, stage=Stage())
+    for path in ("/v1/demo/session", "/v1/demo/runs"):
+        assert (await client.post(path, json={"prompt": "x"})).status == 401
+        assert (await client.post(path, json={"prompt": "x"}, headers=CLIENT)).status == 403
+        assert (await client.post(path, json={"prompt": "x"}, headers=READ)).status == 403
+
+
+async def test_without_a_stage_there_is_no_demonstration(
+    clients: list[Client], world: World
+) -> None:
+    client = await serve(clients, world)
+    assert (await client.post("/v1/demo/session", headers=OPERATE)).status == 404
+    run = await client.post("/v1/demo/runs", json={"prompt": "x"}, headers=EMIT)
+    assert run.status == 404
