@@ -14,6 +14,7 @@ let connection = null;
 let isOffline = false;
 let streaming = null; // the bubble that token deltas go to
 let wasCut = false; // since the run began
+let isOver = false; // the run's last event is confirmed
 let run = null;
 
 function say(element) {
@@ -102,6 +103,7 @@ async function ask(event) {
   say(h("p", { class: "said me" }, prompt));
   streaming = null;
   wasCut = isOffline;
+  isOver = false;
   try {
     run = (await call(token, "v1/demo/runs", { prompt })).run_id;
   } catch (error) {
@@ -123,11 +125,12 @@ function look() {
 
 /** The last steps happen in the mail's own page: the run's last event tells when it is over. */
 async function watch() {
-  if (isOffline && run) {
+  if (wasCut && run && !isOver) {
     try {
       const query = new URLSearchParams({ user_id: part.user_id, run_id: run, type: "agent_completed" });
       const [last] = (await call(token, `v1/events?${query}`)).events;
       if (last?.state === "confirmed") {
+        isOver = true;
         step("mail");
         $("step-mail").className = "done";
       } else if (["sms", "alert"].includes(last?.step) || (last && (await mailed(last.id)))) step("mail");

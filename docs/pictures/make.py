@@ -51,6 +51,7 @@ async def tour(browser: Browser, demo: Service) -> None:
     await operator.locator("#way .proof").first.wait_for(state="attached")
     await page.get_by_role("button", name="Go online").click()
     await page.locator(".said.agent", has_text="Northwind is the one").wait_for()
+    await page.locator("#step-mail.done").wait_for()
     frame = next(frame for frame in page.frames if frame != page.main_frame)
     await frame.evaluate("scrollTo(0, 0)")
     await take(page, "tour-4-confirmed")
