@@ -43,13 +43,6 @@ ttl = 600
 [[class.critical.chain]]
 channel = "alert"
 """
-LIMITS = {"soft_limit": 2.0, "hard_limit": 3.0, "visibility_timeout": 4.0, "lease": 5.0}
-LIMIT_SETTINGS = {
-    "TASK_SOFT_LIMIT": "2",
-    "TASK_HARD_LIMIT": "3",
-    "BROKER_VISIBILITY_TIMEOUT": "4",
-    "CLAIM_LEASE": "5",
-}
 
 
 class DeliverySetup(CeleryTestSetup):
@@ -64,7 +57,7 @@ class DeliverySetup(CeleryTestSetup):
         cls, celery_setup_config: dict[str, Any], celery_setup_app_name: str
     ) -> Celery:
         url = celery_setup_config["broker_url"]
-        app = make_app(url, quorum_queues=is_rabbitmq(url), **LIMITS)
+        app = make_app(url, quorum_queues=is_rabbitmq(url))
         app.finalize()
         return app
 
@@ -107,11 +100,18 @@ def operators() -> Iterator[WebServer]:
 
 
 @pytest.fixture
+def limits(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Settings of the time limits; the defaults, unless a test parametrizes them."""
+    return dict(getattr(request, "param", {}))
+
+
+@pytest.fixture
 def settings(
     celery_broker: CeleryTestBroker,
     celery_backend: CeleryTestBackend,
     postgres_url: str,
     operators: WebServer,
+    limits: dict[str, str],
     tmp_path: Path,
 ) -> dict[str, str]:
     """The worker's settings, its tables made."""
@@ -124,7 +124,7 @@ def settings(
         "ALERTMANAGER_URL": operators.url,
         "POLICIES": str(tmp_path / "policies.toml"),
         "DATA_DIR": str(tmp_path / "data"),
-        **LIMIT_SETTINGS,
+        **limits,
     }
 
 

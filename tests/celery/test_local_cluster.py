@@ -14,6 +14,14 @@ from tests.web_server import Reply, WebServer
 
 pytestmark = pytest.mark.timeout(240)
 
+# A dead worker's claim is over after seven seconds.
+SHORT = {
+    "TASK_SOFT_LIMIT": "4",
+    "TASK_HARD_LIMIT": "5",
+    "BROKER_VISIBILITY_TIMEOUT": "6",
+    "CLAIM_LEASE": "7",
+}
+
 
 def alerts(operators: WebServer) -> int:
     """How often the operators were called."""
@@ -38,18 +46,23 @@ def test_a_message_delivered_twice_has_one_effect(
         return figures["total"].get(task_name("alert")) == 2 and not active
 
     wait_until(has_done_both, "the worker has done both", PATIENCE)
-    assert chain.state(event_id) is State.DEAD
+    assert chain.state(event_id) is State.DEAD, celery_setup.worker.logs()
     assert chain.attempts(event_id) == [(1, "delivered")]
     assert alerts(operators) == 1
 
 
+@pytest.mark.parametrize("limits", [SHORT], indirect=True, ids=["short"])
 def test_what_a_killed_worker_was_doing_is_finished_by_another(
     celery_setup: CeleryTestSetup, chain: Chain, operators: WebServer
 ) -> None:
     operators.answer = lambda request: Reply(hang=True)
     event_id = chain.hand_over()
-    chain.sweep()
-    wait_until(lambda: alerts(operators) == 1, "the worker is in the middle of it", PATIENCE)
+
+    def is_in_the_middle() -> bool:
+        chain.sweep()
+        return alerts(operators) == 1
+
+    wait_until(is_in_the_middle, "the worker is in the middle of it", PATIENCE)
     celery_setup.worker.kill()
     assert chain.state(event_id) is State.FALLING_BACK
     operators.answer = lambda request: Reply()

@@ -177,6 +177,9 @@ def test_the_chain_runs_to_its_end_through_rabbitmq_and_outlives_worker_and_brok
 
     the_worker_dies_in_the_middle(cluster, mail)
     the_broker_dies(cluster, rabbitmq_server)
+    said = cluster.beat.log.read_text()
+    assert "the next one makes up for it" in said
+    assert "Traceback" not in said, "an outage is no reason to fill the log"
     for process in cluster.processes:
         assert "guest:guest" not in process.log.read_text(), "the broker's password"
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from celery.worker.consumer import Consumer as CeleryConsumer
+from kombu.utils.imports import symbol_by_name
 
 from delivery.domain.policy import CHANNELS
 from delivery.errors import ConfigError
@@ -12,11 +14,13 @@ from delivery.tasks.app import (
     ALL_QUEUES,
     MAINTENANCE_QUEUE,
     check_limits,
+    is_rabbitmq,
     make_app,
     queue_name,
     task_name,
     transport_options,
 )
+from delivery.tasks.consumer import DELAYED_DELIVERY
 
 GOOD: dict[str, Any] = {
     "soft_limit": 1.0,
@@ -129,3 +133,32 @@ def test_monitors_see_the_tasks() -> None:
     conf = make_app("memory://").conf
     assert conf.worker_send_task_events
     assert conf.task_send_sent_event
+
+
+def test_workers_declare_no_queues_for_delayed_messages() -> None:
+    app = make_app("amqp://h", quorum_queues=True)
+    consumer = symbol_by_name(app.conf.worker_consumer)
+    steps = consumer.Blueprint.default_steps
+    celerys = CeleryConsumer.Blueprint.default_steps
+    assert [step for step in celerys if step not in steps] == [DELAYED_DELIVERY]
+
+
+def test_a_beat_message_may_be_tried_again() -> None:
+    # Beat's one connection to RabbitMQ is renewed only inside a retry.
+    for entry in make_app("amqp://h").conf.beat_schedule.values():
+        assert entry["options"]["retry"] is True
+        assert entry["options"]["retry_policy"]["max_retries"] == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("amqp://h", True),
+        ("AMQPS://h", True),
+        ("pyamqp://h", True),
+        ("redis://h", False),
+        ("memory://", False),
+    ],
+)
+def test_rabbitmq_is_known_by_its_url(url: str, expected: bool) -> None:
+    assert is_rabbitmq(url) is expected
