@@ -162,7 +162,9 @@ async def test_a_server_that_comes_back_is_listened_to_again_and_the_gap_is_repo
             await nodes.know_each_other()
             assert {"kind": "gap", "node": "two"} in nodes.heard["two"]
             one.publish({"kind": "push", "n": 2})
-            await until(lambda: nodes.pushes("two") == [2])
+            await until(lambda: 2 in nodes.pushes("two"))
+            # Whether the first one still made it depends on how soon the servers were back.
+            assert nodes.pushes("two") in ([2], [1, 2])
 
 
 async def test_a_cluster_that_is_away_at_the_start_is_found_later() -> None:
