@@ -3,7 +3,8 @@
 A connection is *catching up* or *live*. While it catches up, pages from the ledger leave in order
 and pushes wait in the queue; when the ledger's end is met and the queue lost nothing, it is live
 and the queue leaves. A queue that overflows is thrown away and the ledger is read again: what it
-held stands there. What already left on this connection is not sent again by a catch-up; a resend,
+held stands there. So is it when a run's numbers jump: what was pushed past us must leave first.
+What already left on this connection is not sent again by a catch-up; a resend,
 or a push once live, means that somebody wants it sent again.
 """
 
@@ -22,6 +23,8 @@ MAX_BATCH = 500
 MAX_BATCH_BYTES = 256 * 1024
 """A frame is closed after this; with one more event it stays far under ``MAX_FRAME_BYTES``."""
 MAX_QUEUE_BYTES = 4 * 1024 * 1024
+RUNS = 4_096
+"""Runs whose last number is remembered; a run that was forgotten costs one look at the ledger."""
 
 Item = tuple[Event, bytes]
 """An event with its encoding, made once for all of its connections."""
@@ -53,6 +56,7 @@ class Lanes:
         "_queue",
         "_queue_bytes",
         "_resends",
+        "_seqs",
         "is_live",
     )
 
@@ -63,6 +67,7 @@ class Lanes:
         self._queue_bytes = 0
         self._page: deque[Item] = deque()
         self._resends: deque[Item] = deque()
+        self._seqs: dict[str, int] = {}  # run -> the highest number seen, oldest run first
         self._met_end = False
         self._missed = False
         self._is_held = False
@@ -72,6 +77,11 @@ class Lanes:
     def fill(self) -> float:
         """How full the queue is, 0 to 1; one that overflowed is full until the ledger is read."""
         return 1.0 if self._missed else len(self._queue) / self._max_queue
+
+    @property
+    def known_runs(self) -> int:
+        """How many runs' numbers are remembered."""
+        return len(self._seqs)
 
     @property
     def is_waiting(self) -> bool:
@@ -98,6 +108,8 @@ class Lanes:
             return False
         queue.append(item)
         self._queue_bytes += len(item[1])
+        if self._follow(event) and self.is_live:
+            self.ask_again()
         return True
 
     def resend(self, items: Iterable[Item]) -> None:
@@ -112,7 +124,9 @@ class Lanes:
 
     def take_page(self, items: Iterable[Item], *, is_last: bool) -> None:
         """The ledger answered."""
-        self._page.extend(items)
+        for item in items:
+            self._follow(item[0])
+            self._page.append(item)
         self._met_end = is_last
 
     def ask_again(self) -> None:
@@ -167,6 +181,21 @@ class Lanes:
         self._page.clear()
         self._resends.clear()
         return unsent
+
+    def _follow(self, event: Event) -> bool:
+        """Note the event's number; whether its run jumped over one that never came here."""
+        seq = event.seq
+        if seq is None:
+            return False
+        seqs = self._seqs
+        last = seqs.get(event.run_id)
+        if last is None:
+            last = 0
+            if len(seqs) >= RUNS:
+                del seqs[next(iter(seqs))]
+        if seq > last:
+            seqs[event.run_id] = seq
+        return seq > last + 1
 
     def _drop_queue(self) -> None:
         self._queue.clear()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from delivery.domain.event import Event, EventClass
 from delivery.gateway.flight import Flight
-from delivery.gateway.lanes import MAX_BATCH_BYTES, Lanes, Read
+from delivery.gateway.lanes import MAX_BATCH_BYTES, RUNS, Lanes, Read
 from delivery.gateway.merging import merge_ephemeral
 from tests.fast_path import item, make_event
 
@@ -69,6 +69,53 @@ def test_a_full_flight_holds_the_queue_back_until_acks_make_room() -> None:
     assert leave(lanes, flight) == [event.id for event in events[:2]]
     flight.on_ack(2, (), 0.0)
     assert leave(lanes, flight) == [event.id for event in events[2:]]
+
+
+def test_a_gap_in_a_run_is_filled_from_the_ledger_before_what_came_after_it() -> None:
+    lanes, flight = live()
+    first, missed, after = (make_event(seq=number) for number in (1, 2, 3))
+    lanes.push(item(first))
+    assert leave(lanes, flight) == [first.id]
+    lanes.push(item(after))
+    assert leave(lanes, flight) == []
+    assert lanes.next_read() is Read.AGAIN
+    lanes.take_page([item(missed), item(after)], is_last=True)
+    assert leave(lanes, flight) == [missed.id, after.id]
+    assert lanes.is_live
+
+
+def test_a_gap_that_the_ledger_cannot_fill_is_asked_about_once() -> None:
+    lanes, flight = live()
+    third, fourth = make_event(seq=3), make_event(seq=4)
+    lanes.push(item(third))
+    assert lanes.next_read() is Read.AGAIN
+    lanes.take_page([], is_last=True)
+    assert leave(lanes, flight) == [third.id]
+    lanes.push(item(fourth))
+    assert leave(lanes, flight) == [fourth.id]
+
+
+def test_runs_are_followed_on_their_own_and_repeats_are_no_gap() -> None:
+    lanes, flight = live()
+    events = [
+        make_event(seq=1, run_id="a"), make_event(seq=1, run_id="b"), make_event(seq=2, run_id="a"),
+        make_event(seq=2, run_id="a"), make_event(seq=1, run_id="a"), make_event(seq=3, run_id="a"),
+        token("ephemeral"),
+    ]  # fmt: skip
+    for event in events:
+        lanes.push(item(event))
+        leave(lanes, flight)
+    assert lanes.is_live
+
+
+def test_more_runs_than_are_remembered_cost_a_look_and_no_memory() -> None:
+    lanes, flight = live()
+    for number in range(3 * RUNS):
+        lanes.push(item(make_event(seq=1, run_id=f"run-{number}")))
+        leave(lanes, flight)
+        flight.on_ack(flight.n, (), 0.0)
+    assert lanes.is_live
+    assert lanes.known_runs <= RUNS
 
 
 def test_an_overflow_drops_the_queue_and_reads_the_ledger_anew() -> None:
