@@ -5,7 +5,6 @@ Owns: what they ask and how the answers look. Never does: open the ledger.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from typing import Any
@@ -143,8 +142,7 @@ def listen(count: int | None, url: str, token: str | None, as_json: bool) -> Non
     from delivery.cli.listening import listen_until
 
     held = required_token(token, "delivery token --user demo")
-    with contextlib.suppress(KeyboardInterrupt):  # the way to end it
-        asyncio.run(listen_until(url, held, count, as_json))
+    asyncio.run(listen_until(url, held, count, as_json))
 
 
 @click.group()
