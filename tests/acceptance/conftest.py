@@ -39,7 +39,7 @@ after = 0.2
 channel = "email"
 after = {email_after}
 only = ["agent_completed"]
-digest = {{ by = ["user_id", "run_id"], window = 0.5, min_interval = 60 }}
+digest = {{ by = ["user_id", "run_id"], window = 0.5, min_interval = {min_interval} }}
 confirms = "link"
 [[class.critical.chain]]
 channel = "sms"
@@ -122,12 +122,16 @@ def start(tmp_path: Path) -> Iterator[Start]:
             ack_timeout: float = 1.0,
             email_after: float = 0.5,
             alert_after: float = 60.0,
+            min_interval: float = 60.0,
             **settings: str,
         ) -> Service:
             policies = tmp_path / "policies.toml"
             policies.write_text(
                 POLICIES.format(
-                    ack_timeout=ack_timeout, email_after=email_after, alert_after=alert_after
+                    ack_timeout=ack_timeout,
+                    email_after=email_after,
+                    alert_after=alert_after,
+                    min_interval=min_interval,
                 )
             )
             data_dir = tmp_path / "data"
