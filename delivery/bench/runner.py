@@ -6,6 +6,7 @@ machine and the hour, ratios of one session do not.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -22,6 +23,7 @@ from delivery.bench.window import Load
 from delivery.errors import DeliveryError
 
 PATIENCE = 180.0
+GOODBYE = 10.0
 
 
 class BenchFailed(DeliveryError):
@@ -136,6 +138,8 @@ def _child(
         _pin(process.pid, core)
         _tell(process, json.dumps(order))
         yield process
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GOODBYE)  # it has said its result and ends by itself
     finally:
         process.kill()
         process.wait(10)

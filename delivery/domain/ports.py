@@ -68,9 +68,6 @@ class EventStore(Protocol):
 
     def get(self, event_id: str) -> Timeline | None: ...
 
-    def owner(self, event_ids: Sequence[str]) -> dict[str, str]:
-        """id -> user_id of those that exist."""
-
     def find(
         self, which: EventFilter, *, after: str | None = None, limit: int = 50
     ) -> tuple[list[Stored], str | None]:

@@ -61,17 +61,6 @@ class Queries:
             stored(row), [attempt(t) for t in tries], [confirmation(p) for p in proofs]
         )
 
-    def owner(self, event_ids: Sequence[str]) -> dict[str, str]:
-        """See the port."""
-        found: dict[str, str] = {}
-        with self._database.read() as connection:
-            for page in bulk.pages([i for i in event_ids if is_id(i)]):
-                rows = connection.execute(
-                    sa.select(events.c.id, events.c.user_id).where(events.c.id.in_(page))
-                )
-                found.update((row.id, row.user_id) for row in rows)
-        return found
-
     def find(
         self, which: EventFilter, *, after: str | None = None, limit: int = 50
     ) -> tuple[list[Stored], str | None]:
