@@ -53,6 +53,22 @@ after = {alert_after}
 """
 
 
+def policies(
+    *,
+    ack_timeout: float = 1.0,
+    email_after: float = 0.5,
+    alert_after: float = 60.0,
+    min_interval: float = 60.0,
+) -> str:
+    """A policy file with these times, in seconds."""
+    return POLICIES.format(
+        ack_timeout=ack_timeout,
+        email_after=email_after,
+        alert_after=alert_after,
+        min_interval=min_interval,
+    )
+
+
 class Service:
     """One running ``delivery up``."""
 
@@ -114,31 +130,20 @@ Start = Callable[..., Service]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts ``delivery up``; keyword arguments shorten times or set ``DELIVERY_*`` variables."""
+    """Starts ``delivery up``; small keyword arguments are times for ``policies``, capital ones
+    ``DELIVERY_*`` variables."""
     with ExitStack() as stack:
 
-        def start(
-            *,
-            ack_timeout: float = 1.0,
-            email_after: float = 0.5,
-            alert_after: float = 60.0,
-            min_interval: float = 60.0,
-            **settings: str,
-        ) -> Service:
-            policies = tmp_path / "policies.toml"
-            policies.write_text(
-                POLICIES.format(
-                    ack_timeout=ack_timeout,
-                    email_after=email_after,
-                    alert_after=alert_after,
-                    min_interval=min_interval,
-                )
-            )
+        def start(**options: Any) -> Service:
+            times = {name: value for name, value in options.items() if name.islower()}
+            settings = {name: value for name, value in options.items() if name.isupper()}
+            file = tmp_path / "policies.toml"
+            file.write_text(policies(**times))
             data_dir = tmp_path / "data"
             process = stack.enter_context(
                 running(
                     "up", "--json", "--port", "0", cwd=tmp_path,
-                    settings={"POLICIES": str(policies), "DATA_DIR": str(data_dir), **settings},
+                    settings={"POLICIES": str(file), "DATA_DIR": str(data_dir), **settings},
                 )
             )  # fmt: skip
             service = Service(process, process.json_line(), data_dir)
