@@ -110,7 +110,6 @@ class Settings(BaseSettings):
             value,
             "redis://",
             "rediss://",
-            "sentinel://",
             "amqp://",
             "amqps://",
             "memory://",

@@ -126,7 +126,7 @@ def transport_options(
         socket_timeout: a worker's must exceed the second for which its blocking read waits; a
             publisher's is shorter.
     """
-    if broker_url.startswith(("redis", "rediss", "sentinel")):
+    if broker_url.startswith(("redis", "rediss")):
         return {
             "visibility_timeout": visibility_timeout,
             "socket_timeout": socket_timeout,

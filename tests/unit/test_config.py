@@ -252,3 +252,12 @@ def test_a_trusted_proxy_that_is_no_address_is_named(
     with pytest.raises(ConfigError, match="DELIVERY_TRUSTED_PROXIES") as caught:
         config.load_settings()
     assert repr(text) in str(caught.value)
+
+
+def test_a_broker_that_nothing_here_can_use_is_refused_with_those_that_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DELIVERY_BROKER_URL", "sentinel://host:26379")
+    with pytest.raises(ConfigError, match="redis://") as caught:
+        config.load_settings()
+    assert "DELIVERY_BROKER_URL" in str(caught.value)
