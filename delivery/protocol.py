@@ -141,7 +141,7 @@ def decode_json(raw: bytes | str) -> Any:
 
 def encode_event(event: Event) -> bytes:
     """The event's JSON object, encoded once for all of its connections."""
-    return _encoder.encode(event.as_wire())
+    return _encoder.encode(event)
 
 
 def events_frame(n: int, encoded: Sequence[bytes]) -> bytes:

@@ -7,10 +7,11 @@ nothing happens until a test says so.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any, TypeVar
+
+import msgspec
 
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation
@@ -30,7 +31,7 @@ def make_id(number: int = 1) -> str:
 
 def make_event(**changes: Any) -> Event:
     """A standard event of user ``u1``, run ``r1``; any field can be given."""
-    plain = Event(
+    plain = Event.of(
         id=make_id(),
         type="note",
         user_id="u1",
@@ -40,12 +41,13 @@ def make_event(**changes: Any) -> Event:
         event_class=EventClass.STANDARD,
         data={"text": "hello"},
     )
-    return replace(plain, **changes)
+    return plain.evolve(**changes)
 
 
 def make_entry(event: Event | None = None, **changes: Any) -> Entry:
     """An entry around ``event`` with an ack timeout of 5 s and a time to live of 3 days."""
-    return replace(Entry(event or make_event(), ack_timeout=5.0, ttl=259_200.0), **changes)
+    plain = Entry(event or make_event(), ack_timeout=5.0, ttl=259_200.0)
+    return msgspec.structs.replace(plain, **changes)
 
 
 def make_policies(**classes: Mapping[str, Any]) -> Policies:
@@ -125,13 +127,13 @@ class FakeJournal:
         """Commit what was submitted (the first ``limit``), answering in order."""
         batch, self.entries = self.entries[:limit], self.entries[len(self.entries[:limit]) :]
         for entry, answered in batch:
-            answered(self._record(entry))
+            answered(entry, self._record(entry))
 
     def fail(self, error: Exception) -> None:
         """Answer everything submitted with an error; nothing is recorded."""
         batch, self.entries = self.entries, []
-        for _, answered in batch:
-            answered(error)
+        for entry, answered in batch:
+            answered(entry, error)
 
     def _record(self, entry: Entry) -> Receipted:
         event = entry.event
@@ -145,13 +147,13 @@ class FakeJournal:
         if not self.is_spooling:
             seq = self.last_seq.get(run, 0) + 1 if seq is None else seq
             self.last_seq[run] = max(seq, self.last_seq.get(run, 0))
-        self.events[event.id] = replace(event, seq=seq)
+        self.events[event.id] = event.evolve(seq=seq)
         self.committed.append(entry)
         return Receipted(event.id, Recorded.NEW, seq)
 
-    def confirm(self, proof: Confirmation) -> None:
+    def confirm(self, proofs: Sequence[Confirmation]) -> None:
         """See the port."""
-        self.proofs.append(proof)
+        self.proofs.extend(proofs)
 
     def hand_over(self, event_id: str, reason: str) -> None:
         """See the port."""

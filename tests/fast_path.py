@@ -52,7 +52,7 @@ def make_event(
     data: dict[str, Any] | None = None,
 ) -> Event:
     """An event with a new id."""
-    return Event(
+    return Event.of(
         id=make_id(),
         type=type,
         user_id=user_id,
@@ -147,9 +147,10 @@ class MemoryJournal:
     def confirmed(self) -> list[str]:
         return [proof.event_id for proof in self.proofs]
 
-    def confirm(self, proof: Confirmation) -> None:
-        self.proofs.append(proof)
-        self._ledger.events.confirm(proof.event_id)
+    def confirm(self, proofs: Sequence[Confirmation]) -> None:
+        self.proofs.extend(proofs)
+        for proof in proofs:
+            self._ledger.events.confirm(proof.event_id)
 
     def hand_over(self, event_id: str, reason: str) -> None:
         self.hand_overs.append((event_id, reason))

@@ -33,7 +33,7 @@ def make_event(
         "event_class": EventClass.CRITICAL,
         "data": {} if data is None else data,
     }
-    return Event(**values | fields)
+    return Event.of(**values | fields)
 
 
 def make_message(

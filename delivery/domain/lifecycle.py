@@ -9,6 +9,8 @@ import enum
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
+
 from delivery.errors import IllegalTransition
 
 
@@ -129,8 +131,7 @@ class Attempt:
     retry_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Confirmation:
+class Confirmation(msgspec.Struct, frozen=True, gc=False):
     """One proof that an event reached its user.
 
     Attributes:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
+import msgspec
+
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.health import Breaker
@@ -255,7 +257,8 @@ class Ledger(Protocol):
     def close(self) -> None: ...
 
 
-Answered = Callable[[Receipted | Exception], None]
+Answered = Callable[[Entry, Receipted | Exception], None]
+"""Told what became of an entry that was submitted."""
 
 
 class Journal(Protocol):
@@ -263,13 +266,15 @@ class Journal(Protocol):
 
     def submit(self, entry: Entry, answered: Answered) -> None:
         """Queue an entry; ``answered`` runs on the loop after the commit (or the spool's fsync).
+        An entry that was ``sent`` may wait a few milliseconds for its proof, to be inserted with
+        it.
 
         Raises:
             Overloaded: the bounded buffer is full; nothing was queued.
         """
 
-    def confirm(self, proof: Confirmation) -> None:
-        """Queue a proof; merged into the insert when the event has not been committed yet."""
+    def confirm(self, proofs: Sequence[Confirmation]) -> None:
+        """Queue proofs; merged into the insert when the event has not been committed yet."""
 
     def hand_over(self, event_id: str, reason: str) -> None:
         """Start the chain for this event after its insert."""
@@ -284,8 +289,7 @@ class Journal(Protocol):
     def backlog(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Pushed:
+class Pushed(msgspec.Struct, frozen=True, gc=False):
     """Where a push went. ``reason`` says why nobody was reached; ``failed`` that a send was tried
     and failed, so that another one may reach somebody (nobody connected: ``False``)."""
 
@@ -304,8 +308,7 @@ class Push(Protocol):
         """Score of the user's best connection here, 0-100; 100 for whoever has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True, gc=False):
     """The answer for one accepted event; ``durable`` is true for all but ephemeral ones."""
 
     id: str

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(msgspec.Struct):
     """One event on its way into the ledger. Mutable until the commit takes it: an ack that beats
     the commit is added to ``proofs`` and inserted with the event.
 
@@ -25,6 +26,7 @@ class Entry:
         sent: the event was already pushed to a live socket.
         hand_over: nobody could be reached; the chain starts at once.
         pushes: fast-path attempts to record: ``(outcome, error)``.
+        ticket: whatever its submitter needs when the answer comes; nobody else looks at it.
     """
 
     event: Event
@@ -33,8 +35,9 @@ class Entry:
     own_id: bool = True
     sent: bool = False
     hand_over: bool = False
-    proofs: list[Confirmation] = field(default_factory=list)
-    pushes: list[tuple[Outcome, str | None]] = field(default_factory=list)
+    proofs: list[Confirmation] = []
+    pushes: list[tuple[Outcome, str | None]] = []
+    ticket: Any = None
 
 
 class Recorded(enum.StrEnum):
@@ -45,8 +48,7 @@ class Recorded(enum.StrEnum):
     CONFLICT = "conflict"
 
 
-@dataclass(frozen=True, slots=True)
-class Receipted:
+class Receipted(msgspec.Struct, frozen=True, gc=False):
     """The ledger's answer for one entry. ``seq`` is the recorded one (of the first, for a
     duplicate; ``None`` when only the spool has it so far)."""
 

@@ -83,6 +83,11 @@ class Batcher(Generic[T]):
         items, lane.items = lane.items, []
         return items
 
+    def is_waiting(self, key: str) -> bool:
+        """Whether something waits for this user."""
+        lane = self._lanes.get(key)
+        return lane is not None and bool(lane.items)
+
     def on_tick(self, now: float) -> list[list[T]]:
         """The batches whose time has come."""
         ready = []

@@ -20,10 +20,10 @@ from delivery.domain.policy import Policies
 from delivery.domain.ports import Accepted, Journal, Push
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.emitter.ids import new_event_id
-from delivery.emitter.pushing import Pusher, parcel
+from delivery.emitter.pushing import Pusher
 from delivery.emitter.receipts import Receipts
 from delivery.emitter.runs import Run, Runs
-from delivery.emitter.validate import Context, Draft, check_context, make_draft
+from delivery.emitter.validate import Context, Draft, Kinds, check_context, make_draft
 from delivery.errors import IdConflict, Overloaded
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class EmitterCore:
             max_backlog: the journal's own bound: beyond it nothing is pushed or recorded.
             run_capacity: runs whose counter is remembered.
         """
-        self.policies = policies
+        self.kinds = Kinds(policies)
         self.new_id = new_id
         self.receipts = receipts
         self._journal = journal
@@ -101,16 +101,15 @@ class EmitterCore:
         receipt = Receipt(draft.id, self.receipts)
         if performance:
             self._performance_at = self._loop.time()
-        if not draft.event_class.is_durable:
+        if not draft.kind.is_durable:
             self.push_only(draft, performance=performance)
             receipt.settle(seq=None, durable=False)
             return receipt
-        done = partial(_settle, receipt)
         run = self._runs.of(draft.context.user_id, draft.context.run_id)
         if draft.own_id and run.is_ready:
-            self._push_first(draft, run, done, performance)
+            self._push_first(draft, run, receipt, performance)
         else:
-            self._commit_first(draft, run, done, performance)
+            self._commit_first(draft, run, partial(_settle, receipt), performance)
         return receipt
 
     def record(self, draft: Draft, done: Done) -> None:
@@ -125,67 +124,60 @@ class EmitterCore:
     def push_only(self, draft: Draft, *, performance: bool = False) -> None:
         """An ephemeral event: whoever listens gets it, nobody remembers it."""
         event = draft.event(None, self._utcnow())
-        policy = self.policies.of(draft.event_class)
-        self._pusher.offer(parcel(event, draft.encode(event), policy, performance, None))
+        self._pusher.offer(event, draft.kind.policy, performance)
 
-    def _push_first(self, draft: Draft, run: Run, done: Done, performance: bool) -> None:
+    def _push_first(self, draft: Draft, run: Run, receipt: Receipt, performance: bool) -> None:
         """Push while it commits: the result of the push is part of the insert."""
         self._check_room()
         event = draft.event(run.take(), self._utcnow())
-        policy = self.policies.of(draft.event_class)
-        entry = Entry(event, policy.ack_timeout, policy.ttl, own_id=True)
-        item = parcel(event, draft.encode(event), policy, performance, entry)
-        self._pusher.offer(item)
+        policy = draft.kind.policy
+        entry = Entry(event, policy.ack_timeout, policy.ttl)
+        entry.ticket = run, receipt
+        parcel = self._pusher.offer(event, policy, performance, entry)
         try:
-            self._journal.submit(entry, partial(self._on_committed, entry, run, done))
+            self._journal.submit(entry, self._on_committed)
         except Overloaded:
             run.distrust()
             raise
-        # The journal's thread owns the entry from here; a late result goes through hand_over().
-        item.entry = None
-        self._copy_auth(event)
+        if parcel is not None:
+            # The journal owns the entry from here; a late result goes through hand_over().
+            parcel.entry = None
+        if event.event_class is EventClass.AUTH:
+            self._copy_auth(event)
 
-    def _on_committed(
-        self, entry: Entry, run: Run, done: Done, answer: Receipted | Exception
-    ) -> None:
+    def _on_committed(self, entry: Entry, answer: Receipted | Exception) -> None:
+        run, receipt = entry.ticket
         if isinstance(answer, Exception):
             run.distrust()
-            done(answer)
+            _settle(receipt, answer)
             return
         if entry.hand_over:
             self._hint()
-        seq = entry.event.seq if answer.seq is None else answer.seq
-        done(_accepted(answer, seq))
+        if answer.outcome is Recorded.NEW:
+            receipt.settle(seq=entry.event.seq if answer.seq is None else answer.seq)
+        else:
+            _settle(receipt, _accepted(answer, answer.seq))
 
     def _commit_first(self, draft: Draft, run: Run, done: Done, performance: bool) -> None:
         """Let the ledger number it (and recognise a duplicate), then push."""
         self._check_room()
-        policy = self.policies.of(draft.event_class)
+        policy = draft.kind.policy
         event = draft.event(None, self._utcnow())
         entry = Entry(event, policy.ack_timeout, policy.ttl, own_id=draft.own_id)
-        self._journal.submit(
-            entry, partial(self._on_numbered, draft, event, run, done, performance)
-        )
+        entry.ticket = policy, run, done, performance
+        self._journal.submit(entry, self._on_numbered)
         run.outstanding += 1
 
-    def _on_numbered(
-        self,
-        draft: Draft,
-        event: Event,
-        run: Run,
-        done: Done,
-        performance: bool,
-        answer: Receipted | Exception,
-    ) -> None:
+    def _on_numbered(self, entry: Entry, answer: Receipted | Exception) -> None:
+        policy, run, done, performance = entry.ticket
         run.outstanding -= 1
         if isinstance(answer, Exception):
             done(answer)
             return
         if answer.outcome is Recorded.NEW:
             run.on_recorded(answer.seq)
-            numbered = draft.event(answer.seq, event.at)
-            policy = self.policies.of(event.event_class)
-            self._pusher.offer(parcel(numbered, draft.encode(numbered), policy, performance, None))
+            numbered = entry.event.evolve(seq=answer.seq)
+            self._pusher.offer(numbered, policy, performance)
             self._copy_auth(numbered)
         done(_accepted(answer, answer.seq))
 
@@ -246,7 +238,7 @@ class Emitter(Emission):
             data,
             event_id=id,
             meta=meta,
-            policies=core.policies,
+            kinds=core.kinds,
             new_id=core.new_id,
         )
         return core.accept(draft, performance=self._performance)

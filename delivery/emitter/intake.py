@@ -58,14 +58,14 @@ class _Batch:
     def take(self, index: int, item: object) -> None:
         """Validate one item and submit it."""
         try:
-            draft = parse_item(item, policies=self._core.policies, new_id=self._core.new_id)
+            draft = parse_item(item, kinds=self._core.kinds, new_id=self._core.new_id)
         except InvalidEvent as error:
             self._answers[index] = error
             return
         if self._is_full is not None:
             # Once one was refused, later ones of its run must not overtake its retry.
             self._answers[index] = self._is_full
-        elif not draft.event_class.is_durable:
+        elif not draft.kind.is_durable:
             self._ephemeral[index] = draft
         else:
             try:

@@ -20,6 +20,7 @@ from delivery.domain.ports import Journal, Push, Pushed
 from delivery.domain.records import Entry
 from delivery.domain.retry import PERFORMANCE, Backoff
 from delivery.emitter.batching import Batcher
+from delivery.protocol import encode_event
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Parcel:
     entry: Entry | None = None
 
 
-def parcel(
+def _parcel(
     event: Event, encoded: bytes, policy: ClassPolicy, performance: bool, entry: Entry | None
 ) -> Parcel:
     """A parcel with the effort that its class, or performance mode, asks for."""
@@ -76,8 +77,38 @@ class Pusher:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
-    def offer(self, item: Parcel) -> None:
-        """Push now, or as soon as linger and order allow."""
+    def offer(
+        self, event: Event, policy: ClassPolicy, performance: bool, entry: Entry | None = None
+    ) -> Parcel | None:
+        """Push now, or as soon as linger and order allow.
+
+        Args:
+            entry: while the caller has not given it to the journal: the result is written onto it
+                and becomes part of the insert.
+
+        Returns:
+            What is under way still, ``None`` if that was all. You must take the entry off it when
+            the journal has it.
+        """
+        encoded = encode_event(event)
+        user = event.user_id
+        may_linger = policy.linger > 0.0 and not performance
+        if not may_linger and user not in self._retrying and not self._batcher.is_waiting(user):
+            pushed = self._call(event, encoded)
+            if pushed.connections > 0:
+                if entry is not None:
+                    _note_sent(entry)
+                return None
+            item = _parcel(event, encoded, policy, performance, entry)
+            if not self._judge(item, pushed, 1):
+                self._hold((item,), 1)
+            return item
+        item = _parcel(event, encoded, policy, performance, entry)
+        self._queue(item)
+        return item
+
+    def _queue(self, item: Parcel) -> None:
+        """Behind what waits for this user already, or into a batch."""
         user = item.event.user_id
         held = self._retrying.get(user)
         if held is not None:
@@ -93,8 +124,7 @@ class Pusher:
             else:
                 self._arm()
         else:
-            waiting = self._batcher.take(user)
-            self._send([*waiting, item] if waiting else (item,))
+            self._send([*self._batcher.take(user), item])
 
     def close(self) -> None:
         """Push what lingers, hand over what is being retried, stop the timers."""
@@ -120,9 +150,12 @@ class Pusher:
 
     def _try(self, item: Parcel, number: int) -> bool:
         """Push once; ``False`` when it is worth another try."""
-        pushed = self._call(item)
+        return self._judge(item, self._call(item.event, item.encoded), number)
+
+    def _judge(self, item: Parcel, pushed: Pushed, number: int) -> bool:
         if pushed.connections > 0:
-            _note_sent(item)
+            if item.entry is not None:
+                _note_sent(item.entry)
             return True
         reason = pushed.reason or "nobody connected"
         if pushed.failed and number <= item.retries and item.event.event_class.is_durable:
@@ -132,12 +165,12 @@ class Pusher:
         self._fail(item, reason)
         return True
 
-    def _call(self, item: Parcel) -> Pushed:
+    def _call(self, event: Event, encoded: bytes) -> Pushed:
         try:
-            return self._push.push(item.event, item.encoded)
+            return self._push.push(event, encoded)
         except Exception as error:
             # A fault in the fast path must not cost the event: the chain is what it falls back to.
-            log.exception("pushing event %s failed", item.event.id)
+            log.exception("pushing event %s failed", event.id)
             return Pushed(0, f"push raised {type(error).__name__}")
 
     def _fail(self, item: Parcel, reason: str) -> None:
@@ -184,10 +217,8 @@ class Pusher:
         self._arm()
 
 
-def _note_sent(item: Parcel) -> None:
-    if item.entry is None:
-        return
-    item.entry.sent = True
-    if item.event.event_class is EventClass.AUTH:
+def _note_sent(entry: Entry) -> None:
+    entry.sent = True
+    if entry.event.event_class is EventClass.AUTH:
         # Sign-in events carry every try on the record, the one that reached a socket too.
-        item.entry.pushes.append((Outcome.DELIVERED, None))
+        entry.pushes.append((Outcome.DELIVERED, None))

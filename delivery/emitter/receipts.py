@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from delivery.errors import LedgerUnavailable, Overloaded
@@ -46,7 +46,8 @@ class Receipts:
         self._accepting: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
-        self._recent: OrderedDict[str, None] = OrderedDict()
+        self._recent: set[str] = set()  # two generations: bounded without an eviction each
+        self._recent_before: set[str] = set()
         self._count = 0
 
     def waiter(self) -> asyncio.Future[None]:
@@ -79,13 +80,15 @@ class Receipts:
 
     def confirmed(self, ids: Sequence[str]) -> None:
         """The gateway's: these events were confirmed, here or on another node."""
+        self._recent.update(ids)
+        if len(self._recent) > REMEMBERED:
+            self._recent_before, self._recent = self._recent, set()
+        if not self._waiting:
+            return
         for event_id in ids:
-            self._recent[event_id] = None
             for future in self._waiting.pop(event_id, ()):
                 if not future.done():
                     future.set_result(None)
-        while len(self._recent) > REMEMBERED:
-            self._recent.popitem(last=False)
 
     async def wait_confirmed(self, event_id: str, timeout: float) -> bool:
         """Wait for one event's confirmation; the last word after ``timeout`` is the ledger's.
@@ -93,7 +96,7 @@ class Receipts:
         Raises:
             Overloaded: too many waits already.
         """
-        if event_id in self._recent:
+        if event_id in self._recent or event_id in self._recent_before:
             return True
         if self._count >= self._capacity:
             raise Overloaded(f"{self._count} confirmations are awaited already")

@@ -21,7 +21,7 @@ from delivery.domain.event import (
     placeholder_flags,
 )
 from delivery.domain.payload import encode_object
-from delivery.domain.policy import Policies
+from delivery.domain.policy import ClassPolicy, Policies
 from delivery.errors import InvalidContext, InvalidEvent
 from delivery.protocol import decode_json, encode_json
 
@@ -39,43 +39,74 @@ class Context:
     flags: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class Draft:
+class Kind(msgspec.Struct, frozen=True, gc=False):
+    """What an event type means under the policies."""
+
+    type: str
+    event_class: EventClass
+    policy: ClassPolicy
+    is_durable: bool
+
+
+class Kinds:
+    """Types seen before: their check and their policy are looked up once. Bounded."""
+
+    def __init__(self, policies: Policies, capacity: int = 4_096) -> None:
+        self._policies = policies
+        self._capacity = capacity
+        self._known: dict[object, Kind] = {}
+
+    def of(self, event_type: object) -> Kind:
+        """The kind of a type.
+
+        Raises:
+            InvalidEvent: it is no word that a policy can name.
+        """
+        try:
+            found = self._known.get(event_type)
+        except TypeError:  # unhashable; the check says what is wrong with it
+            found = None
+        return found if found is not None else self._learn(event_type)
+
+    def _learn(self, event_type: object) -> Kind:
+        name = check_event_type(event_type)
+        event_class = self._policies.class_of(name)
+        kind = Kind(name, event_class, self._policies.of(event_class), event_class.is_durable)
+        if len(self._known) >= self._capacity:
+            self._known.clear()  # callers invent types: forgetting costs one check each
+        self._known[name] = kind
+        return kind
+
+
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """A valid event that still lacks its place in the run and its instant.
 
-    ``data`` is a copy: what the caller does with the own object afterwards changes nothing here.
+    ``raw_data`` is the caller's object as it was then: what happens to it afterwards changes
+    nothing here.
     """
 
     id: str
     own_id: bool
-    type: str
-    event_class: EventClass
+    kind: Kind
     context: Context
-    data: Mapping[str, Any]
-    raw_data: bytes
-    meta: Mapping[str, Any] | None
+    raw_data: msgspec.Raw
+    meta: dict[str, Any] | None
 
     def event(self, seq: int | None, at: datetime) -> Event:
         """The event with its number and its instant of acceptance."""
-        context = self.context
+        context, kind = self.context, self.kind
         return Event(
             id=self.id,
-            type=self.type,
+            type=kind.type,
             user_id=context.user_id,
             run_id=context.run_id,
+            thread_id=context.thread_id,
             seq=seq,
             at=at,
-            event_class=self.event_class,
-            data=self.data,
-            thread_id=context.thread_id,
+            event_class=kind.event_class,
+            raw_data=self.raw_data,
             meta=self.meta,
         )
-
-    def encode(self, event: Event) -> bytes:
-        """The event's wire form, reusing the data that was encoded to be checked."""
-        wire = event.as_wire()
-        wire["data"] = msgspec.Raw(self.raw_data)
-        return encode_json(wire)
 
 
 def check_context(user_id: object, run_id: object, thread_id: object = None) -> Context:
@@ -107,7 +138,7 @@ def make_draft(
     *,
     event_id: object,
     meta: object,
-    policies: Policies,
+    kinds: Kinds,
     new_id: Callable[[], str],
 ) -> Draft:
     """Check one event of a checked context.
@@ -119,9 +150,8 @@ def make_draft(
     Raises:
         InvalidEvent: (or a subclass) names the field.
     """
-    name = check_event_type(event_type)
-    event_class = policies.class_of(name)
-    if context.flags and event_class is EventClass.AUTH:
+    kind = kinds.of(event_type)
+    if context.flags and kind.event_class is EventClass.AUTH:
         raise InvalidContext(
             f"{context.flags[0].partition(':')[2]} looks like a template nobody filled in; "
             "auth events need real ids",
@@ -129,18 +159,16 @@ def make_draft(
         )
     raw = encode_object("data", {} if data is None else data, encode_json)
     return Draft(
-        id=new_id() if event_id is None else check_event_id(event_id),
-        own_id=event_id is None,
-        type=name,
-        event_class=event_class,
-        context=context,
-        data=decode_json(raw),
-        raw_data=raw,
-        meta=_meta(meta, context.flags),
+        new_id() if event_id is None else check_event_id(event_id),
+        event_id is None,
+        kind,
+        context,
+        msgspec.Raw(raw),
+        None if meta is None and not context.flags else _meta(meta, context.flags),
     )
 
 
-def _meta(meta: object, flags: tuple[str, ...]) -> Mapping[str, Any] | None:
+def _meta(meta: object, flags: tuple[str, ...]) -> dict[str, Any] | None:
     if meta is None:
         return {"flags": list(flags)} if flags else None
     copy: dict[str, Any] = decode_json(encode_object("meta", meta, encode_json))
@@ -151,7 +179,7 @@ def _meta(meta: object, flags: tuple[str, ...]) -> Mapping[str, Any] | None:
     return copy
 
 
-def parse_item(item: object, *, policies: Policies, new_id: Callable[[], str]) -> Draft:
+def parse_item(item: object, *, kinds: Kinds, new_id: Callable[[], str]) -> Draft:
     """Check one event that came as a JSON object.
 
     Raises:
@@ -176,6 +204,6 @@ def parse_item(item: object, *, policies: Policies, new_id: Callable[[], str]) -
         item.get("data"),
         event_id=item.get("id"),
         meta=item.get("meta"),
-        policies=policies,
+        kinds=kinds,
         new_id=new_id,
     )

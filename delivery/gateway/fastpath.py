@@ -13,15 +13,15 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from delivery.domain.event import event_from_wire
 from delivery.errors import LedgerError
 from delivery.gateway.connection import SEND_TIMEOUT, Connection, Surroundings
 from delivery.gateway.feed import SecondCopy, Source
-from delivery.gateway.nodes import event_from_wire
 from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.parts import GatewayParts
 from delivery.gateway.session import Session
 from delivery.gateway.sink import Sink
-from delivery.protocol import Close, encode_json
+from delivery.protocol import Close, encode_event
 
 if TYPE_CHECKING:
     from delivery.gateway.auth import Principal
@@ -149,8 +149,8 @@ class FastPath:
         registry = self.parts.registry
         match message["kind"]:
             case "push":
-                wire = message["event"]
-                registry.push_here(event_from_wire(wire), encode_json(wire))
+                event = event_from_wire(message["event"])
+                registry.push_here(event, encode_event(event))
             case "presence":
                 registry.peers.on_presence(message, self.clock())
             case "hello":

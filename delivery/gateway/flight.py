@@ -79,21 +79,20 @@ class Flight:
 
     def on_push(self, events: Sequence[Event], now: float) -> int:
         """These events leave now, in this order. Returns ``n`` for their frame."""
-        n = self.n
+        ids = [event.id for event in events]
+        first = self.n + 1
+        n = self.n = self.n + len(ids)
         in_flight = self._in_flight
         sent = self._sent
-        tracked = self._tracked
-        for event in events:
-            n += 1
-            event_id = event.id
-            sent.add(event_id)
-            if tracked and event.event_class is not EventClass.EPHEMERAL:
-                # The first n stays: whoever handled it there may acknowledge it there.
-                in_flight.setdefault(event_id, n)
+        sent.update(ids)
+        if self._tracked:
+            if in_flight.keys().isdisjoint(ids) and not any(map(_is_ephemeral, events)):
+                in_flight.update(zip(ids, range(first, n + 1), strict=True))
+            else:
+                self._follow(events, first)
         if self._released:
-            for event in events:  # one that is sent again is in flight again
-                self._released.pop(event.id, None)
-        self.n = n
+            for event_id in ids:  # one that is sent again is in flight again
+                self._released.pop(event_id, None)
         if len(sent) > self._memory:
             self._sent_before = sent
             self._sent = set()
@@ -101,6 +100,12 @@ class Flight:
             self._sample_n = next(reversed(in_flight.values()))
             self._sample_at = now
         return n
+
+    def _follow(self, events: Sequence[Event], first: int) -> None:
+        for n, event in enumerate(events, first):
+            if not _is_ephemeral(event):
+                # The first n stays: whoever handled it there may acknowledge it there.
+                self._in_flight.setdefault(event.id, n)
 
     def release(self, ids: Sequence[str]) -> bool:
         """These were acknowledged, but not here: they make room, and an acknowledgement that comes
@@ -187,3 +192,7 @@ class Flight:
             raise UnknownAck(
                 f"id {event_id[:64]!r} was not sent on this connection; nothing was confirmed"
             )
+
+
+def _is_ephemeral(event: Event) -> bool:
+    return event.event_class is EventClass.EPHEMERAL

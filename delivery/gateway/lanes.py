@@ -163,7 +163,8 @@ class Lanes:
                 return None
             self._go_live()
         batch = self._take(self._queue, again=True)
-        self._queue_bytes = sum(len(raw) for _, raw in self._queue) if self._queue else 0
+        if self._queue_bytes:
+            self._queue_bytes = sum(len(raw) for _, raw in self._queue)
         return batch
 
     def settle(self) -> None:
@@ -206,10 +207,22 @@ class Lanes:
         self._queue = deque(item for item in self._queue if not was_sent(item[0].id))
         self.is_live = True
 
+    def _take_queue(self) -> Batch | None:
+        """All of it: the everyday case."""
+        taken = [*self._queue]
+        self._drop_queue()
+        return ([event for event, _ in taken], [raw for _, raw in taken]) if taken else None
+
     def _take(self, lane: deque[Item], *, again: bool = False) -> Batch | None:
         """What fits into one frame and into flight, in order. Not ``again``: without what left."""
         flight = self._flight
         room = flight.room
+        if (
+            lane is self._queue
+            and len(lane) <= min(room, MAX_BATCH)
+            and self._queue_bytes < MAX_BATCH_BYTES
+        ):
+            return self._take_queue()
         events: list[Event] = []
         encoded: list[bytes] = []
         size = 0

@@ -6,8 +6,6 @@ of text under the same name (``delta`` or ``text``): then the text is concatenat
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from delivery.domain.event import Event, EventClass
 
 PIECES = ("delta", "text")
@@ -22,12 +20,13 @@ def merge_ephemeral(first: Event, second: Event) -> Event | None:
         or first.run_id != second.run_id
         or first.thread_id != second.thread_id
         or first.meta != second.meta
-        or len(first.data) != 1
-        or len(second.data) != 1
     ):
         return None
+    said, more = first.data, second.data
+    if len(said) != 1 or len(more) != 1:
+        return None
     for name in PIECES:
-        before, after = first.data.get(name), second.data.get(name)
+        before, after = said.get(name), more.get(name)
         if isinstance(before, str) and isinstance(after, str):
-            return replace(second, data={name: before + after})
+            return second.evolve(data={name: before + after})
     return None

@@ -21,10 +21,9 @@ Messages, each with ``kind`` and ``node``:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any
 
-from delivery.domain.event import Event, EventClass
+from delivery.domain.event import Event
 from delivery.domain.ports import Bus
 
 BEAT = 10.0
@@ -132,23 +131,3 @@ class Peers:
         """Forget nodes that have not been heard of for long."""
         for name in [name for name, node in self._nodes.items() if node.until < now]:
             self.on_bye(name)
-
-
-def event_from_wire(wire: dict[str, Any]) -> Event:
-    """The event that another node encoded.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is not one.
-    """
-    return Event(
-        id=str(wire["id"]),
-        type=str(wire["type"]),
-        user_id=str(wire["user_id"]),
-        run_id=str(wire["run_id"]),
-        seq=wire["seq"],
-        at=datetime.fromisoformat(wire["at"]),
-        event_class=EventClass(wire["class"]),
-        data=dict(wire["data"]),
-        thread_id=wire.get("thread_id"),
-        meta=wire.get("meta"),
-    )

@@ -23,9 +23,9 @@ class Outcomes:
 
         Effect: one proof each is queued for the ledger; receipts here and on other nodes hear it.
         """
-        confirm = self._parts.journal.confirm
-        for event_id in ids:
-            confirm(Confirmation(event_id, user_id, "websocket", by, evidence))
+        self._parts.journal.confirm(
+            [Confirmation(event_id, user_id, "websocket", by, evidence) for event_id in ids]
+        )
         self._parts.on_confirmed(ids)
         self._parts.registry.peers.confirmed(ids)
 

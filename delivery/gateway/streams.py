@@ -10,14 +10,13 @@ import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any
 
 import msgspec
 import redis
 from redis.exceptions import RedisError
 
-from delivery.domain.event import Event, EventClass
+from delivery.domain.event import Event, event_from_wire
 from delivery.errors import ChannelUnavailable
 from delivery.gateway.redis_clients import client, keyed_client
 
@@ -69,7 +68,7 @@ class RedisStreams:
             return
         with _translated("take copies"), self._redis.pipeline(transaction=False) as pipeline:
             for event in events:
-                payload = msgspec.json.encode(event.as_wire())
+                payload = msgspec.json.encode(event)
                 pipeline.xadd(
                     self._key(event.user_id),
                     {_FIELD: payload},
@@ -152,19 +151,7 @@ def _translated(doing: str) -> Iterator[None]:
 def _event(fields: Mapping[Any, Any]) -> Event | None:
     """Back from the wire form; ``None`` for an entry that is not ours."""
     try:
-        wire = msgspec.json.decode(fields.get(_FIELD.encode()) or b"")
-        return Event(
-            id=wire["id"],
-            type=wire["type"],
-            user_id=wire["user_id"],
-            run_id=wire["run_id"],
-            seq=wire["seq"],
-            at=datetime.fromisoformat(wire["at"]),
-            event_class=EventClass(wire["class"]),
-            data=wire["data"],
-            thread_id=wire.get("thread_id"),
-            meta=wire.get("meta"),
-        )
+        return event_from_wire(msgspec.json.decode(fields.get(_FIELD.encode()) or b""))
     except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
         log.warning("a mailbox entry cannot be read and is skipped: %r", error)
         return None

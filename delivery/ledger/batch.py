@@ -1,33 +1,132 @@
-"""What one transaction of the journal takes: entries, proofs and hand-overs that gathered."""
+"""What gathers for the journal's next transaction, and how much of it is ripe.
+
+Owns: the order of entries, and the match of early proofs and late hand-overs to entries that are
+not committed yet. Lives on the loop's thread. Never does: commit, or look at a clock.
+"""
 
 from __future__ import annotations
 
-from delivery.domain.lifecycle import Confirmation
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from delivery.domain.lifecycle import Confirmation, Outcome
 from delivery.domain.ports import Answered
 from delivery.domain.records import Entry
 
 
+@dataclass(slots=True)
 class Batch:
-    """Gathers on the loop's thread, is committed on the journal's; never both at once."""
+    """One transaction's worth, handed to the journal's thread as a whole."""
 
-    __slots__ = ("by_id", "entries", "hand_overs", "proofs")
-
-    def __init__(self) -> None:
-        self.entries: list[tuple[Entry, Answered]] = []
-        self.by_id: dict[str, Entry] = {}
-        self.proofs: list[Confirmation] = []
-        self.hand_overs: dict[str, list[str]] = {}
+    entries: list[tuple[Entry, Answered]] = field(default_factory=list)
+    proofs: list[Confirmation] = field(default_factory=list)
+    hand_overs: dict[str, list[str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.entries or self.proofs or self.hand_overs)
 
-    def split(self, limit: int) -> Batch:
-        """Cut off what is over ``limit`` entries, with everything that may refer to it."""
-        rest = Batch()
-        rest.entries = self.entries[limit:]
-        del self.entries[limit:]
-        for entry, _ in rest.entries:
-            rest.by_id.setdefault(entry.event.id, entry)
-        rest.proofs, self.proofs = self.proofs, []
-        rest.hand_overs, self.hand_overs = self.hand_overs, {}
-        return rest
+
+class Gathering:
+    """Entries in order of submission, with what is said about them before they are committed.
+
+    An entry that was sent is worth waiting for a moment: its proof is then inserted with it, and
+    that costs a fraction of an update. It is *ripe* once it has its proof, was not sent, or has
+    waited for long enough; a batch is a ripe prefix, so that nothing overtakes within a run.
+    """
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[Entry, Answered]] = []
+        self._by_id: dict[str, Entry] = {}
+        self._proofs: list[Confirmation] = []
+        self._hand_overs: dict[str, list[str]] = {}
+        self._ripe = 0
+        self._marks: deque[tuple[float, int]] = deque()
+        self._marked = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._entries or self._proofs or self._hand_overs)
+
+    def add(self, entry: Entry, answered: Answered) -> None:
+        """Take one entry."""
+        self._entries.append((entry, answered))
+        self._by_id.setdefault(entry.event.id, entry)
+
+    def prove(self, proofs: Sequence[Confirmation]) -> None:
+        """Take proofs, each to the entry that it is for, if that is here."""
+        by_id = self._by_id
+        for proof in proofs:
+            entry = by_id.get(proof.event_id)
+            if entry is not None and entry.event.user_id == proof.user_id:
+                entry.proofs.append(proof)
+            else:
+                self._proofs.append(proof)
+
+    def hand_over(self, event_id: str, reason: str) -> None:
+        """The fast path gives this event up."""
+        entry = self._by_id.get(event_id)
+        if entry is None:
+            self._hand_overs.setdefault(reason, []).append(event_id)
+            return
+        entry.sent, entry.hand_over = False, True
+        entry.pushes.append((Outcome.FAILED, reason))
+
+    def mark(self, now: float) -> None:
+        """What came since the last mark came now."""
+        fresh = len(self._entries) - self._marked
+        if fresh:
+            self._marks.append((now, fresh))
+            self._marked += fresh
+
+    @property
+    def oldest(self) -> float | None:
+        """When the first entry came, as marked."""
+        return self._marks[0][0] if self._marks else None
+
+    def cut(self, ripe_since: float, limit: int) -> Batch | None:
+        """Take the ripe prefix out, or ``None`` when it pays to wait: something is not ripe yet and
+        even the oldest entry came after ``ripe_since``. You must have marked before.
+
+        Args:
+            ripe_since: whatever came until then has waited for long enough.
+            limit: entries in one batch.
+        """
+        size = self._count_ripe(ripe_since)
+        if size < len(self._entries) and self._marks[0][0] > ripe_since:
+            return None
+        size = min(size, limit)
+        batch = Batch(self._entries[:size])
+        del self._entries[:size]
+        for entry, _ in batch.entries:
+            self._by_id.pop(entry.event.id, None)
+        self._forget_marks(size)
+        batch.proofs, self._proofs = self._proofs, []
+        batch.hand_overs, self._hand_overs = self._hand_overs, {}
+        return batch
+
+    def _count_ripe(self, ripe_since: float) -> int:
+        """Length of the ripe prefix; entries do not become unripe again, so the count goes on."""
+        old = 0
+        for at, count in self._marks:
+            if at > ripe_since:
+                break
+            old += count
+        entries = self._entries
+        ripe = max(self._ripe, old)
+        end = len(entries)
+        while ripe < end:
+            entry = entries[ripe][0]
+            if entry.sent and not entry.proofs:
+                break
+            ripe += 1
+        self._ripe = ripe
+        return ripe
+
+    def _forget_marks(self, size: int) -> None:
+        self._ripe -= size
+        self._marked -= size
+        while size and self._marks:
+            at, count = self._marks.popleft()
+            if count > size:
+                self._marks.appendleft((at, count - size))
+            size -= min(size, count)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -17,6 +18,8 @@ from delivery.domain.lifecycle import Confirmation
 from delivery.ledger.models import attempts
 
 T = TypeVar("T")
+_SIZES = (100, 10, 1)
+"""Rows per statement: few different ones, so that each is compiled once and cached."""
 PAGE = 500
 """Ids per statement: under SQLite's and PostgreSQL's parameter limits with room to spare."""
 
@@ -27,14 +30,9 @@ EVENT_INSERT = (
 
 _COLUMNS = ", ".join(f'"{name}"' for name in EVENT_INSERT)
 _COPY_EVENTS = f"COPY events ({_COLUMNS}) FROM STDIN"
-_INSERT_EVENTS = (
-    f"INSERT INTO events ({_COLUMNS}, position) "  # noqa: S608 - constants only
-    f"VALUES ({', '.join('?' * (len(EVENT_INSERT) + 1))})"
-)
-_INSERT_CONFIRMATIONS = (
-    'INSERT INTO confirmations (event_id, channel, "by", evidence, at) VALUES (?, ?, ?, ?, ?) '
-    "ON CONFLICT DO NOTHING"
-)
+_INSERT_EVENTS = f"INSERT INTO events ({_COLUMNS}, position)"
+_INSERT_CONFIRMATIONS = 'INSERT INTO confirmations (event_id, channel, "by", evidence, at)'
+_DO_NOTHING = "ON CONFLICT DO NOTHING"
 _UNNEST_CONFIRMATIONS = (
     'INSERT INTO confirmations (event_id, channel, "by", evidence, at) '
     "SELECT e, c, b, v, %s FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[]) "
@@ -46,7 +44,7 @@ ON CONFLICT (user_id, run_id)
 DO UPDATE SET last_seq = {last_seq}, updated_at = excluded.updated_at
 RETURNING last_seq, user_id, run_id
 """
-_ROWS_SQLITE = "VALUES (?, ?, ?, ?, ?)"
+_ROW_SQLITE = "(?, ?, ?, ?, ?)"
 _ROWS_POSTGRESQL = (
     "SELECT u, x, s, %(now)s, %(now)s "
     "FROM unnest(%(users)s::text[], %(runs)s::text[], %(seqs)s::bigint[]) AS t (u, x, s)"
@@ -87,9 +85,23 @@ def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
         return
     last = connection.execute(sa.text("SELECT coalesce(max(position), 0) FROM events")).scalar_one()
     with _cursor(connection) as cursor:
-        cursor.executemany(
-            _INSERT_EVENTS, [(*row, number) for number, row in enumerate(rows, start=last + 1)]
-        )
+        numbered = [(*row, number) for number, row in enumerate(rows, start=last + 1)]
+        _insert_values(cursor, _INSERT_EVENTS, numbered)
+
+
+def _insert_values(
+    cursor: Any, head: str, rows: Sequence[tuple[object, ...]], tail: str = ""
+) -> None:
+    """Insert on SQLite, many rows by one statement: its driver lets the interpreter lock go and
+    takes it again for every single one, and a busy loop then makes each of them wait."""
+    start = 0
+    for size in _SIZES:
+        while len(rows) - start >= size:
+            page = rows[start : start + size]
+            row = f"({', '.join('?' * len(page[0]))})"
+            statement = f"{head} VALUES {', '.join([row] * size)} {tail}"
+            cursor.execute(statement, list(chain.from_iterable(page)))
+            start += size
 
 
 def _copy_line(row: EventRow) -> str:
@@ -122,7 +134,9 @@ def insert_confirmations(
             cursor.execute(_UNNEST_CONFIRMATIONS, (now, *columns))
         else:
             at = stamp(connection, now)
-            cursor.executemany(_INSERT_CONFIRMATIONS, [(*value, at) for value in values])
+            _insert_values(
+                cursor, _INSERT_CONFIRMATIONS, [(*value, at) for value in values], _DO_NOTHING
+            )
 
 
 def raise_runs(connection: Connection, told: Runs, now: datetime) -> None:
@@ -154,12 +168,16 @@ def _write_runs(
                 "seqs": [values[key] for key in keys],
             })  # fmt: skip
             return {(user, run): last for last, user, run in cursor.fetchall()}
-        statement = _INSERT_RUNS.format(rows=_ROWS_SQLITE, last_seq=last_seq)
         at = stamp(connection, now)
-        found = {}
-        for key in keys:
-            cursor.execute(statement, (*key, values[key], at, at))
-            found[key] = cursor.fetchall()[0][0]
+        found: dict[tuple[str, str], int] = {}
+        for page in pages(keys, _SIZES[0]):
+            statement = _INSERT_RUNS.format(
+                rows="VALUES " + ", ".join([_ROW_SQLITE] * len(page)), last_seq=last_seq
+            )
+            cursor.execute(
+                statement, [value for key in page for value in (*key, values[key], at, at)]
+            )
+            found.update(((user, run), last) for last, user, run in cursor.fetchall())
         return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,23 +20,28 @@ from delivery.domain.lifecycle import Confirmation
 from delivery.domain.ports import Answered, Ledger
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.errors import DeliveryError, LedgerError, LedgerUnavailable, Overloaded
-from delivery.ledger.batch import Batch
+from delivery.ledger.batch import Batch, Gathering
 from delivery.ledger.spool import Spool
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BATCH = 5_000
+GATHER = 0.01
+"""Seconds that an entry may wait for its proof, to be inserted with it."""
 RETRY = 1.0
 ADOPT_EVERY = 5.0
 CALL_TIMEOUT = 12.0
 MAX_CALLS = 256
 
+Answer = Receipted | Exception
+
 
 class JournalThread:
     """Implements the ``Journal`` port.
 
-    ``submit``, ``confirm`` and ``hand_over`` are called on the loop's thread and never wait.
+    Everything public is called on the loop's thread and never waits. The loop hands one batch at a
+    time to the thread; what comes meanwhile gathers, without a lock.
     """
 
     def __init__(
@@ -45,15 +51,21 @@ class JournalThread:
         spool: Spool | None = None,
         max_pending: int = 20_000,
         readers: int = 4,
+        gather: float = GATHER,
     ) -> None:
         self._ledger = ledger
         self._spool = spool
         self._max_pending = max_pending
-        self._gather = Batch()
+        self._patience = gather
+        self._gathering = Gathering()
         self._pending = 0
-        self._changed = threading.Condition()
+        self._inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._is_busy = False
+        self._is_scheduled = False
+        self._in_a_hurry = False
         self._stopping = False
-        self._idle = True
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushes: list[asyncio.Future[None]] = []
         self._thread = threading.Thread(target=self._run, name="delivery-journal", daemon=True)
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="delivery-ledger")
         self._calls = 0
@@ -67,12 +79,16 @@ class JournalThread:
         """Begin to commit; answers are delivered on ``loop``."""
         self._loop = loop
         self._thread.start()
+        self._schedule()
 
     async def stop(self, timeout: float = 10.0) -> None:
         """Commit (or spool) what is queued, then end the thread."""
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
+        self._stopping = True
+        try:
+            await self.flush(timeout)
+        except LedgerUnavailable as error:
+            log.error("%s", error)
+        self._inbox.put(None)
         await asyncio.to_thread(self._thread.join, timeout)
         if self._thread.is_alive():
             log.error("the journal did not finish within %.0f s", timeout)
@@ -94,27 +110,22 @@ class JournalThread:
             raise Overloaded("this node is shutting down; use another one", retry_after=1.0)
         if self._pending >= self._max_pending:
             raise Overloaded(f"{self._pending} events wait to be committed; slow down")
-        with self._changed:
-            self._pending += 1
-            self._gather.entries.append((entry, answered))
-            self._gather.by_id.setdefault(entry.event.id, entry)
-            self._changed.notify()
+        self._pending += 1
+        self._gathering.add(entry, answered)
+        if not self._is_scheduled:
+            self._schedule()
 
-    def confirm(self, proof: Confirmation) -> None:
+    def confirm(self, proofs: Sequence[Confirmation]) -> None:
         """See the port."""
-        with self._changed:
-            entry = self._gather.by_id.get(proof.event_id)
-            if entry is not None and entry.event.user_id == proof.user_id:
-                entry.proofs.append(proof)
-            else:
-                self._gather.proofs.append(proof)
-            self._changed.notify()
+        self._gathering.prove(proofs)
+        if not self._is_scheduled:
+            self._schedule()
 
     def hand_over(self, event_id: str, reason: str) -> None:
         """See the port."""
-        with self._changed:
-            self._gather.hand_overs.setdefault(reason, []).append(event_id)
-            self._changed.notify()
+        self._gathering.hand_over(event_id, reason)
+        if not self._is_scheduled:
+            self._schedule()
 
     async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """See the port.
@@ -143,49 +154,95 @@ class JournalThread:
         Raises:
             LedgerUnavailable: the backlog was not durable in time.
         """
-        if not await asyncio.to_thread(self._wait_idle, timeout):
+        if not self._gathering and not self._is_busy:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushes.append(done)
+        self._in_a_hurry = True
+        self._schedule()
+        try:
+            await asyncio.wait_for(done, timeout)
+        except TimeoutError:
             raise LedgerUnavailable(
                 f"the journal still has {self._pending} events after {timeout} s"
-            )
+            ) from None
 
-    def _wait_idle(self, timeout: float) -> bool:
-        with self._changed:
-            return self._changed.wait_for(lambda: self._idle and not self._gather, timeout)
+    # The loop's side.
+
+    def _schedule(self) -> None:
+        """Look at what gathered once, at the end of this turn."""
+        self._is_scheduled = True
+        if self._loop is not None:
+            self._loop.call_soon(self._offer)
+
+    def _offer(self) -> None:
+        """Give the thread its next batch, if it is free and one is ripe."""
+        self._is_scheduled = False
+        loop = self._loop
+        if loop is None:
+            return
+        now = loop.time()
+        self._gathering.mark(now)
+        if self._is_busy or not self._gathering:
+            return
+        batch = self._gathering.cut(now - (0.0 if self._in_a_hurry else self._patience), BATCH)
+        if batch is not None:
+            self._is_busy = True
+            self._inbox.put(batch)
+        elif self._timer is None:
+            at = (self._gathering.oldest or now) + self._patience
+            self._timer = loop.call_at(at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._offer()
+
+    def _on_answered(self, batch: Batch, answers: Sequence[Answer]) -> None:
+        self._is_busy = False
+        self._pending -= len(batch.entries)
+        self._offer()  # the thread first: it works while the answers are told
+        for (entry, answered), answer in zip(batch.entries, answers, strict=True):
+            try:
+                answered(entry, answer)
+            except Exception:
+                log.exception("nobody heard what became of event %s", entry.event.id)
+        if not self._is_busy and not self._gathering:
+            self._in_a_hurry = False
+            flushes, self._flushes = self._flushes, []
+            for done in flushes:
+                if not done.done():
+                    done.set_result(None)
 
     # The thread's side.
 
     def _run(self) -> None:
         while True:
-            batch = self._next_batch()
+            try:
+                batch = self._inbox.get(timeout=RETRY)
+            except queue.Empty:
+                self._maintain()
+                continue
             if batch is None:
                 return
-            try:
-                if not batch:
-                    self._maintain()
-                    continue
-                self._commit(batch)
-            except Exception as error:
-                # The thread must outlive any fault, and nobody may wait for ever for an answer.
-                log.exception("the journal failed on a batch of %d", len(batch.entries))
-                self._answer([(done, error) for _, done in batch.entries])
-            finally:
-                with self._changed:
-                    self._pending -= len(batch.entries)
-                    self._idle = not self._gather
-                    self._changed.notify_all()
+            self._report(batch, self._answers(batch))
 
-    def _next_batch(self) -> Batch | None:
-        with self._changed:
-            self._changed.wait_for(lambda: bool(self._gather) or self._stopping, RETRY)
-            if not self._gather and self._stopping:
-                return None
-            batch, self._gather = self._gather, Batch()
-            if len(batch.entries) > BATCH:
-                self._gather = batch.split(BATCH)
-            self._idle = False
-            return batch
+    def _answers(self, batch: Batch) -> Sequence[Answer]:
+        try:
+            return self._commit(batch)
+        except Exception as error:
+            # The thread must outlive any fault, and nobody may wait for ever for an answer.
+            log.exception("the journal failed on a batch of %d", len(batch.entries))
+            return [error] * len(batch.entries)
 
-    def _commit(self, batch: Batch) -> None:
+    def _report(self, batch: Batch, answers: Sequence[Answer]) -> None:
+        if self._loop is None or self._loop.is_closed():
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._on_answered, batch, answers)
+        except RuntimeError as error:  # closed just now: nobody is left to be told
+            log.info("a batch of %d was recorded as the loop ended: %s", len(answers), error)
+
+    def _commit(self, batch: Batch) -> Sequence[Answer]:
         entries = [entry for entry, _ in batch.entries]
         try:
             self._before_commit()
@@ -193,11 +250,9 @@ class JournalThread:
             for reason, ids in batch.hand_overs.items():
                 self._ledger.events.hand_over(ids, reason)
         except LedgerUnavailable as error:
-            self._to_spool(batch, error)
-            return
+            return self._to_spool(batch, entries, error)
         self.commits += 1
-        self._answer([(done, answer) for (_, done), answer in zip(batch.entries, answers,
-                                                                  strict=True)])  # fmt: skip
+        return answers
 
     def _before_commit(self) -> None:
         """What waits in the spool goes first: order within a run, and ids, depend on it."""
@@ -225,7 +280,7 @@ class JournalThread:
         proofs: Sequence[Confirmation],
         *,
         drained: bool = False,
-    ) -> list[Receipted | Exception]:
+    ) -> list[Answer]:
         """Commit as one; when the batch itself is refused, one by one to find the culprit."""
         if not entries and not proofs:
             return []
@@ -235,7 +290,7 @@ class JournalThread:
             raise
         except Exception:
             log.exception("a batch of %d events was refused; committing one by one", len(entries))
-        answers: list[Receipted | Exception] = []
+        answers: list[Answer] = []
         for entry in entries:
             try:
                 answers.extend(self._ledger.events.commit([entry], drained=drained))
@@ -248,28 +303,21 @@ class JournalThread:
             self._ledger.events.confirm(proofs)
         return answers
 
-    def _to_spool(self, batch: Batch, error: LedgerUnavailable) -> None:
-        entries = [entry for entry, _ in batch.entries]
+    def _to_spool(
+        self, batch: Batch, entries: Sequence[Entry], error: LedgerUnavailable
+    ) -> Sequence[Answer]:
         if self._spool is None:
-            self._answer([(done, error) for _, done in batch.entries])
-            return
+            return [error] * len(entries)
         if self._ledger_down_until == 0.0:
             log.error("%s; events go to the spool until it is back", error)
         self._ledger_down_until = time.monotonic() + RETRY
-        for ids in batch.hand_overs.values():
-            for entry in entries:
-                entry.hand_over = entry.hand_over or entry.event.id in ids
         try:
             self._spool.append(entries, batch.proofs)
         except LedgerError as refused:
             log.error("the spool refused %d events: %s", len(entries), refused)
-            self._answer([(done, refused) for _, done in batch.entries])
-            return
+            return [refused] * len(entries)
         self.spooled += len(entries)
-        self._answer([
-            (done, Receipted(entry.event.id, Recorded.NEW, entry.event.seq))
-            for entry, done in batch.entries
-        ])  # fmt: skip
+        return [Receipted(entry.event.id, Recorded.NEW, entry.event.seq) for entry in entries]
 
     def _maintain(self) -> None:
         """Between batches: drain the own spool, adopt those of the dead."""
@@ -283,12 +331,3 @@ class JournalThread:
         except DeliveryError as error:
             self._ledger_down_until = time.monotonic() + RETRY
             log.debug("the spool cannot be drained yet: %s", error)
-
-    def _answer(self, answers: Sequence[tuple[Answered, Receipted | Exception]]) -> None:
-        if answers and self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_deliver, answers)
-
-
-def _deliver(answers: Sequence[tuple[Answered, Receipted | Exception]]) -> None:
-    for done, answer in answers:
-        done(answer)

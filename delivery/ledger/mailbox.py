@@ -5,13 +5,12 @@ Owns: the copies and nothing else. What an event's state is, the ``events`` tabl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Sequence
+from datetime import timedelta
 
 import sqlalchemy as sa
 
-from delivery.domain.event import Event, EventClass
+from delivery.domain.event import Event, event_from_wire
 from delivery.ledger import rows
 from delivery.ledger.database import Database
 from delivery.ledger.models import mailbox
@@ -40,7 +39,7 @@ class MailboxSql:
                     {
                         "user_id": event.user_id,
                         "event_id": event.id,
-                        "payload": rows.dump(event.as_wire()),
+                        "payload": rows.dump(event),
                         "at": now,
                     }
                     for event in events
@@ -57,7 +56,7 @@ class MailboxSql:
         )
         with self._database.read() as connection:
             payloads = connection.execute(newest).scalars().all()
-        return [_event(rows.load(payload)) for payload in reversed(payloads)]
+        return [event_from_wire(rows.load(payload)) for payload in reversed(payloads)]
 
     def trim(self, max_age: float) -> int:
         """Delete copies older than ``max_age`` seconds, a page per transaction.
@@ -76,19 +75,3 @@ class MailboxSql:
             total += deleted
             if deleted < TRIM_PAGE:
                 return total
-
-
-def _event(wire: Mapping[str, Any]) -> Event:
-    """Back from the wire form that was stored."""
-    return Event(
-        id=wire["id"],
-        type=wire["type"],
-        user_id=wire["user_id"],
-        run_id=wire["run_id"],
-        seq=wire["seq"],
-        at=datetime.fromisoformat(wire["at"]),
-        event_class=EventClass(wire["class"]),
-        data=wire["data"],
-        thread_id=wire.get("thread_id"),
-        meta=wire.get("meta"),
-    )

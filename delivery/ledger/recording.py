@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 import psycopg.errors
 import sqlalchemy as sa
 import uuid_utils
 from sqlalchemy.engine import Connection
 
 from delivery.domain.event import Event, EventClass
-from delivery.domain.lifecycle import Confirmation, State
+from delivery.domain.lifecycle import Confirmation
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.ledger import bulk
 from delivery.ledger.audit import AuditRow, audit_rows
 from delivery.ledger.database import Database
 from delivery.ledger.models import events
 from delivery.ledger.proofs import store_proofs
-from delivery.ledger.rows import EVENT_COLUMNS, attempt_values, dump
+from delivery.ledger.rows import EVENT_COLUMNS, attempt_values, dump, raw_text
 from delivery.ledger.rows import event as event_of
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def _same(one: Event, other: Event) -> bool:
         and one.user_id == other.user_id
         and one.run_id == other.run_id
         and one.thread_id == other.thread_id
-        and dict(one.data) == dict(other.data)
+        and one.data == other.data
         and one.meta == other.meta
     )
 
@@ -135,8 +135,8 @@ def _conflicting(entry: Entry) -> Entry:
     event = entry.event
     log.error("event %s was accepted into the spool but its id is taken; kept as dead", event.id)
     meta = {**(event.meta or {}), "conflicts_with": event.id}
-    twin = replace(event, id=str(uuid_utils.uuid7()), meta=meta)
-    return replace(entry, event=twin, proofs=[], pushes=[])
+    twin = event.evolve(id=str(uuid_utils.uuid7()), meta=meta)
+    return msgspec.structs.replace(entry, event=twin, proofs=[], pushes=[])
 
 
 def _number(connection: Connection, entries: Sequence[Entry], now: datetime) -> list[int | None]:
@@ -187,22 +187,37 @@ class _Stamps:
         self._connection = connection
         self._at = now
         self._after: dict[float, str] = {}
-        self.now = bulk.stamp(connection, now)
+        self._last = now
+        self.now = self._text = bulk.stamp(connection, now)
 
     def of(self, instant: datetime) -> str:
-        return bulk.stamp(self._connection, instant)
+        if instant is not self._last:
+            self._last, self._text = instant, bulk.stamp(self._connection, instant)
+        return self._text
 
     def after(self, seconds: float) -> str:
         found = self._after.get(seconds)
         if found is None:
-            found = self._after[seconds] = self.of(self._at + timedelta(seconds=seconds))
+            at = self._at + timedelta(seconds=seconds)
+            found = self._after[seconds] = bulk.stamp(self._connection, at)
         return found
 
 
 def _row(entry: Entry, seq: int | None, stamps: _Stamps) -> bulk.EventRow:
     """One row in the order of ``bulk.EVENT_INSERT``."""
     event = entry.event
-    state, due, handed_over, confirmed = _standing(entry, stamps)
+    meta = event.meta
+    due: str | None = None
+    handed_over = confirmed = None
+    if meta is not None and "conflicts_with" in meta:
+        state = "dead"
+    elif entry.proofs and any(proof.user_id == event.user_id for proof in entry.proofs):
+        state, confirmed = "confirmed", stamps.now
+    elif entry.hand_over:
+        state, due, handed_over = "falling_back", stamps.now, stamps.now
+    else:
+        state = "sent" if entry.sent else "accepted"
+        due = stamps.after(min(entry.ack_timeout, entry.ttl))
     return (
         event.id,
         event.type,
@@ -212,28 +227,15 @@ def _row(entry: Entry, seq: int | None, stamps: _Stamps) -> bulk.EventRow:
         seq,
         stamps.of(event.at),
         event.event_class.value,
-        dump(event.data),
-        None if event.meta is None else dump(event.meta),
-        state.value,
+        raw_text(event),
+        None if meta is None else dump(meta),
+        state,
         due,
         stamps.after(entry.ttl),
         handed_over,
         stamps.now,
         confirmed,
     )
-
-
-def _standing(entry: Entry, stamps: _Stamps) -> tuple[State, str | None, str | None, str | None]:
-    """State, due time, hand-over and confirmation instants of a new row."""
-    event = entry.event
-    if event.meta is not None and "conflicts_with" in event.meta:
-        return State.DEAD, None, None, None
-    if entry.proofs and any(proof.user_id == event.user_id for proof in entry.proofs):
-        return State.CONFIRMED, None, None, stamps.now
-    if entry.hand_over:
-        return State.FALLING_BACK, stamps.now, stamps.now, None
-    due = stamps.after(min(entry.ack_timeout, entry.ttl))
-    return (State.SENT if entry.sent else State.ACCEPTED), due, None, None
 
 
 def _push_rows(entry: Entry, now: datetime) -> Iterable[dict[str, Any]]:

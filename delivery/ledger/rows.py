@@ -31,6 +31,11 @@ def dump(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def raw_text(item: Event) -> str:
+    """An event's data as it stands in its column: what was checked is what is stored."""
+    return str(item.raw_data, "utf-8")
+
+
 def load(text: str) -> Any:
     """The value of a JSON column."""
     return msgspec.json.decode(text)
@@ -55,7 +60,7 @@ def event(row: AnyRow) -> Event:
         seq=columns["seq"],
         at=columns["at"],
         event_class=EventClass(columns["class"]),
-        data=load(columns["data"]),
+        raw_data=msgspec.Raw(columns["data"].encode()),
         thread_id=columns["thread_id"],
         meta=None if columns["meta"] is None else load(columns["meta"]),
     )
@@ -89,7 +94,7 @@ def event_values(item: Event) -> dict[str, Any]:
         "seq": item.seq,
         "at": item.at,
         "class": item.event_class.value,
-        "data": dump(item.data),
+        "data": raw_text(item),
         "meta": None if item.meta is None else dump(item.meta),
     }
 

@@ -14,13 +14,12 @@ import secrets
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 
-from delivery.domain.event import Event, EventClass
+from delivery.domain.event import event_from_wire
 from delivery.domain.lifecycle import Confirmation, Outcome
 from delivery.domain.records import Entry
 from delivery.errors import LedgerUnavailable, SpoolFull
@@ -224,41 +223,24 @@ def _record(line: bytes) -> dict[str, Any] | None:
 def _entry_record(entry: Entry) -> dict[str, Any]:
     return {
         "kind": "entry",
-        "event": entry.event.as_wire(),
+        "event": entry.event,
         "ack_timeout": entry.ack_timeout,
         "ttl": entry.ttl,
         "own_id": entry.own_id,
         "sent": entry.sent,
         "hand_over": entry.hand_over,
-        "proofs": [_fields(proof) for proof in entry.proofs],
+        "proofs": entry.proofs,
         "pushes": entry.pushes,
     }
 
 
 def _proof_record(proof: Confirmation) -> dict[str, Any]:
-    return {"kind": "proof", "proof": _fields(proof)}
-
-
-def _fields(proof: Confirmation) -> dict[str, str]:
-    return {name: getattr(proof, name) for name in Confirmation.__slots__}
+    return {"kind": "proof", "proof": proof}
 
 
 def _entry(record: dict[str, Any]) -> Entry:
-    wire = record["event"]
-    event = Event(
-        id=wire["id"],
-        type=wire["type"],
-        user_id=wire["user_id"],
-        run_id=wire["run_id"],
-        thread_id=wire.get("thread_id"),
-        seq=wire["seq"],
-        at=datetime.fromisoformat(wire["at"]),
-        event_class=EventClass(wire["class"]),
-        data=wire["data"],
-        meta=wire.get("meta"),
-    )
     return Entry(
-        event=event,
+        event=event_from_wire(record["event"]),
         ack_timeout=record["ack_timeout"],
         ttl=record["ttl"],
         own_id=record["own_id"],

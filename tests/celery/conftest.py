@@ -170,7 +170,7 @@ class Chain:
 
     def hand_over(self) -> str:
         """Put an event before its chain."""
-        event = Event(
+        event = Event.of(
             id=str(uuid_utils.uuid7()),
             type="agent_completed",
             user_id="ada",

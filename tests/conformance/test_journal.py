@@ -22,7 +22,7 @@ from delivery.ledger.spool import Spool
 
 
 def entry(run: str = "run", **changes: Any) -> Entry:
-    event = Event(
+    event = Event.of(
         id=str(uuid_utils.uuid7()),
         type="agent_started",
         user_id="ada",
@@ -75,7 +75,7 @@ async def journal(ledger: SqlLedger, tmp_path: Path) -> AsyncIterator[JournalThr
 def submit(journal: JournalThread, one: Entry) -> asyncio.Future[Receipted]:
     future: asyncio.Future[Receipted] = asyncio.get_running_loop().create_future()
 
-    def answered(answer: Receipted | Exception) -> None:
+    def answered(_: Entry, answer: Receipted | Exception) -> None:
         if isinstance(answer, Exception):
             future.set_exception(answer)
         else:
@@ -116,10 +116,10 @@ async def test_a_proof_finds_its_event_before_and_after_the_commit(
 ) -> None:
     early, late = entry(seq=1, sent=True), entry(seq=2, sent=True)
     pending = submit(journal, early)
-    journal.confirm(proof(early))
+    journal.confirm([proof(early)])
     await asyncio.wait_for(pending, 10)
     await asyncio.wait_for(submit(journal, late), 10)
-    journal.confirm(proof(late))
+    journal.confirm([proof(late)])
     await journal.flush()
     states = [one.state for one in ledger.events.read([early.event.id, late.event.id])]
     assert states == [State.CONFIRMED, State.CONFIRMED]
@@ -143,7 +143,7 @@ async def test_an_outage_spools_and_everything_arrives_in_order_afterwards(
     entries = [entry(seq=number) for number in range(1, 51)]
     answers = await asyncio.wait_for(asyncio.gather(*(submit(journal, e) for e in entries)), 20)
     assert {a.outcome for a in answers} == {Recorded.NEW}
-    journal.confirm(proof(entries[0]))
+    journal.confirm([proof(entries[0])])
     await journal.flush()
     assert not journal.is_ledger_up
     outage.is_away = False
@@ -214,9 +214,9 @@ async def test_a_poisoned_event_in_the_spool_is_set_aside_and_the_rest_is_draine
 async def test_a_full_buffer_refuses_at_once(ledger: SqlLedger) -> None:
     journal = JournalThread(ledger, max_pending=2)  # not started: nothing leaves the buffer
     for _ in range(2):
-        journal.submit(entry(), lambda answer: None)
+        journal.submit(entry(), lambda entry, answer: None)
     with pytest.raises(Overloaded):
-        journal.submit(entry(), lambda answer: None)
+        journal.submit(entry(), lambda entry, answer: None)
 
 
 async def test_stopping_commits_what_is_queued(ledger: SqlLedger) -> None:
@@ -224,11 +224,11 @@ async def test_stopping_commits_what_is_queued(ledger: SqlLedger) -> None:
     journal.start(asyncio.get_running_loop())
     entries = [entry() for _ in range(100)]
     for one in entries:
-        journal.submit(one, lambda answer: None)
+        journal.submit(one, lambda entry, answer: None)
     await journal.stop()
     assert len(ledger.events.read([e.event.id for e in entries])) == 100
     with pytest.raises(Overloaded):
-        journal.submit(entry(), lambda answer: None)
+        journal.submit(entry(), lambda entry, answer: None)
 
 
 async def test_reads_run_beside_the_loop(journal: JournalThread, ledger: SqlLedger) -> None:

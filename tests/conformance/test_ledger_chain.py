@@ -24,7 +24,7 @@ LEASE = 60.0
 
 def recorded(ledger: SqlLedger, user: str = "ada", run: str = "run-1", **changes: Any) -> str:
     """The id of an event that stands in the ledger."""
-    event = Event(
+    event = Event.of(
         id=str(uuid_utils.uuid7()),
         type="agent_completed",
         user_id=user,

@@ -26,7 +26,7 @@ DELIVERED = Result(Outcome.DELIVERED, provider_id="mail-1")
 
 def on_chain(ledger: SqlLedger, run: str = "run-1", **changes: Any) -> str:
     """The id of an event that stands on the chain."""
-    event = Event(
+    event = Event.of(
         id=str(uuid_utils.uuid7()),
         type=changes.pop("type", "agent_completed"),
         user_id=changes.pop("user", "ada"),

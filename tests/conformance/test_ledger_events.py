@@ -21,7 +21,7 @@ POLICIES: Policies = parse_policies({})
 
 def entry(user: str = "ada", run: str = "run-1", **changes: Any) -> Entry:
     """An entry that is valid unless a test changes it."""
-    event = Event(
+    event = Event.of(
         id=changes.pop("id", None) or str(uuid_utils.uuid7()),
         type=changes.pop("type", "agent_started"),
         user_id=user,

@@ -36,7 +36,7 @@ FULL = Contact(
 
 
 def event(user: str = "ada", **changes: Any) -> Event:
-    made = Event(
+    made = Event.of(
         id=str(uuid_utils.uuid7()),
         type="agent_completed",
         user_id=user,
@@ -48,7 +48,7 @@ def event(user: str = "ada", **changes: Any) -> Event:
         thread_id="thread-1",
         meta={"flags": []},
     )
-    return replace(made, **changes)
+    return made.evolve(**changes)
 
 
 # --- contacts --------------------------------------------------------------------------------

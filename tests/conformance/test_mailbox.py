@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,7 +84,7 @@ def test_putting_nothing_is_fine(mailbox: MailboxStore) -> None:
 
 
 def test_old_copies_are_trimmed_and_young_ones_stay(mailbox: MailboxStore) -> None:
-    events = [make_event(1), replace(make_event(2), user_id="bob")]
+    events = [make_event(1), make_event(2).evolve(user_id="bob")]
     mailbox.put(events)
     assert mailbox.trim(HOUR) == 0
     assert mailbox.read("ada") == events[:1]

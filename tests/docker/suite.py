@@ -22,7 +22,7 @@ PATIENCE = 60.0
 
 def hand_over(ledger: SqlLedger) -> str:
     """Put an event before its chain."""
-    event = Event(
+    event = Event.of(
         id=new_event_id(),
         type="agent_completed",
         user_id="ada",

@@ -43,7 +43,7 @@ def event_id(number: int) -> str:
 
 def make_stored(number: int = 1, user_id: str = "u1", **changes: Any) -> Stored:
     """A stored event; `changes` are fields of the event or of its record."""
-    event = Event(
+    event = Event.of(
         id=event_id(number),
         type="agent_completed",
         user_id=user_id,
@@ -55,7 +55,7 @@ def make_stored(number: int = 1, user_id: str = "u1", **changes: Any) -> Stored:
     )
     of_event = {name: value for name, value in changes.items() if hasattr(event, name)}
     stored = Stored(
-        event=replace(event, **of_event),
+        event=event.evolve(**of_event),
         position=number,
         state=State.FALLING_BACK,
         step="email",

@@ -47,7 +47,7 @@ def test_an_alert_is_posted_in_alertmanagers_shape_each_time() -> None:
     assert alert["annotations"]["users"] == "2"
     assert alert["annotations"]["sample"] == "id-1, id-2"
     assert alert["annotations"]["summary"] == "Undelivered: 3 critical events for 2 users"
-    assert alert["startsAt"] == "2026-11-01T09:00:00.000000Z"
+    assert alert["startsAt"] == "2026-11-01T09:00:00Z"
     assert "endsAt" not in alert
     assert alert["generatorURL"] == "https://delivery.example.org"
     assert alert_of(second)["annotations"]["count"] == "4"

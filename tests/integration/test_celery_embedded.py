@@ -117,7 +117,7 @@ class World:
     ) -> list[str]:
         """Record events that nobody acknowledges."""
         events = [
-            Event(
+            Event.of(
                 id=str(uuid_utils.uuid7()),
                 type="agent_completed" if event_class == "critical" else "report_ready",
                 user_id=user_id,

@@ -89,7 +89,7 @@ class Chain:
             log.close()
 
     def hand_over(self) -> str:
-        event = Event(
+        event = Event.of(
             id=str(uuid_utils.uuid7()),
             type="agent_completed",
             user_id="u",

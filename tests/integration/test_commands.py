@@ -52,7 +52,7 @@ def ledger_of(settings: dict[str, str]) -> Iterator[SqlLedger]:
 
 
 def put_event(ledger: SqlLedger, *, hand_over: bool = False, confirmed: bool = False) -> str:
-    event = Event(
+    event = Event.of(
         id=new_event_id(), type="note", user_id="u", run_id=uuid.uuid4().hex, seq=None,
         at=datetime.now(UTC), event_class=EventClass.STANDARD,
     )  # fmt: skip

@@ -318,13 +318,13 @@ async def test_an_event_is_shown_with_all_that_happened(client: Client, world: W
         shown = await response.json()
         assert shown["id"] == event_id(1)
         assert (shown["state"], shown["step"], shown["generation"]) == ("falling_back", "email", 1)
-        assert shown["due_at"] == "2026-01-31T12:00:00.000000Z"
+        assert shown["due_at"] == "2026-01-31T12:00:00Z"
         assert shown["attempts"][0] == {
             "channel": "websocket",
             "number": 1,
             "outcome": "failed",
             "error": "no ack",
-            "started_at": "2026-01-31T12:00:00.000000Z",
+            "started_at": "2026-01-31T12:00:00Z",
             "ended_at": "2026-01-31T12:00:01.500000Z",
             "latency_ms": 1500.0,
             "provider_id": None,

@@ -22,7 +22,7 @@ from delivery.testing import make_event, make_id
 def test_the_wire_form_leaves_out_what_is_not_there():
     wire = make_event().as_wire()
     assert list(wire) == ["id", "type", "user_id", "run_id", "seq", "at", "class", "data"]
-    assert wire["at"] == "2026-01-01T12:00:00.000000Z"
+    assert wire["at"] == "2026-01-01T12:00:00Z"
     assert wire["class"] == "standard"
 
 
@@ -42,7 +42,7 @@ def test_only_ephemeral_events_are_not_durable():
 
 def test_instants_are_written_in_utc():
     local = datetime(2026, 1, 1, 12, 0, tzinfo=timezone(timedelta(hours=2)))
-    assert format_instant(local) == "2026-01-01T10:00:00.000000Z"
+    assert format_instant(local) == "2026-01-01T10:00:00Z"
 
 
 @given(st.datetimes(timezones=st.just(UTC)))

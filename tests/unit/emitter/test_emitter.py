@@ -233,7 +233,7 @@ async def test_the_pushed_bytes_are_the_event_of_the_contract(bench):
         "run_id": "r1",
         "thread_id": "t1",
         "seq": 1,
-        "at": "2026-01-01T12:00:00.000000Z",
+        "at": "2026-01-01T12:00:00Z",
         "class": "standard",
         "data": {"x": 1},
         "meta": {"trace": "abc"},

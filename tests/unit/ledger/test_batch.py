@@ -1,29 +1,111 @@
-"""A batch over its limit is cut without losing what refers to it."""
+"""What gathers for the journal: ripe prefixes, early proofs, late hand-overs."""
 
 from __future__ import annotations
 
-from delivery.domain.lifecycle import Confirmation
-from delivery.ledger.batch import Batch
-from delivery.testing import make_entry
+from delivery.domain.lifecycle import Confirmation, Outcome
+from delivery.domain.records import Entry
+from delivery.ledger.batch import Batch, Gathering
+from delivery.testing import make_entry, make_event, make_id
+
+NEVER = -1.0
+LIMIT = 100
 
 
-def test_the_rest_keeps_order_and_everything_that_may_refer_to_it() -> None:
-    batch = Batch()
-    entries = [make_entry() for _ in range(5)]
+def gathering(*entries: Entry, at: float = 0.0) -> Gathering:
+    made = Gathering()
     for entry in entries:
-        batch.entries.append((entry, lambda answer: None))
-        batch.by_id[entry.event.id] = entry
-    last = entries[-1].event
-    batch.proofs.append(Confirmation(last.id, last.user_id, "websocket", "ada", "c-1"))
-    batch.hand_overs["nobody connected"] = [entries[3].event.id]
+        made.add(entry, lambda entry, answer: None)
+    made.mark(at)
+    return made
 
-    rest = batch.split(2)
 
-    assert [entry for entry, _ in batch.entries] == entries[:2]
-    assert [entry for entry, _ in rest.entries] == entries[2:]
-    assert rest.by_id == {entry.event.id: entry for entry in entries[2:]}
-    assert [proof.event_id for proof in rest.proofs] == [last.id]
-    assert rest.hand_overs == {"nobody connected": [entries[3].event.id]}
-    assert not batch.proofs
-    assert not batch.hand_overs
+def sent(number: int) -> Entry:
+    return make_entry(make_event(id=make_id(number)), sent=True)
+
+
+def proof(entry: Entry, user_id: str = "u1") -> Confirmation:
+    return Confirmation(entry.event.id, user_id, "websocket", "ada", "c-1")
+
+
+def entries_of(batch: Batch | None) -> list[Entry]:
+    assert batch is not None
+    return [entry for entry, _ in batch.entries]
+
+
+def test_what_was_not_sent_is_ripe_at_once() -> None:
+    one = make_entry()
+    assert entries_of(gathering(one).cut(NEVER, LIMIT)) == [one]
+
+
+def test_a_sent_entry_waits_for_its_proof_and_takes_it_along() -> None:
+    one = sent(1)
+    here = gathering(one)
+    assert here.cut(NEVER, LIMIT) is None
+    here.prove([proof(one)])
+    assert entries_of(here.cut(NEVER, LIMIT)) == [one]
+    assert one.proofs == [proof(one)]
+    assert not here
+
+
+def test_a_proof_of_somebody_else_is_not_the_entrys() -> None:
+    one = sent(1)
+    here = gathering(one)
+    here.prove([proof(one, "u2")])
+    assert here.cut(NEVER, LIMIT) is None
+    batch = here.cut(0.0, LIMIT)
+    assert batch is not None
+    assert batch.proofs == [proof(one, "u2")]
+    assert not one.proofs
+
+
+def test_an_entry_that_waited_for_long_enough_takes_along_what_is_ripe_behind_it_and_no_more() -> (
+    None
+):
+    first, second, third, last = (sent(number) for number in range(1, 5))
+    here = gathering(first, second)
+    for entry in (third, last):
+        here.add(entry, lambda entry, answer: None)
+    here.mark(1.0)
+    here.prove([proof(third)])
+    assert here.oldest == 0.0
+    assert entries_of(here.cut(0.0, LIMIT)) == [first, second, third]
+    assert here.oldest == 1.0
+    assert here.cut(0.5, LIMIT) is None
+    assert entries_of(here.cut(1.0, LIMIT)) == [last]
+    assert here.oldest is None
+
+
+def test_nothing_overtakes_an_entry_that_waits() -> None:
+    waiting, ready = sent(1), make_entry(make_event(id=make_id(2)))
+    here = gathering(waiting, ready)
+    assert here.cut(NEVER, LIMIT) is None
+    here.prove([proof(waiting)])
+    assert entries_of(here.cut(NEVER, LIMIT)) == [waiting, ready]
+
+
+def test_a_batch_has_a_limit_and_the_rest_keeps_its_order() -> None:
+    entries = [make_entry(make_event(id=make_id(number))) for number in range(5)]
+    here = gathering(*entries)
+    assert entries_of(here.cut(NEVER, 2)) == entries[:2]
+    assert entries_of(here.cut(NEVER, 2)) == entries[2:4]
+    assert entries_of(here.cut(NEVER, 2)) == entries[4:]
+
+
+def test_a_late_hand_over_goes_into_the_insert_and_makes_it_ripe() -> None:
+    one = sent(1)
+    here = gathering(one)
+    here.hand_over(one.event.id, "the client left")
+    assert entries_of(here.cut(NEVER, LIMIT)) == [one]
+    assert one.hand_over
+    assert one.pushes == [(Outcome.FAILED, "the client left")]
+
+
+def test_what_concerns_committed_events_leaves_with_the_next_batch() -> None:
+    gone = sent(1)
+    here = gathering(gone)
+    here.cut(0.0, LIMIT)
+    here.prove([proof(gone)])
+    here.hand_over(gone.event.id, "no room")
+    batch = here.cut(NEVER, LIMIT)
+    assert batch == Batch([], [proof(gone)], {"no room": [gone.event.id]})
     assert not Batch()

@@ -22,7 +22,7 @@ ID = "0190a000-0000-7000-8000-{:012d}"
 
 
 def entry(number: int, **changes: object) -> Entry:
-    event = Event(
+    event = Event.of(
         id=ID.format(number),
         type="agent_started",
         user_id="ada",

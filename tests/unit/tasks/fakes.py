@@ -46,7 +46,7 @@ def make_event(user_id: str = "u", run_id: str = "r", **changes: Any) -> Event:
         "at": START,
         "event_class": EventClass.CRITICAL,
     }
-    return Event(**{**known, **changes})
+    return Event.of(**{**known, **changes})
 
 
 def rung(channel: str, **changes: Any) -> ChainStep:
