@@ -22,7 +22,7 @@ from delivery.bootstrap.settings_parts import (
     make_renderer,
     sms_callback,
 )
-from delivery.config import Settings, load_policies, secret
+from delivery.config import Settings, load_policies, load_thresholds, secret
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.policy import Policies
@@ -34,7 +34,7 @@ from delivery.tasks.app import check_limits, is_rabbitmq, make_app
 from delivery.tasks.executor import Executor, TimeLimits
 from delivery.tasks.fallback import Maintenance, register, register_maintenance
 from delivery.tasks.relay import Relay
-from delivery.tasks.sweep import Alerter, Sweeper, SweepReport
+from delivery.tasks.sweep import Alerter, Sweeper, SweepReport, ThresholdWatch
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -117,7 +117,9 @@ def make_chain(
         callback_url=sms_callback(settings),
     )
     sweeper = WatchedSweeper(ledger, policies, relay, watch=make_watch(settings))
-    maintenance = Maintenance(sweeper, Alerter(ledger, alerts), ledger.audit.seal, trim)
+    thresholds = ThresholdWatch(ledger, load_thresholds(settings))
+    alerter = Alerter(ledger, alerts, thresholds.look)
+    maintenance = Maintenance(sweeper, alerter, ledger.audit.seal, trim)
     return ChainParts(executor, maintenance)
 
 

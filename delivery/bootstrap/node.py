@@ -20,7 +20,7 @@ from delivery.bootstrap.heart import Heart, node_name
 from delivery.bootstrap.settings_parts import make_links
 from delivery.bootstrap.sockets import make_copies
 from delivery.bootstrap.store import database_url
-from delivery.config import Settings, load_policies, secret
+from delivery.config import Settings, load_policies, load_thresholds, secret
 from delivery.domain.lifecycle import State
 from delivery.domain.ports import Accepted, Bus, Inbox
 from delivery.emitter.emitter import Emitter, EmitterCore
@@ -103,6 +103,7 @@ class Node:
             sms_token=secret(settings.sms_token),
             email_callback_secret=secret(settings.email_callback_secret),
             trusted_proxies=settings.trusted_proxies,
+            thresholds=load_thresholds(settings),
             inbox=inbox,
         )
 

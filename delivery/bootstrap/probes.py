@@ -21,6 +21,7 @@ from delivery.config import (
     Settings,
     load_policies,
     load_settings,
+    load_thresholds,
     require_services,
     require_trust,
     secret,
@@ -93,6 +94,11 @@ def _settings(settings: Settings) -> Iterator[Finding]:
         yield ok("policies", f"{len(steps.by_type)} types in {len(steps.classes)} classes")
     except ConfigError as error:
         yield wrong("policies", error)
+    try:
+        load_thresholds(settings)
+        yield ok("alerts", "thresholds can be read")
+    except ConfigError as error:
+        yield wrong("alerts", error)
     yield _address(settings)
     yield _limits(settings)
     if settings.redis_url and settings.broker_url and _same_server(settings):

@@ -20,7 +20,13 @@ from delivery.bootstrap.chain import ChainParts, attach, make_celery, make_chain
 from delivery.bootstrap.heart import Heart, node_name
 from delivery.bootstrap.sockets import make_remote
 from delivery.bootstrap.store import database_url, require_current
-from delivery.config import Settings, load_policies, require_services, require_trust
+from delivery.config import (
+    Settings,
+    load_policies,
+    load_thresholds,
+    require_services,
+    require_trust,
+)
 from delivery.domain.policy import CHANNELS
 from delivery.errors import ConfigError
 from delivery.ledger import SqlLedger
@@ -94,6 +100,7 @@ def make_worker_app(settings: Settings, *, concurrency: int = 8) -> Celery:
     require_trust(settings)
     require_services(settings)
     load_policies(settings)  # complain now, not with the first task
+    load_thresholds(settings)
     app = make_celery(settings, concurrency=concurrency)
     parts = ProcessParts(settings, app, pool_size=concurrency + 2)
     attach(app, parts.get)

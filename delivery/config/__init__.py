@@ -10,6 +10,7 @@ from __future__ import annotations
 from delivery.config.checks import (
     DEV_SECRET_PREFIX,
     load_policies,
+    load_thresholds,
     require_services,
     require_trust,
     unknown_variables,
@@ -24,6 +25,7 @@ __all__ = [
     "config_file",
     "load_policies",
     "load_settings",
+    "load_thresholds",
     "read_toml",
     "require_services",
     "require_trust",

@@ -1,6 +1,7 @@
 """What settings must say together: who verifies tokens, which services join the parts.
 
-Owns: the checks across settings, and the policy file they name. Never does: open a connection.
+Owns: the checks across settings, and the policy and alerts files they name. Never does: open a
+connection.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from delivery import resources
 from delivery.config.settings import Settings, secret
 from delivery.config.sources import PREFIX, names_of, read_toml, secrets_of
 from delivery.domain.policy import Policies, parse_policies
+from delivery.domain.thresholds import Thresholds, parse_thresholds
 from delivery.errors import ConfigError
 
 # DELIVERY_* names that are not settings of a server.
@@ -37,6 +39,18 @@ def load_policies(settings: Settings) -> Policies:
     if not path.is_file():
         raise ConfigError(f"DELIVERY_POLICIES: there is no file {path}")
     return parse_policies(read_toml(path), source=str(path))
+
+
+def load_thresholds(settings: Settings) -> Thresholds:
+    """The alerts file, checked.
+
+    Raises:
+        ConfigError: names file, key and mend.
+    """
+    path = settings.alerts or resources.file("config", "alerts.toml")
+    if not path.is_file():
+        raise ConfigError(f"DELIVERY_ALERTS: there is no file {path}")
+    return parse_thresholds(read_toml(path), source=str(path))
 
 
 def require_trust(settings: Settings) -> None:

@@ -21,6 +21,7 @@ from delivery.domain.policy import Policies
 from delivery.domain.records import (
     AlertGroup,
     Claim,
+    Condition,
     Confirmed,
     Digest,
     DigestClaim,
@@ -177,6 +178,10 @@ class DigestStore(Protocol):
 
     def fire(self, event_class: EventClass, claims: Sequence[Claim]) -> AlertGroup:
         """Put events into the firing alert group of their class, opening one if there is none."""
+
+    def watch(self, conditions: Sequence[Condition]) -> None:
+        """What is out of its limit now: keeps the one group without a class in step with it.
+        A condition that comes newly into a firing group counts as not yet told."""
 
     def notified(self, group_id: str) -> None:
         """The operators were told now."""
@@ -412,7 +417,8 @@ class Alerts(Protocol):
     def fire(self, group: AlertGroup, *, first: bool, timeout: float) -> Taken:
         """Tell operators; ``first`` also notifies receivers that do not group by themselves."""
 
-    def resolve(self, group: AlertGroup, timeout: float) -> None: ...
+    def resolve(self, group: AlertGroup, timeout: float, *, ended_at: datetime) -> None:
+        """Tell them that it is over, ``ended_at`` by the clock that dates the group, too."""
 
 
 class TaskQueue(Protocol):

@@ -200,17 +200,35 @@ class DigestClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """A figure that is out of its limit: ``value`` beside ``limit``; ``where`` names the nodes or
+    channels, if it is about some."""
+
+    name: str
+    value: float
+    limit: float
+    where: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AlertGroup:
-    """One grouped alert: all dead events of one class, firing until each has ended otherwise."""
+    """One grouped alert: all dead events of one class, firing until each has ended otherwise; or,
+    without a class, whatever is out of its limit: ``count`` conditions, no users, no sample."""
 
     id: str
-    event_class: EventClass
+    event_class: EventClass | None
     since: datetime
     count: int
     users: int
     sample: tuple[str, ...]
     notified_at: datetime | None
     is_new: bool
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def subject(self) -> str:
+        """What it is about, in one word."""
+        return "thresholds" if self.event_class is None else self.event_class.value
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,8 @@ from typing import Any
 from aiohttp import web
 
 from delivery.domain.event import format_instant
-from delivery.domain.health import BreakerState
 from delivery.domain.lifecycle import State
-from delivery.domain.records import NodeInfo
+from delivery.domain.thresholds import broken, fast_nodes
 from delivery.errors import LedgerError, Overloaded
 from delivery.gateway.inbound import service
 from delivery.gateway.parts import GatewayParts
@@ -36,10 +35,6 @@ SAMPLES = 360
 PUSH_EVERY = 1.0
 PING_EVERY = 15.0
 MAX_READERS = 64
-MIN_DELIVERY_RATE = 0.95
-MAX_FALLBACK_SHARE = 0.05
-MAX_OPEN_SECONDS = 60.0
-PERFORMANCE_SECONDS = 60.0
 _MOVING = (State.ACCEPTED.value, State.SENT.value, State.FALLING_BACK.value)
 
 
@@ -148,34 +143,23 @@ class StatsStream:
         return picture.connections(self._parts.node, self._parts.registry.connections)
 
     def _watch_breakers(self, picture: Picture) -> None:
-        """A breaker that probes is half open for a moment; it counts as open until it closes."""
         now = self._clock()
-        broken = {
-            name
-            for name, channel in picture.stats.channels.items()
-            if channel.breaker != BreakerState.CLOSED
-        }
-        self._open_since = {name: self._open_since.get(name, now) for name in sorted(broken)}
+        self._open_since = {n: self._open_since.get(n, now) for n in broken(picture.stats)}
 
     def _conditions(self, picture: Picture) -> list[dict[str, Any]]:
-        stats = picture.stats
+        stats, limits = picture.stats, self._parts.thresholds
         stuck = [
             name
             for name, since in self._open_since.items()
-            if self._clock() - since >= MAX_OPEN_SECONDS
+            if self._clock() - since >= limits.breaker_open.value
         ]
-        fast = [node.node for node in picture.nodes if _is_in_performance_mode(node)]
+        fast = list(fast_nodes(picture.nodes, limits.performance_mode.value))
         return [
-            _condition("delivery_rate", "bad", stats.delivery_rate < MIN_DELIVERY_RATE),
-            _condition("fallback_share", "bad", stats.fallback_share > MAX_FALLBACK_SHARE),
+            _condition("delivery_rate", "bad", stats.delivery_rate < limits.delivery_rate.value),
+            _condition("fallback_share", "bad", stats.fallback_share > limits.fallback_share.value),
             _condition("performance_mode", "warn", bool(fast), fast),
             _condition("breaker_open", "bad", bool(stuck), stuck),
         ]
-
-
-def _is_in_performance_mode(node: NodeInfo) -> bool:
-    age = node.info.get("performance_s")
-    return isinstance(age, int | float) and age <= PERFORMANCE_SECONDS
 
 
 def _condition(

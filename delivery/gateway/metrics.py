@@ -42,8 +42,8 @@ def render(figures: Figures) -> str:
         lines += _ledger(figures.stats)
         lines += _gauge(
             "delivery_alert_events",
-            "Dead events behind each firing alert.",
-            [((("class", group.event_class.value),), group.count) for group in figures.alerts],
+            "Dead events behind each firing alert; for thresholds, conditions out of limits.",
+            [((("class", group.subject),), group.count) for group in figures.alerts],
         )
     return "\n".join(lines) + "\n"
 

@@ -159,12 +159,22 @@ SCHEMAS: dict[str, Schema] = {
     "Alert": record(
         {
             "id": text(),
-            "class": text(),
+            "class": nullable(text("null: figures out of their limits")),
             "since": _INSTANT,
             "count": _INTEGER,
             "users": _INTEGER,
             "sample": listing(text()),
             "notified_at": nullable(_INSTANT),
+            "conditions": listing(
+                record(
+                    {
+                        "name": text(),
+                        "value": _NUMBER,
+                        "limit": _NUMBER,
+                        "where": listing(text()),
+                    }
+                )
+            ),
         }
     ),
     "Stats": record(

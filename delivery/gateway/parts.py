@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from delivery.domain.policy import Policies
 from delivery.domain.ports import Bus, Inbox, Intake, Journal, Ledger, TaskQueue
 from delivery.domain.push_target import SCHEMES
+from delivery.domain.thresholds import Thresholds
 from delivery.protocol import Limits
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class GatewayParts:
         trusted_proxies: addresses whose ``X-Forwarded-*`` count.
         push_schemes: Apprise schemes that a contact may name.
         allow_private_push: also take push targets in private networks (tests, closed networks).
+        thresholds: limits of the page's lights; what alerts operators is the workers' look at them.
         inbox: the embedded sinks' messages, ``None`` in production.
         stage: the demonstration's agent, ``None`` in production.
     """
@@ -55,5 +57,6 @@ class GatewayParts:
     trusted_proxies: tuple[str, ...] = ()
     push_schemes: frozenset[str] = SCHEMES
     allow_private_push: bool = False
+    thresholds: Thresholds = field(default_factory=Thresholds)
     inbox: Inbox | None = None
     stage: Stage | None = None

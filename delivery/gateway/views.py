@@ -153,12 +153,16 @@ def _confirmation(row: ConfirmationRow) -> dict[str, Any]:
 def _alert(group: AlertGroup) -> dict[str, Any]:
     return {
         "id": group.id,
-        "class": group.event_class.value,
+        "class": None if group.event_class is None else group.event_class.value,
         "since": _instant(group.since),
         "count": group.count,
         "users": group.users,
         "sample": list(group.sample),
         "notified_at": _instant(group.notified_at),
+        "conditions": [
+            {"name": c.name, "value": c.value, "limit": c.limit, "where": list(c.where)}
+            for c in group.conditions
+        ],
     }
 
 

@@ -1,4 +1,5 @@
-"""Grouped alerts: one firing group per event class, whatever the number of its dead events.
+"""Grouped alerts: one firing group per event class, whatever the number of its dead events, and
+one for all figures that are out of their limits.
 
 Owns: membership (``events.digest_id``) and the present counts. Never tells anybody.
 """
@@ -8,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 import uuid_utils
 from sqlalchemy.engine import Connection
 
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
-from delivery.domain.records import AlertGroup, Claim
+from delivery.domain.records import AlertGroup, Claim, Condition
 from delivery.ledger import edges, rows
 from delivery.ledger.database import Database
 from delivery.ledger.locks import lock
@@ -23,7 +25,10 @@ from delivery.ledger.models import digests, events
 CHANNEL = "alert"
 EVERYBODY = "*"
 SAMPLE = 5
+THRESHOLDS = "thresholds"
+"""Stands where the class of dead events does; the row's ``error`` lists the conditions."""
 
+_NOTHING = "[]"
 _TROUBLED = events.c.state.in_([State.FALLING_BACK.value, State.DEAD.value])
 
 
@@ -44,10 +49,29 @@ class AlertGroups:
             row = connection.execute(firing).one_or_none()
             is_new = row is None
             if row is None:
-                self._open(connection, event_class)
+                self._open(connection, event_class.value)
                 row = connection.execute(firing).one()
             _join(connection, row.id, claims)
             return _group(connection, row, is_new=is_new)
+
+    def watch(self, conditions: Sequence[Condition]) -> None:
+        """See the port."""
+        standing = (*_is_firing(), digests.c["class"] == THRESHOLDS)
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(digests.c.error).where(*standing)).one_or_none()
+        if row is None and not conditions:
+            return
+        with self._database.write() as connection:
+            lock(connection, CHANNEL, THRESHOLDS)
+            if connection.execute(sa.select(digests.c.id).where(*standing)).first() is None:
+                if not conditions:
+                    return
+                self._open(connection, THRESHOLDS)
+            old = connection.execute(sa.select(digests.c.error).where(*standing)).scalar_one()
+            values: dict[str, Any] = {"error": rows.dump(list(conditions))}
+            if {c.name for c in conditions} - {c.name for c in _conditions(old)}:
+                values["notified_at"] = None
+            connection.execute(sa.update(digests).where(*standing).values(values))
 
     def notified(self, group_id: str) -> None:
         """The operators were told now."""
@@ -69,26 +93,30 @@ class AlertGroups:
         """Close the group, unless events have joined it since it was found to be over."""
         with self._database.write() as connection:
             mine = digests.c.id == group_id
-            event_class: str | None = connection.execute(
+            subject: str | None = connection.execute(
                 sa.select(digests.c["class"]).where(mine, *_is_firing())
             ).scalar_one_or_none()
-            if event_class is None:
+            if subject is None:
                 return
-            lock(connection, CHANNEL, event_class)
-            left = sa.exists().where(events.c.digest_id == group_id, _TROUBLED)
+            lock(connection, CHANNEL, subject)
+            over = (
+                digests.c.error == _NOTHING
+                if subject == THRESHOLDS
+                else ~sa.exists().where(events.c.digest_id == group_id, _TROUBLED)
+            )
             connection.execute(
                 sa.update(digests)
-                .where(mine, *_is_firing(), ~left)
+                .where(mine, *_is_firing(), over)
                 .values(state="resolved", ended_at=self._database.now(connection))
             )
 
-    def _open(self, connection: Connection, event_class: EventClass) -> None:
+    def _open(self, connection: Connection, subject: str) -> None:
         group_id = str(uuid_utils.uuid7())
         values: dict[str, Any] = {
             "id": group_id,
             "user_id": EVERYBODY,
             "channel": CHANNEL,
-            "class": event_class.value,
+            "class": subject,
             "state": "firing",
             "message_id": group_id,
             "created_at": self._database.now(connection),
@@ -119,7 +147,13 @@ def _join(connection: Connection, group_id: str, claims: Sequence[Claim]) -> Non
     connection.execute(sa.update(events).where(events.c.id.in_(held)).values(digest_id=group_id))
 
 
+def _conditions(text: str | None) -> tuple[Condition, ...]:
+    return msgspec.json.decode(text or _NOTHING, type=tuple[Condition, ...])
+
+
 def _group(connection: Connection, row: rows.AnyRow, *, is_new: bool) -> AlertGroup:
+    if row._mapping["class"] == THRESHOLDS:
+        return _out_of_limits(row)
     mine = (events.c.digest_id == row.id, _TROUBLED)
     count, users = connection.execute(
         sa.select(sa.func.count(), sa.func.count(events.c.user_id.distinct())).where(*mine)
@@ -136,4 +170,19 @@ def _group(connection: Connection, row: rows.AnyRow, *, is_new: bool) -> AlertGr
         sample=tuple(sample),
         notified_at=row.notified_at,
         is_new=is_new,
+    )
+
+
+def _out_of_limits(row: rows.AnyRow) -> AlertGroup:
+    conditions = _conditions(row.error)
+    return AlertGroup(
+        id=row.id,
+        event_class=None,
+        since=row.created_at,
+        count=len(conditions),
+        users=0,
+        sample=(),
+        notified_at=row.notified_at,
+        is_new=False,
+        conditions=conditions,
     )

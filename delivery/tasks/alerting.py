@@ -25,6 +25,8 @@ def is_first(group: AlertGroup, now: datetime) -> bool:
     """Whether receivers that do not group by themselves are to be told."""
     if group.notified_at is not None:
         return now - group.notified_at >= RENOTIFY
+    if group.event_class is None:
+        return True  # nobody but the upkeep tells of it
     return group.is_new or now - group.since >= FIRST_GRACE
 
 

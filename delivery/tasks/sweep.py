@@ -1,18 +1,20 @@
 """Brings back whatever is due: overdue acknowledgements, waiting steps, lost messages, alerts.
 
-Owns: the sweep's paging and the upkeep of firing alerts. Never does: act for an event (the
-channel's task claims it first), know Celery.
+Owns: the sweep's paging, the look at the thresholds and the upkeep of firing alerts. Never does:
+act for an event (the channel's task claims it first), know Celery.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from delivery.domain.policy import CHANNELS, Policies
 from delivery.domain.ports import Alerts, Ledger, TaskQueue
 from delivery.domain.records import AlertGroup, Due
+from delivery.domain.thresholds import Thresholds, breaches, broken
 from delivery.errors import ChannelError
 from delivery.tasks.alerting import is_first
 from delivery.tasks.attempts import batches
@@ -98,13 +100,70 @@ class Sweeper:
         return chain[0].channel if chain else CHANNELS[0]
 
 
+class ThresholdWatch:
+    """Looks whether the ledger's figures are within their limits, and notes what is not.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self, ledger: Ledger, thresholds: Thresholds, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._ledger = ledger
+        self._thresholds = thresholds
+        self._clock = clock
+        self._open_since: dict[str, float] = {}
+
+    def look(self) -> None:
+        """Note what is out of its limit now.
+
+        Effect: opens, changes or empties the group without a class. Safe to repeat.
+
+        Raises:
+            LedgerUnavailable: the next look tells.
+        """
+        stats = self._ledger.events.stats()
+        open_for = self._open_for(broken(stats))
+        found = breaches(self._thresholds, stats, self._ledger.nodes.all(), open_for)
+        self._ledger.digests.watch(found)
+
+    def _open_for(self, names: list[str]) -> dict[str, float]:
+        now = self._clock()
+        self._open_since = {name: self._open_since.get(name, now) for name in names}
+        ages = {name: now - since for name, since in self._open_since.items()}
+        # Several processes look in turn; what one has seen for long enough, another that has just
+        # started must not take back.
+        for name in self._told_of() if names else ():
+            if name in ages:
+                ages[name] = max(ages[name], self._thresholds.breaker_open.value)
+        return ages
+
+    def _told_of(self) -> set[str]:
+        return {
+            name
+            for group in self._ledger.digests.firing()
+            for condition in group.conditions
+            if condition.name == "breaker_open"
+            for name in condition.where
+        }
+
+
 class Alerter:
     """Keeps grouped alerts in step with the ledger: re-posts them while they fire, resolves them
-    when none of their events is dead any more."""
+    when none of their events is dead any more, or every figure is back within its limit."""
 
-    def __init__(self, ledger: Ledger, alerts: Alerts, *, timeout: float = 5.0) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        alerts: Alerts,
+        watch: Callable[[], None] = lambda: None,
+        *,
+        timeout: float = 5.0,
+    ) -> None:
         self._ledger = ledger
         self._alerts = alerts
+        self._watch = watch
         self._timeout = timeout
 
     def run(self) -> int:
@@ -113,6 +172,7 @@ class Alerter:
         Raises:
             LedgerUnavailable: the next run serves them.
         """
+        self._watch()
         served = 0
         for group in self._ledger.digests.firing():
             try:
@@ -124,7 +184,7 @@ class Alerter:
 
     def _serve(self, group: AlertGroup) -> None:
         if group.count == 0:
-            self._alerts.resolve(group, self._timeout)
+            self._alerts.resolve(group, self._timeout, ended_at=self._ledger.now())
             self._ledger.digests.resolve(group.id)
             return
         first = is_first(group, self._ledger.now())

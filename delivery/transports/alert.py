@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from delivery.domain.event import EventClass, format_instant
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ALERT_NAME = "DeliveryUndelivered"
+THRESHOLDS_NAME = "DeliveryThresholds"
 _SEVERITY = {EventClass.CRITICAL: "critical", EventClass.AUTH: "critical"}
 
 
@@ -81,16 +82,20 @@ class AlertReceivers:
             log.warning("alert %s did not reach every receiver: %s", group.id, "; ".join(faults))
         return Taken(provider_id=group.id, note="; ".join([*told, *faults]) or "nothing to repeat")
 
-    def resolve(self, group: AlertGroup, timeout: float) -> None:
+    def resolve(self, group: AlertGroup, timeout: float, *, ended_at: datetime) -> None:
         """Tell Alertmanager that it is over.
+
+        Args:
+            ended_at: by the clock that made ``group.since``: Alertmanager refuses an end before
+                the start, and goes on with an alert that ends in the future.
 
         Raises:
             ChannelUnavailable: it was not reached; it ends the alert by its own timeout.
         """
-        log.info("alert %s resolved (class %s)", group.id, group.event_class.value)
+        log.info("alert %s resolved (%s)", group.id, group.subject)
         if self._poster is not None:
             notice = self._renderer.alert(group, resolved=True)
-            self._post(self._poster, group, notice, timeout, ends_at=datetime.now(UTC))
+            self._post(self._poster, group, notice, timeout, ends_at=ended_at)
 
     def _tell(
         self, group: AlertGroup, notice: Notice, *, first: bool, timeout: float
@@ -137,11 +142,7 @@ class AlertReceivers:
     def _alert(self, group: AlertGroup, notice: Notice, ends_at: datetime | None) -> dict[str, Any]:
         # The labels are the alert's identity: they must be the same until it is resolved.
         alert: dict[str, Any] = {
-            "labels": {
-                "alertname": ALERT_NAME,
-                "class": group.event_class.value,
-                "severity": _SEVERITY.get(group.event_class, "warning"),
-            },
+            "labels": _labels(group),
             "annotations": {
                 "summary": notice.title,
                 "description": notice.body,
@@ -156,3 +157,13 @@ class AlertReceivers:
         if self._public_url is not None:
             alert["generatorURL"] = self._public_url
         return alert
+
+
+def _labels(group: AlertGroup) -> dict[str, str]:
+    if group.event_class is None:
+        return {"alertname": THRESHOLDS_NAME, "severity": "warning"}
+    return {
+        "alertname": ALERT_NAME,
+        "class": group.event_class.value,
+        "severity": _SEVERITY.get(group.event_class, "warning"),
+    }

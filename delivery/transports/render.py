@@ -148,7 +148,7 @@ class Renderer:
         """A notice for operators: the template's first line is its title."""
         context = {
             "group": group,
-            "event_class": group.event_class.value,
+            "event_class": None if group.event_class is None else group.event_class.value,
             "since": group.since.astimezone(UTC),
             "resolved": resolved,
         }

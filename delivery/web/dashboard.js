@@ -71,7 +71,11 @@ function drawFigures({ stats, conditions, nodes, channel_ms: channelMs }) {
         h("dd", { class: "chart", "aria-hidden": "true" }, sparkline(samples, pick, range)))),
   );
   draw("alerts", stats.alerts, () =>
-    stats.alerts.map((alert) =>
+    stats.alerts.map((alert) => alert.class === null ?
+      h("p", { class: "alert" },
+        h("strong", {}, "Operators were told: "),
+        alert.conditions.map(({ name, where }) => [CONDITIONS[name]?.[1] ?? words(name), ...where].join(" ")).join("; "),
+        " since ", moment(alert.since)) :
       h("p", { class: "alert" },
         h("strong", {}, `${alert.count} ${words(alert.class)} event${alert.count === 1 ? " is" : "s are"} dead`),
         ` for ${alert.users} user${alert.users === 1 ? "" : "s"} since `, moment(alert.since), " ",

@@ -200,10 +200,11 @@ class Cluster:
         taken = [dict(parse_qsl(request.body.decode())) for request in self.texts.requests]
         return [fields for fields in taken if fields["To"] == number]
 
-    def alerts(self) -> list[dict[str, Any]]:
-        """What Alertmanager was told, post by post."""
+    def alerts(self, name: str = "DeliveryUndelivered") -> list[dict[str, Any]]:
+        """What Alertmanager was told under one name, post by post."""
         posts = [r for r in self.alarms.requests if r.path.endswith("/api/v2/alerts")]
-        return [alert for post in posts for alert in json.loads(post.body)]
+        told = [alert for post in posts for alert in json.loads(post.body)]
+        return [alert for alert in told if alert["labels"]["alertname"] == name]
 
 
 def report_text(url: str, sid: str, status: str, *, token: str = SMS_TOKEN) -> httpx.Response:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from delivery.domain.event import EventClass
+from delivery.domain.records import Condition
 from delivery.errors import ChannelRejected, ChannelUnavailable, ConfigError
 from delivery.transports.alert import AlertReceivers
 from delivery.transports.render import Renderer
@@ -18,6 +19,7 @@ from tests.messages import make_group
 from tests.web_server import Reply, Request, web_server
 
 TIMEOUT = 5.0
+ENDED = datetime(2026, 11, 1, 10, tzinfo=UTC)
 
 
 def receivers(alertmanager: str | None = None, *apprise: str) -> AlertReceivers:
@@ -58,11 +60,13 @@ def test_a_resolved_alert_has_the_same_identity_and_an_end() -> None:
     with web_server() as server:
         alerts = receivers(server.url)
         alerts.fire(make_group(), first=True, timeout=TIMEOUT)
-        alerts.resolve(make_group(count=0), TIMEOUT)
+        alerts.resolve(make_group(count=0), TIMEOUT, ended_at=ENDED)
         fired, over = (alert_of(request) for request in server.requests)
     assert over["labels"] == fired["labels"]
     assert over["startsAt"] == fired["startsAt"]
-    assert datetime.fromisoformat(over["endsAt"]) <= datetime.now(UTC)
+    # By the ledger's clock: this machine's may be before the start, which Alertmanager refuses, or
+    # ahead, and the alert would go on.
+    assert over["endsAt"] == "2026-11-01T10:00:00Z"
 
 
 def test_ordinary_events_are_a_warning() -> None:
@@ -70,6 +74,25 @@ def test_ordinary_events_are_a_warning() -> None:
         group = make_group(event_class=EventClass.STANDARD)
         receivers(server.url).fire(group, first=True, timeout=TIMEOUT)
         assert alert_of(server.requests[0])["labels"]["severity"] == "warning"
+
+
+def test_figures_out_of_their_limits_are_one_alert_of_their_own() -> None:
+    conditions = (
+        Condition("delivery_rate", 0.5, 0.95),
+        Condition("breaker_open", 75.0, 60.0, ("email", "sms")),
+    )
+    group = make_group(event_class=None, count=2, users=0, sample=(), conditions=conditions)
+    over = make_group(event_class=None, count=0, users=0, sample=())
+    with web_server() as server:
+        alerts = receivers(server.url)
+        alerts.fire(group, first=True, timeout=TIMEOUT)
+        alerts.resolve(over, TIMEOUT, ended_at=ENDED)
+        fired, ended = (alert_of(request) for request in server.requests)
+    assert fired["labels"] == {"alertname": "DeliveryThresholds", "severity": "warning"}
+    assert fired["annotations"]["summary"] == "Delivery in trouble: delivery rate, breaker open"
+    assert "breaker_open: 75.0 (limit 60.0), email, sms" in fired["annotations"]["description"]
+    assert ended["labels"] == fired["labels"]
+    assert ended["annotations"]["summary"] == "Resolved: every figure is back within its limit"
 
 
 def test_services_that_do_not_group_are_told_once() -> None:
@@ -114,7 +137,7 @@ def test_a_resolve_that_is_not_taken_says_so() -> None:
     with web_server() as server:
         server.answer = lambda request: Reply(400, b"bad labels")
         with pytest.raises(ChannelRejected, match="bad labels"):
-            receivers(server.url).resolve(make_group(), TIMEOUT)
+            receivers(server.url).resolve(make_group(), TIMEOUT, ended_at=ENDED)
 
 
 @pytest.mark.parametrize("with_receiver", [True, False])
@@ -126,7 +149,7 @@ def test_the_log_says_once_what_is_posted_again_and_again(
         alerts = receivers(server.url if with_receiver else None)
         for first in (True, False, False):
             taken = alerts.fire(make_group(), first=first, timeout=TIMEOUT)
-        alerts.resolve(make_group(), TIMEOUT)
+        alerts.resolve(make_group(), TIMEOUT, ended_at=ENDED)
     said = [record for record in caplog.records if record.name == "delivery.transports.alert"]
     assert [record.levelno for record in said] == [logging.ERROR, logging.INFO]
     assert "id-1, id-2" in said[0].getMessage()

@@ -10,6 +10,7 @@ import pytest
 from delivery import config
 from delivery.config.settings import Settings
 from delivery.config.sources import names_of, secrets_of
+from delivery.domain.thresholds import Thresholds
 from delivery.errors import ConfigError
 
 SECRET = "s" * 40
@@ -236,6 +237,21 @@ def test_a_wrong_policy_names_file_and_key() -> None:
     Path("p.toml").write_text("[class.critical]\nack_timeout = -1\n")
     with pytest.raises(ConfigError, match=r"p\.toml: class\.critical\.ack_timeout"):
         config.load_policies(config.load_settings(policies="p.toml"))
+
+
+def test_an_alerts_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"DELIVERY_ALERTS.*nowhere\.toml"):
+        config.load_thresholds(config.load_settings(alerts="nowhere.toml"))
+
+
+def test_a_wrong_limit_names_file_and_key() -> None:
+    Path("a.toml").write_text("[overdue]\nover = -1\n")
+    with pytest.raises(ConfigError, match=r"a\.toml: overdue\.over"):
+        config.load_thresholds(config.load_settings(alerts="a.toml"))
+
+
+def test_without_an_alerts_file_the_shipped_one_is_read() -> None:
+    assert config.load_thresholds(config.load_settings()) == Thresholds()
 
 
 def test_trusted_proxies_are_addresses_and_networks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -439,9 +439,10 @@ class FakeAlerts:
         self.fired.append((group, first))
         return Taken()
 
-    def resolve(self, group: AlertGroup, timeout: float) -> None:
+    def resolve(self, group: AlertGroup, timeout: float, *, ended_at: datetime) -> None:
         if self.faults:
             raise self.faults.pop(0)
+        assert ended_at >= group.since, "an end before the start is refused"
         self.resolved.append(group)
 
 

@@ -1,0 +1,161 @@
+"""When delivery as a whole is in trouble: limits on the ledger's figures, and what is out of them.
+
+Owns: the shape of the alerts file with every check on it, and the one rule per condition. Never
+does: read a clock, a file or the ledger; figures are passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from delivery.domain.health import BreakerState
+from delivery.domain.lifecycle import State
+from delivery.domain.records import Condition, NodeInfo, Stats
+from delivery.errors import ConfigError
+
+MAX_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One condition's limit.
+
+    Attributes:
+        value: what may not be undercut (``delivery_rate``) or exceeded (all others).
+        min_events: of fewer events in the window, a share says nothing.
+    """
+
+    value: float
+    enabled: bool = True
+    min_events: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The limits in force; the defaults are those of the shipped file. Shares from 0 to 1,
+    durations in seconds."""
+
+    delivery_rate: Limit = field(default_factory=lambda: Limit(0.95, min_events=20))
+    fallback_share: Limit = field(default_factory=lambda: Limit(0.05, min_events=20))
+    performance_mode: Limit = field(default_factory=lambda: Limit(60.0))
+    breaker_open: Limit = field(default_factory=lambda: Limit(60.0))
+    overdue: Limit = field(default_factory=lambda: Limit(60.0))
+    dead_events: Limit = field(default_factory=lambda: Limit(100))
+
+
+def breaches(
+    thresholds: Thresholds,
+    stats: Stats,
+    nodes: Sequence[NodeInfo],
+    open_for: Mapping[str, float],
+) -> tuple[Condition, ...]:
+    """What is out of its limit now, in the order of the file.
+
+    Args:
+        open_for: seconds for which each breaker that is not closed has not been.
+    """
+    t = thresholds
+    total = round(stats.events_per_s * stats.window_s)
+    low = stats.delivery_rate < t.delivery_rate.value
+    high = stats.fallback_share > t.fallback_share.value
+    fast = fast_nodes(nodes, t.performance_mode.value)
+    stuck = {n: s for n, s in sorted(open_for.items()) if s >= t.breaker_open.value}
+    dead = stats.states.get(State.DEAD.value, 0)
+    found = (
+        _breach("delivery_rate", t.delivery_rate, stats.delivery_rate,
+                low and total >= t.delivery_rate.min_events),
+        _breach("fallback_share", t.fallback_share, stats.fallback_share,
+                high and total >= t.fallback_share.min_events),
+        _breach("performance_mode", t.performance_mode, min(fast.values(), default=0.0),
+                bool(fast), tuple(fast)),
+        _breach("breaker_open", t.breaker_open, max(stuck.values(), default=0.0),
+                bool(stuck), tuple(stuck)),
+        _breach("overdue", t.overdue, stats.oldest_overdue_s,
+                stats.oldest_overdue_s > t.overdue.value),
+        _breach("dead_events", t.dead_events, dead, dead > t.dead_events.value),
+    )  # fmt: skip
+    return tuple(condition for condition in found if condition is not None)
+
+
+def fast_nodes(nodes: Sequence[NodeInfo], within: float) -> dict[str, float]:
+    """Nodes that emitted in performance mode within so many seconds, and how long ago."""
+    ages = {node.node: node.info.get("performance_s") for node in nodes}
+    return {
+        name: float(age)
+        for name, age in sorted(ages.items())
+        if isinstance(age, int | float) and age <= within
+    }
+
+
+def broken(stats: Stats) -> list[str]:
+    """Channels whose breaker is not closed. One that probes is half open for a moment; it counts
+    until it closes."""
+    return sorted(n for n, c in stats.channels.items() if c.breaker != BreakerState.CLOSED)
+
+
+def _breach(
+    name: str, limit: Limit, value: float, is_out: bool, where: tuple[str, ...] = ()
+) -> Condition | None:
+    if not (is_out and limit.enabled):
+        return None
+    return Condition(name, round(float(value), 4), limit.value, where)
+
+
+_KEYS: dict[str, tuple[str, float]] = {
+    "delivery_rate": ("under", 1.0),
+    "fallback_share": ("over", 1.0),
+    "performance_mode": ("within", MAX_SECONDS),
+    "breaker_open": ("over", MAX_SECONDS),
+    "overdue": ("over", MAX_SECONDS),
+    "dead_events": ("over", 1e9),
+}
+"""Per condition: the key of its limit, and the most that may stand there."""
+
+
+def parse_thresholds(document: Mapping[str, Any], *, source: str = "alerts") -> Thresholds:
+    """Check a parsed alerts file and turn it into values.
+
+    Args:
+        document: what ``tomllib`` read; tables that are left out have the defaults.
+        source: the file's name, for errors.
+
+    Raises:
+        ConfigError: names the key, what is wrong with it and what to write.
+    """
+    _known(document, "", set(_KEYS), source)
+    defaults = Thresholds()
+    return Thresholds(**{
+        name: _limit(document.get(name, {}), name, getattr(defaults, name), source)
+        for name in _KEYS
+    })  # fmt: skip
+
+
+def _limit(table: Any, name: str, default: Limit, source: str) -> Limit:
+    key, most = _KEYS[name]
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{source}: {name}: must be a table, write [{name}]")
+    allowed = {key, "enabled"} | ({"min_events"} if default.min_events else set())
+    _known(table, name, allowed, source)
+    value = table.get(key, default.value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise ConfigError(
+            f"{source}: {name}.{key}: must be a number from 0 to {most:g}, not {value!r}"
+        )
+    enabled = table.get("enabled", True)
+    if not isinstance(enabled, bool):
+        raise ConfigError(f"{source}: {name}.enabled: must be true or false, not {enabled!r}")
+    least = table.get("min_events", default.min_events)
+    if isinstance(least, bool) or not isinstance(least, int) or least < 0:
+        raise ConfigError(
+            f"{source}: {name}.min_events: must be a whole number of 0 or more, not {least!r}"
+        )
+    return Limit(float(value), enabled, least)
+
+
+def _known(table: Mapping[str, Any], name: str, allowed: set[str], source: str) -> None:
+    unknown = sorted(set(table) - allowed)
+    if unknown:
+        key = f"{name}.{unknown[0]}".lstrip(".")
+        raise ConfigError(f"{source}: {key}: unknown key; known here: {', '.join(sorted(allowed))}")

@@ -1,0 +1,128 @@
+"""The operators' alert about figures out of their limits, from the ledger to the receiver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from delivery.domain.policy import parse_policies
+from delivery.domain.records import AlertGroup, Condition
+from delivery.domain.thresholds import parse_thresholds
+from delivery.ledger import SqlLedger
+from delivery.tasks.sweep import Alerter, ThresholdWatch
+from delivery.testing import make_entry, make_event, make_id
+from tests.unit.tasks.fakes import FakeAlerts
+
+LOW = Condition("delivery_rate", 0.5, 0.95)
+SHARE = Condition("fallback_share", 0.5, 0.05)
+ONE_DEAD = parse_thresholds({"dead_events": {"over": 0}})
+
+
+def only(ledger: SqlLedger) -> AlertGroup:
+    (group,) = ledger.digests.firing()
+    return group
+
+
+def test_conditions_are_one_group_without_a_class(ledger: SqlLedger) -> None:
+    ledger.digests.watch([LOW, SHARE])
+    group = only(ledger)
+    assert group.event_class is None
+    assert (group.count, group.users, group.sample) == (2, 0, ())
+    assert group.conditions == (LOW, SHARE)
+    assert group.notified_at is None
+
+
+def test_nothing_out_of_its_limit_opens_nothing(ledger: SqlLedger) -> None:
+    ledger.digests.watch([])
+    assert ledger.digests.firing() == []
+
+
+def test_looking_again_keeps_the_group_and_what_operators_were_told(ledger: SqlLedger) -> None:
+    ledger.digests.watch([LOW, SHARE])
+    first = only(ledger)
+    ledger.digests.notified(first.id)
+    ledger.digests.watch([LOW])
+    again = only(ledger)
+    assert (again.id, again.since, again.conditions) == (first.id, first.since, (LOW,))
+    assert again.notified_at is not None, "one condition less is no news"
+    ledger.digests.watch([LOW, SHARE])
+    assert only(ledger).notified_at is None, "one more is"
+
+
+def test_the_group_resolves_only_when_everything_is_back(ledger: SqlLedger) -> None:
+    ledger.digests.watch([LOW])
+    group = only(ledger)
+    ledger.digests.resolve(group.id)
+    assert only(ledger).id == group.id
+    ledger.digests.watch([])
+    assert only(ledger).count == 0
+    ledger.digests.resolve(group.id)
+    assert ledger.digests.firing() == []
+    ledger.digests.watch([LOW])
+    assert only(ledger).id != group.id, "trouble that comes again is another alert"
+
+
+def die(ledger: SqlLedger) -> str:
+    event = make_event(id=make_id())
+    ledger.events.commit([make_entry(event, hand_over=True)])
+    (claim,) = ledger.chain.claim([event.id], 60.0)
+    assert ledger.chain.finish(claim, alerted=True)
+    return event.id
+
+
+def test_operators_are_told_once_and_told_when_it_is_over(ledger: SqlLedger) -> None:
+    alerts = FakeAlerts()
+    alerter = Alerter(ledger, alerts, ThresholdWatch(ledger, ONE_DEAD).look)
+    event_id = die(ledger)
+    alerter.run()
+    alerter.run()
+    assert [(group.conditions, first) for group, first in alerts.fired] == [
+        ((Condition("dead_events", 1.0, 0.0),), True),
+        ((Condition("dead_events", 1.0, 0.0),), False),
+    ]
+    assert [group.event_class for group in ledger.digests.firing()] == [None]
+    ledger.events.replay([event_id], policies=parse_policies({}))
+    alerter.run()
+    assert [group.count for group in alerts.resolved] == [0]
+    assert ledger.digests.firing() == []
+
+
+def test_an_overdue_event_is_noticed(ledger: SqlLedger, advance: Callable[[float], None]) -> None:
+    ledger.events.commit([make_entry(make_event(id=make_id()), hand_over=True)])
+    watch = ThresholdWatch(ledger, parse_thresholds({}))
+    watch.look()
+    assert ledger.digests.firing() == []
+    advance(90.0)
+    watch.look()
+    assert [condition.name for condition in only(ledger).conditions] == ["overdue"]
+
+
+class _Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_breaker_is_told_of_after_a_minute_whichever_process_looks(ledger: SqlLedger) -> None:
+    clock, later = _Clock(), _Clock()
+    first = ThresholdWatch(ledger, parse_thresholds({}), clock)
+    for _ in range(10):
+        ledger.breakers.report("sms", ok=False)
+    first.look()
+    clock.now = 59.0
+    first.look()
+    assert ledger.digests.firing() == []
+    clock.now = 61.0
+    first.look()
+    assert only(ledger).conditions[0].where == ("sms",)
+    ThresholdWatch(ledger, parse_thresholds({}), later).look()
+    assert only(ledger).count == 1, "who has just started does not take it back"
+    ledger.breakers.report("sms", ok=True)
+    ThresholdWatch(ledger, parse_thresholds({}), later).look()
+    assert only(ledger).count == 0
+
+
+def test_nodes_in_performance_mode_are_named(ledger: SqlLedger) -> None:
+    ledger.nodes.beat("fast", "gateway", 0, {"performance_s": 3.0})
+    ThresholdWatch(ledger, parse_thresholds({})).look()
+    assert only(ledger).conditions == (Condition("performance_mode", 3.0, 60.0, ("fast",)),)
