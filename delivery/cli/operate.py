@@ -5,13 +5,35 @@ Owns: their options and what they print. Never does: SQL.
 
 from __future__ import annotations
 
+import re
 import sys
+import time
 from datetime import timedelta
 
 import click
 
 from delivery.cli.options import json_option
 from delivery.cli.output import say_json, say_table
+
+MAX_DAYS = 36_500
+_DAYS = re.compile(r"[0-9]+(\.[0-9]+)?")
+ENDS = ("confirmed", "expired", "dead")
+
+
+def _retention(
+    _context: click.Context, _option: click.Parameter, values: tuple[str, ...]
+) -> dict[str, float]:
+    """``("dead=30",)`` as ``{"dead": 30.0}``."""
+    found: dict[str, float] = {}
+    for value in values:
+        state, _, text = value.partition("=")
+        if state not in ENDS:
+            raise click.BadParameter(f"{state!r} is not one of {', '.join(ENDS)}")
+        days = float(text) if _DAYS.fullmatch(text) else -1.0
+        if not 0 <= days <= MAX_DAYS:
+            raise click.BadParameter(f"{value!r}: write days from 0 to {MAX_DAYS}, as {state}=30")
+        found[state] = days
+    return found
 
 
 @click.command()
@@ -51,23 +73,62 @@ def check(as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--state", type=click.Choice(["confirmed", "expired", "dead"]), required=True,
-              help="Ended events in this state.")  # fmt: skip
-@click.option("--older-than", "days", type=click.FloatRange(min=0), required=True,
-              help="Days since they were accepted.")  # fmt: skip
+@click.option("--keep", metavar="STATE=DAYS", multiple=True, callback=_retention,
+              help="How long events that ended so are kept; repeatable.")  # fmt: skip
+@click.option("--state", type=click.Choice(ENDS), help="With --older-than: the same for one.")
+@click.option("--older-than", "days", type=click.FloatRange(min=0), help="Days, with --state.")
+@click.option("--dry-run", is_flag=True, help="Count them, delete nothing.")
+@click.option("--batch", type=click.IntRange(1, 10_000), default=1_000, show_default=True,
+              help="Events looked at in one transaction.")  # fmt: skip
 @json_option
-def purge(state: str, days: float, as_json: bool) -> None:
-    """Delete old events that have ended, with their attempts and proofs."""
+def purge(
+    keep: dict[str, float],
+    state: str | None,
+    days: float | None,
+    dry_run: bool,
+    batch: int,
+    as_json: bool,
+) -> None:
+    """Delete old events that have ended, with their attempts and proofs.
+
+    `delivery purge --keep confirmed=30 --keep expired=90 --keep dead=365`
+    once a day. Works in small transactions with a pause after each, beside
+    everything else; what somebody works on is left for the next time.
+    """
+    if (state is None) != (days is None):
+        raise click.UsageError("--state and --older-than belong together")
+    if state is not None and days is not None:
+        keep = keep | {state: days}
+    if not keep:
+        raise click.UsageError("write at least one --keep STATE=DAYS")
+    deleted = _purge(keep, batch=batch, dry_run=dry_run)
+    if as_json:
+        say_json({"deleted": 0 if dry_run else sum(deleted.values()), "by_state": deleted})
+        return
+    listed = ", ".join(f"{count} {name}" for name, count in deleted.items())
+    click.echo(f"{listed} {'would be deleted' if dry_run else 'deleted'}")
+
+
+def _purge(keep: dict[str, float], *, batch: int, dry_run: bool) -> dict[str, int]:
     from delivery.bootstrap.store import open_ledger
     from delivery.config import load_settings
     from delivery.domain.lifecycle import State
 
+    deleted = dict.fromkeys(keep, 0)
     with open_ledger(load_settings()) as ledger:
-        before = ledger.now() - timedelta(days=days)
-        deleted = 0
-        while batch := ledger.events.purge(State(state), before):
-            deleted += batch
-    say_json({"deleted": deleted}) if as_json else click.echo(f"{deleted} events deleted")
+        now = ledger.now()
+        before = {State(name): now - timedelta(days=days) for name, days in keep.items()}
+        after: int | None = -1
+        while after is not None:
+            begun = time.monotonic()
+            step = ledger.events.purge(before, after=after, limit=batch, dry_run=dry_run)
+            after = step.after
+            for ended, count in step.deleted.items():
+                deleted[ended.value] += count
+            if step.deleted and not dry_run:
+                # At most half of the time is ours: the others' commits come in between.
+                time.sleep(min(1.0, time.monotonic() - begun))
+    return deleted
 
 
 @click.group()

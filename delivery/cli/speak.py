@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from delivery.cli.options import api_options, json_option, required_token
 from delivery.cli.output import clock, say_fields, say_json, say_table
 
+if TYPE_CHECKING:
+    from delivery.cli.api import Api
+
 SERVICE_TOKEN = 'delivery token --service --scope "emit read operate"'  # noqa: S105
+REPLAY_PAGE = 500
 STATES = ("accepted", "sent", "falling_back", "confirmed", "parked", "dead", "expired")
 
 
@@ -255,13 +259,32 @@ def replay(
         else:
             body = {"state": state, "user_id": user, "run_id": run, "before": before}
             body = {name: value for name, value in body.items() if value is not None}
-            answer = api.post("/replay", body | {"dry_run": dry_run})
+            matched = api.post("/replay", body | {"dry_run": True})["matched"]
+            replayed = 0 if dry_run else _replay_all(api, body, matched, as_json)
+            answer = {"matched": matched, "replayed": replayed}
     if as_json:
         say_json(answer)
     elif event_id:
         click.echo(f"{answer['id']}: {answer['state']}")
     else:
         click.echo(f"{answer['matched']} matched, {answer['replayed']} replayed")
+
+
+def _replay_all(api: Api, body: dict[str, Any], total: int, as_json: bool) -> int:
+    """Page by page, so that no request takes long; a bar on standard error for people."""
+    replayed, after = 0, ""
+    hidden = as_json or not sys.stderr.isatty()
+    with click.progressbar(
+        length=total, label="replaying", file=sys.stderr, hidden=hidden, show_pos=True
+    ) as bar:
+        while True:
+            more = {"limit": REPLAY_PAGE} | ({"after": after} if after else {})
+            answer = api.post("/replay", body | more)
+            replayed += int(answer["replayed"])
+            bar.update(answer["replayed"])
+            after = answer["next"]
+            if not after:
+                return replayed
 
 
 COMMANDS = (token, emit, listen, events)

@@ -28,6 +28,7 @@ from delivery.domain.records import (
     Entry,
     EventFilter,
     NodeInfo,
+    Purged,
     Receipted,
     Result,
     Stats,
@@ -94,13 +95,36 @@ class EventStore(Protocol):
         """0 for an unknown run."""
 
     def replay(
-        self, which: EventFilter | Sequence[str], *, policies: Policies, dry_run: bool = False
+        self,
+        which: EventFilter | Sequence[str],
+        *,
+        policies: Policies,
+        dry_run: bool = False,
+        after: str | None = None,
+        limit: int | None = None,
     ) -> list[str]:
         """Start unconfirmed events anew: ``accepted``, generation + 1, time to live anew, due after
-        the ack timeout. Returns the ids that matched."""
+        the ack timeout. Returns the ids that matched, in order of recording: at most ``limit``
+        behind the event ``after``.
 
-    def purge(self, state: State, before: datetime, limit: int = 1_000) -> int:
-        """Delete one batch of ended events with their rows; 0 when nothing is left."""
+        Raises:
+            ValueError: no event has the id ``after``.
+        """
+
+    def purge(
+        self,
+        before: Mapping[State, datetime],
+        *,
+        after: int = -1,
+        limit: int = 1_000,
+        dry_run: bool = False,
+    ) -> Purged:
+        """One step of deleting what has ended: looks at ``limit`` events behind the position
+        ``after`` and deletes, with their rows, those recorded before their state's instant.
+
+        Raises:
+            ValueError: a state in ``before`` is not an end.
+        """
 
     def stats(self, window_s: int = 300) -> Stats: ...
 

@@ -110,6 +110,15 @@ class EventFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class Purged:
+    """What one step of a purge deleted by state, and where the next one goes on; ``after`` is
+    ``None`` at the end."""
+
+    deleted: dict[State, int]
+    after: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Confirmed:
     """What a batch of proofs did. ``confirmed`` holds ids that are confirmed now (already
     confirmed ones too); ``unknown`` ids that are not this user's or not there."""

@@ -34,6 +34,7 @@ from delivery.gateway.views import stored_view, timeline_view
 from delivery.protocol import MAX_ACK_IDS, encode_event
 
 MAX_LIMIT = 1_000
+REPLAY_FIELDS = ("state", "user_id", "run_id", "before", "dry_run", "limit", "after")
 DEFAULT_LIMIT = 50
 PUSH_PAGE = 200
 FLUSH_TIMEOUT = 5.0
@@ -125,16 +126,24 @@ class EventsApi:
         """``POST /v1/replay``: start anew whatever a filter matches."""
         parts = self._parts
         await service(request, parts.auth, "operate")
-        body = await read_object(request, ("state", "user_id", "run_id", "before", "dry_run"))
+        body = await read_object(request, REPLAY_FIELDS)
         dry_run = body.get("dry_run", False)
         if not isinstance(dry_run, bool):
             raise Problem("invalid-request", "dry_run must be true or false", field="dry_run")
-        ids = await parts.journal.call(
-            parts.ledger.events.replay, _which(body), policies=parts.policies, dry_run=dry_run
-        )
+        limit, after = _page(body)
+        try:
+            ids = await parts.journal.call(
+                parts.ledger.events.replay, _which(body), policies=parts.policies,
+                dry_run=dry_run, after=after, limit=limit,
+            )  # fmt: skip
+        except ValueError as error:
+            raise Problem("invalid-request", str(error), field="after") from error
         if not dry_run:
             await self._push(ids)
-        return json_response({"matched": len(ids), "replayed": 0 if dry_run else len(ids)})
+        answer = {"matched": len(ids), "replayed": 0 if dry_run else len(ids)}
+        if limit is not None:
+            return json_response(answer | {"next": ids[-1] if len(ids) == limit else None})
+        return json_response(answer)
 
     async def acknowledge(self, request: web.Request) -> web.Response:
         """``POST /v1/acks``: confirms at any node what the caller's user has handled."""
@@ -192,6 +201,17 @@ def _which(body: Mapping[str, Any]) -> EventFilter:
         state=State(body["state"]),
         before=None if before is None else parse_instant(before, "before"),
     )
+
+
+def _page(body: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    limit, after = body.get("limit"), body.get("after")
+    if limit is not None and (
+        isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT
+    ):
+        raise Problem("invalid-request", f"limit must be 1 to {MAX_LIMIT}", field="limit")
+    if after is not None and not isinstance(after, str):
+        raise Problem("invalid-request", "after must be a string", field="after")
+    return limit, after
 
 
 def _state(value: str | None) -> State | None:

@@ -138,11 +138,20 @@ SCHEMAS: dict[str, Schema] = {
             "run_id": _CONTEXT_ID,
             "before": _INSTANT,
             "dry_run": {"type": "boolean", "default": False},
+            "limit": {"type": "integer", "minimum": 1, "maximum": 1000},
+            "after": text("the next of the page before"),
         },
         ["state"],
         additionalProperties=False,
     ),
-    "ReplayCount": record({"matched": _INTEGER, "replayed": _INTEGER}),
+    "ReplayCount": record(
+        {
+            "matched": _INTEGER,
+            "replayed": _INTEGER,
+            "next": nullable(text("with limit: what to write as after; null at the end")),
+        },
+        ["matched", "replayed"],
+    ),
     "Contact": record(
         {
             "email": text(),

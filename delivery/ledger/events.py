@@ -1,4 +1,4 @@
-"""The event store: recording, reading, operating and counting, as one port."""
+"""The event store: recording, reading, operating, deleting and counting, as one port."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from delivery.ledger.database import Database
 from delivery.ledger.operations import Operations
 from delivery.ledger.queries import Queries
 from delivery.ledger.recording import Recording
+from delivery.ledger.retention import Retention
 from delivery.ledger.statistics import Statistics
 
 
-class EventSql(Recording, Queries, Operations, Statistics):
+class EventSql(Recording, Queries, Operations, Retention, Statistics):
     """Implements the ``EventStore`` port."""
 
     def __init__(self, database: Database) -> None:

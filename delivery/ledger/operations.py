@@ -1,9 +1,10 @@
-"""What operators and the fast path change about recorded events: hand over, replay, purge."""
+"""What operators and the fast path change about recorded events: proofs, hand over, replay."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -15,7 +16,7 @@ from delivery.domain.records import Confirmed, EventFilter
 from delivery.ledger import bulk
 from delivery.ledger.audit import AuditRow, audit_rows
 from delivery.ledger.database import Database
-from delivery.ledger.models import attempts, confirmations, events, mailbox
+from delivery.ledger.models import attempts, events
 from delivery.ledger.proofs import store_proofs
 from delivery.ledger.queries import conditions
 from delivery.ledger.recording import FAST_PATH
@@ -43,47 +44,52 @@ class Operations:
                 _hand_over(connection, page, reason, self._database.now(connection))
 
     def replay(
-        self, which: EventFilter | Sequence[str], *, policies: Policies, dry_run: bool = False
+        self,
+        which: EventFilter | Sequence[str],
+        *,
+        policies: Policies,
+        dry_run: bool = False,
+        after: str | None = None,
+        limit: int | None = None,
     ) -> list[str]:
         """See the port. Works in pages, each its own transaction, so no lock is held for long."""
         matched: list[str] = []
-        after = -1
-        while True:
-            with self._database.write() as connection:
-                query = sa.select(
-                    events.c.id, events.c.position, events.c.user_id, events.c["class"]
-                ).where(events.c.state.in_(_REPLAY), events.c.position > after, *_which(which))
-                query = query.order_by(events.c.position).limit(bulk.PAGE)
-                if bulk.is_postgresql(connection):
-                    query = query.with_for_update()
-                rows = connection.execute(query).all()
-                page = [row.id for row in rows]
-                if page and not dry_run:
-                    now = self._database.now(connection)
-                    _restart(connection, page, policies, now)
-                    _audit(connection, rows, "replayed", now)
-            matched.extend(page)
-            if len(page) < bulk.PAGE:
-                return matched
-            after = rows[-1].position
-
-    def purge(self, state: State, before: datetime, limit: int = 1_000) -> int:
-        """See the port."""
-        with self._database.write() as connection:
-            ids = connection.execute(
-                sa.select(events.c.id)
-                .where(events.c.state == state.value, events.c.recorded_at < before)
+        position = -1 if after is None else self._position_of(after)
+        while limit is None or len(matched) < limit:
+            size = bulk.PAGE if limit is None else min(bulk.PAGE, limit - len(matched))
+            page = (
+                sa.select(events.c.id, events.c.position, events.c.user_id, events.c["class"])
+                .where(events.c.state.in_(_REPLAY), events.c.position > position, *_which(which))
                 .order_by(events.c.position)
-                .limit(limit)
-            ).scalars().all()  # fmt: skip
-            for page in bulk.pages(ids):
-                connection.execute(sa.delete(attempts).where(attempts.c.event_id.in_(page)))
-                connection.execute(
-                    sa.delete(confirmations).where(confirmations.c.event_id.in_(page))
-                )
-                connection.execute(sa.delete(mailbox).where(mailbox.c.event_id.in_(page)))
-                connection.execute(sa.delete(events).where(events.c.id.in_(page)))
-            return len(ids)
+                .limit(size)
+            )
+            rows = self._look(page) if dry_run else self._replay_page(page, policies)
+            matched.extend(row.id for row in rows)
+            if len(rows) < size:
+                break
+            position = rows[-1].position
+        return matched
+
+    def _look(self, page: sa.Select[Any]) -> Sequence[AnyRow]:
+        with self._database.read() as connection:
+            return connection.execute(page).all()
+
+    def _replay_page(self, page: sa.Select[Any], policies: Policies) -> Sequence[AnyRow]:
+        with self._database.write() as connection:
+            rows = connection.execute(page.with_for_update()).all()
+            if rows:
+                now = self._database.now(connection)
+                _restart(connection, [row.id for row in rows], policies, now)
+                _audit(connection, rows, "replayed", now)
+            return rows
+
+    def _position_of(self, event_id: str) -> int:
+        query = sa.select(events.c.position).where(events.c.id == event_id)
+        with self._database.read() as connection:
+            found = connection.execute(query).scalar_one_or_none() if is_id(event_id) else None
+        if found is None:
+            raise ValueError(f"{event_id[:64]!r} is not the next of a page before")
+        return int(found)
 
 
 def _which(which: EventFilter | Sequence[str]) -> list[sa.ColumnElement[bool]]:

@@ -13,7 +13,7 @@ import uuid_utils
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome, State
 from delivery.domain.policy import Policies, parse_policies
-from delivery.domain.records import Entry, EventFilter, Recorded
+from delivery.domain.records import Entry, EventFilter, Purged, Recorded
 from delivery.ledger import SqlLedger
 
 POLICIES: Policies = parse_policies({})
@@ -284,8 +284,10 @@ def test_purge_takes_only_old_events_of_the_state(ledger: SqlLedger) -> None:
     one, done = entry(), entry()
     ledger.events.commit([one, done])
     ledger.events.confirm([proof(done)])
-    assert ledger.events.purge(State.CONFIRMED, datetime.now(UTC) - timedelta(hours=1)) == 0
-    assert ledger.events.purge(State.CONFIRMED, datetime.now(UTC) + timedelta(hours=1)) == 1
+    hour = timedelta(hours=1)
+    assert ledger.events.purge({State.CONFIRMED: datetime.now(UTC) - hour}).deleted == {}
+    gone = ledger.events.purge({State.CONFIRMED: datetime.now(UTC) + hour})
+    assert gone == Purged({State.CONFIRMED: 1}, None)
     assert ledger.events.get(done.event.id) is None
     assert ledger.events.get(one.event.id) is not None
 

@@ -116,11 +116,20 @@ class Events:
         return Confirmed(tuple(known), tuple(unknown))
 
     def replay(
-        self, which: EventFilter | Sequence[str], *, policies: Any, dry_run: bool = False
+        self,
+        which: EventFilter | Sequence[str],
+        *,
+        policies: Any,
+        dry_run: bool = False,
+        after: str | None = None,
+        limit: int | None = None,
     ) -> list[str]:
         if isinstance(which, EventFilter):
             self.asked.append((which, None, 0))
+            if after is not None and after not in self.stored:
+                raise ValueError(f"{after!r} is not the next of a page before")
             ids = [i for i, s in self.stored.items() if s.state == which.state]
+            ids = [i for i in ids if after is None or i > after][:limit]
         else:
             ids = [i for i in which if self.stored[i].state is not State.CONFIRMED]
         if not dry_run:

@@ -112,9 +112,13 @@ def test_purge_deletes_only_old_events_that_have_ended(
         kept, ended = put_event(ledger), put_event(ledger, confirmed=True)
         args = ["purge", "--state", "confirmed", "--json"]
         young = run_command(*args, "--older-than", "1", cwd=tmp_path, settings=settings)
-        assert json.loads(young.stdout) == {"deleted": 0}
-        old = run_command(*args, "--older-than", "0", cwd=tmp_path, settings=settings)
-        assert json.loads(old.stdout) == {"deleted": 1}
+        assert json.loads(young.stdout) == {"deleted": 0, "by_state": {"confirmed": 0}}
+        keep = ["--keep", "confirmed=0", "--keep", "dead=30"]
+        tried = run_command("purge", *keep, "--dry-run", cwd=tmp_path, settings=settings)
+        assert tried.stdout.strip() == "1 confirmed, 0 dead would be deleted"
+        assert ledger.events.get(ended) is not None
+        old = run_command("purge", *keep, "--json", cwd=tmp_path, settings=settings)
+        assert json.loads(old.stdout) == {"deleted": 1, "by_state": {"confirmed": 1, "dead": 0}}
         assert ledger.events.get(ended) is None
         assert ledger.events.get(kept) is not None
 

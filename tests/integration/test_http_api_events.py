@@ -455,6 +455,28 @@ async def test_a_replay_by_filter_pushes_what_it_matched(client: Client, world: 
     assert which.before.isoformat() == "2026-01-31T23:00:00+00:00"
 
 
+async def test_a_replay_in_pages_says_where_the_next_one_goes_on(
+    client: Client, world: World
+) -> None:
+    for number in range(1, 6):
+        world.events.add(make_stored(number, state=State.DEAD))
+    seen, after = [], None
+    for matched in (2, 2, 1):
+        body = {"state": "dead", "limit": 2} | ({"after": after} if after else {})
+        response = await client.post("/v1/replay", json=body, headers=OPERATE)
+        answer = await response.json()
+        assert (answer["matched"], answer["replayed"]) == (matched, matched)
+        seen.append(after := answer["next"])
+    assert seen == [event_id(2), event_id(4), None]
+    assert len(world.registry.pushed) == 5
+
+
+async def test_a_page_of_a_replay_after_nothing_known_is_refused(client: Client) -> None:
+    body = {"state": "dead", "limit": 2, "after": event_id(9)}
+    response = await client.post("/v1/replay", json=body, headers=OPERATE)
+    assert (await problem(response, 422, "invalid-request"))["field"] == "after"
+
+
 async def test_a_dry_run_changes_nothing(client: Client, world: World) -> None:
     world.events.add(make_stored(1, state=State.DEAD))
     body = {"state": "dead", "dry_run": True}
@@ -475,6 +497,10 @@ async def test_a_dry_run_changes_nothing(client: Client, world: World) -> None:
         ({"state": "dead", "before": "2026-01-01T00:00:00"}, "before"),
         ({"state": "dead", "before": 7}, "before"),
         ({"state": "dead", "dry_run": "yes"}, "dry_run"),
+        ({"state": "dead", "limit": 0}, "limit"),
+        ({"state": "dead", "limit": True}, "limit"),
+        ({"state": "dead", "limit": 1001}, "limit"),
+        ({"state": "dead", "limit": 1, "after": 5}, "after"),
         ({"state": "dead", "type": "note"}, "type"),
     ],
 )
