@@ -187,8 +187,9 @@ def _translated() -> Iterator[None]:
         yield
     except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError) as error:
         raise LedgerUnavailable(f"the ledger cannot be reached: {_reason(error)}") from error
-    except psycopg.OperationalError as error:
-        # COPY runs on the driver itself, so its errors come unwrapped.
+    except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
+        # COPY runs on the driver itself, so its errors come unwrapped. A server that became
+        # read-only, say, reports an internal one.
         raise LedgerUnavailable(f"the ledger cannot be reached: {type(error).__name__}") from error
     except sa.exc.TimeoutError as error:
         raise LedgerUnavailable("every ledger connection is busy; try again") from error

@@ -1,0 +1,166 @@
+"""The database full, read-only, or locked by another process; and then the spool full, too.
+
+Whole processes. What was answered with 202 is there afterwards, what was refused is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pwd
+import re
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+import uuid_utils
+from sqlalchemy import make_url
+
+from tests import databases, servers
+from tests.acceptance.conftest import Service, Start
+from tests.wire import eventually, listening
+
+# One transaction waits five seconds for SQLite's lock, a connection to PostgreSQL three.
+PATIENCE = 30.0
+
+
+def post(service: Service, size: int) -> tuple[str, httpx.Response]:
+    """Emit one event of about ``size`` bytes under an id of our own."""
+    event_id = str(uuid_utils.uuid7())
+    event = {"id": event_id, "type": "note", "user_id": "ada", "run_id": "r",
+             "data": {"text": "x" * size}}  # fmt: skip
+    return event_id, service.http.post("/v1/events", json=event, timeout=PATIENCE)
+
+
+def status(service: Service, event_id: str) -> int:
+    return service.http.get(f"/v1/events/{event_id}", timeout=PATIENCE).status_code
+
+
+def recorded(service: Service, ids: list[str]) -> list[int]:
+    return [status(service, event_id) for event_id in ids]
+
+
+async def test_a_full_spool_refuses_with_a_time_to_come_back_and_loses_nothing_it_took(
+    start: Start,
+) -> None:
+    service = start(ack_timeout=60.0, SPOOL_BYTES="65536")
+    file = f"file:{service.data_dir / 'delivery.sqlite3'}?mode=rw"
+    taken: list[str] = []
+    with contextlib.closing(sqlite3.connect(file, uri=True)) as intruder:
+        intruder.isolation_level = None
+        intruder.execute("BEGIN EXCLUSIVE")  # another process holds the database
+        for _ in range(20):
+            event_id, answer = await asyncio.to_thread(post, service, 10_000)
+            if answer.status_code != 202:
+                break
+            taken.append(event_id)
+        assert taken, "the spool takes what fits"
+        assert answer.status_code == 503, answer.text
+        assert int(answer.headers["Retry-After"]) >= 1
+        refused = [event_id, post(service, 10_000)[0]]
+        intruder.execute("ROLLBACK")
+    await eventually(lambda: recorded(service, taken), lambda seen: set(seen) == {200}, PATIENCE)
+    _, again = await asyncio.to_thread(post, service, 10_000)
+    assert again.status_code == 202, "and is empty again"
+    assert recorded(service, refused) == [404, 404]
+    async with listening(service.url, service.token("ada")) as page:
+        await page.until(lambda: len(page.ids) > len(taken))
+        assert page.ids[: len(taken)] == taken, "in order"
+
+
+@contextlib.contextmanager
+def small_disk() -> Iterator[Path]:
+    """A tmpfs of 40 MiB, for PostgreSQL to keep tables in."""
+    with servers.server_folder("disk") as folder:
+        # As root, the server runs as nobody, and wants its folder to be its own.
+        owner = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else os.geteuid()
+        options = f"size=40m,mode=0700,uid={owner}"
+        mount = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+        mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if mounted.returncode:
+            # The next test takes the same way through the product without a disk of its own.
+            pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def full(disk: Path) -> Iterator[None]:
+    """Not a byte is left within the block."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4_096))
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+@contextlib.contextmanager
+def read_only(url: str) -> Iterator[None]:
+    """Nobody writes within the block, as on a server that was demoted to a replica."""
+    name = make_url(url).database
+    leave = ("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+             f"WHERE datname = '{name}' AND pid <> pg_backend_pid()")  # fmt: skip
+    setting = f"ALTER DATABASE {name} SET default_transaction_read_only"
+    administer(url, f"{setting} = on", leave)
+    try:
+        yield
+    finally:
+        administer(url, "SET default_transaction_read_only = off", f"{setting} = off", leave)
+
+
+def administer(url: str, *statements: str) -> None:
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)  # type: ignore[call-overload]
+
+
+async def emitted_through(
+    service: Service, trouble: contextlib.AbstractContextManager[None]
+) -> None:
+    """What is emitted during the trouble reaches its user live, and the ledger afterwards."""
+    async with listening(service.url, service.token("ada"), acks=False) as page:
+        await asyncio.to_thread(post, service, 10)
+        already = len(await page.receive(1))
+        with trouble:
+            ids = []
+            for _ in range(40):
+                event_id, answer = await asyncio.to_thread(post, service, 10_000)
+                assert answer.status_code == 202, answer.text
+                ids.append(event_id)
+            await page.until(lambda: len(page.ids) >= already + len(ids), PATIENCE)
+        await eventually(lambda: recorded(service, ids), lambda s: set(s) == {200}, PATIENCE)
+        assert list(dict.fromkeys(page.ids))[already:] == ids, "in order"
+        await page.send({"type": "ack", "upto": len(page.events)})
+        await eventually(
+            lambda: service.states(ids), lambda seen: set(seen) == {"confirmed"}, PATIENCE
+        )
+
+
+async def test_a_database_whose_disk_is_full_is_a_ledger_that_is_away(start: Start) -> None:
+    with small_disk() as disk, servers.postgres() as server:
+        administer(server.url, f"CREATE TABLESPACE small LOCATION '{disk}'",
+                   "CREATE DATABASE small TABLESPACE small")  # fmt: skip
+        url = make_url(server.url).set(database="small")
+        service = start(ack_timeout=60.0, DATABASE_URL=databases.text(url))
+        await emitted_through(service, full(disk))
+        assert re.search("DiskFull|No space left", service.process.tail(20_000))
+        service.process.kill()
+
+
+async def test_a_database_that_became_read_only_is_a_ledger_that_is_away(
+    start: Start, postgres_url: str
+) -> None:
+    service = start(ack_timeout=60.0, DATABASE_URL=postgres_url)
+    await emitted_through(service, read_only(postgres_url))
+    assert re.search("ReadOnly|read-only", service.process.tail(20_000))
+    service.process.kill()
