@@ -1,4 +1,4 @@
-"""The ``bench`` command: acked events per second beside the floor, on this machine.
+"""The ``bench`` commands: acked events per second beside the floor, on this machine; and faults.
 
 Owns: its options and the table. Never does: measure; that is ``delivery.bench``.
 """
@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
+from delivery.cli.bench_faults import faults
 from delivery.cli.options import json_option
 from delivery.cli.output import say_json, say_table
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--mode", type=click.Choice(["durable", "performance"]), default="durable",
               show_default=True, help="What is emitted, and how.")  # fmt: skip
 @click.option("--users", type=click.IntRange(1, 10_000), default=10, show_default=True)
@@ -30,7 +31,9 @@ from delivery.cli.output import say_json, say_table
 @click.option("--database-url", envvar="DELIVERY_DATABASE_URL", default=None, show_envvar=True,
               help="PostgreSQL to fill with events; a new SQLite file if left out.")  # fmt: skip
 @json_option
+@click.pass_context
 def bench(
+    context: click.Context,
     mode: str,
     users: int,
     events: int,
@@ -46,8 +49,10 @@ def bench(
     Starts a gateway and a process of clients, pinned to cores of their own,
     and in turn the floor: bare aiohttp that validates and stores nothing.
     Quote the ratio; absolute figures move with machine and hour. A run that
-    lost an event has no figures and exits with 1.
+    lost an event has no figures and exits with 1. `bench faults` breaks things.
     """
+    if context.invoked_subcommand is not None:
+        return
     from delivery.bench.runner import Plan, run_plan
     from delivery.bench.window import Load
 
@@ -73,4 +78,5 @@ def _row(name: str, result: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+bench.add_command(faults)
 COMMANDS = (bench,)

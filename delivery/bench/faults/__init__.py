@@ -1,0 +1,6 @@
+"""What is lost when things break, measured by whoever wants to know: ``delivery bench faults``.
+
+Owns: a whole cluster of its own (PostgreSQL, Redis, gateways, workers, beat), a paced load, the
+faults, and the audit of every event against the ledger and against what the handlers saw. Never
+does: touch servers or processes that it did not start.
+"""

@@ -1,0 +1,216 @@
+"""A whole cluster of one's own: PostgreSQL, Redis, gateways, workers and beat as processes.
+
+Owns: their settings, how they are wired through fault proxies, and that everything ends. Never
+does: load or break anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from sqlalchemy import make_url
+
+from delivery.bench.faults.binaries import any_redis
+from delivery.bench.faults.commands import Command
+from delivery.bench.faults.proxy import FaultProxy, fault_proxy
+from delivery.bench.faults.server import Server
+from delivery.bench.faults.servers import free_port, postgres, redis_server
+from delivery.gateway.auth import make_token
+from delivery.ledger import SqlLedger
+from delivery.transports.sinks import MailSink
+
+# The shipped chain with the waits for people cut short; ``pace`` stretches all of it.
+POLICIES = """
+[class.critical]
+types = ["agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed"]
+ack_timeout = {ack}
+retries = 3
+backoff = {{ base = 0.1, max = 2.0, jitter = 0.3 }}
+ttl = 3600
+[[class.critical.chain]]
+channel = "database"
+[[class.critical.chain]]
+channel = "queue"
+[[class.critical.chain]]
+channel = "direct"
+after = {direct}
+attempts = 3
+[[class.critical.chain]]
+channel = "email"
+after = {email}
+attempts = 4
+backoff = {{ base = 0.5, max = 5.0, jitter = 0.3 }}
+digest = {{ by = ["user_id"], window = {window}, min_interval = {window} }}
+confirms = "accepted"
+[[class.critical.chain]]
+channel = "alert"
+after = {alert}
+attempts = 3
+backoff = {{ base = 0.5, max = 5.0, jitter = 0.3 }}
+"""
+TOKEN_TTL = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a cluster is made of.
+
+    Attributes:
+        pace: seconds of the policies' waits are multiplied by it; 1.0 is the shipped ack timeout.
+        proxied: the gateways reach PostgreSQL and Redis through fault proxies.
+    """
+
+    gateways: int = 2
+    workers: int = 2
+    pace: float = 1.0
+    proxied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """The two servers beneath a cluster; Redis is bus, queue and broker at once."""
+
+    postgres: Server
+    redis: Server
+
+
+@contextmanager
+def two_servers() -> Any:
+    """A PostgreSQL and a Redis that keeps its data.
+
+    Raises:
+        ServerMissing: one of them is not on this machine.
+    """
+    with ExitStack() as stack:
+        database = stack.enter_context(postgres())
+        yield Servers(database, stack.enter_context(redis_server(any_redis(), persistent=True)))
+
+
+class Cluster:
+    """What runs.
+
+    Attributes:
+        front: the clients' way to the gateways; ``door`` the producers'.
+        database_way, redis_way: the gateways' ways, if the shape says so.
+        mails: the mail server.
+    """
+
+    def __init__(self, shape: Shape, servers: Servers, folder: Path) -> None:
+        self.shape = shape
+        self.servers = servers
+        self.folder = folder
+        self.mails = MailSink()
+        self.gateways: list[Command] = []
+        self.ports = [free_port() for _ in range(shape.gateways)]
+        self.workers: list[Command] = []
+        self.front: FaultProxy = FaultProxy()
+        self.door: FaultProxy = FaultProxy()
+        self.database_way: FaultProxy | None = None
+        self.redis_way: FaultProxy | None = None
+        self._secret = os.urandom(32).hex()
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"http://127.0.0.1:{self.front.port}"
+
+    @property
+    def door_url(self) -> str:
+        """Where producers post."""
+        return f"http://127.0.0.1:{self.door.port}"
+
+    def token(self, user_id: str, scope: str | None = None) -> str:
+        """A client's token, or with ``scope`` a service's."""
+        return make_token(self._secret, user_id, scope=scope, ttl=TOKEN_TTL)
+
+    def ledger(self) -> SqlLedger:
+        """A handle on the ledger that no proxy stands before."""
+        return SqlLedger(self.servers.postgres.url, pool_size=4)
+
+    async def start(self, stack: AsyncExitStack) -> None:
+        """Migrate, and start everything side by side."""
+        await self._start_ways(stack)
+        self.mails.start()
+        stack.callback(self.mails.stop)
+        settings = self._settings()
+        await asyncio.to_thread(self._command("migrate", ["migrate"], settings).run)
+        for number in range(self.shape.workers):
+            args = ["worker", "--json", "--concurrency", "4"]
+            self.workers.append(self._command(f"worker-{number}", args, settings))
+        beat = self._command("beat", ["beat", "--json"], settings)
+        for number, port in enumerate(self.ports):
+            args = ["gateway", "--json", "--port", str(port)]
+            own = settings | self._ways() | {"NODE": f"gateway-{number}"}
+            self.gateways.append(self._command(f"gateway-{number}", args, own))
+        commands = [*self.gateways, *self.workers, beat]
+        for command in commands:
+            stack.callback(command.kill)
+            command.begin()
+        await asyncio.gather(*(asyncio.to_thread(command.ready) for command in commands))
+
+    async def _start_ways(self, stack: AsyncExitStack) -> None:
+        self.front = await stack.enter_async_context(fault_proxy(*self.ports))
+        self.door = await stack.enter_async_context(fault_proxy(*self.ports))
+        if self.shape.proxied:
+            database, cache = (
+                _port(server.url) for server in (self.servers.postgres, self.servers.redis)
+            )
+            self.database_way = await stack.enter_async_context(fault_proxy(database))
+            self.redis_way = await stack.enter_async_context(fault_proxy(cache))
+
+    def _settings(self) -> dict[str, str]:
+        policies = self.folder / "policies.toml"
+        waits = {"ack": 5.0, "direct": 1.0, "email": 10.0, "window": 2.0, "alert": 10.0}
+        policies.write_text(
+            POLICIES.format(**{name: wait * self.shape.pace for name, wait in waits.items()})
+        )
+        return {
+            "DATABASE_URL": self.servers.postgres.url,
+            "REDIS_URL": self.servers.redis.url,
+            "JWT_SECRET": self._secret,
+            "POLICIES": str(policies),
+            "DATA_DIR": str(self.folder / "data"),
+            "SMTP_URL": self.mails.url,
+            "MAIL_FROM": "delivery@example.org",
+            "PUBLIC_URL": self.door_url,
+            "LOG_LEVEL": "WARNING",
+        }
+
+    def _ways(self) -> dict[str, str]:
+        """The gateways' own addresses of the servers."""
+        if self.database_way is None or self.redis_way is None:
+            return {}
+        database = make_url(self.servers.postgres.url).set(port=self.database_way.port)
+        return {
+            "DATABASE_URL": database.render_as_string(hide_password=False),
+            "REDIS_URL": _with_port(self.servers.redis.url, self.redis_way.port),
+            "BROKER_URL": self.servers.redis.url,
+        }
+
+    def _command(self, name: str, args: list[str], settings: dict[str, str]) -> Command:
+        return Command(name, args, settings, self.folder)
+
+
+@asynccontextmanager
+async def running(shape: Shape, servers: Servers, folder: Path) -> AsyncIterator[Cluster]:
+    """A cluster that serves, on servers whose database is new or this version's."""
+    async with AsyncExitStack() as stack:
+        cluster = Cluster(shape, servers, folder)
+        await cluster.start(stack)
+        yield cluster
+
+
+def _port(url: str) -> int:
+    return urlsplit(url).port or 0
+
+
+def _with_port(url: str, port: int) -> str:
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{parts.hostname}:{port}"))

@@ -1,0 +1,198 @@
+"""One scenario from the first connection to the verdict.
+
+Owns: the order: connect, load and faults side by side, restore, drain, audit. Never does: know what
+breaks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from delivery.bench.faults.audience import Audience, Away, Listener
+from delivery.bench.faults.audit import Audit, Verdict
+from delivery.bench.faults.cluster import Cluster, Servers, Shape, running, two_servers
+from delivery.bench.faults.producing import Producing
+from delivery.bench.faults.scenarios import ODD_CLIENTS, Scenario
+from delivery.bench.faults.stage import Plan, Stage, restore
+from delivery.bench.process import raise_file_limit
+from delivery.bootstrap.loop import run
+from delivery.domain.contact import Contact
+from delivery.errors import LedgerUnavailable
+
+LOOK = 0.2
+"""Seconds between two looks at the ledger while it drains."""
+SECOND_SIGHT = 0.5
+"""Seconds for which a resend may still be under way when every event has its proof."""
+
+Told = Callable[[Scenario, "Outcome"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A scenario's verdict, and whether it kept to its budget."""
+
+    verdict: Verdict
+    misses: tuple[str, ...]
+    notes: dict[str, Any]
+
+    @property
+    def is_good(self) -> bool:
+        """Nothing lost, nothing handled twice."""
+        return self.verdict.is_good
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return self.verdict.as_json() | {"misses": list(self.misses), "notes": self.notes}
+
+
+def run_scenarios(scenarios: Sequence[Scenario], shape: Shape, plan: Plan, told: Told) -> bool:
+    """Each on a cluster of its own; whether all of them were good.
+
+    Args:
+        told: hears of each outcome as it comes.
+
+    Raises:
+        ConfigError: a server's program is missing. ``CommandFailed``: a process did not start.
+    """
+    raise_file_limit()
+    good = True
+    for scenario in scenarios:
+        with two_servers() as servers, _folder(scenario) as folder:
+            outcome = _run_one(scenario, shape, servers, folder, plan)
+        told(scenario, outcome)
+        good = good and outcome.is_good
+    return good
+
+
+def _run_one(
+    scenario: Scenario, shape: Shape, servers: Servers, folder: Path, plan: Plan
+) -> Outcome:
+    found: list[Outcome] = []
+    own = Shape(**(asdict(shape) | {"proxied": scenario.proxied}))
+
+    async def main() -> None:
+        async with running(own, servers, folder) as cluster:
+            found.append(await run_scenario(cluster, scenario, plan))
+
+    run(main())
+    return found[0]
+
+
+@contextmanager
+def _folder(scenario: Scenario) -> Iterator[Path]:
+    prefix = f"delivery-faults-{scenario.name}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
+async def run_scenario(cluster: Cluster, scenario: Scenario, plan: Plan) -> Outcome:
+    """One scenario on a cluster that works, and works again afterwards.
+
+    Raises:
+        DeliveryError: a client or a process ended that should not have.
+    """
+    listeners = _listeners(cluster, scenario, plan.users)
+    odd = {one.user_id: kind for one, kind in _odd(listeners, scenario)}
+    await asyncio.to_thread(_write_contacts, cluster, listeners)
+    audience = Audience(cluster.url, listeners)
+    producing = Producing(audience, cluster.door_url, cluster.token("producer", "emit"))
+    try:
+        await producing.open()
+        await audience.open(Away(seconds=plan.away) if scenario.leaves else None, odd)
+        stage = Stage(cluster, audience, producing, plan)
+        calm_at = await _play(stage, scenario)
+        await audience.cure([user for user in odd if audience.by_user[user].returns])
+        accepted, refusals = await producing.accepted(plan.drain)
+        with closing(cluster.ledger()) as ledger:
+            audit = Audit(ledger, accepted, listeners)
+            settle = await _drain(audit, audience, calm_at, plan.drain)
+            verdict = await asyncio.to_thread(audit.verdict, refusals, stage.windows, settle)
+        return Outcome(verdict, _misses(scenario, verdict), stage.notes)
+    finally:
+        await audience.close()
+        await producing.close()
+
+
+async def _play(stage: Stage, scenario: Scenario) -> float:
+    """Load and faults side by side; whatever happens, everything stands afterwards.
+
+    Returns:
+        When both were over, in monotonic seconds.
+    """
+    plan = stage.plan
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_break(scenario, stage))
+            if not scenario.is_backlog:
+                group.create_task(stage.producing.pace(plan.rate, plan.seconds))
+        return time.monotonic()
+    finally:
+        await restore(stage.cluster)
+
+
+async def _break(scenario: Scenario, stage: Stage) -> None:
+    await scenario.breaks(stage)
+
+
+async def _drain(audit: Audit, audience: Audience, since: float, timeout: float) -> float | None:
+    """Wait until every event is where it should end; seconds since then, ``None`` in vain."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        audience.check()
+        try:
+            left = await asyncio.to_thread(audit.open_events)
+        except LedgerUnavailable:
+            left = ["unknown"]
+        if not left:
+            took = time.monotonic() - since
+            await asyncio.sleep(SECOND_SIGHT)
+            return took
+        await asyncio.sleep(LOOK)
+    return None
+
+
+def _listeners(cluster: Cluster, scenario: Scenario, users: int) -> list[Listener]:
+    """Users of this run alone: a cluster may serve several."""
+    run_id = secrets.token_hex(3)
+    names = [f"{scenario.name}-{run_id}-{number}" for number in range(users)]
+    return [Listener(name, cluster.token(name)) for name in names]
+
+
+def _odd(listeners: list[Listener], scenario: Scenario) -> Iterator[tuple[Listener, Any]]:
+    count = round(len(listeners) * scenario.odd_share)
+    for number, listener in enumerate(listeners[:count]):
+        kind, way = ODD_CLIENTS[number % len(ODD_CLIENTS)]
+        listener.returns = kind != "mute"
+        listener.has_address = number % len(ODD_CLIENTS) == len(ODD_CLIENTS) - 1
+        yield listener, way
+
+
+def _write_contacts(cluster: Cluster, listeners: Sequence[Listener]) -> None:
+    with closing(cluster.ledger()) as ledger:
+        for one in listeners:
+            if one.has_address:
+                ledger.contacts.put(Contact(one.user_id, email=f"{one.user_id}@example.org"))
+
+
+def _misses(scenario: Scenario, verdict: Verdict) -> tuple[str, ...]:
+    """Where the budget was passed."""
+    budget, found = scenario.budget, []
+    p99 = verdict.to_handler_s.get("p99", 0.0)
+    if budget.p99_s is not None and p99 > budget.p99_s:
+        found.append(f"p99 to the handler {p99:.2f} s, budget {budget.p99_s:g} s")
+    if budget.settle_s is not None:
+        if verdict.settle_s is None:
+            found.append("the backlog was not drained in time")
+        elif verdict.settle_s > budget.settle_s:
+            found.append(
+                f"backlog drained after {verdict.settle_s:.1f} s, budget {budget.settle_s:g} s"
+            )
+    return tuple(found)
