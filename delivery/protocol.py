@@ -149,6 +149,16 @@ def events_frame(n: int, encoded: Sequence[bytes]) -> bytes:
     return b'{"type":"events","n":%d,"events":[%b]}' % (n, b",".join(encoded))
 
 
+def text_frame(payload: bytes) -> bytes:
+    """A server's WebSocket frame around a text. Source: RFC 6455, section 5.2."""
+    size = len(payload)
+    if size < 126:
+        return b"\x81%c%b" % (size, payload)
+    if size < 1 << 16:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a session grants; told to the client on connect."""

@@ -10,10 +10,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from delivery.bootstrap.chain import HintedSweep, make_celery
-from delivery.bootstrap.clock import millisecond_clock
 from delivery.bootstrap.copies import CopyThread
 from delivery.bootstrap.data_dir import make_data_dir
 from delivery.bootstrap.heart import Heart, node_name
@@ -130,7 +130,7 @@ class Node:
             self.policies,
             self.journal,
             self._parts.registry,
-            utcnow=millisecond_clock(),
+            utcnow=lambda: datetime.now(UTC),
             receipts=receipts,
             loop=loop,
             on_hand_over=self._sweep.hint,

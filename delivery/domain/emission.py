@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
+import msgspec
+
 from delivery.domain.event import AUTH_TYPES
 from delivery.errors import InvalidEvent
 
@@ -34,7 +36,7 @@ class Desk(Protocol):
         """Whether the event was confirmed within ``timeout`` seconds."""
 
 
-class Receipt:
+class Receipt(msgspec.Struct, eq=False):
     """What an emitter gives for an event.
 
     From ``emit`` it is settled: the event is durable (unless it is ephemeral). From ``emit_nowait``
@@ -48,17 +50,14 @@ class Receipt:
         durable: it is in the ledger or the spool; ``False`` until settled and for ephemeral events.
     """
 
-    __slots__ = ("_desk", "_error", "_is_settled", "_waiters", "duplicate", "durable", "id", "seq")
-
-    def __init__(self, event_id: str, desk: Desk) -> None:
-        self.id = event_id
-        self.seq: int | None = None
-        self.duplicate = False
-        self.durable = False
-        self._desk = desk
-        self._error: Exception | None = None
-        self._is_settled = False
-        self._waiters: list[Waiter] | None = None
+    id: str
+    _desk: Desk
+    seq: int | None = None
+    duplicate: bool = False
+    durable: bool = False
+    _is_settled: bool = False
+    _error: Exception | None = None
+    _waiters: list[Waiter] | None = None
 
     @property
     def is_settled(self) -> bool:
@@ -72,16 +71,20 @@ class Receipt:
 
     def settle(self, *, seq: int | None, duplicate: bool = False, durable: bool = True) -> None:
         """The emitter's: the event was accepted."""
-        self.seq, self.duplicate, self.durable = seq, duplicate, durable
-        self._wake()
+        self.seq = seq
+        self.duplicate = duplicate
+        self.durable = durable
+        self._is_settled = True
+        if self._waiters is not None:
+            self._wake()
 
     def fail(self, error: Exception) -> None:
         """The emitter's: the event was not accepted."""
         self._error = error
+        self._is_settled = True
         self._wake()
 
     def _wake(self) -> None:
-        self._is_settled = True
         waiters, self._waiters = self._waiters, None
         for waiter in waiters or ():
             if not waiter.done():

@@ -47,9 +47,13 @@ class Batcher(Generic[T]):
 
     A user who gets few events waits for nothing: holding one back pays only if another one is
     likely to come within the linger.
+
+    Attributes:
+        waiting: how many items wait, of all users.
     """
 
     def __init__(self, *, capacity: int = 10_000) -> None:
+        self.waiting = 0
         self._capacity = capacity
         self._lanes: OrderedDict[str, _Lane[T]] = OrderedDict()
         self._due: list[tuple[float, str]] = []
@@ -67,6 +71,7 @@ class Batcher(Generic[T]):
         linger = min(linger, MAX_LINGER)
         expected = lane.expected(linger)
         lane.items.append(item)
+        self.waiting += 1
         if len(lane.items) == 1:
             if expected < 1.0:
                 return self.take(key)
@@ -81,6 +86,7 @@ class Batcher(Generic[T]):
         if lane is None or not lane.items:
             return []
         items, lane.items = lane.items, []
+        self.waiting -= len(items)
         return items
 
     def is_waiting(self, key: str) -> bool:

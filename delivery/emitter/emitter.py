@@ -15,15 +15,24 @@ from datetime import datetime
 from functools import partial
 
 from delivery.domain.emission import Data, Emission, Receipt
-from delivery.domain.event import Event, EventClass
-from delivery.domain.policy import Policies
+from delivery.domain.event import Event, EventClass, check_event_id
+from delivery.domain.policy import ClassPolicy, Policies
 from delivery.domain.ports import Accepted, Journal, Push
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.emitter.ids import new_event_id
 from delivery.emitter.pushing import Pusher
 from delivery.emitter.receipts import Receipts
 from delivery.emitter.runs import Run, Runs
-from delivery.emitter.validate import Context, Draft, Kinds, check_context, make_draft
+from delivery.emitter.validate import (
+    Context,
+    Draft,
+    Kinds,
+    check_context,
+    check_data,
+    check_kind,
+    check_meta,
+    parse_item,
+)
 from delivery.errors import IdConflict, Overloaded
 
 log = logging.getLogger(__name__)
@@ -66,6 +75,8 @@ class EmitterCore:
         self._loop = loop
         self._hint_hand_over = on_hand_over
         self._is_hinted = False
+        self._at: datetime | None = None
+        self._committed = self._on_committed  # bound once, not per event
         self._on_auth = on_auth
         self._max_backlog = max_backlog
         self._runs = Runs(run_capacity)
@@ -92,25 +103,64 @@ class EmitterCore:
         self._pusher.close()
         self.receipts.close()
 
-    def accept(self, draft: Draft, *, performance: bool = False) -> Receipt:
-        """Number, push and record a draft made in this process.
+    def run(self, user_id: str, run_id: str) -> Run:
+        """The counter of a run, for whoever emits to it for long."""
+        return self._runs.of(user_id, run_id)
+
+    def emit(
+        self,
+        context: Context,
+        run: Run,
+        event_type: object,
+        data: object,
+        event_id: object,
+        meta: object,
+        performance: bool,
+    ) -> Receipt:
+        """Check, number, push and record one event made in this process.
 
         Raises:
+            InvalidEvent: names the field.
             Overloaded: the journal is full; nothing was pushed or recorded.
         """
-        receipt = Receipt(draft.id, self.receipts)
+        kind = self.kinds.of(event_type)
+        raw = check_data(data)
+        if context.flags or meta is not None:
+            check_kind(kind, context)
+            meta = check_meta(meta, context.flags)
+        seq = None
+        if kind.is_durable:
+            self._check_room()
+            if event_id is None and run.is_ready:
+                seq = run.take()
+        event = Event(
+            id=self.new_id() if event_id is None else check_event_id(event_id),
+            type=kind.type,
+            user_id=context.user_id,
+            run_id=context.run_id,
+            thread_id=context.thread_id,
+            seq=seq,
+            at=self._at or self.look(),
+            event_class=kind.event_class,
+            raw_data=raw,
+            meta=meta,
+        )
+        receipt = Receipt(event.id, self.receipts)
         if performance:
             self._performance_at = self._loop.time()
-        if not draft.kind.is_durable:
-            self.push_only(draft, performance=performance)
-            receipt.settle(seq=None, durable=False)
-            return receipt
-        run = self._runs.of(draft.context.user_id, draft.context.run_id)
-        if draft.own_id and run.is_ready:
-            self._push_first(draft, run, receipt, performance)
-        else:
+        if seq is not None:
+            self._push_first(event, kind.policy, run, receipt, performance)
+        elif kind.is_durable:
+            draft = Draft(event, event_id is None, kind.policy)
             self._commit_first(draft, run, partial(_settle, receipt), performance)
+        else:
+            self._pusher.offer(event, kind.policy, performance)
+            receipt.settle(seq=None, durable=False)
         return receipt
+
+    def draft(self, item: object) -> Draft:
+        """Check an event that came as a JSON object. Raises ``InvalidEvent``."""
+        return parse_item(item, kinds=self.kinds, new_id=self.new_id, at=self._at or self.look())
 
     def record(self, draft: Draft, done: Done) -> None:
         """Record a draft from outside, push it after the commit; only the ledger knows duplicates.
@@ -118,24 +168,22 @@ class EmitterCore:
         Raises:
             Overloaded: the journal is full; ``done`` will not be called.
         """
-        run = self._runs.of(draft.context.user_id, draft.context.run_id)
+        self._check_room()
+        run = self._runs.of(draft.event.user_id, draft.event.run_id)
         self._commit_first(draft, run, done, performance=False)
 
-    def push_only(self, draft: Draft, *, performance: bool = False) -> None:
+    def push_only(self, draft: Draft) -> None:
         """An ephemeral event: whoever listens gets it, nobody remembers it."""
-        event = draft.event(None, self._utcnow())
-        self._pusher.offer(event, draft.kind.policy, performance)
+        self._pusher.offer(draft.event, draft.policy, performance=False)
 
-    def _push_first(self, draft: Draft, run: Run, receipt: Receipt, performance: bool) -> None:
+    def _push_first(
+        self, event: Event, policy: ClassPolicy, run: Run, receipt: Receipt, performance: bool
+    ) -> None:
         """Push while it commits: the result of the push is part of the insert."""
-        self._check_room()
-        event = draft.event(run.take(), self._utcnow())
-        policy = draft.kind.policy
-        entry = Entry(event, policy.ack_timeout, policy.ttl)
-        entry.ticket = run, receipt
+        entry = Entry(event, policy.ack_timeout, policy.ttl, ticket=(run, receipt))
         parcel = self._pusher.offer(event, policy, performance, entry)
         try:
-            self._journal.submit(entry, self._on_committed)
+            self._journal.submit(entry, self._committed)
         except Overloaded:
             run.distrust()
             raise
@@ -160,10 +208,8 @@ class EmitterCore:
 
     def _commit_first(self, draft: Draft, run: Run, done: Done, performance: bool) -> None:
         """Let the ledger number it (and recognise a duplicate), then push."""
-        self._check_room()
-        policy = draft.kind.policy
-        event = draft.event(None, self._utcnow())
-        entry = Entry(event, policy.ack_timeout, policy.ttl, own_id=draft.own_id)
+        policy = draft.policy
+        entry = Entry(draft.event, policy.ack_timeout, policy.ttl, own_id=draft.own_id)
         entry.ticket = policy, run, done, performance
         self._journal.submit(entry, self._on_numbered)
         run.outstanding += 1
@@ -180,6 +226,15 @@ class EmitterCore:
             self._pusher.offer(numbered, policy, performance)
             self._copy_auth(numbered)
         done(_accepted(answer, answer.seq))
+
+    def look(self) -> datetime:
+        """The instant of this turn of the loop: what is accepted in one turn has the same."""
+        at = self._at = self._utcnow()
+        self._loop.call_soon(self._forget_instant)
+        return at
+
+    def _forget_instant(self) -> None:
+        self._at = None
 
     def _check_room(self) -> None:
         # Asked before the push: what the journal will refuse must not reach a socket.
@@ -220,6 +275,7 @@ class Emitter(Emission):
         """
         self._core = core
         self._context: Context = check_context(user_id, run_id, thread_id)
+        self._run = core.run(self._context.user_id, self._context.run_id)
         self._performance = performance
 
     def emit_nowait(
@@ -231,17 +287,7 @@ class Emitter(Emission):
         meta: Data | None = None,
     ) -> Receipt:
         """See ``Emission``."""
-        core = self._core
-        draft = make_draft(
-            self._context,
-            type,
-            data,
-            event_id=id,
-            meta=meta,
-            kinds=core.kinds,
-            new_id=core.new_id,
-        )
-        return core.accept(draft, performance=self._performance)
+        return self._core.emit(self._context, self._run, type, data, id, meta, self._performance)
 
     def __repr__(self) -> str:
         context = self._context

@@ -13,7 +13,7 @@ from typing import Any
 from delivery.domain.emission import Waiter
 from delivery.domain.ports import Accepted
 from delivery.emitter.emitter import EmitterCore
-from delivery.emitter.validate import Draft, parse_item
+from delivery.emitter.validate import Draft
 from delivery.errors import InvalidEvent, LedgerUnavailable, Overloaded
 
 log = logging.getLogger(__name__)
@@ -58,14 +58,14 @@ class _Batch:
     def take(self, index: int, item: object) -> None:
         """Validate one item and submit it."""
         try:
-            draft = parse_item(item, kinds=self._core.kinds, new_id=self._core.new_id)
+            draft = self._core.draft(item)
         except InvalidEvent as error:
             self._answers[index] = error
             return
         if self._is_full is not None:
             # Once one was refused, later ones of its run must not overtake its retry.
             self._answers[index] = self._is_full
-        elif not draft.kind.is_durable:
+        elif not draft.event.event_class.is_durable:
             self._ephemeral[index] = draft
         else:
             try:
@@ -92,7 +92,9 @@ class _Batch:
             draft = self._ephemeral.pop(self._next, None)
             if draft is not None:
                 self._core.push_only(draft)
-                self._answers[self._next] = Accepted(draft.id, None, duplicate=False, durable=False)
+                self._answers[self._next] = Accepted(
+                    draft.event.id, None, duplicate=False, durable=False
+                )
             elif self._answers[self._next] is None:
                 return
             self._next += 1

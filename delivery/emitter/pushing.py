@@ -91,13 +91,13 @@ class Pusher:
             the journal has it.
         """
         encoded = encode_event(event)
-        user = event.user_id
-        may_linger = policy.linger > 0.0 and not performance
-        if not may_linger and user not in self._retrying and not self._batcher.is_waiting(user):
+        if not self._must_wait(event.user_id) and (performance or policy.linger <= 0.0):
             pushed = self._call(event, encoded)
-            if pushed.connections > 0:
+            if pushed.connections:
                 if entry is not None:
-                    _note_sent(entry)
+                    entry.sent = True
+                    if event.event_class is EventClass.AUTH:
+                        _note_sent(entry)
                 return None
             item = _parcel(event, encoded, policy, performance, entry)
             if not self._judge(item, pushed, 1):
@@ -106,6 +106,12 @@ class Pusher:
         item = _parcel(event, encoded, policy, performance, entry)
         self._queue(item)
         return item
+
+    def _must_wait(self, user: str) -> bool:
+        """Whether something of this user is still under way, which nothing may overtake."""
+        if not self._retrying and not self._batcher.waiting:
+            return False
+        return user in self._retrying or self._batcher.is_waiting(user)
 
     def _queue(self, item: Parcel) -> None:
         """Behind what waits for this user already, or into a batch."""

@@ -7,6 +7,7 @@ forgotten run costs one event that waits for its commit before it is pushed, not
 from __future__ import annotations
 
 from collections import OrderedDict
+from weakref import WeakValueDictionary
 
 
 class Run:
@@ -18,7 +19,7 @@ class Run:
             later ones must queue behind them, or they would overtake on the wire.
     """
 
-    __slots__ = ("counter", "outstanding")
+    __slots__ = ("__weakref__", "counter", "outstanding")
 
     def __init__(self) -> None:
         self.counter: int | None = None
@@ -44,24 +45,26 @@ class Run:
 
 
 class Runs:
-    """The runs emitted to most recently, at most ``capacity``."""
+    """The runs emitted to most recently, at most ``capacity``, and those that somebody holds: two
+    counters of one run would give out a number twice."""
 
     def __init__(self, capacity: int = 10_000) -> None:
         self._capacity = capacity
-        self._runs: OrderedDict[tuple[str, str], Run] = OrderedDict()
+        self._recent: OrderedDict[tuple[str, str], Run] = OrderedDict()
+        self._held: WeakValueDictionary[tuple[str, str], Run] = WeakValueDictionary()
 
     def __len__(self) -> int:
-        return len(self._runs)
+        return len(self._held)
 
     def of(self, user_id: str, run_id: str) -> Run:
         """The run, new and unknown if this process has not emitted to it lately."""
         key = (user_id, run_id)
-        run = self._runs.get(key)
-        if run is not None:
-            self._runs.move_to_end(key)
-            return run
-        run = self._runs[key] = Run()
-        if len(self._runs) > self._capacity:
-            # Events under way keep their own reference; the journal's order protects the rest.
-            self._runs.popitem(last=False)
+        run = self._held.get(key)
+        if run is None:
+            run = self._held[key] = Run()
+        self._recent[key] = run
+        self._recent.move_to_end(key)
+        if len(self._recent) > self._capacity:
+            # Emitters and events under way keep their own reference.
+            self._recent.popitem(last=False)
         return run

@@ -79,34 +79,14 @@ class Kinds:
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
-    """A valid event that still lacks its place in the run and its instant.
+    """A valid event that still lacks its place in the run, and what its class is owed.
 
-    ``raw_data`` is the caller's object as it was then: what happens to it afterwards changes
-    nothing here.
+    ``own_id``: this process made the id, so that it cannot be a duplicate.
     """
 
-    id: str
+    event: Event
     own_id: bool
-    kind: Kind
-    context: Context
-    raw_data: msgspec.Raw
-    meta: dict[str, Any] | None
-
-    def event(self, seq: int | None, at: datetime) -> Event:
-        """The event with its number and its instant of acceptance."""
-        context, kind = self.context, self.kind
-        return Event(
-            id=self.id,
-            type=kind.type,
-            user_id=context.user_id,
-            run_id=context.run_id,
-            thread_id=context.thread_id,
-            seq=seq,
-            at=at,
-            event_class=kind.event_class,
-            raw_data=self.raw_data,
-            meta=self.meta,
-        )
+    policy: ClassPolicy
 
 
 def check_context(user_id: object, run_id: object, thread_id: object = None) -> Context:
@@ -131,44 +111,30 @@ def _addressable(name: str, value: object) -> str:
     return text
 
 
-def make_draft(
-    context: Context,
-    event_type: object,
-    data: object,
-    *,
-    event_id: object,
-    meta: object,
-    kinds: Kinds,
-    new_id: Callable[[], str],
-) -> Draft:
-    """Check one event of a checked context.
-
-    Args:
-        data: ``None`` means an empty object.
-        event_id: the caller's id, ``None`` to have one made.
+def check_kind(kind: Kind, context: Context) -> None:
+    """Refuse a sign-in event about nobody.
 
     Raises:
-        InvalidEvent: (or a subclass) names the field.
+        InvalidContext: an id looks like a template that nobody filled in.
     """
-    kind = kinds.of(event_type)
     if context.flags and kind.event_class is EventClass.AUTH:
+        name = context.flags[0].partition(":")[2]
         raise InvalidContext(
-            f"{context.flags[0].partition(':')[2]} looks like a template nobody filled in; "
-            "auth events need real ids",
-            field=context.flags[0].partition(":")[2],
+            f"{name} looks like a template nobody filled in; auth events need real ids", field=name
         )
-    raw = encode_object("data", {} if data is None else data, encode_json)
-    return Draft(
-        new_id() if event_id is None else check_event_id(event_id),
-        event_id is None,
-        kind,
-        context,
-        msgspec.Raw(raw),
-        None if meta is None and not context.flags else _meta(meta, context.flags),
-    )
 
 
-def _meta(meta: object, flags: tuple[str, ...]) -> dict[str, Any] | None:
+def check_data(data: object) -> msgspec.Raw:
+    """The caller's object as it is now; ``None`` means an empty one. See ``encode_object``."""
+    return msgspec.Raw(encode_object("data", {} if data is None else data, encode_json))
+
+
+def check_meta(meta: object, flags: tuple[str, ...]) -> dict[str, Any] | None:
+    """The caller's annotations with ours.
+
+    Raises:
+        InvalidEvent: not an object, or it sets what is ours.
+    """
     if meta is None:
         return {"flags": list(flags)} if flags else None
     copy: dict[str, Any] = decode_json(encode_object("meta", meta, encode_json))
@@ -179,14 +145,41 @@ def _meta(meta: object, flags: tuple[str, ...]) -> dict[str, Any] | None:
     return copy
 
 
-def parse_item(item: object, *, kinds: Kinds, new_id: Callable[[], str]) -> Draft:
+def parse_item(item: object, *, kinds: Kinds, new_id: Callable[[], str], at: datetime) -> Draft:
     """Check one event that came as a JSON object.
+
+    Args:
+        at: the instant of acceptance.
 
     Raises:
         InvalidEvent: not an object, a field missing, unknown or wrong; names the field.
     """
     if not isinstance(item, Mapping):
         raise InvalidEvent(f"an event must be an object, not {type(item).__name__}")
+    if not FIELDS.issuperset(item):
+        _refuse_field(item)
+    if "data" in item and item["data"] is None:
+        raise InvalidEvent("data must be an object, not null; or leave it out", field="data")
+    context = check_context(item.get("user_id"), item.get("run_id"), item.get("thread_id"))
+    kind = kinds.of(item.get("type"))
+    check_kind(kind, context)
+    event_id = item.get("id")
+    event = Event(
+        id=new_id() if event_id is None else check_event_id(event_id),
+        type=kind.type,
+        user_id=context.user_id,
+        run_id=context.run_id,
+        thread_id=context.thread_id,
+        seq=None,
+        at=at,
+        event_class=kind.event_class,
+        raw_data=check_data(item.get("data")),
+        meta=check_meta(item.get("meta"), context.flags),
+    )
+    return Draft(event, event_id is None, kind.policy)
+
+
+def _refuse_field(item: Mapping[Any, Any]) -> None:
     for name in item:
         if name in _OURS:
             raise InvalidEvent(f"{name} is set by the service; leave it out", field=str(name))
@@ -195,15 +188,3 @@ def parse_item(item: object, *, kinds: Kinds, new_id: Callable[[], str]) -> Draf
                 f"unknown field {str(name)[:64]!r}; known: {', '.join(sorted(FIELDS))}",
                 field=str(name)[:64],
             )
-    if "data" in item and item["data"] is None:
-        raise InvalidEvent("data must be an object, not null; or leave it out", field="data")
-    context = check_context(item.get("user_id"), item.get("run_id"), item.get("thread_id"))
-    return make_draft(
-        context,
-        item.get("type"),
-        item.get("data"),
-        event_id=item.get("id"),
-        meta=item.get("meta"),
-        kinds=kinds,
-        new_id=new_id,
-    )

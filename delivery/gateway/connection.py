@@ -313,8 +313,8 @@ class Connection:
     # Writing
 
     def _write_batch(self, batch: Batch) -> None:
-        events, encoded = batch
-        n = self.session.flight.on_push(events, self._clock())
+        events, encoded, is_durable = batch
+        n = self.session.flight.on_push(events, self._clock(), is_durable=is_durable)
         try:
             self.sink.write_events(n, events, encoded)
         except ConnectionError as error:

@@ -77,8 +77,12 @@ class Flight:
         """Whether this id left here and is still unacknowledged."""
         return event_id in self._in_flight
 
-    def on_push(self, events: Sequence[Event], now: float) -> int:
-        """These events leave now, in this order. Returns ``n`` for their frame."""
+    def on_push(self, events: Sequence[Event], now: float, *, is_durable: bool = False) -> int:
+        """These events leave now, in this order. Returns ``n`` for their frame.
+
+        Args:
+            is_durable: none of them is ephemeral; ``False`` when that is not known.
+        """
         ids = [event.id for event in events]
         first = self.n + 1
         n = self.n = self.n + len(ids)
@@ -86,7 +90,9 @@ class Flight:
         sent = self._sent
         sent.update(ids)
         if self._tracked:
-            if in_flight.keys().isdisjoint(ids) and not any(map(_is_ephemeral, events)):
+            if in_flight.keys().isdisjoint(ids) and (
+                is_durable or not any(map(is_ephemeral, events))
+            ):
                 in_flight.update(zip(ids, range(first, n + 1), strict=True))
             else:
                 self._follow(events, first)
@@ -103,7 +109,7 @@ class Flight:
 
     def _follow(self, events: Sequence[Event], first: int) -> None:
         for n, event in enumerate(events, first):
-            if not _is_ephemeral(event):
+            if not is_ephemeral(event):
                 # The first n stays: whoever handled it there may acknowledge it there.
                 self._in_flight.setdefault(event.id, n)
 
@@ -194,5 +200,6 @@ class Flight:
             )
 
 
-def _is_ephemeral(event: Event) -> bool:
+def is_ephemeral(event: Event) -> bool:
+    """Whether nobody remembers it, so that it takes no room in flight."""
     return event.event_class is EventClass.EPHEMERAL

@@ -13,9 +13,10 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from delivery.domain.event import Event, EventClass
-from delivery.gateway.flight import Flight
+from delivery.gateway.flight import Flight, is_ephemeral
 from delivery.gateway.merging import merge_ephemeral
 from delivery.protocol import encode_event
 
@@ -28,7 +29,14 @@ RUNS = 4_096
 
 Item = tuple[Event, bytes]
 """An event with its encoding, made once for all of its connections."""
-Batch = tuple[list[Event], list[bytes]]
+
+
+class Batch(NamedTuple):
+    """One frame's events; ``is_durable`` when it is known that none of them is ephemeral."""
+
+    events: list[Event]
+    encoded: list[bytes]
+    is_durable: bool = False
 
 
 class Read(enum.Enum):
@@ -47,6 +55,7 @@ class Lanes:
     """
 
     __slots__ = (
+        "_ephemeral",
         "_flight",
         "_is_held",
         "_max_queue",
@@ -65,6 +74,7 @@ class Lanes:
         self._max_queue = max_queue
         self._queue: deque[Item] = deque()
         self._queue_bytes = 0
+        self._ephemeral = 0  # of those in the queue
         self._page: deque[Item] = deque()
         self._resends: deque[Item] = deque()
         self._seqs: dict[str, int] = {}  # run -> the highest number seen, oldest run first
@@ -93,16 +103,12 @@ class Lanes:
 
         An ephemeral event that finds the queue full is dropped.
         """
-        queue = self._queue
         event = item[0]
-        if self._is_held and queue and event.event_class is EventClass.EPHEMERAL:
-            merged = merge_ephemeral(queue[-1][0], event)
-            if merged is not None:
-                item = (merged, encode_event(merged))
-                self._queue_bytes -= len(queue.pop()[1])
+        if event.event_class is EventClass.EPHEMERAL:
+            self._push_ephemeral(item)
+            return True
+        queue = self._queue
         if len(queue) >= self._max_queue or self._queue_bytes > MAX_QUEUE_BYTES:
-            if event.event_class is EventClass.EPHEMERAL:
-                return True
             self._drop_queue()
             self.ask_again()
             return False
@@ -111,6 +117,19 @@ class Lanes:
         if self._follow(event) and self.is_live:
             self.ask_again()
         return True
+
+    def _push_ephemeral(self, item: Item) -> None:
+        queue = self._queue
+        if self._is_held and queue:
+            merged = merge_ephemeral(queue[-1][0], item[0])
+            if merged is not None:
+                item = (merged, encode_event(merged))
+                self._queue_bytes -= len(queue.pop()[1])
+                self._ephemeral -= 1
+        if len(queue) < self._max_queue and self._queue_bytes <= MAX_QUEUE_BYTES:
+            queue.append(item)
+            self._queue_bytes += len(item[1])
+            self._ephemeral += 1
 
     def resend(self, items: Iterable[Item]) -> None:
         """Let these leave first, in flight or not."""
@@ -165,6 +184,7 @@ class Lanes:
         batch = self._take(self._queue, again=True)
         if self._queue_bytes:
             self._queue_bytes = sum(len(raw) for _, raw in self._queue)
+            self._ephemeral = sum(is_ephemeral(event) for event, _ in self._queue)
         return batch
 
     def settle(self) -> None:
@@ -189,29 +209,34 @@ class Lanes:
         if seq is None:
             return False
         seqs = self._seqs
-        last = seqs.get(event.run_id)
+        run_id = event.run_id
+        last = seqs.get(run_id)
         if last is None:
             last = 0
             if len(seqs) >= RUNS:
                 del seqs[next(iter(seqs))]
         if seq > last:
-            seqs[event.run_id] = seq
+            seqs[run_id] = seq
         return seq > last + 1
 
     def _drop_queue(self) -> None:
         self._queue.clear()
-        self._queue_bytes = 0
+        self._queue_bytes = self._ephemeral = 0
 
     def _go_live(self) -> None:
         was_sent = self._flight.was_sent
         self._queue = deque(item for item in self._queue if not was_sent(item[0].id))
+        self._ephemeral = sum(is_ephemeral(event) for event, _ in self._queue)
         self.is_live = True
 
     def _take_queue(self) -> Batch | None:
         """All of it: the everyday case."""
-        taken = [*self._queue]
+        queue = self._queue
+        if not queue:
+            return None
+        batch = Batch([event for event, _ in queue], [raw for _, raw in queue], not self._ephemeral)
         self._drop_queue()
-        return ([event for event, _ in taken], [raw for _, raw in taken]) if taken else None
+        return batch
 
     def _take(self, lane: deque[Item], *, again: bool = False) -> Batch | None:
         """What fits into one frame and into flight, in order. Not ``again``: without what left."""
@@ -239,4 +264,4 @@ class Lanes:
             events.append(event)
             encoded.append(raw)
             size += len(raw)
-        return (events, encoded) if events else None
+        return Batch(events, encoded) if events else None

@@ -128,10 +128,21 @@ class Registry:
 
     def push(self, event: Event, encoded: bytes) -> Pushed:
         """See the port. Counts connections here and nodes known to host the user."""
+        user = self._users.get(event.user_id)
+        if user is None or user.breaker is not _CLOSED or self.peers.are_there or self.is_closing:
+            return self._push_elsewhere_too(user, event, encoded)
+        item = (event, encoded)
+        for connection in user.connections:
+            connection.enqueue(item)
+            if not connection.is_marked:
+                self.mark(connection)
+        return user.pushed
+
+    def _push_elsewhere_too(self, user: User | None, event: Event, encoded: bytes) -> Pushed:
+        """A push that is not the everyday one: other nodes, nobody here, a breaker, a drain."""
         if self.is_closing:
             return _SHUTTING_DOWN
         elsewhere = self.peers.push(event)
-        user = self._users.get(event.user_id)
         if user is None:
             return Pushed(elsewhere) if elsewhere else _NOBODY
         if not self._passes(user):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import WSMsgType, web
@@ -16,15 +18,18 @@ from aiohttp.abc import AbstractStreamWriter
 
 from delivery.domain.event import Event
 from delivery.errors import InvalidFrame, Unauthenticated
+from delivery.gateway.direct import DirectSocket
 from delivery.gateway.sink import CLOSE_GRACE, at_once
 from delivery.protocol import (
     MAX_FRAME_BYTES,
     SUBPROTOCOL,
+    Ack,
     Close,
     ServerFrame,
     decode_client,
     encode,
     events_frame,
+    text_frame,
 )
 
 if TYPE_CHECKING:
@@ -39,13 +44,13 @@ _ENDED = frozenset(
     {WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR}
 )  # after these nothing more comes
 
-Socket = web.WebSocketResponse[bool]
-
 
 class SocketSink:
     """The writing side of one WebSocket."""
 
-    def __init__(self, request: web.Request, socket: Socket, writer: AbstractStreamWriter) -> None:
+    def __init__(
+        self, request: web.Request, socket: DirectSocket, writer: AbstractStreamWriter
+    ) -> None:
         self._protocol = request.protocol
         self._socket = socket
         self._writer = writer
@@ -65,7 +70,10 @@ class SocketSink:
         self._send(encode(frame), WSMsgType.TEXT)
 
     def write_events(self, n: int, events: list[Event], encoded: list[bytes]) -> None:
-        self._send(events_frame(n, encoded), WSMsgType.TEXT)
+        transport = self._protocol.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the transport is closed")
+        transport.write(text_frame(events_frame(n, encoded)))
 
     def ping(self, payload: bytes) -> None:
         self._send(payload, WSMsgType.PING)
@@ -110,7 +118,7 @@ class SocketSink:
 async def serve_socket(request: web.Request, path: FastPath) -> web.StreamResponse:
     """The handler of ``GET /v1/ws``."""
     header = await _header_principal(request, path)
-    socket: Socket = web.WebSocketResponse(
+    socket = DirectSocket(
         protocols=(SUBPROTOCOL,),
         compress=False,
         max_msg_size=MAX_FRAME_BYTES,
@@ -157,9 +165,12 @@ async def _verify(path: FastPath, token: str) -> Principal:
         ) from error
 
 
-async def _read(socket: Socket, sink: SocketSink, connection: Connection, path: FastPath) -> None:
+async def _read(
+    socket: DirectSocket, sink: SocketSink, connection: Connection, path: FastPath
+) -> None:
     session = connection.session
     clock = path.clock
+    socket.take_with(partial(_take, connection, clock))
     while True:
         message = await socket.receive()
         kind = message.type
@@ -182,6 +193,25 @@ async def _read(socket: Socket, sink: SocketSink, connection: Connection, path: 
             return
         else:
             connection.perform(session.on_bad_frame("frames are JSON text, not binary"))
+
+
+def _take(connection: Connection, clock: Callable[[], float], raw: bytes) -> bool:
+    """Handle an acknowledgement at once; ``False`` for every other frame, and for bad ones."""
+    if connection.is_closed:
+        return False
+    try:
+        frame = decode_client(raw)
+    except InvalidFrame:
+        return False  # the reader says so, in its turn
+    if type(frame) is not Ack:
+        return False
+    try:
+        connection.perform(connection.session.on_client_frame(frame, clock()))
+    except Exception:
+        # One broken connection must not raise into the transport.
+        logger.exception("connection %s failed", connection.id)
+        connection.close(Close.FORCED_RECONNECT, "internal error")
+    return True
 
 
 async def _check(token: str, connection: Connection, path: FastPath) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -18,20 +19,23 @@ from delivery.domain.lifecycle import Confirmation
 from delivery.ledger.models import attempts
 
 T = TypeVar("T")
-_SIZES = (100, 10, 1)
+_SIZES = (256, 64, 16, 4, 1)
 """Rows per statement: few different ones, so that each is compiled once and cached."""
 PAGE = 500
 """Ids per statement: under SQLite's and PostgreSQL's parameter limits with room to spare."""
 
-EVENT_INSERT = (
-    "id", "type", "user_id", "run_id", "thread_id", "seq", "at", "class", "data", "meta", "state",
-    "due_at", "expires_at", "handed_over_at", "recorded_at", "confirmed_at",
+EVENT_OWN = ("id", "type", "user_id", "run_id", "seq", "at", "data")
+EVENT_SHAPE = (
+    "thread_id", "class", "meta", "state", "due_at", "expires_at", "handed_over_at", "recorded_at",
+    "confirmed_at",
 )  # fmt: skip
+"""What the rows of a batch have in common, but for a few shapes."""
 
-_COLUMNS = ", ".join(f'"{name}"' for name in EVENT_INSERT)
-_COPY_EVENTS = f"COPY events ({_COLUMNS}) FROM STDIN"
-_INSERT_EVENTS = f"INSERT INTO events ({_COLUMNS}, position)"
-_INSERT_CONFIRMATIONS = 'INSERT INTO confirmations (event_id, channel, "by", evidence, at)'
+_OWN = ", ".join(f'"{name}"' for name in EVENT_OWN)
+_SHAPE = ", ".join(f'"{name}"' for name in EVENT_SHAPE)
+_COPY_EVENTS = f"COPY events ({_OWN}, {_SHAPE}) FROM STDIN"
+_INSERT_EVENTS = f"INSERT INTO events ({_SHAPE}, {_OWN}, position)"
+_INSERT_CONFIRMATIONS = 'INSERT INTO confirmations (channel, at, event_id, "by", evidence)'
 _DO_NOTHING = "ON CONFLICT DO NOTHING"
 _UNNEST_CONFIRMATIONS = (
     'INSERT INTO confirmations (event_id, channel, "by", evidence, at) '
@@ -51,7 +55,9 @@ _ROWS_POSTGRESQL = (
 )
 
 Runs = Mapping[tuple[str, str], int]
-EventRow = tuple[str | int | None, ...]
+Values = tuple[str | int | None, ...]
+EventRow = tuple[Values, Values]
+"""The row's own values in the order of ``EVENT_OWN``, its shape in that of ``EVENT_SHAPE``."""
 
 
 def pages(items: Sequence[T], size: int = PAGE) -> Iterator[Sequence[T]]:
@@ -73,40 +79,49 @@ def stamp(connection: Connection, instant: datetime) -> str:
 
 
 def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
-    """Insert event rows, numbered in the order given.
-
-    Args:
-        rows: in the order of ``EVENT_INSERT``, instants made by ``stamp``.
-    """
+    """Insert event rows, numbered in the order given; instants made by ``stamp``."""
     if is_postgresql(connection):
-        lines = "".join([_copy_line(row) for row in rows])
+        ends = {shape: _copy_text(shape) + "\n" for _, shape in rows}
+        text = "".join([f"{_copy_text(own)}\t{ends[shape]}" for own, shape in rows])
         with _cursor(connection) as cursor, cursor.copy(_COPY_EVENTS) as copy:
-            copy.write(lines)
+            copy.write(text)
         return
     last = connection.execute(sa.text("SELECT coalesce(max(position), 0) FROM events")).scalar_one()
+    groups: dict[Values, list[Values]] = {}
+    for number, (own, shape) in enumerate(rows, start=last + 1):
+        groups.setdefault(shape, []).append((*own, number))
     with _cursor(connection) as cursor:
-        numbered = [(*row, number) for number, row in enumerate(rows, start=last + 1)]
-        _insert_values(cursor, _INSERT_EVENTS, numbered)
+        for shape, group in groups.items():
+            _insert_values(cursor, _INSERT_EVENTS, shape, group)
 
 
 def _insert_values(
-    cursor: Any, head: str, rows: Sequence[tuple[object, ...]], tail: str = ""
+    cursor: Any, head: str, shared: Values, rows: Sequence[Values], tail: str = ""
 ) -> None:
-    """Insert on SQLite, many rows by one statement: its driver lets the interpreter lock go and
-    takes it again for every single one, and a busy loop then makes each of them wait."""
+    """Insert on SQLite, many rows by one statement, with the values that all have bound once.
+
+    Its driver lets the interpreter lock go and takes it again for each statement, for which a busy
+    loop makes it wait; and a bound value costs more than the rest of a row.
+    """
     start = 0
     for size in _SIZES:
-        while len(rows) - start >= size:
-            page = rows[start : start + size]
-            row = f"({', '.join('?' * len(page[0]))})"
-            statement = f"{head} VALUES {', '.join([row] * size)} {tail}"
-            cursor.execute(statement, list(chain.from_iterable(page)))
-            start += size
+        if len(rows) - start >= size:
+            statement = _values_statement(head, len(shared), len(rows[0]), size, tail)
+            while len(rows) - start >= size:
+                page = rows[start : start + size]
+                cursor.execute(statement, list(chain(shared, *page)))
+                start += size
 
 
-def _copy_line(row: EventRow) -> str:
-    """One line of COPY's text format. Source: PostgreSQL manual, COPY, "Text Format"."""
-    return "\t".join(["\\N" if value is None else _escaped(value) for value in row]) + "\n"
+@cache
+def _values_statement(head: str, shared: int, own: int, size: int, tail: str) -> str:
+    row = ", ".join([f"?{number}" for number in range(1, shared + 1)] + ["?"] * own)
+    return f"{head} VALUES {', '.join([f'({row})'] * size)} {tail}"
+
+
+def _copy_text(values: Values) -> str:
+    """A part of a line in COPY's text format. Source: PostgreSQL manual, COPY, "Text Format"."""
+    return "\t".join(["\\N" if value is None else _escaped(value) for value in values])
 
 
 def _escaped(value: str | int) -> str:
@@ -127,16 +142,18 @@ def insert_confirmations(
     connection: Connection, proofs: Sequence[Confirmation], now: datetime
 ) -> None:
     """Insert proofs; one that stands there already adds no second row."""
-    values = [(p.event_id, p.channel, p.by, p.evidence) for p in proofs]
     with _cursor(connection) as cursor:
         if is_postgresql(connection):
+            values = [(p.event_id, p.channel, p.by, p.evidence) for p in proofs]
             columns = [list(column) for column in zip(*values, strict=True)]
             cursor.execute(_UNNEST_CONFIRMATIONS, (now, *columns))
-        else:
-            at = stamp(connection, now)
-            _insert_values(
-                cursor, _INSERT_CONFIRMATIONS, [(*value, at) for value in values], _DO_NOTHING
-            )
+            return
+        at = stamp(connection, now)
+        groups: dict[str, list[Values]] = {}
+        for p in proofs:
+            groups.setdefault(p.channel, []).append((p.event_id, p.by, p.evidence))
+        for channel, group in groups.items():
+            _insert_values(cursor, _INSERT_CONFIRMATIONS, (channel, at), group, _DO_NOTHING)
 
 
 def raise_runs(connection: Connection, told: Runs, now: datetime) -> None:
@@ -170,7 +187,7 @@ def _write_runs(
             return {(user, run): last for last, user, run in cursor.fetchall()}
         at = stamp(connection, now)
         found: dict[tuple[str, str], int] = {}
-        for page in pages(keys, _SIZES[0]):
+        for page in pages(keys):
             statement = _INSERT_RUNS.format(
                 rows="VALUES " + ", ".join([_ROW_SQLITE] * len(page)), last_seq=last_seq
             )

@@ -153,8 +153,16 @@ def _sqlite_engine(url: URL, pool_size: int) -> sa.Engine:
         connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT * 1000)}")
+        # Fewer, larger pages: most of a commit's time goes into writing them one by one. Takes
+        # effect on a new file only.
+        cursor.execute("PRAGMA page_size=8192")
         _use_wal(cursor)
-        for pragma in ("synchronous=NORMAL", "foreign_keys=ON"):
+        for pragma in (
+            "synchronous=NORMAL",
+            "foreign_keys=ON",
+            "wal_autocheckpoint=2000",
+            "cache_size=-16000",
+        ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

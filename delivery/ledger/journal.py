@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BATCH = 5_000
-GATHER = 0.01
+GATHER = 0.02
 """Seconds that an entry may wait for its proof, to be inserted with it."""
 RETRY = 1.0
 ADOPT_EVERY = 5.0
@@ -42,6 +42,9 @@ class JournalThread:
 
     Everything public is called on the loop's thread and never waits. The loop hands one batch at a
     time to the thread; what comes meanwhile gathers, without a lock.
+
+    Attributes:
+        backlog: entries that are queued or being committed.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class JournalThread:
         self._max_pending = max_pending
         self._patience = gather
         self._gathering = Gathering()
-        self._pending = 0
+        self.backlog = 0
         self._inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._is_busy = False
         self._is_scheduled = False
@@ -95,11 +98,6 @@ class JournalThread:
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     @property
-    def backlog(self) -> int:
-        """Entries that are queued or being committed."""
-        return self._pending
-
-    @property
     def is_ledger_up(self) -> bool:
         """Whether the last commit reached the ledger."""
         return self._ledger_down_until == 0.0
@@ -108,9 +106,9 @@ class JournalThread:
         """See the port."""
         if self._stopping:
             raise Overloaded("this node is shutting down; use another one", retry_after=1.0)
-        if self._pending >= self._max_pending:
-            raise Overloaded(f"{self._pending} events wait to be committed; slow down")
-        self._pending += 1
+        if self.backlog >= self._max_pending:
+            raise Overloaded(f"{self.backlog} events wait to be committed; slow down")
+        self.backlog += 1
         self._gathering.add(entry, answered)
         if not self._is_scheduled:
             self._schedule()
@@ -164,7 +162,7 @@ class JournalThread:
             await asyncio.wait_for(done, timeout)
         except TimeoutError:
             raise LedgerUnavailable(
-                f"the journal still has {self._pending} events after {timeout} s"
+                f"the journal still has {self.backlog} events after {timeout} s"
             ) from None
 
     # The loop's side.
@@ -199,7 +197,7 @@ class JournalThread:
 
     def _on_answered(self, batch: Batch, answers: Sequence[Answer]) -> None:
         self._is_busy = False
-        self._pending -= len(batch.entries)
+        self.backlog -= len(batch.entries)
         self._offer()  # the thread first: it works while the answers are told
         for (entry, answered), answer in zip(batch.entries, answers, strict=True):
             try:

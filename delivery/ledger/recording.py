@@ -31,6 +31,7 @@ from delivery.ledger.rows import event as event_of
 log = logging.getLogger(__name__)
 
 FAST_PATH = "websocket"
+_CLASS = {one: one.value for one in EventClass}  # a look into it is faster than the property
 
 
 class Recording:
@@ -82,6 +83,12 @@ def _sort_out(
     connection: Connection, entries: Sequence[Entry], drained: bool
 ) -> tuple[Answers, Fresh]:
     """Tell new entries from repeated ones."""
+    if (
+        not drained
+        and all(entry.own_id for entry in entries)
+        and len({entry.event.id for entry in entries}) == len(entries)
+    ):  # this process made every id
+        return list(range(len(entries))), list(enumerate(entries))
     known = _known(connection, [e.event.id for e in entries if drained or not e.own_id])
     answers: Answers = []
     fresh: Fresh = []
@@ -143,41 +150,51 @@ def _number(connection: Connection, entries: Sequence[Entry], now: datetime) -> 
     """Sequence numbers: those told already are noted in ``runs``, the others are taken there."""
     told: dict[tuple[str, str], int] = {}
     wanted: dict[tuple[str, str], int] = {}
-    for entry in entries:
-        key = (entry.event.user_id, entry.event.run_id)
-        if entry.event.seq is None:
-            wanted[key] = wanted.get(key, 0) + 1
-        else:
-            told[key] = max(told.get(key, 0), entry.event.seq)
-    bulk.raise_runs(connection, told, now)
-    last = bulk.advance_runs(connection, wanted, now)
-    following = {key: last[key] - count for key, count in wanted.items()}
     numbers: list[int | None] = []
     for entry in entries:
-        if entry.event.seq is not None:
-            numbers.append(entry.event.seq)
-            continue
-        key = (entry.event.user_id, entry.event.run_id)
-        following[key] += 1
-        numbers.append(following[key])
+        event = entry.event
+        seq = event.seq
+        numbers.append(seq)
+        key = (event.user_id, event.run_id)
+        if seq is None:
+            wanted[key] = wanted.get(key, 0) + 1
+        elif seq > told.get(key, 0):
+            told[key] = seq
+    bulk.raise_runs(connection, told, now)
+    if not wanted:
+        return numbers
+    last = bulk.advance_runs(connection, wanted, now)
+    following = {key: last[key] - count for key, count in wanted.items()}
+    for index, entry in enumerate(entries):
+        if numbers[index] is None:
+            key = (entry.event.user_id, entry.event.run_id)
+            following[key] += 1
+            numbers[index] = following[key]
     return numbers
 
 
 def _insert(
     connection: Connection, fresh: Fresh, seqs: Sequence[int | None], now: datetime
 ) -> None:
-    entries = [entry for _, entry in fresh]
     stamps = _Stamps(connection, now)
-    bulk.insert_events(
-        connection, [_row(entry, seq, stamps) for entry, seq in zip(entries, seqs, strict=True)]
-    )
-    pushes = [row for entry in entries for row in _push_rows(entry, now)]
+    rows: list[bulk.EventRow] = []
+    proofs: list[Confirmation] = []
+    pushes: list[dict[str, Any]] = []
+    audited: list[AuditRow] = []
+    for (_, entry), seq in zip(fresh, seqs, strict=True):
+        rows.append(_row(entry, seq, stamps))
+        if entry.proofs:
+            proofs += entry.proofs
+        if entry.pushes:
+            pushes += _push_rows(entry, now)
+        if entry.event.event_class is EventClass.AUTH:
+            audited.append(_audit_row(entry, now))
+    bulk.insert_events(connection, rows)
     if pushes:
         bulk.insert_attempts(connection, pushes)
-    proofs = [proof for entry in entries for proof in entry.proofs]
     if proofs:
         bulk.insert_confirmations(connection, proofs, now)
-    audit_rows(connection, list(_audited(entries, now)))
+    audit_rows(connection, audited)
 
 
 class _Stamps:
@@ -204,14 +221,14 @@ class _Stamps:
 
 
 def _row(entry: Entry, seq: int | None, stamps: _Stamps) -> bulk.EventRow:
-    """One row in the order of ``bulk.EVENT_INSERT``."""
+    """One row for ``bulk.insert_events``."""
     event = entry.event
     meta = event.meta
     due: str | None = None
     handed_over = confirmed = None
     if meta is not None and "conflicts_with" in meta:
         state = "dead"
-    elif entry.proofs and any(proof.user_id == event.user_id for proof in entry.proofs):
+    elif entry.proofs and _is_proved(entry):
         state, confirmed = "confirmed", stamps.now
     elif entry.hand_over:
         state, due, handed_over = "falling_back", stamps.now, stamps.now
@@ -219,23 +236,32 @@ def _row(entry: Entry, seq: int | None, stamps: _Stamps) -> bulk.EventRow:
         state = "sent" if entry.sent else "accepted"
         due = stamps.after(min(entry.ack_timeout, entry.ttl))
     return (
-        event.id,
-        event.type,
-        event.user_id,
-        event.run_id,
-        event.thread_id,
-        seq,
-        stamps.of(event.at),
-        event.event_class.value,
-        raw_text(event),
-        None if meta is None else dump(meta),
-        state,
-        due,
-        stamps.after(entry.ttl),
-        handed_over,
-        stamps.now,
-        confirmed,
+        (
+            event.id,
+            event.type,
+            event.user_id,
+            event.run_id,
+            seq,
+            stamps.of(event.at),
+            raw_text(event),
+        ),
+        (
+            event.thread_id,
+            _CLASS[event.event_class],
+            None if meta is None else dump(meta),
+            state,
+            due,
+            stamps.after(entry.ttl),
+            handed_over,
+            stamps.now,
+            confirmed,
+        ),
     )
+
+
+def _is_proved(entry: Entry) -> bool:
+    user_id = entry.event.user_id
+    return any(proof.user_id == user_id for proof in entry.proofs)
 
 
 def _push_rows(entry: Entry, now: datetime) -> Iterable[dict[str, Any]]:
@@ -246,16 +272,14 @@ def _push_rows(entry: Entry, now: datetime) -> Iterable[dict[str, Any]]:
         )  # fmt: skip
 
 
-def _audited(entries: Sequence[Entry], now: datetime) -> Iterable[AuditRow]:
-    for entry in entries:
-        event = entry.event
-        if event.event_class is EventClass.AUTH:
-            facts: dict[str, object] = {
-                "type": event.type,
-                "run_id": event.run_id,
-                "confirmed": bool(entry.proofs),
-            }
-            yield AuditRow("accepted", event.id, event.user_id, facts, now)
+def _audit_row(entry: Entry, now: datetime) -> AuditRow:
+    event = entry.event
+    facts: dict[str, object] = {
+        "type": event.type,
+        "run_id": event.run_id,
+        "confirmed": bool(entry.proofs),
+    }
+    return AuditRow("accepted", event.id, event.user_id, facts, now)
 
 
 def _resolved(answers: Answers) -> Iterable[Receipted]:

@@ -6,19 +6,19 @@ import pytest
 from delivery.domain.event import MAX_DATA_BYTES, EventClass
 from delivery.emitter.validate import Kinds, check_context, parse_item
 from delivery.errors import InvalidContext, InvalidEvent, PayloadTooLarge
-from delivery.testing import make_id, make_policies
+from delivery.testing import START, make_id, make_policies
 
 GOOD = {"type": "note", "user_id": "u1", "run_id": "r1", "data": {"x": 1}}
 
 
 def parse(**changes):
     item = {**GOOD, **changes}
-    return parse_item(item, kinds=Kinds(make_policies()), new_id=lambda: make_id(1))
+    return parse_item(item, kinds=Kinds(make_policies()), new_id=lambda: make_id(1), at=START)
 
 
 def test_a_plain_event_passes_with_an_id_of_ours():
     draft = parse()
-    assert (draft.id, draft.own_id, draft.kind.event_class) == (
+    assert (draft.event.id, draft.own_id, draft.event.event_class) == (
         make_id(1),
         True,
         EventClass.STANDARD,
@@ -27,14 +27,13 @@ def test_a_plain_event_passes_with_an_id_of_ours():
 
 def test_a_callers_id_is_kept_in_canonical_form():
     draft = parse(id=make_id(7).upper())
-    assert (draft.id, draft.own_id) == (make_id(7), False)
+    assert (draft.event.id, draft.own_id) == (make_id(7), False)
 
 
 def test_data_may_be_left_out():
     item = {name: value for name, value in GOOD.items() if name != "data"}
-    assert parse_item(
-        item, kinds=Kinds(make_policies()), new_id=lambda: make_id(1)
-    ).raw_data == msgspec.Raw(b"{}")
+    draft = parse_item(item, kinds=Kinds(make_policies()), new_id=lambda: make_id(1), at=START)
+    assert draft.event.raw_data == msgspec.Raw(b"{}")
 
 
 @pytest.mark.parametrize(
@@ -78,11 +77,11 @@ def test_a_wrong_field_is_named(field, value):
 
 def test_something_else_than_an_object_is_no_event():
     with pytest.raises(InvalidEvent):
-        parse_item([1], kinds=Kinds(make_policies()), new_id=lambda: make_id(1))
+        parse_item([1], kinds=Kinds(make_policies()), new_id=lambda: make_id(1), at=START)
 
 
 def test_null_in_data_is_fine():
-    assert parse(data={"x": None}).raw_data == msgspec.Raw(b'{"x":null}')
+    assert parse(data={"x": None}).event.raw_data == msgspec.Raw(b'{"x":null}')
 
 
 def test_data_that_contains_itself_is_refused():
@@ -94,7 +93,7 @@ def test_data_that_contains_itself_is_refused():
 
 def test_data_is_taken_up_to_64_kib_encoded_and_no_further():
     overhead = len('{"x":""}')
-    assert parse(data={"x": "y" * (MAX_DATA_BYTES - overhead)}).raw_data
+    assert parse(data={"x": "y" * (MAX_DATA_BYTES - overhead)}).event.raw_data
     with pytest.raises(PayloadTooLarge) as caught:
         parse(data={"x": "y" * (MAX_DATA_BYTES - overhead + 1)})
     assert caught.value.field == "data"
@@ -102,7 +101,7 @@ def test_data_is_taken_up_to_64_kib_encoded_and_no_further():
 
 def test_placeholders_are_flagged():
     draft = parse(user_id="{{user}}", run_id="null")
-    assert draft.meta == {"flags": ["placeholder:user_id", "placeholder:run_id"]}
+    assert draft.event.meta == {"flags": ["placeholder:user_id", "placeholder:run_id"]}
 
 
 def test_placeholders_are_refused_for_sign_ins():

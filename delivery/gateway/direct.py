@@ -1,0 +1,73 @@
+"""Acknowledgements around the queue: aiohttp's reader calls us, without a task switch per frame.
+
+Owns: the one place that reaches behind aiohttp's public surface, and the rule when it may: nothing
+else of the connection waits. Never does: parse frames (aiohttp's reader) or decide what they mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import WSMsgType, web
+from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
+
+if TYPE_CHECKING:
+    from aiohttp.http_websocket import WebSocketWriter
+    from aiohttp.web_request import BaseRequest
+
+Take = Callable[[bytes], bool]
+
+_LIMIT = 2**16
+"""Bytes of messages that may wait in the queue before aiohttp stops reading the socket."""
+
+
+class _Queue(WebSocketDataQueue):
+    """aiohttp's queue of a socket's messages, with a way past it."""
+
+    take: Take | None = None
+    _is_idle = False
+
+    def feed_data(self, data: Any, size: int) -> None:
+        take = self.take
+        if (
+            take is not None
+            and self._is_idle
+            and not self._buffer  # whatever waits there came first
+            and data.type is WSMsgType.TEXT
+            and take(data.data)
+        ):
+            return
+        super().feed_data(data, size)
+
+    async def read(self) -> Any:
+        self._is_idle = True
+        try:
+            return await super().read()
+        finally:
+            self._is_idle = False
+
+
+class DirectSocket(web.WebSocketResponse[bool]):
+    """A server's WebSocket whose text frames may be taken as they arrive."""
+
+    def take_with(self, take: Take) -> None:
+        """Offer text frames to ``take`` while ``receive`` waits and nothing is queued; those for
+        which it answers ``False`` are received as ever. It must not raise."""
+        if isinstance(self._reader, _Queue):
+            self._reader.take = take
+
+    def _post_start(
+        self, request: BaseRequest, protocol: str | None, writer: WebSocketWriter
+    ) -> None:
+        # What came right behind the upgrade must meet our parser, not the one that it replaces.
+        handler = request.protocol
+        tail, handler._message_tail = handler._message_tail, b""
+        super()._post_start(request, protocol, writer)
+        queue = _Queue(handler, _LIMIT, loop=asyncio.get_running_loop())
+        self._reader = queue
+        self._parser = WebSocketReader(queue, self._max_msg_size, False, self._decode_text)
+        handler._payload_parser = None
+        handler._message_tail = tail
+        handler.set_parser(self._parser)
