@@ -5,7 +5,7 @@ Owns: contract 4.3 and the encoding of an event. Never does: sockets, clocks, to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,9 +139,8 @@ def decode_json(raw: bytes | str) -> Any:
         raise InvalidFrame(f"not JSON: {error}") from error
 
 
-def encode_event(event: Event) -> bytes:
-    """The event's JSON object, encoded once for all of its connections."""
-    return _encoder.encode(event)
+encode_event: Callable[[Event], bytes] = _encoder.encode
+"""The event's JSON object, encoded once for all of its connections."""
 
 
 def events_frame(n: int, encoded: Sequence[bytes]) -> bytes:

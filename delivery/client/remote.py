@@ -224,9 +224,9 @@ class RemoteEmitter(Emission):
         event_id = str(uuid7()) if id is None else check_event_id(id)
         wire: dict[str, Any] = {"id": event_id, "type": check_event_type(type), **self._context}
         wire["data"] = {} if data is None else data
-        encode_object("data", wire["data"], encode_json)
+        encode_object("data", wire["data"])
         if meta is not None:
-            encode_object("meta", meta, encode_json)
+            encode_object("meta", meta)
             wire["meta"] = meta
         return self._remote.post(event_id, encode_json(wire))
 

@@ -1,28 +1,28 @@
 """The check on an object that a caller wants carried: ``data`` and ``meta``.
 
-Owns: what JSON can say, and how much of it. Pure: the encoder is passed in, because the wire's
-codec lives above this layer.
+Owns: what JSON can say, and how much of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any
+
+import msgspec
 
 from delivery.domain.event import MAX_DATA_BYTES
 from delivery.errors import InvalidEvent, PayloadTooLarge
 
-Encode = Callable[[Any], bytes]
+_encode = msgspec.json.Encoder().encode
 
 
-def encode_object(name: str, value: object, encode: Encode) -> bytes:
+def encode_object(name: str, value: object) -> bytes:
     """Encode a caller's object once, for good: what was checked is what is sent and stored.
 
     Args:
         name: the field, for errors.
         value: must be a mapping that JSON can say.
-        encode: the wire's JSON encoder.
 
     Raises:
         InvalidEvent: not an object, or it holds something that JSON has no word for.
@@ -32,7 +32,7 @@ def encode_object(name: str, value: object, encode: Encode) -> bytes:
     if type(value) is not dict and not isinstance(value, Mapping):
         raise InvalidEvent(f"{name} must be an object, not {type(value).__name__}", field=name)
     try:
-        raw = encode(value)
+        raw = _encode(value)
     except RecursionError:
         raise InvalidEvent(f"{name} is nested too deeply, or contains itself", field=name) from None
     except (TypeError, ValueError, OverflowError) as error:

@@ -130,9 +130,11 @@ class EmitterCore:
             meta = check_meta(meta, context.flags)
         seq = None
         if kind.is_durable:
-            self._check_room()
-            if event_id is None and run.is_ready:
-                seq = run.take()
+            if self._journal.backlog >= self._max_backlog:
+                self._check_room()
+            counter = run.counter
+            if counter is not None and event_id is None and not run.outstanding:
+                seq = run.counter = counter + 1
         event = Event(
             id=self.new_id() if event_id is None else check_event_id(event_id),
             type=kind.type,

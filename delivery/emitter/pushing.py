@@ -91,7 +91,10 @@ class Pusher:
             the journal has it.
         """
         encoded = encode_event(event)
-        if not self._must_wait(event.user_id) and (performance or policy.linger <= 0.0):
+        may_go = (performance or policy.linger <= 0.0) and (
+            not (self._retrying or self._batcher.waiting) or not self._must_wait(event.user_id)
+        )
+        if may_go:
             pushed = self._call(event, encoded)
             if pushed.connections:
                 if entry is not None:
@@ -109,8 +112,6 @@ class Pusher:
 
     def _must_wait(self, user: str) -> bool:
         """Whether something of this user is still under way, which nothing may overtake."""
-        if not self._retrying and not self._batcher.waiting:
-            return False
         return user in self._retrying or self._batcher.is_waiting(user)
 
     def _queue(self, item: Parcel) -> None:

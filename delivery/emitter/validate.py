@@ -23,7 +23,7 @@ from delivery.domain.event import (
 from delivery.domain.payload import encode_object
 from delivery.domain.policy import ClassPolicy, Policies
 from delivery.errors import InvalidContext, InvalidEvent
-from delivery.protocol import decode_json, encode_json
+from delivery.protocol import decode_json
 
 FIELDS = frozenset({"id", "type", "user_id", "run_id", "thread_id", "data", "meta"})
 _OURS = frozenset({"seq", "at", "class"})
@@ -126,7 +126,7 @@ def check_kind(kind: Kind, context: Context) -> None:
 
 def check_data(data: object) -> msgspec.Raw:
     """The caller's object as it is now; ``None`` means an empty one. See ``encode_object``."""
-    return msgspec.Raw(encode_object("data", {} if data is None else data, encode_json))
+    return msgspec.Raw(encode_object("data", {} if data is None else data))
 
 
 def check_meta(meta: object, flags: tuple[str, ...]) -> dict[str, Any] | None:
@@ -137,7 +137,7 @@ def check_meta(meta: object, flags: tuple[str, ...]) -> dict[str, Any] | None:
     """
     if meta is None:
         return {"flags": list(flags)} if flags else None
-    copy: dict[str, Any] = decode_json(encode_object("meta", meta, encode_json))
+    copy: dict[str, Any] = decode_json(encode_object("meta", meta))
     if "flags" in copy:
         raise InvalidEvent("meta.flags is set by the service; leave it out", field="meta")
     if flags:

@@ -3,58 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from delivery.protocol import ServerFrame
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True, gc=False):
     """Write this frame."""
 
     frame: ServerFrame
 
 
-@dataclass(frozen=True, slots=True)
-class Verify:
+class Verify(msgspec.Struct, frozen=True, gc=False):
     """Check a token (``None``: the one of the upgrade request) and answer with ``on_verified`` or
     ``on_refused``."""
 
     token: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Admit:
+class Admit(msgspec.Struct, frozen=True, gc=False):
     """The user is known: attach the connection, welcome it and feed it."""
 
     user_id: str
     cursor: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Confirm:
+class Confirm(msgspec.Struct, frozen=True, gc=False):
     """These events were acknowledged."""
 
     ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class HandOver:
+class HandOver(msgspec.Struct, frozen=True, gc=False):
     """The client refused this event: start its chain."""
 
     id: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(msgspec.Struct, frozen=True, gc=False):
     """Send a ping with this payload (on a stream: a comment)."""
 
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Shut:
+class Shut(msgspec.Struct, frozen=True, gc=False):
     """Close with this code."""
 
     code: int

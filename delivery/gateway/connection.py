@@ -127,6 +127,8 @@ class Connection:
                 self._read_on()
                 break
             self._write_batch(batch)
+            if self._lanes.is_idle:
+                break
         self._lanes.settle()
 
     def resend(self, items: Iterable[Item]) -> bool:
@@ -173,9 +175,10 @@ class Connection:
         """Carry out a session's decisions. Returns a token that the caller must verify now."""
         token = None
         for action in actions:
+            if type(action) is Confirm:  # the everyday one, before a match looks at each class
+                self._confirm(action.ids)
+                continue
             match action:
-                case Confirm(ids):
-                    self._confirm(ids)
                 case Send(frame):
                     self._write(frame)
                 case HandOver(event_id, reason):

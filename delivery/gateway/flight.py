@@ -83,22 +83,20 @@ class Flight:
         Args:
             is_durable: none of them is ephemeral; ``False`` when that is not known.
         """
-        ids = [event.id for event in events]
-        first = self.n + 1
-        n = self.n = self.n + len(ids)
+        n = self.n
         in_flight = self._in_flight
         sent = self._sent
-        sent.update(ids)
-        if self._tracked:
-            if in_flight.keys().isdisjoint(ids) and (
-                is_durable or not any(map(is_ephemeral, events))
-            ):
-                in_flight.update(zip(ids, range(first, n + 1), strict=True))
-            else:
-                self._follow(events, first)
+        for event in events:
+            n += 1
+            event_id = event.id
+            sent.add(event_id)
+            if self._tracked and (is_durable or not is_ephemeral(event)):
+                # The first n stays: whoever handled it there may acknowledge it there.
+                in_flight.setdefault(event_id, n)
         if self._released:
-            for event_id in ids:  # one that is sent again is in flight again
-                self._released.pop(event_id, None)
+            for event in events:  # one that is sent again is in flight again
+                self._released.pop(event.id, None)
+        self.n = n
         if len(sent) > self._memory:
             self._sent_before = sent
             self._sent = set()
@@ -106,12 +104,6 @@ class Flight:
             self._sample_n = next(reversed(in_flight.values()))
             self._sample_at = now
         return n
-
-    def _follow(self, events: Sequence[Event], first: int) -> None:
-        for n, event in enumerate(events, first):
-            if not is_ephemeral(event):
-                # The first n stays: whoever handled it there may acknowledge it there.
-                self._in_flight.setdefault(event.id, n)
 
     def release(self, ids: Sequence[str]) -> bool:
         """These were acknowledged, but not here: they make room, and an acknowledgement that comes
@@ -133,9 +125,14 @@ class Flight:
         """
         if upto is not None and upto > self.n:
             raise UnknownAck(f"upto {upto} is over the last n, {self.n}; nothing was confirmed")
+        if upto == self.n and not ids and not self._released:  # the everyday one
+            done = list(self._in_flight)
+            self._in_flight.clear()
+            self._note_latency(upto, now)
+            return done
         for event_id in ids:
             self._check(event_id)
-        done: list[str] = []
+        done = []
         newest = 0
         if upto is not None:
             done = self._take_upto(upto)
@@ -154,10 +151,13 @@ class Flight:
                 done.append(event_id)
         for event_id in done if self._released else ():
             self._released.pop(event_id, None)
+        self._note_latency(newest, now)
+        return done
+
+    def _note_latency(self, newest: int, now: float) -> None:
         if self._sample_at is not None and (newest >= self._sample_n or not self._in_flight):
             self.ack_ms = smooth(self.ack_ms, (now - self._sample_at) * 1_000.0)
             self._sample_at = None
-        return done
 
     def on_nack(self, event_id: str) -> bool:
         """Take a refused event out of flight; ``False`` if it was not in flight any more.

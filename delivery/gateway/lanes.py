@@ -13,7 +13,6 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from delivery.domain.event import Event, EventClass
 from delivery.gateway.flight import Flight, is_ephemeral
@@ -29,14 +28,8 @@ RUNS = 4_096
 
 Item = tuple[Event, bytes]
 """An event with its encoding, made once for all of its connections."""
-
-
-class Batch(NamedTuple):
-    """One frame's events; ``is_durable`` when it is known that none of them is ephemeral."""
-
-    events: list[Event]
-    encoded: list[bytes]
-    is_durable: bool = False
+Batch = tuple[list[Event], list[bytes], bool]
+"""One frame's events, their encodings, and whether it is known that none of them is ephemeral."""
 
 
 class Read(enum.Enum):
@@ -97,6 +90,11 @@ class Lanes:
     def is_waiting(self) -> bool:
         """Whether room in flight would let something leave."""
         return bool(self._queue) or not self.is_live
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything left and nothing is to be read."""
+        return self.is_live and not self._queue and not self._resends and not self._page
 
     def push(self, item: Item) -> bool:
         """Queue one pushed event; ``False`` when the queue overflowed and the ledger must be read.
@@ -211,6 +209,9 @@ class Lanes:
         seqs = self._seqs
         run_id = event.run_id
         last = seqs.get(run_id)
+        if last == seq - 1:  # the everyday one
+            seqs[run_id] = seq
+            return False
         if last is None:
             last = 0
             if len(seqs) >= RUNS:
@@ -234,7 +235,7 @@ class Lanes:
         queue = self._queue
         if not queue:
             return None
-        batch = Batch([event for event, _ in queue], [raw for _, raw in queue], not self._ephemeral)
+        batch = [event for event, _ in queue], [raw for _, raw in queue], not self._ephemeral
         self._drop_queue()
         return batch
 
@@ -264,4 +265,4 @@ class Lanes:
             events.append(event)
             encoded.append(raw)
             size += len(raw)
-        return Batch(events, encoded) if events else None
+        return (events, encoded, False) if events else None

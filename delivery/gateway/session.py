@@ -143,19 +143,21 @@ class Session:
             return NOTHING
         if not self._throttle.admits(now):
             return self._over_rate()
+        if type(frame) is Ack and self.phase is Phase.OPEN:  # the everyday frame
+            return self._ack(frame, now)
         match frame:
             case Connect():
                 return self._connect(frame)
             case _ if self.phase is not Phase.OPEN:
                 return self._bad("the first frame must be connect")
-            case Ack():
-                return self._ack(frame, now)
             case Nack():
                 return self._nack(frame)
             case Refresh():
                 return (Verify(frame.token),)
             case Ping():
                 return (Send(Pong()),)
+            case Ack():
+                return self._ack(frame, now)
 
     def on_bad_frame(self, reason: str) -> Actions:
         """Something came that is no frame: not JSON, of unknown type, binary."""
