@@ -209,7 +209,7 @@ def _end_of(step: ChainStep, mine: Sequence[Attempt], policy: ClassPolicy) -> da
 def _may_repeat(step: ChainStep, mine: Sequence[Attempt]) -> bool:
     last = mine[-1]
     if last.outcome is Outcome.FAILED:
-        return True
+        return last.retryable
     if last.outcome is Outcome.DELIVERED:
         # A resend reached a socket, but only an acknowledgement ends the event.
         return step.channel == "direct"
