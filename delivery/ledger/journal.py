@@ -21,6 +21,7 @@ from delivery.domain.ports import Answered, Ledger
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.errors import DeliveryError, LedgerError, LedgerUnavailable, Overloaded
 from delivery.ledger.batch import Batch, Gathering
+from delivery.ledger.outage import RETRY, Outage
 from delivery.ledger.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,6 @@ T = TypeVar("T")
 BATCH = 5_000
 GATHER = 0.02
 """Seconds that an entry may wait for its proof, to be inserted with it."""
-RETRY = 1.0
 ADOPT_EVERY = 5.0
 CALL_TIMEOUT = 12.0
 MAX_CALLS = 256
@@ -73,7 +73,7 @@ class JournalThread:
         self._readers = ThreadPoolExecutor(readers, thread_name_prefix="delivery-ledger")
         self._calls = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ledger_down_until = 0.0
+        self._outage = Outage(lambda: ledger.ping())
         self._adopt_at = 0.0
         self.commits = 0
         self.spooled = 0
@@ -95,12 +95,13 @@ class JournalThread:
         await asyncio.to_thread(self._thread.join, timeout)
         if self._thread.is_alive():
             log.error("the journal did not finish within %.0f s", timeout)
+        self._outage.close()
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     @property
     def is_ledger_up(self) -> bool:
         """Whether the last commit reached the ledger."""
-        return self._ledger_down_until == 0.0
+        return not self._outage.is_on
 
     def submit(self, entry: Entry, answered: Answered) -> None:
         """See the port."""
@@ -223,6 +224,8 @@ class JournalThread:
             if batch is None:
                 return
             self._report(batch, self._answers(batch))
+            if time.monotonic() >= self._adopt_at:
+                self._maintain()  # a journal that is never idle must look after the dead, too
 
     def _answers(self, batch: Batch) -> Sequence[Answer]:
         try:
@@ -249,6 +252,7 @@ class JournalThread:
                 self._ledger.events.hand_over(ids, reason)
         except LedgerUnavailable as error:
             return self._to_spool(batch, entries, error)
+        self._outage.worked()
         self.commits += 1
         return answers
 
@@ -256,10 +260,10 @@ class JournalThread:
         """What waits in the spool goes first: order within a run, and ids, depend on it."""
         if self._spool is None or not self._spool.pending_bytes:
             return
-        if time.monotonic() < self._ledger_down_until:
+        if not self._outage.may_be_over():
             raise LedgerUnavailable("the ledger was away a moment ago; spooling")
         drained = self._spool.drain(self._drained)
-        self._ledger_down_until = 0.0
+        self._outage.worked()
         log.warning("the ledger is back: drained %d events from the spool", drained)
 
     def _drained(self, entries: Sequence[Entry], proofs: Sequence[Confirmation]) -> None:
@@ -306,9 +310,9 @@ class JournalThread:
     ) -> Sequence[Answer]:
         if self._spool is None:
             return [error] * len(entries)
-        if self._ledger_down_until == 0.0:
+        if not self._outage.is_on:
             log.error("%s; events go to the spool until it is back", error)
-        self._ledger_down_until = time.monotonic() + RETRY
+        self._outage.failed()
         try:
             self._spool.append(entries, batch.proofs)
         except LedgerError as refused:
@@ -319,7 +323,7 @@ class JournalThread:
 
     def _maintain(self) -> None:
         """Between batches: drain the own spool, adopt those of the dead."""
-        if self._spool is None or time.monotonic() < self._ledger_down_until:
+        if self._spool is None:
             return
         try:
             self._before_commit()
@@ -327,5 +331,4 @@ class JournalThread:
                 self._adopt_at = time.monotonic() + ADOPT_EVERY
                 self._spool.adopt(self._drained)
         except DeliveryError as error:
-            self._ledger_down_until = time.monotonic() + RETRY
             log.debug("the spool cannot be drained yet: %s", error)

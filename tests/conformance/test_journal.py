@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -156,6 +158,67 @@ async def test_an_outage_spools_and_everything_arrives_in_order_afterwards(
     assert [one.event.seq for one in fed] == list(range(2, 51))
     [first] = ledger.events.read([entries[0].event.id])
     assert first.state is State.CONFIRMED
+
+
+async def test_a_journal_that_is_never_idle_comes_back_to_its_ledger(
+    journal: JournalThread, ledger: SqlLedger
+) -> None:
+    outage: Any = ledger.events
+    outage.is_away = True
+    await asyncio.wait_for(submit(journal, entry(seq=1)), 10)
+    outage.is_away = False
+    numbers = iter(range(2, 100_000))
+
+    async def is_back() -> bool:
+        await asyncio.wait_for(submit(journal, entry(seq=next(numbers))), 10)
+        return journal.is_ledger_up
+
+    await eventually(is_back)
+
+
+async def test_a_journal_that_is_never_idle_adopts_the_spool_of_a_dead_process(
+    journal: JournalThread, ledger: SqlLedger, tmp_path: Path
+) -> None:
+    left, numbers = entry("theirs", seq=1), iter(range(1, 100_000))
+    dead = Spool(tmp_path / "spool", "dead")
+    dead.append([left])
+    dead.close()
+
+    async def is_adopted() -> bool:
+        await asyncio.wait_for(submit(journal, entry(seq=next(numbers))), 10)
+        return ledger.events.get(left.event.id) is not None
+
+    await eventually(is_adopted, 15.0)
+
+
+async def test_nobody_waits_for_the_question_whether_a_frozen_ledger_is_back(
+    journal: JournalThread, ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage: Any = ledger.events
+    asked, thawed = threading.Event(), threading.Event()
+
+    def ping() -> None:
+        asked.set()
+        assert thawed.wait(10)
+
+    monkeypatch.setattr(ledger, "ping", ping)
+    outage.is_away = True
+    await asyncio.wait_for(submit(journal, entry(seq=1)), 10)
+
+    async def is_asking() -> bool:
+        return asked.is_set()
+
+    await eventually(is_asking)
+    begun = time.monotonic()
+    await asyncio.wait_for(submit(journal, entry(seq=2)), 10)
+    assert time.monotonic() - begun < 5.0
+    outage.is_away = False
+    thawed.set()
+
+    async def is_back() -> bool:
+        return journal.is_ledger_up
+
+    await eventually(is_back)
 
 
 async def test_a_full_spool_refuses_instead_of_accepting(ledger: SqlLedger, tmp_path: Path) -> None:
