@@ -46,6 +46,8 @@ _HOMES = {
     "ReceivedEvent": "delivery.client.received",
     "Remote": "delivery.client.remote",
     "RemoteEmitter": "delivery.client.remote",
+    "Status": "delivery.client.status",
+    "Store": "delivery.client.store",
     "connect": "delivery.client.remote",
     "connect_sync": "delivery.client.sync",
     "embed": "delivery.bootstrap",

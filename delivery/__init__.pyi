@@ -6,8 +6,10 @@ from delivery.client.received import ReceivedEvent as ReceivedEvent
 from delivery.client.remote import Remote as Remote
 from delivery.client.remote import RemoteEmitter as RemoteEmitter
 from delivery.client.remote import connect as connect
+from delivery.client.status import Status as Status
 from delivery.client.store import FileStore as FileStore
 from delivery.client.store import MemoryStore as MemoryStore
+from delivery.client.store import Store as Store
 from delivery.client.sync import BlockingEmitter as BlockingEmitter
 from delivery.client.sync import BlockingReceipt as BlockingReceipt
 from delivery.client.sync import BlockingRemote as BlockingRemote

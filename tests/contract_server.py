@@ -20,6 +20,12 @@ class ContractServer:
         confirmed: ids in the order in which acks confirmed them.
         frames: every client frame, in order, of all connections.
         is_mute: pings get no answer.
+        blocks: how a proxy before it treats sockets: an HTTP status, ``cut`` (no answer),
+            ``silent`` (the upgrade works, nothing comes through) or ``None``.
+        refuse_stream: answers ``GET /v1/stream`` if set.
+        streams: the ``Last-Event-ID`` of every stream that began.
+        posts: the ids of every ``POST /v1/acks``.
+        ack_replies: statuses used up first by ``POST /v1/acks``.
         refuse: a close code for the next connections instead of a welcome.
         replies: used up first by ``POST /v1/events``: functions of the body that answer it.
         bodies: the ids of every POST, in order.
@@ -32,6 +38,16 @@ class ContractServer:
         self.connects: list[dict[str, Any]] = []
         self.nacks: list[str] = []
         self.refuse: int | None = None
+        self.blocks: int | str | None = None
+        self.upgrades = 0
+        self.refuse_stream: Callable[[], web.Response] | None = None
+        self.streams: list[str | None] = []
+        self.stream_tokens: list[str] = []
+        self.live_streams: list[web.StreamResponse] = []
+        self.posts: list[list[str]] = []
+        self.ack_replies: list[int] = []
+        self.max_in_flight = 1000
+        self._stream_ends: list[asyncio.Event] = []
         self.recovered = True
         self.expires: str | None = None
         self.heartbeat = 25.0
@@ -52,11 +68,13 @@ class ContractServer:
         app.add_routes(
             [
                 web.get("/v1/ws", self._websocket),
+                web.get("/v1/stream", self._stream),
+                web.post("/v1/acks", self._acks),
                 web.post("/v1/events", self._post),
                 web.get("/v1/events/{id}", self._get),
             ]
         )
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
@@ -66,6 +84,7 @@ class ContractServer:
         finally:
             for socket in self.sockets:
                 await socket.close(code=WSCloseCode.GOING_AWAY)
+            self.end_streams()
             await runner.cleanup()
 
     async def emit(self, *events: dict[str, Any]) -> None:
@@ -74,6 +93,18 @@ class ContractServer:
         for socket in self.sockets:
             if not socket.closed:
                 await self.send(socket, *events)
+        for stream in self.live_streams:
+            await self.tell(stream, *(("event", event) for event in events))
+
+    async def tell(self, stream: web.StreamResponse, *messages: tuple[str, dict[str, Any]]) -> None:
+        """Messages on one stream, in one piece."""
+        text = "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in messages)
+        await stream.write(text.encode())
+
+    def end_streams(self) -> None:
+        """Cut every stream."""
+        for ended in self._stream_ends:
+            ended.set()
 
     async def send(self, socket: web.WebSocketResponse, *events: dict[str, Any]) -> None:
         """One ``events`` frame on one connection."""
@@ -87,8 +118,18 @@ class ContractServer:
             await socket.close(code=code)
 
     async def _websocket(self, request: web.Request) -> web.StreamResponse:
+        self.upgrades += 1
+        if isinstance(self.blocks, int):
+            return web.Response(status=self.blocks, text="no")
+        if self.blocks == "cut":
+            request.transport.abort()
+            return web.Response()
         socket = web.WebSocketResponse(protocols=("delivery.v1",), compress=False)
         await socket.prepare(request)
+        if self.blocks == "silent":
+            await socket.receive_json()
+            request.transport.abort()
+            return socket
         first = await socket.receive_json()
         self.connects.append(first)
         if self.refuse is not None:
@@ -97,19 +138,10 @@ class ContractServer:
             )
             await socket.close(code=self.refuse)
             return socket
-        welcome = {
-            "type": "connected",
-            "connection_id": f"c{len(self.connects)}",
-            "user_id": "u1",
-            "node": "n1",
-            "heartbeat": self.heartbeat,
-            "recovered": self.recovered,
-            "max_in_flight": 1000,
-        }
-        await socket.send_json(welcome | ({"expires": self.expires} if self.expires else {}))
+        await socket.send_json(self._welcome(len(self.connects)))
         self.sent[id(socket)] = []
         self.sockets.append(socket)
-        pending = [event for event in self.events if event["id"] not in self.confirmed]
+        pending = self._pending()
         if pending:
             await self.send(socket, *pending)
         try:
@@ -119,6 +151,49 @@ class ContractServer:
         finally:
             self.sockets.remove(socket)
         return socket
+
+    def _pending(self) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["id"] not in self.confirmed]
+
+    def _welcome(self, number: int) -> dict[str, Any]:
+        welcome = {
+            "type": "connected",
+            "connection_id": f"c{number}",
+            "user_id": "u1",
+            "node": "n1",
+            "heartbeat": self.heartbeat,
+            "recovered": self.recovered,
+            "max_in_flight": self.max_in_flight,
+        }
+        return welcome | ({"expires": self.expires} if self.expires else {})
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        if self.refuse_stream is not None:
+            return self.refuse_stream()
+        self.streams.append(request.headers.get("Last-Event-ID"))
+        self.stream_tokens.append(request.headers["Authorization"].removeprefix("Bearer "))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        ended = asyncio.Event()
+        self._stream_ends.append(ended)
+        await self.tell(response, ("connected", self._welcome(len(self.streams))))
+        await self.tell(response, *(("event", event) for event in self._pending()))
+        self.live_streams.append(response)
+        try:
+            await ended.wait()
+        finally:
+            self.live_streams.remove(response)
+        return response
+
+    async def _acks(self, request: web.Request) -> web.Response:
+        if self.ack_replies and (status := self.ack_replies.pop(0)) != 200:
+            return web.Response(status=status, text="no")
+        ids = (await request.json())["ids"]
+        self.posts.append(ids)
+        known = {event["id"] for event in self.events}
+        fresh = [one for one in ids if one in known and one not in self.confirmed]
+        self.confirmed += fresh
+        return web.json_response({"confirmed": fresh, "unknown": []})
 
     async def _on_frame(self, socket: web.WebSocketResponse, frame: dict[str, Any]) -> None:
         self.frames.append(frame)

@@ -1,7 +1,7 @@
 """The listening client: events as an asynchronous iterator, acknowledged after the body.
 
-Owns: reconnecting, the order of remember and acknowledge, what a handler sees twice (nothing).
-Never does: frames (``connection``), storage (``store``).
+Owns: when an event counts as handled, the begin and the end. Never does: connect (``lifeline``),
+remember (``inbox``), frames (``connection``, ``stream``).
 """
 
 from __future__ import annotations
@@ -9,37 +9,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
+from typing import Literal
 
 import aiohttp
 
+from delivery.client.ack_posts import AckPoster
 from delivery.client.backoff import FullJitter
-from delivery.client.connection import Connection, Ended
 from delivery.client.endpoints import parse_url
+from delivery.client.inbox import Inbox, Item
+from delivery.client.lifeline import UPGRADE, Lifeline, Plan
+from delivery.client.posting import Http
 from delivery.client.received import ReceivedEvent
+from delivery.client.status import Status
 from delivery.client.store import MemoryStore, Store
-from delivery.client.tokens import Token
-from delivery.errors import ProtocolError, Unreachable
-from delivery.protocol import Events
+from delivery.client.tokens import Token, Tokens
+from delivery.errors import ConfigError, ProtocolError, Unreachable
 
 log = logging.getLogger(__name__)
 
 DRAIN_TIMEOUT = 2.0
-STEADY = 5.0
-"""Seconds after which a connection counts as good, and the backoff starts anew."""
-
-
-@dataclass(slots=True)
-class _Item:
-    """An event and where it came from."""
-
-    event: ReceivedEvent
-    connection: Connection
-    n: int
+POST_TIMEOUT = 10.0
+TRANSPORTS = ("auto", "websocket", "sse")
 
 
 class Client:
@@ -63,6 +55,10 @@ class Client:
         *,
         device: str | None = None,
         store: Store | None = None,
+        cursor: str | None = None,
+        transport: Literal["auto", "websocket", "sse"] = "auto",
+        upgrade_after: float = UPGRADE[0],
+        on_status: Callable[[Status], object] | None = None,
         session: aiohttp.ClientSession | None = None,
         backoff: FullJitter | None = None,
         patience: float | None = None,
@@ -71,40 +67,56 @@ class Client:
         """
         Args:
             url: the service, like ``http://127.0.0.1:8080``.
-            token: the user's token, or a function (sync or async) that gives a fresh one.
-            device: tells this user's clients apart.
+            token: the user's token, or a function (sync or async) that gives one. It is asked again
+                before the token expires; a plain token that expires ends the client.
+            device: tells this user's clients apart; stands in confirmations over WebSocket.
             store: what was handled; a ``FileStore`` makes a restarted process go on where it was.
+            cursor: the id handled last, if you know better than the store.
+            transport: ``auto``: WebSocket, and SSE while that does not get through.
+            upgrade_after: seconds on SSE until a WebSocket is tried again; then ever more rarely.
+            on_status: told what a badge can show, whenever it has changed, on the event loop.
             session: your own HTTP session; it is not closed.
             patience: seconds without a connection after which ``Unreachable`` is raised; ``None``
                 waits for as long as it takes.
+
+        Raises:
+            ConfigError: no such URL or transport.
         """
-        self._url = parse_url(url).socket
-        self._token = token
-        self._device = device
-        self._store: Store = MemoryStore() if store is None else store
+        if transport not in TRANSPORTS:
+            raise ConfigError(f"transport must be one of {', '.join(TRANSPORTS)}")
+        self._endpoints = parse_url(url)
+        self._tokens = Tokens(token)
+        self._inbox = Inbox(MemoryStore() if store is None else store, cursor, on_status)
         self._session = session
         self._owns_session = session is None
-        self._backoff = backoff or FullJitter()
-        self._patience = patience
-        self._dice = dice
-        self._buffer: deque[_Item] = deque()
-        self._arrived = asyncio.Event()
-        self._current: _Item | None = None
-        self._connection: Connection | None = None
+        self._plan = Plan(transport, device, backoff or FullJitter(), upgrade_after, patience, dice)
+        self._current: Item | None = None
+        self._acks: AckPoster | None = None
+        self._lifeline: Lifeline | None = None
         self._runner: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
         self._is_closed = False
-        self.reconnects = 0
+
+    @property
+    def status(self) -> Status:
+        """What ``on_status`` was told last."""
+        return self._inbox.status
+
+    @property
+    def reconnects(self) -> int:
+        """How many connections are over, those included that gave way to a better one."""
+        return self._lifeline.reconnects if self._lifeline is not None else 0
 
     @property
     def is_connected(self) -> bool:
         """Whether the gateway has welcomed us and the connection stands."""
-        return self._connection is not None
+        return self._inbox.link is not None
 
     @property
     def is_recovered(self) -> bool:
         """Whether the last welcome promised that nothing was missed."""
-        return self._connection is not None and self._connection.welcome.recovered
+        link = self._inbox.link
+        return link is not None and link.welcome.recovered
 
     async def __aenter__(self) -> Client:
         self._start()
@@ -129,7 +141,7 @@ class Client:
         self._finish()
         self._start()
         while True:
-            item = self._pop()
+            item = self._inbox.pop()
             if item is not None:
                 self._current = item
                 return item.event
@@ -137,142 +149,75 @@ class Client:
                 raise self._failure
             if self._is_closed:
                 raise StopAsyncIteration
-            self._arrived.clear()
+            self._inbox.arrived.clear()
             # Bounded by the caller (asyncio.timeout): a user without events has none for days.
-            await self._arrived.wait()
+            await self._inbox.arrived.wait()
 
     async def ack(self, event: ReceivedEvent) -> None:
         """Acknowledge an event now instead of after the body."""
         if self._current is not None and self._current.event is event:
             self._finish()
             return
-        self._remember(event)
-        if self._connection is not None and event.is_durable:
-            self._connection.acknowledge(event.id)
+        self._inbox.finish_early(event)
 
     async def nack(self, event: ReceivedEvent, reason: str) -> None:
-        """Say that this client cannot handle the event: the server falls back at once."""
+        """Say that this client cannot handle the event: the server falls back at once (over SSE,
+        which cannot say so, when the event's time is over)."""
         if self._current is not None and self._current.event is event:
             self._current = None
-        if self._connection is not None and event.is_durable:
-            self._connection.nack(event.id, reason[:200])
+        if self._inbox.link is not None and event.is_durable:
+            self._inbox.link.nack(event.id, reason[:200])
 
     async def close(self) -> None:
         """Send the acknowledgements that are due and disconnect. The event in hand stays open."""
         self._is_closed = True
-        if self._connection is not None:
-            await self._connection.drain(DRAIN_TIMEOUT)
+        if self._inbox.link is not None:
+            await self._inbox.link.drain(DRAIN_TIMEOUT)
+        if self._acks is not None:
+            await self._acks.drain(DRAIN_TIMEOUT)
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.wait((self._runner,), timeout=2 * DRAIN_TIMEOUT)
             self._runner = None
+        if self._acks is not None:
+            await self._acks.close()
         if self._owns_session and self._session is not None:
             await self._session.close()
             self._session = None
-        self._buffer.clear()
-        self._arrived.set()
+        self._inbox.clear()
+        self._inbox.on_status(state="closed", transport=None, retry_at=None)
 
     def _finish(self) -> None:
-        """The event in hand is handled: remember it, then acknowledge it."""
+        """The event in hand is handled."""
         item, self._current = self._current, None
-        if item is None:
-            return
-        self._remember(item.event)
-        self._acknowledge(item)
-
-    def _remember(self, event: ReceivedEvent) -> None:
-        # Ephemeral events have no place in the ledger, so they cannot be a cursor.
-        if event.is_durable and event.id not in self._store:
-            self._store.remember(event.id)
-
-    def _acknowledge(self, item: _Item) -> None:
-        if item.connection is self._connection:
-            item.connection.on_handled(item.n, item.event.id, item.event.is_durable)
-        elif self._connection is not None and item.event.is_durable:
-            self._connection.acknowledge(item.event.id)
-
-    def _pop(self) -> _Item | None:
-        """The next event that the handler has not seen."""
-        while self._buffer:
-            item = self._buffer.popleft()
-            if item.event.id not in self._store:
-                return item
-            self._acknowledge(item)
-        return None
+        if item is not None:
+            self._inbox.finish(item)
 
     def _start(self) -> None:
-        if self._runner is None and not self._is_closed and self._failure is None:
-            if self._session is None:
-                self._session = aiohttp.ClientSession()
-            self._runner = asyncio.create_task(self._run(self._session), name="delivery-client")
+        if self._runner is not None or self._is_closed or self._failure is not None:
+            return
+        if self._session is None:
+            self._session = aiohttp.ClientSession()
+        http = Http(self._session, self._tokens.current, POST_TIMEOUT)
+        plan = self._plan
+        self._acks = AckPoster(http, self._endpoints.acks, plan.backoff, plan.dice)
+        self._lifeline = Lifeline(
+            self._session, self._endpoints, self._tokens, self._acks, plan, self._inbox
+        )
+        self._runner = asyncio.create_task(self._run(self._lifeline), name="delivery-client")
 
-    async def _run(self, session: aiohttp.ClientSession) -> None:
-        """Connect, listen, come back; whatever ends this for good is raised to the iterator."""
+    async def _run(self, lifeline: Lifeline) -> None:
+        """Stay connected; whatever ends this for good is raised to the iterator."""
         try:
-            await self._keep_connected(session)
+            await lifeline.run()
         except (ProtocolError, Unreachable) as error:
             self._failure = error
         except Exception as error:
             log.exception("the client failed")
             self._failure = error
         finally:
-            self._arrived.set()
-
-    async def _keep_connected(self, session: aiohttp.ClientSession) -> None:
-        failures = 0
-        heard_at = time.monotonic()
-        while True:
-            began = time.monotonic()
-            ended, was_welcomed = await self._listen(session)
-            now = time.monotonic()
-            if was_welcomed:
-                heard_at = now
-                self.reconnects += 1
-            elif self._patience is not None and now - heard_at >= self._patience:
-                raise Unreachable(f"no connection for {self._patience:g} s: {ended.reason}")
-            failures = 1 if was_welcomed and now - began >= STEADY else failures + 1
-            delay = ended.after
-            if delay is None:
-                delay = self._backoff.delay(failures, self._dice())
-            if self._patience is not None and not was_welcomed:
-                delay = min(delay, max(0.0, heard_at + self._patience - now))
-            log.info("disconnected (%s); reconnecting in %.2f s", ended.reason, delay)
-            await asyncio.sleep(delay)
-
-    async def _listen(self, session: aiohttp.ClientSession) -> tuple[Ended, bool]:
-        """One connection from open to close, and whether the gateway welcomed us."""
-        try:
-            connection = await Connection.open(
-                session,
-                self._url,
-                self._token,
-                cursor=self._store.cursor,
-                device=self._device,
-            )
-        except (Unreachable, TimeoutError) as error:
-            return Ended(str(error) or "timeout"), False
-        self._on_connected(connection)
-        try:
-            return await connection.run(self._on_events), True
-        finally:
-            self._connection = None
-            await connection.close()
-
-    def _on_connected(self, connection: Connection) -> None:
-        self._connection = connection
-        if connection.welcome.recovered:
-            # What waits here unhandled is unconfirmed, so it is replayed now, in order.
-            kept = [item for item in self._buffer if not item.event.is_durable]
-            self._buffer = deque(kept)
-
-    def _on_events(self, connection: Connection, frame: Events) -> None:
-        first = frame.n - len(frame.events) + 1
-        # The server keeps to max_in_flight; only ephemeral events can be more, and may be dropped.
-        room = 2 * connection.welcome.max_in_flight
-        for offset, wire in enumerate(frame.events):
-            event = ReceivedEvent(wire)
-            if len(self._buffer) < room:
-                self._buffer.append(_Item(event, connection, first + offset))
-            elif event.is_durable:
-                raise ConnectionError("the gateway sends more than it may have in flight")
-        self._arrived.set()
+            self._inbox.arrived.set()
+        code = self._failure.close_code if isinstance(self._failure, ProtocolError) else None
+        self._inbox.on_status(
+            state="closed", transport=None, code=code, reason=str(self._failure), retry_at=None
+        )

@@ -9,18 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import aiohttp
 
 from delivery.client.acks import Acks
-from delivery.client.tokens import Token, read_token, refresh_at
-from delivery.errors import DeliveryError, InvalidFrame, ProtocolError, Unauthenticated, Unreachable
+from delivery.client.link import OPEN_TIMEOUT, Ended, NotOpened, OnEvents, Transport, refusal
+from delivery.client.tokens import Tokens
+from delivery.errors import DeliveryError, InvalidFrame
 from delivery.protocol import (
     SUBPROTOCOL,
     ClientFrame,
-    Close,
     Connect,
     Connected,
     Error,
@@ -37,7 +35,6 @@ from delivery.protocol import (
 
 log = logging.getLogger(__name__)
 
-HANDSHAKE_TIMEOUT = 10.0
 SEND_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 2.0
 SILENCE_GRACE = 5.0
@@ -45,37 +42,35 @@ MAX_MESSAGE = 64 << 20
 REFRESH_AGAIN = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a connection that may be made anew ended; ``after`` seconds, if the server said when."""
-
-    reason: str
-    after: float | None = None
-
-
 class Connection:
     """Use ``open``; then ``run`` until it returns; then ``close``."""
 
     def __init__(
-        self, socket: aiohttp.ClientWebSocketResponse, token: Token, welcome: Connected, used: str
+        self, socket: aiohttp.ClientWebSocketResponse, tokens: Tokens, welcome: Connected, used: str
     ) -> None:
         self.welcome = welcome
         self._socket = socket
-        self._token = token
+        self._tokens = tokens
         self._wake = asyncio.Event()
         self._sent = asyncio.Event()
         self._sent.set()
         self._acks = Acks()
         self._frames: list[ClientFrame] = []
         self._after: float | None = None
-        self._refresh_at = refresh_at(token, used, welcome.expires)
+        self._told: str | None = None
+        self._refresh_at = tokens.refresh_at(used, welcome.expires)
+
+    @property
+    def transport(self) -> Transport:
+        """See ``Link``."""
+        return "websocket"
 
     @classmethod
     async def open(
         cls,
         session: aiohttp.ClientSession,
         url: str,
-        token: Token,
+        tokens: Tokens,
         *,
         cursor: str | None,
         device: str | None,
@@ -85,11 +80,12 @@ class Connection:
         Raises:
             Unauthenticated: the token is not good.
             ProtocolError: the server refuses, and asks not to come back.
-            Unreachable: nobody answered in time; try again.
+            NotOpened: nobody answered in time, or no socket got through; try again.
         """
-        used = await _fresh(token)
+        used = await tokens.current()
+        socket: aiohttp.ClientWebSocketResponse | None = None
         try:
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+            async with asyncio.timeout(OPEN_TIMEOUT):
                 socket = await session.ws_connect(
                     url,
                     protocols=(SUBPROTOCOL,),
@@ -97,25 +93,22 @@ class Connection:
                     max_msg_size=MAX_MESSAGE,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
                 )
-        except aiohttp.WSServerHandshakeError as error:
-            if error.status in (401, 403):
-                raise Unauthenticated(f"the gateway refused with {error.status}") from error
-            raise Unreachable(f"the gateway answered {error.status} to the upgrade") from error
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise Unreachable(f"cannot connect: {type(error).__name__}: {error}") from error
-        try:
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 await socket.send_str(encode(Connect(used, cursor, device)).decode())
-                welcome = await _welcome(socket)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            await socket.close()
-            raise Unreachable(f"no welcome: {type(error).__name__}") from error
-        except DeliveryError:
-            await socket.close()
-            raise
-        return cls(socket, token, welcome, used)
+                connection = cls(socket, tokens, await _welcome(socket), used)
+                socket = None
+                return connection
+        except aiohttp.WSServerHandshakeError as error:
+            # No token was in the request, so this is about WebSockets, whatever the status.
+            raise NotOpened(Ended(f"HTTP {error.status} to the upgrade")) from error
+        except aiohttp.ClientConnectorError as error:
+            raise NotOpened(Ended(f"cannot connect: {error}"), is_no_way=False) from error
+        except (aiohttp.ClientError, OSError, TimeoutError, InvalidFrame) as error:
+            raise NotOpened(Ended(f"no socket: {type(error).__name__}")) from error
+        finally:
+            if socket is not None:
+                await socket.close()
 
-    async def run(self, on_events: Callable[[Connection, Events], None]) -> Ended:
+    async def run(self, on_events: OnEvents) -> Ended:
         """Read until the connection is over, while a writer sends what ``on_handled`` gathers.
 
         Raises:
@@ -129,7 +122,7 @@ class Connection:
             writer.cancel()
             await asyncio.wait((writer,), timeout=CLOSE_TIMEOUT)
 
-    async def _read(self, on_events: Callable[[Connection, Events], None]) -> Ended:
+    async def _read(self, on_events: OnEvents) -> Ended:
         # The server pings every heartbeat; two of them missed and a bit is silence.
         silence = 2.0 * self.welcome.heartbeat + SILENCE_GRACE
         while True:
@@ -149,21 +142,21 @@ class Connection:
             except InvalidFrame as error:
                 return Ended(str(error))
 
-    def _on_frame(
-        self, frame: ServerFrame, on_events: Callable[[Connection, Events], None]
-    ) -> None:
+    def _on_frame(self, frame: ServerFrame, on_events: OnEvents) -> None:
         if isinstance(frame, Events):
             on_events(self, frame)
         elif isinstance(frame, Reconnect):
             self._after = frame.after_ms / 1000.0
         elif isinstance(frame, Error):
             log.warning("the gateway reports %s: %s", frame.code, frame.message)
+            if frame.code == "unauthorized":
+                self._told = frame.message
 
     def _over(self) -> Ended:
         code = self._socket.close_code
         if may_reconnect(code):
-            return Ended(f"closed with {code}", self._after)
-        raise _refusal(code, "the gateway closed the connection")
+            return Ended(self._told or f"closed with {code}", self._after, code)
+        raise refusal(code, self._told or "the gateway closed the connection")
 
     def on_handled(self, n: int, event_id: str, is_durable: bool) -> None:
         """The event that was number ``n`` here is done: acknowledge it, together with others."""
@@ -230,33 +223,23 @@ class Connection:
         if self._refresh_at is None or time.time() < self._refresh_at:
             return
         try:
-            token = await read_token(self._token)
-        except Exception as error:
-            # The caller's function failed; the connection is still good for a while.
-            log.warning("cannot get a new token: %s; trying again", type(error).__name__)
+            token = await self._tokens.renew()
+        except DeliveryError as error:
+            # The connection is still good for a while.
+            log.warning("%s; trying again", error)
             self._refresh_at = time.time() + REFRESH_AGAIN
             return
         self._frames.append(Refresh(token))
-        self._refresh_at = refresh_at(self._token, token, None)
+        self._refresh_at = self._tokens.refresh_at(token)
 
     async def close(self) -> None:
         """Say goodbye, for at most 2 s."""
         await self._socket.close()
 
 
-async def _fresh(source: Token) -> str:
-    try:
-        return await read_token(source)
-    except DeliveryError:
-        raise
-    except Exception as error:
-        # The caller's function asks some identity provider, which may be back in a moment.
-        raise Unreachable(f"cannot get a token: {type(error).__name__}") from error
-
-
 async def _welcome(socket: aiohttp.ClientWebSocketResponse) -> Connected:
     """The first frame, or why there was none."""
-    told = "the gateway refused"
+    told, after = "", None
     while True:
         message = await socket.receive()
         if message.type is aiohttp.WSMsgType.TEXT:
@@ -265,15 +248,14 @@ async def _welcome(socket: aiohttp.ClientWebSocketResponse) -> Connected:
                 return frame
             if isinstance(frame, Error):
                 told = frame.message
+            elif isinstance(frame, Reconnect):
+                after = frame.after_ms / 1000.0
         elif message.type is aiohttp.WSMsgType.PING:
             await socket.pong(message.data)
         elif message.type is not aiohttp.WSMsgType.PONG:
             if may_reconnect(socket.close_code):
-                raise Unreachable(f"closed with {socket.close_code} before the welcome: {told}")
-            raise _refusal(socket.close_code, told)
-
-
-def _refusal(code: int | None, told: str) -> ProtocolError:
-    if code == Close.INVALID_TOKEN:
-        return Unauthenticated(f"{told} (close code {code}); get a new token")
-    return ProtocolError(f"{told} (close code {code})", close_code=code or 0)
+                code = socket.close_code
+                raise NotOpened(
+                    Ended(told or f"closed with {code} before the welcome", after, code)
+                )
+            raise refusal(socket.close_code, told or "the gateway refused")

@@ -22,6 +22,16 @@ class Endpoints:
         return "ws" + self.base.removeprefix("http") + "/v1/ws"
 
     @property
+    def stream(self) -> str:
+        """Server-sent events."""
+        return f"{self.base}/v1/stream"
+
+    @property
+    def acks(self) -> str:
+        """Where acknowledgements are posted."""
+        return f"{self.base}/v1/acks"
+
+    @property
     def events(self) -> str:
         """Where events are posted."""
         return f"{self.base}/v1/events"

@@ -10,6 +10,7 @@ from typing import Any
 
 from delivery.client.client import Client
 from delivery.client.received import ReceivedEvent
+from delivery.client.status import Status
 from delivery.client.threads import STOP_TIMEOUT, LoopThread
 from delivery.client.tokens import Token
 from delivery.errors import Unreachable
@@ -79,6 +80,21 @@ class BlockingClient:
             except BaseException:
                 future.cancel()
                 raise
+
+    @property
+    def status(self) -> Status:
+        """See ``Client.status``. ``on_status`` is called on the background thread."""
+        return self._opened()[0].status
+
+    @property
+    def is_connected(self) -> bool:
+        """See ``Client.is_connected``."""
+        return self._opened()[0].is_connected
+
+    @property
+    def is_recovered(self) -> bool:
+        """See ``Client.is_recovered``."""
+        return self._opened()[0].is_recovered
 
     def ack(self, event: ReceivedEvent) -> None:
         """See ``Client.ack``."""

@@ -39,6 +39,8 @@ NAMES = {
     "Remote",
     "RemoteEmitter",
     "RemoteError",
+    "Status",
+    "Store",
     "Unauthenticated",
     "Unreachable",
     "connect",

@@ -1,14 +1,10 @@
-"""The small parts of the clients: URLs, tokens, backoff, problems."""
-
-import base64
-import json
+"""The small parts of the clients: URLs, backoff, problems."""
 
 import pytest
 
 from delivery.client.backoff import FullJitter
 from delivery.client.endpoints import parse_url
 from delivery.client.problems import item_error, seconds, to_error
-from delivery.client.tokens import expiry, read_token, refresh_at
 from delivery.errors import (
     ConfigError,
     IdConflict,
@@ -35,6 +31,8 @@ from delivery.errors import (
 def test_every_spelling_means_the_same_service(url):
     endpoints = parse_url(url)
     assert endpoints.socket == "ws://h:1/v1/ws"
+    assert endpoints.stream == "http://h:1/v1/stream"
+    assert endpoints.acks == "http://h:1/v1/acks"
     assert endpoints.events == "http://h:1/v1/events"
     assert endpoints.event("a b") == "http://h:1/v1/events/a%20b"
 
@@ -56,42 +54,6 @@ def test_full_jitter_spreads_over_the_whole_delay_and_has_a_ceiling():
     assert backoff.delay(1, 0.0) == 0.0
     assert [backoff.delay(n, 1.0) for n in (1, 2, 3, 4, 5)] == [1.0, 2.0, 4.0, 8.0, 8.0]
     assert backoff.delay(10_000, 0.5) == 4.0
-
-
-async def test_a_token_may_be_a_string_a_function_or_a_coroutine_function():
-    async def later():
-        return "c"
-
-    assert [await read_token(source) for source in ("a", lambda: "b", later)] == ["a", "b", "c"]
-
-
-async def test_an_empty_token_is_refused():
-    with pytest.raises(Unauthenticated):
-        await read_token(lambda: "")
-
-
-def jwt(claims):
-    body = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
-    return f"h.{body}.s"
-
-
-def test_the_expiry_is_read_without_a_key():
-    assert expiry(jwt({"exp": 1_800_000_000})) == 1_800_000_000.0
-
-
-@pytest.mark.parametrize(
-    "token", ["", "abc", "a.b.c", "a.!!.c", jwt({}), jwt([1]), jwt({"exp": "x"})]
-)
-def test_a_token_that_tells_nothing_has_no_expiry(token):
-    assert expiry(token) is None
-
-
-def test_a_fixed_token_is_never_refreshed_and_a_function_is_asked_in_time():
-    assert refresh_at("fixed", jwt({"exp": 4_000_000_000}), None) is None
-    at = refresh_at(lambda: "x", jwt({"exp": 4_000_000_000}), None)
-    assert at == 4_000_000_000 - 30.0
-    told = refresh_at(lambda: "x", "opaque", "2090-01-01T00:00:00Z")
-    assert told == 3_786_912_000 - 30.0
 
 
 @pytest.mark.parametrize(

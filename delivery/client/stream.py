@@ -1,0 +1,266 @@
+"""One stream of server-sent events from the gateway, acknowledged over HTTP.
+
+Owns: the request, one reader, its deadlines, and ending in time for a newer token. Never does:
+reconnect, deduplicate, remember.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+
+import aiohttp
+
+from delivery.client.ack_posts import AckPoster
+from delivery.client.link import OPEN_TIMEOUT, Ended, NotOpened, OnEvents, Transport, refusal
+from delivery.client.problems import seconds
+from delivery.client.sse import SseParser
+from delivery.client.tokens import Tokens
+from delivery.errors import DeliveryError, InvalidFrame
+from delivery.protocol import (
+    Close,
+    Connected,
+    Error,
+    Events,
+    Reconnect,
+    decode_json,
+    decode_server,
+)
+
+log = logging.getLogger(__name__)
+
+CHUNK = 1 << 16
+HEARTBEATS = 2.5
+"""So many heartbeats without a word are silence."""
+REFRESH_AGAIN = 5.0
+MAX_PROBLEM = 1 << 16
+
+Message = tuple[str, bytes]
+
+
+class Stream:
+    """Use ``open``; then ``run`` until it returns; then ``close``."""
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, tokens: Tokens, used: str, acks: AckPoster
+    ) -> None:
+        self.welcome: Connected
+        self._response = response
+        self._tokens = tokens
+        self._used = used
+        self._posts = acks
+        self._parser = SseParser()
+        self._messages: list[Message] = []
+        self._n = 0
+        self._after: float | None = None
+        self._over: Ended | None = None
+        self._room = asyncio.Event()
+        self._room.set()
+        self._heard_at = time.monotonic()
+        self._refresh_at: float | None = None
+
+    @property
+    def transport(self) -> Transport:
+        """See ``Link``."""
+        return "sse"
+
+    @classmethod
+    async def open(
+        cls,
+        session: aiohttp.ClientSession,
+        url: str,
+        tokens: Tokens,
+        acks: AckPoster,
+        *,
+        cursor: str | None,
+    ) -> Stream:
+        """Ask for the stream and be welcomed.
+
+        Raises:
+            Unauthenticated: the token is not good.
+            NotOpened: nobody answered in time, or not with a stream.
+        """
+        used = await tokens.current()
+        # Identity: a proxy that compresses would hold events back.
+        headers = {
+            "Authorization": f"Bearer {used}",
+            "Accept": "text/event-stream",
+            "Accept-Encoding": "identity",
+            "Cache-Control": "no-store",
+        } | ({"Last-Event-ID": cursor} if cursor else {})
+        response: aiohttp.ClientResponse | None = None
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT):
+                response = await session.get(
+                    url,
+                    headers=headers,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(total=None),
+                )
+                await _check(response, tokens)
+                stream = cls(response, tokens, used, acks)
+                await stream._be_welcomed()
+                response = None
+                return stream
+        except aiohttp.ClientConnectorError as error:
+            raise NotOpened(Ended(f"cannot connect: {error}"), is_no_way=False) from error
+        except (aiohttp.ClientError, OSError, TimeoutError, InvalidFrame) as error:
+            raise NotOpened(Ended(f"no stream: {type(error).__name__}")) from error
+        finally:
+            if response is not None:
+                response.close()
+
+    async def _be_welcomed(self) -> None:
+        while True:
+            chunk = await self._response.content.read(CHUNK)
+            if not chunk:
+                raise NotOpened(Ended("the stream ended before the welcome", self._after))
+            self._messages.extend(self._parser.feed(chunk))
+            while self._messages:
+                name, data = self._messages.pop(0)
+                frame = decode_server(data)
+                if isinstance(frame, Connected):
+                    self.welcome = frame
+                    self._refresh_at = self._tokens.refresh_at(self._used, frame.expires)
+                    return
+                if isinstance(frame, Reconnect):
+                    self._after = frame.after_ms / 1000.0
+                log.debug("the stream began with %s", name)
+
+    def pause(self, is_full: bool) -> None:
+        """Stop reading while the client has no room: the network then holds the gateway back."""
+        if is_full:
+            self._room.clear()
+        else:
+            self._room.set()
+
+    async def run(self, on_events: OnEvents) -> Ended:
+        """Read until the stream is over, or until a newer token needs another one."""
+        self._heard_at = time.monotonic()
+        while True:
+            try:
+                self._hand_out(on_events)
+                if self._over is not None:
+                    return self._over
+                if self._is_refresh_due and await self._has_new_token():
+                    return Ended("another stream for the new token", 0.0)
+                chunk = await self._next_chunk()
+                if chunk is None:
+                    continue
+                if not chunk:
+                    return Ended("the stream ended", self._after)
+                self._messages.extend(self._parser.feed(chunk))
+            except TimeoutError:
+                return Ended("the stream was silent")
+            except (aiohttp.ClientError, ConnectionError) as error:
+                return Ended(f"{type(error).__name__}: {error}", self._after)
+            except InvalidFrame as error:
+                return Ended(str(error))
+
+    async def _next_chunk(self) -> bytes | None:
+        """What comes next, empty at the end; ``None`` when it is time for something else.
+
+        Raises:
+            TimeoutError: nothing has come for too long.
+        """
+        quiet = HEARTBEATS * self.welcome.heartbeat
+        left = self._heard_at + quiet - time.monotonic()
+        if self._refresh_at is not None:
+            left = min(left, max(0.0, self._refresh_at - time.time()))
+        try:
+            async with asyncio.timeout(max(0.0, left)):
+                if not self._room.is_set():
+                    # Bounded by the deadline of this turn; the time is the client's own.
+                    self._heard_at = time.monotonic()
+                    await self._room.wait()
+                    self._heard_at = time.monotonic()
+                chunk = await self._response.content.read(CHUNK)
+        except TimeoutError:
+            if self._room.is_set() and time.monotonic() - self._heard_at >= quiet:
+                raise
+            if not self._room.is_set():
+                self._heard_at = time.monotonic()
+            return None
+        self._heard_at = time.monotonic()
+        return chunk
+
+    def _hand_out(self, on_events: OnEvents) -> None:
+        """Everything that has come, events together."""
+        messages, self._messages = self._messages, []
+        events = []
+        for name, data in messages:
+            if name == "event":
+                events.append(decode_json(data))
+                continue
+            frame = decode_server(data)
+            if isinstance(frame, Reconnect):
+                self._after = frame.after_ms / 1000.0
+            elif isinstance(frame, Error):
+                self._on_error(frame)
+        if events:
+            self._n += len(events)
+            on_events(self, Events(self._n, events))
+
+    def _on_error(self, frame: Error) -> None:
+        if frame.code == "unauthorized":
+            self._over = Ended(frame.message, self._after, Close.TOKEN_EXPIRED)
+        else:
+            log.warning("the gateway reports %s: %s", frame.code, frame.message)
+
+    @property
+    def _is_refresh_due(self) -> bool:
+        return self._refresh_at is not None and time.time() >= self._refresh_at
+
+    async def _has_new_token(self) -> bool:
+        """Ask for it first: while there is none, the stream is good for a while."""
+        self._refresh_at = time.time() + REFRESH_AGAIN
+        try:
+            return await self._tokens.renew() != self._used
+        except DeliveryError as error:
+            log.warning("%s; trying again", error)
+            return False
+
+    def on_handled(self, n: int, event_id: str, is_durable: bool) -> None:
+        """See ``Link``."""
+        if is_durable:
+            self._posts.add(event_id)
+
+    def acknowledge(self, event_id: str) -> None:
+        """See ``Link``; also good for a stream that is over."""
+        self._posts.add(event_id)
+
+    def nack(self, event_id: str, reason: str) -> None:
+        """A stream has none: without an ack the event falls back when its time is over."""
+
+    async def drain(self, timeout: float) -> None:
+        """See ``Link``."""
+        await self._posts.drain(timeout)
+
+    async def close(self) -> None:
+        """See ``Link``."""
+        self._response.close()
+
+
+async def _check(response: aiohttp.ClientResponse, tokens: Tokens) -> None:
+    """Go on with a stream, or raise why there is none."""
+    if response.status == 200 and response.content_type == "text/event-stream":
+        return
+    raw = await response.content.read(MAX_PROBLEM)
+    try:
+        problem = decode_json(raw)
+    except InvalidFrame:
+        problem = None
+    told = problem if isinstance(problem, dict) else {}
+    reason = str(told.get("detail") or told.get("title") or f"HTTP {response.status}")
+    if response.status == 401 and "expired" in reason:
+        tokens.forget()
+        raise NotOpened(Ended(reason, code=Close.TOKEN_EXPIRED))
+    if response.status in (401, 403):
+        tokens.forget()
+        raise refusal(Close.INVALID_TOKEN, reason)
+    after = seconds(response.headers.get("Retry-After"))
+    # A crowd that was sent away with one number must not come back as one.
+    spread = after * (1.0 + random.random()) if after else None
+    raise NotOpened(Ended(reason, spread))
