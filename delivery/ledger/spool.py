@@ -30,6 +30,7 @@ SUFFIX = ".spool"
 PAGE = 500
 
 Commit = Callable[[Sequence[Entry], Sequence[Confirmation]], object]
+"""Records the entries first, then the proofs."""
 
 
 class Spool:
@@ -174,12 +175,9 @@ def _pages(
             _set_aside(line, path)
             continue
         if record["kind"] == "entry":
-            if proofs:
-                # Proofs may be for entries before them, never for ones behind: keep the order.
-                yield offset - len(line), entries, proofs
-                entries, proofs = [], []
             entries.append(_entry(record))
         else:
+            # For an entry before it; that entries behind it are committed first does no harm.
             proofs.append(Confirmation(**record["proof"]))
         if len(entries) + len(proofs) >= PAGE:
             yield offset, entries, proofs

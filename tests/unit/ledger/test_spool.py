@@ -44,12 +44,14 @@ class Ledger:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.pages = 0
         self.entries: list[Entry] = []
         self.is_away = False
 
     def commit(self, entries: Sequence[Entry], proofs: Sequence[Confirmation]) -> None:
         if self.is_away:
             raise LedgerUnavailable("away")
+        self.pages += 1
         self.entries.extend(entries)
         self.seen.extend(f"entry {e.event.data['n']}" for e in entries)
         self.seen.extend(f"proof {int(p.event_id[-12:])}" for p in proofs)
@@ -62,7 +64,8 @@ def test_what_was_appended_is_drained_in_order_and_unchanged(tmp_path: Path) -> 
     spool.append([entry(3)])
     ledger = Ledger()
     assert spool.drain(ledger.commit) == 3
-    assert ledger.seen == ["entry 1", "entry 2", "proof 2", "entry 3"]
+    assert ledger.seen == ["entry 1", "entry 2", "entry 3", "proof 2"], "proofs follow their entries"
+    assert ledger.pages == 1, "acknowledgements in between cost no transactions"
     assert ledger.entries[0] == one
     assert spool.pending_bytes == 0
     assert spool.drain(ledger.commit) == 0
