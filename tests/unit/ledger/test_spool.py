@@ -64,7 +64,9 @@ def test_what_was_appended_is_drained_in_order_and_unchanged(tmp_path: Path) -> 
     spool.append([entry(3)])
     ledger = Ledger()
     assert spool.drain(ledger.commit) == 3
-    assert ledger.seen == ["entry 1", "entry 2", "entry 3", "proof 2"], "proofs follow their entries"
+    assert ledger.seen == ["entry 1", "entry 2", "entry 3", "proof 2"], (
+        "proofs follow their entries"
+    )
     assert ledger.pages == 1, "acknowledgements in between cost no transactions"
     assert ledger.entries[0] == one
     assert spool.pending_bytes == 0
