@@ -49,8 +49,10 @@ class EventStore(Protocol):
         proofs: Sequence[Confirmation] = (),
         *,
         drained: bool = False,
+        missed: list[Confirmation] | None = None,
     ) -> list[Receipted]:
-        """Record entries and proofs in one transaction (group commit); one answer per entry.
+        """Record entries and proofs in one transaction (group commit); one answer per entry. Proofs
+        for events that are not there are added to ``missed``.
 
         Effect: inserts events (state from ``sent`` / ``hand_over`` / ``proofs``), runs, fast-path
         attempts, confirmations; auth events also go to the audit log. Safe to repeat: a known id

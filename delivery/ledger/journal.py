@@ -21,6 +21,7 @@ from delivery.domain.ports import Answered, Ledger
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.errors import DeliveryError, LedgerError, LedgerUnavailable, Overloaded
 from delivery.ledger.batch import Batch, Gathering
+from delivery.ledger.early import EarlyProofs
 from delivery.ledger.outage import RETRY, Outage
 from delivery.ledger.spool import Spool
 
@@ -74,6 +75,7 @@ class JournalThread:
         self._calls = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._outage = Outage(lambda: ledger.ping())
+        self._early = EarlyProofs()
         self._adopt_at = 0.0
         self.commits = 0
         self.spooled = 0
@@ -248,6 +250,7 @@ class JournalThread:
         try:
             self._before_commit()
             answers = self._record(entries, batch.proofs)
+            self._offer_early_proofs()
             for reason, ids in batch.hand_overs.items():
                 self._ledger.events.hand_over(ids, reason)
         except LedgerUnavailable as error:
@@ -286,13 +289,18 @@ class JournalThread:
         """Commit as one; when the batch itself is refused, one by one to find the culprit."""
         if not entries and not proofs:
             return []
+        missed: list[Confirmation] = []
         try:
-            return list(self._ledger.events.commit(entries, proofs, drained=drained))
+            answers: list[Answer] = list(
+                self._ledger.events.commit(entries, proofs, drained=drained, missed=missed)
+            )
+            self._early.settle((), missed)
+            return answers
         except LedgerUnavailable:
             raise
         except Exception:
             log.exception("a batch of %d events was refused; committing one by one", len(entries))
-        answers: list[Answer] = []
+        answers = []
         for entry in entries:
             try:
                 answers.extend(self._ledger.events.commit([entry], drained=drained))
@@ -304,6 +312,13 @@ class JournalThread:
         if proofs:
             self._ledger.events.confirm(proofs)
         return answers
+
+    def _offer_early_proofs(self) -> None:
+        """Again, now and then: their events may have come from another node meanwhile."""
+        due = self._early.due()
+        if due:
+            unknown = set(self._ledger.events.confirm(due).unknown)
+            self._early.settle(due, [proof for proof in due if proof.event_id in unknown])
 
     def _to_spool(
         self, batch: Batch, entries: Sequence[Entry], error: LedgerUnavailable
@@ -322,13 +337,15 @@ class JournalThread:
         return [Receipted(entry.event.id, Recorded.NEW, entry.event.seq) for entry in entries]
 
     def _maintain(self) -> None:
-        """Between batches: drain the own spool, adopt those of the dead."""
-        if self._spool is None:
-            return
+        """Between batches: drain the own spool, adopt those of the dead, offer early proofs."""
         try:
             self._before_commit()
-            if time.monotonic() >= self._adopt_at:
+            self._offer_early_proofs()
+            if self._spool is not None and time.monotonic() >= self._adopt_at:
                 self._adopt_at = time.monotonic() + ADOPT_EVERY
                 self._spool.adopt(self._drained)
         except DeliveryError as error:
             log.debug("the spool cannot be drained yet: %s", error)
+        except Exception:
+            # The thread must outlive any fault; the next round tries again.
+            log.exception("the journal's upkeep failed")

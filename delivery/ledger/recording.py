@@ -46,17 +46,22 @@ class Recording:
         proofs: Sequence[Confirmation] = (),
         *,
         drained: bool = False,
+        missed: list[Confirmation] | None = None,
     ) -> list[Receipted]:
         """See the port ``EventStore.commit``."""
         try:
-            return self._commit(entries, proofs, drained)
+            answers, unknown = self._commit(entries, proofs, drained)
         except (sa.exc.IntegrityError, psycopg.errors.UniqueViolation):
             # Another node recorded one of these ids between our look and our insert: look again.
-            return self._commit(entries, proofs, drained)
+            answers, unknown = self._commit(entries, proofs, drained)
+        if missed is not None and unknown:
+            missed += [proof for proof in proofs if proof.event_id in unknown]
+        return answers
 
     def _commit(
         self, entries: Sequence[Entry], proofs: Sequence[Confirmation], drained: bool
-    ) -> list[Receipted]:
+    ) -> tuple[list[Receipted], set[str]]:
+        unknown: set[str] = set()
         with self._database.write() as connection:
             answers, fresh = _sort_out(connection, entries, drained)
             if fresh:
@@ -67,8 +72,9 @@ class Recording:
                 for (index, entry), seq in zip(fresh, seqs, strict=True):
                     answers[index] = Receipted(entry.event.id, Recorded.NEW, seq)
             if proofs:
-                store_proofs(connection, proofs, self._now(connection))
-        return list(_resolved(answers))
+                stored = store_proofs(connection, proofs, self._now(connection))
+                unknown.update(stored.unknown)
+        return list(_resolved(answers)), unknown
 
     def _now(self, connection: Connection) -> datetime:
         return self._database.now(connection)

@@ -127,6 +127,20 @@ async def test_a_proof_finds_its_event_before_and_after_the_commit(
     assert states == [State.CONFIRMED, State.CONFIRMED]
 
 
+async def test_a_proof_finds_the_event_that_another_node_records_later(
+    journal: JournalThread, ledger: SqlLedger
+) -> None:
+    theirs = entry("theirs")
+    journal.confirm([proof(theirs)])
+    await journal.flush()
+    ledger.events.commit([theirs])
+
+    async def is_confirmed() -> bool:
+        return ledger.events.read([theirs.event.id])[0].state is State.CONFIRMED
+
+    await eventually(is_confirmed)
+
+
 async def test_a_hand_over_follows_its_insert(journal: JournalThread, ledger: SqlLedger) -> None:
     one = entry()
     pending = submit(journal, one)
