@@ -1,0 +1,340 @@
+"""The real executor under any interleaving of acks, sweeps, crashes, lost, doubled and late
+messages and replays: over the fake ledger, and over SQLite.
+
+Whatever happens, every event reaches an end, leaves it only by a late proof or a replay, and is
+sent again only after an attempt that may not have gone out or whose outcome nobody knows.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from sqlalchemy.engine import Connection
+
+from delivery.domain.contact import Contact
+from delivery.domain.lifecycle import ENDED, Attempt, Confirmation, Outcome, State
+from delivery.domain.ports import Message, Taken
+from delivery.errors import ChannelRejected, ChannelUnavailable, OutcomeUnknown
+from delivery.ledger import SqlLedger, migrate
+from delivery.ledger.database import Database
+from delivery.tasks.executor import Executor
+from delivery.tasks.sweep import Sweeper
+from delivery.testing import make_entry
+from tests.faults.chain import LIMITS, policies_of
+from tests.unit.tasks.fakes import (
+    FakeAlerts,
+    FakeGateways,
+    FakeLedger,
+    FakeLinks,
+    FakeQueue,
+    make_event,
+)
+
+TTL = 7_200.0
+POLICIES = policies_of(
+    {"channel": "database"},
+    {"channel": "direct", "attempts": 2},
+    {"channel": "emergency", "on_unknown": "once", "attempts": 3},
+    {"channel": "sms", "after": 30.0, "on_unknown": "skip"},
+    {"channel": "alert", "after": 60.0},
+    ttl=TTL,
+)
+MAY_SEND_AGAIN = (Outcome.UNKNOWN, Outcome.FAILED, Outcome.STARTED)
+WAYS = ("taken", "later", "never", "lost", "killed before", "killed after")
+MOST_ROUNDS = 400
+
+
+class Killed(BaseException):
+    """The worker is gone; nothing of it runs any more."""
+
+
+class World:
+    """A ledger, whatever it is made of."""
+
+    def hand_over(self) -> str: ...  # type: ignore[empty-body]
+    def ack(self, event_id: str) -> None: ...
+    def replay(self, event_id: str) -> bool:
+        return False
+
+    def sweep(self) -> list[tuple[str, list[str]]]: ...  # type: ignore[empty-body]
+    def advance(self, seconds: float) -> None: ...
+    def look(self, event_id: str) -> tuple[State, int, Sequence[Attempt]]: ...  # type: ignore[empty-body]
+    def close(self) -> None: ...
+
+
+class Fake(World):
+    """The executor's own tests run on it."""
+
+    def __init__(self) -> None:
+        self.ledger = FakeLedger()
+
+    def hand_over(self) -> str:
+        return self.ledger.add()
+
+    def ack(self, event_id: str) -> None:
+        self.ledger.acknowledge(event_id)
+
+    def sweep(self) -> list[tuple[str, list[str]]]:
+        found = []
+        for event_id, row in self.ledger.rows.items():
+            due_in = self.ledger.due_in(event_id)
+            leased = row.claimed_until is not None and row.claimed_until > self.ledger.clock
+            due = due_in is not None and due_in <= 0 and not leased
+            if due and row.stored.state is State.FALLING_BACK:
+                found.append((row.stored.step or "database", [event_id]))
+        return found
+
+    def advance(self, seconds: float) -> None:
+        self.ledger.advance(seconds)
+
+    def look(self, event_id: str) -> tuple[State, int, Sequence[Attempt]]:
+        row = self.ledger.rows[event_id]
+        return row.stored.state, row.stored.generation, row.attempts
+
+
+@cache
+def template() -> Path:
+    """A migrated file."""
+    folder = Path(tempfile.mkdtemp(prefix="delivery-test-machine-"))
+    migrate.upgrade(f"sqlite:///{folder / 'ledger.db'}")
+    return folder / "ledger.db"
+
+
+class Sqlite(World):
+    """The real thing."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="delivery-test-machine-")
+        file = Path(self._folder.name) / "ledger.db"
+        shutil.copy(template(), file)
+        self.ledger = SqlLedger(f"sqlite:///{file}")
+        self._ahead = timedelta()
+        real = Database.now
+
+        def now(database: Database, connection: Connection | None = None) -> datetime:
+            return real(database, connection) + self._ahead
+
+        self._clock = patch.object(Database, "now", now)
+        self._clock.start()
+        self._queue = FakeQueue()
+        self._sweeper = Sweeper(self.ledger, POLICIES, self._queue)
+        self.ledger.contacts.put(Contact("u", phone="+491701234567", push=("json://x",)))
+
+    def hand_over(self) -> str:
+        event = make_event()
+        self.ledger.events.commit([make_entry(event, hand_over=True, ttl=TTL)])
+        return event.id
+
+    def ack(self, event_id: str) -> None:
+        self.ledger.events.confirm([Confirmation(event_id, "u", "websocket", "u", "c")])
+
+    def replay(self, event_id: str) -> bool:
+        return bool(self.ledger.events.replay([event_id], policies=POLICIES))
+
+    def sweep(self) -> list[tuple[str, list[str]]]:
+        self._sweeper.sweep()
+        found = [(channel, list(ids)) for channel, ids in self._queue.published]
+        self._queue.published.clear()
+        return found
+
+    def advance(self, seconds: float) -> None:
+        self._ahead += timedelta(seconds=seconds)
+
+    def look(self, event_id: str) -> tuple[State, int, Sequence[Attempt]]:
+        found = self.ledger.events.get(event_id)
+        assert found is not None
+        return found.stored.state, found.stored.generation, found.attempts
+
+    def close(self) -> None:
+        self.ledger.close()
+        self._clock.stop()
+        self._folder.cleanup()
+
+
+class Provider:
+    """Does what the machine says, and has it checked that the message may leave at all."""
+
+    def __init__(self, name: str, machine: Chaos) -> None:
+        self.name = name
+        self._machine = machine
+
+    def unreachable(self, contact: Contact) -> str | None:
+        return None
+
+    def deliver(self, message: Message, timeout: float) -> Taken:
+        way = self._machine.way
+        if way == "killed before":
+            raise Killed
+        if way != "later":
+            for event in message.events:
+                self._machine.on_send(self.name, event.id)
+        match way:
+            case "later":
+                raise ChannelUnavailable("come back")
+            case "never":
+                raise ChannelRejected("no such address")
+            case "lost":
+                raise OutcomeUnknown("no answer")
+            case "killed after":
+                raise Killed
+        return Taken("id")
+
+
+class Chaos(RuleBasedStateMachine):
+    """Up to three events, and everything that can happen to their messages."""
+
+    world_class: type[World] = World
+
+    @initialize()
+    def open(self) -> None:
+        self.world = self.world_class()
+        self.way = "taken"
+        self.events: list[str] = []
+        self.known: dict[str, State] = {}
+        self.messages: list[tuple[str, list[str]]] = []
+        self.sent: list[tuple[str, int, str]] = []
+        gateways, self.queue = FakeGateways(), FakeQueue()
+        self.executor = Executor(
+            ledger=self.world.ledger,  # type: ignore[attr-defined]
+            policies=POLICIES,
+            channels={name: Provider(name, self) for name in ("emergency", "sms")},
+            alerts=FakeAlerts(),
+            resend=gateways,
+            queue_copy=gateways.copy,
+            publish=self.queue,
+            links=FakeLinks(),
+            drain_spool=lambda: None,
+            dice=lambda: 0.5,
+            limits=LIMITS,
+        )
+
+    def on_send(self, channel: str, event_id: str) -> None:
+        """A message leaves: was it allowed to?"""
+        state, generation, attempts = self.world.look(event_id)
+        assert state not in ENDED, f"{state} events are nobody's business any more"
+        before = [a for a in attempts if (a.channel, a.generation) == (channel, generation)]
+        *earlier, present = sorted(before, key=lambda attempt: attempt.number)
+        assert present.outcome is Outcome.STARTED, "an attempt is written before its side effect"
+        assert all(a.outcome in MAY_SEND_AGAIN for a in earlier), "it has been delivered"
+        refused = [a for a in earlier if a.outcome is Outcome.FAILED and not a.retryable]
+        assert not refused, "a refusal for good is final"
+        doubts = sum(a.outcome is Outcome.UNKNOWN for a in earlier)
+        assert doubts <= {"emergency": 1, "sms": 0}[channel], "doubt is answered by policy"
+        self.sent.append((event_id, generation, channel))
+
+    def settle(self, *, may_leave: str | None = None) -> None:
+        """Look at every event: an end is left by a late proof or a replay alone."""
+        for event_id in self.events:
+            state, _, _ = self.world.look(event_id)
+            before = self.known.get(event_id)
+            if before in ENDED and state is not before:
+                assert may_leave == event_id, f"{before} became {state}"
+            self.known[event_id] = state
+
+    @precondition(lambda self: len(self.events) < 3)
+    @rule()
+    def accept(self) -> None:
+        self.events.append(self.world.hand_over())
+        self.settle()
+
+    @precondition(lambda self: self.events)
+    @rule(which=st.integers(0, 9))
+    def ack(self, which: int) -> None:
+        if which >= len(self.events):
+            return  # a confirmed event has nothing more to tell: not too many of them
+        event_id = self.events[which % len(self.events)]
+        self.world.ack(event_id)
+        self.settle(may_leave=event_id)
+
+    @precondition(lambda self: self.events)
+    @rule(which=st.integers(0, 2))
+    def replay(self, which: int) -> None:
+        event_id = self.events[which % len(self.events)]
+        replayed = self.world.replay(event_id)
+        assert not (replayed and self.known[event_id] is State.CONFIRMED)
+        self.settle(may_leave=event_id)
+
+    @rule()
+    def sweep(self) -> None:
+        self.messages += self.world.sweep()
+        self.settle()
+
+    @rule(seconds=st.sampled_from([1.0, 6.0, 35.0, 65.0, 700.0]))
+    def let_time_pass(self, seconds: float) -> None:
+        self.world.advance(seconds)
+
+    @precondition(lambda self: self.messages)
+    @rule(which=st.integers(0, 9), way=st.sampled_from(WAYS), again=st.booleans())
+    def run_message(self, which: int, way: str, again: bool) -> None:
+        """Any message, early or late; ``again``: the broker delivers it once more some day."""
+        which %= len(self.messages)
+        message = self.messages[which] if again else self.messages.pop(which)
+        self.way = way
+        self.run(*message)
+
+    @precondition(lambda self: self.events)
+    @rule(way=st.sampled_from(WAYS))
+    def serve(self, way: str) -> None:
+        """Half a minute goes by, and whatever is due then goes the same way."""
+        self.world.advance(35.0)
+        self.way = way
+        for message in self.world.sweep():
+            self.run(*message)
+
+    @precondition(lambda self: self.messages)
+    @rule()
+    def lose_every_message(self) -> None:
+        self.messages.clear()
+
+    def run(self, channel: str, ids: list[str]) -> None:
+        try:
+            self.executor.run(channel, ids)
+        except Killed:
+            self.queue.published.clear()  # it took with it what it had not sent yet
+        self.messages += [(name, list(listed)) for name, listed in self.queue.published]
+        self.queue.published.clear()
+        self.settle()
+
+    def teardown(self) -> None:
+        """Then the faults stop, and every event reaches its end."""
+        if not hasattr(self, "world"):
+            return
+        try:
+            self.way = "taken"
+            for _ in range(MOST_ROUNDS):
+                if all(self.world.look(event_id)[0] in ENDED for event_id in self.events):
+                    return
+                self.messages = self.world.sweep()
+                if not self.messages:
+                    self.world.advance(15.0)
+                while self.messages:
+                    self.run(*self.messages.pop(0))
+            raise AssertionError(f"no end: {[self.world.look(e) for e in self.events]}")
+        finally:
+            self.world.close()
+
+
+class ChaosOnFake(Chaos):
+    world_class = Fake
+
+
+class ChaosOnSqlite(Chaos):
+    world_class = Sqlite
+
+
+QUICK = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+TestOnFake = ChaosOnFake.TestCase
+TestOnFake.settings = settings(QUICK, max_examples=60, stateful_step_count=40)
+TestOnSqlite = ChaosOnSqlite.TestCase
+TestOnSqlite.settings = settings(QUICK, max_examples=15, stateful_step_count=40)
+TestOnSqlite.pytestmark = [pytest.mark.timeout(120)]
