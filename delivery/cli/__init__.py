@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from delivery.cli import bench, demo, flower, operate, serve, speak
+from delivery.cli import bench, demo, flower, listen, operate, serve, speak, validate
 from delivery.cli.options import wants_json
 from delivery.cli.output import say_json
 from delivery.errors import (
@@ -72,6 +72,6 @@ def main() -> None:
     """
 
 
-for part in (serve, demo, flower, operate, speak, bench):
+for part in (serve, demo, flower, operate, speak, listen, validate, bench):
     for command in part.COMMANDS:
         main.add_command(command)

@@ -20,7 +20,12 @@ class Api:
     """Requests to ``/v1`` of one service."""
 
     def __init__(
-        self, url: str, token: str, *, transport: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        token: str,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        timeout: float = TIMEOUT,
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise ConfigError(f"DELIVERY_URL must start with http:// or https://, not {url!r}")
@@ -28,7 +33,7 @@ class Api:
         self._client = httpx.Client(
             base_url=self._url + "/v1",
             headers={"Authorization": f"Bearer {token}"},
-            timeout=TIMEOUT,
+            timeout=timeout,
             transport=transport,
         )
 
@@ -58,6 +63,16 @@ class Api:
             "POST", path, content=lines, headers={"Content-Type": "application/x-ndjson"}
         )
 
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Status and parsed answer, refusals too; ``path`` from the root of the service.
+
+        Raises:
+            Unreachable: nothing answered.
+        """
+        more = {} if body is None else {"json": body}
+        answer = self._send(method, self._url + path, **more)
+        return answer.status_code, _parsed(answer)
+
     def _request(self, method: str, path: str, **more: Any) -> Any:
         """The parsed answer.
 
@@ -65,13 +80,7 @@ class Api:
             Unreachable: nothing answered, or something else than the service did.
             RemoteError: the service refused.
         """
-        try:
-            answer = self._client.request(method, path, **more)
-        except httpx.InvalidURL as error:
-            raise ConfigError(f"DELIVERY_URL is not a URL: {error}") from error
-        except httpx.HTTPError as error:
-            what = str(error) or type(error).__name__
-            raise Unreachable(f"{self._url} does not answer: {what}") from error
+        answer = self._send(method, path, **more)
         body = _parsed(answer)
         if answer.is_success and body is not None:
             return body
@@ -81,6 +90,15 @@ class Api:
         raise RemoteError(
             _explain(answer.status_code, problem), status=answer.status_code, problem=problem
         )
+
+    def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
+        try:
+            return self._client.request(method, path, **more)
+        except httpx.InvalidURL as error:
+            raise ConfigError(f"DELIVERY_URL is not a URL: {error}") from error
+        except httpx.HTTPError as error:
+            what = str(error) or type(error).__name__
+            raise Unreachable(f"{self._url} does not answer: {what}") from error
 
 
 def _parsed(answer: httpx.Response) -> Any:

@@ -1,9 +1,17 @@
-"""``delivery listen``: events as they come, each acknowledged once it is printed."""
+"""``delivery listen``: events as they come, each acknowledged once it is printed.
+
+Owns: what is printed, and a word on standard error when the transport changes. Never does: connect;
+that is ``Client``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -11,6 +19,9 @@ from delivery.bootstrap.loop import Told
 from delivery.cli.output import clock, say_json
 from delivery.client.client import Client
 from delivery.client.received import ReceivedEvent
+from delivery.client.status import Status
+from delivery.client.store import FileStore, MemoryStore
+from delivery.errors import ConfigError
 
 PATIENCE = 15.0
 """Seconds without a connection after which listening gives up."""
@@ -18,16 +29,34 @@ GOODBYE = 10.0
 """Seconds for the last acknowledgements and the close."""
 
 
-async def listen_until(url: str, token: str, count: int | None, as_json: bool) -> None:
-    """Print events until ``count`` of them, or until a signal says stop.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to listen to, and how.
+
+    Attributes:
+        count: stop after so many events.
+        store: a file that remembers what was printed.
+    """
+
+    url: str
+    token: str
+    count: int | None
+    transport: Literal["auto", "websocket", "sse"]
+    store: Path | None
+    as_json: bool
+
+
+async def listen_until(plan: Plan) -> None:
+    """Print events until there were enough of them, or until a signal says stop.
 
     Raises:
         Unauthenticated: the token is not accepted; ``Unreachable``: nobody answers.
+        ConfigError: the store cannot be used.
     """
     # The loop's own handlers: one that Python runs between two instructions can come a moment
     # before the loop goes to sleep, and is then heard at the next heartbeat.
     told = asyncio.create_task(Told().to_stop())
-    listening = asyncio.create_task(_listen(url, token, count, as_json))
+    listening = asyncio.create_task(_listen(plan))
     done, _ = await asyncio.wait({told, listening}, return_when=asyncio.FIRST_COMPLETED)
     if listening in done:
         told.cancel()
@@ -37,14 +66,49 @@ async def listen_until(url: str, token: str, count: int | None, as_json: bool) -
     await asyncio.wait({listening}, timeout=GOODBYE)
 
 
-async def _listen(url: str, token: str, count: int | None, as_json: bool) -> None:
+async def _listen(plan: Plan) -> None:
     seen = 0
-    async with Client(url, token, patience=PATIENCE) as client:
-        async for event in client:
-            say_json(dict(event.wire), indent=None) if as_json else _say(event)
-            seen += 1
-            if seen == count:
-                return
+    with ExitStack() as stack:
+        store = MemoryStore() if plan.store is None else stack.enter_context(_kept(plan.store))
+        client = Client(
+            plan.url, plan.token, patience=PATIENCE, store=store, transport=plan.transport,
+            on_status=Notices(),
+        )  # fmt: skip
+        async with client:
+            async for event in client:
+                say_json(dict(event.wire), indent=None) if plan.as_json else _say(event)
+                seen += 1
+                if seen == plan.count:
+                    return
+
+
+def _kept(path: Path) -> closing[FileStore]:
+    try:
+        return closing(FileStore(path))
+    except OSError as error:
+        raise ConfigError(f"--store: cannot use {path}: {error.strerror}") from error
+
+
+class Notices:
+    """Says on standard error when events come another way than before; the rest is silence."""
+
+    def __init__(self) -> None:
+        self._transport = "websocket"
+        self._reason: str | None = None
+
+    def __call__(self, status: Status) -> None:
+        """A status of the client."""
+        if status.transport is None:
+            self._reason = status.reason or self._reason
+        elif status.transport != self._transport:
+            self._transport = status.transport
+            click.echo(self._words(), err=True)
+
+    def _words(self) -> str:
+        if self._transport == "websocket":
+            return "listening over WebSocket again"
+        why = f" (WebSocket does not get through: {self._reason})" if self._reason else ""
+        return f"listening over SSE{why}"
 
 
 def _say(event: ReceivedEvent) -> None:

@@ -1,4 +1,4 @@
-"""Commands that speak HTTP with a running service: emit, listen, events; and ``token``.
+"""Commands that speak HTTP with a running service: emit, events; and ``token``.
 
 Owns: what they ask and how the answers look. Never does: open the ledger.
 """
@@ -129,24 +129,6 @@ def _say_receipts(answer: Any) -> None:
     for one in answer["rejected"]:
         problem = one["error"]
         click.echo(f"#{one['index']} rejected: {problem.get('detail') or problem.get('title')}")
-
-
-@click.command()
-@click.option("--count", type=click.IntRange(min=1), help="Stop after so many events.")
-@api_options
-@json_option
-def listen(count: int | None, url: str, token: str | None, as_json: bool) -> None:
-    """Receive a user's events and acknowledge each once it is printed.
-
-    The token names the user: `export DELIVERY_TOKEN=$(delivery token --user demo)`.
-    Ctrl-C ends it.
-    """
-    import asyncio
-
-    from delivery.cli.listening import listen_until
-
-    held = required_token(token, "delivery token --user demo")
-    asyncio.run(listen_until(url, held, count, as_json))
 
 
 @click.group()
@@ -287,4 +269,4 @@ def _replay_all(api: Api, body: dict[str, Any], total: int, as_json: bool) -> in
                 return replayed
 
 
-COMMANDS = (token, emit, listen, events)
+COMMANDS = (token, emit, events)
