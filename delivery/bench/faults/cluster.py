@@ -126,6 +126,12 @@ class Cluster:
         """Where producers post."""
         return f"http://127.0.0.1:{self.door.port}"
 
+    def route(self, *, apart: bool) -> None:
+        """New connections of clients and producers go to the same gateways, or to others."""
+        apart = apart and len(self.ports) > 1
+        self.door.targets = self.ports[:1] if apart else self.ports
+        self.front.targets = self.ports[1:] if apart else self.ports
+
     def token(self, user_id: str, scope: str | None = None) -> str:
         """A client's token, or with ``scope`` a service's."""
         return make_token(self._secret, user_id, scope=scope, ttl=TOKEN_TTL)

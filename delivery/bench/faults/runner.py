@@ -104,6 +104,7 @@ async def run_scenario(cluster: Cluster, scenario: Scenario, plan: Plan) -> Outc
     await asyncio.to_thread(_write_contacts, cluster, listeners)
     audience = Audience(cluster.url, listeners)
     producing = Producing(audience, cluster.door_url, cluster.token("producer", "emit"))
+    cluster.route(apart=scenario.apart)
     try:
         await producing.open()
         await audience.open(Away(seconds=plan.away) if scenario.leaves else None, odd)

@@ -46,6 +46,7 @@ class Scenario:
         leaves: clients that lose their connection stay away for the plan's ``away``.
         odd_share: the share of users whose clients do not behave.
         is_backlog: the load is what gathers while a server is away, and nothing else.
+        apart: every event is posted at another gateway than the one that has its user.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Scenario:
     leaves: bool = False
     odd_share: float = 0.0
     is_backlog: bool = False
+    apart: bool = False
 
 
 SCENARIOS = (
@@ -85,7 +87,7 @@ SCENARIOS = (
     Scenario("redis-flushed", "FLUSHALL every 5 s", breaking.flush_redis),
     Scenario(
         "redis-backlog", "10,000 events while Redis is stopped for 20 s",
-        breaking.gather_without_redis, Budget(settle_s=10.0), is_backlog=True,
+        breaking.gather_without_redis, Budget(settle_s=10.0), is_backlog=True, apart=True,
     ),
     Scenario("postgres-frozen", "PostgreSQL stopped (SIGSTOP) for 20 s", breaking.freeze_postgres),
     Scenario(
