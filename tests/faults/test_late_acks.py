@@ -1,6 +1,6 @@
 """Acknowledgements that come late, twice, at the wrong moment, or get lost on the way.
 
-On each database, with the real chain; the clock is moved, nothing is waited for.
+On PostgreSQL, with the real chain; the clock is moved, nothing is waited for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from tests.faults.chain import Advance, Chain, email_channel, policies_of, sms_c
 from tests.smtp_servers import Behaviour, smtp_server
 from tests.unit.tasks.fakes import make_event
 from tests.web_server import WebServer, web_server
+
+pytestmark = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
 
 LADDER = (
     {"channel": "email", "on_unknown": "retry"},
@@ -113,20 +115,6 @@ def test_acks_that_race_their_timeouts_leave_every_event_confirmed_and_nothing_d
         assert (stored.state, stored.due_at) == (State.CONFIRMED, None)
     advance(120.0)
     assert chain.turn() == 0, "nobody is sent anything"
-
-
-def test_an_event_acknowledged_by_two_devices_is_confirmed_once_with_two_proofs(
-    chain: Chain, ledger: SqlLedger
-) -> None:
-    (event_id,) = chain.hand_over()
-    chain.ack(event_id, device="phone")
-    chain.ack(event_id, device="laptop")
-    chain.ack(event_id, device="laptop")
-    found = ledger.events.get(event_id)
-    assert found is not None
-    assert sorted(row.by for row in found.confirmations) == ["laptop", "phone"]
-    first = min(found.confirmations, key=lambda row: row.at)
-    assert (found.stored.state, first.by) == (State.CONFIRMED, "phone")
 
 
 def test_an_ack_for_an_expired_event_is_on_record_and_changes_nothing(
