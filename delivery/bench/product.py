@@ -7,12 +7,12 @@ left one unconfirmed in the ledger, has no figure.
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from delivery.bench.window import TYPES, Load, Window
 from delivery.bootstrap.gateway import serve_node
+from delivery.bootstrap.loop import settle_in
 from delivery.bootstrap.node import Node
 from delivery.domain.lifecycle import State
 from delivery.emitter.emitter import Emitter
@@ -50,8 +50,7 @@ class Product:
                 for user in range(self._load.users)
             ]
             await self._introduce_runs()
-            gc.collect()
-            gc.freeze()
+            settle_in()
             result = await self._window.run()
             await node.journal.flush(60.0)
             result["unconfirmed"] = await asyncio.to_thread(self._unconfirmed)

@@ -11,7 +11,6 @@ or a push once live, means that somebody wants it sent again.
 from __future__ import annotations
 
 import enum
-from collections import deque
 from collections.abc import Iterable
 
 from delivery.domain.event import Event, EventClass
@@ -65,11 +64,12 @@ class Lanes:
     def __init__(self, flight: Flight, max_queue: int) -> None:
         self._flight = flight
         self._max_queue = max_queue
-        self._queue: deque[Item] = deque()
+        # Lists, not deques: an empty deque takes more memory than all else here.
+        self._queue: list[Item] = []
         self._queue_bytes = 0
         self._ephemeral = 0  # of those in the queue
-        self._page: deque[Item] = deque()
-        self._resends: deque[Item] = deque()
+        self._page: list[Item] = []
+        self._resends: list[Item] = []
         self._seqs: dict[str, int] = {}  # run -> the highest number seen, oldest run first
         self._met_end = False
         self._missed = False
@@ -226,7 +226,7 @@ class Lanes:
 
     def _go_live(self) -> None:
         was_sent = self._flight.was_sent
-        self._queue = deque(item for item in self._queue if not was_sent(item[0].id))
+        self._queue = [item for item in self._queue if not was_sent(item[0].id)]
         self._ephemeral = sum(is_ephemeral(event) for event, _ in self._queue)
         self.is_live = True
 
@@ -239,7 +239,7 @@ class Lanes:
         self._drop_queue()
         return batch
 
-    def _take(self, lane: deque[Item], *, again: bool = False) -> Batch | None:
+    def _take(self, lane: list[Item], *, again: bool = False) -> Batch | None:
         """What fits into one frame and into flight, in order. Not ``again``: without what left."""
         flight = self._flight
         room = flight.room
@@ -251,18 +251,18 @@ class Lanes:
             return self._take_queue()
         events: list[Event] = []
         encoded: list[bytes] = []
-        size = 0
-        while lane and size < MAX_BATCH_BYTES and len(events) < MAX_BATCH:
-            event, raw = lane[0]
-            if not again and flight.was_sent(event.id):
-                lane.popleft()
-                continue
-            if event.event_class is not EventClass.EPHEMERAL and not flight.is_out(event.id):
-                if room <= 0:
-                    break
-                room -= 1
-            lane.popleft()
-            events.append(event)
-            encoded.append(raw)
-            size += len(raw)
+        size = gone = 0
+        for event, raw in lane:
+            if size >= MAX_BATCH_BYTES or len(events) >= MAX_BATCH:
+                break
+            if again or not flight.was_sent(event.id):
+                if not is_ephemeral(event) and not flight.is_out(event.id):
+                    if room <= 0:
+                        break
+                    room -= 1
+                events.append(event)
+                encoded.append(raw)
+                size += len(raw)
+            gone += 1
+        del lane[:gone]
         return (events, encoded, False) if events else None
