@@ -20,7 +20,7 @@ from delivery.cli.output import clock, say_fields, say_table
 SECRET = "s" * 40
 COMMANDS = (
     "up", "gateway", "worker", "beat", "migrate", "check", "token", "emit", "listen", "events",
-    "purge", "audit", "flower",
+    "purge", "audit", "flower", "validate", "demo", "bench",
 )  # fmt: skip
 
 
@@ -115,6 +115,8 @@ def test_token_carries_scopes_audience_and_issuer_of_a_service() -> None:
         ("emit", "a", "--user", "u", "--run", "r", "--data", "{", "--token", "t"),
         ("emit", "a", "--user", "u", "--run", "r"),
         ("listen",),
+        ("listen", "--token", "t", "--transport", "pigeon"),
+        ("listen", "--token", "t", "--store", "no/such/folder/file"),
         ("events", "list"),
         ("events", "list", "--state", "lost"),
         ("events", "replay", "--token", "t"),

@@ -1,0 +1,221 @@
+"""``delivery validate``, ``delivery listen`` and the Python client before a real service, also
+through a proxy that lets no WebSocket pass."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import jwt
+import pytest
+
+from delivery.cli.checking import AGENT_TYPES, UNHEARD_TYPE, Probe
+from delivery.cli.validating import Report, validate
+from delivery.client.backoff import FullJitter
+from delivery.client.client import Client
+from delivery.client.store import FileStore
+from tests.browser.gate import Gate
+from tests.contract_server import until
+from tests.processes import run_command, running
+
+SECRET = "only-for-tests-" + "v" * 32
+AT_ONCE = FullJitter(base=0.001, max=0.01)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running ``delivery up`` and who may talk to it."""
+
+    url: str
+    token: str
+
+    def client_token(self, user: str) -> str:
+        return jwt.encode({"sub": user, "exp": 4_000_000_000}, SECRET, "HS256")
+
+    def events(self, user: str) -> list[dict[str, Any]]:
+        """This user's events, newest first."""
+        answer = httpx.get(
+            f"{self.url}/v1/events", params={"user_id": user, "limit": 100},
+            headers={"Authorization": f"Bearer {self.token}"},
+        )  # fmt: skip
+        found: list[dict[str, Any]] = answer.raise_for_status().json()["events"]
+        return found
+
+    def emit(self, user: str, count: int) -> None:
+        events = [
+            {"type": "note", "user_id": user, "run_id": "r", "data": {}} for _ in range(count)
+        ]
+        httpx.post(
+            f"{self.url}/v1/events", json={"events": events},
+            headers={"Authorization": f"Bearer {self.token}"},
+        ).raise_for_status()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    folder = tmp_path_factory.mktemp("up")
+    settings = {"JWT_SECRET": SECRET}
+    with running("up", "--json", "--port", "0", cwd=folder, settings=settings) as process:
+        said = process.json_line()
+        yield Service(said["url"], said["service_token"])
+
+
+@pytest.fixture
+async def office(service: Service) -> AsyncIterator[Gate]:
+    """A proxy before the service that cuts upgrades until it is told otherwise."""
+    port = urlsplit(service.url).port
+    assert port is not None
+    async with Gate(port) as gate:
+        gate.passes_sockets = False
+        yield gate
+
+
+def settings(service: Service, **more: str) -> dict[str, str]:
+    return {"URL": service.url, "TOKEN": service.token} | more
+
+
+async def looked_at(service: Service, url: str, user: str, token: str | None = None) -> Report:
+    probe = Probe(url, token or service.token, service.client_token(user), user, 5.0)
+    return await validate(probe, lambda finding: None)
+
+
+def level(report: Report) -> dict[str, str]:
+    return {finding.check: finding.level for finding in report.findings}
+
+
+def test_a_service_that_keeps_the_contract_has_nothing_to_mend(
+    service: Service, tmp_path: Path
+) -> None:
+    done = run_command(
+        "validate", "--json", cwd=tmp_path, settings=settings(service, JWT_SECRET=SECRET)
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    assert {one["level"] for one in report["checks"]} == {"ok"}
+    assert len(report["checks"]) == 14
+    events = service.events(report["user"])
+    assert sorted(one["type"] for one in events) == sorted([*AGENT_TYPES, AGENT_TYPES[0]])
+    assert {one["state"] for one in events} == {"confirmed"}
+    assert service.token not in done.stdout
+
+
+def test_without_a_clients_token_nobody_is_alarmed_and_the_mend_is_named(
+    service: Service, tmp_path: Path
+) -> None:
+    done = run_command("validate", "--user", "nobody-1", cwd=tmp_path, settings=settings(service))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "7 ok, 7 skipped" in done.stdout
+    assert "delivery token --user nobody-1" in " ".join(done.stdout.split())
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert {one["type"] for one in service.events("nobody-1")} == {UNHEARD_TYPE}
+
+
+async def test_a_proxy_without_websockets_is_found_and_nothing_is_left_behind(
+    service: Service, office: Gate
+) -> None:
+    report = await looked_at(service, office.url, "office-1")
+    found = {one.check: one for one in report.findings}
+    assert (found["websocket"].level, report.code) == ("failed", 1)
+    assert "Upgrade" in found["websocket"].mend
+    assert found["delivered"].level == "skipped"
+    assert found["stream"].level == "ok"
+    assert found["left behind"].found == "nothing; 5 acknowledged in the end"
+    assert {one["state"] for one in service.events("office-1")} == {"confirmed"}
+
+
+async def test_events_of_the_user_that_are_not_the_probes_stay_unconfirmed(
+    service: Service,
+) -> None:
+    await asyncio.to_thread(service.emit, "real-1", 3)
+    report = await looked_at(service, service.url, "real-1")
+    assert report.code == 0
+    states = {one["type"]: one["state"] for one in service.events("real-1")}
+    assert states.pop("note") != "confirmed"
+    assert set(states.values()) == {"confirmed"}
+
+
+async def test_a_token_with_a_scope_too_few_is_named(service: Service) -> None:
+    only = jwt.encode({"sub": "s", "scope": "read", "exp": 4_000_000_000}, SECRET, "HS256")
+    report = await looked_at(service, service.url, "scope-1", token=only)
+    token = next(one for one in report.findings if one.check == "token")
+    assert (token.level, token.found) == ("failed", "scope emit missing")
+    assert "--scope" in token.mend
+    assert level(report)["accepted"] == "skipped"
+    assert service.events("scope-1") == []
+
+
+def test_a_service_that_is_not_there_exits_3(tmp_path: Path) -> None:
+    done = run_command(
+        "validate", cwd=tmp_path, settings={"URL": "http://127.0.0.1:9", "TOKEN": "t"}
+    )
+    assert done.returncode == 3
+    assert "failed   healthz" in done.stdout
+    assert "1 failed, 13 skipped" in done.stdout
+
+
+async def test_listen_says_that_it_moved_to_sse_and_a_store_goes_on(
+    service: Service, office: Gate, tmp_path: Path
+) -> None:
+    user = settings(service, URL=office.url, TOKEN=service.client_token("listener-1"))
+    args = ("listen", "--count", "2", "--json", "--store", "seen")
+
+    async def heard() -> tuple[list[str], str]:
+        done = await asyncio.to_thread(run_command, *args, cwd=tmp_path, settings=user)
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line)["id"] for line in done.stdout.splitlines()], done.stderr
+
+    await asyncio.to_thread(service.emit, "listener-1", 2)
+    first, said = await heard()
+    assert "listening over SSE (WebSocket does not get through: no socket:" in said
+    await asyncio.to_thread(service.emit, "listener-1", 2)
+    office.passes_sockets = True
+    second, said = await heard()
+    assert said == ""
+    assert len({*first, *second}) == 4
+    assert (tmp_path / "seen").read_text().split() == [*first, *second]
+    assert {one["state"] for one in service.events("listener-1")} == {"confirmed"}
+
+
+async def test_the_client_changes_its_way_twice_and_its_handler_sees_every_event_once_in_order(
+    service: Service, office: Gate, tmp_path: Path
+) -> None:
+    seen: list[int | None] = []
+    ways: list[str] = []
+    store = FileStore(tmp_path / "cursor")
+
+    async def listen() -> None:
+        client = Client(
+            office.url, service.client_token("walker-1"), backoff=AT_ONCE, upgrade_after=0.2,
+            store=store, on_status=lambda status: ways.append(status.transport or ""),
+        )  # fmt: skip
+        async with client:
+            async for event in client:
+                seen.append(event.seq)
+                if len(seen) == 60:
+                    return
+
+    async def emitted(count: int) -> None:
+        for _ in range(count // 5):
+            await asyncio.to_thread(service.emit, "walker-1", 5)
+
+    listening = asyncio.create_task(listen())
+    await until(lambda: "sse" in ways)
+    await emitted(20)
+    office.passes_sockets = True
+    await emitted(20)
+    await until(lambda: "websocket" in ways)
+    office.passes_sockets = False
+    office.cut()
+    await until(lambda: ways.count("sse") == 2)
+    await emitted(20)
+    async with asyncio.timeout(10.0):
+        await listening
+    store.close()
+    assert seen == list(range(1, 61))
+    await until(lambda: {one["state"] for one in service.events("walker-1")} == {"confirmed"})
