@@ -334,7 +334,7 @@ class ChaosOnSqlite(Chaos):
 
 QUICK = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 TestOnFake = ChaosOnFake.TestCase
-TestOnFake.settings = settings(QUICK, max_examples=60, stateful_step_count=40)
+TestOnFake.settings = settings(QUICK, max_examples=50, stateful_step_count=40)
 TestOnSqlite = ChaosOnSqlite.TestCase
-TestOnSqlite.settings = settings(QUICK, max_examples=15, stateful_step_count=40)
+TestOnSqlite.settings = settings(QUICK, max_examples=10, stateful_step_count=40)
 TestOnSqlite.pytestmark = [pytest.mark.timeout(120)]

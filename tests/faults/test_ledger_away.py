@@ -125,7 +125,7 @@ def administer(url: str, *statements: str) -> None:
 
 
 async def emitted_through(
-    service: Service, trouble: contextlib.AbstractContextManager[None]
+    service: Service, trouble: contextlib.AbstractContextManager[None], count: int
 ) -> None:
     """What is emitted during the trouble reaches its user live, and the ledger afterwards."""
     async with listening(service.url, service.token("ada"), acks=False) as page:
@@ -133,7 +133,7 @@ async def emitted_through(
         already = len(await page.receive(1))
         with trouble:
             ids = []
-            for _ in range(40):
+            for _ in range(count):
                 event_id, answer = await asyncio.to_thread(post, service, 10_000)
                 assert answer.status_code == 202, answer.text
                 ids.append(event_id)
@@ -152,7 +152,7 @@ async def test_a_database_whose_disk_is_full_is_a_ledger_that_is_away(start: Sta
                    "CREATE DATABASE small TABLESPACE small")  # fmt: skip
         url = make_url(server.url).set(database="small")
         service = start(ack_timeout=60.0, DATABASE_URL=databases.text(url))
-        await emitted_through(service, full(disk))
+        await emitted_through(service, full(disk), 40)
         assert re.search("DiskFull|No space left", service.process.tail(20_000))
         service.process.kill()
 
@@ -161,6 +161,6 @@ async def test_a_database_that_became_read_only_is_a_ledger_that_is_away(
     start: Start, postgres_url: str
 ) -> None:
     service = start(ack_timeout=60.0, DATABASE_URL=postgres_url)
-    await emitted_through(service, read_only(postgres_url))
+    await emitted_through(service, read_only(postgres_url), 10)
     assert re.search("ReadOnly|read-only", service.process.tail(20_000))
     service.process.kill()
