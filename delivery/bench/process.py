@@ -13,7 +13,8 @@ from typing import Any
 
 from delivery.bench.client import connect
 from delivery.bench.floor import Floor
-from delivery.bench.product import Product
+from delivery.bench.producer import produce
+from delivery.bench.product import PRODUCTS
 from delivery.bench.window import Load
 from delivery.bootstrap.gateway import node_from_environment
 from delivery.bootstrap.loop import run
@@ -43,6 +44,9 @@ async def _play(order: dict[str, Any]) -> None:
         await _be_client(order)
         return
     load = Load(**order["load"])
+    if order["role"] == "producer":
+        say(accepted_ms=await produce(order["url"], order["token"], load))
+        return
 
     def tell(url: str) -> None:
         say(url=url)
@@ -51,7 +55,7 @@ async def _play(order: dict[str, Any]) -> None:
         say(result=await Floor(load).serve(tell))
     else:
         node = node_from_environment("bench")
-        say(result=await Product(node, load, order["mode"]).serve(tell))
+        say(result=await PRODUCTS[order["mode"]](node, load, order["mode"]).serve(tell))
 
 
 async def _be_client(order: dict[str, Any]) -> None:

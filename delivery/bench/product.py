@@ -7,10 +7,12 @@ left one unconfirmed in the ledger, has no figure.
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-from delivery.bench.window import TYPES, Load, Window
+from delivery.bench.window import TYPES, Load, PolledWindow, Window, measured
 from delivery.bootstrap.gateway import serve_node
 from delivery.bootstrap.loop import settle_in
 from delivery.bootstrap.node import Node
@@ -18,51 +20,54 @@ from delivery.domain.lifecycle import State
 from delivery.emitter.emitter import Emitter
 
 PAGE = 500
+PATIENCE = 120.0
 
 
 class Product:
-    """One gateway and its users."""
+    """One gateway and its users, in modes ``durable`` and ``performance``."""
 
     def __init__(self, node: Node, load: Load, mode: str) -> None:
-        """
-        Args:
-            mode: ``durable`` or ``performance``.
-        """
-        self._node = node
-        self._load = load
-        self._mode = mode
-        self._ids: list[str] = []
+        self.node = node
+        self.load = load
+        self.ids: list[str] = []
+        self._performance = mode == "performance"
         self._data = {"text": "x" * load.payload}
         self._window = Window(load, self._emit)
         self._emitters: list[Emitter] = []
 
     async def serve(self, tell: Callable[[str], None]) -> dict[str, Any]:
         """Listen, tell the address, run the load once everybody is there, audit."""
-        node = self._node
+        node = self.node
         await node.open()
         try:
             await serve_node(node)
-            node.on_confirmed(self._acked)
+            node.on_confirmed(self.acked)
+            before = resident_kib()
             tell(node.settings.base_url)
             await self._everybody()
-            self._emitters = [
-                node.emitter(f"user-{user}", f"run-{user}", performance=self._mode == "performance")
-                for user in range(self._load.users)
-            ]
-            await self._introduce_runs()
-            settle_in()
-            result = await self._window.run()
+            each = (resident_kib() - before) / self.load.users
+            result = await self.run()
             await node.journal.flush(60.0)
             result["unconfirmed"] = await asyncio.to_thread(self._unconfirmed)
-            return result
+            return result | {"kib_per_connection": each}
         finally:
             await node.gateway.stop(0.0)
             await node.close()
 
+    async def run(self) -> dict[str, Any]:
+        """The load, from the first event to the last acknowledgement."""
+        self._emitters = [
+            self.node.emitter(f"user-{user}", f"run-{user}", performance=self._performance)
+            for user in range(self.load.users)
+        ]
+        await self._introduce_runs()
+        settle_in()
+        return await self._window.run()
+
     async def _everybody(self) -> None:
         async with asyncio.timeout(60):
             # Connections announce themselves to nobody in this process: look again and again.
-            while self._node.connections < self._load.users:  # noqa: ASYNC110
+            while self.node.connections < self.load.users:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     async def _introduce_runs(self) -> None:
@@ -71,17 +76,88 @@ class Product:
 
     def _emit(self, user: int, number: int) -> str:
         receipt = self._emitters[user].emit_nowait(TYPES[number % 5], self._data)
-        self._ids.append(receipt.id)
+        self.ids.append(receipt.id)
         return receipt.id
 
-    def _acked(self, ids: Sequence[str]) -> None:
+    def acked(self, ids: Sequence[str]) -> None:
+        """The gateway's: these were acknowledged."""
+        acked = self._window.acked
         for identity in ids:
-            self._window.acked(identity)
+            acked(identity)
 
     def _unconfirmed(self) -> int:
         """How many events the ledger does not know as confirmed; 0 is the only good answer."""
         confirmed = 0
-        for start in range(0, len(self._ids), PAGE):
-            found = self._node.ledger.events.read(self._ids[start : start + PAGE])
+        for start in range(0, len(self.ids), PAGE):
+            found = self.node.ledger.events.read(self.ids[start : start + PAGE])
             confirmed += sum(one.state is State.CONFIRMED for one in found)
-        return len(self._ids) - confirmed
+        return len(self.ids) - confirmed
+
+
+class EphemeralProduct(Product):
+    """Events that nobody stores: what is acknowledged is known to the connection alone."""
+
+    def __init__(self, node: Node, load: Load, mode: str) -> None:
+        super().__init__(node, load, mode)
+        self._polled = PolledWindow(load, self._emit, self._look)
+        # Not "text": texts that wait for a slow reader would be merged, and fewer acknowledged.
+        self._data = {"body": "x" * load.payload}
+        self._names = [f"user-{user}" for user in range(load.users)]
+        self._emitted = [0] * load.users
+        self._seen = [0] * load.users
+
+    async def run(self) -> dict[str, Any]:
+        """See ``Product.run``; afterwards nothing is to be found in the ledger."""
+        self._emitters = [self.node.emitter(name, f"run-of-{name}") for name in self._names]
+        settle_in()
+        return await self._polled.run()
+
+    def _emit(self, user: int, number: int) -> Any:
+        self._emitters[user].emit_nowait("token_delta", self._data)
+        self._emitted[user] += 1
+        return user, self._emitted[user]
+
+    def _look(self) -> None:
+        for user, seen in enumerate(self._seen):
+            acked = self.node.acked(self._names[user])
+            for number in range(seen + 1, acked + 1):
+                self._polled.acked((user, number))
+            self._seen[user] = acked
+
+
+class RemoteProduct(Product):
+    """Events that another process posts over HTTP."""
+
+    def __init__(self, node: Node, load: Load, mode: str) -> None:
+        super().__init__(node, load, mode)
+        self._all = asyncio.Event()
+
+    async def run(self) -> dict[str, Any]:
+        """From the first acknowledgement that comes to the last."""
+        settle_in()
+        async with measured(self.load.events) as result:
+            async with asyncio.timeout(PATIENCE):
+                await self._all.wait()
+        return result
+
+    def acked(self, ids: Sequence[str]) -> None:
+        """The gateway's: these were acknowledged."""
+        self.ids.extend(ids)
+        if len(self.ids) >= self.load.events:
+            self._all.set()
+
+
+def resident_kib() -> int:
+    """Memory of this process in KiB; where the system does not say, the most it ever had."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(statm.read_text().split()[1]) * resource.getpagesize() // 1024
+
+
+PRODUCTS: dict[str, type[Product]] = {
+    "durable": Product,
+    "performance": Product,
+    "ephemeral": EphemeralProduct,
+    "remote": RemoteProduct,
+}

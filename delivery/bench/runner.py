@@ -15,12 +15,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from delivery.bench.profile import profiling
 from delivery.bench.window import Load
 from delivery.errors import DeliveryError
+from delivery.gateway.auth import make_token
 
 PATIENCE = 180.0
 GOODBYE = 10.0
@@ -35,15 +38,17 @@ class Plan:
     """What to measure.
 
     Attributes:
-        mode: ``durable`` or ``performance``.
+        mode: ``durable``, ``performance``, ``ephemeral`` or ``remote``.
         database_url: the ledger; ``None`` for a new SQLite file.
         rounds: product and floor each run so often, in turn.
+        profile: where to write a flame graph of the product's last round.
     """
 
     load: Load
     mode: str
     database_url: str | None
     rounds: int
+    profile: Path | None = None
 
 
 def run_plan(plan: Plan) -> dict[str, Any]:
@@ -80,16 +85,39 @@ def _round(plan: Plan, role: str) -> dict[str, Any]:
                      "patience": PATIENCE}  # fmt: skip
             with _child(users, 1, environment) as clients:
                 _answer(clients)
-                result: dict[str, Any] = _answer(server)["result"]
+                result = _run(plan, role, server, url, environment)
                 counted = _finish(clients)
     result["client_cpu_s"] = counted["cpu_s"]
     _audit(role, result, counted)
     return result
 
 
+def _run(
+    plan: Plan, role: str, server: subprocess.Popen[str], url: str, environment: dict[str, str]
+) -> dict[str, Any]:
+    """What the server measured, with the figures of a producer or a profile beside it."""
+    with ExitStack() as stack:
+        if role == "product" and plan.profile is not None:
+            stack.enter_context(profiling(server.pid, plan.profile))
+        found: dict[str, Any] = {}
+        if role == "product" and plan.mode == "remote":
+            token = make_token(
+                environment["DELIVERY_JWT_SECRET"], "bench", scope="emit", ttl=3600.0
+            )
+            order = {"role": "producer", "load": asdict(plan.load), "url": url, "token": token}
+            producer = stack.enter_context(_child(order, 1, environment))
+            found["ack_ms"] = _answer(producer)["accepted_ms"]
+        result: dict[str, Any] = _answer(server)["result"]
+        return result | found
+
+
 def _audit(role: str, result: dict[str, Any], counted: dict[str, Any]) -> None:
     """A run that lost or repeated something has no figure."""
     if role == "product":
+        if counted["received"] < result["events"]:
+            raise BenchFailed(
+                f"{result['events'] - counted['received']} events did not arrive: no figures"
+            )
         if result["unconfirmed"] or counted["repeated"]:
             raise BenchFailed(
                 f"{result['unconfirmed']} events are not confirmed in the ledger and "
@@ -115,8 +143,6 @@ def _environment(plan: Plan, folder: str) -> dict[str, str]:
 
 
 def _tokens(environment: dict[str, str], users: int) -> list[str]:
-    from delivery.gateway.auth import make_token
-
     secret = environment["DELIVERY_JWT_SECRET"]
     return [make_token(secret, f"user-{user}", ttl=3600.0) for user in range(users)]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,14 +56,16 @@ class Window:
         self._latencies: list[float] = []
         self._room: asyncio.Future[None] | None = None
 
-    def acked(self, key: Any) -> None:
-        """An acknowledgement came; one that is not waited for does not count."""
+    def acked(self, key: Any) -> bool:
+        """An acknowledgement came; ``False`` for one that is not waited for, which does not
+        count."""
         sent = self._sent.pop(key, None)
         if sent is None:
-            return
+            return False
         self._latencies.append(time.perf_counter() - sent)
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
+        return True
 
     async def run(self) -> dict[str, Any]:
         """Emit everything and wait for the last acknowledgement.
@@ -70,24 +73,14 @@ class Window:
         Raises:
             TimeoutError: acknowledgements stayed away.
         """
-        before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-        for number in range(self.load.events):
-            await self._wait_for_turn(number, started)
-            self._sent[self._emit(number % self.load.users, number)] = time.perf_counter()
-        while self._sent:
-            await self._wait_for_ack()
-        wall = time.perf_counter() - started
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return {
-            "events": self.load.events,
-            "wall_s": wall,
-            "cpu_s": cpu,
-            "events_per_s": self.load.events / wall,
-            "events_per_cpu_s": self.load.events / cpu,
-            "max_rss_kib": after.ru_maxrss,
-            "ack_ms": percentiles(self._latencies),
-        }
+        async with measured(self.load.events) as result:
+            started = time.perf_counter()
+            for number in range(self.load.events):
+                await self._wait_for_turn(number, started)
+                self._sent[self._emit(number % self.load.users, number)] = time.perf_counter()
+            while self._sent:
+                await self._wait_for_ack()
+        return result | {"ack_ms": percentiles(self._latencies)}
 
     async def _wait_for_turn(self, number: int, started: float) -> None:
         if self.load.rate:
@@ -102,6 +95,52 @@ class Window:
     async def _wait_for_ack(self) -> None:
         self._room = asyncio.get_running_loop().create_future()
         await asyncio.wait_for(self._room, PATIENCE)
+
+
+class PolledWindow(Window):
+    """A window whose acknowledgements nobody announces: it looks for them.
+
+    Args:
+        look: calls ``acked`` for what came since the last look.
+    """
+
+    def __init__(
+        self, load: Load, emit: Callable[[int, int], Any], look: Callable[[], None]
+    ) -> None:
+        super().__init__(load, emit)
+        self._look = look
+
+    async def _wait_for_turn(self, number: int, started: float) -> None:
+        await super()._wait_for_turn(number, started)
+        if number % BURST == 0:
+            self._look()
+
+    async def _wait_for_ack(self) -> None:
+        async with asyncio.timeout(PATIENCE):
+            before = len(self._sent)
+            while len(self._sent) == before:
+                await asyncio.sleep(0)
+                self._look()
+
+
+@asynccontextmanager
+async def measured(events: int) -> AsyncIterator[dict[str, Any]]:
+    """Time and processor time of the block, in the mapping that it gives, filled at its end."""
+    result: dict[str, Any] = {}
+    before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    yield result
+    wall = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    result |= {
+        "events": events,
+        "wall_s": wall,
+        "cpu_s": cpu,
+        "cpu_s_per_million": cpu / events * 1e6,
+        "events_per_s": events / wall,
+        "events_per_cpu_s": events / cpu,
+        "max_rss_kib": after.ru_maxrss,
+    }
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:

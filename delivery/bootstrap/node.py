@@ -151,6 +151,10 @@ class Node:
         """Clients connected to this process."""
         return self._parts.registry.connections
 
+    def acked(self, user_id: str) -> int:
+        """See ``Registry.acked``."""
+        return self._parts.registry.acked(user_id)
+
     def on_confirmed(self, told: Callable[[Sequence[str]], None]) -> None:
         """Also tell somebody else which events were just confirmed here; on the loop's thread."""
         receipts = self._parts.on_confirmed

@@ -5,17 +5,19 @@ Owns: its options and the table. Never does: measure; that is ``delivery.bench``
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from delivery.cli.bench_faults import faults
 from delivery.cli.options import json_option
 from delivery.cli.output import say_json, say_table
 
+MODES = ("durable", "performance", "ephemeral", "remote")
+
 
 @click.group(invoke_without_command=True)
-@click.option("--mode", type=click.Choice(["durable", "performance"]), default="durable",
+@click.option("--mode", type=click.Choice(MODES), default="durable",
               show_default=True, help="What is emitted, and how.")  # fmt: skip
 @click.option("--users", type=click.IntRange(1, 10_000), default=10, show_default=True)
 @click.option("--events", type=click.IntRange(100, 10_000_000), default=50_000,
@@ -30,6 +32,10 @@ from delivery.cli.output import say_json, say_table
               help="Product and floor in turn, so often.")  # fmt: skip
 @click.option("--database-url", envvar="DELIVERY_DATABASE_URL", default=None, show_envvar=True,
               help="PostgreSQL to fill with events; a new SQLite file if left out.")  # fmt: skip
+@click.option("--profile", type=click.Path(dir_okay=False, writable=True, path_type=Path),
+              help="Write a flame graph of the gateway there (needs py-spy).")  # fmt: skip
+@click.option("--at-least", type=click.FloatRange(0), default=0.0, metavar="RATIO",
+              help="Exit with 1 when the ratio by CPU is lower.")  # fmt: skip
 @json_option
 @click.pass_context
 def bench(
@@ -42,6 +48,8 @@ def bench(
     payload: int,
     rounds: int,
     database_url: str | None,
+    profile: Path | None,
+    at_least: float,
     as_json: bool,
 ) -> None:
     """Measure this machine: acked events, each confirmed in the ledger.
@@ -57,14 +65,28 @@ def bench(
     from delivery.bench.window import Load
 
     load = Load(users, events, window, rate, payload)
-    report = run_plan(Plan(load, mode, database_url, rounds))
+    report = run_plan(Plan(load, mode, database_url, rounds, profile))
     if as_json:
         say_json(report)
-        return
+    else:
+        _show(report)
+    reached = report["ratio"]["events_per_cpu_s"]
+    if reached < at_least:
+        raise click.ClickException(f"the ratio by CPU is {reached:.2f}, under {at_least:.2f}")
+
+
+def _show(report: dict[str, Any]) -> None:
     rows = [_row(name, report[name]) for name in ("product", "floor")]
     ratio = report["ratio"]
     rows.append(("ratio", f"{ratio['events_per_s']:.2f}", f"{ratio['events_per_cpu_s']:.2f}"))
-    say_table(("", "events/s", "events/CPU s", "ack p50", "p99", "p99.9", "memory"), rows)
+    wait = "accept" if report["mode"] == "remote" else "ack"
+    say_table(("", "events/s", "events/CPU s", f"{wait} p50", "p99", "p99.9", "memory"), rows)
+    product = report["product"]
+    click.echo(
+        f"\n{product['cpu_s_per_million']:.1f} CPU seconds per million events in the gateway, "
+        f"{product['client_cpu_s'] / product['events'] * 1e6:.1f} in the clients; "
+        f"{product['kib_per_connection']:.1f} KiB per connection"
+    )
 
 
 def _row(name: str, result: dict[str, Any]) -> tuple[str, ...]:
@@ -78,5 +100,4 @@ def _row(name: str, result: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-bench.add_command(faults)
 COMMANDS = (bench,)

@@ -108,6 +108,11 @@ class Connection:
         return self.session.connection_id
 
     @property
+    def acked(self) -> int:
+        """The highest ``n`` that the client acknowledged, ephemeral events included."""
+        return self.session.flight.acked
+
+    @property
     def is_live(self) -> bool:
         """Whether pushes go straight to the socket."""
         return self._lanes.is_live

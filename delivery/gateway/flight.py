@@ -35,6 +35,7 @@ class Flight:
         "_sent_before",
         "_tracked",
         "ack_ms",
+        "acked",
         "n",
     )
 
@@ -52,6 +53,7 @@ class Flight:
         self._sample_n = 0
         self._sample_at: float | None = None
         self.n = 0
+        self.acked = 0  # the highest n that was acknowledged
         self.ack_ms = 0.0
 
     @property
@@ -126,6 +128,7 @@ class Flight:
         if upto is not None and upto > self.n:
             raise UnknownAck(f"upto {upto} is over the last n, {self.n}; nothing was confirmed")
         if upto == self.n and not ids and not self._released:  # the everyday one
+            self.acked = upto
             done = list(self._in_flight)
             self._in_flight.clear()
             self._note_latency(upto, now)
@@ -139,6 +142,7 @@ class Flight:
             if self._released:
                 done += [event_id for event_id, n in self._released.items() if n <= upto]
             newest = upto
+            self.acked = max(self.acked, upto)
         for event_id in ids:
             n = self._in_flight.pop(event_id, None)
             if n is not None:

@@ -43,6 +43,8 @@ class Member(Protocol):
 
     @property
     def id(self) -> str: ...
+    @property
+    def acked(self) -> int: ...
     def score(self, now: float) -> int: ...
     def enqueue(self, item: Item, /) -> object: ...
     def flush(self) -> None: ...
@@ -113,6 +115,11 @@ class Registry:
         """How many of this user are attached here."""
         user = self._users.get(user_id)
         return 0 if user is None else len(user.connections)
+
+    def acked(self, user_id: str) -> int:
+        """The highest ``n`` that this user acknowledged on the oldest connection here."""
+        user = self._users.get(user_id)
+        return 0 if user is None else user.connections[0].acked
 
     def breaker_of(self, user_id: str) -> BreakerState:
         """The state of this user's breaker; closed for whoever is not connected."""
