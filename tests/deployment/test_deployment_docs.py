@@ -36,6 +36,7 @@ def test_the_override_for_sms_reaches_every_process_that_decides() -> None:
 def test_settings_and_services_that_are_named_exist(name: str) -> None:
     known = {f"DELIVERY_{key.upper()}" for key in names_of(Settings)} | COMPOSE_ONLY
     known |= {f"DELIVERY_{key.upper()}_FILE" for key in secrets_of(Settings)}
+    known |= {str(one.envvar) for command in main.commands.values() for one in command.params}
     assert set(re.findall(r"\bDELIVERY_[A-Z_]+[A-Z]", DOCS[name])) <= known
     lines = [line for line in DOCS[name].splitlines() if line.startswith("$ docker compose")]
     assert lines
