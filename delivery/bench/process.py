@@ -60,6 +60,7 @@ async def _play(order: dict[str, Any]) -> None:
 
 async def _be_client(order: dict[str, Any]) -> None:
     users = await connect(order["url"], order["users"], order["tokens"])
+    before = resource.getrusage(resource.RUSAGE_SELF)
     say(connected=len(users))
     reading = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     await asyncio.wait_for(reading, order["patience"])
@@ -67,7 +68,7 @@ async def _be_client(order: dict[str, Any]) -> None:
     say(
         received=sum(user.received for user in users),
         repeated=sum(user.repeated for user in users),
-        cpu_s=usage.ru_utime + usage.ru_stime,
+        cpu_s=usage.ru_utime + usage.ru_stime - before.ru_utime - before.ru_stime,
     )
 
 

@@ -21,6 +21,8 @@ from delivery.emitter.emitter import Emitter
 
 PAGE = 500
 PATIENCE = 120.0
+MAX_BACKLOG = 15_000
+"""Events that wait for their commit, beyond which the load pauses."""
 
 
 class Product:
@@ -32,7 +34,7 @@ class Product:
         self.ids: list[str] = []
         self._performance = mode == "performance"
         self._data = {"text": "x" * load.payload}
-        self._window = Window(load, self._emit)
+        self._window = Window(load, self._emit, self._is_full)
         self._emitters: list[Emitter] = []
 
     async def serve(self, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -63,6 +65,10 @@ class Product:
         await self._introduce_runs()
         settle_in()
         return await self._window.run()
+
+    def _is_full(self) -> bool:
+        # Acknowledgements can outrun the commits of a slow ledger; the emitter would refuse.
+        return self.node.journal.backlog > MAX_BACKLOG
 
     async def _everybody(self) -> None:
         async with asyncio.timeout(60):

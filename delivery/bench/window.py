@@ -45,11 +45,18 @@ class Load:
 class Window:
     """Emits round robin over the users and waits for acknowledgements by key."""
 
-    def __init__(self, load: Load, emit: Callable[[int, int], Any]) -> None:
+    def __init__(
+        self,
+        load: Load,
+        emit: Callable[[int, int], Any],
+        is_full: Callable[[], bool] = lambda: False,
+    ) -> None:
         """
         Args:
             emit: called with user and event number; answers with the key of the acknowledgement.
+            is_full: whether the server asks for a pause, for another reason than the window.
         """
+        self._is_full = is_full
         self.load = load
         self._emit = emit
         self._sent: dict[Any, float] = {}
@@ -91,6 +98,10 @@ class Window:
             await asyncio.sleep(0)
         while len(self._sent) >= self.load.window:
             await self._wait_for_ack()
+        if number % BURST == 0 and self._is_full():
+            async with asyncio.timeout(PATIENCE):
+                while self._is_full():  # noqa: ASYNC110 - nobody announces it
+                    await asyncio.sleep(0.001)
 
     async def _wait_for_ack(self) -> None:
         self._room = asyncio.get_running_loop().create_future()

@@ -13,7 +13,7 @@ import click
 from delivery.cli.options import json_option
 from delivery.cli.output import say_json, say_table
 
-MODES = ("durable", "performance", "ephemeral", "remote")
+MODES = ("durable", "performance", "ephemeral", "remote", "fallback")
 
 
 @click.group(invoke_without_command=True)
@@ -61,10 +61,14 @@ def bench(
     """
     if context.invoked_subcommand is not None:
         return
+    from delivery.bench.fallback import run_fallback
     from delivery.bench.runner import Plan, run_plan
     from delivery.bench.window import Load
 
     load = Load(users, events, window, rate, payload)
+    if mode == "fallback":
+        _show_fallback(run_fallback(load), as_json)
+        return
     report = run_plan(Plan(load, mode, database_url, rounds, profile))
     if as_json:
         say_json(report)
@@ -73,6 +77,17 @@ def bench(
     reached = report["ratio"]["events_per_cpu_s"]
     if reached < at_least:
         raise click.ClickException(f"the ratio by CPU is {reached:.2f}, under {at_least:.2f}")
+
+
+def _show_fallback(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        say_json(report)
+        return
+    click.echo(
+        f"{report['events']:,} events for users who are away, {report['workers']} workers:\n"
+        f"{report['accepted_per_s']:,.0f} accepted/s, "
+        f"{report['events_per_s']:,.0f}/s through {', '.join(report['steps'])}"
+    )
 
 
 def _show(report: dict[str, Any]) -> None:

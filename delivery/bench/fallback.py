@@ -1,0 +1,104 @@
+"""Everybody is away: events per second through the first three steps of the chain.
+
+Owns: the load on a cluster of its own, with real workers, PostgreSQL and Redis. It has no floor: a
+bare server would have dropped all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import delivery
+from delivery.bench.faults.cluster import Cluster, Servers, Shape, running, two_servers
+from delivery.bench.window import TYPES, Load
+from delivery.bootstrap.loop import run
+from delivery.errors import DeliveryError
+
+STEPS = ("database", "queue", "direct")
+TRIES = 3
+"""Attempts of the ``direct`` step under the cluster's policy."""
+SHAPE = Shape(gateways=1, workers=2, pace=0.05)
+PATIENCE = 300.0
+LOOK = 0.1
+
+
+class FallbackStuck(DeliveryError):
+    """The chain did not get through in time."""
+
+
+def run_fallback(load: Load) -> dict[str, Any]:
+    """One run on new servers.
+
+    Raises:
+        ConfigError: PostgreSQL or Redis is not on this machine.
+        FallbackStuck: not every event took the three steps in time.
+    """
+    with (
+        two_servers() as servers,
+        tempfile.TemporaryDirectory(prefix="delivery-bench-", ignore_cleanup_errors=True) as folder,
+    ):
+        found: list[dict[str, Any]] = []
+
+        async def main() -> None:
+            found.append(await _measure(load, servers, Path(folder)))
+
+        run(main())
+        return found[0]
+
+
+async def _measure(load: Load, servers: Servers, folder: Path) -> dict[str, Any]:
+    async with running(SHAPE, servers, folder) as cluster:
+        started = time.perf_counter()
+        await _post(cluster, load)
+        posted = time.perf_counter() - started
+        await _through(cluster, load.events)
+        took = time.perf_counter() - started
+    return {
+        "mode": "fallback",
+        "events": load.events,
+        "steps": list(STEPS),
+        "workers": SHAPE.workers,
+        "accepted_per_s": load.events / posted,
+        "events_per_s": load.events / took,
+    }
+
+
+async def _post(cluster: Cluster, load: Load) -> None:
+    token = cluster.token("bench", "emit")
+    data = {"text": "x" * load.payload}
+    async with (
+        asyncio.timeout(PATIENCE),
+        delivery.connect(cluster.door_url, token, max_buffered=load.events) as remote,
+    ):
+        emitters = [remote.emitter(f"user-{user}", f"run-{user}") for user in range(load.users)]
+        receipts = [
+            emitters[number % load.users].emit_nowait(TYPES[number % len(TYPES)], data)
+            for number in range(load.events)
+        ]
+        for receipt in receipts:
+            await receipt.accepted()
+
+
+async def _through(cluster: Cluster, events: int) -> None:
+    """Wait until each event has had its last attempt of the third step."""
+    deadline = time.monotonic() + PATIENCE
+    with closing(cluster.ledger()) as ledger:
+        while True:
+            channels = (await asyncio.to_thread(ledger.events.stats)).channels
+            missing = _missing({name: one.attempts for name, one in channels.items()}, events)
+            if not missing:
+                return
+            if time.monotonic() > deadline:
+                raise FallbackStuck(f"after {PATIENCE:g} s these are short: {', '.join(missing)}")
+            await asyncio.sleep(LOOK)
+
+
+def _missing(attempts: dict[str, int], events: int) -> Sequence[str]:
+    wanted = dict.fromkeys(STEPS, events) | {"direct": events * TRIES}
+    return [name for name, count in wanted.items() if attempts.get(name, 0) < count]
