@@ -6,7 +6,7 @@ It shares no code with the gateway, keeps its events in lists, and misbehaves wh
 import asyncio
 import json
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -93,8 +93,9 @@ class ContractServer:
         for socket in self.sockets:
             if not socket.closed:
                 await self.send(socket, *events)
-        for stream in self.live_streams:
-            await self.tell(stream, *(("event", event) for event in events))
+        for stream in list(self.live_streams):
+            with suppress(ConnectionError):  # its client may have left a moment ago
+                await self.tell(stream, *(("event", event) for event in events))
 
     async def tell(self, stream: web.StreamResponse, *messages: tuple[str, dict[str, Any]]) -> None:
         """Messages on one stream, in one piece."""
