@@ -52,6 +52,7 @@ class Listener:
     Attributes:
         sights: in the order in which the handler saw the events.
         returns: whether every event must have reached the handler in the end.
+        is_odd: whether the client misbehaves at first; what it is late with says nothing.
         has_address: whether mail reaches the user.
     """
 
@@ -60,6 +61,7 @@ class Listener:
         self.token = token
         self.sights: list[Sight] = []
         self.returns = True
+        self.is_odd = False
         self.has_address = False
         self.store = MemoryStore()
         self._client: Client | None = None

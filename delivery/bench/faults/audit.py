@@ -45,7 +45,8 @@ class Verdict:
         unproved: handled, but the ledger does not know it.
         twice: a handler saw them more than once.
         disordered: handled after a later event of their run, as the ledger orders it.
-        to_handler_s: from the emission, waits for the service included; over all first sights.
+        to_handler_s: from the emission, waits for the service included; over all first sights of
+            users who are not odd.
         recover_s: from the end of a fault until no event was late any more; the longest.
         settle_s: from the end of load and faults until the ledger had every proof.
     """
@@ -120,7 +121,7 @@ class Audit:
         samples: list[tuple[float, float]] = []
         for one in self._accepted:
             seen = sights[one.user_id].get(one.receipt.id, [])
-            if seen:
+            if seen and not self._listeners[one.user_id].is_odd:
                 samples.append((one.at, seen[0].at))
             for way in self._ways(one, seen):
                 ways[way] += 1

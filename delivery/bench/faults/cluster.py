@@ -173,7 +173,7 @@ class Cluster:
 
     def _settings(self) -> dict[str, str]:
         policies = self.folder / "policies.toml"
-        waits = {"ack": 5.0, "direct": 1.0, "email": 10.0, "window": 2.0, "alert": 10.0}
+        waits = {"ack": 5.0, "direct": 1.0, "email": 5.0, "window": 1.0, "alert": 5.0}
         policies.write_text(
             POLICIES.format(**{name: wait * self.shape.pace for name, wait in waits.items()})
         )

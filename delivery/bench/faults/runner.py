@@ -171,7 +171,7 @@ def _odd(listeners: list[Listener], scenario: Scenario) -> Iterator[tuple[Listen
     count = round(len(listeners) * scenario.odd_share)
     for number, listener in enumerate(listeners[:count]):
         kind, way = ODD_CLIENTS[number % len(ODD_CLIENTS)]
-        listener.returns = kind != "mute"
+        listener.is_odd, listener.returns = True, kind != "mute"
         listener.has_address = number % len(ODD_CLIENTS) == len(ODD_CLIENTS) - 1
         yield listener, way
 
