@@ -7,6 +7,7 @@ sent again only after an attempt that may not have gone out or whose outcome nob
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -106,6 +107,7 @@ class Fake(World):
 def template() -> Path:
     """A migrated file."""
     folder = Path(tempfile.mkdtemp(prefix="delivery-test-machine-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     migrate.upgrade(f"sqlite:///{folder / 'ledger.db'}")
     return folder / "ledger.db"
 
