@@ -147,18 +147,22 @@ class ChainStore(Protocol):
         """Claim those that are ``falling_back`` and not claimed by another for ``lease`` seconds.
         Unfinished attempts under an older token end as ``unknown``. Expired ones end."""
 
-    def begin(self, claim: Claim, channel: str, number: int) -> bool:
-        """Write the ``started`` attempt before its side effect; ``False`` if the event is no longer
-        ``falling_back`` under this token (confirmed meanwhile, or the claim was lost)."""
+    def begin_all(self, starts: Sequence[tuple[Claim, int]], channel: str) -> list[bool]:
+        """Write the ``started`` attempts, by number, before their side effect; ``False`` for an
+        event that is no longer ``falling_back`` under this token (confirmed meanwhile, or the claim
+        was lost)."""
 
-    def end(self, claim: Claim, channel: str, number: int, result: Result) -> bool:
-        """Record the outcome of a begun attempt; ``False`` (nothing written) on a stale token."""
+    def end_all(
+        self, starts: Sequence[tuple[Claim, int]], channel: str, result: Result
+    ) -> list[bool]:
+        """Record one outcome of begun attempts; ``False`` (nothing written) on a stale token."""
 
     def skip(self, claim: Claim, channel: str, reason: str) -> bool:
         """Record a ``skipped`` attempt in one go."""
 
-    def move(self, claim: Claim, step: str, due_at: datetime) -> bool:
-        """Release the claim: the event stands on ``step``, due then."""
+    def move_all(self, moves: Sequence[tuple[Claim, str, datetime]]) -> list[bool]:
+        """Release the claims: each event stands on its step, due then; ``False`` if the claim was
+        lost."""
 
     def finish(self, claim: Claim, *, alerted: bool) -> bool:
         """The chain is over: ``dead`` if operators were alerted, else ``parked``."""

@@ -22,6 +22,11 @@ from delivery.ledger.database import Database
 from delivery.ledger.models import UtcDateTime, attempts, events
 from delivery.ledger.upsert import insert
 
+Start = tuple[Claim, int]
+"""A claimed event and the number of its attempt."""
+Move = tuple[Claim, str, datetime]
+"""A claimed event, its next step and when that is due."""
+
 
 class ChainSql:
     """``ChainStore`` over SQL."""
@@ -52,47 +57,54 @@ class ChainSql:
             return claiming.claim(connection, self._database.now(connection), wanted, lease)
 
     def begin(self, claim: Claim, channel: str, number: int) -> bool:
-        """Write the ``started`` attempt before its side effect.
+        """``begin_all`` for one event."""
+        return self.begin_all([(claim, number)], channel)[0]
+
+    def begin_all(self, starts: Sequence[Start], channel: str) -> list[bool]:
+        """Write the ``started`` attempts before their side effect, in one transaction.
 
         Returns:
-            ``False`` if the event has left the chain, the claim was lost or the number is taken.
+            Per event ``False`` if it has left the chain, its claim was lost or the number is taken.
         """
         with self._database.write() as connection:
-            if not holds(connection, claim, edges.on_chain()):
-                return False
+            held = _held_of(connection, [claim for claim, _ in starts], edges.on_chain())
             now = self._database.now(connection)
-            values = _attempt(claim, channel, number, Outcome.STARTED, started_at=now)
-            if not _write(connection, values):
-                return False
-            _audit(connection, claim, "attempt", now, channel=channel, number=number)
-            return True
+            values = [
+                _attempt(claim, channel, number, Outcome.STARTED, started_at=now)
+                for claim, number in starts
+                if claim.stored.event.id in held
+            ]
+            written = _write_all(connection, values)
+            for claim, number in starts:
+                if claim.stored.event.id in written:
+                    _audit(connection, claim, "attempt", now, channel=channel, number=number)
+            return [claim.stored.event.id in written for claim, _ in starts]
 
     def end(self, claim: Claim, channel: str, number: int, result: Result) -> bool:
-        """Record how a begun attempt ended, also when the event was confirmed meanwhile.
+        """``end_all`` for one event."""
+        return self.end_all([(claim, number)], channel, result)[0]
+
+    def end_all(self, starts: Sequence[Start], channel: str, result: Result) -> list[bool]:
+        """Record how begun attempts ended, all alike, also of events confirmed meanwhile.
 
         Returns:
-            ``False`` if another worker holds the claim now; nothing was written.
+            Per event ``False`` if another worker holds the claim now; nothing was written for it.
         """
         with self._database.write() as connection:
-            if not holds(connection, claim):
-                return False
+            held = _held_of(connection, [claim for claim, _ in starts])
             now = self._database.now(connection)
-            written = connection.execute(
+            ours = [(claim, number) for claim, number in starts if claim.stored.event.id in held]
+            begun = _begun(connection, ours, channel)
+            connection.execute(
                 sa.update(attempts)
-                .where(
-                    attempts.c.event_id == claim.stored.event.id,
-                    attempts.c.generation == claim.stored.generation,
-                    attempts.c.channel == channel,
-                    attempts.c.number == number,
-                    attempts.c.token == claim.token,
-                )
+                .where(attempts.c.id.in_(begun.values()))
                 .values(outcome_values(result, now))
             )
-            if written.rowcount != 1:
-                return False
-            _audit(connection, claim, "outcome", now, channel=channel, number=number,
-                   outcome=result.outcome.value, error=result.error)  # fmt: skip
-            return True
+            for claim, number in ours:
+                if claim.stored.event.id in begun:
+                    _audit(connection, claim, "outcome", now, channel=channel, number=number,
+                           outcome=result.outcome.value, error=result.error)  # fmt: skip
+            return [claim.stored.event.id in begun for claim, _ in starts]
 
     def skip(self, claim: Claim, channel: str, reason: str) -> bool:
         """Record a ``skipped`` attempt in one go; ``False`` if the claim does not hold any more."""
@@ -110,9 +122,29 @@ class ChainSql:
             return True
 
     def move(self, claim: Claim, step: str, due_at: datetime) -> bool:
-        """Release the claim with the event on ``step``, due then or when it expires."""
-        due = sa.literal(due_at, UtcDateTime())
-        return self._release(claim, step=step, due_at=edges.not_after_expiry(due))
+        """``move_all`` for one event."""
+        return self.move_all([(claim, step, due_at)])[0]
+
+    def move_all(self, moves: Sequence[Move]) -> list[bool]:
+        """Release the claims, each event on its step, due then or when it expires.
+
+        Returns:
+            Per event ``False`` if it has left the chain or the claim was lost.
+        """
+        places: dict[tuple[str, datetime], list[str]] = {}
+        with self._database.write() as connection:
+            held = _held_of(connection, [claim for claim, _, _ in moves], edges.on_chain())
+            for claim, step, due_at in moves:
+                if claim.stored.event.id in held:
+                    places.setdefault((step, due_at), []).append(claim.stored.event.id)
+            for (step, due_at), ids in places.items():
+                due = edges.not_after_expiry(sa.literal(due_at, UtcDateTime()))
+                connection.execute(
+                    sa.update(events)
+                    .where(events.c.id.in_(ids), edges.on_chain())
+                    .values(claimed_until=None, publishes=0, step=step, due_at=due)
+                )
+        return [claim.stored.event.id in held for claim, _, _ in moves]
 
     def finish(self, claim: Claim, *, alerted: bool) -> bool:
         """The chain is over: ``dead`` if operators were alerted, else ``parked``."""
@@ -120,21 +152,17 @@ class ChainSql:
         due_at = None if alerted else events.c.expires_at
         return self._release(claim, cause, step=None, due_at=due_at)
 
-    def _release(self, claim: Claim, cause: Cause | None = None, **values: Any) -> bool:
-        if cause is not None:
-            values["state"] = edges.after(cause)
-        allowed = edges.on_chain() if cause is None else edges.before(cause)
+    def _release(self, claim: Claim, cause: Cause, **values: Any) -> bool:
         with self._database.write() as connection:
             moved = connection.execute(
                 sa.update(events)
-                .where(*_held_by(claim), allowed)
-                .values(claimed_until=None, publishes=0, **values)
+                .where(*_held_by(claim), edges.before(cause))
+                .values(claimed_until=None, publishes=0, state=edges.after(cause), **values)
             )
             if moved.rowcount != 1:
                 return False
-            if cause is not None:
-                now = self._database.now(connection)
-                _audit(connection, claim, "state", now, state=values["state"], cause=cause.value)
+            now = self._database.now(connection)
+            _audit(connection, claim, "state", now, state=edges.after(cause), cause=cause.value)
             return True
 
 
@@ -143,6 +171,47 @@ def holds(connection: Connection, claim: Claim, *conditions: sa.ColumnElement[bo
     so that the answer does."""
     wanted = sa.select(events.c.id).where(*_held_by(claim), *conditions).with_for_update()
     return connection.execute(wanted).one_or_none() is not None
+
+
+def _held_of(
+    connection: Connection, claims: Sequence[Claim], *conditions: sa.ColumnElement[bool]
+) -> set[str]:
+    """Ids of the events whose last claim is the one given; their rows stay locked until the
+    transaction ends, taken in order of their ids."""
+    tokens = {one.stored.event.id: (one.token, one.stored.generation) for one in claims}
+    wanted = (
+        sa.select(events.c.id, events.c.token, events.c.generation)
+        .where(events.c.id.in_(sorted(tokens)), *conditions)
+        .order_by(events.c.id)
+        .with_for_update()
+    )
+    return {
+        row.id
+        for row in connection.execute(wanted)
+        if tokens[row.id] == (row.token, row.generation)
+    }
+
+
+def _begun(connection: Connection, starts: Sequence[Start], channel: str) -> dict[str, int]:
+    """The rows of attempts under these very claims: event id -> attempt id."""
+    wanted = {
+        claim.stored.event.id: (claim.stored.generation, number, claim.token)
+        for claim, number in starts
+    }
+    found = connection.execute(
+        sa.select(
+            attempts.c.id,
+            attempts.c.event_id,
+            attempts.c.generation,
+            attempts.c.number,
+            attempts.c.token,
+        ).where(attempts.c.event_id.in_(wanted), attempts.c.channel == channel)
+    )
+    return {
+        row.event_id: row.id
+        for row in found
+        if wanted[row.event_id] == (row.generation, row.number, row.token)
+    }
 
 
 def outcome_values(result: Result, now: datetime) -> dict[str, Any]:
@@ -184,6 +253,14 @@ def _write(connection: Connection, values: dict[str, Any]) -> bool:
     statement = insert(connection, attempts).values(values).on_conflict_do_nothing()
     written = connection.execute(statement.returning(attempts.c.id))
     return written.one_or_none() is not None
+
+
+def _write_all(connection: Connection, values: Sequence[dict[str, Any]]) -> set[str]:
+    """Insert attempts; the ids of the events whose number was free."""
+    if not values:
+        return set()
+    statement = insert(connection, attempts).values(list(values)).on_conflict_do_nothing()
+    return set(connection.execute(statement.returning(attempts.c.event_id)).scalars())
 
 
 def _next_number(connection: Connection, claim: Claim, channel: str) -> int:

@@ -155,6 +155,7 @@ class Run:
         self.channel = channel
         self.limits = limits
         self.report = Report(channel)
+        self._moves: list[tuple[Work, str, datetime, bool]] = []
         self._ends = time.monotonic() + limits.soft
 
     def has_time(self) -> bool:
@@ -167,23 +168,23 @@ class Run:
 
     def begin(self, works: Sequence[Work]) -> list[Work]:
         """Write the started attempts; keeps those whose event still needs one."""
-        begun = []
-        for work in works:
-            if self.ledger.chain.begin(work.claim, self.channel, work.number):
-                begun.append(work)
-            else:
-                self.report.lost += 1
-        return begun
+        if not works:
+            return []
+        begun = self.ledger.chain.begin_all([(w.claim, w.number) for w in works], self.channel)
+        return self._kept(works, begun)
 
     def end(self, works: Sequence[Work], result: Result, started_at: datetime) -> list[Work]:
         """Record one outcome for begun attempts; keeps those that are still ours."""
-        kept = []
-        for work in works:
-            if self.ledger.chain.end(work.claim, self.channel, work.number, result):
-                kept.append(work)
-            else:
-                self.report.lost += 1
+        if not works:
+            return []
+        starts = [(w.claim, w.number) for w in works]
+        kept = self._kept(works, self.ledger.chain.end_all(starts, self.channel, result))
         self.note(kept, result, started_at)
+        return kept
+
+    def _kept(self, works: Sequence[Work], answers: Sequence[bool]) -> list[Work]:
+        kept = [work for work, is_ours in zip(works, answers, strict=True) if is_ours]
+        self.report.lost += len(works) - len(kept)
         return kept
 
     def note(
@@ -220,19 +221,28 @@ class Run:
             self.move(work, self.channel, until)
 
     def move(self, work: Work, channel: str, until: datetime) -> None:
-        """Release a claim: the event stands on ``channel``, due then."""
-        if self.ledger.chain.move(work.claim, channel, until):
-            self.report.waiting += 1
-        else:
-            self.report.lost += 1
+        """Release a claim: the event stands on ``channel``, due then. Written by ``settle``."""
+        self._moves.append((work, channel, until, False))
 
     def hand_on(self, work: Work, channel: str, now: datetime) -> None:
-        """Release a claim for ``channel``'s own task, which is published when the run ends."""
+        """Release a claim for ``channel``'s own task, which is published when the run ends. Written
+        by ``settle``."""
         again = now + timedelta(seconds=PUBLISH_GRACE)
-        if self.ledger.chain.move(work.claim, channel, again):
-            self.report.handed_on.setdefault(channel, []).append(work.id)
-        else:
-            self.report.lost += 1
+        self._moves.append((work, channel, again, True))
+
+    def settle(self) -> None:
+        """Write the moves that were decided on, all in one transaction."""
+        moves, self._moves = self._moves, []
+        if not moves:
+            return
+        done = self.ledger.chain.move_all([(w.claim, channel, at) for w, channel, at, _ in moves])
+        for (work, channel, _, is_handed), is_ours in zip(moves, done, strict=True):
+            if not is_ours:
+                self.report.lost += 1
+            elif is_handed:
+                self.report.handed_on.setdefault(channel, []).append(work.id)
+            else:
+                self.report.waiting += 1
 
     def give_back(self, works: Sequence[Work]) -> None:
         """There is no time left for these: another task takes them up at once."""

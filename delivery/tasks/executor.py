@@ -94,16 +94,23 @@ class Executor:
             while works:
                 now = self._ledger.now()
                 ready = [work for work in works if self._is_ready(run, work, now)]
+                run.settle()
                 if ready and not run.has_time():
                     run.give_back(ready)
                     break
                 works = self._runners[channel].run(run, ready) if ready else []
         finally:
-            # What was moved is moved, whatever happened to the rest.
-            for name, handed in run.report.handed_on.items():
-                for batch in batches(name, handed):
-                    self._publish_to.publish(name, batch)
+            # What was decided is moved, whatever happened to the rest.
+            try:
+                run.settle()
+            finally:
+                self._publish(run.report)
         return run.report
+
+    def _publish(self, report: Report) -> None:
+        for name, handed in report.handed_on.items():
+            for batch in batches(name, handed):
+                self._publish_to.publish(name, batch)
 
     def _take(self, claim: Claim) -> Work:
         policy = self._policies.of(claim.stored.event.event_class)

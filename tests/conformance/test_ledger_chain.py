@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -348,6 +349,28 @@ def test_an_attempt_number_is_used_once(ledger: SqlLedger) -> None:
     claim = claimed(ledger, handed_over(ledger))
     assert ledger.chain.begin(claim, "emergency", 1)
     assert not ledger.chain.begin(claim, "emergency", 1)
+
+
+def test_a_batch_is_answered_event_by_event(ledger: SqlLedger) -> None:
+    ids = [handed_over(ledger) for _ in range(4)]
+    found = {claim.stored.event.id: claim for claim in ledger.chain.claim(ids, LEASE)}
+    fine, confirmed, begun, other = (found[event_id] for event_id in ids)
+    lost = replace(other, token=other.token - 1)
+    confirm(ledger, ids[1])
+    assert ledger.chain.begin(begun, "queue", 1)
+
+    starts = [(claim, 1) for claim in (fine, confirmed, begun, lost)]
+    assert ledger.chain.begin_all(starts, "queue") == [True, False, False, False]
+    assert ledger.chain.end_all(starts, "queue", DELIVERED) == [True, False, True, False]
+    outcomes = [[attempt.outcome for attempt in attempts(ledger, one)] for one in ids]
+    assert outcomes == [[Outcome.DELIVERED], [], [Outcome.DELIVERED], []]
+
+    soon, later = ledger.now(), ledger.now() + timedelta(seconds=60)
+    moves = [(fine, "direct", soon), (confirmed, "direct", soon), (begun, "email", later),
+             (lost, "direct", soon)]  # fmt: skip
+    assert ledger.chain.move_all(moves) == [True, False, True, False]
+    assert [stored(ledger, one).step for one in ids] == ["direct", None, "email", None]
+    assert ledger.chain.move_all([]) == []
 
 
 def test_a_skip_takes_the_next_number_and_says_why(ledger: SqlLedger) -> None:

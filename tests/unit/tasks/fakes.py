@@ -178,6 +178,17 @@ class FakeLedger:
         row = self.rows[claim.stored.event.id]
         return row if row.token == claim.token else None
 
+    def begin_all(self, starts: Sequence[tuple[Claim, int]], channel: str) -> list[bool]:
+        return [self.begin(claim, channel, number) for claim, number in starts]
+
+    def end_all(
+        self, starts: Sequence[tuple[Claim, int]], channel: str, result: Result
+    ) -> list[bool]:
+        return [self._end_attempt(claim, channel, number, result) for claim, number in starts]
+
+    def move_all(self, moves: Sequence[tuple[Claim, str, datetime]]) -> list[bool]:
+        return [self._release(claim, step=step, due_at=due_at) for claim, step, due_at in moves]
+
     def begin(self, claim: Claim, channel: str, number: int) -> bool:
         self.before_begin(claim.stored.event.id)
         row = self._held(claim)
@@ -188,10 +199,8 @@ class FakeLedger:
         )
         return True
 
-    def end(self, claim: Any, *args: Any, **options: Any) -> bool:
-        if isinstance(claim, DigestClaim):
-            return self._end_digest(claim, *args, **options)
-        return self._end_attempt(claim, *args)
+    def end(self, claim: DigestClaim, *args: Any, **options: Any) -> bool:
+        return self._end_digest(claim, *args, **options)
 
     def _end_attempt(self, claim: Claim, channel: str, number: int, result: Result) -> bool:
         row = self._held(claim)
@@ -234,9 +243,6 @@ class FakeLedger:
             )
         )
         return True
-
-    def move(self, claim: Claim, step: str, due_at: datetime) -> bool:
-        return self._release(claim, step=step, due_at=due_at)
 
     def finish(self, claim: Claim, *, alerted: bool) -> bool:
         cause = Cause.EXHAUSTED if alerted else Cause.PARK
