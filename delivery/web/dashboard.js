@@ -11,10 +11,12 @@ const MAX_SAMPLES = 360;
 const ID = /^[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}$/i;
 const REPLAYABLE = ["dead", "parked", "expired", "accepted", "sent", "falling_back"];
 const CONDITIONS = {
-  delivery_rate: ["Delivery rate is fine", "Delivery rate is under 95\u00a0%"],
-  fallback_share: ["Few events fall back", "More than 5\u00a0% fall back"],
+  delivery_rate: ["Delivery rate is fine", "Delivery rate is too low"],
+  fallback_share: ["Few events fall back", "Too many events fall back"],
   performance_mode: ["Full delivery effort", "Performance mode is active"],
-  breaker_open: ["All channels work", "A breaker is open for over a minute"],
+  breaker_open: ["All channels work", "A breaker stays open"],
+  overdue: ["Nothing waits", "What is due waits for workers"],
+  dead_events: ["Few events are dead", "Many events are dead"],
 };
 const EXPECTED = ["state", "user_id", "run_id", "type", "id"];
 

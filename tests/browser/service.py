@@ -55,6 +55,7 @@ class Service:
     def __init__(self, process: Process, said: dict[str, Any], data_dir: Path) -> None:
         self.process = process
         self.said = said
+        self.ledger_url = f"sqlite:///{data_dir / 'delivery.sqlite3'}"
         self.url: str = said["url"]
         self.port = int(self.url.rpartition(":")[2])
         self.page: str = said["page"]

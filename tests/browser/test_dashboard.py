@@ -9,6 +9,8 @@ import pytest_asyncio
 from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
+from delivery.domain.records import Condition
+from delivery.ledger import SqlLedger
 from tests.browser.conftest import NewDevice
 from tests.browser.service import Service, until
 
@@ -172,6 +174,26 @@ async def test_the_figures_light_up_when_a_condition_is_met(
     assert await page.locator("#conditions li").count() == 4
     await page.locator("#conditions li.bad", has_text="fall back").wait_for()
     await page.locator("#alerts", has_text="dead").wait_for()
+
+
+async def test_figures_out_of_their_limits_are_said_in_words(
+    context: BrowserContext, service: Service
+) -> None:
+    page = await dashboard(context, service)
+    ledger = SqlLedger(service.ledger_url)
+    alert = page.locator("#alerts", has_text="Operators were told: A breaker stays open sms")
+
+    async def is_shown() -> bool:
+        # The service's own look finds nothing of the kind, and may take it back at any moment.
+        ledger.digests.watch([Condition("breaker_open", 90.0, 60.0, ("sms",))])
+        return await alert.count() == 1
+
+    try:
+        await until("the alert is shown", is_shown)
+    finally:
+        ledger.digests.watch([])
+        ledger.close()
+    await alert.wait_for(state="detached")
 
 
 async def test_axe_finds_no_serious_fault_and_nothing_overflows(
