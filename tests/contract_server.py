@@ -19,6 +19,7 @@ class ContractServer:
         events: wire events; unconfirmed ones are sent to whoever connects.
         confirmed: ids in the order in which acks confirmed them.
         frames: every client frame, in order, of all connections.
+        reads: frames wait in the network until it is set.
         is_mute: pings get no answer.
         blocks: how a proxy before it treats sockets: an HTTP status, ``cut`` (no answer),
             ``silent`` (the upgrade works, nothing comes through) or ``None``.
@@ -52,6 +53,8 @@ class ContractServer:
         self.expires: str | None = None
         self.heartbeat = 25.0
         self.is_mute = False
+        self.reads = asyncio.Event()
+        self.reads.set()
         self.sockets: list[web.WebSocketResponse] = []
         self.sent: dict[int, list[str]] = {}
         self.replies: list[Callable[[list[dict[str, Any]]], web.Response]] = []
@@ -146,6 +149,7 @@ class ContractServer:
         if pending:
             await self.send(socket, *pending)
         try:
+            await self.reads.wait()
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
                     await self._on_frame(socket, json.loads(message.data))

@@ -208,8 +208,10 @@ class Lifeline:
                 if better is None:
                     self._owner.on_end()
                 self.reconnects += 1
-                await _end(reading, trial, is_wanted=better is not None)
+                # Closed before its reader is cancelled: aiohttp then waits for the other side's
+                # close, behind which the last acknowledgements have been read.
                 await link.close()
+                await _end(reading, trial, is_wanted=better is not None)
             link = better
 
     def _adopt(self, link: Link) -> None:

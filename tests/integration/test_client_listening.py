@@ -51,6 +51,15 @@ async def test_an_event_is_acknowledged_after_the_body_and_not_before(server):
     assert server.confirmed == [make_id(1), make_id(2)]
 
 
+async def test_leaving_waits_until_the_last_acknowledgements_have_been_read(server):
+    server.events = [wire(1), wire(2)]
+    server.reads.clear()
+    async with listen(server) as client:
+        assert await take(client, 2) == [1, 2]
+        asyncio.get_running_loop().call_later(0.05, server.reads.set)
+    assert server.confirmed == [make_id(1), make_id(2)]
+
+
 async def test_a_body_that_raises_is_not_acknowledged_and_sees_the_event_again(server):
     server.events = [wire(1), wire(2)]
     store = MemoryStore()
