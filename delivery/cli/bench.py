@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from delivery.cli.bench_faults import faults
 from delivery.cli.options import json_option
 from delivery.cli.output import say_json, say_table
 
@@ -115,4 +116,5 @@ def _row(name: str, result: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+bench.add_command(faults)
 COMMANDS = (bench,)

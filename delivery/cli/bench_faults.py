@@ -119,8 +119,8 @@ def _asides(outcome: Outcome) -> list[str]:
     verdict = outcome.verdict
     settled = "never" if verdict.settle_s is None else f"{verdict.settle_s:.1f} s"
     found = [
-        f"recovered within {verdict.recover_s:.1f} s, all proved {settled} after load and faults; "
-        f"out of order: {verdict.disordered}"
+        f"recovered in {verdict.recover_s:.1f} s; all proved {settled} after the end; "
+        f"{verdict.disordered} out of order"
     ]
     if verdict.waiting:
         found.append(f"{verdict.waiting} still on their way by the chain")

@@ -20,7 +20,7 @@ from delivery.bench.faults.audience import Audience, Away, Listener
 from delivery.bench.faults.audit import Audit, Verdict
 from delivery.bench.faults.cluster import Cluster, Servers, Shape, running, two_servers
 from delivery.bench.faults.producing import Producing
-from delivery.bench.faults.scenarios import ODD_CLIENTS, Scenario
+from delivery.bench.faults.scenarios import ODD_CLIENTS, Scenario, budget_misses
 from delivery.bench.faults.stage import Plan, Stage, restore
 from delivery.bench.process import raise_file_limit
 from delivery.bootstrap.loop import run
@@ -116,7 +116,7 @@ async def run_scenario(cluster: Cluster, scenario: Scenario, plan: Plan) -> Outc
             audit = Audit(ledger, accepted, listeners)
             settle = await _drain(audit, audience, calm_at, plan.drain)
             verdict = await asyncio.to_thread(audit.verdict, refusals, stage.windows, settle)
-        return Outcome(verdict, _misses(scenario, verdict), stage.notes)
+        return Outcome(verdict, budget_misses(scenario.budget, verdict), stage.notes)
     finally:
         await audience.close()
         await producing.close()
@@ -181,19 +181,3 @@ def _write_contacts(cluster: Cluster, listeners: Sequence[Listener]) -> None:
         for one in listeners:
             if one.has_address:
                 ledger.contacts.put(Contact(one.user_id, email=f"{one.user_id}@example.org"))
-
-
-def _misses(scenario: Scenario, verdict: Verdict) -> tuple[str, ...]:
-    """Where the budget was passed."""
-    budget, found = scenario.budget, []
-    p99 = verdict.to_handler_s.get("p99", 0.0)
-    if budget.p99_s is not None and p99 > budget.p99_s:
-        found.append(f"p99 to the handler {p99:.2f} s, budget {budget.p99_s:g} s")
-    if budget.settle_s is not None:
-        if verdict.settle_s is None:
-            found.append("the backlog was not drained in time")
-        elif verdict.settle_s > budget.settle_s:
-            found.append(
-                f"backlog drained after {verdict.settle_s:.1f} s, budget {budget.settle_s:g} s"
-            )
-    return tuple(found)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from delivery.bench.faults import breaking, odd
 from delivery.bench.faults.audience import Odd
+from delivery.bench.faults.audit import Verdict
 from delivery.bench.faults.stage import Stage
 from delivery.errors import ConfigError
 
@@ -133,3 +134,19 @@ def chosen(names: tuple[str, ...]) -> list[Scenario]:
     if unknown:
         raise ConfigError(f"no scenario {unknown[0]!r}; known: {', '.join(BY_NAME)}")
     return [BY_NAME[name] for name in names] or list(SCENARIOS)
+
+
+def budget_misses(budget: Budget, verdict: Verdict) -> tuple[str, ...]:
+    """Where the budget was passed, in words."""
+    found = []
+    p99 = verdict.to_handler_s.get("p99", 0.0)
+    if budget.p99_s is not None and p99 > budget.p99_s:
+        found.append(f"p99 to the handler {p99:.2f} s, budget {budget.p99_s:g} s")
+    if budget.settle_s is not None:
+        if verdict.settle_s is None:
+            found.append("the backlog was not drained in time")
+        elif verdict.settle_s > budget.settle_s:
+            found.append(
+                f"backlog drained after {verdict.settle_s:.1f} s, budget {budget.settle_s:g} s"
+            )
+    return tuple(found)
