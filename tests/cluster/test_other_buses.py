@@ -7,9 +7,9 @@ import time
 
 import redis
 
+from delivery.bench.faults.proxy import fault_proxy
 from tests import servers
 from tests.cluster.conftest import Cluster
-from tests.tcp_proxy import tcp_proxy
 from tests.wire import listening
 
 THINKING = ("agent_thinking",)
@@ -19,7 +19,7 @@ async def test_a_connection_that_hears_nothing_is_noticed_and_what_it_missed_arr
     cluster: Cluster, own_redis: servers.Server
 ) -> None:
     port = int(own_redis.url.rpartition(":")[2].partition("/")[0])
-    async with tcp_proxy(port) as proxy:
+    async with fault_proxy(port) as proxy:
         settings = {
             "REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0",
             "BROKER_URL": own_redis.url,
@@ -30,7 +30,7 @@ async def test_a_connection_that_hears_nothing_is_noticed_and_what_it_missed_arr
             async with listening(gateway.url, cluster.token("deaf")) as page:
                 (heard,) = await asyncio.to_thread(cluster.emit, "deaf", "run", THINKING)
                 await page.until(lambda: heard in page.ids)
-                proxy.deafen()
+                proxy.silence()
                 begun = time.monotonic()
                 (missed,) = await asyncio.to_thread(cluster.emit, "deaf", "run", THINKING)
                 await page.until(lambda: missed in page.ids, 20.0)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import redis
 
+from delivery.bench.faults.proxy import fault_proxy
 from delivery.errors import ConfigError
 from delivery.gateway.bus import CHANNEL, RedisBus
 from tests import servers
-from tests.tcp_proxy import tcp_proxy
 
 DEADLINE = 20.0
 QUICK = {"probe_every": 0.05, "deaf_after": 0.5, "timeout": 0.3, "dice": lambda: 0.5}
@@ -44,13 +44,13 @@ async def test_a_connection_that_went_deaf_is_replaced_and_the_gap_is_reported(
     redis_url: str,
 ) -> None:
     heard: list[dict[str, Any]] = []
-    async with tcp_proxy(port_of(redis_url)) as proxy:
+    async with fault_proxy(port_of(redis_url)) as proxy:
         deaf = quick(f"redis://127.0.0.1:{proxy.port}/0", "deaf")
         await deaf.start(heard.append)
         other = quick(redis_url, "other")
         await other.start(lambda message: None)
         await until(lambda: deaf.healthy)
-        proxy.deafen()
+        proxy.silence()
         await until(lambda: not deaf.healthy)
         await until(lambda: deaf.healthy)
         assert {"kind": "gap", "node": "deaf"} in heard
