@@ -157,8 +157,8 @@ class ChainStore(Protocol):
     ) -> list[bool]:
         """Record one outcome of begun attempts; ``False`` (nothing written) on a stale token."""
 
-    def skip(self, claim: Claim, channel: str, reason: str) -> bool:
-        """Record a ``skipped`` attempt in one go."""
+    def skip_all(self, skips: Sequence[tuple[Claim, str, str]]) -> list[bool]:
+        """Record ``skipped`` attempts by channel and reason; ``False`` if the claim was lost."""
 
     def move_all(self, moves: Sequence[tuple[Claim, str, datetime]]) -> list[bool]:
         """Release the claims: each event stands on its step, due then; ``False`` if the claim was

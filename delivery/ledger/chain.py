@@ -27,6 +27,9 @@ Start = tuple[Claim, int]
 Move = tuple[Claim, str, datetime]
 """A claimed event, its next step and when that is due."""
 
+Skipped = tuple[Claim, str, str]
+"""A claimed event, a channel that it skips, and why."""
+
 
 class ChainSql:
     """``ChainStore`` over SQL."""
@@ -76,9 +79,9 @@ class ChainSql:
             ]
             written = _write_all(connection, values)
             for claim, number in starts:
-                if claim.stored.event.id in written:
+                if (claim.stored.event.id, channel) in written:
                     _audit(connection, claim, "attempt", now, channel=channel, number=number)
-            return [claim.stored.event.id in written for claim, _ in starts]
+            return [(claim.stored.event.id, channel) in written for claim, _ in starts]
 
     def end(self, claim: Claim, channel: str, number: int, result: Result) -> bool:
         """``end_all`` for one event."""
@@ -107,19 +110,32 @@ class ChainSql:
             return [claim.stored.event.id in begun for claim, _ in starts]
 
     def skip(self, claim: Claim, channel: str, reason: str) -> bool:
-        """Record a ``skipped`` attempt in one go; ``False`` if the claim does not hold any more."""
+        """``skip_all`` for one event and channel."""
+        return self.skip_all([(claim, channel, reason)])[0]
+
+    def skip_all(self, skips: Sequence[Skipped]) -> list[bool]:
+        """Record ``skipped`` attempts in one go; an event may skip several channels.
+
+        Returns:
+            Per skip ``False`` if the claim does not hold any more.
+        """
         with self._database.write() as connection:
-            if not holds(connection, claim, edges.on_chain()):
-                return False
+            held = _held_of(connection, [claim for claim, _, _ in skips], edges.on_chain())
             now = self._database.now(connection)
-            number = _next_number(connection, claim, channel)
-            values = _attempt(claim, channel, number, Outcome.SKIPPED, started_at=now,
-                              ended_at=now, error=reason)  # fmt: skip
-            if not _write(connection, values):
-                return False  # a digest took the event along at this very moment
-            _audit(connection, claim, "outcome", now, channel=channel, number=number,
-                   outcome=Outcome.SKIPPED.value, error=reason)  # fmt: skip
-            return True
+            ours = [one for one in skips if one[0].stored.event.id in held]
+            numbers = _next_numbers(connection, ours)
+            values = [
+                _attempt(claim, channel, numbers[claim.stored.event.id, channel], Outcome.SKIPPED,
+                         started_at=now, ended_at=now, error=reason)
+                for claim, channel, reason in ours
+            ]  # fmt: skip
+            written = _write_all(connection, values)
+            for claim, channel, reason in ours:
+                key = claim.stored.event.id, channel
+                if key in written:  # else a digest took the event along at this very moment
+                    _audit(connection, claim, "outcome", now, channel=channel, number=numbers[key],
+                           outcome=Outcome.SKIPPED.value, error=reason)  # fmt: skip
+            return [(claim.stored.event.id, channel) in written for claim, channel, _ in skips]
 
     def move(self, claim: Claim, step: str, due_at: datetime) -> bool:
         """``move_all`` for one event."""
@@ -248,30 +264,29 @@ def _attempt(
     )
 
 
-def _write(connection: Connection, values: dict[str, Any]) -> bool:
-    """Insert an attempt; ``False`` if its number is taken."""
-    statement = insert(connection, attempts).values(values).on_conflict_do_nothing()
-    written = connection.execute(statement.returning(attempts.c.id))
-    return written.one_or_none() is not None
-
-
-def _write_all(connection: Connection, values: Sequence[dict[str, Any]]) -> set[str]:
-    """Insert attempts; the ids of the events whose number was free."""
+def _write_all(connection: Connection, values: Sequence[dict[str, Any]]) -> set[tuple[str, str]]:
+    """Insert attempts; event and channel of those whose number was free."""
     if not values:
         return set()
     statement = insert(connection, attempts).values(list(values)).on_conflict_do_nothing()
-    return set(connection.execute(statement.returning(attempts.c.event_id)).scalars())
+    written = connection.execute(statement.returning(attempts.c.event_id, attempts.c.channel))
+    return {(row.event_id, row.channel) for row in written}
 
 
-def _next_number(connection: Connection, claim: Claim, channel: str) -> int:
-    last = connection.execute(
-        sa.select(sa.func.max(attempts.c.number)).where(
-            attempts.c.event_id == claim.stored.event.id,
-            attempts.c.generation == claim.stored.generation,
-            attempts.c.channel == channel,
-        )
-    ).scalar_one()
-    return (last or 0) + 1
+def _next_numbers(connection: Connection, skips: Sequence[Skipped]) -> dict[tuple[str, str], int]:
+    """Event and channel -> the number that comes next in the event's generation."""
+    generations = {claim.stored.event.id: claim.stored.generation for claim, _, _ in skips}
+    numbers = {(claim.stored.event.id, channel): 1 for claim, channel, _ in skips}
+    found = connection.execute(
+        sa.select(
+            attempts.c.event_id, attempts.c.channel, attempts.c.generation, attempts.c.number
+        ).where(attempts.c.event_id.in_(generations))
+    )
+    for row in found:
+        key = row.event_id, row.channel
+        if key in numbers and row.generation == generations[row.event_id]:
+            numbers[key] = max(numbers[key], row.number + 1)
+    return numbers
 
 
 def _audit(connection: Connection, claim: Claim, kind: str, now: datetime, **facts: Any) -> None:

@@ -155,6 +155,8 @@ class Run:
         self.channel = channel
         self.limits = limits
         self.report = Report(channel)
+        self._finishes: list[tuple[Work, bool]] = []
+        self._skips: list[tuple[Work, str, str]] = []
         self._moves: list[tuple[Work, str, datetime, bool]] = []
         self._ends = time.monotonic() + limits.soft
 
@@ -230,11 +232,58 @@ class Run:
         again = now + timedelta(seconds=PUBLISH_GRACE)
         self._moves.append((work, channel, again, True))
 
-    def settle(self) -> None:
-        """Write the moves that were decided on, all in one transaction."""
-        moves, self._moves = self._moves, []
-        if not moves:
-            return
+    def skip(self, work: Work, channel: str, reason: str, now: datetime) -> None:
+        """Pass over a channel, and know it at the next decision. Written by ``settle``."""
+        self._skips.append((work, channel, reason))
+        number = 1 + max((a.number for a in work.attempts if a.channel == channel), default=0)
+        work.attempts.append(
+            Attempt(
+                event_id=work.id,
+                generation=work.claim.stored.generation,
+                channel=channel,
+                number=number,
+                outcome=Outcome.SKIPPED,
+                started_at=now,
+                ended_at=now,
+                error=reason,
+            )
+        )
+
+    def finish(self, work: Work, alerted: bool) -> None:
+        """The event's chain is over. Written by ``settle``."""
+        self._finishes.append((work, alerted))
+
+    def settle(self, ready: Sequence[Work] = ()) -> list[Work]:
+        """Write what was decided: skips and moves in one transaction each, then the ends.
+
+        Returns:
+            Those of ``ready`` that are still ours.
+        """
+        gone = self._write_skips()
+        moves, self._moves = [move for move in self._moves if move[0].id not in gone], []
+        if moves:
+            self._write_moves(moves)
+        finishes, self._finishes = self._finishes, []
+        for work, alerted in finishes:
+            if work.id in gone:
+                continue
+            if self.ledger.chain.finish(work.claim, alerted=alerted):
+                self.report.finished += 1
+            else:
+                self.report.lost += 1
+        self.report.lost += len(gone)
+        return [work for work in ready if work.id not in gone]
+
+    def _write_skips(self) -> set[str]:
+        """Ids of the events that were lost meanwhile."""
+        skips, self._skips = self._skips, []
+        if not skips:
+            return set()
+        done = self.ledger.chain.skip_all([(w.claim, channel, why) for w, channel, why in skips])
+        self.report.outcomes[Outcome.SKIPPED] += sum(done)
+        return {skip[0].id for skip, is_ours in zip(skips, done, strict=True) if not is_ours}
+
+    def _write_moves(self, moves: Sequence[tuple[Work, str, datetime, bool]]) -> None:
         done = self.ledger.chain.move_all([(w.claim, channel, at) for w, channel, at, _ in moves])
         for (work, channel, _, is_handed), is_ours in zip(moves, done, strict=True):
             if not is_ours:

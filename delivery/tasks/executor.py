@@ -13,7 +13,6 @@ from datetime import datetime
 
 from delivery.domain.event import Event
 from delivery.domain.fallback import Exhausted, Progress, Skip, Step, Wait, next_step
-from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.policy import CHANNELS, Policies
 from delivery.domain.ports import Alerts, Channel, Dice, Ledger, Links, Resend, TaskQueue
 from delivery.domain.records import Claim
@@ -93,8 +92,7 @@ class Executor:
             run.report.claimed = len(works)
             while works:
                 now = self._ledger.now()
-                ready = [work for work in works if self._is_ready(run, work, now)]
-                run.settle()
+                ready = run.settle([work for work in works if self._is_ready(run, work, now)])
                 if ready and not run.has_time():
                     run.give_back(ready)
                     break
@@ -143,37 +141,10 @@ class Executor:
                     run.move(work, channel, until)
                     return False
                 case Skip(channel, reason):
-                    if not self._skip(run, work, channel, reason, now):
-                        return False
+                    run.skip(work, channel, reason, now)
                 case Exhausted(alerted):
-                    self._finish(run, work, alerted)
+                    run.finish(work, alerted)
                     return False
-
-    def _skip(self, run: Run, work: Work, channel: str, reason: str, now: datetime) -> bool:
-        if not self._ledger.chain.skip(work.claim, channel, reason):
-            run.report.lost += 1
-            return False
-        run.report.outcomes[Outcome.SKIPPED] += 1
-        work.attempts.append(
-            Attempt(
-                event_id=work.id,
-                generation=work.claim.stored.generation,
-                channel=channel,
-                number=1
-                + max((a.number for a in work.attempts if a.channel == channel), default=0),
-                outcome=Outcome.SKIPPED,
-                started_at=now,
-                ended_at=now,
-                error=reason,
-            )
-        )
-        return True
-
-    def _finish(self, run: Run, work: Work, alerted: bool) -> None:
-        if self._ledger.chain.finish(work.claim, alerted=alerted):
-            run.report.finished += 1
-        else:
-            run.report.lost += 1
 
     def _progress(self, work: Work, now: datetime) -> Progress:
         stored = work.claim.stored

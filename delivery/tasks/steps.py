@@ -103,9 +103,12 @@ class DirectStep:
         if not by_user:
             return []
         results = self._probe(run, {user: [w.id for w in ws] for user, ws in by_user.items()})
-        kept: list[Work] = []
+        by_result: dict[Result, list[Work]] = {}
         for user, mine in by_user.items():
-            kept.extend(run.end(mine, results[user], started_at))
+            by_result.setdefault(results[user], []).extend(mine)
+        kept: list[Work] = []
+        for result, alike in by_result.items():
+            kept.extend(run.end(alike, result, started_at))
         return kept
 
     def _probe(self, run: Run, ids: dict[str, list[str]]) -> dict[str, Result]:

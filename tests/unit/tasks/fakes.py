@@ -225,7 +225,10 @@ class FakeLedger:
             retry_after=result.retry_after,
         )
 
-    def skip(self, claim: Claim, channel: str, reason: str) -> bool:
+    def skip_all(self, skips: Sequence[tuple[Claim, str, str]]) -> list[bool]:
+        return [self._skip(*skip) for skip in skips]
+
+    def _skip(self, claim: Claim, channel: str, reason: str) -> bool:
         row = self._held(claim)
         if row is None or row.stored.state is not State.FALLING_BACK:
             return False
