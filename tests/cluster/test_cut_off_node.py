@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from urllib.parse import urlsplit
 
+import pytest
+
 import delivery
 from tests import servers
 from tests.cluster.blackhole import blackhole
 from tests.cluster.conftest import Cluster
 from tests.wire import eventually
+
+pytestmark = pytest.mark.timeout(150)
 
 THINKING = ("agent_thinking",)
 PATIENCE = 40.0

@@ -17,12 +17,15 @@ from pathlib import Path
 
 import httpx
 import psycopg
+import pytest
 import uuid_utils
 from sqlalchemy import make_url
 
 from tests import databases, servers
 from tests.acceptance.conftest import Service, Start
 from tests.wire import Listener, eventually, listening
+
+pytestmark = pytest.mark.timeout(120)
 
 # One transaction waits five seconds for SQLite's lock, a connection to PostgreSQL three.
 PATIENCE = 30.0

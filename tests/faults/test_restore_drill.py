@@ -18,6 +18,8 @@ from tests.acceptance.conftest import Service, Start
 from tests.processes import run_command
 from tests.wire import eventually, listening
 
+pytestmark = pytest.mark.timeout(120)
+
 
 def plain(url: str) -> str:
     """As PostgreSQL's own tools take it."""
