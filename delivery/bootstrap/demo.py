@@ -103,7 +103,7 @@ def script(prompt: str) -> list[Beat]:
     words = _ANSWER.split(" ")
     deltas: list[Beat] = [(0.03, "token_delta", {"text": f"{word} "}) for word in words]
     return [
-        (0.2, "agent_started", {"agent": "supply analyst", "prompt": prompt}),
+        (0.2, "agent_started", {"agent": "supply analyst", "title": prompt}),
         (0.9, "agent_thinking", {"thought": "I need the deliveries of the last quarter."}),
         (1.2, "tool_executing", {"tool": "search_orders", "args": search}),
         (1.6, "tool_completed", {"tool": "search_orders", "result": {"late": 13, "of": 187}}),
@@ -112,5 +112,5 @@ def script(prompt: str) -> list[Beat]:
         (1.2, "tool_completed", {"tool": "draft_message", "result": {"draft": "ready"}}),
         (0.5, "agent_thinking", {"thought": "Now the answer."}),
         *deltas,
-        (0.4, "agent_completed", {"result": _ANSWER, "prompt": prompt}),
+        (0.4, "agent_completed", {"result": _ANSWER, "title": prompt}),
     ]

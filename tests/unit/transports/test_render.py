@@ -10,7 +10,8 @@ import pytest
 
 from delivery.domain.event import EventClass
 from delivery.errors import ConfigError
-from delivery.transports.render import MAX_LINES, MAX_SMS, Renderer, one_line
+from delivery.transports.render import MAX_SMS, Renderer
+from delivery.transports.story import MAX_LINES, one_line, paragraphs
 from tests.messages import CONFIRM, UNSUBSCRIBE, make_event, make_group, make_message
 
 EVENTS = (
@@ -34,32 +35,90 @@ def visible(html: str) -> str:
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
 
+def without_links(text: str) -> str:
+    """The words of a plain part without its addresses and the marks before and around them."""
+    lines = [re.sub(r":? ?https://\S+$|^>|^(Confirm.*|Als gesehen.*):$", r"\1", line)
+             for line in text.splitlines()]  # fmt: skip
+    return " ".join(" ".join(lines).split())
+
+
 def test_a_digest_lists_every_event_in_order_with_human_words_and_local_times(
     renderer: Renderer,
 ) -> None:
     contact = {"locale": "en-GB", "time_zone": "Europe/Berlin"}
     text = renderer.digest(make_message(events=EVENTS, contact=contact)).text
-    lines = [line.strip() for line in text.splitlines() if "2026, 10:" in line]
-    assert lines == [
-        "01 Nov 2026, 10:00:01  The agent started",
-        "01 Nov 2026, 10:00:02 to 10:00:03  The agent is thinking (2 times)",
-        "01 Nov 2026, 10:00:04  Started web search",
-        "01 Nov 2026, 10:00:05  Finished web search – problem: no answer",
-        "01 Nov 2026, 10:00:06  The agent finished: Report is ready",
+    began = text.index("Sunday, 1 November 2026, times in CET")
+    assert text[began:].splitlines()[1:8] == [
+        "10:00:01  The agent started",
+        "10:00:02  The agent was thinking (2 times, until 10:00:03)",
+        "10:00:04  Started web search",
+        "10:00:05  Finished web search – problem: no answer",
+        "10:00:06  The agent finished, with this answer:",
+        "> Report is ready",
+        "",
     ]
-    assert "Times are in CET" in text
 
 
 @pytest.mark.parametrize("locale", ["en", "de"])
-def test_text_and_html_say_the_same(renderer: Renderer, locale: str) -> None:
-    digest = renderer.digest(make_message(events=EVENTS, contact={"locale": locale}))
-    page = visible(digest.html)
-    for line in digest.text.splitlines():
-        words = line.strip().replace(UNSUBSCRIBE, "").rstrip(": ")
-        if words and words not in (CONFIRM,):
-            assert " ".join(words.split()) in page
-    assert digest.text.count(CONFIRM) == 1
+@pytest.mark.parametrize("run_id", ["run-7", None])
+def test_text_and_html_say_the_same_in_the_same_order(
+    renderer: Renderer, locale: str, run_id: str | None
+) -> None:
+    events = (*EVENTS, make_event(90_000, "agent_started", {"title": "A & B"}, run_id="run-8"))
+    digest = renderer.digest(make_message(events=events, run_id=run_id, contact={"locale": locale}))
+    assert without_links(digest.text) == visible(digest.html)
+    assert digest.text.count(CONFIRM) == digest.text.count(UNSUBSCRIBE) == 1
     assert digest.html.count(f'href="{CONFIRM.replace("&", "&amp;")}"') == 1
+    assert digest.html.count(f'href="{UNSUBSCRIBE}"') == 1
+
+
+def test_the_answer_stands_in_the_mail_as_the_agent_gave_it(renderer: Renderer) -> None:
+    answer = "Three were late.\n\n\n  Northwind <is> the one.\u202e\nAsk them."
+    for data in ({"result": answer}, {"result": {"text": answer}}, {"summary": answer}):
+        digest = renderer.digest(make_message(events=[make_event(1, "agent_completed", data)]))
+        assert "> Three were late.\n>\n> Northwind <is> the one.\n> Ask them.\n" in digest.text
+        assert "late.<br><br>Northwind &lt;is&gt; the one.<br>Ask them.</td>" in digest.html
+        assert digest.text.startswith("Your agent has finished\n")
+
+
+@pytest.mark.parametrize("data", [{"result": 42}, {"result": None}, {"result": "x", "error": "no"}])
+def test_an_end_without_words_or_with_a_problem_is_no_answer(
+    renderer: Renderer, data: dict[str, object]
+) -> None:
+    digest = renderer.digest(make_message(events=[make_event(1, "agent_completed", data)]))
+    assert digest.text.startswith("What happened while you were away\n")
+    assert "this answer" not in digest.text
+    assert 'class="answer"' not in digest.html
+
+
+def test_a_run_is_called_what_its_agent_calls_it(renderer: Renderer) -> None:
+    events = (make_event(1, "agent_started", {"title": "Late suppliers"}),
+              make_event(2, "tool_completed", {"title": "of a page that it read"}))  # fmt: skip
+    message = make_message(events=events)
+    digest = renderer.digest(message)
+    assert digest.subject == "Late suppliers – Finished a tool"
+    assert "\nLate suppliers\nRun run-7\n" in digest.text
+    assert "(Late suppliers), 2 updates. Confirm" in renderer.sms(message)
+    assert renderer.push(message).body.startswith("Late suppliers, 2 updates")
+
+
+def test_a_new_day_is_named_where_it_begins(renderer: Renderer) -> None:
+    events = [make_event(n, "note", {"message": str(n)}) for n in (1, 2, 86_400)]
+    contact = {"locale": "de", "time_zone": "America/Sao_Paulo"}
+    text = renderer.digest(make_message(events=events, contact=contact)).text
+    assert re.findall(r"^\w+tag, .*$", text, re.M) == [
+        "Sonntag, 1. November 2026, Zeiten in UTC-03",
+        "Montag, 2. November 2026, Zeiten in UTC-03",
+    ]
+
+
+def test_the_fullest_mail_is_shown_whole_by_mail_programs(renderer: Renderer) -> None:
+    said = "the <word> " * 400
+    events = [make_event(n, "agent_completed", {"result": f"{n} {said}"}, run_id=f"run-{n}")
+              for n in range(2 * MAX_LINES)]  # fmt: skip
+    digest = renderer.digest(make_message(events=events, run_id=None))
+    assert len(digest.html.encode()) < 102_000  # Gmail cuts there, and the button is at the end
+    assert CONFIRM in digest.text
 
 
 def test_a_subject_names_the_run_and_a_digest_over_runs_names_them_all(renderer: Renderer) -> None:
@@ -127,6 +186,18 @@ def test_a_text_keeps_its_link_whatever_the_event_says(renderer: Renderer) -> No
     assert len(text) < 400
 
 
+def test_a_text_stays_in_the_alphabet_that_is_cheap_to_send(renderer: Renderer) -> None:
+    said = "„Northwind“ – it’s late… " * 9
+    for locale, ending in (("en", "Confirm"), ("de", "Bestätigen")):
+        message = make_message(
+            events=[make_event(1, "agent_completed", {"result": said})], contact={"locale": locale}
+        )
+        text = renderer.sms(message)
+        assert text.replace("ä", "").isascii()
+        assert '"Northwind" - it\'s late...' in text
+        assert text.endswith(f". {ending}: {CONFIRM}")
+
+
 def test_a_text_too_long_to_send_is_a_configuration_fault(tmp_path: Path) -> None:
     (tmp_path / "en").mkdir()
     (tmp_path / "en/sms.txt").write_text("x" * (MAX_SMS + 1))
@@ -155,6 +226,32 @@ def test_an_own_folder_wins_file_by_file(tmp_path: Path) -> None:
     digest = Renderer(tmp_path).digest(make_message())
     assert digest.subject == "ACME: 1 things"
     assert "What happened while you were away" in digest.text
+
+
+@pytest.mark.parametrize(
+    ("locale", "looks"), [("en", "own en"), ("de", "Was in"), ("fr", "own en"), ("it", "own it")]
+)
+def test_an_own_look_of_one_language_is_never_put_around_the_words_of_another(
+    tmp_path: Path, locale: str, looks: str
+) -> None:
+    for own in ("en", "it"):
+        (tmp_path / own).mkdir()
+        (tmp_path / own / "digest.txt").write_text(f"own {own}")
+    text = Renderer(tmp_path).digest(make_message(contact={"locale": locale})).text
+    assert text.startswith(looks)
+
+
+def test_an_own_look_and_own_sentences_serve_together(tmp_path: Path) -> None:
+    (tmp_path / "fr").mkdir()
+    (tmp_path / "fr/digest.words").write_text(
+        "{% set lang = 'fr' %}{% macro headline(last) %}Bonjour <b>{{ last.text }}{% endmacro %}"
+    )
+    (tmp_path / "digest.html").write_text("<p lang={{ words.lang }}>{{ words.headline(last) }}")
+    (tmp_path / "digest.txt").write_text("{{ words.headline(last) }}")
+    events = [make_event(1, "note", {"message": "<i>"})]
+    digest = Renderer(tmp_path).digest(make_message(events=events, contact={"locale": "fr"}))
+    assert digest.html == "<p lang=fr>Bonjour &lt;b&gt;Note: &lt;i&gt;\n"
+    assert digest.text == "Bonjour <b>Note: <i>\n"
 
 
 @pytest.mark.parametrize(
@@ -192,6 +289,17 @@ def test_a_broken_choice_of_words_is_named(tmp_path: Path) -> None:
         renderer.digest(make_message())
 
 
+def test_missing_or_broken_words_are_named(tmp_path: Path) -> None:
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en/words.txt").write_text("no macro")
+    with pytest.raises(ConfigError, match=r"en/words\.txt has no macro 'phrase'"):
+        Renderer(tmp_path).digest(make_message())
+    (tmp_path / "en/words.txt").unlink()
+    (tmp_path / "en/digest.words").write_text("{% macro headline(l) %}{{ l.x }}{% endmacro %}")
+    with pytest.raises(ConfigError, match=r"en/digest\.words is broken"):
+        Renderer(tmp_path).digest(make_message())
+
+
 def test_a_folder_that_is_not_there_is_a_configuration_fault(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="DELIVERY_TEMPLATES"):
         Renderer(tmp_path / "missing")
@@ -199,9 +307,16 @@ def test_a_folder_that_is_not_there_is_a_configuration_fault(tmp_path: Path) -> 
 
 def test_an_unknown_time_zone_falls_back_to_utc(renderer: Renderer) -> None:
     text = renderer.digest(make_message(contact={"time_zone": "Mars/Olympus"})).text
-    assert "Times are in UTC" in text
+    assert "times in UTC" in text
 
 
 def test_one_line_is_one_short_printable_line() -> None:
     assert one_line("a\x00b\r\n\tc  d\u2028e") == "a b c d e"
     assert one_line("word " * 50, 20) == "word word word word…"
+
+
+def test_paragraphs_are_cut_and_keep_no_empty_ends() -> None:
+    assert paragraphs("\n a  b\n\n\n\x00\nc\n", 100) == ("a b", "", "c")
+    assert paragraphs("abcdef\ng\nh", 7) == ("abcdef", "g", "…")
+    assert paragraphs("x\n" * 50, 100)[-2:] == ("x", "…")
+    assert paragraphs(" ", 10) == ()
