@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from sqlalchemy import make_url
 
 from delivery.bench.faults.binaries import any_redis
-from delivery.bench.faults.commands import Command
+from delivery.bench.faults.commands import Command, ended_by_sigterm
 from delivery.bench.faults.proxy import FaultProxy, fault_proxy
 from delivery.bench.faults.server import Server
 from delivery.bench.faults.servers import free_port, postgres, redis_server
@@ -82,13 +81,14 @@ class Servers:
 
 
 @contextmanager
-def two_servers() -> Any:
+def two_servers() -> Iterator[Servers]:
     """A PostgreSQL and a Redis that keeps its data.
 
     Raises:
         ServerMissing: one of them is not on this machine.
     """
     with ExitStack() as stack:
+        stack.enter_context(ended_by_sigterm())
         database = stack.enter_context(postgres())
         yield Servers(database, stack.enter_context(redis_server(any_redis(), persistent=True)))
 

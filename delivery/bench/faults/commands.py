@@ -11,7 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from delivery.bench.faults.server import wait_until
@@ -19,6 +20,19 @@ from delivery.errors import DeliveryError
 
 READY_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM is what Ctrl-C is, so that what was started ends with this process."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class CommandFailed(DeliveryError):
@@ -82,11 +96,10 @@ class Command:
         wait_until(self._has_spoken, f"{self.name} is ready; its log: {self.log}", READY_TIMEOUT)
 
     def _has_spoken(self) -> bool:
-        if self._output.stat().st_size > self._said:
-            return True
-        if not self.is_running:
+        said = self._output.read_bytes()[self._said :]
+        if said.startswith(b'{"error"') or not self.is_running:
             raise CommandFailed(f"{self.name} ended:\n{self.log.read_text()[-2000:]}")
-        return False
+        return b"\n" in said
 
     def stop(self) -> int:
         """SIGTERM, and wait; its exit status."""
