@@ -1,6 +1,6 @@
 """The scenarios of `delivery bench faults`, small: one cluster, a few seconds of load for each.
 
-Each asserts what no fault may cost (an event lost, handled twice or out of order) and that the fault
+Each asserts what no fault may cost (an event lost, handled twice or out of order) and that it
 took place. How long it takes is for the benchmark to say: this machine may be busy.
 """
 
