@@ -154,7 +154,7 @@ class World:
         self.alerts.append((group, first))
         return Taken()
 
-    def resolve(self, group: AlertGroup, timeout: float) -> None:
+    def resolve(self, group: AlertGroup, timeout: float, *, ended_at: datetime) -> None:
         self.resolved.append(group.id)
 
     def confirm_url(self, digest_id: str) -> str:
