@@ -28,7 +28,7 @@ from delivery.ledger.rows import (
 )
 
 _POSITION = re.compile("[0-9]{1,18}")  # what fits into a BIGINT
-_LIVE_CHANNELS = ("websocket", "sse", "http")
+LIVE_CHANNELS = ("websocket", "sse", "http")
 
 
 class Queries:
@@ -157,7 +157,7 @@ def _feed(
 
 def _timeline(event: Stored, tries: list[Attempt], proofs: list[ConfirmationRow]) -> Timeline:
     """Add the successful push: it leaves no attempt row, its proof says all there is to know."""
-    live = next((proof for proof in proofs if proof.channel in _LIVE_CHANNELS), None)
+    live = next((proof for proof in proofs if proof.channel in LIVE_CHANNELS), None)
     if live is not None and event.handed_over_at is None:
         number = 1 + sum(one.channel == live.channel for one in tries)
         tries.append(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -13,8 +12,8 @@ from sqlalchemy.engine import Connection
 from delivery.domain.lifecycle import State
 from delivery.domain.records import ChannelStats, Stats
 from delivery.ledger.database import Database
-from delivery.ledger.models import attempts, breakers, events
-from delivery.ledger.queries import unconfirmed
+from delivery.ledger.models import attempts, breakers, confirmations, events
+from delivery.ledger.queries import LIVE_CHANNELS, unconfirmed
 
 _GOOD = ("delivered", "confirmed")
 SAMPLE = 20_000
@@ -105,42 +104,78 @@ def _latencies(connection: Connection, recent: sa.ColumnElement[bool]) -> list[f
 
 
 def _channels(connection: Connection, since: datetime) -> dict[str, ChannelStats]:
-    good = sa.case((attempts.c.outcome.in_(_GOOD), 1), else_=0)
-    query = (
-        sa.select(attempts.c.channel, sa.func.count(), sa.func.sum(good))
-        .where(attempts.c.started_at >= since, attempts.c.outcome != "skipped")
-        .group_by(attempts.c.channel)
-    )
+    """Attempts by channel. A push that went well leaves no attempt row: its proof is counted."""
+    tried, good = _attempts(connection, since)
+    for name, proofs in _live_proofs(connection, since).items():
+        # An auth event's push is a row as well; it must not count twice.
+        tried[name] = tried.get(name, 0) - good.get(name, 0) + proofs
+        good[name] = proofs
     states: dict[str, str] = {
         row.name: row.state for row in connection.execute(sa.select(breakers))
     }
-    rows: dict[str, Any] = {row[0]: row for row in connection.execute(query)}
     latencies = _channel_latencies(connection, since)
     return {
         name: ChannelStats(
-            attempts=rows[name][1] if name in rows else 0,
-            ok=int(rows[name][2]) if name in rows else 0,
+            attempts=tried.get(name, 0),
+            ok=good.get(name, 0),
             breaker=states.get(name, "closed"),
             latency_ms=percentile(latencies.get(name, ()), 0.50),
         )
-        for name in sorted(rows.keys() | states.keys())
+        for name in sorted(tried.keys() | states.keys())
     }
+
+
+def _attempts(connection: Connection, since: datetime) -> tuple[dict[str, int], dict[str, int]]:
+    """How many were made on each channel, and how many of them went well."""
+    is_good = sa.case((attempts.c.outcome.in_(_GOOD), 1), else_=0)
+    query = (
+        sa.select(attempts.c.channel, sa.func.count(), sa.func.sum(is_good))
+        .where(attempts.c.started_at >= since, attempts.c.outcome != "skipped")
+        .group_by(attempts.c.channel)
+    )
+    rows = connection.execute(query).all()
+    return {row[0]: row[1] for row in rows}, {row[0]: int(row[2]) for row in rows}
+
+
+def _live_proofs(connection: Connection, since: datetime) -> dict[str, int]:
+    query = (
+        sa.select(confirmations.c.channel, sa.func.count())
+        .where(
+            confirmations.c.event_id >= first_id(since),
+            confirmations.c.channel.in_(LIVE_CHANNELS),
+        )
+        .group_by(confirmations.c.channel)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def _channel_latencies(connection: Connection, since: datetime) -> dict[str, list[float]]:
     """Sorted milliseconds from start to end of attempts that went well, by channel."""
-    query = (
+    recorded = (
         sa.select(attempts.c.channel, attempts.c.started_at, attempts.c.ended_at)
         .where(
             attempts.c.started_at >= since,
             attempts.c.ended_at.isnot(None),
             attempts.c.outcome.in_(_GOOD),
+            attempts.c.channel.notin_(LIVE_CHANNELS),
         )
         .order_by(attempts.c.started_at.desc())
         .limit(CHANNEL_SAMPLE)
     )
+    pushed = (
+        sa.select(confirmations.c.channel, events.c.at, confirmations.c.at)
+        .join(events, events.c.id == confirmations.c.event_id)
+        .where(
+            confirmations.c.event_id >= first_id(since),
+            confirmations.c.channel.in_(LIVE_CHANNELS),
+            events.c.handed_over_at.is_(None),
+        )
+        .order_by(confirmations.c.event_id.desc())
+        .limit(CHANNEL_SAMPLE)
+    )
     found: dict[str, list[float]] = {}
-    for row in connection.execute(query):
-        took = (row.ended_at - row.started_at).total_seconds() * 1_000.0
-        found.setdefault(row.channel, []).append(max(0.0, took))
+    for query in (recorded, pushed):
+        for channel, started, ended in connection.execute(query):
+            took = (ended - started).total_seconds() * 1_000.0
+            found.setdefault(channel, []).append(max(0.0, took))
     return {name: sorted(values) for name, values in found.items()}

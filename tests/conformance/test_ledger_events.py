@@ -325,6 +325,18 @@ def test_statistics_count_what_was_confirmed_and_what_fell_back(ledger: SqlLedge
     assert stats.ack_p50_ms is not None
 
 
+def test_a_push_that_went_well_counts_for_its_channel_though_it_leaves_no_attempt(
+    ledger: SqlLedger,
+) -> None:
+    entries = [entry(), entry(), entry(event_class=EventClass.AUTH, type="auth_completed"), entry()]
+    ledger.events.commit(entries)
+    ledger.events.hand_over([entries[3].event.id], "nobody connected")
+    ledger.events.confirm([proof(one) for one in entries[:3]])
+    found = ledger.events.stats().channels["websocket"]
+    assert (found.attempts, found.ok) == (4, 3)
+    assert found.latency_ms is not None
+
+
 def test_an_auth_event_is_on_the_compliance_log(ledger: SqlLedger) -> None:
     one = entry(event_class=EventClass.AUTH, type="auth_completed")
     ledger.events.commit([one])
