@@ -212,7 +212,7 @@ def _shares(seconds: Sequence[float]) -> dict[str, float]:
 def _recovery(samples: Sequence[tuple[float, float]], windows: Sequence[Window]) -> float:
     """How long after its end a fault was felt, at most."""
     ordered = sorted(windows, key=lambda window: window.begin)
-    nexts = [window.begin for window in ordered[1:]] + [float("inf")]
+    nexts = [window.begin - LATE for window in ordered[1:]] + [float("inf")]
     felt = [
         handled - window.end
         for window, until in zip(ordered, nexts, strict=False)
