@@ -4,8 +4,8 @@ A connection is *catching up* or *live*. While it catches up, pages from the led
 and pushes wait in the queue; when the ledger's end is met and the queue lost nothing, it is live
 and the queue leaves. A queue that overflows is thrown away and the ledger is read again: what it
 held stands there. So is it when a run's numbers jump: what was pushed past us must leave first.
-What already left on this connection is not sent again by a catch-up; a resend,
-or a push once live, means that somebody wants it sent again.
+What already left on this connection is not sent again by a catch-up; a resend, or a push once
+live, means that somebody wants it sent again.
 """
 
 from __future__ import annotations
@@ -130,8 +130,13 @@ class Lanes:
             self._ephemeral += 1
 
     def resend(self, items: Iterable[Item]) -> None:
-        """Let these leave first, in flight or not."""
-        self._resends.extend(items)
+        """Let these leave first, in flight or not, if they have left before. One that never left
+        here was missed, and maybe others of its run before it: the ledger brings them in order."""
+        for item in items:
+            if self._flight.room > 0 and not self._flight.was_sent(item[0].id):
+                self.ask_again()
+            else:
+                self._resends.append(item)
 
     def end_resend(self) -> bool:
         """Whether all resends left; those that did not are dropped (the chain asks again)."""

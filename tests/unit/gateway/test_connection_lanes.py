@@ -173,6 +173,20 @@ def test_a_resend_leaves_again_although_it_is_in_flight_and_the_flight_is_full()
     assert lanes.end_resend()
 
 
+def test_a_resend_of_what_never_left_here_comes_in_its_place() -> None:
+    lanes, flight = live()
+    first, second, third = (make_event(seq=number) for number in (1, 2, 3))
+    lanes.push(item(first))
+    assert leave(lanes, flight) == [first.id]
+    lanes.resend([item(third)])
+    assert leave(lanes, flight) == [], "the second was missed, too"
+    assert lanes.end_resend(), "it is on its way"
+    assert lanes.next_read() is Read.AGAIN
+    lanes.take_page([item(first), item(second), item(third)], is_last=True)
+    assert leave(lanes, flight) == [second.id, third.id]
+    assert lanes.is_live
+
+
 def test_a_resend_without_room_is_dropped_and_says_so() -> None:
     lanes, flight = live(max_in_flight=1)
     lanes.push(item(make_event()))
