@@ -57,7 +57,13 @@ class Run:
 def one_line(value: object, length: int = 120) -> str:
     """Any value as one printable line of at most ``length`` characters."""
     text = " ".join(_UNPRINTABLE.sub(" ", str(value)).split())
-    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+    if len(text) <= length:
+        return text
+    kept = text[: length - 1]
+    before, _, piece = kept.rpartition(" ")
+    # Between words, unless a very long one would leave too little.
+    is_in_word = text[length - 1] != " " and before and len(piece) < length // 3
+    return (before if is_in_word else kept).rstrip() + "…"
 
 
 def paragraphs(value: str, length: int) -> tuple[str, ...]:

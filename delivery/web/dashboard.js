@@ -60,8 +60,8 @@ function drawFigures({ stats, conditions, nodes, channel_ms: channelMs }) {
   const tiles = [
     ["Delivered", percent(stats.delivery_rate), last, (x) => x.delivery_rate, { ceiling: 1 }],
     ["Events", stats.events_per_s.toFixed(1), "per second", (x) => x.events_per_s],
-    ["Acknowledged in", duration(stats.ack_ms.p50), "median", (x) => x.p50],
-    ["99 of 100 in", duration(stats.ack_ms.p99), last, (x) => x.p99],
+    ["Acknowledged in", duration(stats.ack_ms.p50), "median (p50)", (x) => x.p50],
+    ["99 of 100 in", duration(stats.ack_ms.p99), "p99", (x) => x.p99],
     ["Needed a fallback", percent(stats.fallback_share), last, (x) => x.fallback_share, { ceiling: 0.1 }],
     ["Connections", stats.connections.toLocaleString(), "live", (x) => x.connections],
     ["Open breakers", String(breakers), "channels", (x) => x.open_breakers, { ceiling: 1 }],
@@ -154,6 +154,8 @@ function happenings(event) {
 }
 
 function drawDetail(event) {
+  // In the demonstration: from the mail back to the timeline, where its proof has come in.
+  const isProven = follows && current?.id === event?.id && event?.confirmations.length > current?.confirmations.length;
   current = event;
   $("detail").hidden = !event;
   if (!event) return;
@@ -161,6 +163,7 @@ function drawDetail(event) {
   $("replay").hidden = !mayOperate || event.state === "confirmed";
   drawWay();
   drawSent(event);
+  if (isProven) window.scrollTo(0, 0);
   const proof = event.confirmations[0];
   const facts = [
     ["State", event.state],
@@ -174,7 +177,7 @@ function drawDetail(event) {
     return ["Due", "Expires"].includes(name) ? moment(value) : String(value);
   };
   draw("detail-facts", facts, () =>
-    facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, make(name, value)))),
+    facts.map(([name, value]) => h("div", { class: name === "Id" ? "long" : null }, h("dt", {}, name), h("dd", {}, make(name, value)))),
   );
   const rows = happenings(event);
   draw("timeline", rows, () =>
@@ -206,7 +209,7 @@ function drawSent(event) {
   const had = $("sent").childElementCount;
   draw("sent", carried, () => carried.map((message) => messageBox(message, "sent")));
   // Not scrollIntoView: inside the demonstration it would move the page around as well.
-  if (follows && carried.length > had) window.scrollBy(0, $("sent").getBoundingClientRect().bottom - innerHeight);
+  if (follows && carried.length > had) window.scrollBy(0, $("sent").getBoundingClientRect().top - 12);
 }
 
 function messageBox(message, place) {
@@ -215,8 +218,8 @@ function messageBox(message, place) {
   const box = h("details", { class: "message", open: isOpen ? "" : null },
     h("summary", { "data-key": key },
       h("span", { class: "tag" }, message.kind === "sms" ? "SMS" : "mail"),
-      h("strong", {}, message.subject || message.text.slice(0, 80)),
-      h("span", {}, `to ${message.to}`), moment(message.at)));
+      h("strong", {}, message.subject || message.text),
+      h("span", { class: "to" }, `to ${message.to}`), moment(message.at)));
   const fill = () => {
     if (box.open && box.childElementCount === 1) box.append(messageBody(message));
   };
