@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -278,14 +276,11 @@ def test_no_sequence_of_inputs_raises_or_confirms_what_was_not_sent(inputs: list
             case ("push", list(things)):
                 if session.phase is Phase.OPEN:
                     events = [
-                        replace(
-                            make_event(
-                                event_class=EventClass.EPHEMERAL
-                                if is_ephemeral
-                                else EventClass.STANDARD
-                            ),
-                            id=f"{name}-e" if is_ephemeral else name,
-                        )
+                        make_event(
+                            event_class=EventClass.EPHEMERAL
+                            if is_ephemeral
+                            else EventClass.STANDARD
+                        ).evolve(id=f"{name}-e" if is_ephemeral else name)
                         for name, is_ephemeral in things
                     ]
                     session.flight.on_push(events, now)
