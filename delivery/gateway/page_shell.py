@@ -52,7 +52,12 @@ HEADERS: Mapping[str, str] = {
 
 
 def page(
-    title: str, body: str, *, status: int = 200, headers: Mapping[str, str] | None = None
+    title: str,
+    body: str,
+    *,
+    lang: str = "en",
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """A whole page.
 
@@ -61,7 +66,7 @@ def page(
         body: HTML; whoever calls has escaped what came from outside.
     """
     text = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<!doctype html>\n<html lang="{lang}">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n"
         f"<body>\n<main>\n<h1>{escape(title)}</h1>\n{body}\n</main>\n</body>\n</html>\n"

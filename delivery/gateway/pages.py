@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, tzinfo
 from html import escape
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from aiohttp import web
 
@@ -18,6 +20,7 @@ from delivery.domain.records import Digest, Stored
 from delivery.errors import DeliveryError, LinkInvalid
 from delivery.gateway.inbound import client_address
 from delivery.gateway.page_shell import button, page
+from delivery.gateway.page_words import Words, words_for
 from delivery.gateway.parts import GatewayParts
 from delivery.gateway.problems import KINDS, Problem, problem_of
 from delivery.links import CONFIRM, UNSUBSCRIBE
@@ -25,7 +28,6 @@ from delivery.links import CONFIRM, UNSUBSCRIBE
 logger = logging.getLogger(__name__)
 
 MAX_LISTED = 20
-_CHANNEL_NAMES = {"email": "emails", "sms": "text messages", "emergency": "push notifications"}
 _Page = Callable[[web.Request], Awaitable[web.Response]]
 
 
@@ -47,19 +49,21 @@ class Pages:
 
     async def show_confirm(self, request: web.Request) -> web.Response:
         """What the message was about, and a button; confirms nothing."""
-        _, listed = await self._digest(request)
+        digest, listed = await self._digest(request)
         stored = await self._parts.journal.call(self._parts.ledger.events.read, listed[:MAX_LISTED])
+        words, zone = await self._reader(digest.user_id)
+        ask = words.ask_one if len(listed) == 1 else words.ask_many
         body = (
-            f"<p>You were sent {_updates(len(listed))}. Confirm that you have seen "
-            f"{'it' if len(listed) == 1 else 'them'}, and nobody will remind you again.</p>\n"
-            f"{_list(stored)}\n{button('Yes, I have seen this')}"
+            f"<p>{ask.format(words.count(len(listed)))}</p>\n"
+            f"{_list(stored, words, zone)}\n{button(words.yes)}"
         )
-        return page("Have you seen this?", body)
+        return page(words.ask, body, lang=words.lang)
 
     async def confirm(self, request: web.Request) -> web.Response:
         """Confirm exactly the events that the message listed; a repeat has no second effect."""
         parts = self._parts
         digest, listed = await self._digest(request)
+        words, _ = await self._reader(digest.user_id)  # first: what is done is also said
         proofs = [
             Confirmation(id_, digest.user_id, digest.channel, digest.user_id, f"link:{digest.id}")
             for id_ in listed
@@ -70,25 +74,25 @@ class Pages:
         address = client_address(request, parts.trusted_proxies)
         logger.info("digest %s: %d events confirmed by link from %s",
                     digest.id, len(answer.confirmed), address)  # fmt: skip
-        body = f"<p>{_updates(len(listed)).capitalize()}: confirmed. You can close this page.</p>"
-        return page("Thank you", body)
+        count = words.count(len(listed))
+        body = f"<p>{words.confirmed.format(count[0].upper() + count[1:])}</p>"
+        return page(words.thanks, body, lang=words.lang)
 
     async def show_unsubscribe(self, request: web.Request) -> web.Response:
         """Ask first; changes nothing."""
-        _, channel = self._subscription(request)
-        name = _CHANNEL_NAMES.get(channel, channel)
-        body = (
-            f"<p>You will get no more {escape(name)} from this service. "
-            f"What is new still waits for you when you sign in.</p>\n{button('Unsubscribe')}"
-        )
-        return page(f"Stop {name}?", body)
+        user_id, channel = self._subscription(request)
+        words, _ = await self._reader(user_id)
+        name = words.channels.get(channel, channel)
+        body = f"<p>{escape(words.stopping.format(name))}</p>\n{button(words.unsubscribe)}"
+        return page(words.stop.format(name), body, lang=words.lang)
 
     async def unsubscribe(self, request: web.Request) -> web.Response:
         """Opt out, by the button or by a mail client's one click (RFC 8058)."""
         user_id, channel = self._subscription(request)
+        words, _ = await self._reader(user_id)
         await self._parts.journal.call(self._parts.ledger.contacts.opt_out, user_id, channel)
-        name = _CHANNEL_NAMES.get(channel, channel)
-        return page("Done", f"<p>You will get no more {escape(name)} from this service.</p>")
+        stopped = words.stopped.format(words.channels.get(channel, channel))
+        return page(words.done, f"<p>{escape(stopped)}</p>", lang=words.lang)
 
     async def problem(self, request: web.Request) -> web.Response:
         """What a problem type means and what to do about it."""
@@ -105,6 +109,13 @@ class Pages:
         if found is None:
             raise LinkInvalid("the message behind this link is no longer known")
         return found
+
+    async def _reader(self, user_id: str) -> tuple[Words, tzinfo]:
+        """The words and the time zone of the user whom the message was for."""
+        contact = await self._parts.journal.call(self._parts.ledger.contacts.get, user_id)
+        if contact is None:
+            return words_for(None), UTC
+        return words_for(contact.locale), _zone(contact.time_zone)
 
     def _subscription(self, request: web.Request) -> tuple[str, str]:
         claims = self._parts.links.read(request.match_info["token"], UNSUBSCRIBE)
@@ -129,19 +140,22 @@ def _readable(handler: _Page) -> _Page:
     return handle
 
 
-def _updates(count: int) -> str:
-    return "one update" if count == 1 else f"{count} updates"
+def _zone(name: str | None) -> tzinfo:
+    try:
+        return ZoneInfo(name) if name else UTC
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return UTC  # stored by an older zone database
 
 
-def _list(stored: Sequence[Stored]) -> str:
+def _list(stored: Sequence[Stored], words: Words, zone: tzinfo) -> str:
     if not stored:
         return ""
     lines = []
     for item in stored:
         at = item.event.at
-        name = escape(item.event.type.replace("_", " ").capitalize())
+        shown = at.astimezone(zone).strftime(words.at)
         lines.append(
-            f'<li><span>{name}</span><time datetime="{format_instant(at)}">'
-            f"{at:%d %b, %H:%M} UTC</time></li>"
+            f"<li><span>{escape(words.type(item.event.type))}</span>"
+            f'<time datetime="{format_instant(at)}">{shown}</time></li>'
         )
     return f"<ul>{''.join(lines)}</ul>"

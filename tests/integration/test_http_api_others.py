@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from standardwebhooks.webhooks import Webhook
 
+from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.ports import SinkMessage
@@ -417,6 +418,31 @@ async def test_opening_a_link_confirms_nothing_and_its_button_the_events_it_list
         ("email", "u1", f"link:{digest}")
     ] * 2
     assert world.confirmed[:2] == confirmed
+
+
+async def test_the_pages_speak_the_language_of_the_mail_and_its_time_zone(
+    client: Client, world: World
+) -> None:
+    world.contacts.put(Contact("u1", locale="de-AT", time_zone="Europe/Vienna"))
+    world.events.add(make_stored(1, type="agent_completed"))
+    links = world.parts().links
+    confirm = path_of(links.confirm_url(world.digests.add("email", [event_id(1)])))
+    stop = path_of(links.unsubscribe_url("u1", "email"))
+    said = {
+        ("GET", confirm): "Haben Sie dies gesehen?",
+        ("POST", confirm): "Eine Neuigkeit: bestätigt.",
+        ("GET", stop): "Keine E-Mails mehr?",
+        ("POST", stop): "Sie erhalten keine E-Mails mehr",
+    }
+    for (method, path), words in said.items():
+        response = await client.request(method, path)
+        text = await response.text()
+        check_page(response, text)
+        assert words in text
+        assert '<html lang="de">' in text
+    shown = await (await client.get(confirm)).text()
+    assert "<span>Agent ist fertig</span>" in shown
+    assert " CET</time>" in shown or " CEST</time>" in shown
 
 
 async def test_a_bad_link_is_404_and_an_old_one_410(client: Client, world: World) -> None:
