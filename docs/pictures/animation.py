@@ -12,7 +12,7 @@ from pathlib import Path
 
 from playwright.async_api import Browser
 
-QUALITY = 0.72
+QUALITY = 0.85
 _COMPRESS = """async ([png, width, height, quality]) => {
   const image = await createImageBitmap(await (await fetch(png)).blob(),
     { resizeWidth: width, resizeHeight: height, resizeQuality: "high" });

@@ -28,11 +28,13 @@ LOOKS: tuple[tuple[str, str, ViewportSize, Scheme], ...] = (
 )
 AT = datetime(2026, 11, 23, 8, 41, 7, tzinfo=UTC)
 ZONES = {"en": "Europe/London", "de": "Europe/Berlin"}
-STORY: dict[str, tuple[str, str, str, str]] = {
+STORY: dict[str, tuple[str, ...]] = {
     "en": (
         "Which of our suppliers were late last quarter?",
         "I need the deliveries of the last quarter.",
-        "the order archive did not answer",
+        "order archive",
+        "no answer in time",
+        "order search",
         "Three of your suppliers were late. Northwind is the one to talk to: 9 of 41 orders came "
         "late, by 6 days on average.\n\nI have drafted a message to Northwind; it waits for your "
         "approval.",
@@ -40,7 +42,9 @@ STORY: dict[str, tuple[str, str, str, str]] = {
     "de": (
         "Welche Lieferanten waren im letzten Quartal zu spät?",
         "Ich brauche die Lieferungen des letzten Quartals.",
-        "das Archiv der Bestellungen antwortete nicht",
+        "Bestellarchiv",
+        "keine Antwort in der Zeit",
+        "Bestellsuche",
         "Drei Ihrer Lieferanten waren zu spät. Sprechen Sie mit Northwind: 9 von 41 Bestellungen "
         "kamen zu spät, im Mittel um 6 Tage.\n\nEine Nachricht an Northwind ist entworfen und "
         "wartet auf Ihre Freigabe.",
@@ -55,14 +59,14 @@ p {{ width: fit-content; max-width: 300px; margin: 0 0 14px; padding: 10px 14px;
 
 def events(locale: str) -> Iterator[Event]:
     """What an agent did, a few seconds apart."""
-    title, thought, problem, answer = STORY[locale]
+    title, thought, archive, problem, search, answer = STORY[locale]
     beats: tuple[tuple[str, dict[str, Any]], ...] = (
         ("agent_started", {"agent": "supply analyst", "title": title}),
         ("agent_thinking", {"thought": thought}),
-        ("tool_executing", {"tool": "order archive"}),
-        ("tool_completed", {"tool": "order archive", "error": problem}),
-        ("tool_executing", {"tool": "order search"}),
-        ("tool_completed", {"tool": "order search"}),
+        ("tool_executing", {"tool": archive}),
+        ("tool_completed", {"tool": archive, "error": problem}),
+        ("tool_executing", {"tool": search}),
+        ("tool_completed", {"tool": search}),
         ("agent_completed", {"result": answer}),
     )
     for number, (type, data) in enumerate(beats, 1):

@@ -13,10 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from docs.pictures import camera, chain, mails, tour
+from docs.pictures import camera, chain, dashboards, mails, tour
 from tests.browser.service import serving
 
-SETS = ("tour", "mails", "chain")
+SETS = ("tour", "dashboards", "mails", "chain")
 
 
 async def main(wanted: tuple[str, ...]) -> None:
@@ -28,10 +28,11 @@ async def main(wanted: tuple[str, ...]) -> None:
         async with camera.browser() as browser:
             if "mails" in wanted:
                 await mails.mails(browser)
-            if "tour" in wanted:
-                with serving(folder, "demo", policies=None) as demo:
-                    await tour.tour(browser, demo)
-                    await tour.dashboards(browser, demo)
+            for name, film in (("tour", tour.tour), ("dashboards", dashboards.dashboards)):
+                if name in wanted:
+                    (folder / name).mkdir()
+                    with serving(folder / name, "demo", policies=None) as demo:
+                        await film(browser, demo)
             if "chain" in wanted:
                 await chain.chain(browser, folder)
 

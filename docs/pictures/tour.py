@@ -1,4 +1,4 @@
-"""The demonstration from the first click to the confirmed event, and the dashboard after it."""
+"""The demonstration, from the first click to the confirmed event."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 from playwright.async_api import Browser, FrameLocator, Page
 
 from docs.pictures import animation
-from docs.pictures.camera import HERE, PHONE, WIDE, take
+from docs.pictures.camera import HERE, WIDE, take
 from tests.browser.service import Service
 
 SMALL = (960, 600)
@@ -97,21 +97,3 @@ async def read_and_confirm(page: Page, operator: FrameLocator, film: Film) -> No
     await operator.locator("#way .proof").first.wait_for(state="attached")
     await page.locator("#step-mail.done").wait_for()
     await film.shoot(page, 2_000)
-
-
-async def dashboards(browser: Browser, demo: Service) -> None:
-    """The dashboard: desktop light and dark, and on a phone."""
-    looks = (("dashboard", "light", WIDE), ("dashboard-dark", "dark", WIDE),
-             ("dashboard-phone", "light", PHONE))  # fmt: skip
-    for name, scheme, size in looks:
-        context = await browser.new_context(viewport=size, color_scheme=scheme)
-        page = await context.new_page()
-        await page.goto(f"{demo.url}/#token={demo.said['service_token']}")
-        await page.locator("#health.ok").wait_for()
-        await page.locator("#events button", has_text="agent completed").first.click()
-        await page.locator("#way svg").wait_for()
-        await page.evaluate("scrollTo(0, 0)")
-        await take(page, name)
-        if name == "dashboard":
-            await take(page.locator("#detail"), "timeline")
-        await context.close()

@@ -208,6 +208,10 @@ async def test_axe_finds_no_serious_fault_and_nothing_overflows(
         for scheme in SCHEMES:
             await page.emulate_media(color_scheme=scheme)
             assert await serious_faults(page) == [], (width, scheme)
+        # Where an event stands is seen without scrolling sideways.
+        state = await page.locator("#events .tag").first.bounding_box()
+        assert state is not None
+        assert state["x"] + state["width"] <= width
 
 
 async def test_the_policy_blocks_inline_script_and_data_stays_text(
