@@ -1,0 +1,47 @@
+"""docs/reliability.md draws the states as the code has them, and names tests that exist."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from delivery.bench.faults.scenarios import SCENARIOS
+from delivery.domain.lifecycle import TRANSITIONS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def state_diagram() -> ModuleType:
+    spec = spec_from_file_location("state_diagram", ROOT / "docs" / "state_diagram.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_diagram_is_the_table_of_transitions(state_diagram: ModuleType) -> None:
+    assert state_diagram.drawn(PAGE) == PAGE, "run: python docs/state_diagram.py"
+    edges = re.findall(r"^    (\w+) --> (\w+): ([\w ]+)$", PAGE, re.MULTILINE)
+    assert {(a, cause.replace(" ", "_"), b) for a, b, cause in edges} == {
+        (state.value, cause.value, target.value) for (state, cause), target in TRANSITIONS.items()
+    }
+
+
+def test_every_test_that_is_named_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", PAGE))
+    assert len(named) > 40
+    written: set[str] = set()
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        written |= set(re.findall(r"def (test_\w+)\(", path.read_text(encoding="utf-8")))
+    assert named <= written
+
+
+def test_every_scenario_is_in_the_table() -> None:
+    assert {one.name for one in SCENARIOS} <= set(re.findall(r"`([a-z-]+)`", PAGE))
