@@ -209,7 +209,7 @@ function drawSent(event) {
   const had = $("sent").childElementCount;
   draw("sent", carried, () => carried.map((message) => messageBox(message, "sent")));
   // Not scrollIntoView: inside the demonstration it would move the page around as well.
-  if (follows && carried.length > had) window.scrollBy(0, $("sent").getBoundingClientRect().top - 12);
+  if (follows && carried.length > had) window.scrollBy(0, $("sent").getBoundingClientRect().top - 4);
 }
 
 function messageBox(message, place) {
