@@ -105,12 +105,13 @@ class Renderer:
         zone = zone_of(message.contact)
         phrase = self._templates.sentence("words.txt", "phrase", locales)
         runs = story(message.events, phrase, zone)
-        # A digest over all runs of a user may have only one to tell of.
         only = runs[0] if len(runs) == 1 else None
+        # A digest over all runs of a user may have only one to tell of.
+        run_id = message.run_id or (only.run_id if only is not None else None)
         lines = [line for run in runs for line in run.lines]
         return {
             "user_id": message.user_id,
-            "run_id": only.run_id if only is not None else message.run_id,
+            "run_id": run_id,
             "title": only.title if only is not None else None,
             "count": len(message.events),
             "runs": newest(runs, MAX_LINES),
