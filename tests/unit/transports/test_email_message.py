@@ -37,8 +37,11 @@ def parsed(raw: bytes) -> EmailMessage:
     return message
 
 
+RENDERER = Renderer()  # compiled once
+
+
 def channel(**options: Any) -> EmailChannel:
-    return EmailChannel(URL, FROM, Renderer(), **options)
+    return EmailChannel(URL, FROM, RENDERER, **options)
 
 
 def test_a_mail_carries_what_mail_providers_ask_for(sent: list[tuple[str, str, bytes]]) -> None:
@@ -161,7 +164,7 @@ def test_a_contact_without_an_address_is_unreachable() -> None:
 @pytest.mark.parametrize("mail_from", ["", "nobody", "a@b\r\nBcc: c@d", "ü@example.org"])
 def test_a_sender_that_is_no_address_is_a_configuration_fault(mail_from: str) -> None:
     with pytest.raises(ConfigError, match="DELIVERY_MAIL_FROM"):
-        EmailChannel(URL, mail_from, Renderer())
+        EmailChannel(URL, mail_from, RENDERER)
 
 
 @pytest.mark.parametrize(

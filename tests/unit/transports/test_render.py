@@ -24,7 +24,7 @@ EVENTS = (
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def renderer() -> Renderer:
     return Renderer()
 
