@@ -326,11 +326,13 @@ class Journal(Protocol):
 
 class Pushed(msgspec.Struct, frozen=True, gc=False):
     """Where a push went. ``reason`` says why nobody was reached; ``failed`` that a send was tried
-    and failed, so that another one may reach somebody (nobody connected: ``False``)."""
+    and failed, so that another one may reach somebody (nobody connected: ``False``); ``is_here``
+    that a connection of this node has it."""
 
     connections: int
     reason: str | None = None
     failed: bool = False
+    is_here: bool = True
 
 
 class Push(Protocol):

@@ -24,6 +24,7 @@ class Entry(msgspec.Struct):
         ttl: seconds from the insert to ``expired``.
         own_id: this process made the id, so it cannot be a duplicate.
         sent: the event was already pushed to a live socket.
+        awaited: that socket is this node's, so that its proof may come in time for the insert.
         hand_over: nobody could be reached; the chain starts at once.
         pushes: fast-path attempts to record: ``(outcome, error)``.
         ticket: whatever its submitter needs when the answer comes; nobody else looks at it.
@@ -35,6 +36,7 @@ class Entry(msgspec.Struct):
     own_id: bool = True
     sent: bool = False
     hand_over: bool = False
+    awaited: bool = False
     proofs: list[Confirmation] = []
     pushes: list[tuple[Outcome, str | None]] = []
     ticket: Any = None

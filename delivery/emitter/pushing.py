@@ -99,6 +99,7 @@ class Pusher:
             if pushed.connections:
                 if entry is not None:
                     entry.sent = True
+                    entry.awaited = pushed.is_here
                     if event.event_class is EventClass.AUTH:
                         _note_sent(entry)
                 return None
@@ -162,6 +163,7 @@ class Pusher:
     def _judge(self, item: Parcel, pushed: Pushed, number: int) -> bool:
         if pushed.connections > 0:
             if item.entry is not None:
+                item.entry.awaited = pushed.is_here
                 _note_sent(item.entry)
             return True
         reason = pushed.reason or "nobody connected"

@@ -151,9 +151,9 @@ class Registry:
             return _SHUTTING_DOWN
         elsewhere = self.peers.push(event)
         if user is None:
-            return Pushed(elsewhere) if elsewhere else _NOBODY
+            return Pushed(elsewhere, is_here=False) if elsewhere else _NOBODY
         if not self._passes(user):
-            return Pushed(elsewhere) if elsewhere else _BREAKER_OPEN
+            return Pushed(elsewhere, is_here=False) if elsewhere else _BREAKER_OPEN
         self._queue(user, (event, encoded))
         return Pushed(user.pushed.connections + elsewhere) if elsewhere else user.pushed
 

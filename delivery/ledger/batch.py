@@ -30,9 +30,10 @@ class Batch:
 class Gathering:
     """Entries in order of submission, with what is said about them before they are committed.
 
-    An entry that was sent is worth waiting for a moment: its proof is then inserted with it, and
-    that costs a fraction of an update. It is *ripe* once it has its proof, was not sent, or has
-    waited for long enough; a batch is a ripe prefix, so that nothing overtakes within a run.
+    An entry that a socket of this node has is worth waiting for a moment: its proof is then
+    inserted with it, and that costs a fraction of an update. It is *ripe* once it has its proof, is
+    not awaited, or has waited for long enough; a batch is a ripe prefix, so that nothing overtakes
+    within a run.
     """
 
     def __init__(self) -> None:
@@ -68,7 +69,8 @@ class Gathering:
         if entry is None:
             self._hand_overs.setdefault(reason, []).append(event_id)
             return
-        entry.sent, entry.hand_over = False, True
+        entry.sent = entry.awaited = False
+        entry.hand_over = True
         entry.pushes.append((Outcome.FAILED, reason))
 
     def mark(self, now: float) -> None:
@@ -116,7 +118,7 @@ class Gathering:
         end = len(entries)
         while ripe < end:
             entry = entries[ripe][0]
-            if entry.sent and not entry.proofs:
+            if entry.awaited and not entry.proofs:
                 break
             ripe += 1
         self._ripe = ripe

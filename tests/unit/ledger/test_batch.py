@@ -20,7 +20,7 @@ def gathering(*entries: Entry, at: float = 0.0) -> Gathering:
 
 
 def sent(number: int) -> Entry:
-    return make_entry(make_event(id=make_id(number)), sent=True)
+    return make_entry(make_event(id=make_id(number)), sent=True, awaited=True)
 
 
 def proof(entry: Entry, user_id: str = "u1") -> Confirmation:
@@ -37,7 +37,7 @@ def test_what_was_not_sent_is_ripe_at_once() -> None:
     assert entries_of(gathering(one).cut(NEVER, LIMIT)) == [one]
 
 
-def test_a_sent_entry_waits_for_its_proof_and_takes_it_along() -> None:
+def test_an_entry_that_a_socket_here_has_waits_for_its_proof_and_takes_it_along() -> None:
     one = sent(1)
     here = gathering(one)
     assert here.cut(NEVER, LIMIT) is None
@@ -45,6 +45,13 @@ def test_a_sent_entry_waits_for_its_proof_and_takes_it_along() -> None:
     assert entries_of(here.cut(NEVER, LIMIT)) == [one]
     assert one.proofs == [proof(one)]
     assert not here
+
+
+def test_what_only_another_nodes_sockets_have_does_not_wait_for_a_proof_that_goes_elsewhere() -> (
+    None
+):
+    one = make_entry(sent=True)
+    assert entries_of(gathering(one).cut(NEVER, LIMIT)) == [one]
 
 
 def test_a_proof_of_somebody_else_is_not_the_entrys() -> None:
