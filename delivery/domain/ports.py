@@ -301,7 +301,7 @@ class Journal(Protocol):
 
     def submit(self, entry: Entry, answered: Answered) -> None:
         """Queue an entry; ``answered`` runs on the loop after the commit (or the spool's fsync).
-        An entry that was ``sent`` may wait a few milliseconds for its proof, to be inserted with
+        An entry that is ``awaited`` may wait a few milliseconds for its proof, to be inserted with
         it.
 
         Raises:
@@ -318,7 +318,7 @@ class Journal(Protocol):
         """Run a read (or a rare write) of the ledger in a thread, with a deadline."""
 
     async def flush(self, timeout: float = 10.0) -> None:
-        """Wait until everything queued so far is durable."""
+        """Wait until everything queued so far is durable; not for what is queued meanwhile."""
 
     @property
     def backlog(self) -> int: ...

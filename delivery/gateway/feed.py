@@ -97,7 +97,7 @@ class Source:
         try:
             await self._journal.flush(FLUSH_TIMEOUT)
         except (LedgerError, TimeoutError) as error:
-            # A busy journal is never idle; what is missed now comes by its ack timeout.
+            # A slow ledger; what is missed now comes by its ack timeout.
             logger.debug("reading the ledger before the journal is flushed: %s", error)
 
     async def copies(self, user_id: str) -> list[Item]:

@@ -1,8 +1,7 @@
 """Group commit: one thread that commits whatever has gathered while the last batch committed.
 
-Owns: the loop's side of the ledger. The loop only appends to lists; a batch's answers come back in
-one call. When the ledger is away, batches go to the spool and are drained, in order, before
-anything newer is committed.
+Owns: the loop's side of the ledger, and the thread. The loop only appends to lists; a batch's
+answers come back in one call. Never does: decide what becomes of a batch (``committing``).
 """
 
 from __future__ import annotations
@@ -11,18 +10,18 @@ import asyncio
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.ports import Answered, Ledger
-from delivery.domain.records import Entry, Receipted, Recorded
-from delivery.errors import DeliveryError, LedgerError, LedgerUnavailable, Overloaded
+from delivery.domain.records import Entry
+from delivery.errors import LedgerUnavailable, Overloaded
 from delivery.ledger.batch import Batch, Gathering
-from delivery.ledger.early import EarlyProofs
-from delivery.ledger.outage import RETRY, Outage
+from delivery.ledger.committing import Answer, Committer
+from delivery.ledger.outage import RETRY
+from delivery.ledger.readers import Readers
 from delivery.ledger.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -31,11 +30,16 @@ T = TypeVar("T")
 BATCH = 5_000
 GATHER = 0.02
 """Seconds that an entry may wait for its proof, to be inserted with it."""
-ADOPT_EVERY = 5.0
-CALL_TIMEOUT = 12.0
-MAX_CALLS = 256
 
-Answer = Receipted | Exception
+
+@dataclass(frozen=True, slots=True)
+class _Flush:
+    """Somebody waits until so many entries are answered, and so many batches with what else was
+    queued."""
+
+    done: asyncio.Future[None]
+    entries: int
+    cuts: int
 
 
 class JournalThread:
@@ -57,28 +61,22 @@ class JournalThread:
         readers: int = 4,
         gather: float = GATHER,
     ) -> None:
-        self._ledger = ledger
-        self._spool = spool
         self._max_pending = max_pending
         self._patience = gather
         self._gathering = Gathering()
+        self._submitted = 0
+        self._cuts = 0
         self.backlog = 0
         self._inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._is_busy = False
         self._is_scheduled = False
-        self._in_a_hurry = False
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
-        self._flushes: list[asyncio.Future[None]] = []
+        self._flushes: list[_Flush] = []
         self._thread = threading.Thread(target=self._run, name="delivery-journal", daemon=True)
-        self._readers = ThreadPoolExecutor(readers, thread_name_prefix="delivery-ledger")
-        self._calls = 0
+        self._committer = Committer(ledger, spool)
+        self._readers = Readers(readers)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._outage = Outage(lambda: ledger.ping())
-        self._early = EarlyProofs()
-        self._adopt_at = 0.0
-        self.commits = 0
-        self.spooled = 0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to commit; answers are delivered on ``loop``."""
@@ -97,13 +95,18 @@ class JournalThread:
         await asyncio.to_thread(self._thread.join, timeout)
         if self._thread.is_alive():
             log.error("the journal did not finish within %.0f s", timeout)
-        self._outage.close()
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._committer.close()
+        self._readers.close()
 
     @property
     def is_ledger_up(self) -> bool:
         """Whether the last commit reached the ledger."""
-        return not self._outage.is_on
+        return self._committer.is_ledger_up
+
+    @property
+    def commits(self) -> int:
+        """Batches that reached the ledger."""
+        return self._committer.commits
 
     def submit(self, entry: Entry, answered: Answered) -> None:
         """See the port."""
@@ -112,6 +115,7 @@ class JournalThread:
         if self.backlog >= self._max_pending:
             raise Overloaded(f"{self.backlog} events wait to be committed; slow down")
         self.backlog += 1
+        self._submitted += 1
         self._gathering.add(entry, answered)
         if not self._is_scheduled:
             self._schedule()
@@ -129,25 +133,8 @@ class JournalThread:
             self._schedule()
 
     async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """See the port.
-
-        Raises:
-            LedgerUnavailable: no answer within 12 s, or too many calls wait already.
-        """
-        if self._calls >= MAX_CALLS:
-            raise LedgerUnavailable("too many ledger reads wait already; try again")
-        self._calls += 1
-        try:
-            future = asyncio.get_running_loop().run_in_executor(
-                self._readers, lambda: function(*args, **kwargs)
-            )
-            return await asyncio.wait_for(future, CALL_TIMEOUT)
-        except TimeoutError:
-            raise LedgerUnavailable(
-                f"the ledger did not answer within {CALL_TIMEOUT:g} s"
-            ) from None
-        finally:
-            self._calls -= 1
+        """See the port."""
+        return await self._readers.call(function, *args, **kwargs)
 
     async def flush(self, timeout: float = 10.0) -> None:
         """See the port.
@@ -157,12 +144,15 @@ class JournalThread:
         """
         if not self._gathering and not self._is_busy:
             return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._flushes.append(done)
-        self._in_a_hurry = True
+        flush = _Flush(
+            asyncio.get_running_loop().create_future(),
+            entries=self._submitted,
+            cuts=self._cuts + bool(self._gathering),
+        )
+        self._flushes.append(flush)
         self._schedule()
         try:
-            await asyncio.wait_for(done, timeout)
+            await asyncio.wait_for(flush.done, timeout)
         except TimeoutError:
             raise LedgerUnavailable(
                 f"the journal still has {self.backlog} events after {timeout} s"
@@ -186,9 +176,11 @@ class JournalThread:
         self._gathering.mark(now)
         if self._is_busy or not self._gathering:
             return
-        batch = self._gathering.cut(now - (0.0 if self._in_a_hurry else self._patience), BATCH)
+        # Somebody who waits for the commit is in a hurry: nothing waits for its proof then.
+        batch = self._gathering.cut(now - (0.0 if self._flushes else self._patience), BATCH)
         if batch is not None:
             self._is_busy = True
+            self._cuts += 1
             self._inbox.put(batch)
         elif self._timer is None:
             at = (self._gathering.oldest or now) + self._patience
@@ -201,18 +193,25 @@ class JournalThread:
     def _on_answered(self, batch: Batch, answers: Sequence[Answer]) -> None:
         self._is_busy = False
         self.backlog -= len(batch.entries)
+        self._end_flushes()
         self._offer()  # the thread first: it works while the answers are told
         for (entry, answered), answer in zip(batch.entries, answers, strict=True):
             try:
                 answered(entry, answer)
             except Exception:
                 log.exception("nobody heard what became of event %s", entry.event.id)
-        if not self._is_busy and not self._gathering:
-            self._in_a_hurry = False
-            flushes, self._flushes = self._flushes, []
-            for done in flushes:
-                if not done.done():
-                    done.set_result(None)
+
+    def _end_flushes(self) -> None:
+        """Wake whoever waits for no more than what is durable now. Every batch that was cut has
+        been answered, and entries are answered in order."""
+        answered = self._submitted - self.backlog
+        waiting = []
+        for flush in self._flushes:
+            if flush.entries > answered or flush.cuts > self._cuts:
+                waiting.append(flush)
+            elif not flush.done.done():
+                flush.done.set_result(None)
+        self._flushes = waiting
 
     # The thread's side.
 
@@ -221,21 +220,14 @@ class JournalThread:
             try:
                 batch = self._inbox.get(timeout=RETRY)
             except queue.Empty:
-                self._maintain()
+                self._committer.maintain()
                 continue
             if batch is None:
                 return
-            self._report(batch, self._answers(batch))
-            if time.monotonic() >= self._adopt_at:
-                self._maintain()  # a journal that is never idle must look after the dead, too
-
-    def _answers(self, batch: Batch) -> Sequence[Answer]:
-        try:
-            return self._commit(batch)
-        except Exception as error:
-            # The thread must outlive any fault, and nobody may wait for ever for an answer.
-            log.exception("the journal failed on a batch of %d", len(batch.entries))
-            return [error] * len(batch.entries)
+            self._report(batch, self._committer.answers(batch))
+            if self._committer.is_upkeep_due:
+                # A journal that is never idle must look after the dead, too.
+                self._committer.maintain()
 
     def _report(self, batch: Batch, answers: Sequence[Answer]) -> None:
         if self._loop is None or self._loop.is_closed():
@@ -244,108 +236,3 @@ class JournalThread:
             self._loop.call_soon_threadsafe(self._on_answered, batch, answers)
         except RuntimeError as error:  # closed just now: nobody is left to be told
             log.info("a batch of %d was recorded as the loop ended: %s", len(answers), error)
-
-    def _commit(self, batch: Batch) -> Sequence[Answer]:
-        entries = [entry for entry, _ in batch.entries]
-        try:
-            self._before_commit()
-            answers = self._record(entries, batch.proofs)
-            self._offer_early_proofs()
-            for reason, ids in batch.hand_overs.items():
-                self._ledger.events.hand_over(ids, reason)
-        except LedgerUnavailable as error:
-            return self._to_spool(batch, entries, error)
-        self._outage.worked()
-        self.commits += 1
-        return answers
-
-    def _before_commit(self) -> None:
-        """What waits in the spool goes first: order within a run, and ids, depend on it."""
-        if self._spool is None or not self._spool.pending_bytes:
-            return
-        if not self._outage.may_be_over():
-            raise LedgerUnavailable("the ledger was away a moment ago; spooling")
-        drained = self._spool.drain(self._drained)
-        self._outage.worked()
-        log.warning("the ledger is back: drained %d events from the spool", drained)
-
-    def _drained(self, entries: Sequence[Entry], proofs: Sequence[Confirmation]) -> None:
-        """Commit a page of a spool; what the ledger refuses for good must not block the rest."""
-        answers = self._record(entries, proofs, drained=True)
-        refused = [
-            entry for entry, answer in zip(entries, answers, strict=True)
-            if isinstance(answer, Exception)
-        ]  # fmt: skip
-        if refused and self._spool is not None:
-            self._spool.set_aside(refused)
-
-    def _record(
-        self,
-        entries: Sequence[Entry],
-        proofs: Sequence[Confirmation],
-        *,
-        drained: bool = False,
-    ) -> list[Answer]:
-        """Commit as one; when the batch itself is refused, one by one to find the culprit."""
-        if not entries and not proofs:
-            return []
-        missed: list[Confirmation] = []
-        try:
-            answers: list[Answer] = list(
-                self._ledger.events.commit(entries, proofs, drained=drained, missed=missed)
-            )
-            self._early.settle((), missed)
-            return answers
-        except LedgerUnavailable:
-            raise
-        except Exception:
-            log.exception("a batch of %d events was refused; committing one by one", len(entries))
-        answers = []
-        for entry in entries:
-            try:
-                answers.extend(self._ledger.events.commit([entry], drained=drained))
-            except LedgerUnavailable:
-                raise
-            except Exception as error:
-                log.exception("event %s cannot be recorded", entry.event.id)
-                answers.append(error)
-        if proofs:
-            self._ledger.events.confirm(proofs)
-        return answers
-
-    def _offer_early_proofs(self) -> None:
-        """Again, now and then: their events may have come from another node meanwhile."""
-        due = self._early.due()
-        if due:
-            unknown = set(self._ledger.events.confirm(due).unknown)
-            self._early.settle(due, [proof for proof in due if proof.event_id in unknown])
-
-    def _to_spool(
-        self, batch: Batch, entries: Sequence[Entry], error: LedgerUnavailable
-    ) -> Sequence[Answer]:
-        if self._spool is None:
-            return [error] * len(entries)
-        if not self._outage.is_on:
-            log.error("%s; events go to the spool until it is back", error)
-        self._outage.failed()
-        try:
-            self._spool.append(entries, batch.proofs)
-        except LedgerError as refused:
-            log.error("the spool refused %d events: %s", len(entries), refused)
-            return [refused] * len(entries)
-        self.spooled += len(entries)
-        return [Receipted(entry.event.id, Recorded.NEW, entry.event.seq) for entry in entries]
-
-    def _maintain(self) -> None:
-        """Between batches: drain the own spool, adopt those of the dead, offer early proofs."""
-        try:
-            self._before_commit()
-            self._offer_early_proofs()
-            if self._spool is not None and time.monotonic() >= self._adopt_at:
-                self._adopt_at = time.monotonic() + ADOPT_EVERY
-                self._spool.adopt(self._drained)
-        except DeliveryError as error:
-            log.debug("the spool cannot be drained yet: %s", error)
-        except Exception:
-            # The thread must outlive any fault; the next round tries again.
-            log.exception("the journal's upkeep failed")

@@ -310,3 +310,26 @@ async def test_stopping_commits_what_is_queued(ledger: SqlLedger) -> None:
 
 async def test_reads_run_beside_the_loop(journal: JournalThread, ledger: SqlLedger) -> None:
     assert await journal.call(ledger.events.last_seq, "ada", "none") == 0
+
+
+async def test_a_flush_waits_for_what_was_queued_and_not_for_what_keeps_coming(
+    journal: JournalThread, ledger: SqlLedger
+) -> None:
+    """A journal under load is never idle; whoever reads the ledger must not wait for that."""
+    over = asyncio.Event()
+
+    async def load() -> None:
+        while not over.is_set():
+            if journal.backlog < 500:
+                submit(journal, entry())
+            await asyncio.sleep(0)
+
+    loading = asyncio.create_task(load())
+    try:
+        one = entry(sent=True, awaited=True)
+        submit(journal, one)
+        await asyncio.wait_for(journal.flush(5.0), 10)
+        assert ledger.events.get(one.event.id) is not None
+    finally:
+        over.set()
+        await loading
