@@ -216,10 +216,12 @@ class FakeBus:
 
     def publish(self, message: dict[str, Any]) -> None:
         """See the port."""
-        self.published.append(message)
+        # As on a wire: what arrives is what JSON can say.
+        heard: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(message))
+        self.published.append(heard)
         for peer in self._peers:
             if peer is not self and peer._on_message is not None:
-                peer._on_message(message)
+                peer._on_message(heard)
 
     async def stop(self) -> None:
         """See the port."""

@@ -16,8 +16,9 @@ from typing import Any
 
 import delivery
 from delivery.bench.faults.cluster import Cluster, Servers, Shape, running, two_servers
-from delivery.bench.window import TYPES, Load
+from delivery.bench.window import Load
 from delivery.bootstrap.loop import run
+from delivery.domain.event import AGENT_TYPES
 from delivery.errors import DeliveryError
 
 STEPS = ("database", "queue", "direct")
@@ -78,7 +79,7 @@ async def _post(cluster: Cluster, load: Load) -> None:
     ):
         emitters = [remote.emitter(f"user-{user}", f"run-{user}") for user in range(load.users)]
         receipts = [
-            emitters[number % load.users].emit_nowait(TYPES[number % len(TYPES)], data)
+            emitters[number % load.users].emit_nowait(AGENT_TYPES[number % len(AGENT_TYPES)], data)
             for number in range(load.events)
         ]
         for receipt in receipts:

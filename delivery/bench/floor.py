@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from delivery.bench.window import TYPES, Load, Window
+from delivery.bench.window import Load, Window
+from delivery.domain.event import AGENT_TYPES
 
 _encode = msgspec.json.Encoder().encode
 
@@ -63,7 +64,7 @@ class Floor:
         seq = self._seq[user] = self._seq[user] + 1
         event = {
             "id": f"evt-{number:032x}",
-            "type": TYPES[number % 5],
+            "type": AGENT_TYPES[number % 5],
             "user_id": f"user-{user}",
             "run_id": f"run-{user}",
             "seq": seq,

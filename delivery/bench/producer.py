@@ -10,8 +10,9 @@ import time
 from collections import deque
 
 import delivery
-from delivery.bench.window import BURST, TYPES, Load, percentiles
+from delivery.bench.window import BURST, Load, percentiles
 from delivery.domain.emission import Receipt
+from delivery.domain.event import AGENT_TYPES
 
 PATIENCE = 120.0
 
@@ -42,7 +43,7 @@ async def produce(url: str, token: str, load: Load) -> dict[str, float]:
             elif number % BURST == 0:
                 await asyncio.sleep(0)
             await settle(load.window - 1)
-            receipt = emitters[number % load.users].emit_nowait(TYPES[number % 5], data)
+            receipt = emitters[number % load.users].emit_nowait(AGENT_TYPES[number % 5], data)
             waiting.append((receipt, time.perf_counter()))
         await settle(0)
     return percentiles(waits)

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from delivery.bench.window import TYPES, Load, PolledWindow, Window, measured
+from delivery.bench.window import Load, PolledWindow, Window, measured
 from delivery.bootstrap.gateway import serve_node
 from delivery.bootstrap.loop import settle_in
 from delivery.bootstrap.node import Node
+from delivery.domain.event import AGENT_TYPES
 from delivery.domain.lifecycle import State
 from delivery.emitter.emitter import Emitter
 
@@ -81,7 +82,7 @@ class Product:
         await asyncio.gather(*(e.emit("run_opened", self._data) for e in self._emitters))
 
     def _emit(self, user: int, number: int) -> str:
-        receipt = self._emitters[user].emit_nowait(TYPES[number % 5], self._data)
+        receipt = self._emitters[user].emit_nowait(AGENT_TYPES[number % 5], self._data)
         self.ids.append(receipt.id)
         return receipt.id
 

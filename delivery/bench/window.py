@@ -13,13 +13,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-TYPES = (
-    "agent_started",
-    "agent_thinking",
-    "tool_executing",
-    "tool_completed",
-    "agent_completed",
-)
 PATIENCE = 120.0
 BURST = 64
 """Events per loop turn: acknowledgements are read between two bursts."""

@@ -63,6 +63,7 @@ def bench(
     if context.invoked_subcommand is not None:
         return
     from delivery.bench.fallback import run_fallback
+    from delivery.bench.faults.commands import ended_by_sigterm
     from delivery.bench.runner import Plan, run_plan
     from delivery.bench.window import Load
 
@@ -70,7 +71,8 @@ def bench(
     if mode == "fallback":
         _show_fallback(run_fallback(load), as_json)
         return
-    report = run_plan(Plan(load, mode, database_url, rounds, profile))
+    with ended_by_sigterm():
+        report = run_plan(Plan(load, mode, database_url, rounds, profile))
     if as_json:
         say_json(report)
     else:

@@ -17,11 +17,9 @@ from uuid_utils import uuid7
 
 from delivery.cli.api import Api
 from delivery.cli.watching import Watcher
+from delivery.domain.event import AGENT_TYPES
 from delivery.errors import Unreachable
 
-AGENT_TYPES = (
-    "agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed",
-)  # fmt: skip
 UNHEARD_TYPE = "validation_probe"
 """No class lists it. Critical events that nobody can acknowledge would end as an alert."""
 POLL = 0.05

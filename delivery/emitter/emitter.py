@@ -130,11 +130,9 @@ class EmitterCore:
             meta = check_meta(meta, context.flags)
         seq = None
         if kind.is_durable:
-            if self._journal.backlog >= self._max_backlog:
-                self._check_room()
-            counter = run.counter
-            if counter is not None and event_id is None and not run.outstanding:
-                seq = run.counter = counter + 1
+            self._check_room()
+            if event_id is None:
+                seq = run.take()
         event = Event(
             id=self.new_id() if event_id is None else check_event_id(event_id),
             type=kind.type,
@@ -206,7 +204,7 @@ class EmitterCore:
         if answer.outcome is Recorded.NEW:
             receipt.settle(seq=entry.event.seq if answer.seq is None else answer.seq)
         else:
-            _settle(receipt, _accepted(answer, answer.seq))
+            _settle(receipt, _accepted(answer))
 
     def _commit_first(self, draft: Draft, run: Run, done: Done, performance: bool) -> None:
         """Let the ledger number it (and recognise a duplicate), then push."""
@@ -227,7 +225,7 @@ class EmitterCore:
             numbered = entry.event.evolve(seq=answer.seq)
             self._pusher.offer(numbered, policy, performance)
             self._copy_auth(numbered)
-        done(_accepted(answer, answer.seq))
+        done(_accepted(answer))
 
     def look(self) -> datetime:
         """The instant of this turn of the loop: what is accepted in one turn has the same."""
@@ -296,14 +294,14 @@ class Emitter(Emission):
         return f"<Emitter user={context.user_id!r} run={context.run_id!r}>"
 
 
-def _accepted(answer: Receipted, seq: int | None) -> Accepted | Exception:
+def _accepted(answer: Receipted) -> Accepted | Exception:
     if answer.outcome is Recorded.CONFLICT:
         return IdConflict(
             f"event {answer.id} is recorded with other content; use a new id for a new event",
             field="id",
         )
     is_duplicate = answer.outcome is Recorded.DUPLICATE
-    return Accepted(answer.id, seq, duplicate=is_duplicate, durable=True)
+    return Accepted(answer.id, answer.seq, duplicate=is_duplicate, durable=True)
 
 
 def _settle(receipt: Receipt, answer: Accepted | Exception) -> None:

@@ -25,14 +25,13 @@ class Run:
         self.counter: int | None = None
         self.outstanding = 0
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether the next event may be numbered here and pushed while it commits."""
-        return self.counter is not None and self.outstanding == 0
-
-    def take(self) -> int:
-        """The next number. You must have seen ``is_ready``."""
-        self.counter = (self.counter or 0) + 1
+    def take(self) -> int | None:
+        """The next number, for an event that is pushed while it commits; ``None`` when the ledger
+        must number it, and it is pushed afterwards."""
+        counter = self.counter
+        if counter is None or self.outstanding:
+            return None
+        self.counter = counter + 1
         return self.counter
 
     def distrust(self) -> None:

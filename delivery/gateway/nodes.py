@@ -73,7 +73,7 @@ class Peers:
         """Offer an event to the other nodes; how many are known to host its user."""
         if not self._nodes:
             return 0
-        self.publish("push", user=event.user_id, event=event.as_wire())
+        self.publish("push", user=event.user_id, event=event)
         return self.hosts_of(event.user_id)
 
     def confirmed(self, ids: Sequence[str]) -> None:

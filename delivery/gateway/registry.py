@@ -138,11 +138,7 @@ class Registry:
         user = self._users.get(event.user_id)
         if user is None or user.breaker is not _CLOSED or self.peers.are_there or self.is_closing:
             return self._push_elsewhere_too(user, event, encoded)
-        item = (event, encoded)
-        for connection in user.connections:
-            connection.enqueue(item)
-            if not connection.is_marked:
-                self.mark(connection)
+        self._queue(user, (event, encoded))
         return user.pushed
 
     def _push_elsewhere_too(self, user: User | None, event: Event, encoded: bytes) -> Pushed:

@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -81,18 +82,20 @@ class _Server6(_Server):
     address_family = socket.AF_INET6
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler, ABC):
     """Reads one request; the sink answers through ``accept``."""
 
     timeout = 10.0
     protocol_version = "HTTP/1.1"
     server_version = "delivery-sms-sink"
 
+    @abstractmethod
     def accept(self, form: dict[str, str], account: str) -> Answer:
-        raise NotImplementedError
+        """What to answer to a message."""
 
+    @abstractmethod
     def is_known(self, user: str, password: str) -> bool:
-        raise NotImplementedError
+        """Whether this is the account and its token."""
 
     def do_POST(self) -> None:
         """Answer one request."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import signal
-import time
+import threading
 from pathlib import Path
 
 from delivery.domain.contact import Contact
@@ -63,7 +63,7 @@ class Temper:
             file.write(f"{message.events[0].id}\n")
         match (FOLDER / "temper").read_text():
             case "hang":
-                time.sleep(60.0)
+                threading.Event().wait(60.0)
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
         return Taken()

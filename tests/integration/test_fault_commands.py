@@ -12,12 +12,12 @@ import pytest
 from delivery.bench.faults.commands import Command, CommandFailed
 
 BENCHMARK = """
-import time
+import signal
 from delivery.bench.faults.commands import ended_by_sigterm
 with ended_by_sigterm():
     try:
         print("up", flush=True)
-        time.sleep(30)
+        signal.pause()
     finally:
         print("cleaned up", flush=True)
 """

@@ -12,9 +12,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from delivery.bench.faults.audience import Audience
-from delivery.bench.window import TYPES
 from delivery.client.remote import Remote, RemoteEmitter, connect
 from delivery.domain.emission import Receipt
+from delivery.domain.event import AGENT_TYPES
 from delivery.errors import DeliveryError
 
 PRODUCERS = 8
@@ -91,7 +91,7 @@ class Producing:
             self._emitters[listener.user_id] = (remote.emitter(listener.user_id, run_id), run_id)
         emitter, run_id = self._emitters[listener.user_id]
         at = time.monotonic()
-        receipt = emitter.emit_nowait(TYPES[count % len(TYPES)], {"text": TEXT})
+        receipt = emitter.emit_nowait(AGENT_TYPES[count % len(AGENT_TYPES)], {"text": TEXT})
         self.sent.append(Sent(receipt, listener.user_id, run_id, count, listener.connection, at))
 
     async def accepted(self, timeout: float) -> tuple[list[Sent], list[str]]:
