@@ -17,8 +17,9 @@ from typing import Any, cast
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.policy import parse_policies
-from delivery.domain.ports import Bus, Intake, Journal, Ledger, TaskQueue
+from delivery.domain.ports import Bus, Intake, Journal, TaskQueue
 from delivery.domain.records import Stored
+from delivery.domain.stores import Ledger
 from delivery.errors import LedgerUnavailable, Unauthenticated
 from delivery.gateway.auth import Authenticator, Principal
 from delivery.gateway.bus import LocalBus

@@ -26,8 +26,9 @@ from delivery.config import Settings, load_policies, load_thresholds, secret
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.policy import Policies
-from delivery.domain.ports import Ledger, Resend
+from delivery.domain.ports import Resend
 from delivery.domain.records import Entry
+from delivery.domain.stores import Ledger
 from delivery.errors import DeliveryError, LedgerUnavailable
 from delivery.ledger.spool import adopt_orphans
 from delivery.tasks.app import check_limits, is_rabbitmq, make_app

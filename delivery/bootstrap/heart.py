@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from delivery.config import Settings
-from delivery.domain.ports import Ledger
+from delivery.domain.stores import Ledger
 from delivery.errors import LedgerError
 
 log = logging.getLogger(__name__)

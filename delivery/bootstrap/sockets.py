@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from delivery.config import Settings, secret
 from delivery.domain.event import Event
-from delivery.domain.ports import Ledger, Resend
+from delivery.domain.ports import Resend
+from delivery.domain.stores import Ledger
 from delivery.errors import ChannelUnavailable
 from delivery.gateway.resend import BusResend
 from delivery.gateway.streams import RedisStreams

@@ -1,12 +1,11 @@
 """Where the parts meet: Protocols that ``bootstrap`` wires to implementations.
 
-Everything of the ledger is synchronous and thread-safe; the event loop reaches it through the
-journal (writes, without waiting) or a thread (reads). Every call may raise ``LedgerUnavailable``.
+The ledger's are in ``stores``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -14,282 +13,15 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from delivery.domain.contact import Contact
-from delivery.domain.event import Event, EventClass
-from delivery.domain.health import Breaker
-from delivery.domain.lifecycle import Confirmation, State
-from delivery.domain.policy import Policies
+from delivery.domain.event import Event
+from delivery.domain.lifecycle import Confirmation
 from delivery.domain.records import (
     AlertGroup,
-    Claim,
-    Condition,
-    Confirmed,
-    Digest,
-    DigestClaim,
     Entry,
-    EventFilter,
-    NodeInfo,
-    Purged,
     Receipted,
-    Result,
-    Stats,
-    Stored,
-    Swept,
-    Timeline,
 )
 
 T = TypeVar("T")
-
-
-class EventStore(Protocol):
-    """Events, their proofs and what can be read of them."""
-
-    def commit(
-        self,
-        entries: Sequence[Entry],
-        proofs: Sequence[Confirmation] = (),
-        *,
-        drained: bool = False,
-        missed: list[Confirmation] | None = None,
-    ) -> list[Receipted]:
-        """Record entries and proofs in one transaction (group commit); one answer per entry. Proofs
-        for events that are not there are added to ``missed``.
-
-        Effect: inserts events (state from ``sent`` / ``hand_over`` / ``proofs``), runs, fast-path
-        attempts, confirmations; auth events also go to the audit log. Safe to repeat: a known id
-        with the same content is a ``DUPLICATE``, with other content a ``CONFLICT``. With
-        ``drained`` (from the spool) a conflict is recorded ``dead`` under a new id with
-        ``meta.conflicts_with``.
-        """
-
-    def confirm(self, proofs: Sequence[Confirmation]) -> Confirmed:
-        """Store proofs; ids whose event is not the proof's ``user_id``'s are unknown.
-
-        Effect: state ``confirmed`` (``expired`` stays), due time cleared, claim kept but stale for
-        moves. Safe to repeat: the same (event, channel, by, evidence) adds no second row.
-        """
-
-    def hand_over(self, ids: Sequence[str], reason: str) -> None:
-        """Start the chain now for events still ``accepted`` or ``sent``; records a failed fast-path
-        attempt with ``reason``. Others are left alone."""
-
-    def get(self, event_id: str) -> Timeline | None: ...
-
-    def find(
-        self, which: EventFilter, *, after: str | None = None, limit: int = 50
-    ) -> tuple[list[Stored], str | None]:
-        """Newest first; ``after`` is the opaque ``next`` of the page before.
-
-        Raises:
-            ValueError: no page ends at this ``after``.
-        """
-
-    def read(self, event_ids: Sequence[str]) -> list[Stored]:
-        """Those that exist, in order of recording."""
-
-    def cursor_instant(self, user_id: str, event_id: str) -> datetime | None:
-        """When this user's event was recorded, ``None`` if it is not there."""
-
-    def feed(self, user_id: str, *, since: datetime | None, after: int, limit: int) -> list[Stored]:
-        """What a connecting client is owed, in order of recording, positions over ``after``:
-        unexpired unconfirmed events plus whatever was recorded at ``since`` or later."""
-
-    def last_seq(self, user_id: str, run_id: str) -> int:
-        """0 for an unknown run."""
-
-    def replay(
-        self,
-        which: EventFilter | Sequence[str],
-        *,
-        policies: Policies,
-        dry_run: bool = False,
-        after: str | None = None,
-        limit: int | None = None,
-    ) -> list[str]:
-        """Start unconfirmed events anew: ``accepted``, generation + 1, time to live anew, due after
-        the ack timeout. Returns the ids that matched, in order of recording: at most ``limit``
-        behind the event ``after``.
-
-        Raises:
-            ValueError: no event has the id ``after``.
-        """
-
-    def purge(
-        self,
-        before: Mapping[State, datetime],
-        *,
-        after: int = -1,
-        limit: int = 1_000,
-        dry_run: bool = False,
-    ) -> Purged:
-        """One step of deleting what has ended: looks at ``limit`` events behind the position
-        ``after`` and deletes, with their rows, those recorded before their state's instant.
-
-        Raises:
-            ValueError: a state in ``before`` is not an end.
-        """
-
-    def stats(self, window_s: int = 300) -> Stats: ...
-
-
-class ChainStore(Protocol):
-    """Due times, claims and moves of the fallback chain."""
-
-    def sweep(self, limit: int = 500) -> Swept:
-        """Take one page of what is due: events past their deadline enter the chain
-        (``falling_back``), expired ones end, and each due time moves 5 s ahead, doubling up to
-        60 s, so that a lost message is published again. Sweepers share the work: on PostgreSQL
-        ``FOR UPDATE SKIP LOCKED``."""
-
-    def oldest_overdue(self) -> float:
-        """Age in seconds of the oldest due time that nobody has served; 0.0 if none."""
-
-    def claim(self, ids: Sequence[str], lease: float) -> list[Claim]:
-        """Claim those that are ``falling_back`` and not claimed by another for ``lease`` seconds.
-        Unfinished attempts under an older token end as ``unknown``. Expired ones end."""
-
-    def begin_all(self, starts: Sequence[tuple[Claim, int]], channel: str) -> list[bool]:
-        """Write the ``started`` attempts, by number, before their side effect; ``False`` for an
-        event that is no longer ``falling_back`` under this token (confirmed meanwhile, or the claim
-        was lost)."""
-
-    def end_all(
-        self, starts: Sequence[tuple[Claim, int]], channel: str, result: Result
-    ) -> list[bool]:
-        """Record one outcome of begun attempts; ``False`` (nothing written) on a stale token."""
-
-    def skip_all(self, skips: Sequence[tuple[Claim, str, str]]) -> list[bool]:
-        """Record ``skipped`` attempts by channel and reason; ``False`` if the claim was lost."""
-
-    def move_all(self, moves: Sequence[tuple[Claim, str, datetime]]) -> list[bool]:
-        """Release the claims: each event stands on its step, due then; ``False`` if the claim was
-        lost."""
-
-    def finish(self, claim: Claim, *, alerted: bool) -> bool:
-        """The chain is over: ``dead`` if operators were alerted, else ``parked``."""
-
-
-class DigestStore(Protocol):
-    """Digests and grouped alerts."""
-
-    def join(
-        self, claim: Claim, channel: str, *, by: Sequence[str], window: float, min_interval: float
-    ) -> Digest:
-        """Put the event into the open digest of its user (and run), opening one due after
-        ``window`` seconds. With a ``min_interval`` an event of another run joins the digest that is
-        open (it becomes the user's, ``run_id`` ``None``), and after a message within
-        ``min_interval`` the next one is the user's and due at the end of the interval."""
-
-    def claim(
-        self,
-        digest_id: str,
-        lease: float,
-        *,
-        types: Sequence[str] = (),
-        unknown_limit: int | None = None,
-    ) -> DigestClaim | None:
-        """Claim an open, due digest as one and read its members: the unconfirmed, unexpired open
-        events of the runs that joined it, whose channel attempt was not delivered in this
-        generation; ``types``, if any, limit those that did not join themselves, and an event with
-        more than ``unknown_limit`` attempts here that may have gone out is left out. Writes one
-        ``started`` attempt row each. ``None`` if it is taken, done, not yet
-        due, or nothing is left to send (then it is closed). Members left ``started`` by a dead
-        worker become ``unknown`` first."""
-
-    def end(self, claim: DigestClaim, result: Result, *, retry_in: float | None) -> bool:
-        """One outcome for every member. ``retry_in`` seconds reopens it, ``None`` closes it."""
-
-    def get(self, digest_id: str) -> tuple[Digest, tuple[str, ...]] | None:
-        """A digest and the ids its message listed."""
-
-    def by_provider_id(
-        self, channel: str, provider_id: str
-    ) -> tuple[Digest, tuple[str, ...]] | None:
-        """The digest whose message the provider knows by this id, and the ids it listed."""
-
-    def fire(self, event_class: EventClass, claims: Sequence[Claim]) -> AlertGroup:
-        """Put events into the firing alert group of their class, opening one if there is none."""
-
-    def watch(self, conditions: Sequence[Condition]) -> None:
-        """What is out of its limit now: keeps the one group without a class in step with it.
-        A condition that comes newly into a firing group counts as not yet told."""
-
-    def notified(self, group_id: str) -> None:
-        """The operators were told now."""
-
-    def firing(self) -> list[AlertGroup]:
-        """Groups that fire, with present counts; ``count`` 0 means that it is over."""
-
-    def resolve(self, group_id: str) -> None: ...
-
-
-class ContactStore(Protocol):
-    """Contacts by user."""
-
-    def get(self, user_id: str) -> Contact | None: ...
-    def put(self, contact: Contact) -> None: ...
-    def delete(self, user_id: str) -> bool: ...
-    def opt_out(self, user_id: str, channel: str) -> None: ...
-
-
-class BreakerStore(Protocol):
-    """Breakers of external channels, shared by all workers; times are epoch seconds."""
-
-    def get(self, name: str) -> Breaker: ...
-    def allows(self, name: str) -> bool:
-        """Whether a call may pass now (turns an open one half open for one probe). The answer may
-        be one second old; ``True`` when the ledger is away."""
-
-    def report(self, name: str, ok: bool) -> Breaker: ...
-    def all(self) -> dict[str, Breaker]: ...
-
-
-class MailboxStore(Protocol):
-    """The ``queue`` channel's second copy where there is no Redis."""
-
-    def put(self, events: Sequence[Event]) -> None: ...
-    def read(self, user_id: str, limit: int = 1_000) -> list[Event]: ...
-    def trim(self, max_age: float) -> int: ...
-
-
-class AuditStore(Protocol):
-    """Append-only compliance log, chained by hash by one sealer."""
-
-    def append(self, kind: str, event_id: str, user_id: str, facts: Mapping[str, Any]) -> None: ...
-    def seal(self, limit: int = 1_000) -> int: ...
-    def verify(self) -> list[str]:
-        """Findings, empty when the chain is whole."""
-
-
-class NodeStore(Protocol):
-    """Heartbeats of processes, for display."""
-
-    def beat(self, node: str, kind: str, connections: int, info: Mapping[str, Any]) -> None: ...
-    def all(self, max_age: float = 60.0) -> list[NodeInfo]: ...
-    def leave(self, node: str) -> None: ...
-
-
-class Ledger(Protocol):
-    """The one ledger, by what is asked of it."""
-
-    @property
-    def events(self) -> EventStore: ...
-    @property
-    def chain(self) -> ChainStore: ...
-    @property
-    def digests(self) -> DigestStore: ...
-    @property
-    def contacts(self) -> ContactStore: ...
-    @property
-    def breakers(self) -> BreakerStore: ...
-    @property
-    def mailbox(self) -> MailboxStore: ...
-    @property
-    def audit(self) -> AuditStore: ...
-    @property
-    def nodes(self) -> NodeStore: ...
-    def now(self) -> datetime: ...
-    def ping(self) -> None: ...
-    def close(self) -> None: ...
 
 
 Answered = Callable[[Entry, Receipted | Exception], None]
@@ -477,6 +209,4 @@ class Links(Protocol):
     def unsubscribe_url(self, user_id: str, channel: str) -> str: ...
 
 
-Now = Callable[[], datetime]
 Dice = Callable[[], float]
-Closer = Callable[[], Awaitable[None]]

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from delivery.domain.event import Event, check_event_id
-from delivery.domain.ports import Journal, Ledger
+from delivery.domain.ports import Journal
+from delivery.domain.stores import Ledger
 from delivery.errors import ChannelError, InvalidEvent, LedgerError
 from delivery.gateway.lanes import Item, Read
 from delivery.protocol import CURSOR_OVERLAP, encode_event

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from delivery.domain.policy import Policies
-from delivery.domain.ports import Bus, Inbox, Intake, Journal, Ledger, TaskQueue
+from delivery.domain.ports import Bus, Inbox, Intake, Journal, TaskQueue
 from delivery.domain.push_target import SCHEMES
+from delivery.domain.stores import Ledger
 from delivery.domain.thresholds import Thresholds
 from delivery.protocol import Limits
 

@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 
 from delivery.domain.lifecycle import Confirmation
-from delivery.domain.ports import Ledger
 from delivery.domain.records import Entry, Receipted, Recorded
+from delivery.domain.stores import Ledger
 from delivery.errors import DeliveryError, LedgerError, LedgerUnavailable
 from delivery.ledger.batch import Batch
 from delivery.ledger.early import EarlyProofs

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from delivery.domain.lifecycle import Confirmation
-from delivery.domain.ports import Answered, Ledger
+from delivery.domain.ports import Answered
 from delivery.domain.records import Entry
+from delivery.domain.stores import Ledger
 from delivery.errors import LedgerUnavailable, Overloaded
 from delivery.ledger.batch import Batch, Gathering
 from delivery.ledger.committing import Answer, Committer

@@ -18,8 +18,9 @@ from delivery.domain.event import Event
 from delivery.domain.health import RECOVERY
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome
 from delivery.domain.policy import ChainStep, ClassPolicy
-from delivery.domain.ports import Ledger, Taken
+from delivery.domain.ports import Taken
 from delivery.domain.records import Claim, Result
+from delivery.domain.stores import Ledger
 from delivery.errors import ChannelError, LedgerError, NotConnected, OutcomeUnknown
 
 logger = logging.getLogger(__name__)

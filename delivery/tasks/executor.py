@@ -14,8 +14,9 @@ from datetime import datetime
 from delivery.domain.event import Event
 from delivery.domain.fallback import Exhausted, Progress, Skip, Step, Wait, next_step
 from delivery.domain.policy import CHANNELS, Policies
-from delivery.domain.ports import Alerts, Channel, Dice, Ledger, Links, Resend, TaskQueue
+from delivery.domain.ports import Alerts, Channel, Dice, Links, Resend, TaskQueue
 from delivery.domain.records import Claim
+from delivery.domain.stores import Ledger
 from delivery.errors import LedgerError
 from delivery.tasks.alerting import AlertStep
 from delivery.tasks.attempts import EXTERNAL, Report, Run, TimeLimits, Work, batches

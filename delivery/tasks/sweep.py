@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from delivery.domain.policy import CHANNELS, Policies
-from delivery.domain.ports import Alerts, Ledger, TaskQueue
+from delivery.domain.ports import Alerts, TaskQueue
 from delivery.domain.records import AlertGroup, Due
+from delivery.domain.stores import Ledger
 from delivery.domain.thresholds import Thresholds, breaches, broken
 from delivery.errors import ChannelError
 from delivery.tasks.alerting import is_first

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from delivery.domain.event import EventClass
-from delivery.domain.ports import MailboxStore
+from delivery.domain.stores import MailboxStore
 from delivery.gateway.streams import RedisStreams
 from delivery.ledger import SqlLedger, migrate
 from tests.messages import make_event

@@ -14,8 +14,8 @@ from typing import Any
 from delivery.bench.faults.audience import Listener, Sight
 from delivery.bench.faults.producing import Sent
 from delivery.domain.lifecycle import ENDED, Attempt, Outcome, State
-from delivery.domain.ports import Ledger
 from delivery.domain.records import Stored
+from delivery.domain.stores import Ledger
 
 PAGE = 500
 LATE = 1.0

@@ -7,8 +7,9 @@ from typing import cast
 
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import Confirmation, State
-from delivery.domain.ports import Journal, Ledger
+from delivery.domain.ports import Journal
 from delivery.domain.records import Stored
+from delivery.domain.stores import Ledger
 from delivery.gateway.feed import Feed, Source
 from delivery.protocol import Connected, Limits
 from tests.fast_path import Desk, MemoryJournal, MemoryLedger, Node, make_event, make_id, until
