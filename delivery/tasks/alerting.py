@@ -12,7 +12,8 @@ from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Outcome
 from delivery.domain.ports import Alerts, Taken
 from delivery.domain.records import AlertGroup
-from delivery.tasks.attempts import Run, Work, result_of
+from delivery.tasks.attempts import Work, result_of
+from delivery.tasks.run import Run
 
 RENOTIFY = timedelta(hours=4)
 """Receivers that do not group by themselves hear of a lasting group again after this time."""

@@ -17,7 +17,8 @@ from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.policy import DigestRule, Policies
 from delivery.domain.ports import Channel, Dice, Links, Message, Taken
 from delivery.domain.records import Digest, DigestClaim, Result
-from delivery.tasks.attempts import BREAKER_OPEN, Run, Work, is_tired, result_of
+from delivery.tasks.attempts import Work, result_of
+from delivery.tasks.run import BREAKER_OPEN, Run, is_tired
 
 logger = logging.getLogger(__name__)
 

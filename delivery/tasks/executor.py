@@ -19,8 +19,9 @@ from delivery.domain.records import Claim
 from delivery.domain.stores import Ledger
 from delivery.errors import LedgerError
 from delivery.tasks.alerting import AlertStep
-from delivery.tasks.attempts import EXTERNAL, Report, Run, TimeLimits, Work, batches
+from delivery.tasks.attempts import EXTERNAL, Report, TimeLimits, Work, batches
 from delivery.tasks.digests import DigestStep
+from delivery.tasks.run import Run
 from delivery.tasks.steps import DatabaseStep, DirectStep, EmergencyStep, QueueStep, StepRunner
 
 __all__ = ["Executor", "Report", "TimeLimits"]

@@ -17,7 +17,8 @@ from delivery.domain.lifecycle import Outcome
 from delivery.domain.ports import Channel, Message, Resend, Taken
 from delivery.domain.records import Result
 from delivery.errors import ChannelError, NotConnected
-from delivery.tasks.attempts import Run, Work, result_of
+from delivery.tasks.attempts import Work, result_of
+from delivery.tasks.run import Run
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,212 @@
+"""One task's run over a batch of claimed events: its time, its books, what it decided.
+
+Owns: the order begin -> side effect -> end, the writing of decisions in one go, and what happens
+while a breaker is open. Never does: decide which channel comes next, know Celery.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from delivery.domain.event import Event
+from delivery.domain.health import RECOVERY
+from delivery.domain.lifecycle import Attempt, Confirmation, Outcome
+from delivery.domain.policy import ChainStep
+from delivery.domain.records import Result
+from delivery.domain.stores import Ledger
+from delivery.tasks.attempts import Report, TimeLimits, Work
+
+PUBLISH_GRACE = 5.0
+"""Seconds after which a published event is due again in the ledger: its message may be lost."""
+
+BREAKER_OPEN = Result(Outcome.FAILED, error="breaker open", retry_after=RECOVERY)
+
+
+class Run:
+    """The books of one task: what it claimed, attempted, moved and handed on."""
+
+    def __init__(self, ledger: Ledger, channel: str, limits: TimeLimits) -> None:
+        self.ledger = ledger
+        self.channel = channel
+        self.limits = limits
+        self.report = Report(channel)
+        self._finishes: list[tuple[Work, bool]] = []
+        self._skips: list[tuple[Work, str, str]] = []
+        self._moves: list[tuple[Work, str, datetime, bool]] = []
+        self._ends = time.monotonic() + limits.soft
+
+    def has_time(self) -> bool:
+        """Whether one more attempt fits in before the soft time limit."""
+        return time.monotonic() + self.limits.attempt <= self._ends
+
+    def remaining(self) -> float:
+        """Seconds to the soft time limit, at least 0."""
+        return max(0.0, self._ends - time.monotonic())
+
+    def begin(self, works: Sequence[Work]) -> list[Work]:
+        """Write the started attempts; keeps those whose event still needs one."""
+        if not works:
+            return []
+        begun = self.ledger.chain.begin_all([(w.claim, w.number) for w in works], self.channel)
+        return self._kept(works, begun)
+
+    def end(self, works: Sequence[Work], result: Result, started_at: datetime) -> list[Work]:
+        """Record one outcome for begun attempts; keeps those that are still ours."""
+        if not works:
+            return []
+        starts = [(w.claim, w.number) for w in works]
+        kept = self._kept(works, self.ledger.chain.end_all(starts, self.channel, result))
+        self.note(kept, result, started_at)
+        return kept
+
+    def _kept(self, works: Sequence[Work], answers: Sequence[bool]) -> list[Work]:
+        kept = [work for work, is_ours in zip(works, answers, strict=True) if is_ours]
+        self.report.lost += len(works) - len(kept)
+        return kept
+
+    def note(
+        self,
+        works: Sequence[Work],
+        result: Result,
+        started_at: datetime,
+        digest_id: str | None = None,
+    ) -> None:
+        """Remember a recorded outcome, so that the next decision knows it without a read."""
+        ended_at = self.ledger.now()
+        for work in works:
+            self.report.outcomes[result.outcome] += 1
+            work.attempts.append(
+                Attempt(
+                    event_id=work.id,
+                    generation=work.claim.stored.generation,
+                    channel=self.channel,
+                    number=work.number,
+                    outcome=result.outcome,
+                    started_at=started_at,
+                    ended_at=ended_at,
+                    retryable=result.retryable,
+                    error=result.error,
+                    provider_id=result.provider_id,
+                    digest_id=digest_id,
+                    retry_after=result.retry_after,
+                )
+            )
+
+    def postpone(self, works: Sequence[Work], until: datetime) -> None:
+        """Release claims: the events stay on this channel, due then."""
+        for work in works:
+            self.move(work, self.channel, until)
+
+    def move(self, work: Work, channel: str, until: datetime) -> None:
+        """Release a claim: the event stands on ``channel``, due then. Written by ``settle``."""
+        self._moves.append((work, channel, until, False))
+
+    def hand_on(self, work: Work, channel: str, now: datetime) -> None:
+        """Release a claim for ``channel``'s own task, which is published when the run ends. Written
+        by ``settle``."""
+        again = now + timedelta(seconds=PUBLISH_GRACE)
+        self._moves.append((work, channel, again, True))
+
+    def skip(self, work: Work, channel: str, reason: str, now: datetime) -> None:
+        """Pass over a channel, and know it at the next decision. Written by ``settle``."""
+        self._skips.append((work, channel, reason))
+        number = 1 + max((a.number for a in work.attempts if a.channel == channel), default=0)
+        work.attempts.append(
+            Attempt(
+                event_id=work.id,
+                generation=work.claim.stored.generation,
+                channel=channel,
+                number=number,
+                outcome=Outcome.SKIPPED,
+                started_at=now,
+                ended_at=now,
+                error=reason,
+            )
+        )
+
+    def finish(self, work: Work, alerted: bool) -> None:
+        """The event's chain is over. Written by ``settle``."""
+        self._finishes.append((work, alerted))
+
+    def settle(self, ready: Sequence[Work] = ()) -> list[Work]:
+        """Write what was decided: skips and moves in one transaction each, then the ends.
+
+        Returns:
+            Those of ``ready`` that are still ours.
+        """
+        gone = self._write_skips()
+        moves, self._moves = [move for move in self._moves if move[0].id not in gone], []
+        if moves:
+            self._write_moves(moves)
+        finishes, self._finishes = self._finishes, []
+        for work, alerted in finishes:
+            if work.id in gone:
+                continue
+            if self.ledger.chain.finish(work.claim, alerted=alerted):
+                self.report.finished += 1
+            else:
+                self.report.lost += 1
+        self.report.lost += len(gone)
+        return [work for work in ready if work.id not in gone]
+
+    def _write_skips(self) -> set[str]:
+        """Ids of the events that were lost meanwhile."""
+        skips, self._skips = self._skips, []
+        if not skips:
+            return set()
+        done = self.ledger.chain.skip_all([(w.claim, channel, why) for w, channel, why in skips])
+        self.report.outcomes[Outcome.SKIPPED] += sum(done)
+        return {skip[0].id for skip, is_ours in zip(skips, done, strict=True) if not is_ours}
+
+    def _write_moves(self, moves: Sequence[tuple[Work, str, datetime, bool]]) -> None:
+        done = self.ledger.chain.move_all([(w.claim, channel, at) for w, channel, at, _ in moves])
+        for (work, channel, _, is_handed), is_ours in zip(moves, done, strict=True):
+            if not is_ours:
+                self.report.lost += 1
+            elif is_handed:
+                self.report.handed_on.setdefault(channel, []).append(work.id)
+            else:
+                self.report.waiting += 1
+
+    def give_back(self, works: Sequence[Work]) -> None:
+        """There is no time left for these: another task takes them up at once."""
+        now = self.ledger.now()
+        for work in works:
+            self.hand_on(work, self.channel, now)
+
+    def turn_away(self, works: Sequence[Work]) -> list[Work]:
+        """The channel's breaker is open: nothing leaves.
+
+        An open breaker must not burn an event's attempts, so its event waits for the breaker's
+        next probe. But a provider that stays away must not stop the chain either: who has been
+        due for long pays with an attempt.
+        """
+        now = self.ledger.now()
+        tired = [w for w in works if is_tired(w.step(self.channel), w.due_at, now)]
+        again = now + timedelta(seconds=RECOVERY)
+        self.postpone([w for w in works if w not in tired], again)
+        return self.end(self.begin(tired), BREAKER_OPEN, now)
+
+    def report_health(self, result: Result) -> None:
+        """Tell the channel's breaker. A refusal of one recipient shows a provider that works."""
+        refused = result.outcome is Outcome.FAILED and not result.retryable
+        self.ledger.breakers.report(self.channel, result.outcome is Outcome.DELIVERED or refused)
+
+    def confirm_accepted(
+        self, events: Sequence[Event], result: Result, fallback_evidence: str
+    ) -> None:
+        """The policy takes the provider's word as proof."""
+        evidence = result.provider_id or fallback_evidence
+        self.ledger.events.confirm(
+            [
+                Confirmation(event.id, event.user_id, self.channel, "provider", evidence)
+                for event in events
+            ]
+        )
+
+
+def is_tired(step: ChainStep, due_at: datetime, now: datetime) -> bool:
+    """Whether an event due since ``due_at`` has waited long enough at an open breaker."""
+    return now - due_at > timedelta(seconds=step.attempts * RECOVERY)
