@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -58,11 +58,20 @@ class Contact:
         }
         return {name: value for name, value in wire.items() if value is not None}
 
+    @property
+    def zone(self) -> tzinfo:
+        """The user's time zone; UTC for none, and for one that is not known here: it may have been
+        stored with another zone database, and a mail in UTC beats none."""
+        try:
+            return ZoneInfo(self.time_zone) if self.time_zone else UTC
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            return UTC
+
     def quiet_until(self, now: datetime) -> datetime | None:
         """The end of the quiet hours in force at ``now`` (aware), ``None`` outside of them."""
         if self.quiet_hours is None:
             return None
-        zone = ZoneInfo(self.time_zone or "UTC")
+        zone = self.zone
         local = now.astimezone(zone)
         begins, ends = (time.fromisoformat(text) for text in self.quiet_hours)
         for day in (local.date() - timedelta(days=1), local.date()):

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, tzinfo
 from html import escape
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from aiohttp import web
 
@@ -115,7 +114,7 @@ class Pages:
         contact = await self._parts.journal.call(self._parts.ledger.contacts.get, user_id)
         if contact is None:
             return words_for(None), UTC
-        return words_for(contact.locale), _zone(contact.time_zone)
+        return words_for(contact.locale), contact.zone
 
     def _subscription(self, request: web.Request) -> tuple[str, str]:
         claims = self._parts.links.read(request.match_info["token"], UNSUBSCRIBE)
@@ -138,13 +137,6 @@ def _readable(handler: _Page) -> _Page:
             return page(kind.title, body, status=kind.status, headers=headers)
 
     return handle
-
-
-def _zone(name: str | None) -> tzinfo:
-    try:
-        return ZoneInfo(name) if name else UTC
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return UTC  # stored by an older zone database
 
 
 def _list(stored: Sequence[Stored], words: Words, zone: tzinfo) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from delivery.domain.ports import Message
 from delivery.domain.records import AlertGroup
 from delivery.errors import ConfigError
-from delivery.transports.story import MAX_LINES, newest, one_line, story, zone_name, zone_of
+from delivery.transports.story import MAX_LINES, newest, one_line, story, zone_name
 from delivery.transports.templates import FALLBACK, SENTENCES, Templates, locales_of
 
 MAX_SUBJECT = 180
@@ -102,7 +102,7 @@ class Renderer:
         return self._templates.render(name, locales, self._context(message, locales))
 
     def _context(self, message: Message, locales: list[str]) -> dict[str, Any]:
-        zone = zone_of(message.contact)
+        zone = message.contact.zone
         phrase = self._templates.sentence("words.txt", "phrase", locales)
         runs = story(message.events, phrase, zone)
         only = runs[0] if len(runs) == 1 else None

@@ -9,11 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import datetime, tzinfo
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from delivery.domain.contact import Contact
 from delivery.domain.event import Event
 
 MAX_LINES = 80  # a mail of over 102 KB is cut by Gmail, and its button with it
@@ -108,14 +106,6 @@ def newest(runs: Sequence[Run], limit: int) -> list[Run]:
         kept.append(Run(run.run_id, run.title, lines))
         limit -= len(lines)
     return kept[::-1]
-
-
-def zone_of(contact: Contact) -> tzinfo:
-    """The user's time zone; UTC for one that is not known here."""
-    try:
-        return ZoneInfo(contact.time_zone) if contact.time_zone else UTC
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return UTC  # stored by an older zone database; a mail in UTC beats none
 
 
 def zone_name(at: datetime) -> str:

@@ -1,6 +1,6 @@
 """How a user wants to be reached."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -96,3 +96,11 @@ def test_quiet_hours_are_the_users_and_not_the_servers():
 
 def test_without_quiet_hours_it_is_never_quiet():
     assert Contact("u1").quiet_until(at(5, 3)) is None
+
+
+def test_quiet_hours_in_a_zone_that_is_not_known_here_any_more_count_in_utc():
+    """Another machine's zone database had it when it was stored; the chain must go on."""
+    lost = Contact("u1", time_zone="Mars/Olympus", quiet_hours=("13:00", "15:00"))
+    assert lost.zone is UTC
+    inside = datetime(2026, 1, 5, 13, 30, tzinfo=UTC)
+    assert lost.quiet_until(inside) == datetime(2026, 1, 5, 15, 0, tzinfo=UTC)
