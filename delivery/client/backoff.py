@@ -21,4 +21,13 @@ class FullJitter:
 
     def delay(self, failures: int, dice: float) -> float:
         """Seconds to wait after so many failures in a row (1 for the first); dice in [0, 1)."""
-        return dice * float(min(self.max, self.base * 2.0 ** min(max(failures, 1) - 1, 60)))
+        return dice * self._ceiling(failures)
+
+    def forgives(self, failures: int, lasted: float) -> bool:
+        """Whether a link that stood for ``lasted`` seconds makes up for earlier failures: it
+        outlived the longest wait that they would cost now. A server that welcomes and drops is
+        still met ever more rarely; one that is restarted now and then costs no long absence."""
+        return lasted > self._ceiling(failures + 1)
+
+    def _ceiling(self, failures: int) -> float:
+        return float(min(self.max, self.base * 2.0 ** min(max(failures, 1) - 1, 60)))

@@ -28,8 +28,6 @@ from delivery.protocol import Close, Events
 
 log = logging.getLogger(__name__)
 
-STABLE = 10.0
-"""Seconds after which a link counts as good, and earlier failures are forgiven."""
 SOCKET_TRIES = 2
 """Sockets in a row that do not get through before the stream is tried."""
 UPGRADE = (60.0, 600.0)
@@ -118,7 +116,7 @@ class Lifeline:
                 continue
             began = time.monotonic()
             ended = await self._listen(link)
-            if time.monotonic() - began >= STABLE:
+            if self._plan.backoff.forgives(self._failures, time.monotonic() - began):
                 self._failures = 0
             await self._stay_away(ended, was_welcomed=True)
 

@@ -21,7 +21,7 @@ from delivery.gateway.shards import Shards
 
 log = logging.getLogger(__name__)
 
-RECONNECT = Backoff(base=0.1, max=5.0, jitter=0.5)
+RECONNECT = Backoff(base=0.1, max=1.0, jitter=0.5)
 
 
 class Ear:

@@ -10,7 +10,6 @@ const PROTOCOL = "delivery.v1";
 const OPEN_MS = 8_000; // from dialling to `connected`
 const CHECK_MS = 5_000; // from a ping to any answer
 const BACKOFF = [500, 30_000]; // full jitter below 500 ms, 1 s, 2 s … 30 s
-const STABLE_MS = 10_000; // a connection that lasted this long forgives earlier failures
 const SOCKET_TRIES = 2; // failures in a row before the stream is tried
 const UPGRADE_MS = [60_000, 600_000]; // on the stream: try a socket again after, at most every
 const SLICE_MS = 8; // handlers run this long before the page may paint
@@ -169,7 +168,8 @@ class Client {
     if (this.link !== link) return;
     this.link = null;
     clearTimeout(this.refreshing);
-    if (wasOpen && Date.now() - this.openedAt > STABLE_MS) this.failures = 0;
+    // A link that outlived the longest wait that earlier failures would cost makes up for them.
+    if (wasOpen && Date.now() - this.openedAt > this.ceiling()) this.failures = 0;
     const canRefresh = typeof this.options.token === "function";
     if (code === 3005 || code === 3500) this.known = null;
     if ((code >= 3500 && code <= 3999) || (code === 3005 && !canRefresh)) {
@@ -200,9 +200,13 @@ class Client {
 
   /** Full jitter. Source: AWS Architecture Blog, "Exponential Backoff And Jitter". */
   delay() {
-    const ceiling = Math.min(BACKOFF[1], BACKOFF[0] * 2 ** this.failures);
+    const ceiling = this.ceiling();
     this.failures = Math.min(this.failures + 1, 16);
     return Math.random() * ceiling;
+  }
+
+  ceiling() {
+    return Math.min(BACKOFF[1], BACKOFF[0] * 2 ** this.failures);
   }
 
   upgradeLater() {

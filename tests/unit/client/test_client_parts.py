@@ -56,6 +56,15 @@ def test_full_jitter_spreads_over_the_whole_delay_and_has_a_ceiling():
     assert backoff.delay(10_000, 0.5) == 4.0
 
 
+def test_a_link_that_outlived_the_longest_wait_makes_up_for_earlier_failures():
+    backoff = FullJitter(base=1.0, max=8.0)
+    assert not backoff.forgives(0, lasted=0.5)
+    assert backoff.forgives(1, lasted=2.1)
+    assert not backoff.forgives(2, lasted=2.1)
+    assert not backoff.forgives(100, lasted=8.0)
+    assert backoff.forgives(100, lasted=8.1)
+
+
 @pytest.mark.parametrize(
     ("status", "slug", "kind"),
     [
