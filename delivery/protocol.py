@@ -16,7 +16,6 @@ from delivery.errors import InvalidFrame
 
 SUBPROTOCOL = "delivery.v1"
 CONNECT_TIMEOUT = 5.0
-CURSOR_OVERLAP = 30.0
 MAX_FRAME_BYTES = 1 << 20
 MAX_ACK_IDS = 1_000
 

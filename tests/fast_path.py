@@ -18,7 +18,7 @@ from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.policy import parse_policies
 from delivery.domain.ports import Bus, Intake, Journal, TaskQueue
-from delivery.domain.records import Stored
+from delivery.domain.records import FeedMark, Owed, Stored
 from delivery.domain.stores import Ledger
 from delivery.errors import LedgerUnavailable, Unauthenticated
 from delivery.gateway.auth import Authenticator, Principal
@@ -75,6 +75,7 @@ class MemoryEvents:
 
     def __init__(self) -> None:
         self.rows: list[Stored] = []
+        self.proved: set[tuple[str, str]] = set()  # id and by
         self.is_away = False
         self.reads = 0
 
@@ -104,23 +105,28 @@ class MemoryEvents:
         self._check()
         return [row for row in self.rows if row.event.id in event_ids]
 
-    def cursor_instant(self, user_id: str, event_id: str) -> datetime | None:
-        self._check()
-        for row in self.rows:
-            if row.event.id == event_id and row.event.user_id == user_id:
-                return row.recorded_at
-        return None
-
-    def feed(self, user_id: str, *, since: datetime | None, after: int, limit: int) -> list[Stored]:
+    def feed(
+        self, user_id: str, start: str | FeedMark | None, *, by: str, after: int, limit: int
+    ) -> tuple[list[Owed], FeedMark | None]:
         self._check()
         self.reads += 1
-        return [
+        mark = self._mark(user_id, start) if isinstance(start, str) else start
+        rows = [
             row
             for row in self.rows
             if row.event.user_id == user_id
             and row.position > after
-            and (row.state.is_unconfirmed or (since is not None and row.recorded_at >= since))
-        ][:limit]
+            and (row.state.is_unconfirmed or (mark is not None and row.recorded_at >= mark.since))
+        ]
+        return [
+            Owed(row.event, row.position, (row.event.id, by) in self.proved) for row in rows[:limit]
+        ], mark
+
+    def _mark(self, user_id: str, cursor: str) -> FeedMark | None:
+        for row in self.rows:
+            if row.event.id == cursor and row.event.user_id == user_id:
+                return FeedMark(row.recorded_at - timedelta(seconds=30), 0)
+        return None
 
     def _check(self) -> None:
         if self.is_away:
@@ -329,10 +335,11 @@ class Desk:
         )
 
     def begin(
-        self, user_id: str = "ada", *, is_stream: bool = False
+        self, user_id: str = "ada", *, is_stream: bool = False, cursor: str | None = None
     ) -> tuple[Connection, MemorySink]:
         sink = MemorySink()
         session = Session("c", self.node.parts.limits, self.clock.now, is_stream=is_stream)
+        session.cursor = cursor
         connection = Connection(session, sink, self.around)
         expires_at = datetime.now(UTC) + timedelta(hours=1)
         connection.on_principal(Principal(user_id, frozenset(), True, expires_at))

@@ -82,6 +82,28 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class FeedMark:
+    """Where a client that comes back is owed what it handled already: everything recorded at
+    ``since`` or later, none of which stands at or before the position ``behind``."""
+
+    since: datetime
+    behind: int
+
+
+class Owed(msgspec.Struct, frozen=True, gc=False):
+    """An event that a connecting client is owed.
+
+    Attributes:
+        is_proved: confirmed, and by this very client's acknowledgement among others: one more
+            would say nothing new.
+    """
+
+    event: Event
+    position: int
+    is_proved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ConfirmationRow:
     """A stored proof."""
 

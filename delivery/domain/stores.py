@@ -24,7 +24,9 @@ from delivery.domain.records import (
     DigestClaim,
     Entry,
     EventFilter,
+    FeedMark,
     NodeInfo,
+    Owed,
     Purged,
     Receipted,
     Result,
@@ -81,12 +83,27 @@ class EventStore(Protocol):
     def read(self, event_ids: Sequence[str]) -> list[Stored]:
         """Those that exist, in order of recording."""
 
-    def cursor_instant(self, user_id: str, event_id: str) -> datetime | None:
-        """When this user's event was recorded, ``None`` if it is not there."""
-
-    def feed(self, user_id: str, *, since: datetime | None, after: int, limit: int) -> list[Stored]:
+    def feed(
+        self,
+        user_id: str,
+        start: str | FeedMark | None,
+        *,
+        by: str,
+        after: int = -1,
+        limit: int,
+    ) -> tuple[list[Owed], FeedMark | None]:
         """What a connecting client is owed, in order of recording, positions over ``after``:
-        unexpired unconfirmed events plus whatever was recorded at ``since`` or later."""
+        unexpired unconfirmed events, plus the recent ones from ``start`` on.
+
+        Args:
+            start: the id of the last event that the client handled (recent means recorded since
+                30 s before it), the mark that the page before answered, or ``None``: nothing.
+            by: who acknowledges on this connection.
+
+        Returns:
+            The page and the mark for the next one; ``None`` when ``start`` is no event of this
+            user.
+        """
 
     def last_seq(self, user_id: str, run_id: str) -> int:
         """0 for an unknown run."""

@@ -108,6 +108,11 @@ class Connection:
         return self.session.connection_id
 
     @property
+    def _by(self) -> str:
+        """Who acknowledges here, as in confirmations."""
+        return self.session.device or self.session.user_id or ""
+
+    @property
     def acked(self) -> int:
         """The highest ``n`` that the client acknowledged, ephemeral events included."""
         return self.session.flight.acked
@@ -270,7 +275,7 @@ class Connection:
         elif not self._registry.attach(self, user_id):
             self.close(Close.CONNECTION_LIMIT, "too many connections of this user")
         else:
-            self._feed = Feed(self._around.source, user_id)
+            self._feed = Feed(self._around.source, user_id, self._by)
             self._reading = self._task(self._open(self._feed, cursor))
 
     async def _open(self, feed: Feed, cursor: str | None) -> None:
@@ -353,9 +358,11 @@ class Connection:
 
     def _confirm(self, ids: tuple[str, ...]) -> None:
         session = self.session
-        user_id = session.user_id or ""
-        by = session.device or user_id
-        self._around.outcomes.confirmed(user_id, ids, by, session.connection_id)
+        if self._feed is not None:
+            ids = self._feed.unproved(ids)
+        if ids:
+            user_id = session.user_id or ""
+            self._around.outcomes.confirmed(user_id, ids, self._by, session.connection_id)
         self._registry.on_success(self)
         if self._lanes.is_waiting:
             self._registry.mark(self)  # the acks made room

@@ -10,18 +10,20 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from functools import partial
 
-from delivery.domain.event import Event, check_event_id
+from delivery.domain.event import Event
 from delivery.domain.ports import Journal
+from delivery.domain.records import FeedMark, Owed
 from delivery.domain.stores import Ledger
-from delivery.errors import ChannelError, InvalidEvent, LedgerError
+from delivery.errors import ChannelError, LedgerError
 from delivery.gateway.lanes import Item, Read
-from delivery.protocol import CURSOR_OVERLAP, encode_event
+from delivery.protocol import encode_event
 
 logger = logging.getLogger(__name__)
 
 PAGE = 100
+START = -1  # a position before all others
 READ_TIMEOUT = 5.0
 QUEUE_TIMEOUT = 30.0
 FLUSH_TIMEOUT = 1.0
@@ -65,33 +67,20 @@ class Source:
         self._ledger = ledger
         self._journal = journal
         self._second_copy = second_copy
-        self._page = page
+        self.size = page
         self._turns = asyncio.Semaphore(MAX_READERS)
 
-    async def cursor_instant(self, user_id: str, cursor: str) -> datetime | None:
-        """When the cursor's event was recorded for this user, ``None`` if it was not.
-
-        Raises:
-            LedgerError, TimeoutError: the ledger did not answer.
-        """
-        try:
-            event_id = check_event_id(cursor)
-        except InvalidEvent:
-            return None
-        events = self._ledger.events
-        async with asyncio.timeout(QUEUE_TIMEOUT), self._turns, asyncio.timeout(READ_TIMEOUT):
-            return await self._journal.call(events.cursor_instant, user_id, event_id)
-
     async def page(
-        self, user_id: str, since: datetime | None, after: int
-    ) -> tuple[list[Item], int, bool]:
-        """The next items, the position to go on from, and whether they were the last.
+        self, user_id: str, by: str, start: str | FeedMark | None, after: int
+    ) -> tuple[list[Owed], FeedMark | None]:
+        """The next events, at most ``size``; see ``EventStore.feed``.
 
         Raises:
             LedgerError, TimeoutError: the ledger did not answer.
         """
+        read = partial(self._ledger.events.feed, user_id, start, by=by, limit=self.size)
         async with asyncio.timeout(QUEUE_TIMEOUT), self._turns, asyncio.timeout(READ_TIMEOUT):
-            return await self._journal.call(self._read, user_id, since, after)
+            return await self._journal.call(read, after=after)
 
     async def settle(self) -> None:
         """Let what was accepted so far reach the ledger before it is read, within reason."""
@@ -112,13 +101,6 @@ class Source:
             logger.warning("the second copy cannot be read either: %s", error)
             return []
 
-    def _read(
-        self, user_id: str, since: datetime | None, after: int
-    ) -> tuple[list[Item], int, bool]:
-        rows = self._ledger.events.feed(user_id, since=since, after=after, limit=self._page)
-        items = [(row.event, encode_event(row.event)) for row in rows]
-        return items, rows[-1].position if rows else after, len(rows) < self._page
-
     @staticmethod
     def _read_copies(second_copy: SecondCopy, user_id: str) -> list[Item]:
         return [
@@ -129,49 +111,63 @@ class Source:
 
 
 class Feed:
-    """Where one connection's catch-up stands."""
+    """Where one connection's catch-up stands.
 
-    __slots__ = ("_after", "_since", "_source", "_user_id")
+    Args:
+        by: who acknowledges on this connection.
+    """
 
-    def __init__(self, source: Source, user_id: str) -> None:
+    __slots__ = ("_after", "_by", "_mark", "_proved", "_source", "_user_id")
+
+    def __init__(self, source: Source, user_id: str, by: str) -> None:
         self._source = source
         self._user_id = user_id
-        self._since: datetime | None = None
-        self._after = 0
+        self._by = by
+        self._mark: FeedMark | None = None
+        self._after = START
+        self._proved: set[str] = set()
 
     async def open(self, cursor: str | None) -> Page:
         """The first page for a client that handled everything up to ``cursor``."""
-        recovered = True
-        if cursor is not None:
-            try:
-                instant = await self._source.cursor_instant(self._user_id, cursor)
-            except (LedgerError, TimeoutError) as error:
-                return await self._degraded(error)
-            recovered = instant is not None
-            if instant is not None:
-                self._since = instant - timedelta(seconds=CURSOR_OVERLAP)
-        return await self.more(recovered=recovered)
+        return await self._next(cursor)
 
     async def read(self, what: Read) -> Page:
         """The page that an outbox asks for."""
         return await (self.again() if what is Read.AGAIN else self.more())
 
-    async def more(self, *, recovered: bool = True) -> Page:
+    async def more(self) -> Page:
         """The next page; the second copy when the ledger is away."""
-        try:
-            items, self._after, is_last = await self._source.page(
-                self._user_id, self._since, self._after
-            )
-        except (LedgerError, TimeoutError) as error:
-            return await self._degraded(error)
-        return Page(items, is_last, recovered)
+        return await self._next(self._mark)
 
     async def again(self) -> Page:
         """The first page of a new round: everything unconfirmed, from the beginning."""
-        self._since = None
-        self._after = 0
+        self._mark = None
+        self._after = START
         await self._source.settle()
         return await self.more()
+
+    def unproved(self, ids: tuple[str, ...]) -> tuple[str, ...]:
+        """Those whose acknowledgement here says something new: what a client got a second time, it
+        acknowledges a second time."""
+        if not self._proved:
+            return ids
+        fresh = tuple(event_id for event_id in ids if event_id not in self._proved)
+        self._proved.difference_update(ids)
+        return fresh
+
+    async def _next(self, start: str | FeedMark | None) -> Page:
+        try:
+            rows, self._mark = await self._source.page(self._user_id, self._by, start, self._after)
+        except (LedgerError, TimeoutError) as error:
+            return await self._degraded(error)
+        if rows:
+            self._after = rows[-1].position
+            self._proved.update(row.event.id for row in rows if row.is_proved)
+        return Page(
+            [(row.event, encode_event(row.event)) for row in rows],
+            is_last=len(rows) < self._source.size,
+            recovered=start is None or self._mark is not None,
+        )
 
     async def _degraded(self, error: Exception) -> Page:
         logger.warning("a client is fed without the ledger: %s", str(error) or type(error).__name__)

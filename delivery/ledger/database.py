@@ -20,6 +20,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, make_url
 
 from delivery.errors import ConfigError, LedgerUnavailable
+from delivery.ledger.models import UtcDateTime
 from delivery.ledger.patience import limit
 
 BUSY_TIMEOUT = 5.0
@@ -103,6 +104,12 @@ class Database:
                 return self.now(fresh)
         value: datetime = connection.execute(sa.text("select clock_timestamp()")).scalar_one()
         return value.astimezone(UTC)
+
+    def clock(self) -> sa.ColumnElement[datetime]:
+        """The same clock as a part of a query, which then asks for it in the same breath."""
+        if self.is_sqlite:
+            return sa.literal(datetime.now(UTC), UtcDateTime())
+        return sa.func.clock_timestamp(type_=UtcDateTime())
 
     def close(self) -> None:
         """Close all pooled connections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from delivery.ledger.database import Database
+from delivery.ledger.feeding import Feeding
 from delivery.ledger.operations import Operations
 from delivery.ledger.queries import Queries
 from delivery.ledger.recording import Recording
@@ -10,7 +11,7 @@ from delivery.ledger.retention import Retention
 from delivery.ledger.statistics import Statistics
 
 
-class EventSql(Recording, Queries, Operations, Retention, Statistics):
+class EventSql(Recording, Queries, Feeding, Operations, Retention, Statistics):
     """Implements the ``EventStore`` port."""
 
     def __init__(self, database: Database) -> None:

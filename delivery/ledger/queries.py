@@ -1,4 +1,4 @@
-"""Reading events: one with its timeline, listings, and what a connecting client is owed.
+"""Reading events: one with its timeline, and listings.
 
 Never writes. Every query is bounded.
 """
@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.records import ConfirmationRow, EventFilter, Stored, Timeline
@@ -85,21 +83,6 @@ class Queries:
                 found.extend(stored(row) for row in rows)
         return sorted(found, key=lambda one: one.position)
 
-    def cursor_instant(self, user_id: str, event_id: str) -> datetime | None:
-        """See the port."""
-        if not is_id(event_id):
-            return None
-        query = sa.select(events.c.recorded_at).where(
-            events.c.id == event_id, events.c.user_id == user_id
-        )
-        with self._database.read() as connection:
-            return connection.execute(query).scalar_one_or_none()
-
-    def feed(self, user_id: str, *, since: datetime | None, after: int, limit: int) -> list[Stored]:
-        """See the port."""
-        with self._database.read() as connection:
-            return _feed(connection, self._database.now(connection), user_id, since, after, limit)
-
     def last_seq(self, user_id: str, run_id: str) -> int:
         """See the port."""
         query = sa.select(runs.c.last_seq).where(runs.c.user_id == user_id, runs.c.run_id == run_id)
@@ -130,29 +113,6 @@ def conditions(which: EventFilter) -> list[sa.ColumnElement[bool]]:
 def unconfirmed() -> sa.ColumnElement[bool]:
     """Spelled as the partial index spells it, so that both databases use the index."""
     return events.c.state.notin_(["confirmed", "expired"])
-
-
-def _feed(
-    connection: Connection,
-    now: datetime,
-    user_id: str,
-    since: datetime | None,
-    after: int,
-    limit: int,
-) -> list[Stored]:
-    """Two bounded index scans, merged: the open ones, and the recent ones whatever their state."""
-    base = (
-        sa.select(*EVENT_COLUMNS)
-        .where(events.c.user_id == user_id, events.c.position > after)
-        .order_by(events.c.position)
-        .limit(limit)
-    )
-    open_ones = base.where(unconfirmed(), events.c.expires_at > now)
-    found = {row.position: row for row in connection.execute(open_ones)}
-    if since is not None:
-        recent = base.where(events.c.recorded_at >= since)
-        found.update((row.position, row) for row in connection.execute(recent))
-    return [stored(found[position]) for position in sorted(found)[:limit]]
 
 
 def _timeline(event: Stored, tries: list[Attempt], proofs: list[ConfirmationRow]) -> Timeline:

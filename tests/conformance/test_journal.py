@@ -168,7 +168,7 @@ async def test_an_outage_spools_and_everything_arrives_in_order_afterwards(
         return len(ledger.events.read([e.event.id for e in entries])) == 50
 
     await eventually(drained)
-    fed = ledger.events.feed("ada", since=None, after=-1, limit=100)
+    fed, _ = ledger.events.feed("ada", None, by="ada", limit=100)
     assert [one.event.seq for one in fed] == list(range(2, 51))
     [first] = ledger.events.read([entries[0].event.id])
     assert first.state is State.CONFIRMED

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import uuid_utils
 
 from delivery.domain.event import Event, EventClass
@@ -15,6 +16,7 @@ from delivery.domain.lifecycle import Confirmation, Outcome, State
 from delivery.domain.policy import Policies, parse_policies
 from delivery.domain.records import Entry, EventFilter, Purged, Recorded
 from delivery.ledger import SqlLedger
+from delivery.ledger.models import events
 
 POLICIES: Policies = parse_policies({})
 
@@ -150,7 +152,7 @@ def test_two_producers_of_one_run_keep_both_events_in_commit_order(ledger: SqlLe
         thread.start()
     for thread in threads:
         thread.join(30)
-    fed = ledger.events.feed("ada", since=None, after=-1, limit=200)
+    fed, _ = ledger.events.feed("ada", None, by="ada", limit=200)
     assert [one.event.seq for one in fed] == list(range(1, 81))
 
 
@@ -230,15 +232,58 @@ def test_the_feed_holds_what_is_unconfirmed_in_order_and_what_is_recent(
     entries = [entry() for _ in range(5)]
     ledger.events.commit([*entries, entry(user="eve")])
     ledger.events.confirm([proof(entries[1])])
-    fed = ledger.events.feed("ada", since=None, after=-1, limit=10)
+    fed, mark = ledger.events.feed("ada", None, by="ada", limit=10)
     wanted = [e.event.id for i, e in enumerate(entries) if i != 1]
-    assert [one.event.id for one in fed] == wanted
-    since = ledger.events.cursor_instant("ada", entries[0].event.id)
-    everything = ledger.events.feed("ada", since=since, after=-1, limit=10)
-    assert [one.event.id for one in everything] == [e.event.id for e in entries]
-    rest = ledger.events.feed("ada", since=None, after=fed[1].position, limit=10)
-    assert [one.event.id for one in rest] == wanted[2:]
-    assert ledger.events.cursor_instant("eve", entries[0].event.id) is None
+    assert ([one.event.id for one in fed], mark) == (wanted, None)
+    everything, mark = ledger.events.feed("ada", entries[0].event.id, by="ada", limit=10)
+    assert [one.event for one in everything] == [
+        e.event.evolve(seq=number) for number, e in enumerate(entries, start=1)
+    ]
+    rest, _ = ledger.events.feed("ada", mark, by="ada", after=everything[2].position, limit=10)
+    assert [one.event.id for one in rest] == [e.event.id for e in entries[3:]]
+
+
+def test_a_cursor_of_somebody_else_marks_nothing(ledger: SqlLedger) -> None:
+    mine, hers = entry(), entry(user="eve")
+    ledger.events.commit([mine, hers])
+    for cursor in (hers.event.id, mine.event.id.replace("0", "1"), "no id"):
+        fed, mark = ledger.events.feed("ada", cursor, by="ada", limit=10)
+        assert ([one.event.id for one in fed], mark) == ([mine.event.id], None)
+
+
+def test_the_feed_says_what_this_client_acknowledged_already(ledger: SqlLedger) -> None:
+    by_phone, by_laptop, by_mail, again, open_one = entries = [entry() for _ in range(5)]
+    ledger.events.commit(entries)
+    for one, by in ((by_phone, "phone"), (by_laptop, "laptop"), (again, "laptop")):
+        ledger.events.confirm([proof(one, by=by)])
+    ledger.events.confirm([proof(by_mail, by="phone", channel="email"), proof(again, by="phone")])
+    fed, _ = ledger.events.feed("ada", by_phone.event.id, by="phone", limit=10)
+    proved = [one.event.id for one in fed if one.is_proved]
+    assert proved == [by_phone.event.id, again.event.id]
+    assert open_one.event.id in [one.event.id for one in fed]
+
+
+def test_what_is_far_older_than_the_cursor_is_not_even_looked_at(
+    ledger: SqlLedger,
+) -> None:
+    old, odd, cursor = entry(), entry(), entry()
+    ledger.events.commit([old])
+    ledger.events.commit([odd])
+    ledger.events.commit([cursor])
+    ledger.events.confirm([proof(one) for one in (old, odd, cursor)])
+    for one, seconds in ((old, 46), (odd, 31)):
+        with ledger.events._database.write() as connection:
+            recorded_at = events.c.recorded_at
+            at = connection.execute(sa.select(recorded_at).where(events.c.id == one.event.id))
+            earlier = at.scalar_one() - timedelta(seconds=seconds)
+            connection.execute(
+                sa.update(events).where(events.c.id == one.event.id).values(recorded_at=earlier)
+            )
+    fed, mark = ledger.events.feed("ada", cursor.event.id, by="ada", limit=10)
+    assert [one.event.id for one in fed] == [cursor.event.id]
+    [stored] = ledger.events.read([old.event.id])
+    assert mark is not None
+    assert mark.behind == stored.position
 
 
 @pytest.mark.parametrize("after", ["", "bogus", "-1", "9" * 30, "\u0661"])
@@ -249,7 +294,7 @@ def test_a_page_after_nothing_known_is_refused(ledger: SqlLedger, after: str) ->
 
 def test_an_expired_event_is_not_fed(ledger: SqlLedger) -> None:
     ledger.events.commit([entry(ttl=0.0)])
-    assert ledger.events.feed("ada", since=None, after=-1, limit=10) == []
+    assert ledger.events.feed("ada", None, by="ada", limit=10) == ([], None)
 
 
 def test_listing_pages_from_the_newest_and_filters(ledger: SqlLedger) -> None:

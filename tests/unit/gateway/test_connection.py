@@ -32,7 +32,7 @@ async def test_without_a_cursor_everything_unconfirmed_is_owed() -> None:
     ]
     ledger.events.add(make_event(), State.CONFIRMED)
     ledger.events.add(make_event("eve"))
-    page = await Feed(source(ledger), "ada").open(None)
+    page = await Feed(source(ledger), "ada", "phone").open(None)
     assert (ids(page.items), page.recovered, page.is_last) == (owed, True, True)
 
 
@@ -43,7 +43,7 @@ async def test_a_cursor_adds_what_was_recorded_since_30_s_before_it() -> None:
     near = add(make_event(), State.CONFIRMED, age=75.0).event.id
     cursor = add(make_event(), State.CONFIRMED, age=50.0).event.id
     after = add(make_event(), State.CONFIRMED, age=1.0).event.id
-    page = await Feed(source(ledger), "ada").open(cursor)
+    page = await Feed(source(ledger), "ada", "phone").open(cursor)
     assert (ids(page.items), page.recovered) == ([near, cursor, after], True)
 
 
@@ -52,14 +52,14 @@ async def test_an_unknown_cursor_is_not_recovered_and_still_gets_the_unconfirmed
     owed = ledger.events.add(make_event()).event.id
     strangers = ledger.events.add(make_event("eve"), State.CONFIRMED).event.id
     for cursor in (make_id(), strangers, "not an id"):
-        page = await Feed(source(ledger), "ada").open(cursor)
+        page = await Feed(source(ledger), "ada", "phone").open(cursor)
         assert (ids(page.items), page.recovered) == ([owed], False)
 
 
 async def test_pages_follow_each_other_without_gap_or_repetition() -> None:
     ledger = MemoryLedger()
     owed = [ledger.events.add(make_event()).event.id for _ in range(7)]
-    feed = Feed(source(ledger, page=3), "ada")
+    feed = Feed(source(ledger, page=3), "ada", "phone")
     pages = [await feed.open(None), await feed.more(), await feed.more()]
     assert [event_id for page in pages for event_id in ids(page.items)] == owed
     assert [page.is_last for page in pages] == [False, False, True]
@@ -69,7 +69,9 @@ async def test_without_the_ledger_the_users_own_second_copy_is_read() -> None:
     ledger = MemoryLedger()
     ledger.events.is_away = True
     mine, strangers = make_event(), make_event("eve")
-    page = await Feed(source(ledger, second_copy=lambda user: [mine, strangers]), "ada").open(None)
+    page = await Feed(
+        source(ledger, second_copy=lambda user: [mine, strangers]), "ada", "phone"
+    ).open(None)
     assert (ids(page.items), page.recovered, page.is_degraded) == ([mine.id], False, True)
 
 
@@ -164,6 +166,22 @@ async def test_acks_are_proofs_with_device_and_connection_and_wake_receipts() ->
     desk.ack(connection)
     assert desk.node.journal.proofs == [Confirmation(event.id, "ada", "websocket", "phone", "c")]
     assert desk.node.confirmed == [event.id]
+
+
+async def test_what_a_client_gets_and_acknowledges_again_is_no_second_proof() -> None:
+    desk = Desk()
+    events = desk.node.events
+    mine, elses, fresh = (
+        events.add(make_event(), state).event
+        for state in (State.CONFIRMED, State.CONFIRMED, State.SENT)
+    )
+    events.proved.add((mine.id, "ada"))
+    connection, sink = desk.begin(cursor=mine.id)
+    await until(lambda: connection.is_live)
+    assert sink.ids == [mine.id, elses.id, fresh.id]
+    desk.ack(connection)
+    assert desk.node.journal.confirmed == [elses.id, fresh.id]
+    assert connection.session.flight.in_flight == ()
 
 
 async def test_a_client_that_does_not_read_is_closed_with_3008_after_the_send_timeout() -> None:

@@ -1,0 +1,121 @@
+"""What a connecting client is owed: everything open, and the recent past in case it missed some.
+
+Owns: the meaning of a cursor. Never writes. What a page costs depends on what it holds, and not on
+how much its user was ever sent.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from delivery.domain.event import Event, EventClass
+from delivery.domain.lifecycle import State
+from delivery.domain.records import FeedMark, Owed
+from delivery.ledger.database import Database
+from delivery.ledger.models import confirmations, events
+from delivery.ledger.queries import unconfirmed
+from delivery.ledger.rows import is_id, load
+
+CURSOR_OVERLAP = timedelta(seconds=30)
+"""A commit that began before the cursor's may end after it, and commits end within 10 s."""
+DISORDER = timedelta(seconds=15)
+"""How far positions and instants of recording may disagree; a transaction that is idle for so long
+is ended by the server."""
+SOCKET = "websocket"
+
+_EVENT = (
+    events.c.id, events.c.type, events.c.run_id, events.c.thread_id, events.c.seq, events.c.at,
+    events.c["class"], events.c.data, events.c.meta, events.c.position,
+)  # fmt: skip
+_CLASSES = {one.value: one for one in EventClass}
+
+
+class Feeding:
+    """The part of the event store that connecting clients read."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def feed(
+        self,
+        user_id: str,
+        start: str | FeedMark | None,
+        *,
+        by: str,
+        after: int = -1,
+        limit: int,
+    ) -> tuple[list[Owed], FeedMark | None]:
+        """See the port."""
+        with self._database.read() as connection:
+            mark = _mark(connection, user_id, start) if isinstance(start, str) else start
+            found = {row.position: row for row in self._open(connection, user_id, after, limit)}
+            if mark is not None:
+                for row in _recent(connection, user_id, mark, by, after, limit):
+                    found.setdefault(row.position, row)
+        return [_owed(user_id, found[position]) for position in sorted(found)[:limit]], mark
+
+    def _open(self, connection: Connection, user_id: str, after: int, limit: int) -> Any:
+        query = (
+            sa.select(*_EVENT, sa.false().label("is_proved"))
+            .where(events.c.user_id == user_id, events.c.position > after)
+            .where(unconfirmed(), events.c.expires_at > self._database.clock())
+        )
+        return connection.execute(query.order_by(events.c.position).limit(limit))
+
+
+def _mark(connection: Connection, user_id: str, cursor: str) -> FeedMark | None:
+    if not is_id(cursor):
+        return None
+    at = connection.execute(
+        sa.select(events.c.recorded_at).where(events.c.id == cursor, events.c.user_id == user_id)
+    ).scalar_one_or_none()
+    if at is None:
+        return None
+    since = at - CURSOR_OVERLAP
+    # Read backwards: stops at the first event that is too old, however many are older.
+    behind = connection.execute(
+        sa.select(events.c.position)
+        .where(events.c.user_id == user_id, events.c.recorded_at < since - DISORDER)
+        .order_by(events.c.position.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    return FeedMark(since, -1 if behind is None else behind)
+
+
+def _recent(
+    connection: Connection, user_id: str, mark: FeedMark, by: str, after: int, limit: int
+) -> Any:
+    proof = sa.exists().where(
+        confirmations.c.event_id == events.c.id,
+        confirmations.c.channel == SOCKET,
+        confirmations.c.by == by,
+    )
+    is_proved = sa.and_(events.c.state == State.CONFIRMED.value, proof)
+    query = (
+        sa.select(*_EVENT, is_proved.label("is_proved"))
+        .where(events.c.user_id == user_id, events.c.position > max(after, mark.behind))
+        .where(events.c.recorded_at >= mark.since)
+    )
+    return connection.execute(query.order_by(events.c.position).limit(limit))
+
+
+def _owed(user_id: str, row: sa.Row[*tuple[Any, ...]]) -> Owed:
+    id_, type_, run_id, thread_id, seq, at, class_, data, meta, position, is_proved = row
+    event = Event(
+        id=id_,
+        type=type_,
+        user_id=user_id,
+        run_id=run_id,
+        seq=seq,
+        at=at,
+        event_class=_CLASSES[class_],
+        raw_data=msgspec.Raw(data.encode()),
+        thread_id=thread_id,
+        meta=None if meta is None else load(meta),
+    )
+    return Owed(event, position, bool(is_proved))
