@@ -18,6 +18,7 @@ from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.records import AlertGroup, Claim, Condition
 from delivery.ledger import edges, rows
+from delivery.ledger.among import among
 from delivery.ledger.database import Database
 from delivery.ledger.locks import lock
 from delivery.ledger.models import digests, events
@@ -139,12 +140,12 @@ def _join(connection: Connection, group_id: str, claims: Sequence[Claim]) -> Non
     # Locked in order of ids, as everybody does who changes many events at once.
     found = connection.execute(
         sa.select(events.c.id, events.c.token, events.c.generation)
-        .where(events.c.id.in_(list(tokens)), edges.on_chain())
+        .where(among(events.c.id, list(tokens)), edges.on_chain())
         .order_by(events.c.id)
         .with_for_update()
     )
     held = [row.id for row in found if tokens[row.id] == (row.token, row.generation)]
-    connection.execute(sa.update(events).where(events.c.id.in_(held)).values(digest_id=group_id))
+    connection.execute(sa.update(events).where(among(events.c.id, held)).values(digest_id=group_id))
 
 
 def _conditions(text: str | None) -> tuple[Condition, ...]:

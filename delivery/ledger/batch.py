@@ -33,7 +33,8 @@ class Gathering:
     An entry that a socket of this node has is worth waiting for a moment: its proof is then
     inserted with it, and that costs a fraction of an update. It is *ripe* once it has its proof, is
     not awaited, or has waited for long enough; a batch is a ripe prefix, so that nothing overtakes
-    within a run.
+    within a run. Proofs of what was committed before wait as long for a batch to go along with:
+    nobody waits for them, and a transaction of their own costs as much as one for all of them.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,7 @@ class Gathering:
         self._ripe = 0
         self._marks: deque[tuple[float, int]] = deque()
         self._marked = 0
+        self._proofs_at: float | None = None
 
     def __bool__(self) -> bool:
         return bool(self._entries or self._proofs or self._hand_overs)
@@ -79,22 +81,28 @@ class Gathering:
         if fresh:
             self._marks.append((now, fresh))
             self._marked += fresh
+        if self._proofs and self._proofs_at is None:
+            self._proofs_at = now
 
     @property
     def oldest(self) -> float | None:
-        """When the first entry came, as marked."""
-        return self._marks[0][0] if self._marks else None
+        """When the first of those came that wait, as marked."""
+        first = self._marks[0][0] if self._marks else None
+        if first is None or self._proofs_at is None:
+            return self._proofs_at if first is None else first
+        return min(first, self._proofs_at)
 
     def cut(self, ripe_since: float, limit: int) -> Batch | None:
         """Take the ripe prefix out, or ``None`` when it pays to wait: something is not ripe yet and
-        even the oldest entry came after ``ripe_since``. You must have marked before.
+        even the oldest of all came after ``ripe_since``. You must have marked before.
 
         Args:
             ripe_since: whatever came until then has waited for long enough.
             limit: entries in one batch.
         """
         size = self._count_ripe(ripe_since)
-        if size < len(self._entries) and self._marks[0][0] > ripe_since:
+        is_complete = size == len(self._entries) and (size or self._hand_overs)
+        if not is_complete and (self.oldest or 0.0) > ripe_since:
             return None
         size = min(size, limit)
         batch = Batch(self._entries[:size])
@@ -103,6 +111,7 @@ class Gathering:
             self._by_id.pop(entry.event.id, None)
         self._forget_marks(size)
         batch.proofs, self._proofs = self._proofs, []
+        self._proofs_at = None
         batch.hand_overs, self._hand_overs = self._hand_overs, {}
         return batch
 

@@ -50,7 +50,7 @@ RETURNING last_seq, user_id, run_id
 """
 _ROW_SQLITE = "(?, ?, ?, ?, ?)"
 _ROWS_POSTGRESQL = (
-    "SELECT u, x, s, %(now)s, %(now)s "
+    "SELECT u, x, s, clock_timestamp(), clock_timestamp() "
     "FROM unnest(%(users)s::text[], %(runs)s::text[], %(seqs)s::bigint[]) AS t (u, x, s)"
 )
 
@@ -156,36 +156,33 @@ def insert_confirmations(
             _insert_values(cursor, _INSERT_CONFIRMATIONS, (channel, at), group, _DO_NOTHING)
 
 
-def raise_runs(connection: Connection, told: Runs, now: datetime) -> None:
+def raise_runs(connection: Connection, told: Runs) -> None:
     """Note sequence numbers that were handed out in process; ``last_seq`` never falls."""
     greatest = "greatest" if is_postgresql(connection) else "max"
     if told:
-        _write_runs(connection, told, now, f"{greatest}(r.last_seq, excluded.last_seq)")
+        _write_runs(connection, told, f"{greatest}(r.last_seq, excluded.last_seq)")
 
 
-def advance_runs(connection: Connection, wanted: Runs, now: datetime) -> dict[tuple[str, str], int]:
+def advance_runs(connection: Connection, wanted: Runs) -> dict[tuple[str, str], int]:
     """Take so many numbers of each run; returns each run's new ``last_seq``."""
     if not wanted:
         return {}
-    return _write_runs(connection, wanted, now, "r.last_seq + excluded.last_seq")
+    return _write_runs(connection, wanted, "r.last_seq + excluded.last_seq")
 
 
-def _write_runs(
-    connection: Connection, values: Runs, now: datetime, last_seq: str
-) -> dict[tuple[str, str], int]:
+def _write_runs(connection: Connection, values: Runs, last_seq: str) -> dict[tuple[str, str], int]:
     # Sorted: two batches that share runs lock them in the same order.
     keys = sorted(values)
     with _cursor(connection) as cursor:
         if is_postgresql(connection):
             statement = _INSERT_RUNS.format(rows=_ROWS_POSTGRESQL, last_seq=last_seq)
             cursor.execute(statement, {
-                "now": now,
                 "users": [user for user, _ in keys],
                 "runs": [run for _, run in keys],
                 "seqs": [values[key] for key in keys],
             })  # fmt: skip
             return {(user, run): last for last, user, run in cursor.fetchall()}
-        at = stamp(connection, now)
+        at = stamp(connection, datetime.now(UTC))
         found: dict[tuple[str, str], int] = {}
         for page in pages(keys):
             statement = _INSERT_RUNS.format(

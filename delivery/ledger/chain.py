@@ -17,6 +17,7 @@ from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Outcome
 from delivery.domain.records import Claim, Result, Swept
 from delivery.ledger import claiming, edges, rows, sweeping
+from delivery.ledger.among import among
 from delivery.ledger.audit import AuditRow, audit_rows
 from delivery.ledger.database import Database
 from delivery.ledger.models import UtcDateTime, attempts, events
@@ -100,7 +101,7 @@ class ChainSql:
             begun = _begun(connection, ours, channel)
             connection.execute(
                 sa.update(attempts)
-                .where(attempts.c.id.in_(begun.values()))
+                .where(among(attempts.c.id, begun.values()))
                 .values(outcome_values(result, now))
             )
             for claim, number in ours:
@@ -157,7 +158,7 @@ class ChainSql:
                 due = edges.not_after_expiry(sa.literal(due_at, UtcDateTime()))
                 connection.execute(
                     sa.update(events)
-                    .where(events.c.id.in_(ids), edges.on_chain())
+                    .where(among(events.c.id, ids), edges.on_chain())
                     .values(claimed_until=None, publishes=0, step=step, due_at=due)
                 )
         return [claim.stored.event.id in held for claim, _, _ in moves]
@@ -197,7 +198,7 @@ def _held_of(
     tokens = {one.stored.event.id: (one.token, one.stored.generation) for one in claims}
     wanted = (
         sa.select(events.c.id, events.c.token, events.c.generation)
-        .where(events.c.id.in_(sorted(tokens)), *conditions)
+        .where(among(events.c.id, sorted(tokens)), *conditions)
         .order_by(events.c.id)
         .with_for_update()
     )
@@ -221,7 +222,7 @@ def _begun(connection: Connection, starts: Sequence[Start], channel: str) -> dic
             attempts.c.generation,
             attempts.c.number,
             attempts.c.token,
-        ).where(attempts.c.event_id.in_(wanted), attempts.c.channel == channel)
+        ).where(among(attempts.c.event_id, wanted), attempts.c.channel == channel)
     )
     return {
         row.event_id: row.id
@@ -280,7 +281,7 @@ def _next_numbers(connection: Connection, skips: Sequence[Skipped]) -> dict[tupl
     found = connection.execute(
         sa.select(
             attempts.c.event_id, attempts.c.channel, attempts.c.generation, attempts.c.number
-        ).where(attempts.c.event_id.in_(generations))
+        ).where(among(attempts.c.event_id, generations))
     )
     for row in found:
         key = row.event_id, row.channel

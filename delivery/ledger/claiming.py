@@ -18,6 +18,7 @@ from delivery.domain.contact import Contact
 from delivery.domain.lifecycle import Attempt, Outcome, State
 from delivery.domain.records import Claim
 from delivery.ledger import edges, rows
+from delivery.ledger.among import among
 from delivery.ledger.models import UtcDateTime, attempts, contacts, digests, events
 from delivery.ledger.sweeping import FAST_PATH, expire
 
@@ -28,7 +29,7 @@ def claim(connection: Connection, now: datetime, ids: Sequence[str], lease: floa
     """Claim what is on the chain and free; expired events end instead."""
     found = connection.execute(
         sa.select(*rows.EVENT_COLUMNS)
-        .where(events.c.id.in_(ids), edges.on_chain())
+        .where(among(events.c.id, ids), edges.on_chain())
         .order_by(events.c.id)
         .with_for_update(skip_locked=True)
     ).all()
@@ -45,7 +46,7 @@ def claim(connection: Connection, now: datetime, ids: Sequence[str], lease: floa
     until = now + timedelta(seconds=lease)
     connection.execute(
         sa.update(events)
-        .where(events.c.id.in_(won), edges.on_chain())
+        .where(among(events.c.id, won), edges.on_chain())
         .values(
             token=events.c.token + 1,
             claimed_until=until,
@@ -60,14 +61,14 @@ def _end_lost(connection: Connection, now: datetime, free: Sequence[rows.AnyRow]
     """Attempts that a dead worker left unfinished end as unknown. Those of a digest carry the
     digest's token and are lost when its claim has run out."""
     running = sa.select(digests.c.id).where(
-        digests.c.user_id.in_(sorted({row.user_id for row in free})),
+        among(digests.c.user_id, sorted({row.user_id for row in free})),
         digests.c.state == "open",
         digests.c.claimed_until > now,
     )
     connection.execute(
         sa.update(attempts)
         .where(
-            attempts.c.event_id.in_([row.id for row in free]),
+            among(attempts.c.event_id, [row.id for row in free]),
             attempts.c.channel != FAST_PATH,
             attempts.c.outcome == Outcome.STARTED.value,
             sa.or_(attempts.c.digest_id.is_(None), attempts.c.digest_id.notin_(running)),
@@ -83,7 +84,7 @@ def _claims(
     tried = _attempts(connection, [row.id for row in won])
     reachable = {
         row.user_id: rows.contact(row)
-        for row in connection.execute(sa.select(contacts).where(contacts.c.user_id.in_(users)))
+        for row in connection.execute(sa.select(contacts).where(among(contacts.c.user_id, users)))
     }
     pending = _pending(connection, users)
     claims = []
@@ -114,7 +115,7 @@ def _attempts(connection: Connection, won: Sequence[str]) -> dict[str, list[Atte
                 events.c.generation == attempts.c.generation,
             ),
         )
-        .where(attempts.c.event_id.in_(won), attempts.c.channel != FAST_PATH)
+        .where(among(attempts.c.event_id, won), attempts.c.channel != FAST_PATH)
         .order_by(attempts.c.id)
     )
     by_event: dict[str, list[Attempt]] = defaultdict(list)
@@ -129,7 +130,7 @@ def _pending(
     """Open digests as (user, run or ``None``) -> channel -> due."""
     found = connection.execute(
         sa.select(digests.c.user_id, digests.c.run_id, digests.c.channel, digests.c.due_at).where(
-            digests.c.user_id.in_(users),
+            among(digests.c.user_id, users),
             digests.c.state == "open",
             digests.c.due_at.isnot(None),
         )

@@ -28,6 +28,7 @@ STATEMENT_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 3.0
 # The server ends a statement first, as long as it can.
 PATIENCE = STATEMENT_TIMEOUT + 1.0
+_CLOCK = sa.text("select clock_timestamp()")
 
 
 def parse_url(text: str) -> URL:
@@ -102,7 +103,7 @@ class Database:
         if connection is None:
             with self.read() as fresh:
                 return self.now(fresh)
-        value: datetime = connection.execute(sa.text("select clock_timestamp()")).scalar_one()
+        value: datetime = connection.execute(_CLOCK).scalar_one()
         return value.astimezone(UTC)
 
     def clock(self) -> sa.ColumnElement[datetime]:
@@ -131,7 +132,6 @@ def _engine(url: URL, pool_size: int, patience: float | None) -> sa.Engine:
         pool_size=pool_size,
         max_overflow=4,
         pool_timeout=BUSY_TIMEOUT,
-        pool_pre_ping=True,
         connect_args={
             "connect_timeout": int(CONNECT_TIMEOUT),
             "options": options,

@@ -19,6 +19,7 @@ from delivery.domain.lifecycle import Outcome
 from delivery.domain.records import Claim, Digest, DigestClaim, Result, Stored
 from delivery.ledger import edges, joining, rows
 from delivery.ledger.alerts import AlertGroups
+from delivery.ledger.among import among
 from delivery.ledger.audit import AuditRow, audit_rows
 from delivery.ledger.chain import outcome_values
 from delivery.ledger.claiming import LOST
@@ -178,7 +179,7 @@ def _begin(
     ids = [member.event.id for member in due]
     last = (
         sa.select(attempts.c.event_id, attempts.c.generation, sa.func.max(attempts.c.number))
-        .where(attempts.c.event_id.in_(ids), attempts.c.channel == digest.channel)
+        .where(among(attempts.c.event_id, ids), attempts.c.channel == digest.channel)
         .group_by(attempts.c.event_id, attempts.c.generation)
     )
     numbers = {(row[0], row[1]): row[2] for row in connection.execute(last)}
@@ -222,7 +223,9 @@ def _reopen(connection: Connection, digest: Digest, due_at: datetime, result: Re
     ).scalars()
     due = edges.not_after_expiry(sa.literal(due_at, UtcDateTime()))
     connection.execute(
-        sa.update(events).where(events.c.id.in_(waiting.all()), edges.on_chain()).values(due_at=due)
+        sa.update(events)
+        .where(among(events.c.id, waiting.all()), edges.on_chain())
+        .values(due_at=due)
     )
 
 

@@ -10,10 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.event import EventClass
-from delivery.domain.lifecycle import Cause, Confirmation, Outcome, State, sources
+from delivery.domain.lifecycle import Cause, Confirmation, Outcome, State
 from delivery.domain.policy import Policies
 from delivery.domain.records import Confirmed, EventFilter
-from delivery.ledger import bulk
+from delivery.ledger import bulk, edges
+from delivery.ledger.among import among
 from delivery.ledger.audit import AuditRow, audit_rows
 from delivery.ledger.database import Database
 from delivery.ledger.models import attempts, events
@@ -21,9 +22,6 @@ from delivery.ledger.proofs import store_proofs
 from delivery.ledger.queries import conditions
 from delivery.ledger.recording import FAST_PATH
 from delivery.ledger.rows import AnyRow, attempt_values, is_id
-
-_HAND_OVER = sorted(s.value for s in sources(Cause.HAND_OVER))
-_REPLAY = sorted(s.value for s in sources(Cause.REPLAY))
 
 
 class Operations:
@@ -59,7 +57,7 @@ class Operations:
             size = bulk.PAGE if limit is None else min(bulk.PAGE, limit - len(matched))
             page = (
                 sa.select(events.c.id, events.c.position, events.c.user_id, events.c["class"])
-                .where(events.c.state.in_(_REPLAY), events.c.position > position, *_which(which))
+                .where(edges.before(Cause.REPLAY), events.c.position > position, *_which(which))
                 .order_by(events.c.position)
                 .limit(size)
             )
@@ -95,13 +93,13 @@ class Operations:
 def _which(which: EventFilter | Sequence[str]) -> list[sa.ColumnElement[bool]]:
     if isinstance(which, EventFilter):
         return conditions(which)
-    return [events.c.id.in_([i for i in which if is_id(i)])]
+    return [among(events.c.id, [i for i in which if is_id(i)])]
 
 
 def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: datetime) -> None:
     query = (
         sa.select(events.c.id, events.c.generation, events.c.user_id, events.c["class"])
-        .where(events.c.id.in_(ids), events.c.state.in_(_HAND_OVER))
+        .where(among(events.c.id, ids), edges.before(Cause.HAND_OVER))
         .order_by(events.c.id)
     )
     if bulk.is_postgresql(connection):
@@ -112,7 +110,7 @@ def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: dat
     moved = [row.id for row in rows]
     connection.execute(
         sa.update(events)
-        .where(events.c.id.in_(moved))
+        .where(among(events.c.id, moved))
         .values(state=State.FALLING_BACK.value, step=None, due_at=now, handed_over_at=now,
                 publishes=0)
     )  # fmt: skip
@@ -143,7 +141,7 @@ def _tries(connection: Connection, ids: Sequence[str]) -> dict[tuple[str, int], 
     """Fast-path attempts so far by (event, generation)."""
     query = (
         sa.select(attempts.c.event_id, attempts.c.generation, sa.func.max(attempts.c.number))
-        .where(attempts.c.event_id.in_(ids), attempts.c.channel == FAST_PATH)
+        .where(among(attempts.c.event_id, ids), attempts.c.channel == FAST_PATH)
         .group_by(attempts.c.event_id, attempts.c.generation)
     )
     return {(row[0], row[1]): row[2] for row in connection.execute(query)}
@@ -158,7 +156,7 @@ def _restart(connection: Connection, ids: Sequence[str], policies: Policies, now
         expires = now + timedelta(seconds=policy.ttl)
         connection.execute(
             sa.update(events)
-            .where(events.c.id.in_(ids), events.c["class"] == event_class.value)
+            .where(among(events.c.id, ids), events.c["class"] == event_class.value)
             .values(
                 state=State.ACCEPTED.value,
                 step=None,

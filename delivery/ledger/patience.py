@@ -16,6 +16,10 @@ from psycopg.abc import PQGen
 from sqlalchemy import event
 
 RV = TypeVar("RV")
+FRESH = 1.0
+"""Seconds after its last use for which a connection is not asked whether it still lives: a busy
+process would spend a round trip per transaction on it, to be told once in a year."""
+_USED_AT = "delivery_used_at"
 # Seconds between two looks at the clock while nothing arrives.
 _INTERVAL = 0.1
 
@@ -66,10 +70,21 @@ def limit(engine: sa.Engine, *, idle: float, busy: float | None) -> None:
         return connection
 
     @event.listens_for(engine, "checkout")
-    def _checkout(connection: PatientConnection, _record: Any, _proxy: Any) -> None:
+    def _checkout(connection: PatientConnection, record: Any, _proxy: Any) -> None:
+        if time.monotonic() - record.info.get(_USED_AT, 0.0) > FRESH:
+            _ask(engine, connection)
         connection.patience = busy
 
     @event.listens_for(engine, "checkin")
-    def _checkin(connection: PatientConnection | None, _record: Any) -> None:
+    def _checkin(connection: PatientConnection | None, record: Any) -> None:
         if connection is not None:
             connection.patience = idle
+            record.info[_USED_AT] = time.monotonic()
+
+
+def _ask(engine: sa.Engine, connection: PatientConnection) -> None:
+    """Whether it still lives; if not, the pool is told to open all of them anew."""
+    try:
+        engine.dialect.do_ping(connection)  # type: ignore[arg-type]
+    except psycopg.Error as error:
+        raise sa.exc.InvalidatePoolError("the connection is gone") from error

@@ -15,12 +15,13 @@ from sqlalchemy.engine import Connection
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
 from delivery.domain.records import Confirmed
-from delivery.ledger import bulk
+from delivery.ledger import bulk, edges
+from delivery.ledger.among import among
 from delivery.ledger.audit import AuditRow, audit_rows
 from delivery.ledger.models import events
 from delivery.ledger.rows import is_id
 
-_FROM = sorted(state.value for state in sources(Cause.PROOF) - {State.CONFIRMED, State.EXPIRED})
+_FROM = sources(Cause.PROOF) - {State.CONFIRMED, State.EXPIRED}
 
 
 def store_proofs(
@@ -42,7 +43,7 @@ def store_proofs(
     for page in bulk.pages(ids):
         connection.execute(
             sa.update(events)
-            .where(events.c.id.in_(page), events.c.state.in_(_FROM))
+            .where(among(events.c.id, page), edges.is_one_of(_FROM))
             .values(state=State.CONFIRMED.value, confirmed_at=now, due_at=None, step=None)
         )
     bulk.insert_confirmations(connection, valid, now)
@@ -57,7 +58,7 @@ def _owners(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
         # Locked in id order, as every writer of many events does: no two can wait for each other.
         query = (
             sa.select(events.c.id, events.c.user_id, events.c.state, events.c["class"])
-            .where(events.c.id.in_(page))
+            .where(among(events.c.id, page))
             .order_by(events.c.id)
         )
         if bulk.is_postgresql(connection):

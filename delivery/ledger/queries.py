@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.records import ConfirmationRow, EventFilter, Stored, Timeline
 from delivery.ledger import bulk
+from delivery.ledger.among import among
 from delivery.ledger.database import Database
 from delivery.ledger.models import attempts, confirmations, events, runs
 from delivery.ledger.rows import (
@@ -79,7 +80,7 @@ class Queries:
         found: list[Stored] = []
         with self._database.read() as connection:
             for page in bulk.pages([i for i in event_ids if is_id(i)]):
-                rows = connection.execute(sa.select(*EVENT_COLUMNS).where(events.c.id.in_(page)))
+                rows = connection.execute(sa.select(*EVENT_COLUMNS).where(among(events.c.id, page)))
                 found.extend(stored(row) for row in rows)
         return sorted(found, key=lambda one: one.position)
 

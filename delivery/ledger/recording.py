@@ -21,6 +21,7 @@ from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.ledger import bulk
+from delivery.ledger.among import among
 from delivery.ledger.audit import AuditRow, audit_rows
 from delivery.ledger.database import Database
 from delivery.ledger.models import events
@@ -63,21 +64,19 @@ class Recording:
     ) -> tuple[list[Receipted], set[str]]:
         unknown: set[str] = set()
         with self._database.write() as connection:
+            now: datetime | None = None
             answers, fresh = _sort_out(connection, entries, drained)
             if fresh:
-                seqs = _number(connection, [entry for _, entry in fresh], self._now(connection))
+                seqs = _number(connection, [entry for _, entry in fresh])
                 # The clock is read after the runs are locked: within a run, later means later.
-                now = self._now(connection)
+                now = self._database.now(connection)
                 _insert(connection, fresh, seqs, now)
                 for (index, entry), seq in zip(fresh, seqs, strict=True):
                     answers[index] = Receipted(entry.event.id, Recorded.NEW, seq)
             if proofs:
-                stored = store_proofs(connection, proofs, self._now(connection))
-                unknown.update(stored.unknown)
+                now = now or self._database.now(connection)
+                unknown.update(store_proofs(connection, proofs, now).unknown)
         return list(_resolved(answers)), unknown
-
-    def _now(self, connection: Connection) -> datetime:
-        return self._database.now(connection)
 
 
 Answers = list[Receipted | int]
@@ -125,7 +124,7 @@ def _sort_out(
 def _known(connection: Connection, ids: Sequence[str]) -> dict[str, Event]:
     found: dict[str, Event] = {}
     for page in bulk.pages(ids):
-        rows = connection.execute(sa.select(*EVENT_COLUMNS).where(events.c.id.in_(page)))
+        rows = connection.execute(sa.select(*EVENT_COLUMNS).where(among(events.c.id, page)))
         found.update((row._mapping["id"], event_of(row)) for row in rows)
     return found
 
@@ -152,7 +151,7 @@ def _conflicting(entry: Entry) -> Entry:
     return msgspec.structs.replace(entry, event=twin, proofs=[], pushes=[])
 
 
-def _number(connection: Connection, entries: Sequence[Entry], now: datetime) -> list[int | None]:
+def _number(connection: Connection, entries: Sequence[Entry]) -> list[int | None]:
     """Sequence numbers: those told already are noted in ``runs``, the others are taken there."""
     told: dict[tuple[str, str], int] = {}
     wanted: dict[tuple[str, str], int] = {}
@@ -166,10 +165,10 @@ def _number(connection: Connection, entries: Sequence[Entry], now: datetime) -> 
             wanted[key] = wanted.get(key, 0) + 1
         elif seq > told.get(key, 0):
             told[key] = seq
-    bulk.raise_runs(connection, told, now)
+    bulk.raise_runs(connection, told)
     if not wanted:
         return numbers
-    last = bulk.advance_runs(connection, wanted, now)
+    last = bulk.advance_runs(connection, wanted)
     following = {key: last[key] - count for key, count in wanted.items()}
     for index, entry in enumerate(entries):
         if numbers[index] is None:

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from delivery.domain.lifecycle import ENDED, State
 from delivery.domain.records import Purged
 from delivery.ledger import bulk
+from delivery.ledger.among import among
 from delivery.ledger.database import Database
 from delivery.ledger.models import attempts, confirmations, events, mailbox
 
@@ -63,7 +64,7 @@ def _delete(connection: Connection, old: Mapping[str, State]) -> list[str]:
     for page in bulk.pages(sorted(old)):
         query = (
             sa.select(events.c.id, events.c.state)
-            .where(events.c.id.in_(page))
+            .where(among(events.c.id, page))
             .order_by(events.c.id)
             .with_for_update(skip_locked=True)
         )
@@ -75,5 +76,5 @@ def _delete(connection: Connection, old: Mapping[str, State]) -> list[str]:
 
 def _delete_page(connection: Connection, ids: Sequence[str]) -> None:
     for table in (attempts, confirmations, mailbox):
-        connection.execute(sa.delete(table).where(table.c.event_id.in_(ids)))
-    connection.execute(sa.delete(events).where(events.c.id.in_(ids)))
+        connection.execute(sa.delete(table).where(among(table.c.event_id, ids)))
+    connection.execute(sa.delete(events).where(among(events.c.id, ids)))

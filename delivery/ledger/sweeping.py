@@ -18,6 +18,7 @@ from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Outcome, State
 from delivery.domain.records import Due, Swept
 from delivery.ledger import edges, rows
+from delivery.ledger.among import among
 from delivery.ledger.audit import AuditRow, audit_rows
 from delivery.ledger.models import UtcDateTime, attempts, events
 
@@ -62,7 +63,7 @@ def expire(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) 
         return
     connection.execute(
         sa.update(events)
-        .where(events.c.id.in_(_ids(found)), edges.before(Cause.EXPIRE))
+        .where(among(events.c.id, _ids(found)), edges.before(Cause.EXPIRE))
         .values(state=edges.after(Cause.EXPIRE), step=None, due_at=None, claimed_until=None)
     )
     _audit(connection, now, found, Cause.EXPIRE)
@@ -90,7 +91,7 @@ def _enter(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) 
         return
     connection.execute(
         sa.update(events)
-        .where(events.c.id.in_(_ids(found)), edges.before(Cause.HAND_OVER))
+        .where(among(events.c.id, _ids(found)), edges.before(Cause.HAND_OVER))
         .values(state=edges.after(Cause.HAND_OVER), step=None, handed_over_at=now, digest_id=None)
     )
     _record_timeouts(connection, now, [row for row in found if row.state == State.SENT])
@@ -104,7 +105,7 @@ def _record_timeouts(connection: Connection, now: datetime, found: Sequence[rows
     numbers = {
         (event_id, generation): number
         for event_id, generation, number in connection.execute(
-            last.where(attempts.c.event_id.in_(_ids(found)), attempts.c.channel == FAST_PATH)
+            last.where(among(attempts.c.event_id, _ids(found)), attempts.c.channel == FAST_PATH)
             .group_by(attempts.c.event_id, attempts.c.generation)
         )
     }  # fmt: skip
@@ -134,7 +135,7 @@ def _publish(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]
         again = sa.literal(now + timedelta(seconds=pause), UtcDateTime())
         connection.execute(
             sa.update(events)
-            .where(events.c.id.in_(_ids(group)), edges.on_chain())
+            .where(among(events.c.id, _ids(group)), edges.on_chain())
             .values(due_at=edges.not_after_expiry(again), publishes=events.c.publishes + 1)
         )
 
@@ -147,7 +148,7 @@ def _settle(connection: Connection, found: Sequence[rows.AnyRow]) -> None:
     parked = events.c.state == State.PARKED.value
     connection.execute(
         sa.update(events)
-        .where(events.c.id.in_(_ids(found)))
+        .where(among(events.c.id, _ids(found)))
         .values(due_at=sa.case((parked, events.c.expires_at), else_=sa.null()))
     )
 

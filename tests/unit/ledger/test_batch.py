@@ -116,3 +116,31 @@ def test_what_concerns_committed_events_leaves_with_the_next_batch() -> None:
     batch = here.cut(NEVER, LIMIT)
     assert batch == Batch([], [proof(gone)], {"no room": [gone.event.id]})
     assert not Batch()
+
+
+def test_proofs_of_committed_events_wait_for_a_batch_to_go_along_with() -> None:
+    gone, next_ = sent(1), make_entry(make_event(id=make_id(2)))
+    here = gathering(gone)
+    here.cut(0.0, LIMIT)
+    here.prove([proof(gone)])
+    here.mark(1.0)
+    assert here.cut(0.9, LIMIT) is None
+    assert here.oldest == 1.0
+    here.add(next_, lambda entry, answer: None)
+    here.mark(1.1)
+    batch = here.cut(0.9, LIMIT)
+    assert entries_of(batch) == [next_]
+    assert batch is not None
+    assert batch.proofs == [proof(gone)]
+
+
+def test_proofs_that_waited_for_long_enough_leave_alone() -> None:
+    gone = sent(1)
+    here = gathering(gone)
+    here.cut(0.0, LIMIT)
+    here.prove([proof(gone)])
+    here.mark(1.0)
+    here.prove([proof(gone, "u2")])
+    here.mark(2.0)
+    assert here.cut(1.0, LIMIT) == Batch([], [proof(gone), proof(gone, "u2")])
+    assert here.oldest is None
