@@ -22,7 +22,6 @@ class Entry(msgspec.Struct):
         event: with ``seq=None`` when the ledger is to assign it from ``runs.last_seq``.
         ack_timeout: seconds from the insert to the hand-over.
         ttl: seconds from the insert to ``expired``.
-        own_id: this process made the id, so it cannot be a duplicate.
         sent: the event was already pushed to a live socket.
         awaited: that socket is this node's, so that its proof may come in time for the insert.
         hand_over: nobody could be reached; the chain starts at once.
@@ -33,7 +32,6 @@ class Entry(msgspec.Struct):
     event: Event
     ack_timeout: float
     ttl: float
-    own_id: bool = True
     sent: bool = False
     hand_over: bool = False
     awaited: bool = False

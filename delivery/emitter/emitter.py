@@ -151,7 +151,7 @@ class EmitterCore:
         if seq is not None:
             self._push_first(event, kind.policy, run, receipt, performance)
         elif kind.is_durable:
-            draft = Draft(event, event_id is None, kind.policy)
+            draft = Draft(event, kind.policy)
             self._commit_first(draft, run, partial(_settle, receipt), performance)
         else:
             self._pusher.offer(event, kind.policy, performance)
@@ -209,7 +209,7 @@ class EmitterCore:
     def _commit_first(self, draft: Draft, run: Run, done: Done, performance: bool) -> None:
         """Let the ledger number it (and recognise a duplicate), then push."""
         policy = draft.policy
-        entry = Entry(draft.event, policy.ack_timeout, policy.ttl, own_id=draft.own_id)
+        entry = Entry(draft.event, policy.ack_timeout, policy.ttl)
         entry.ticket = policy, run, done, performance
         self._journal.submit(entry, self._on_numbered)
         run.outstanding += 1

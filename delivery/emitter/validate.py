@@ -79,13 +79,9 @@ class Kinds:
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
-    """A valid event that still lacks its place in the run, and what its class is owed.
-
-    ``own_id``: this process made the id, so that it cannot be a duplicate.
-    """
+    """A valid event that still lacks its place in the run, and what its class is owed."""
 
     event: Event
-    own_id: bool
     policy: ClassPolicy
 
 
@@ -176,7 +172,7 @@ def parse_item(item: object, *, kinds: Kinds, new_id: Callable[[], str], at: dat
         raw_data=check_data(item.get("data")),
         meta=check_meta(item.get("meta"), context.flags),
     )
-    return Draft(event, event_id is None, kind.policy)
+    return Draft(event, kind.policy)
 
 
 def _refuse_field(item: Mapping[Any, Any]) -> None:

@@ -33,8 +33,8 @@ class Gathering:
     An entry that a socket of this node has is worth waiting for a moment: its proof is then
     inserted with it, and that costs a fraction of an update. It is *ripe* once it has its proof, is
     not awaited, or has waited for long enough; a batch is a ripe prefix, so that nothing overtakes
-    within a run. Proofs of what was committed before wait as long for a batch to go along with:
-    nobody waits for them, and a transaction of their own costs as much as one for all of them.
+    within a run. Proofs of what was committed before gather for longer: nobody waits for them, and
+    one costs as much as many.
     """
 
     def __init__(self) -> None:
@@ -86,32 +86,38 @@ class Gathering:
 
     @property
     def oldest(self) -> float | None:
-        """When the first of those came that wait, as marked."""
-        first = self._marks[0][0] if self._marks else None
-        if first is None or self._proofs_at is None:
-            return self._proofs_at if first is None else first
-        return min(first, self._proofs_at)
+        """When the first entry came, as marked."""
+        return self._marks[0][0] if self._marks else None
 
-    def cut(self, ripe_since: float, limit: int) -> Batch | None:
-        """Take the ripe prefix out, or ``None`` when it pays to wait: something is not ripe yet and
-        even the oldest of all came after ``ripe_since``. You must have marked before.
+    @property
+    def oldest_proof(self) -> float | None:
+        """When the first of the proofs without an entry came, as marked."""
+        return self._proofs_at
+
+    def cut(self, ripe_since: float, limit: int, *, proofs_since: float) -> Batch | None:
+        """Take out what is ripe, or ``None`` when it pays to wait: the first of the entries that
+        are not ripe came after ``ripe_since``. You must have marked before.
 
         Args:
-            ripe_since: whatever came until then has waited for long enough.
+            ripe_since: an entry that came until then has waited for long enough.
             limit: entries in one batch.
+            proofs_since: the same for the proofs of what was committed before.
         """
         size = self._count_ripe(ripe_since)
-        is_complete = size == len(self._entries) and (size or self._hand_overs)
-        if not is_complete and (self.oldest or 0.0) > ripe_since:
-            return None
+        if size < len(self._entries) and self._marks[0][0] > ripe_since:
+            size = 0
         size = min(size, limit)
+        has_proofs = self._proofs_at is not None and self._proofs_at <= proofs_since
+        if not (size or has_proofs or self._hand_overs):
+            return None
         batch = Batch(self._entries[:size])
         del self._entries[:size]
         for entry, _ in batch.entries:
             self._by_id.pop(entry.event.id, None)
         self._forget_marks(size)
-        batch.proofs, self._proofs = self._proofs, []
-        self._proofs_at = None
+        if has_proofs:
+            batch.proofs, self._proofs = self._proofs, []
+            self._proofs_at = None
         batch.hand_overs, self._hand_overs = self._hand_overs, {}
         return batch
 

@@ -31,6 +31,8 @@ T = TypeVar("T")
 BATCH = 5_000
 GATHER = 0.02
 """Seconds that an entry may wait for its proof, to be inserted with it."""
+GATHER_PROOFS = 0.05
+"""Seconds for which proofs of what was committed before gather, to be written together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +180,26 @@ class JournalThread:
         if self._is_busy or not self._gathering:
             return
         # Somebody who waits for the commit is in a hurry: nothing waits for its proof then.
-        batch = self._gathering.cut(now - (0.0 if self._flushes else self._patience), BATCH)
+        entries, proofs = (0.0, 0.0) if self._flushes else (self._patience, GATHER_PROOFS)
+        batch = self._gathering.cut(now - entries, BATCH, proofs_since=now - proofs)
         if batch is not None:
             self._is_busy = True
             self._cuts += 1
             self._inbox.put(batch)
-        elif self._timer is None:
-            at = (self._gathering.oldest or now) + self._patience
-            self._timer = loop.call_at(at, self._on_timer)
+        else:
+            self._wait(entries, proofs)
+
+    def _wait(self, entries: float, proofs: float) -> None:
+        """Look again when the first of what gathered has waited for long enough."""
+        gathering = self._gathering
+        waits = (gathering.oldest, entries), (gathering.oldest_proof, proofs)
+        at = min(since + patience for since, patience in waits if since is not None)
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        if self._loop is not None:
+            self._timer = self._loop.call_at(at, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -7,7 +7,8 @@ order is always runs (sorted), then events, so two batches that share runs take 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -51,21 +52,27 @@ class Recording:
     ) -> list[Receipted]:
         """See the port ``EventStore.commit``."""
         try:
-            answers, unknown = self._commit(entries, proofs, drained)
-        except (sa.exc.IntegrityError, psycopg.errors.UniqueViolation):
-            # Another node recorded one of these ids between our look and our insert: look again.
-            answers, unknown = self._commit(entries, proofs, drained)
+            answers, unknown = self._commit(entries, proofs, is_repeated=drained, drained=drained)
+        except (sa.exc.IntegrityError, sqlite3.IntegrityError, psycopg.errors.UniqueViolation):
+            # Somebody's id is taken, which is rare enough not to look before every insert.
+            answers, unknown = self._commit(entries, proofs, is_repeated=True, drained=drained)
         if missed is not None and unknown:
             missed += [proof for proof in proofs if proof.event_id in unknown]
         return answers
 
     def _commit(
-        self, entries: Sequence[Entry], proofs: Sequence[Confirmation], drained: bool
+        self,
+        entries: Sequence[Entry],
+        proofs: Sequence[Confirmation],
+        *,
+        is_repeated: bool,
+        drained: bool,
     ) -> tuple[list[Receipted], set[str]]:
         unknown: set[str] = set()
         with self._database.write() as connection:
             now: datetime | None = None
-            answers, fresh = _sort_out(connection, entries, drained)
+            known = _known(connection, entries) if is_repeated else {}
+            answers, fresh = _sort_out(entries, known, drained)
             if fresh:
                 seqs = _number(connection, [entry for _, entry in fresh])
                 # The clock is read after the runs are locked: within a run, later means later.
@@ -85,16 +92,15 @@ Fresh = list[tuple[int, Entry]]
 
 
 def _sort_out(
-    connection: Connection, entries: Sequence[Entry], drained: bool
+    entries: Sequence[Entry], known: Mapping[str, Event], drained: bool
 ) -> tuple[Answers, Fresh]:
-    """Tell new entries from repeated ones."""
-    if (
-        not drained
-        and all(entry.own_id for entry in entries)
-        and len({entry.event.id for entry in entries}) == len(entries)
-    ):  # this process made every id
+    """Tell new entries from repeated ones.
+
+    Args:
+        known: what the ledger has under these ids.
+    """
+    if not known and len({entry.event.id for entry in entries}) == len(entries):
         return list(range(len(entries))), list(enumerate(entries))
-    known = _known(connection, [e.event.id for e in entries if drained or not e.own_id])
     answers: Answers = []
     fresh: Fresh = []
     first: dict[str, int] = {}
@@ -121,9 +127,9 @@ def _sort_out(
     return answers, fresh
 
 
-def _known(connection: Connection, ids: Sequence[str]) -> dict[str, Event]:
+def _known(connection: Connection, entries: Sequence[Entry]) -> dict[str, Event]:
     found: dict[str, Event] = {}
-    for page in bulk.pages(ids):
+    for page in bulk.pages([entry.event.id for entry in entries]):
         rows = connection.execute(sa.select(*EVENT_COLUMNS).where(among(events.c.id, page)))
         found.update((row._mapping["id"], event_of(row)) for row in rows)
     return found

@@ -95,26 +95,26 @@ def test_numbers_told_in_process_are_respected_by_later_http_events(ledger: SqlL
 
 
 def test_the_same_id_with_the_same_content_is_a_duplicate(ledger: SqlLedger) -> None:
-    one = entry(own_id=False)
+    one = entry()
     assert commit(ledger, [one]) == [Recorded.NEW]
-    assert commit(ledger, [entry(id=one.event.id, own_id=False)]) == [Recorded.DUPLICATE]
+    assert commit(ledger, [entry(id=one.event.id)]) == [Recorded.DUPLICATE]
 
 
 def test_the_same_id_with_other_content_is_a_conflict_and_the_rest_is_kept(
     ledger: SqlLedger,
 ) -> None:
-    one = entry(own_id=False)
+    one = entry()
     ledger.events.commit([one])
     other = entry()
-    outcomes = commit(ledger, [entry(id=one.event.id, data={"x": 1}, own_id=False), other])
+    outcomes = commit(ledger, [entry(id=one.event.id, data={"x": 1}), other])
     assert outcomes == [Recorded.CONFLICT, Recorded.NEW]
     assert ledger.events.get(other.event.id) is not None
 
 
 def test_an_id_repeated_within_one_batch_is_recorded_once(ledger: SqlLedger) -> None:
-    one = entry(own_id=False)
-    twin = entry(id=one.event.id, own_id=False)
-    other = entry(id=one.event.id, own_id=False, data={"x": 2})
+    one = entry()
+    twin = entry(id=one.event.id)
+    other = entry(id=one.event.id, data={"x": 2})
     answers = ledger.events.commit([one, twin, other])
     assert [a.outcome for a in answers] == [
         Recorded.NEW, Recorded.DUPLICATE, Recorded.CONFLICT,
@@ -129,7 +129,7 @@ def test_two_nodes_that_record_one_id_at_once_agree_on_one_row(ledger: SqlLedger
 
     def record() -> None:
         start.wait(5)
-        outcomes.extend(commit(ledger, [entry(id=identity, own_id=False)]))
+        outcomes.extend(commit(ledger, [entry(id=identity)]))
 
     threads = [threading.Thread(target=record) for _ in range(4)]
     for thread in threads:

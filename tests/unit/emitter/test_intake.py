@@ -56,11 +56,6 @@ async def test_a_conflict_is_the_items_own_answer(bench):
     assert isinstance(answers[1], IdConflict)
 
 
-async def test_only_an_id_of_the_caller_can_be_a_duplicate(bench):
-    await accept(bench, [item(0), item(1, id=make_id(5))])
-    assert [entry.own_id for entry in bench.journal.committed] == [True, False]
-
-
 async def test_ephemeral_items_keep_their_place(bench):
     answers = await accept(
         bench, [item(0, type="progress"), item(1), item(2, type="progress"), item(3)]

@@ -18,16 +18,12 @@ def parse(**changes):
 
 def test_a_plain_event_passes_with_an_id_of_ours():
     draft = parse()
-    assert (draft.event.id, draft.own_id, draft.event.event_class) == (
-        make_id(1),
-        True,
-        EventClass.STANDARD,
-    )
+    assert (draft.event.id, draft.event.event_class) == (make_id(1), EventClass.STANDARD)
 
 
 def test_a_callers_id_is_kept_in_canonical_form():
     draft = parse(id=make_id(7).upper())
-    assert (draft.event.id, draft.own_id) == (make_id(7), False)
+    assert draft.event.id == make_id(7)
 
 
 def test_data_may_be_left_out():

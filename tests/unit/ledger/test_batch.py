@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import ANY
+
 from delivery.domain.lifecycle import Confirmation, Outcome
 from delivery.domain.records import Entry
 from delivery.ledger.batch import Batch, Gathering
@@ -27,6 +29,10 @@ def proof(entry: Entry, user_id: str = "u1") -> Confirmation:
     return Confirmation(entry.event.id, user_id, "websocket", "ada", "c-1")
 
 
+def cut(here: Gathering, ripe_since: float, limit: int = LIMIT) -> Batch | None:
+    return here.cut(ripe_since, limit, proofs_since=ripe_since)
+
+
 def entries_of(batch: Batch | None) -> list[Entry]:
     assert batch is not None
     return [entry for entry, _ in batch.entries]
@@ -34,15 +40,15 @@ def entries_of(batch: Batch | None) -> list[Entry]:
 
 def test_what_was_not_sent_is_ripe_at_once() -> None:
     one = make_entry()
-    assert entries_of(gathering(one).cut(NEVER, LIMIT)) == [one]
+    assert entries_of(cut(gathering(one), NEVER)) == [one]
 
 
 def test_an_entry_that_a_socket_here_has_waits_for_its_proof_and_takes_it_along() -> None:
     one = sent(1)
     here = gathering(one)
-    assert here.cut(NEVER, LIMIT) is None
+    assert cut(here, NEVER) is None
     here.prove([proof(one)])
-    assert entries_of(here.cut(NEVER, LIMIT)) == [one]
+    assert entries_of(cut(here, NEVER)) == [one]
     assert one.proofs == [proof(one)]
     assert not here
 
@@ -51,15 +57,16 @@ def test_what_only_another_nodes_sockets_have_does_not_wait_for_a_proof_that_goe
     None
 ):
     one = make_entry(sent=True)
-    assert entries_of(gathering(one).cut(NEVER, LIMIT)) == [one]
+    assert entries_of(cut(gathering(one), NEVER)) == [one]
 
 
 def test_a_proof_of_somebody_else_is_not_the_entrys() -> None:
     one = sent(1)
     here = gathering(one)
     here.prove([proof(one, "u2")])
-    assert here.cut(NEVER, LIMIT) is None
-    batch = here.cut(0.0, LIMIT)
+    here.mark(0.0)
+    assert cut(here, NEVER) is None
+    batch = cut(here, 0.0)
     assert batch is not None
     assert batch.proofs == [proof(one, "u2")]
     assert not one.proofs
@@ -75,72 +82,58 @@ def test_an_entry_that_waited_for_long_enough_takes_along_what_is_ripe_behind_it
     here.mark(1.0)
     here.prove([proof(third)])
     assert here.oldest == 0.0
-    assert entries_of(here.cut(0.0, LIMIT)) == [first, second, third]
+    assert entries_of(cut(here, 0.0)) == [first, second, third]
     assert here.oldest == 1.0
-    assert here.cut(0.5, LIMIT) is None
-    assert entries_of(here.cut(1.0, LIMIT)) == [last]
+    assert cut(here, 0.5) is None
+    assert entries_of(cut(here, 1.0)) == [last]
     assert here.oldest is None
 
 
 def test_nothing_overtakes_an_entry_that_waits() -> None:
     waiting, ready = sent(1), make_entry(make_event(id=make_id(2)))
     here = gathering(waiting, ready)
-    assert here.cut(NEVER, LIMIT) is None
+    assert cut(here, NEVER) is None
     here.prove([proof(waiting)])
-    assert entries_of(here.cut(NEVER, LIMIT)) == [waiting, ready]
+    assert entries_of(cut(here, NEVER)) == [waiting, ready]
 
 
 def test_a_batch_has_a_limit_and_the_rest_keeps_its_order() -> None:
     entries = [make_entry(make_event(id=make_id(number))) for number in range(5)]
     here = gathering(*entries)
-    assert entries_of(here.cut(NEVER, 2)) == entries[:2]
-    assert entries_of(here.cut(NEVER, 2)) == entries[2:4]
-    assert entries_of(here.cut(NEVER, 2)) == entries[4:]
+    assert entries_of(cut(here, NEVER, 2)) == entries[:2]
+    assert entries_of(cut(here, NEVER, 2)) == entries[2:4]
+    assert entries_of(cut(here, NEVER, 2)) == entries[4:]
 
 
 def test_a_late_hand_over_goes_into_the_insert_and_makes_it_ripe() -> None:
     one = sent(1)
     here = gathering(one)
     here.hand_over(one.event.id, "the client left")
-    assert entries_of(here.cut(NEVER, LIMIT)) == [one]
+    assert entries_of(cut(here, NEVER)) == [one]
     assert one.hand_over
     assert one.pushes == [(Outcome.FAILED, "the client left")]
 
 
-def test_what_concerns_committed_events_leaves_with_the_next_batch() -> None:
+def test_a_hand_over_of_a_committed_event_leaves_at_once() -> None:
     gone = sent(1)
     here = gathering(gone)
-    here.cut(0.0, LIMIT)
-    here.prove([proof(gone)])
+    cut(here, 0.0)
     here.hand_over(gone.event.id, "no room")
-    batch = here.cut(NEVER, LIMIT)
-    assert batch == Batch([], [proof(gone)], {"no room": [gone.event.id]})
+    assert cut(here, NEVER) == Batch([], [], {"no room": [gone.event.id]})
     assert not Batch()
 
 
-def test_proofs_of_committed_events_wait_for_a_batch_to_go_along_with() -> None:
-    gone, next_ = sent(1), make_entry(make_event(id=make_id(2)))
+def test_proofs_of_committed_events_gather_for_their_own_time() -> None:
+    gone, late = sent(1), make_entry(make_event(id=make_id(2)))
     here = gathering(gone)
-    here.cut(0.0, LIMIT)
-    here.prove([proof(gone)])
-    here.mark(1.0)
-    assert here.cut(0.9, LIMIT) is None
-    assert here.oldest == 1.0
-    here.add(next_, lambda entry, answer: None)
-    here.mark(1.1)
-    batch = here.cut(0.9, LIMIT)
-    assert entries_of(batch) == [next_]
-    assert batch is not None
-    assert batch.proofs == [proof(gone)]
-
-
-def test_proofs_that_waited_for_long_enough_leave_alone() -> None:
-    gone = sent(1)
-    here = gathering(gone)
-    here.cut(0.0, LIMIT)
+    cut(here, 0.0)
     here.prove([proof(gone)])
     here.mark(1.0)
     here.prove([proof(gone, "u2")])
+    here.add(late, lambda entry, answer: None)
     here.mark(2.0)
-    assert here.cut(1.0, LIMIT) == Batch([], [proof(gone), proof(gone, "u2")])
-    assert here.oldest is None
+    assert here.oldest_proof == 1.0
+    assert here.cut(NEVER, LIMIT, proofs_since=0.9) == Batch([(late, ANY)])
+    assert here.cut(2.0, LIMIT, proofs_since=0.9) is None
+    assert here.cut(NEVER, LIMIT, proofs_since=1.0) == Batch([], [proof(gone), proof(gone, "u2")])
+    assert here.oldest_proof is None
