@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 
 PING_EVERY = 30.0
 HINT_DELAY = 0.02
+HINT_EVERY = 0.25
+"""Seconds between two hinted sweeps, at least: what a crowd of absent users is sent meanwhile goes
+through the chain as one batch, which costs little more than one event."""
 QueueCopy = Callable[[Sequence[Event]], None]
 
 
@@ -203,14 +206,16 @@ class HintedSweep:
         self._thread.join(timeout)
 
     def _run(self) -> None:
+        swept_at = float("-inf")
         while not self._stopping.is_set():
             if not self._hinted.wait(5.0):
                 continue
             # The commit that the hint speaks of may still be under way.
-            self._stopping.wait(HINT_DELAY)
+            self._stopping.wait(max(HINT_DELAY, swept_at + HINT_EVERY - time.monotonic()))
             self._hinted.clear()
             if self._stopping.is_set():
                 return
+            swept_at = time.monotonic()
             try:
                 self._sweep()
             except LedgerUnavailable as error:

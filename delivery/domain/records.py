@@ -160,10 +160,12 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """One page of a sweep: what is due now, and how many were found expired."""
+    """One page of a sweep: what is due now, how many were found expired, and whether nothing else
+    was due."""
 
     due: tuple[Due, ...]
     expired: int
+    is_last: bool = False
 
 
 @dataclass(frozen=True, slots=True)

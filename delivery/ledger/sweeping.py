@@ -47,14 +47,14 @@ def sweep(connection: Connection, now: datetime, limit: int) -> Swept:
         .with_for_update(skip_locked=True)
     ).all()  # fmt: skip
     if not page:
-        return Swept((), 0)
+        return Swept((), 0, is_last=True)
     over, entering, standing, strays = _sorted(page, now)
     expire(connection, now, over)
     _enter(connection, now, entering)
     _publish(connection, now, entering + standing)
     _settle(connection, strays)
     due = sorted(entering + standing, key=lambda row: row.due_at)
-    return Swept(tuple(_due(row) for row in due), len(over))
+    return Swept(tuple(_due(row) for row in due), len(over), is_last=len(page) < limit)
 
 
 def expire(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:

@@ -82,7 +82,7 @@ class Sweeper:
             due += len(swept.due)
             expired += swept.expired
             self._announce(swept.due)
-            if (not swept.due and not swept.expired) or time.monotonic() >= ends:
+            if swept.is_last or time.monotonic() >= ends:
                 return SweepReport(due, expired, pages, oldest)
 
     def _announce(self, due: tuple[Due, ...]) -> None:

@@ -436,7 +436,7 @@ def test_a_chain_that_alerted_ends_dead(ledger: SqlLedger, advance: Any) -> None
     now = stored(ledger, event_id)
     assert (now.state, now.step, now.due_at) == (State.DEAD, None, None)
     advance(10_000)
-    assert ledger.chain.sweep() == Swept((), 0)
+    assert ledger.chain.sweep() == Swept((), 0, is_last=True)
     assert stored(ledger, event_id).state is State.DEAD
 
 

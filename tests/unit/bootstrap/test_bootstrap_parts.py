@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from delivery.bootstrap import probes
-from delivery.bootstrap.chain import HintedSweep, check_order, make_watch
+from delivery.bootstrap.chain import HINT_EVERY, HintedSweep, check_order, make_watch
 from delivery.bootstrap.copies import CopyThread
 from delivery.bootstrap.data_dir import development_secret, holding, make_data_dir, signing_secret
 from delivery.bootstrap.heart import node_name
@@ -106,6 +107,25 @@ def test_hints_make_one_sweep_and_an_unavailable_ledger_does_not_end_them() -> N
     finally:
         hinted.stop()
     assert not fails
+
+
+def test_the_first_hint_is_followed_soon_and_later_ones_gather() -> None:
+    swept_at: list[float] = []
+    swept = threading.Semaphore(0)
+
+    def sweep() -> None:
+        swept_at.append(time.monotonic())
+        swept.release()
+
+    hinted = HintedSweep(sweep)
+    hinted.start()
+    try:
+        for _ in range(2):
+            hinted.hint()
+            assert swept.acquire(timeout=LIMIT)
+    finally:
+        hinted.stop()
+    assert swept_at[1] - swept_at[0] >= HINT_EVERY
 
 
 def test_copies_are_made_in_order_and_a_failed_copy_does_not_stop_the_next() -> None:

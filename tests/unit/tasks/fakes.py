@@ -263,7 +263,7 @@ class FakeLedger:
     def sweep(self, limit: int = 500) -> Swept:
         if self.is_down:
             raise LedgerUnavailable("the database cannot be reached")
-        return self.pages.pop(0) if self.pages else Swept((), 0)
+        return self.pages.pop(0) if self.pages else Swept((), 0, is_last=True)
 
     def oldest_overdue(self) -> float:
         return 0.0
