@@ -46,8 +46,9 @@ _INSERT_RUNS = """
 INSERT INTO runs AS r (user_id, run_id, last_seq, started_at, updated_at) {rows}
 ON CONFLICT (user_id, run_id)
 DO UPDATE SET last_seq = {last_seq}, updated_at = excluded.updated_at
-RETURNING last_seq, user_id, run_id
+{returning}
 """
+_RETURNING = "RETURNING last_seq, user_id, run_id"
 _ROW_SQLITE = "(?, ?, ?, ?, ?)"
 _ROWS_POSTGRESQL = (
     "SELECT u, x, s, clock_timestamp(), clock_timestamp() "
@@ -160,38 +161,42 @@ def raise_runs(connection: Connection, told: Runs) -> None:
     """Note sequence numbers that were handed out in process; ``last_seq`` never falls."""
     greatest = "greatest" if is_postgresql(connection) else "max"
     if told:
-        _write_runs(connection, told, f"{greatest}(r.last_seq, excluded.last_seq)")
+        _write_runs(connection, told, f"{greatest}(r.last_seq, excluded.last_seq)", "")
 
 
 def advance_runs(connection: Connection, wanted: Runs) -> dict[tuple[str, str], int]:
     """Take so many numbers of each run; returns each run's new ``last_seq``."""
     if not wanted:
         return {}
-    return _write_runs(connection, wanted, "r.last_seq + excluded.last_seq")
+    rows = _write_runs(connection, wanted, "r.last_seq + excluded.last_seq", _RETURNING)
+    return {(user, run): last for last, user, run in rows}
 
 
-def _write_runs(connection: Connection, values: Runs, last_seq: str) -> dict[tuple[str, str], int]:
+def _write_runs(
+    connection: Connection, values: Runs, last_seq: str, returning: str
+) -> list[tuple[int, str, str]]:
     # Sorted: two batches that share runs lock them in the same order.
     keys = sorted(values)
     with _cursor(connection) as cursor:
         if is_postgresql(connection):
-            statement = _INSERT_RUNS.format(rows=_ROWS_POSTGRESQL, last_seq=last_seq)
+            statement = _INSERT_RUNS.format(
+                rows=_ROWS_POSTGRESQL, last_seq=last_seq, returning=returning
+            )
             cursor.execute(statement, {
                 "users": [user for user, _ in keys],
                 "runs": [run for _, run in keys],
                 "seqs": [values[key] for key in keys],
             })  # fmt: skip
-            return {(user, run): last for last, user, run in cursor.fetchall()}
+            return list(cursor.fetchall()) if returning else []
         at = stamp(connection, datetime.now(UTC))
-        found: dict[tuple[str, str], int] = {}
+        found: list[tuple[int, str, str]] = []
         for page in pages(keys):
-            statement = _INSERT_RUNS.format(
-                rows="VALUES " + ", ".join([_ROW_SQLITE] * len(page)), last_seq=last_seq
-            )
+            rows = "VALUES " + ", ".join([_ROW_SQLITE] * len(page))
+            statement = _INSERT_RUNS.format(rows=rows, last_seq=last_seq, returning=returning)
             cursor.execute(
                 statement, [value for key in page for value in (*key, values[key], at, at)]
             )
-            found.update(((user, run), last) for last, user, run in cursor.fetchall())
+            found += cursor.fetchall()
         return found
 
 
