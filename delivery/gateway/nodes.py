@@ -79,7 +79,8 @@ class Peers:
     def confirmed(self, ids: Sequence[str]) -> None:
         """Tell the nodes on which receipts may wait."""
         if self._nodes:
-            self.publish("confirmed", ids=list(ids))
+            for start in range(0, len(ids), CHUNK):
+                self.publish("confirmed", ids=list(ids[start : start + CHUNK]))
 
     def acknowledged(self, user_id: str, ids: Sequence[str]) -> None:
         """Tell the nodes on which they may be in flight, and receipts may wait."""

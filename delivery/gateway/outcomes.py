@@ -1,11 +1,13 @@
 """What the fast path tells the rest: confirmed, refused, never sent.
 
-Owns: turning a session's decisions into proofs and hand-overs. Never does: wait; the journal
-commits what has gathered in its own thread.
+Owns: turning a session's decisions into proofs and hand-overs; what is confirmed in one turn of the
+loop is told at its end, as one. Never does: wait; the journal commits what has gathered in its own
+thread.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from delivery.domain.lifecycle import Confirmation
@@ -17,15 +19,23 @@ class Outcomes:
 
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
+        self._proofs: list[Confirmation] = []
 
     def confirmed(self, user_id: str, ids: Sequence[str], by: str, evidence: str) -> None:
         """A client acknowledged these events on connection ``evidence``.
 
         Effect: one proof each is queued for the ledger; receipts here and on other nodes hear it.
         """
-        self._parts.journal.confirm(
-            [Confirmation(event_id, user_id, "websocket", by, evidence) for event_id in ids]
-        )
+        proofs = self._proofs
+        if not proofs:
+            asyncio.get_running_loop().call_soon(self._tell)
+        for event_id in ids:
+            proofs.append(Confirmation(event_id, user_id, "websocket", by, evidence))
+
+    def _tell(self) -> None:
+        proofs, self._proofs = self._proofs, []
+        ids = [proof.event_id for proof in proofs]
+        self._parts.journal.confirm(proofs)
         self._parts.on_confirmed(ids)
         self._parts.registry.peers.confirmed(ids)
 

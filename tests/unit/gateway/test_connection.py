@@ -164,6 +164,7 @@ async def test_acks_are_proofs_with_device_and_connection_and_wake_receipts() ->
     desk.node.emit(event)
     await until(lambda: sink.ids)
     desk.ack(connection)
+    await until(lambda: desk.node.journal.proofs)
     assert desk.node.journal.proofs == [Confirmation(event.id, "ada", "websocket", "phone", "c")]
     assert desk.node.confirmed == [event.id]
 
@@ -180,6 +181,7 @@ async def test_what_a_client_gets_and_acknowledges_again_is_no_second_proof() ->
     await until(lambda: connection.is_live)
     assert sink.ids == [mine.id, elses.id, fresh.id]
     desk.ack(connection)
+    await until(lambda: desk.node.journal.confirmed)
     assert desk.node.journal.confirmed == [elses.id, fresh.id]
     assert connection.session.flight.in_flight == ()
 
