@@ -10,7 +10,9 @@ import asyncio
 import base64
 import os
 import struct
+import time
 from abc import ABC, abstractmethod
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +20,8 @@ import msgspec
 
 _decode = msgspec.json.Decoder().decode
 _TEXT, _CLOSE, _PING, _PONG = 0x1, 0x8, 0x9, 0xA
+SAMPLE = 8
+"""One frame of so many is compared with the clock; the first, of a run's begin, never is."""
 
 
 def masked(opcode: int, payload: bytes) -> bytes:
@@ -110,11 +114,17 @@ class ProductUser(User):
     def __init__(self, request: bytes, hello: bytes | None) -> None:
         super().__init__(request, hello)
         self._seqs: dict[str, int] = {}
+        self._count = 0
+        self.waits: list[float] = []
 
     def on_text(self, payload: bytes) -> None:
         frame = _decode(payload)
         if frame["type"] != "events":
             return
+        self._count += 1
+        if self._count % SAMPLE == 0:
+            # Both processes read one machine's clock, and ``at`` is the instant of the emission.
+            self.waits.append(time.time() - _epoch(frame["events"][0]["at"]))
         for event in frame["events"]:
             self.received += 1
             if event["seq"] is not None:
@@ -122,6 +132,10 @@ class ProductUser(User):
                 self.repeated += event["seq"] <= last
                 self._seqs[event["run_id"]] = event["seq"]
         self.out.append(masked(_TEXT, b'{"type":"ack","upto":%d}' % frame["n"]))
+
+
+def _epoch(instant: str) -> float:
+    return datetime.fromisoformat(instant).timestamp()
 
 
 async def connect(url: str, users: int, tokens: list[str] | None) -> list[User]:

@@ -11,11 +11,11 @@ import resource
 import sys
 from typing import Any
 
-from delivery.bench.client import connect
+from delivery.bench.client import ProductUser, connect
 from delivery.bench.floor import Floor
 from delivery.bench.producer import produce
 from delivery.bench.product import PRODUCTS
-from delivery.bench.window import Load
+from delivery.bench.window import Load, percentiles
 from delivery.bootstrap.gateway import node_from_environment
 from delivery.bootstrap.loop import run
 
@@ -65,7 +65,9 @@ async def _be_client(order: dict[str, Any]) -> None:
     reading = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     await asyncio.wait_for(reading, order["patience"])
     usage = resource.getrusage(resource.RUSAGE_SELF)
+    waits = [wait for user in users if isinstance(user, ProductUser) for wait in user.waits]
     say(
+        handler_ms=percentiles(waits),
         received=sum(user.received for user in users),
         repeated=sum(user.repeated for user in users),
         cpu_s=usage.ru_utime + usage.ru_stime - before.ru_utime - before.ru_stime,

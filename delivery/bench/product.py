@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from delivery.bench.window import Load, PolledWindow, Window, measured
+from delivery.bench.window import Acceptances, Load, PolledWindow, Window, measured
 from delivery.bootstrap.gateway import serve_node
 from delivery.bootstrap.loop import settle_in
 from delivery.bootstrap.node import Node
@@ -36,6 +36,7 @@ class Product:
         self._performance = mode == "performance"
         self._data = {"text": "x" * load.payload}
         self._window = Window(load, self._emit, self._is_full)
+        self._accepted = Acceptances(load)
         self._emitters: list[Emitter] = []
 
     async def serve(self, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -65,7 +66,8 @@ class Product:
         ]
         await self._introduce_runs()
         settle_in()
-        return await self._window.run()
+        result = await self._window.run()
+        return result | {"accepted_ms": await self._accepted.percentiles()}
 
     def _is_full(self) -> bool:
         # Acknowledgements can outrun the commits of a slow ledger; the emitter would refuse.
@@ -84,6 +86,7 @@ class Product:
     def _emit(self, user: int, number: int) -> str:
         receipt = self._emitters[user].emit_nowait(AGENT_TYPES[number % 5], self._data)
         self.ids.append(receipt.id)
+        self._accepted.watch(number, receipt)
         return receipt.id
 
     def acked(self, ids: Sequence[str]) -> None:

@@ -13,9 +13,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from delivery.domain.emission import Receipt
+
 PATIENCE = 120.0
 BURST = 64
 """Events per loop turn: acknowledgements are read between two bursts."""
+SAMPLE = 50
+"""At full speed one event of so many is watched until it is durable: each watch is a task, and the
+product itself makes none per event."""
+MAX_SAMPLES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,37 @@ class PolledWindow(Window):
             while len(self._sent) == before:
                 await asyncio.sleep(0)
                 self._look()
+
+
+class Acceptances:
+    """How long sampled events took until they were durable, as a caller of ``accepted()`` sees it.
+
+    Paced loads leave time between two events, so there every event is watched, within a bound.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self._every = max(1, -(-load.events // MAX_SAMPLES)) if load.rate else SAMPLE
+        self._waits: list[float] = []
+        self._watching: set[asyncio.Task[None]] = set()
+
+    def watch(self, number: int, receipt: Receipt) -> None:
+        """Event ``number`` was emitted just now."""
+        if number % self._every == 0:
+            task = asyncio.create_task(self._wait(receipt, time.perf_counter()))
+            self._watching.add(task)
+
+    async def percentiles(self) -> dict[str, float]:
+        """See ``percentiles``; waits for those that are not durable yet.
+
+        Raises:
+            DeliveryError: a sampled event was not accepted.
+        """
+        await asyncio.gather(*self._watching)
+        return percentiles(self._waits)
+
+    async def _wait(self, receipt: Receipt, emitted: float) -> None:
+        await receipt.accepted()
+        self._waits.append(time.perf_counter() - emitted)
 
 
 @asynccontextmanager
