@@ -74,7 +74,8 @@ class JournalThread:
         self._is_busy = False
         self._is_scheduled = False
         self._stopping = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
         self._flushes: list[_Flush] = []
         self._thread = threading.Thread(target=self._run, name="delivery-journal", daemon=True)
         self._committer = Committer(ledger, spool)
@@ -195,10 +196,12 @@ class JournalThread:
         waits = (gathering.oldest, entries), (gathering.oldest_proof, proofs)
         at = min(since + patience for since, patience in waits if since is not None)
         if self._timer is not None:
-            if self._timer.when() <= at:
+            # Not asked of the handle: uvloop's for an instant that has passed cannot tell.
+            if self._timer_at <= at:
                 return
             self._timer.cancel()
         if self._loop is not None:
+            self._timer_at = at
             self._timer = self._loop.call_at(at, self._on_timer)
 
     def _on_timer(self) -> None:
