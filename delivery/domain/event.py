@@ -32,6 +32,7 @@ AUTH_TYPES = ("auth_started", "auth_validating", "auth_completed", "auth_failed"
 
 _encode = msgspec.json.Encoder().encode
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _ID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _TYPE = re.compile(r"^[A-Za-z][A-Za-z0-9_.:-]*$")
 _PLACEHOLDERS = frozenset({"undefined", "null", "none", "nan"})
@@ -139,6 +140,10 @@ def check_event_id(value: object) -> str:
     """
     if not isinstance(value, str):
         raise InvalidEvent("id must be a UUIDv7 string, or left out to have one made", field="id")
+    if (
+        _CANONICAL.fullmatch(value) is not None
+    ):  # the everyday one: parsing it takes ten times longer
+        return value
     # Python's parser also takes braces, "urn:uuid:" and hyphens anywhere: then the id that comes
     # back would not be the one that was sent.
     if _ID.fullmatch(value) is None:

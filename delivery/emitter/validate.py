@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -91,10 +92,20 @@ def check_context(user_id: object, run_id: object, thread_id: object = None) -> 
     Raises:
         InvalidContext: names the field.
     """
+    if type(user_id) is type(run_id) is str and (thread_id is None or type(thread_id) is str):
+        return _known_context(user_id, run_id, thread_id)
+    return _context(user_id, run_id, thread_id)
+
+
+def _context(user_id: object, run_id: object, thread_id: object) -> Context:
     user = _addressable("user_id", user_id)
     run = _addressable("run_id", run_id)
     thread = None if thread_id is None else _addressable("thread_id", thread_id)
     return Context(user, run, thread, tuple(placeholder_flags(user, run, thread)))
+
+
+# A run has many events, and each names it anew.
+_known_context = lru_cache(maxsize=4_096)(_context)
 
 
 def _addressable(name: str, value: object) -> str:

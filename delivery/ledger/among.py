@@ -11,31 +11,30 @@ from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
-from sqlalchemy.types import TypeEngine
 
 
 class _Many(sa.types.TypeDecorator[list[Any]]):
-    """The values: an array on PostgreSQL, a JSON array on SQLite."""
+    """The values as one text: an array literal on PostgreSQL, a JSON array on SQLite."""
 
     impl = sa.Text
     cache_ok = True
 
-    def __init__(self, item: TypeEngine[Any]) -> None:
-        super().__init__()
-        self.item = item
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """See SQLAlchemy."""
-        is_postgresql = dialect.name == "postgresql"
-        return dialect.type_descriptor(ARRAY(self.item) if is_postgresql else sa.Text())
-
     def process_bind_param(self, value: list[Any] | None, dialect: Dialect) -> Any:
         """See SQLAlchemy."""
-        return value if dialect.name == "postgresql" else json.dumps(value)
+        found = value or []
+        return array(found) if dialect.name == "postgresql" else json.dumps(found)
+
+
+def array(values: Iterable[Any]) -> str:
+    """PostgreSQL's literal of a flat array; its driver makes one value at a time, at ten times the
+    cost. Source: PostgreSQL manual, "Arrays", "Array Input and Output Syntax"."""
+    texts = [str(value) for value in values]
+    if any('"' in text or "\\" in text for text in texts):
+        texts = [text.replace("\\", "\\\\").replace('"', '\\"') for text in texts]
+    return '{"' + '","'.join(texts) + '"}' if texts else "{}"
 
 
 class _Among(FunctionElement[bool]):
@@ -49,7 +48,7 @@ class _Among(FunctionElement[bool]):
 
 def among(column: sa.ColumnElement[Any], values: Iterable[Any]) -> sa.ColumnElement[bool]:
     """Whether the column's value is one of these, which must be text or whole numbers."""
-    return _Among(column, sa.bindparam(None, list(values), type_=_Many(column.type)))
+    return _Among(column, sa.bindparam(None, list(values), type_=_Many()))
 
 
 @compiles(_Among)
@@ -60,5 +59,7 @@ def _in_json(element: _Among, compiler: Any, **options: Any) -> str:
 
 @compiles(_Among, "postgresql")
 def _any_of_array(element: _Among, compiler: Any, **options: Any) -> str:
-    column, values = (compiler.process(part, **options) for part in element.clauses)
-    return f"{column} = ANY ({values})"
+    column, values = element.clauses
+    kind = compiler.dialect.type_compiler_instance.process(column.type)
+    text = compiler.process(values, **options)
+    return f"{compiler.process(column, **options)} = ANY (CAST({text} AS {kind}[]))"

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.lifecycle import Confirmation
+from delivery.ledger.among import array
 from delivery.ledger.models import attempts
 
 T = TypeVar("T")
@@ -146,8 +147,7 @@ def insert_confirmations(
     with _cursor(connection) as cursor:
         if is_postgresql(connection):
             values = [(p.event_id, p.channel, p.by, p.evidence) for p in proofs]
-            columns = [list(column) for column in zip(*values, strict=True)]
-            cursor.execute(_UNNEST_CONFIRMATIONS, (now, *columns))
+            cursor.execute(_UNNEST_CONFIRMATIONS, (now, *map(array, zip(*values, strict=True))))
             return
         at = stamp(connection, now)
         groups: dict[str, list[Values]] = {}
@@ -183,9 +183,9 @@ def _write_runs(
                 rows=_ROWS_POSTGRESQL, last_seq=last_seq, returning=returning
             )
             cursor.execute(statement, {
-                "users": [user for user, _ in keys],
-                "runs": [run for _, run in keys],
-                "seqs": [values[key] for key in keys],
+                "users": array(user for user, _ in keys),
+                "runs": array(run for _, run in keys),
+                "seqs": array(values[key] for key in keys),
             })  # fmt: skip
             return list(cursor.fetchall()) if returning else []
         at = stamp(connection, datetime.now(UTC))

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import psycopg
 import sqlalchemy as sa
 from psycopg.abc import PQGen
+from psycopg.types.string import TextLoader
 from sqlalchemy import event
 
 RV = TypeVar("RV")
@@ -67,6 +68,8 @@ def limit(engine: sa.Engine, *, idle: float, busy: float | None) -> None:
     def _connect(_dialect: Any, _record: Any, args: Any, options: Any) -> PatientConnection:
         connection = PatientConnection.connect(*args, **options)
         connection.patience = idle
+        # Ids are text here; the driver would parse each into an object, to be made text again.
+        connection.adapters.register_loader("uuid", TextLoader)
         return connection
 
     @event.listens_for(engine, "checkout")
