@@ -22,6 +22,13 @@ class _Many(sa.types.TypeDecorator[list[Any]]):
     impl = sa.Text
     cache_ok = True
 
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        """Without a type of its own on PostgreSQL, so that the server takes it for the array it is
+        cast to. Sent as text it would be parsed anew for every row of a sequential scan, which is
+        what the planner chooses while it does not know the table."""
+        plain = sa.types.NullType() if dialect.name == "postgresql" else self.impl_instance
+        return dialect.type_descriptor(plain)
+
     def process_bind_param(self, value: list[Any] | None, dialect: Dialect) -> Any:
         """See SQLAlchemy."""
         found = value or []
