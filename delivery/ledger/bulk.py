@@ -85,14 +85,14 @@ def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
     if is_postgresql(connection):
         ends = {shape: _copy_text(shape) + "\n" for _, shape in rows}
         text = "".join([f"{_copy_text(own)}\t{ends[shape]}" for own, shape in rows])
-        with _cursor(connection) as cursor, cursor.copy(_COPY_EVENTS) as copy:
+        with cursor_of(connection) as cursor, cursor.copy(_COPY_EVENTS) as copy:
             copy.write(text)
         return
     last = connection.execute(sa.text("SELECT coalesce(max(position), 0) FROM events")).scalar_one()
     groups: dict[Values, list[Values]] = {}
     for number, (own, shape) in enumerate(rows, start=last + 1):
         groups.setdefault(shape, []).append((*own, number))
-    with _cursor(connection) as cursor:
+    with cursor_of(connection) as cursor:
         for shape, group in groups.items():
             _insert_values(cursor, _INSERT_EVENTS, shape, group)
 
@@ -144,7 +144,7 @@ def insert_confirmations(
     connection: Connection, proofs: Sequence[Confirmation], now: datetime
 ) -> None:
     """Insert proofs; one that stands there already adds no second row."""
-    with _cursor(connection) as cursor:
+    with cursor_of(connection) as cursor:
         if is_postgresql(connection):
             values = [(p.event_id, p.channel, p.by, p.evidence) for p in proofs]
             cursor.execute(_UNNEST_CONFIRMATIONS, (now, *map(array, zip(*values, strict=True))))
@@ -177,7 +177,7 @@ def _write_runs(
 ) -> list[tuple[int, str, str]]:
     # Sorted: two batches that share runs lock them in the same order.
     keys = sorted(values)
-    with _cursor(connection) as cursor:
+    with cursor_of(connection) as cursor:
         if is_postgresql(connection):
             statement = _INSERT_RUNS.format(
                 rows=_ROWS_POSTGRESQL, last_seq=last_seq, returning=returning
@@ -200,7 +200,7 @@ def _write_runs(
         return found
 
 
-class _cursor:
+class cursor_of:
     """The driver's cursor of this transaction; both drivers' cursors close the same way."""
 
     def __init__(self, connection: Connection) -> None:

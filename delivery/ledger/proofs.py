@@ -5,72 +5,103 @@ Owns: who may confirm (only the event's own user) and what a proof changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
 from delivery.domain.records import Confirmed
-from delivery.ledger import bulk, edges
-from delivery.ledger.among import among
+from delivery.ledger import bulk
+from delivery.ledger.among import array
 from delivery.ledger.audit import AuditRow, audit_rows
-from delivery.ledger.models import events
 from delivery.ledger.rows import is_id
 
-_FROM = sources(Cause.PROOF) - {State.CONFIRMED, State.EXPIRED}
+_FROM = sorted(state.value for state in sources(Cause.PROOF) - {State.CONFIRMED, State.EXPIRED})
+
+# Locked in id order, as every writer of many events does: no two can wait for each other. One
+# statement, because proofs are the most frequent write that is not an insert.
+_POSTGRESQL = """
+WITH proof AS (
+    SELECT p.id, p.user_id FROM unnest(%(ids)s::uuid[], %(users)s::text[]) AS p (id, user_id)
+), found AS (
+    SELECT e.id, e.user_id, e.state, e.class FROM events e
+    WHERE e.id = ANY (%(ids)s::uuid[]) ORDER BY e.id FOR UPDATE
+), proved AS (
+    UPDATE events e SET state = %(to)s, confirmed_at = %(now)s, due_at = NULL, step = NULL
+    FROM found f JOIN (SELECT DISTINCT id, user_id FROM proof) p USING (id, user_id)
+    WHERE e.id = f.id AND f.state = ANY (%(from)s::text[])
+)
+SELECT id, user_id, state, class FROM found
+"""
+_LOOK_SQLITE = (
+    "SELECT id, user_id, state, class FROM events WHERE id IN (SELECT value FROM json_each(?))"
+)
+_PROVE_SQLITE = (
+    "UPDATE events SET state = ?, confirmed_at = ?, due_at = NULL, step = NULL "
+    "WHERE id IN (SELECT value FROM json_each(?)) "
+    "AND state IN (SELECT value FROM json_each(?))"
+)
+Owner = tuple[str, str, str, str]
+"""Id, user, state and class of an event as it was found."""
 
 
 def store_proofs(
     connection: Connection, proofs: Sequence[Confirmation], now: datetime
 ) -> Confirmed:
     """See the port ``EventStore.confirm``; inside the caller's transaction."""
-    found = _owners(connection, sorted({p.event_id for p in proofs if is_id(p.event_id)}))
+    named = [proof for proof in proofs if is_id(proof.event_id)]
+    found = {row[0]: row for row in _prove(connection, named, now)} if named else {}
     valid: list[Confirmation] = []
     unknown: list[str] = []
     for proof in proofs:
         row = found.get(proof.event_id)
-        if row is None or row.user_id != proof.user_id:
+        if row is None or row[1] != proof.user_id:
             unknown.append(proof.event_id)
         else:
             valid.append(proof)
-    ids = list(dict.fromkeys(proof.event_id for proof in valid))
-    if not ids:
+    if not valid:
         return Confirmed((), tuple(unknown))
-    for page in bulk.pages(ids):
-        connection.execute(
-            sa.update(events)
-            .where(among(events.c.id, page), edges.is_one_of(_FROM))
-            .values(state=State.CONFIRMED.value, confirmed_at=now, due_at=None, step=None)
-        )
     bulk.insert_confirmations(connection, valid, now)
     audit_rows(connection, list(_audited(valid, found, now)))
-    confirmed = [i for i in ids if found[i].state != State.EXPIRED.value]
+    ids = dict.fromkeys(proof.event_id for proof in valid)
+    confirmed = [i for i in ids if found[i][2] != State.EXPIRED.value]
     return Confirmed(tuple(confirmed), tuple(unknown))
 
 
-def _owners(connection: Connection, ids: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for page in bulk.pages(ids):
-        # Locked in id order, as every writer of many events does: no two can wait for each other.
-        query = (
-            sa.select(events.c.id, events.c.user_id, events.c.state, events.c["class"])
-            .where(among(events.c.id, page))
-            .order_by(events.c.id)
-        )
+def _prove(
+    connection: Connection, proofs: Sequence[Confirmation], now: datetime
+) -> Iterable[Owner]:
+    """Confirm those whose user the proof names and which no proof confirmed before; answers with
+    all that were found, as they were."""
+    with bulk.cursor_of(connection) as cursor:
         if bulk.is_postgresql(connection):
-            query = query.with_for_update()
-        found.update((row.id, row) for row in connection.execute(query))
-    return found
+            cursor.execute(_POSTGRESQL, {
+                "ids": array(proof.event_id for proof in proofs),
+                "users": array(proof.user_id for proof in proofs),
+                "to": State.CONFIRMED.value,
+                "from": array(_FROM),
+                "now": now,
+            })  # fmt: skip
+            return list(cursor.fetchall())
+        found: list[Owner] = cursor.execute(
+            _LOOK_SQLITE, [json.dumps([proof.event_id for proof in proofs])]
+        ).fetchall()
+        users = {(proof.event_id, proof.user_id) for proof in proofs}
+        own = [row[0] for row in found if (row[0], row[1]) in users]
+        at = bulk.stamp(connection, now)
+        cursor.execute(
+            _PROVE_SQLITE, [State.CONFIRMED.value, at, json.dumps(own), json.dumps(_FROM)]
+        )
+        return found
 
 
 def _audited(
-    proofs: Sequence[Confirmation], found: dict[str, Any], now: datetime
+    proofs: Sequence[Confirmation], found: Mapping[str, Owner], now: datetime
 ) -> Iterable[AuditRow]:
     for proof in proofs:
-        if found[proof.event_id]._mapping["class"] == EventClass.AUTH.value:
+        if found[proof.event_id][3] == EventClass.AUTH.value:
             facts = {"channel": proof.channel, "by": proof.by, "evidence": proof.evidence}
             yield AuditRow("confirmed", proof.event_id, proof.user_id, facts, now)
