@@ -138,18 +138,32 @@ def _epoch(instant: str) -> float:
     return datetime.fromisoformat(instant).timestamp()
 
 
-async def connect(url: str, users: int, tokens: list[str] | None) -> list[User]:
-    """Connect everybody, a few at a time.
+class SilentUser(User):
+    """Counts what comes and acknowledges nothing."""
+
+    def on_text(self, payload: bytes) -> None:
+        frame = _decode(payload)
+        if frame["type"] == "events":
+            self.received += len(frame["events"])
+
+
+async def connect(
+    url: str, users: int, tokens: list[str] | None, *, are_silent: bool = False
+) -> list[User]:
+    """Connect everybody, one after the other.
 
     Args:
         tokens: one per user for the product, ``None`` for the floor.
+        are_silent: they acknowledge nothing.
     """
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
     made: list[User] = []
     for user in range(users):
         request, hello = _opening(parts.netloc, user, tokens)
-        kind = FloorUser if tokens is None else ProductUser
+        kind: type[User] = FloorUser if tokens is None else ProductUser
+        if are_silent:
+            kind = SilentUser
 
         def factory(kind: type[User] = kind, request: bytes = request,
                     hello: bytes | None = hello) -> User:  # fmt: skip

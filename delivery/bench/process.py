@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from delivery.bench.client import ProductUser, connect
+from delivery.bench.disconnect_roles import be_crowd, be_gateway, be_sweeper
 from delivery.bench.floor import Floor
 from delivery.bench.producer import produce
 from delivery.bench.product import PRODUCTS
@@ -39,7 +40,14 @@ def raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+_TALKERS = {"crowd": be_crowd, "crowded": be_gateway, "sweeper": be_sweeper}
+"""Roles that are told several things in turn."""
+
+
 async def _play(order: dict[str, Any]) -> None:
+    if order["role"] in _TALKERS:
+        await _TALKERS[order["role"]](order, say)
+        return
     if order["role"] == "client":
         await _be_client(order)
         return

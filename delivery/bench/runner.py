@@ -1,38 +1,30 @@
-"""Starts the processes of a run, pins them, and takes their results.
+"""Runs product and floor in turn, and judges their results.
 
-Owns: product and floor in turn, in fresh processes, on the same cores: figures drift with the
-machine and the hour, ratios of one session do not.
+Owns: the order of a round, in fresh processes, on the same cores: figures drift with the machine
+and the hour, ratios of one session do not.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import select
 import statistics
 import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from delivery.bench.children import GOODBYE, PATIENCE, BenchFailed, answer, child, tell
 from delivery.bench.profile import profiling
 from delivery.bench.window import Load
-from delivery.errors import DeliveryError
 from delivery.gateway.auth import make_token
 
-PATIENCE = 180.0
-GOODBYE = 10.0
+__all__ = ["GOODBYE", "BenchFailed", "Plan", "run_plan"]
+
 WAITS = ("ack_ms", "accepted_ms", "handler_ms")
 """From the emission until the acknowledgement is in, the event durable, its handler called."""
-
-
-class BenchFailed(DeliveryError):
-    """A process of the run ended without a result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +70,15 @@ def run_plan(plan: Plan) -> dict[str, Any]:
 
 def _round(plan: Plan, role: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="delivery-bench-") as folder:
-        environment = _environment(plan, folder)
+        environment = environment_of(plan.load, plan.database_url, folder)
         order = {"role": role, "mode": plan.mode, "load": asdict(plan.load)}
-        with _child(order, 0, environment) as server:
-            url = _answer(server)["url"]
+        with child(order, 0, environment) as server:
+            url = answer(server)["url"]
             tokens = None if role == "floor" else _tokens(environment, plan.load.users)
             users = {"role": "client", "url": url, "users": plan.load.users, "tokens": tokens,
                      "patience": PATIENCE}  # fmt: skip
-            with _child(users, 1, environment) as clients:
-                _answer(clients)
+            with child(users, 1, environment) as clients:
+                answer(clients)
                 result = _run(plan, role, server, url, environment)
                 counted = _finish(clients)
     result["client_cpu_s"] = counted["cpu_s"]
@@ -109,9 +101,9 @@ def _run(
                 environment["DELIVERY_JWT_SECRET"], "bench", scope="emit", ttl=3600.0
             )
             order = {"role": "producer", "load": asdict(plan.load), "url": url, "token": token}
-            producer = stack.enter_context(_child(order, 1, environment))
-            found["ack_ms"] = _answer(producer)["accepted_ms"]
-        result: dict[str, Any] = _answer(server)["result"]
+            producer = stack.enter_context(child(order, 1, environment))
+            found["ack_ms"] = answer(producer)["accepted_ms"]
+        result: dict[str, Any] = answer(server)["result"]
         return result | found
 
 
@@ -131,18 +123,19 @@ def _audit(role: str, result: dict[str, Any], counted: dict[str, Any]) -> None:
         raise BenchFailed(f"the floor lost {result['events'] - counted['received']} events")
 
 
-def _environment(plan: Plan, folder: str) -> dict[str, str]:
+def environment_of(load: Load, database_url: str | None, folder: str) -> dict[str, str]:
+    """What the processes of a run are told: nothing of this machine's settings."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("DELIVERY_")}
     found = {
         "DELIVERY_DATA_DIR": folder,
         "DELIVERY_PORT": "0",
         "DELIVERY_JWT_SECRET": os.urandom(32).hex(),
         "DELIVERY_BROKER_URL": "memory://",
-        "DELIVERY_MAX_IN_FLIGHT": str(max(1_000, plan.load.window)),
+        "DELIVERY_MAX_IN_FLIGHT": str(max(1_000, load.window)),
         "DELIVERY_LOG_LEVEL": "WARNING",
     }
-    if plan.database_url is not None:
-        found["DELIVERY_DATABASE_URL"] = plan.database_url
+    if database_url is not None:
+        found["DELIVERY_DATABASE_URL"] = database_url
     return kept | found
 
 
@@ -151,57 +144,9 @@ def _tokens(environment: dict[str, str], users: int) -> list[str]:
     return [make_token(secret, f"user-{user}", ttl=3600.0) for user in range(users)]
 
 
-@contextmanager
-def _child(
-    order: dict[str, Any], core: int, environment: dict[str, str]
-) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own, on a core of its own where the machine has one."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "delivery.bench.process"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-        bufsize=1,
-    )
-    try:
-        _pin(process.pid, core)
-        _tell(process, json.dumps(order))
-        yield process
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GOODBYE)  # it has said its result and ends by itself
-    finally:
-        process.kill()
-        process.wait(10)
-
-
-def _pin(pid: int, core: int) -> None:
-    available = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(pid, {available[core % len(available)]})
-
-
-def _tell(process: subprocess.Popen[str], line: str) -> None:
-    if process.stdin is None:
-        raise BenchFailed("a benchmark process has no input")
-    process.stdin.write(line + "\n")
-    process.stdin.flush()
-
-
-def _answer(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """The next line of a process, within the patience of the whole run."""
-    if process.stdout is None:
-        raise BenchFailed("a benchmark process has no output")
-    ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
-    line = process.stdout.readline() if ready else ""
-    if not line:
-        raise BenchFailed("a benchmark process ended without a result; its errors stand above")
-    answer: dict[str, Any] = json.loads(line)
-    return answer
-
-
 def _finish(clients: subprocess.Popen[str]) -> dict[str, Any]:
-    _tell(clients, "done")
-    return _answer(clients)
+    tell(clients, "done")
+    return answer(clients)
 
 
 def _median_of(results: Sequence[dict[str, Any]], name: str) -> float:

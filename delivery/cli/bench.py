@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from delivery.cli.bench_faults import faults
+from delivery.cli.bench_more import devices, growth
 from delivery.cli.options import json_option
 from delivery.cli.output import say_json, say_table
 
-MODES = ("durable", "performance", "ephemeral", "remote", "fallback")
+MODES = ("durable", "performance", "ephemeral", "remote", "fallback", "disconnect")
 
 
 @click.group(invoke_without_command=True)
@@ -62,6 +63,7 @@ def bench(
     """
     if context.invoked_subcommand is not None:
         return
+    from delivery.bench.disconnect import Disconnect, run_disconnect
     from delivery.bench.fallback import run_fallback
     from delivery.bench.faults.commands import ended_by_sigterm
     from delivery.bench.runner import Plan, run_plan
@@ -70,6 +72,11 @@ def bench(
     load = Load(users, events, window, rate, payload)
     if mode == "fallback":
         _show_fallback(run_fallback(load), as_json)
+        return
+    if mode == "disconnect":
+        with ended_by_sigterm():
+            plan = Disconnect(users, rate=rate or 500.0, payload=payload)
+            _show_disconnect(run_disconnect(plan, database_url), as_json)
         return
     with ended_by_sigterm():
         report = run_plan(Plan(load, mode, database_url, rounds, profile))
@@ -91,6 +98,31 @@ def _show_fallback(report: dict[str, Any], as_json: bool) -> None:
         f"{report['accepted_per_s']:,.0f} accepted/s, "
         f"{report['events_per_s']:,.0f}/s through {', '.join(report['steps'])}"
     )
+
+
+def _show_disconnect(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        say_json(report)
+        return
+    plan, aims = report["plan"], report["aims"]
+    click.echo(
+        f"{plan['users']:,} users with {plan['open_events']} open events each cut off at once;\n"
+        f"{plan['others']} others get {plan['rate']:,.0f} events/s "
+        f"({report['database']}, {report['broker']}).\n"
+    )
+    ratio = report["p99_ratio"]
+    rows = (
+        ("from the cut until all are handed over", f"{report['handed_over_s']:.2f} s",
+         f"under {aims['handed_over_s']:g} s"),
+        ("from the cut until the last is due", f"{report['last_due_s']:.2f} s", ""),
+        ("from there until it is handed over", f"{report['late_s']:.2f} s", ""),
+        ("handed over before the cut", f"{report['before_cut']:,}", ""),
+        *((f"others' ack p99 {when}", f"{wait['p99']:.1f} ms" if wait else "-", "")
+          for when, wait in report["ack_ms"].items()),
+        ("ratio of the two", "-" if ratio is None else f"{ratio:.2f}",
+         f"at most {aims['p99_ratio']:g}"),
+    )  # fmt: skip
+    say_table(("", "found", "aim"), rows)
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -134,5 +166,6 @@ def _waits(report: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-bench.add_command(faults)
+for command in (faults, growth, devices):
+    bench.add_command(command)
 COMMANDS = (bench,)

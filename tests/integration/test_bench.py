@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from delivery.bench.runner import BenchFailed, _audit
+from delivery.bench.children import BenchFailed
+from delivery.bench.disconnect import Disconnect, run_disconnect
+from delivery.bench.runner import _audit
 from delivery.bench.window import percentiles
 from tests.processes import run_command
 
@@ -42,3 +44,11 @@ def test_percentiles_come_from_raw_samples() -> None:
     found = percentiles([number / 1000 for number in range(1, 1001)])
     assert (found["p50"], found["p99"], found["max"]) == pytest.approx((501.0, 991.0, 1000.0))
     assert percentiles([]) == {}
+
+
+def test_a_crowd_that_is_cut_off_is_handed_over_and_the_others_keep_acknowledging() -> None:
+    report = run_disconnect(Disconnect(4, others=3, rate=100.0, calm=1.3), None)
+    assert report["events"] == 40
+    assert report["handed_over_s"] > 0
+    assert report["ack_ms"]["before"]["p99"] > 0
+    assert report["ack_ms"]["meanwhile"]["p99"] > 0

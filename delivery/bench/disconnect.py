@@ -1,0 +1,224 @@
+"""Everybody of a crowd is cut off at once: how soon the chain has their events, and what the others
+feel meanwhile.
+
+Owns: the order of the run, the cut, and the audit. One gateway, on a core of its own, with the
+users who stay; the sweep that beat orders runs in a process of its own, as a worker's does. There
+are no workers behind the queues: what they do with the events is ``fallback``'s figure. It has no
+floor: a bare server would have dropped all of it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from subprocess import Popen
+from typing import Any
+
+from delivery.bench.children import PATIENCE, BenchFailed, answer, child, tell
+from delivery.bench.faults.binaries import ServerMissing, any_redis
+from delivery.bench.faults.servers import redis_server
+from delivery.bench.runner import environment_of
+from delivery.bench.window import Load, percentiles
+from delivery.gateway.auth import make_token
+
+LOOK = 0.25
+WARM_UP = 1.0
+"""Seconds of the calm that do not count: the first acknowledgements of a process take longer."""
+MAX_SECONDS = 5.0
+MAX_RATIO = 2.0
+"""The aims: seconds to the hand-over, and how much longer the others may wait at p99."""
+
+Process = Popen[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """What happens.
+
+    Attributes:
+        users: who is cut off, with ``open_events`` each that they received and did not acknowledge.
+        others: who stays, and gets ``rate`` events per second in all.
+        calm: seconds of quiet, with everybody connected, to compare with.
+        payload: bytes of text in each event.
+    """
+
+    users: int
+    open_events: int = 10
+    others: int = 100
+    rate: float = 500.0
+    calm: float = 5.0
+    payload: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the processes said: instants, who was published when, what the others waited."""
+
+    cut: float
+    paced_from: float
+    filled: Mapping[str, Any]
+    gateway: Mapping[str, Any]
+    sweeper: Mapping[str, Any]
+
+
+def run_disconnect(plan: Disconnect, database_url: str | None) -> dict[str, Any]:
+    """One run.
+
+    Raises:
+        BenchFailed: an event was lost, or the chain did not get all of them in time.
+    """
+    with (
+        _broker() as (kind, url),
+        tempfile.TemporaryDirectory(prefix="delivery-bench-", ignore_cleanup_errors=True) as folder,
+    ):
+        load = Load(plan.users, plan.users * plan.open_events, 1_000)
+        environment = environment_of(load, database_url, folder) | {"DELIVERY_BROKER_URL": url}
+        seen = _play(plan, environment)
+    return {
+        "mode": "disconnect",
+        "plan": asdict(plan),
+        "database": "SQLite" if database_url is None else "PostgreSQL",
+        "broker": kind,
+        **judge(seen),
+    }
+
+
+@contextmanager
+def _broker() -> Iterator[tuple[str, str]]:
+    """A Redis of one's own where there is one; else what is published stays in its process."""
+    try:
+        kind = any_redis()
+    except ServerMissing:
+        yield "memory", "memory://"
+        return
+    with redis_server(kind) as server:
+        yield kind, server.url
+
+
+def _play(plan: Disconnect, environment: dict[str, str]) -> Seen:
+    order = {"role": "crowded", "others": plan.others, "rate": plan.rate, "crowd": plan.users,
+             "open_events": plan.open_events, "payload": plan.payload}  # fmt: skip
+    with ExitStack() as stack:
+        gateway = stack.enter_context(child(order, 0, environment))
+        url = answer(gateway)["url"]
+        sweeper = stack.enter_context(child({"role": "sweeper"}, 1, environment))
+        answer(sweeper)
+        crowd, others = _connect(stack, plan, url, environment)
+        paced_from = _ask(gateway, "pace")["pacing"]
+        time.sleep(plan.calm)
+        filled = _ask(gateway, "crowd")
+        _wait_for(crowd, "received", filled["events"])
+        cut = time.monotonic()
+        crowd.kill()
+        _wait_for(sweeper, "published", filled["events"])
+        swept = _ask(sweeper, "done")
+        served = _ask(gateway, "done")
+        _audit(served, _ask(others, "done"))
+    return Seen(cut, paced_from, filled, served, swept)
+
+
+def _connect(
+    stack: ExitStack, plan: Disconnect, url: str, environment: dict[str, str]
+) -> tuple[Process, Process]:
+    secret = environment["DELIVERY_JWT_SECRET"]
+    found = []
+    for role, name, users in (("crowd", "crowd", plan.users), ("client", "user", plan.others)):
+        tokens = [make_token(secret, f"{name}-{user}", ttl=3600.0) for user in range(users)]
+        order = {"role": role, "url": url, "users": users, "tokens": tokens, "patience": PATIENCE}
+        process = stack.enter_context(child(order, 1, environment))
+        answer(process)
+        found.append(process)
+    return found[0], found[1]
+
+
+def _ask(process: Process, line: str) -> dict[str, Any]:
+    tell(process, line)
+    return answer(process)
+
+
+def _wait_for(process: Process, what: str, count: int) -> None:
+    """Ask until a process has counted so many.
+
+    Raises:
+        BenchFailed: it did not in time.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while (found := _ask(process, "count")[what]) < count:
+        if time.monotonic() > deadline:
+            raise BenchFailed(f"{count - found} of {count} events were not {what}: no figures")
+        time.sleep(LOOK)
+
+
+def _audit(served: Mapping[str, Any], counted: Mapping[str, Any]) -> None:
+    """A run that lost something has no figure."""
+    crowd, others = served["crowd"], served["others"]
+    lost = sum(one["emitted"] - one["found"] for one in (crowd, others))
+    if lost:
+        raise BenchFailed(f"{lost} events are not in the ledger: no figures")
+    if crowd["right"] < crowd["emitted"]:
+        raise BenchFailed(
+            f"{crowd['emitted'] - crowd['right']} events of the crowd are not with the chain: "
+            "no figures"
+        )
+    if others["right"] < others["emitted"] or counted["repeated"]:
+        raise BenchFailed(
+            f"{others['emitted'] - others['right']} events of the others are not confirmed and "
+            f"{counted['repeated']} came twice: no figures"
+        )
+
+
+def judge(seen: Seen) -> dict[str, Any]:
+    """The figures of a run.
+
+    Raises:
+        BenchFailed: an event's task was never published.
+    """
+    published = _first(seen.gateway["published"], seen.sweeper["published"])
+    missing = [one for one in seen.gateway["ids"] if one not in published]
+    if missing:
+        raise BenchFailed(f"{len(missing)} events were never published: no figures")
+    instants = [published[one] for one in seen.gateway["ids"]]
+    done, cut = max(instants), seen.cut
+    # The ledger counts the time to acknowledge from its commit, the last of which was then.
+    last_due = seen.filled["emitted"] + seen.filled["ack_timeout"]
+    waits = {
+        "before": _between(
+            seen.gateway["samples"], seen.paced_from + WARM_UP, seen.filled["started"]
+        ),
+        "meanwhile": _between(seen.gateway["samples"], cut, max(done, cut)),
+    }
+    ack_ms = {name: percentiles(wait) for name, wait in waits.items()}
+    busy = [end - start for start, end, due in seen.sweeper["sweeps"] if due]
+    return {
+        "events": len(instants),
+        "emission_s": seen.filled["emitted"] - seen.filled["started"],
+        "before_cut": sum(at < cut for at in instants),
+        "handed_over_s": done - cut,
+        "last_due_s": last_due - cut,
+        "late_s": done - last_due,
+        "sweeping_s": sum(busy),
+        "ack_ms": ack_ms,
+        "p99_ratio": _ratio(ack_ms),
+        "aims": {"handed_over_s": MAX_SECONDS, "p99_ratio": MAX_RATIO},
+    }
+
+
+def _first(*tables: Mapping[str, float]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for table in tables:
+        for event_id, at in table.items():
+            found[event_id] = min(at, found.get(event_id, at))
+    return found
+
+
+def _between(samples: Sequence[Sequence[float]], begin: float, end: float) -> list[float]:
+    return [took for at, took in samples if begin <= at < end]
+
+
+def _ratio(ack_ms: Mapping[str, Mapping[str, float]]) -> float | None:
+    """``None`` when nothing of the crowd was left to hand over after the cut."""
+    before, meanwhile = (ack_ms[name].get("p99") for name in ("before", "meanwhile"))
+    return meanwhile / before if before and meanwhile else None

@@ -1,0 +1,69 @@
+"""A mass disconnect: what its figures are made of, and when it has none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from delivery.bench.children import BenchFailed
+from delivery.bench.disconnect import Seen, _audit, judge
+
+SAMPLES = [[11.5, 0.002], [12.0, 0.004], [20.5, 0.006], [99.0, 1.0]]
+
+
+def seen(**changes: Any) -> Seen:
+    gateway = {"ids": ["a", "b", "c"], "published": {"a": 21.0}, "samples": SAMPLES}
+    sweeper = {"published": {"a": 26.0, "b": 22.0, "c": 19.0}, "sweeps": [[21.5, 22.5, 2]]}
+    return Seen(
+        cut=20.0,
+        paced_from=10.0,
+        filled={"started": 15.0, "emitted": 16.5, "ack_timeout": 5.0},
+        gateway=gateway | changes,
+        sweeper=sweeper,
+    )
+
+
+def test_an_event_counts_when_the_first_of_two_processes_published_it() -> None:
+    found = judge(seen())
+    assert found["handed_over_s"] == pytest.approx(2.0)  # b; the second message of a is no news
+    assert (found["last_due_s"], found["late_s"]) == pytest.approx((1.5, 0.5))
+    assert (found["events"], found["before_cut"]) == (3, 1)
+    assert found["sweeping_s"] == pytest.approx(1.0)
+
+
+def test_the_others_are_compared_with_the_calm_before_the_crowd_got_its_events() -> None:
+    found = judge(seen())
+    assert found["ack_ms"]["before"]["max"] == pytest.approx(4.0)
+    assert found["ack_ms"]["meanwhile"]["max"] == pytest.approx(6.0)
+    assert found["p99_ratio"] == pytest.approx(1.5)
+
+
+def test_no_ratio_without_samples_on_both_sides() -> None:
+    assert judge(seen(samples=[]))["p99_ratio"] is None
+
+
+def test_an_event_that_nobody_published_leaves_no_figures() -> None:
+    with pytest.raises(BenchFailed, match="1 events were never published"):
+        judge(seen(ids=["a", "d"]))
+
+
+@pytest.mark.parametrize(
+    ("crowd", "others", "repeated", "complaint"),
+    [
+        ((10, 9, 9), (5, 5, 5), 0, "1 events are not in the ledger"),
+        ((10, 10, 8), (5, 5, 5), 0, "2 events of the crowd are not with the chain"),
+        ((10, 10, 10), (5, 5, 4), 0, "1 events of the others are not confirmed"),
+        ((10, 10, 10), (5, 5, 5), 3, "3 came twice"),
+    ],
+)
+def test_a_run_that_lost_something_has_no_figures(
+    crowd: tuple[int, ...], others: tuple[int, ...], repeated: int, complaint: str
+) -> None:
+    names = ("emitted", "found", "right")
+    fine = dict.fromkeys(names, 5)
+    _audit({"crowd": fine, "others": fine}, {"repeated": 0})
+    served = {"crowd": dict(zip(names, crowd, strict=True)),
+              "others": dict(zip(names, others, strict=True))}  # fmt: skip
+    with pytest.raises(BenchFailed, match=complaint):
+        _audit(served, {"repeated": repeated})
