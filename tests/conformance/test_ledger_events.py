@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 import uuid_utils
 
+from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome, State
 from delivery.domain.policy import Policies, parse_policies
@@ -216,6 +217,30 @@ def test_a_hand_over_starts_the_chain_once_and_says_why(ledger: SqlLedger) -> No
         ("websocket", Outcome.FAILED, "nobody connected")
     ]
     assert state(ledger, done) is State.CONFIRMED
+
+
+ODD = "a\\b\"c'd{e},f\u2028g\u00e9 N\\N"
+
+
+def test_no_character_of_an_id_or_of_data_is_special(ledger: SqlLedger) -> None:
+    odd = entry(ODD, run=f"run {ODD}", data={ODD: f"{ODD}\n\t\r"}, thread_id=ODD)
+    plain = entry(ODD, run="run-1")
+    ledger.events.commit([odd, plain])
+    kept, _ = ledger.events.find(EventFilter(user_id=ODD, run_id=f"run {ODD}"))
+    assert [one.event for one in kept] == [odd.event.evolve(seq=1)]
+    ledger.events.confirm([proof(odd, by=ODD, evidence=ODD), proof(plain, user_id="a")])
+    timeline = ledger.events.get(odd.event.id)
+    assert timeline is not None
+    assert [(one.by, one.evidence) for one in timeline.confirmations] == [(ODD, ODD)]
+    assert state(ledger, plain) is State.ACCEPTED
+
+
+def test_a_claim_finds_the_address_of_a_user_with_an_odd_name(ledger: SqlLedger) -> None:
+    odd = entry(ODD, hand_over=True)
+    ledger.events.commit([odd])
+    ledger.contacts.put(Contact(ODD, email="ada@example.org"))
+    [claim] = ledger.chain.claim([odd.event.id], 60.0)
+    assert claim.contact.email == "ada@example.org"
 
 
 def test_an_entry_without_a_connection_is_inserted_as_falling_back(ledger: SqlLedger) -> None:
