@@ -1,0 +1,176 @@
+"""What each device earns: the same load with the device on and off, in turn.
+
+Owns: which devices, what is measured of each, and what counts as a gain. One that earns nothing in
+a measure, or costs something, is reported like any other.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from delivery.bench.slow_reader import read_slowly
+from delivery.bench.stand import Stand, new_stand
+from delivery.bench.window import Load
+
+HIGHER, LOWER = "higher", "lower"
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        load: of batching and performance mode; its rate is that of the paced rounds.
+        linger: seconds, when batching is on.
+        pieces: ephemeral events for the slow reader.
+        behind: how many of them come between two of its looks; each is a comparison of its own.
+        pushes: events for the dead peer.
+        rounds: on and off each, in turn.
+    """
+
+    load: Load
+    linger: float = 0.02
+    pieces: int = 20_000
+    behind: tuple[int, ...] = (200, 2_000)
+    pushes: int = 5_000
+    rounds: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One figure of a device; ``better`` is the direction of a gain."""
+
+    key: str
+    what: str
+    better: str
+
+
+LOADED = (
+    Measure("events_per_cpu_s", "acked events per CPU second", HIGHER),
+    Measure("client_us", "client CPU per event, us", LOWER),
+    Measure("ack_p50_ms", "emission to ack p50, ms", LOWER),
+)
+READ = (
+    Measure("events", "events to handle", LOWER),
+    Measure("frames", "frames", LOWER),
+    Measure("bytes", "bytes", LOWER),
+    Measure("text", "share of the text that arrives", HIGHER),
+    Measure("us_per_event", "gateway CPU per event, us", LOWER),
+)
+PUSHED = (
+    Measure("loop_us_per_event", "loop CPU per event, us", LOWER),
+    Measure("us_per_event", "gateway CPU per event, us", LOWER),
+    Measure("handed_over", "share at the chain at once", HIGHER),
+)
+
+
+def run_devices(plan: Plan) -> dict[str, Any]:
+    """Every device of the plan: medians, and what it earns.
+
+    Raises:
+        BenchFailed: an event was lost, came twice or stayed unconfirmed, or a process died.
+    """
+    rows = [
+        *_lingering(plan),
+        *(row for behind in plan.behind for row in _merging(plan, behind)),
+        *_breaker(plan),
+    ]
+    return {
+        "load": asdict(plan.load),
+        "linger_s": plan.linger,
+        "pieces": plan.pieces,
+        "pushes": plan.pushes,
+        "rounds": plan.rounds,
+        "devices": rows,
+    }
+
+
+def _lingering(plan: Plan) -> list[dict[str, Any]]:
+    """Batching, and what performance mode does where a policy lingers."""
+    fast = replace(plan.load, rate=0.0)
+    found = _in_turn(
+        plan.rounds,
+        {
+            "linger": lambda: _loaded(plan, plan.load, plan.linger),
+            "plain": lambda: _loaded(plan, plan.load, 0.0),
+            "performance": lambda: _loaded(plan, plan.load, plan.linger, "performance"),
+            "fast linger": lambda: _loaded(plan, fast, plan.linger),
+            "fast plain": lambda: _loaded(plan, fast, 0.0),
+        },
+    )
+    pace = f"{plan.load.rate:,.0f}/s"
+    return [
+        *_compared(f"batching, {pace}", LOADED, found["linger"], found["plain"]),
+        *_compared("batching, full speed", LOADED, found["fast linger"], found["fast plain"]),
+        *_compared(f"performance, {pace}", LOADED, found["performance"], found["linger"]),
+    ]
+
+
+def _loaded(plan: Plan, load: Load, linger: float, mode: str = "durable") -> Figures:
+    with new_stand() as stand:
+        result = stand.with_linger(linger).round(load, mode=mode)
+    return {
+        "events_per_cpu_s": result["events_per_cpu_s"],
+        "client_us": result["client_cpu_s_per_million"],
+        "ack_p50_ms": result["ack_ms"]["p50"],
+    }
+
+
+def _merging(plan: Plan, behind: int) -> list[dict[str, Any]]:
+    def read(is_merged: bool) -> Figures:
+        return read_slowly(events=plan.pieces, behind=behind, is_merged=is_merged)
+
+    found = _in_turn(plan.rounds, {"on": lambda: read(True), "off": lambda: read(False)})
+    return _compared(f"merging, {behind:,} behind", READ, found["on"], found["off"])
+
+
+def _breaker(plan: Plan) -> list[dict[str, Any]]:
+    def push(is_open: bool) -> Figures:
+        with new_stand() as stand:
+            return _asked(stand, plan.pushes, is_open)
+
+    found = _in_turn(plan.rounds, {"on": lambda: push(True), "off": lambda: push(False)})
+    return _compared("breaker, dead peer", PUSHED, found["on"], found["off"])
+
+
+def _asked(stand: Stand, events: int, is_open: bool) -> Figures:
+    return stand.ask(role="dead_peer", events=events, is_open=is_open)
+
+
+def _in_turn(rounds: int, ways: dict[str, Callable[[], Figures]]) -> dict[str, list[Figures]]:
+    """Each way once per round: what drifts with the hour drifts for all of them."""
+    found: dict[str, list[Figures]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            found[name].append(way())
+    return found
+
+
+def _compared(
+    device: str, measures: Sequence[Measure], on: Sequence[Figures], off: Sequence[Figures]
+) -> list[dict[str, Any]]:
+    rows = []
+    for measure in measures:
+        with_it = statistics.median(one[measure.key] for one in on)
+        without = statistics.median(one[measure.key] for one in off)
+        rows.append(
+            {
+                "device": device,
+                "measure": measure.what,
+                "better": measure.better,
+                "on": with_it,
+                "off": without,
+                "gain": _gain(measure, with_it, without),
+            }
+        )
+    return rows
+
+
+def _gain(measure: Measure, on: float, off: float) -> float | None:
+    """Over 1 where the device earns something; ``None`` where there is nothing to divide by."""
+    above, below = (on, off) if measure.better == HIGHER else (off, on)
+    return above / below if below else None

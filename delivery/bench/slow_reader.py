@@ -1,0 +1,72 @@
+"""Ephemeral pieces of text for a client that reads now and then: merged while they wait, or not.
+
+Owns: a connection's lanes without a socket, since a socket's buffers would hold most of what is to
+be seen, and as much as each system likes.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from delivery.domain.event import Event, EventClass
+from delivery.emitter.ids import new_event_id
+from delivery.gateway.flight import Flight
+from delivery.gateway.lanes import Lanes
+from delivery.gateway.merging import PIECES
+from delivery.protocol import Limits, encode_event
+
+PIECE = "a few words, "
+MERGED = PIECES[0]
+SINGLE = "x" * len(MERGED)
+"""As long a name for the text, but one that stands for nothing in particular."""
+
+
+def read_slowly(*, events: int, behind: int, is_merged: bool) -> dict[str, Any]:
+    """Push pieces one by one; the reader takes what waits each time ``behind`` more were pushed.
+
+    Returns:
+        What arrived: ``frames``, ``events``, ``bytes`` and the share of the ``text``; and processor
+        time per pushed event in microseconds.
+    """
+    limits = Limits()
+    flight = Flight(limits.max_in_flight)
+    lanes = Lanes(flight, limits.max_queue)
+    lanes.take_page((), is_last=True)
+    lanes.next_batch()  # it is live from here
+    name = MERGED if is_merged else SINGLE
+    got = {"frames": 0, "events": 0, "bytes": 0, "text": 0.0}
+    started = time.process_time()
+    for number in range(1, events + 1):
+        event = _event({name: PIECE})
+        lanes.push((event, encode_event(event)))
+        lanes.settle()  # a model's words come each in a turn of its own
+        if number % behind == 0 or number == events:
+            _take(lanes, flight, name, got)
+    took = time.process_time() - started
+    got["text"] /= events * len(PIECE)
+    return got | {"us_per_event": took / events * 1e6}
+
+
+def _take(lanes: Lanes, flight: Flight, name: str, got: dict[str, Any]) -> None:
+    while (batch := lanes.next_batch()) is not None:
+        events, encoded, is_durable = batch
+        flight.on_push(events, 0.0, is_durable=is_durable)
+        got["frames"] += 1
+        got["events"] += len(events)
+        got["bytes"] += sum(map(len, encoded))
+        got["text"] += sum(len(event.data[name]) for event in events)
+
+
+def _event(data: dict[str, Any]) -> Event:
+    return Event.of(
+        id=new_event_id(),
+        type="token_delta",
+        user_id="user-0",
+        run_id="run-0",
+        seq=None,
+        at=datetime.now(UTC),
+        event_class=EventClass.EPHEMERAL,
+        data=data,
+    )
