@@ -115,8 +115,22 @@ def test_a_pushed_event_that_timed_out_has_a_failed_attempt_on_the_record(
     ledger.chain.sweep()
     last = attempts(ledger, pushed)[-1]
     assert (last.channel, last.number, last.outcome) == ("websocket", 2, Outcome.FAILED)
-    assert last.error == "no acknowledgement in time"
+    assert (last.error, last.retryable) == ("no acknowledgement in time", True)
     assert attempts(ledger, unsent) == []
+
+
+def test_entering_the_chain_counts_as_the_first_publish(ledger: SqlLedger, advance: Any) -> None:
+    event_id = recorded(ledger)
+    advance(6.0)
+    pauses = []
+    for _ in range(2):
+        before = ledger.now()
+        ledger.chain.sweep()
+        due_at = stored(ledger, event_id).due_at
+        assert due_at is not None
+        pauses.append(round((due_at - before).total_seconds()))
+        advance(pauses[-1] + 1)
+    assert pauses == [5, 10]
 
 
 def test_a_lost_message_is_published_again_after_5_s_doubling_up_to_60(
