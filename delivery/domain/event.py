@@ -126,6 +126,21 @@ def event_from_wire(wire: Mapping[str, Any]) -> Event:
     )
 
 
+def decode_event(raw: bytes) -> Event:
+    """The event that was encoded to these bytes.
+
+    Raises:
+        TypeError, ValueError: they are no event.
+    """
+    try:
+        return _decode(raw)
+    except msgspec.DecodeError as error:
+        raise ValueError(f"no event: {error}") from error
+
+
+_decode = msgspec.json.Decoder(Event).decode
+
+
 def format_instant(instant: datetime) -> str:
     """RFC 3339 in UTC with ``Z``, just as an event's ``at`` is encoded: no fraction for a whole
     second. Source: RFC 3339, section 5.6."""

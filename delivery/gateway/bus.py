@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from delivery.domain.ports import Dice
 from delivery.gateway.ear import RECONNECT, Ear, level
-from delivery.gateway.envelope import Envelope, seal, unseal
+from delivery.gateway.envelope import pack, seal, unpack, unseal
 from delivery.gateway.local_bus import LocalBus, LocalHub, OnMessage, call
 from delivery.gateway.outbox import MAX_MESSAGES, Outbox
 from delivery.gateway.shards import Layout, Shards
@@ -123,7 +123,7 @@ class RedisBus:
             channel = _EVERY_NODE
         elif kind == "resent":
             channel = self._replies.pop(str(message.get("request")), channel)
-        self._outbox.put(channel, self._sealed(message))
+        self._outbox.put(channel, pack(message))
 
     async def stop(self) -> None:
         """Send what still waits, for at most one timeout, then disconnect."""
@@ -167,11 +167,18 @@ class RedisBus:
                 self._outbox.done(batch)
 
     async def _send(self, batch: list[tuple[str, bytes]]) -> None:
+        """Everything for one channel in one envelope: what it costs is hardly the messages'."""
+        by_name: dict[str, list[bytes]] = {}
+        for name, packed in batch:
+            by_name.setdefault(name, []).append(packed)
+        await self._deliver([(name, self._sealed(packed)) for name, packed in by_name.items()])
+
+    async def _deliver(self, envelopes: list[tuple[str, bytes]]) -> None:
         try:
             async with asyncio.timeout(3 * self._timeout):
                 layout = await self._writers.learn()
                 parts: dict[Redis, list[tuple[str, bytes]]] = {}
-                for name, raw in batch:
+                for name, raw in envelopes:
                     for channel in self._channels(name, layout):
                         client = await self._writers.client(channel)
                         parts.setdefault(client, []).append((channel, raw))
@@ -202,12 +209,11 @@ class RedisBus:
             # Redis was away at the start.
             self._listen_to(self._inbox(self._sender), has_missed=True)
         self._forget_peers()
-        probe = self._sealed(None, probe=True)
-        await self._send([(ear.channel, probe) for ear in self._ears])
+        probe = self._sealed([], probe=True)
+        await self._deliver([(ear.channel, probe) for ear in self._ears])
 
-    def _sealed(self, message: dict[str, Any] | None, *, probe: bool = False) -> bytes:
-        has_inbox = len(self._ears) > 1
-        return seal(Envelope(self._sender, message, probe=probe, has_inbox=has_inbox))
+    def _sealed(self, packed: list[bytes], *, probe: bool = False) -> bytes:
+        return seal(self._sender, packed, probe=probe, has_inbox=len(self._ears) > 1)
 
     # What is heard
 
@@ -233,9 +239,9 @@ class RedisBus:
             return envelope.probe
         if envelope.has_inbox:
             self._peers[envelope.sender] = asyncio.get_running_loop().time()
-        if envelope.message is not None:
-            self._remember_reply(envelope.message)
-            call(self._on_message, envelope.message)
+        for message in unpack(envelope):
+            self._remember_reply(message)
+            call(self._on_message, message)
         return False
 
     def _on_gap(self) -> None:

@@ -1,41 +1,99 @@
-"""What travels on the bus: a JSON object and who sent it.
+"""What travels on the bus: JSON objects and who sent them.
 
-Owns: the envelope, shared by gateways and by workers that ask gateways. Never does: send.
+Owns: the envelope, shared by gateways and by workers that ask gateways. Never does: send. What a
+node does not need of an envelope it does not decode: its own, and events of users who are not here.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 log = logging.getLogger(__name__)
 
+_NOTHING = msgspec.Raw(b"")
+_PUSH = b'{"kind":"push",'
+
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``message`` for everybody but ``sender``; ``probe`` for the sender alone; ``has_inbox`` when
-    the sender hears a channel of its own."""
+    """For everybody but ``sender``: one ``message`` or an array of ``messages``. ``probe`` is for
+    the sender alone; ``has_inbox`` when the sender hears a channel of its own."""
 
     sender: str
-    message: dict[str, Any] | None = None
+    message: msgspec.Raw = _NOTHING
+    messages: msgspec.Raw = _NOTHING
     probe: bool = False
     has_inbox: bool = False
 
 
-_encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Envelope)
+class _Push(msgspec.Struct, frozen=True):
+    """The most frequent message; its event stays as it came."""
+
+    kind: str
+    node: str
+    user: str
+    event: msgspec.Raw
 
 
-def seal(envelope: Envelope) -> bytes:
-    """The envelope's bytes. Raises ``TypeError`` for what JSON cannot say."""
-    return _encoder.encode(envelope)
+_encode = msgspec.json.Encoder().encode
+_envelope = msgspec.json.Decoder(Envelope)
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+_push = msgspec.json.Decoder(_Push)
+_any = msgspec.json.Decoder(dict[str, Any])
+
+
+def pack(message: dict[str, Any]) -> bytes:
+    """One message's bytes. Raises ``TypeError`` for what JSON cannot say."""
+    return _encode(message)
+
+
+def seal(
+    sender: str, packed: Sequence[bytes] = (), *, probe: bool = False, has_inbox: bool = False
+) -> bytes:
+    """An envelope around packed messages. One alone is sent as version 0.1 sent it."""
+    message, messages = _NOTHING, _NOTHING
+    if len(packed) == 1:
+        message = msgspec.Raw(packed[0])
+    elif packed:
+        messages = msgspec.Raw(b"[%b]" % b",".join(packed))
+    return _encode(Envelope(sender, message, messages, probe, has_inbox))
 
 
 def unseal(raw: bytes | str) -> Envelope | None:
     """The envelope, ``None`` (and a warning) for what is none: others may use the server too."""
     try:
-        return _decoder.decode(raw)
+        return _envelope.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         log.warning("something on the bus is no envelope: %s", error)
+        return None
+
+
+def unpack(envelope: Envelope) -> list[dict[str, Any]]:
+    """The messages of an envelope; of a ``push``, ``event`` is still encoded. One that cannot be
+    read is left out, with a warning."""
+    try:
+        many = _array.decode(envelope.messages) if envelope.messages else []
+    except msgspec.DecodeError as error:
+        log.warning("an envelope on the bus holds no messages: %s", error)
+        return []
+    return [
+        message
+        for raw in ([envelope.message] if envelope.message else many)
+        if (message := _read(bytes(raw))) is not None
+    ]
+
+
+def _read(raw: bytes) -> dict[str, Any] | None:
+    if raw.startswith(_PUSH):
+        with suppress(msgspec.DecodeError):  # then it is read, and refused, as any other
+            push = _push.decode(raw)
+            return {"kind": "push", "node": push.node, "user": push.user, "event": push.event}
+    try:
+        return None if raw == b"null" else _any.decode(raw)
+    except msgspec.DecodeError as error:
+        log.warning("a message on the bus cannot be read: %s", error)
         return None

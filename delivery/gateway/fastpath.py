@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from delivery.domain.event import event_from_wire
+from delivery.domain.event import decode_event
 from delivery.errors import LedgerError
 from delivery.gateway.connection import SEND_TIMEOUT, Connection, Surroundings
 from delivery.gateway.feed import SecondCopy, Source
@@ -149,8 +149,9 @@ class FastPath:
         registry = self.parts.registry
         match message["kind"]:
             case "push":
-                event = event_from_wire(message["event"])
-                registry.push_here(event, encode_event(event))
+                if registry.connections_of(message["user"]):
+                    event = decode_event(message["event"])
+                    registry.push_here(event, encode_event(event))
             case "presence":
                 registry.peers.on_presence(message, self.clock())
             case "hello":

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from delivery.gateway.envelope import Envelope, seal, unseal
+from delivery.gateway.envelope import pack, seal, unpack, unseal
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +61,15 @@ class LocalBus:
 
     def publish(self, message: dict[str, Any]) -> None:
         """Send to every other node. Raises ``TypeError`` for what JSON cannot say."""
-        self._hub.spread(self, seal(Envelope("local", message)))
+        self._hub.spread(self, seal("local", [pack(message)]))
 
     def take(self, raw: bytes) -> None:
         """Queue one message of another node on this node's loop."""
         envelope = unseal(raw)
-        if self._loop is None or envelope is None or envelope.message is None:
+        if self._loop is None or envelope is None:
             return
-        self._loop.call_soon_threadsafe(call, self._on_message, envelope.message)
+        for message in unpack(envelope):
+            self._loop.call_soon_threadsafe(call, self._on_message, message)
 
     async def stop(self) -> None:
         """Hear nothing more."""

@@ -23,6 +23,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from delivery.domain.event import Event
 from delivery.domain.ports import Bus
 
@@ -69,11 +71,12 @@ class Peers:
         if self._bus is not None:
             self._bus.publish({"kind": kind, "node": self.node, **fields})
 
-    def push(self, event: Event) -> int:
-        """Offer an event to the other nodes; how many are known to host its user."""
+    def push(self, event: Event, encoded: bytes) -> int:
+        """Offer an event to the other nodes; how many are known to host its user. All of them hear
+        it, also those that have not been heard to: a connection may be newer than its news."""
         if not self._nodes:
             return 0
-        self.publish("push", user=event.user_id, event=event)
+        self.publish("push", user=event.user_id, event=msgspec.Raw(encoded))
         return self.hosts_of(event.user_id)
 
     def confirmed(self, ids: Sequence[str]) -> None:

@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 MAX_MESSAGES = 10_000
 MAX_BYTES = 64 << 20
 _BATCH = 200
+_BATCH_BYTES = 512 << 10
+"""Together the bounds of one envelope: far below what a server lets a slow subscriber owe."""
 
 
 class Outbox:
@@ -41,8 +43,10 @@ class Outbox:
     async def take(self) -> list[tuple[str, bytes]]:
         """Wait for messages; you must call ``done`` with the batch afterwards."""
         batch = [await self._queue.get()]
-        while len(batch) < _BATCH and not self._queue.empty():
+        size = len(batch[0][1])
+        while len(batch) < _BATCH and size < _BATCH_BYTES and not self._queue.empty():
             batch.append(self._queue.get_nowait())
+            size += len(batch[-1][1])
         return batch
 
     def done(self, batch: list[tuple[str, bytes]]) -> None:

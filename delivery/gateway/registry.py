@@ -145,7 +145,7 @@ class Registry:
         """A push that is not the everyday one: other nodes, nobody here, a breaker, a drain."""
         if self.is_closing:
             return _SHUTTING_DOWN
-        elsewhere = self.peers.push(event)
+        elsewhere = self.peers.push(event, encoded)
         if user is None:
             return Pushed(elsewhere, is_here=False) if elsewhere else _NOBODY
         if not self._passes(user):

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from delivery.errors import ChannelUnavailable, LedgerError
 from delivery.gateway.bus import CHANNEL
-from delivery.gateway.envelope import Envelope, seal, unseal
+from delivery.gateway.envelope import pack, seal, unpack, unseal
 from delivery.gateway.shards import Shard
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class BusResend:
     def _publish(self, message: dict[str, Any]) -> int:
         """How many gateways hear it."""
         redis, is_sharded = self._shard.get()
-        raw = seal(Envelope(self._sender, message))
+        raw = seal(self._sender, [pack(message)])
         publish = redis.spublish if is_sharded else redis.publish
         return int(publish(self._channel, raw))
 
@@ -169,10 +169,9 @@ def _gather(pubsub: PubSub, request: str, asked: int, deadline: float) -> int:
         if item is None or item["type"] not in ("message", "smessage"):
             continue
         envelope = unseal(item["data"])
-        message = envelope.message if envelope is not None else None
-        if message is None or message.get("kind") != "resent" or message.get("request") != request:
-            continue
-        answers += 1
-        count = message.get("count")
-        total += count if isinstance(count, int) else 0
+        for message in unpack(envelope) if envelope is not None else ():
+            if message.get("kind") == "resent" and message.get("request") == request:
+                answers += 1
+                count = message.get("count")
+                total += count if isinstance(count, int) else 0
     return total
