@@ -30,6 +30,8 @@ from delivery.tasks.sweep import Sweeper
 
 Say = Callable[..., None]
 PATIENCE = 120.0
+CHILDREN = 2
+"""Sweeps at one time: as many as a worker with two children would run."""
 STEPS = (AGENT_TYPES[1], AGENT_TYPES[2], AGENT_TYPES[3])
 
 
@@ -83,14 +85,24 @@ async def be_sweeper(_order: dict[str, Any], say: Say) -> None:
 async def _sweep_until(
     stopping: asyncio.Event, sweeper: Sweeper, sweeps: list[tuple[float, float, int]]
 ) -> None:
-    due = time.monotonic()
-    while not stopping.is_set():
+    """Beat does not wait for the sweep before: another child of the worker takes the order."""
+    running: set[asyncio.Task[None]] = set()
+
+    async def sweep() -> None:
         started = time.monotonic()
         report = await asyncio.to_thread(sweeper.sweep)
         sweeps.append((started, time.monotonic(), report.due))
+
+    due = time.monotonic()
+    while not stopping.is_set():
+        if len(running) < CHILDREN:
+            task = asyncio.create_task(sweep())
+            running.add(task)
+            task.add_done_callback(running.discard)
         due = max(due + SWEEP_INTERVAL, time.monotonic())
         with suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), due - time.monotonic())
+    await asyncio.gather(*running)
 
 
 async def be_gateway(order: dict[str, Any], say: Say) -> None:
