@@ -117,12 +117,17 @@ def _show_disconnect(report: dict[str, Any], as_json: bool) -> None:
         ("from the cut until the last is due", f"{report['last_due_s']:.2f} s", ""),
         ("from there until it is handed over", f"{report['late_s']:.2f} s", ""),
         ("handed over before the cut", f"{report['before_cut']:,}", ""),
-        *((f"others' ack p99 {when}", f"{wait['p99']:.1f} ms" if wait else "-", "")
+        *((f"others' ack p99 {when}", _milliseconds(wait, "p99"), "")
           for when, wait in report["ack_ms"].items()),
-        ("ratio of the two", "-" if ratio is None else f"{ratio:.2f}",
+        ("others' longest ack meanwhile", _milliseconds(report["ack_ms"]["meanwhile"], "max"), ""),
+        ("ratio of the p99", "-" if ratio is None else f"{ratio:.2f}",
          f"at most {aims['p99_ratio']:g}"),
     )  # fmt: skip
     say_table(("", "found", "aim"), rows)
+
+
+def _milliseconds(wait: dict[str, float], share: str) -> str:
+    return f"{wait[share]:.1f} ms" if wait else "-"
 
 
 def _show(report: dict[str, Any]) -> None:
@@ -160,7 +165,7 @@ def _waits(report: dict[str, Any]) -> list[tuple[str, ...]]:
         "floor acknowledged": report["floor"]["ack_ms"],
     }
     return [
-        (name, *(f"{wait[share]:.1f} ms" for share in ("p50", "p99", "p99.9", "max")))
+        (name, *(_milliseconds(wait, share) for share in ("p50", "p99", "p99.9", "max")))
         for name, wait in found.items()
         if wait
     ]

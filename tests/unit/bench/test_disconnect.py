@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from delivery.bench import disconnect
 from delivery.bench.children import BenchFailed
-from delivery.bench.disconnect import Seen, _audit, judge
+from delivery.bench.disconnect import Disconnect, Seen, _audit, judge
+from delivery.cli import main
 
 SAMPLES = [[11.5, 0.002], [12.0, 0.004], [20.5, 0.006], [99.0, 1.0]]
 
@@ -37,6 +40,23 @@ def test_the_others_are_compared_with_the_calm_before_the_crowd_got_its_events()
     assert found["ack_ms"]["before"]["max"] == pytest.approx(4.0)
     assert found["ack_ms"]["meanwhile"]["max"] == pytest.approx(6.0)
     assert found["p99_ratio"] == pytest.approx(1.5)
+
+
+def test_the_command_shows_them_beside_the_aims(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Disconnect] = []
+
+    def pretend(plan: Disconnect, database_url: str | None) -> dict[str, Any]:
+        asked.append(plan)
+        shown = {"plan": {"users": plan.users, "open_events": 10, "others": 100, "rate": plan.rate}}
+        return judge(seen()) | shown | {"database": "SQLite", "broker": "memory"}
+
+    monkeypatch.setattr(disconnect, "run_disconnect", pretend)
+    found = CliRunner().invoke(main, ["bench", "--mode", "disconnect", "--users", "5000"])
+    assert found.exit_code == 0, found.output
+    assert max(map(len, found.output.splitlines())) <= 80
+    assert asked == [Disconnect(5_000)], "without --rate the others get the usual load"
+    for text in ("5,000 users", "2.00 s", "under 5 s", "4.0 ms", "6.0 ms", "1.50", "at most 2"):
+        assert text in found.output
 
 
 def test_no_ratio_without_samples_on_both_sides() -> None:
