@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from delivery.cli.bench_faults import faults
-from delivery.cli.bench_more import devices, growth
+from delivery.cli.bench_more import devices, growth, scaling
 from delivery.cli.options import json_option
 from delivery.cli.output import say_json, say_table
 
@@ -171,6 +171,6 @@ def _waits(report: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-for command in (faults, growth, devices):
+for command in (faults, growth, devices, scaling):
     bench.add_command(command)
 COMMANDS = (bench,)
