@@ -151,6 +151,7 @@ class FastPath:
             case "push":
                 if registry.connections_of(message["user"]):
                     event = decode_event(message["event"])
+                    registry.peers.on_push(event.id)
                     registry.push_here(event, encode_event(event))
             case "presence":
                 registry.peers.on_presence(message, self.clock())

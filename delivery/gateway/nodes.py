@@ -34,6 +34,9 @@ EXPIRY = 7.0
 """Three signs of life may be lost. Whoever is believed to be on a dead node waits out the ack
 timeout; whoever is wrongly believed to be nowhere is found by the chain: so rather short."""
 CHUNK = 500
+REMEMBERED = 10_000
+"""Events of other nodes, at least, whose confirmation is still passed on; a receipt that is not told
+asks the ledger."""
 
 
 class _Node:
@@ -54,6 +57,8 @@ class Peers:
         self.node = node
         self._bus = bus
         self._nodes: dict[str, _Node] = {}
+        self._heard: set[str] = set()  # two generations: bounded without an eviction each
+        self._heard_before: set[str] = set()
 
     @property
     def are_there(self) -> bool:
@@ -80,10 +85,11 @@ class Peers:
         return self.hosts_of(event.user_id)
 
     def confirmed(self, ids: Sequence[str]) -> None:
-        """Tell the nodes on which receipts may wait."""
+        """Tell the nodes on which receipts may wait: those that pushed the events here."""
         if self._nodes:
-            for start in range(0, len(ids), CHUNK):
-                self.publish("confirmed", ids=list(ids[start : start + CHUNK]))
+            heard = [one for one in ids if one in self._heard or one in self._heard_before]
+            for start in range(0, len(heard), CHUNK):
+                self.publish("confirmed", ids=heard[start : start + CHUNK])
 
     def acknowledged(self, user_id: str, ids: Sequence[str]) -> None:
         """Tell the nodes on which they may be in flight, and receipts may wait."""
@@ -109,6 +115,12 @@ class Peers:
         self.publish("presence")
 
     # What it hears
+
+    def on_push(self, event_id: str) -> None:
+        """Another node pushed this event; its confirmation is news there."""
+        self._heard.add(event_id)
+        if len(self._heard) > REMEMBERED:
+            self._heard_before, self._heard = self._heard, set()
 
     def on_presence(self, message: dict[str, Any], now: float) -> None:
         """Another node said who is there, or just that it lives."""

@@ -248,6 +248,26 @@ async def test_nodes_push_to_each_other_and_count_who_is_there() -> None:
             await node.gateway.path.stop()
 
 
+async def test_a_confirmation_is_told_to_the_node_whose_event_it_is_and_not_for_ones_own() -> None:
+    hub = LocalHub()
+    first, second = Node("n1", bus=LocalBus(hub)), Node("n2", bus=LocalBus(hub))
+    for node in (first, second):
+        await node.gateway.path.start()
+    try:
+        desk = Desk(second)
+        connection, sink = await desk.connect()
+        await until(lambda: second.registry.peers.are_there)
+        second.emit(own := make_event())
+        first.emit(theirs := make_event())
+        await until(lambda: set(sink.ids) == {own.id, theirs.id})
+        desk.ack(connection)
+        await until(lambda: first.confirmed)
+        assert (first.confirmed, set(second.confirmed)) == ([theirs.id], {own.id, theirs.id})
+    finally:
+        for node in (first, second):
+            await node.gateway.path.stop()
+
+
 async def test_a_node_alone_publishes_nothing_per_event() -> None:
     published: list[object] = []
     bus = LocalBus()
