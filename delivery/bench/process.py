@@ -53,7 +53,8 @@ async def _play(order: dict[str, Any]) -> None:
         return
     load = Load(**order["load"])
     if order["role"] == "producer":
-        say(accepted_ms=await produce(order["url"], order["token"], load))
+        name = order.get("name", "run")
+        say(accepted_ms=await produce(order["url"], order["token"], load, name))
         return
 
     def tell(url: str) -> None:

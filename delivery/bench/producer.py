@@ -17,8 +17,13 @@ from delivery.domain.event import AGENT_TYPES
 PATIENCE = 120.0
 
 
-async def produce(url: str, token: str, load: Load) -> dict[str, float]:
-    """Post everything; milliseconds from the emission to the acceptance, as percentiles."""
+async def produce(url: str, token: str, load: Load, name: str = "run") -> dict[str, float]:
+    """Post everything; milliseconds from the emission to the acceptance, as percentiles.
+
+    Args:
+        name: of its runs. A run that several producers number at once is read from the ledger
+            wherever their events cross.
+    """
     data = {"text": "x" * load.payload}
     waiting: deque[tuple[Receipt, float]] = deque()
     waits: list[float] = []
@@ -33,7 +38,7 @@ async def produce(url: str, token: str, load: Load) -> dict[str, float]:
         asyncio.timeout(PATIENCE),
         delivery.connect(url, token, max_buffered=load.window) as remote,
     ):
-        emitters = [remote.emitter(f"user-{user}", f"run-{user}") for user in range(load.users)]
+        emitters = [remote.emitter(f"user-{user}", f"{name}-{user}") for user in range(load.users)]
         started = time.perf_counter()
         for number in range(load.events):
             if load.rate:

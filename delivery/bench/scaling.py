@@ -36,7 +36,7 @@ class Scaling:
 
     workers: int = 2
     users: int = 100
-    events: int = 40_000
+    events: int = 150_000
     window: int = 1_000
     payload: int = 100
     rounds: int = 3
@@ -103,7 +103,8 @@ def _produce(plan: Scaling, url: str, token: str) -> None:
     order = {"role": "producer", "load": load, "url": url, "token": token}
     with ExitStack() as stack:
         producers = [
-            stack.enter_context(child(order, 1, dict(os.environ))) for _ in range(PRODUCERS)
+            stack.enter_context(child(order | {"name": f"run-{number}"}, 1, dict(os.environ)))
+            for number in range(PRODUCERS)
         ]
         for producer in producers:
             answer(producer)

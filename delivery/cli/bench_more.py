@@ -150,7 +150,7 @@ def _show_devices(report: dict[str, Any]) -> None:
 @click.option("--workers", type=click.IntRange(2, 64), default=2, show_default=True,
               help="Gateway processes, against one.")  # fmt: skip
 @click.option("--users", type=click.IntRange(1, 10_000), default=100, show_default=True)
-@click.option("--events", type=click.IntRange(100, 10_000_000), default=40_000,
+@click.option("--events", type=click.IntRange(100, 10_000_000), default=150_000,
               show_default=True, help="Per round.")  # fmt: skip
 @click.option("--rounds", type=click.IntRange(1, 99), default=3, show_default=True)
 @click.option("--at-least", type=click.FloatRange(0), default=None, metavar="RATIO",

@@ -35,7 +35,7 @@ EXPIRY = 7.0
 timeout; whoever is wrongly believed to be nowhere is found by the chain: so rather short."""
 CHUNK = 500
 REMEMBERED = 10_000
-"""Events of other nodes, at least, whose confirmation is still passed on; a receipt that is not told
+"""Events of other nodes, at least, whose confirmation is passed on; a receipt that is not told
 asks the ledger."""
 
 
