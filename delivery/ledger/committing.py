@@ -27,6 +27,10 @@ ADOPT_EVERY = 5.0
 Answer = Receipted | Exception
 
 
+class _StillAway(LedgerUnavailable):
+    """Nobody asked again: it was away a moment ago."""
+
+
 class Committer:
     """Takes one batch at a time.
 
@@ -40,6 +44,7 @@ class Committer:
         self._outage = Outage(lambda: ledger.ping())
         self._early = EarlyProofs()
         self._adopt_at = 0.0
+        self._told: str | None = None  # why the ledger is away, as it was logged last
         self.commits = 0
 
     @property
@@ -98,9 +103,10 @@ class Committer:
         if self._spool is None or not self._spool.pending_bytes:
             return
         if not self._outage.may_be_over():
-            raise LedgerUnavailable("the ledger was away a moment ago; spooling")
+            raise _StillAway("the ledger was away a moment ago; spooling")
         drained = self._spool.drain(self._drained)
         self._outage.worked()
+        self._told = None
         log.warning("the ledger is back: drained %d events from the spool", drained)
 
     def _drained(self, entries: Sequence[Entry], proofs: Sequence[Confirmation]) -> None:
@@ -159,7 +165,8 @@ class Committer:
     ) -> Sequence[Answer]:
         if self._spool is None:
             return [error] * len(entries)
-        if not self._outage.is_on:
+        if not isinstance(error, _StillAway) and str(error) != self._told:
+            self._told = str(error)
             log.error("%s; events go to the spool until it is back", error)
         self._outage.failed()
         try:

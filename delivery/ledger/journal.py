@@ -31,7 +31,7 @@ T = TypeVar("T")
 BATCH = 5_000
 GATHER = 0.02
 """Seconds that an entry may wait for its proof, to be inserted with it."""
-GATHER_PROOFS = 0.05
+GATHER_PROOFS = 0.02
 """Seconds for which proofs of what was committed before gather, to be written together."""
 
 

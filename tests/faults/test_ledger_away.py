@@ -126,16 +126,25 @@ def administer(url: str, *statements: str) -> None:
 
 
 async def emitted_through(
-    service: Service, page: Listener, trouble: contextlib.AbstractContextManager[None], count: int
+    service: Service,
+    page: Listener,
+    trouble: contextlib.AbstractContextManager[None],
+    count: int,
+    said: str,
 ) -> None:
-    """What is emitted during the trouble reaches its user live, and the ledger afterwards."""
+    """What is emitted during the trouble, until the service has said what it is, reaches its user
+    live, and the ledger afterwards."""
     already = len(page.events)
+    ids = []
+
+    def emitted() -> str:
+        event_id, answer = post(service, 10_000)
+        assert answer.status_code == 202, answer.text
+        ids.append(event_id)
+        return service.process.tail(20_000)
+
     with trouble:
-        ids = []
-        for _ in range(count):
-            event_id, answer = await asyncio.to_thread(post, service, 10_000)
-            assert answer.status_code == 202, answer.text
-            ids.append(event_id)
+        await eventually(emitted, lambda log: len(ids) >= count and re.search(said, log), PATIENCE)
         await page.until(lambda: len(page.ids) >= already + len(ids), PATIENCE)
     await eventually(lambda: recorded(service, ids), lambda s: set(s) == {200}, PATIENCE)
     assert page.ids[already:] == ids, "in order, and once"
@@ -156,8 +165,6 @@ async def test_a_database_that_cannot_be_written_is_a_ledger_that_is_away(start:
             await asyncio.to_thread(post, service, 10)
             await page.receive(1)
             if disk is not None:
-                await emitted_through(service, page, full(disk), 40)
-                assert re.search("DiskFull|No space left", service.process.tail(20_000))
-            await emitted_through(service, page, read_only(url), 10)
-            assert re.search("ReadOnly|read-only", service.process.tail(20_000))
+                await emitted_through(service, page, full(disk), 40, "DiskFull|No space left")
+            await emitted_through(service, page, read_only(url), 10, "ReadOnly|read-only")
         service.process.kill()
