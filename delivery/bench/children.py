@@ -27,11 +27,14 @@ class BenchFailed(DeliveryError):
 
 @contextmanager
 def child(
-    order: dict[str, Any], core: int, environment: dict[str, str]
+    order: dict[str, Any],
+    core: int,
+    environment: dict[str, str],
+    module: str = "delivery.bench.process",
 ) -> Iterator[subprocess.Popen[str]]:
     """A process of its own, on a core of its own where the machine has one."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "delivery.bench.process"],
+        [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,

@@ -16,12 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from delivery.bench.children import GOODBYE, PATIENCE, BenchFailed, answer, child, tell
+from delivery.bench.children import PATIENCE, BenchFailed, answer, child, tell
 from delivery.bench.profile import profiling
 from delivery.bench.window import Load
 from delivery.gateway.auth import make_token
-
-__all__ = ["GOODBYE", "BenchFailed", "Plan", "run_plan"]
 
 WAITS = ("ack_ms", "accepted_ms", "handler_ms")
 """From the emission until the acknowledgement is in, the event durable, its handler called."""

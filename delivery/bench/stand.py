@@ -7,22 +7,18 @@ which something about the product varies; product beside floor is ``runner``.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from delivery.bench.children import GOODBYE, PATIENCE, BenchFailed, answer, pin, tell
+from delivery.bench.children import PATIENCE, BenchFailed, answer, child, tell
 from delivery.bench.window import Load
 from delivery.gateway.auth import make_token
 
 HERE = "delivery.bench.stand_process"
-CLIENTS = "delivery.bench.process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,7 @@ class Stand:
             BenchFailed: it died, or said nothing for too long.
         """
         environment = self._environment(1_000)
-        with _child(HERE, order, 0, environment) as process:
+        with child(order, 0, environment, HERE) as process:
             while "so_far" in (found := answer(process)):
                 pass
             return found
@@ -70,7 +66,7 @@ class Stand:
         """
         environment = self._environment(load.window)
         order = {"role": "product", "mode": mode, "runs": runs, "load": asdict(load)}
-        with _child(HERE, order, 0, environment) as server:
+        with child(order, 0, environment, HERE) as server:
             secret = environment["DELIVERY_JWT_SECRET"]
             users = {
                 "role": "client",
@@ -79,7 +75,7 @@ class Stand:
                 "tokens": [make_token(secret, f"user-{user}") for user in range(load.users)],
                 "patience": PATIENCE,
             }
-            with _child(CLIENTS, users, 1, environment) as clients:
+            with child(users, 1, environment) as clients:
                 answer(clients)
                 result: dict[str, Any] = answer(server)["result"]
                 tell(clients, "done")
@@ -120,27 +116,3 @@ def _audit(result: dict[str, Any], counted: dict[str, Any]) -> None:
             f"{lost} events did not arrive, {result['unconfirmed']} are not confirmed in the "
             f"ledger and {counted['repeated']} came twice: no figures"
         )
-
-
-@contextlib.contextmanager
-def _child(
-    module: str, order: dict[str, Any], core: int, environment: dict[str, str]
-) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own, on a core of its own where the machine has one."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        text=True,
-        bufsize=1,
-    )
-    try:
-        pin(process.pid, core)
-        tell(process, json.dumps(order))
-        yield process
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GOODBYE)  # it has said its result and ends by itself
-    finally:
-        process.kill()
-        process.wait(GOODBYE)
