@@ -151,6 +151,11 @@ class Node:
         """Clients connected to this process."""
         return self._parts.registry.connections
 
+    @property
+    def live(self) -> int:
+        """Those of them that have caught up with the ledger."""
+        return self.gateway.path.live
+
     def acked(self, user_id: str) -> int:
         """See ``Registry.acked``."""
         return self._parts.registry.acked(user_id)

@@ -92,6 +92,11 @@ class FastPath:
         """Handlers that still run, attached or not."""
         return len(self._connections)
 
+    @property
+    def live(self) -> int:
+        """Connections to which pushes go straight."""
+        return sum(connection.is_live for connection in self._connections)
+
     async def close_rest(self, timeout: float) -> None:
         """Wait until every handler has ended; after ``timeout`` seconds end those that have not."""
         for connection in tuple(self._connections):
