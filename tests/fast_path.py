@@ -122,6 +122,14 @@ class MemoryEvents:
             Owed(row.event, row.position, (row.event.id, by) in self.proved) for row in rows[:limit]
         ], mark
 
+    def last_seqs(self, user_id: str, limit: int) -> dict[str, int]:
+        self._check()
+        found: dict[str, int] = {}
+        for row in self.rows:
+            if row.event.user_id == user_id and row.event.seq is not None:
+                found[row.event.run_id] = max(row.event.seq, found.get(row.event.run_id, 0))
+        return found
+
     def _mark(self, user_id: str, cursor: str) -> FeedMark | None:
         for row in self.rows:
             if row.event.id == cursor and row.event.user_id == user_id:

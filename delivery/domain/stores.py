@@ -108,6 +108,9 @@ class EventStore(Protocol):
     def last_seq(self, user_id: str, run_id: str) -> int:
         """0 for an unknown run."""
 
+    def last_seqs(self, user_id: str, limit: int) -> dict[str, int]:
+        """The same for the user's runs that moved last."""
+
     def replay(
         self,
         which: EventFilter | Sequence[str],

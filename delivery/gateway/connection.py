@@ -297,6 +297,7 @@ class Connection:
             )
         )
         self._is_welcome = True
+        self._lanes.know(page.seqs)
         self._take_page(page)
 
     def _read_on(self) -> None:

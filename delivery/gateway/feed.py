@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 from delivery.domain.event import Event
@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 PAGE = 100
 START = -1  # a position before all others
+KNOWN_RUNS = 100
+"""Runs of a user whose numbers a new connection is told; the first event of any other one makes it
+ask the ledger what came before."""
 READ_TIMEOUT = 5.0
 QUEUE_TIMEOUT = 30.0
 FLUSH_TIMEOUT = 1.0
@@ -41,12 +44,14 @@ class Page:
         is_last: the ledger held nothing after it.
         recovered: nothing that the client may have missed is known to be left out.
         is_degraded: it came from the second copy (or from nowhere): the ledger is away.
+        seqs: of a first page, the last numbers of the user's runs as they stood before it was read.
     """
 
     items: list[Item]
     is_last: bool
     recovered: bool = True
     is_degraded: bool = False
+    seqs: Mapping[str, int] = field(default_factory=dict)
 
 
 class Source:
@@ -82,6 +87,14 @@ class Source:
         async with asyncio.timeout(QUEUE_TIMEOUT), self._turns, asyncio.timeout(READ_TIMEOUT):
             return await self._journal.call(read, after=after)
 
+    async def first(
+        self, user_id: str, by: str, cursor: str | None
+    ) -> tuple[dict[str, int], list[Owed], FeedMark | None]:
+        """The numbers of the user's runs, and then the first events: whatever is recorded in
+        between is on the page, or ahead of its run's number. Raises as ``page``."""
+        async with asyncio.timeout(QUEUE_TIMEOUT), self._turns, asyncio.timeout(READ_TIMEOUT):
+            return await self._journal.call(self._first, user_id, by, cursor)
+
     async def settle(self) -> None:
         """Let what was accepted so far reach the ledger before it is read, within reason."""
         try:
@@ -100,6 +113,13 @@ class Source:
         except (LedgerError, ChannelError, TimeoutError) as error:
             logger.warning("the second copy cannot be read either: %s", error)
             return []
+
+    def _first(
+        self, user_id: str, by: str, cursor: str | None
+    ) -> tuple[dict[str, int], list[Owed], FeedMark | None]:
+        events = self._ledger.events
+        seqs = events.last_seqs(user_id, KNOWN_RUNS)
+        return seqs, *events.feed(user_id, cursor, by=by, after=START, limit=self.size)
 
     @staticmethod
     def _read_copies(second_copy: SecondCopy, user_id: str) -> list[Item]:
@@ -129,7 +149,11 @@ class Feed:
 
     async def open(self, cursor: str | None) -> Page:
         """The first page for a client that handled everything up to ``cursor``."""
-        return await self._next(cursor)
+        try:
+            seqs, rows, self._mark = await self._source.first(self._user_id, self._by, cursor)
+        except (LedgerError, TimeoutError) as error:
+            return await self._degraded(error)
+        return self._page(rows, recovered=cursor is None or self._mark is not None, seqs=seqs)
 
     async def read(self, what: Read) -> Page:
         """The page that an outbox asks for."""
@@ -137,7 +161,13 @@ class Feed:
 
     async def more(self) -> Page:
         """The next page; the second copy when the ledger is away."""
-        return await self._next(self._mark)
+        try:
+            rows, self._mark = await self._source.page(
+                self._user_id, self._by, self._mark, self._after
+            )
+        except (LedgerError, TimeoutError) as error:
+            return await self._degraded(error)
+        return self._page(rows)
 
     async def again(self) -> Page:
         """The first page of a new round: everything unconfirmed, from the beginning."""
@@ -155,18 +185,17 @@ class Feed:
         self._proved.difference_update(ids)
         return fresh
 
-    async def _next(self, start: str | FeedMark | None) -> Page:
-        try:
-            rows, self._mark = await self._source.page(self._user_id, self._by, start, self._after)
-        except (LedgerError, TimeoutError) as error:
-            return await self._degraded(error)
+    def _page(
+        self, rows: list[Owed], *, recovered: bool = True, seqs: Mapping[str, int] | None = None
+    ) -> Page:
         if rows:
             self._after = rows[-1].position
             self._proved.update(row.event.id for row in rows if row.is_proved)
         return Page(
             [(row.event, encode_event(row.event)) for row in rows],
             is_last=len(rows) < self._source.size,
-            recovered=start is None or self._mark is not None,
+            recovered=recovered,
+            seqs=seqs or {},
         )
 
     async def _degraded(self, error: Exception) -> Page:

@@ -11,7 +11,7 @@ live, means that somebody wants it sent again.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from delivery.domain.event import Event, EventClass
 from delivery.gateway.flight import Flight, is_ephemeral
@@ -143,6 +143,12 @@ class Lanes:
         left = not self._resends
         self._resends.clear()
         return left
+
+    def know(self, seqs: Mapping[str, int]) -> None:
+        """Runs in whose middle this connection begins: what follows their number is no jump."""
+        for run_id, seq in seqs.items():
+            if seq > self._seqs.get(run_id, 0):
+                self._seqs[run_id] = seq
 
     def take_page(self, items: Iterable[Item], *, is_last: bool) -> None:
         """The ledger answered."""

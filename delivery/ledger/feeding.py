@@ -17,7 +17,7 @@ from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.records import FeedMark, Owed
 from delivery.ledger.database import Database
-from delivery.ledger.models import confirmations, events
+from delivery.ledger.models import confirmations, events, runs
 from delivery.ledger.queries import unconfirmed
 from delivery.ledger.rows import is_id, load
 
@@ -58,6 +58,17 @@ class Feeding:
                 for row in _recent(connection, user_id, mark, by, after, limit):
                     found.setdefault(row.position, row)
         return [_owed(user_id, found[position]) for position in sorted(found)[:limit]], mark
+
+    def last_seqs(self, user_id: str, limit: int) -> dict[str, int]:
+        """See the port."""
+        query = (
+            sa.select(runs.c.run_id, runs.c.last_seq)
+            .where(runs.c.user_id == user_id)
+            .order_by(runs.c.updated_at.desc())
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return {row.run_id: row.last_seq for row in connection.execute(query)}
 
     def _open(self, connection: Connection, user_id: str, after: int, limit: int) -> Any:
         query = (

@@ -237,6 +237,15 @@ def test_a_feed_reads_what_is_open_by_its_own_index(ledger: SqlLedger) -> None:
     assert "ix_events_unconfirmed" in str(plan)
 
 
+def test_the_numbers_of_the_runs_that_moved_last_are_known(ledger: SqlLedger) -> None:
+    for run, count in (("one", 3), ("two", 1), ("three", 2)):
+        ledger.events.commit([entry(run=run) for _ in range(count)])
+    ledger.events.commit([entry("eve", run="hers")])
+    assert ledger.events.last_seqs("ada", 10) == {"one": 3, "two": 1, "three": 2}
+    assert ledger.events.last_seqs("ada", 2) == {"two": 1, "three": 2}
+    assert ledger.events.last_seqs("nobody", 2) == {}
+
+
 ODD = "a\\b\"c'd{e},f\u2028g\u00e9 N\\N"
 
 

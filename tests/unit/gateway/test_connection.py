@@ -104,6 +104,22 @@ async def test_what_was_pushed_before_the_ledger_was_read_is_not_sent_twice() ->
     assert sink.ids == [event.id, last.id]
 
 
+async def test_a_connection_that_begins_in_the_middle_of_a_run_need_not_ask_what_came_before() -> (
+    None
+):
+    desk = Desk()
+    events = desk.node.events
+    for seq in (1, 2):
+        events.add(make_event(seq=seq), State.CONFIRMED)
+    connection, sink = await desk.connect()
+    reads = events.reads
+    desk.node.emit(third := make_event(seq=3))
+    await until(lambda: sink.ids == [third.id])
+    assert (connection.is_live, events.reads) == (True, reads)
+    desk.node.emit(make_event(seq=5))
+    assert not connection.is_live, "the fourth went past it"
+
+
 async def test_an_overflow_is_mended_from_the_ledger_after_the_journal_was_flushed() -> None:
     desk = Desk(Node(limits=Limits(max_in_flight=2, max_queue=3)))
     connection, sink = await desk.connect()
