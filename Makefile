@@ -16,7 +16,7 @@ up: env  ## run everything in one process on the embedded default
 	@exec $(BIN)/delivery up $(ARGS)
 
 test: env  ## run the tests (ARGS="-k name" picks some)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 check: env  ## lint, formatting, types and the layers
 	$(BIN)/ruff check .
@@ -30,7 +30,7 @@ format: env  ## sort imports and format, fixing what can be fixed
 
 cover: env  ## run the tests, child processes too, and report the lines they missed
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/coverage run -m pytest -n 3 --dist loadfile $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
