@@ -155,9 +155,7 @@ def check_event_id(value: object) -> str:
     """
     if not isinstance(value, str):
         raise InvalidEvent("id must be a UUIDv7 string, or left out to have one made", field="id")
-    if (
-        _CANONICAL.fullmatch(value) is not None
-    ):  # the everyday one: parsing it takes ten times longer
+    if _CANONICAL.fullmatch(value) is not None:  # the everyday one
         return value
     # Python's parser also takes braces, "urn:uuid:" and hyphens anywhere: then the id that comes
     # back would not be the one that was sent.

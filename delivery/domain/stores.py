@@ -109,7 +109,7 @@ class EventStore(Protocol):
         """0 for an unknown run."""
 
     def last_seqs(self, user_id: str, limit: int) -> dict[str, int]:
-        """The same for the user's runs that moved last."""
+        """The same for the runs of the user's last ``limit`` events."""
 
     def replay(
         self,

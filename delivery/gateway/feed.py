@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 PAGE = 100
 START = -1  # a position before all others
-KNOWN_RUNS = 100
-"""Runs of a user whose numbers a new connection is told; the first event of any other one makes it
-ask the ledger what came before."""
+KNOWN_EVENTS = 100
+"""The last events of a user, of whose runs a new connection is told the numbers; the first event of
+any other run makes it ask the ledger what came before."""
 READ_TIMEOUT = 5.0
 QUEUE_TIMEOUT = 30.0
 FLUSH_TIMEOUT = 1.0
@@ -118,7 +118,7 @@ class Source:
         self, user_id: str, by: str, cursor: str | None
     ) -> tuple[dict[str, int], list[Owed], FeedMark | None]:
         events = self._ledger.events
-        seqs = events.last_seqs(user_id, KNOWN_RUNS)
+        seqs = events.last_seqs(user_id, KNOWN_EVENTS)
         return seqs, *events.feed(user_id, cursor, by=by, after=START, limit=self.size)
 
     @staticmethod

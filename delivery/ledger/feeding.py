@@ -17,7 +17,7 @@ from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.records import FeedMark, Owed
 from delivery.ledger.database import Database
-from delivery.ledger.models import confirmations, events, runs
+from delivery.ledger.models import confirmations, events
 from delivery.ledger.queries import unconfirmed
 from delivery.ledger.rows import is_id, load
 
@@ -61,11 +61,18 @@ class Feeding:
 
     def last_seqs(self, user_id: str, limit: int) -> dict[str, int]:
         """See the port."""
-        query = (
-            sa.select(runs.c.run_id, runs.c.last_seq)
-            .where(runs.c.user_id == user_id)
-            .order_by(runs.c.updated_at.desc())
+        # By the events, newest first: a user's runs have no order, and may be thousands.
+        newest = (
+            sa.select(events.c.run_id, events.c.seq)
+            .where(events.c.user_id == user_id)
+            .order_by(events.c.position.desc())
             .limit(limit)
+            .subquery()
+        )
+        query = (
+            sa.select(newest.c.run_id, sa.func.max(newest.c.seq).label("last_seq"))
+            .where(newest.c.seq.isnot(None))
+            .group_by(newest.c.run_id)
         )
         with self._database.read() as connection:
             return {row.run_id: row.last_seq for row in connection.execute(query)}

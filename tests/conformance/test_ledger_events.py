@@ -242,7 +242,7 @@ def test_the_numbers_of_the_runs_that_moved_last_are_known(ledger: SqlLedger) ->
         ledger.events.commit([entry(run=run) for _ in range(count)])
     ledger.events.commit([entry("eve", run="hers")])
     assert ledger.events.last_seqs("ada", 10) == {"one": 3, "two": 1, "three": 2}
-    assert ledger.events.last_seqs("ada", 2) == {"two": 1, "three": 2}
+    assert ledger.events.last_seqs("ada", 3) == {"two": 1, "three": 2}
     assert ledger.events.last_seqs("nobody", 2) == {}
 
 
