@@ -93,7 +93,7 @@ def _measure(plan: Scaling, workers: int, servers: Servers, folder: Path) -> flo
         answer(stack.enter_context(child(order, 1, dict(os.environ))))
         before = _cpu_seconds(gateways)
         _produce(plan, url, make_token(secret, "bench", scope="emit", ttl=3600.0))
-        _wait_until_confirmed(servers, plan.events)
+        _wait_until_confirmed(servers)
         return (_cpu_seconds(gateways) - before) / plan.events * 1e6
 
 
@@ -110,15 +110,17 @@ def _produce(plan: Scaling, url: str, token: str) -> None:
             answer(producer)
 
 
-def _wait_until_confirmed(servers: Servers, events: int) -> None:
+def _wait_until_confirmed(servers: Servers) -> None:
+    """Everything was accepted; wait until nothing of it is open."""
     deadline = time.monotonic() + PATIENCE
     with closing(SqlLedger(servers.postgres.url, pool_size=1)) as ledger:
         while True:
-            confirmed = ledger.events.stats().states.get(State.CONFIRMED.value, 0)
-            if confirmed >= events:
+            states = ledger.events.stats().states
+            unproved = sum(states.get(state.value, 0) for state in State if state.is_unconfirmed)
+            if not unproved:
                 return
             if time.monotonic() > deadline:
-                raise BenchFailed(f"{events - confirmed} events were not confirmed: no figures")
+                raise BenchFailed(f"{unproved} events were not confirmed: no figures")
             time.sleep(0.2)
 
 

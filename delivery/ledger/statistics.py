@@ -1,9 +1,15 @@
-"""Figures of the last minutes, from the ledger and cheap enough to ask for every second."""
+"""Figures of the last minutes, from the ledger and cheap enough to ask for every second.
+
+What is counted since an instant comes from an even sample (``window``) and is exact while that
+holds every row; what is open is always counted, and so is what is overdue.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -14,11 +20,18 @@ from delivery.domain.records import ChannelStats, Stats
 from delivery.ledger.database import Database
 from delivery.ledger.models import attempts, breakers, confirmations, events
 from delivery.ledger.queries import LIVE_CHANNELS, unconfirmed
+from delivery.ledger.window import Window, window
 
 _GOOD = ("delivered", "confirmed")
-SAMPLE = 20_000
-CHANNEL_SAMPLE = 2_000
-"""Latencies read at most, of events and of attempts; percentiles are of raw samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Recent:
+    """The window's events, each standing for ``step``."""
+
+    counts: Counter[str]
+    fallen: int
+    latencies: list[float]
 
 
 class Statistics:
@@ -32,32 +45,22 @@ class Statistics:
         with self._database.read() as connection:
             now = self._database.now(connection)
             since = now - timedelta(seconds=window_s)
-            recent = events.c.id >= first_id(since)
-            counts = _by_state(connection, recent)
-            total = sum(counts.values())
-            waiting = counts.get("accepted", 0) + counts.get("sent", 0)
+            recorded = window(connection, events.c.position, events.c.recorded_at, since)
+            recent = _recent(connection, recorded)
+            total = recent.counts.total()
+            waiting = recent.counts["accepted"] + recent.counts["sent"]
             settled = total - waiting
-            fallen = connection.execute(
-                sa.select(sa.func.count()).where(recent, events.c.handed_over_at.isnot(None))
-            ).scalar_one()
-            latencies = _latencies(connection, recent)
             return Stats(
                 window_s=window_s,
-                delivery_rate=counts.get("confirmed", 0) / settled if settled else 1.0,
-                fallback_share=fallen / total if total else 0.0,
+                delivery_rate=recent.counts["confirmed"] / settled if settled else 1.0,
+                fallback_share=recent.fallen / total if total else 0.0,
                 events_per_s=total / window_s,
-                ack_p50_ms=percentile(latencies, 0.50),
-                ack_p99_ms=percentile(latencies, 0.99),
-                states=_states(connection, counts),
-                channels=_channels(connection, since),
+                ack_p50_ms=percentile(recent.latencies, 0.50),
+                ack_p99_ms=percentile(recent.latencies, 0.99),
+                states=_states(connection, recent.counts),
+                channels=_channels(connection, recorded),
                 oldest_overdue_s=overdue(connection, now),
             )
-
-
-def first_id(instant: datetime) -> str:
-    """The smallest UUIDv7 of an instant: ids are ordered by time. Source: RFC 9562, 5.7."""
-    digits = f"{int(instant.timestamp() * 1000):012x}"
-    return f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000"
 
 
 def percentile(samples: Sequence[float], share: float) -> float | None:
@@ -78,104 +81,96 @@ def overdue(connection: Connection, now: datetime) -> float:
     return max(0.0, (now - oldest).total_seconds()) if oldest is not None else 0.0
 
 
-def _by_state(connection: Connection, *where: sa.ColumnElement[bool]) -> dict[str, int]:
-    query = sa.select(events.c.state, sa.func.count()).where(*where).group_by(events.c.state)
-    return {row[0]: row[1] for row in connection.execute(query)}
+def _recent(connection: Connection, recorded: Window) -> _Recent:
+    counts: Counter[str] = Counter()
+    fallen = 0
+    latencies: list[float] = []
+    query = sa.select(
+        events.c.state, events.c.handed_over_at.isnot(None), events.c.at, events.c.confirmed_at
+    ).where(recorded.rows(events.c.position, events.c.recorded_at))
+    for state, has_fallen, at, confirmed_at in connection.execute(query):
+        counts[state] += recorded.step
+        if has_fallen:
+            fallen += recorded.step
+        elif confirmed_at is not None:
+            latencies.append(_ms(at, confirmed_at))
+    return _Recent(counts, fallen, sorted(latencies))
 
 
-def _states(connection: Connection, recent: dict[str, int]) -> dict[str, int]:
+def _states(connection: Connection, recent: Counter[str]) -> dict[str, int]:
     """Everything unconfirmed, and the window's confirmed and expired ones."""
-    standing = _by_state(connection, unconfirmed())
-    ended = {s: recent.get(s, 0) for s in ("confirmed", "expired")}
+    query = sa.select(events.c.state, sa.func.count()).where(unconfirmed()).group_by(events.c.state)
+    standing = {row[0]: row[1] for row in connection.execute(query)}
+    ended = {state: recent[state] for state in ("confirmed", "expired")}
     return {state.value: 0 for state in State} | standing | ended
 
 
-def _latencies(connection: Connection, recent: sa.ColumnElement[bool]) -> list[float]:
-    query = (
-        sa.select(events.c.at, events.c.confirmed_at)
-        .where(recent, events.c.confirmed_at.isnot(None), events.c.handed_over_at.is_(None))
-        .order_by(events.c.id.desc())
-        .limit(SAMPLE)
-    )
-    return sorted(
-        max(0.0, (row.confirmed_at - row.at).total_seconds() * 1000.0)
-        for row in connection.execute(query)
-    )
+@dataclass(slots=True)
+class _Channel:
+    attempts: int = 0
+    ok: int = 0
+    latencies: list[float] = field(default_factory=list)
 
 
-def _channels(connection: Connection, since: datetime) -> dict[str, ChannelStats]:
+def _channels(connection: Connection, recorded: Window) -> dict[str, ChannelStats]:
     """Attempts by channel. A push that went well leaves no attempt row: its proof is counted."""
-    tried, good = _attempts(connection, since)
-    for name, proofs in _live_proofs(connection, since).items():
+    tried = _tried(connection, recorded.since)
+    for name, proved in _pushed(connection, recorded).items():
         # An auth event's push is a row as well; it must not count twice.
-        tried[name] = tried.get(name, 0) - good.get(name, 0) + proofs
-        good[name] = proofs
+        failed = tried[name].attempts - tried[name].ok
+        tried[name] = _Channel(failed + proved.ok, proved.ok, proved.latencies)
     states: dict[str, str] = {
         row.name: row.state for row in connection.execute(sa.select(breakers))
     }
-    latencies = _channel_latencies(connection, since)
     return {
         name: ChannelStats(
-            attempts=tried.get(name, 0),
-            ok=good.get(name, 0),
+            attempts=tried[name].attempts,
+            ok=tried[name].ok,
             breaker=states.get(name, "closed"),
-            latency_ms=percentile(latencies.get(name, ()), 0.50),
+            latency_ms=percentile(sorted(tried[name].latencies), 0.50),
         )
         for name in sorted(tried.keys() | states.keys())
     }
 
 
-def _attempts(connection: Connection, since: datetime) -> tuple[dict[str, int], dict[str, int]]:
-    """How many were made on each channel, and how many of them went well."""
-    is_good = sa.case((attempts.c.outcome.in_(_GOOD), 1), else_=0)
+def _tried(connection: Connection, since: datetime) -> defaultdict[str, _Channel]:
+    """How many attempts were made on each channel, how many of them went well and how fast."""
+    started = window(connection, attempts.c.id, attempts.c.started_at, since)
+    query = sa.select(
+        attempts.c.channel, attempts.c.outcome, attempts.c.started_at, attempts.c.ended_at
+    ).where(started.rows(attempts.c.id, attempts.c.started_at), attempts.c.outcome != "skipped")
+    found: defaultdict[str, _Channel] = defaultdict(_Channel)
+    for name, outcome, begun_at, ended_at in connection.execute(query):
+        channel = found[name]
+        channel.attempts += started.step
+        if outcome in _GOOD:
+            channel.ok += started.step
+            if ended_at is not None:
+                channel.latencies.append(_ms(begun_at, ended_at))
+    return found
+
+
+def _pushed(connection: Connection, recorded: Window) -> dict[str, _Channel]:
+    """Proofs over the live channels of the window's events."""
     query = (
-        sa.select(attempts.c.channel, sa.func.count(), sa.func.sum(is_good))
-        .where(attempts.c.started_at >= since, attempts.c.outcome != "skipped")
-        .group_by(attempts.c.channel)
-    )
-    rows = connection.execute(query).all()
-    return {row[0]: row[1] for row in rows}, {row[0]: int(row[2]) for row in rows}
-
-
-def _live_proofs(connection: Connection, since: datetime) -> dict[str, int]:
-    query = (
-        sa.select(confirmations.c.channel, sa.func.count())
-        .where(
-            confirmations.c.event_id >= first_id(since),
-            confirmations.c.channel.in_(LIVE_CHANNELS),
+        sa.select(
+            confirmations.c.channel,
+            events.c.handed_over_at.isnot(None),
+            events.c.at,
+            confirmations.c.at,
         )
-        .group_by(confirmations.c.channel)
-    )
-    return {row[0]: row[1] for row in connection.execute(query)}
-
-
-def _channel_latencies(connection: Connection, since: datetime) -> dict[str, list[float]]:
-    """Sorted milliseconds from start to end of attempts that went well, by channel."""
-    recorded = (
-        sa.select(attempts.c.channel, attempts.c.started_at, attempts.c.ended_at)
-        .where(
-            attempts.c.started_at >= since,
-            attempts.c.ended_at.isnot(None),
-            attempts.c.outcome.in_(_GOOD),
-            attempts.c.channel.notin_(LIVE_CHANNELS),
-        )
-        .order_by(attempts.c.started_at.desc())
-        .limit(CHANNEL_SAMPLE)
-    )
-    pushed = (
-        sa.select(confirmations.c.channel, events.c.at, confirmations.c.at)
         .join(events, events.c.id == confirmations.c.event_id)
-        .where(
-            confirmations.c.event_id >= first_id(since),
-            confirmations.c.channel.in_(LIVE_CHANNELS),
-            events.c.handed_over_at.is_(None),
-        )
-        .order_by(confirmations.c.event_id.desc())
-        .limit(CHANNEL_SAMPLE)
+        .where(recorded.rows(events.c.position, events.c.recorded_at))
+        .where(confirmations.c.channel.in_(LIVE_CHANNELS))
     )
-    found: dict[str, list[float]] = {}
-    for query in (recorded, pushed):
-        for channel, started, ended in connection.execute(query):
-            took = (ended - started).total_seconds() * 1_000.0
-            found.setdefault(channel, []).append(max(0.0, took))
-    return {name: sorted(values) for name, values in found.items()}
+    found: defaultdict[str, _Channel] = defaultdict(_Channel)
+    for name, has_fallen, at, proved_at in connection.execute(query):
+        channel = found[name]
+        channel.ok += recorded.step
+        if not has_fallen:
+            channel.latencies.append(_ms(at, proved_at))
+    return found
+
+
+def _ms(start: datetime, end: datetime) -> float:
+    return max(0.0, (end - start).total_seconds() * 1_000.0)

@@ -157,6 +157,19 @@ async def test_the_stream_begins_with_the_hour_and_follows_with_figures(
     assert len(figures["conditions"]) == 4
 
 
+async def test_a_ledger_that_is_slow_to_tell_is_asked_less_often(fixed: Fixed) -> None:
+    def slow(window_s: int = 300) -> Stats:
+        fixed.now += 2.0
+        return fixed.stats
+
+    fixed.world.events.stats = slow  # type: ignore[method-assign]
+    first = await fixed.looker.look()
+    fixed.now += 39.0
+    assert await fixed.looker.look() is first
+    fixed.now += 2.0
+    assert await fixed.looker.look() is not first
+
+
 async def test_the_stream_speaks_only_when_something_changed(
     clients: list[Client], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
