@@ -106,11 +106,19 @@ class MemoryEvents:
         return [row for row in self.rows if row.event.id in event_ids]
 
     def feed(
-        self, user_id: str, start: str | FeedMark | None, *, by: str, after: int, limit: int
+        self,
+        user_id: str,
+        start: str | FeedMark | timedelta | None,
+        *,
+        by: str,
+        after: int,
+        limit: int,
     ) -> tuple[list[Owed], FeedMark | None]:
         self._check()
         self.reads += 1
         mark = self._mark(user_id, start) if isinstance(start, str) else start
+        if isinstance(mark, timedelta):
+            mark = FeedMark(datetime.now(UTC) - mark, 0)
         rows = [
             row
             for row in self.rows

@@ -5,7 +5,7 @@ The ledger's are in ``stores``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -196,8 +196,9 @@ class Bus(Protocol):
     """Messages between nodes: small JSON objects, at most once."""
 
     async def start(self, on_message: Callable[[dict[str, Any]], None]) -> None: ...
-    def publish(self, message: dict[str, Any]) -> None:
-        """Send to every other node; never waits, drops when overloaded."""
+    def publish(self, message: dict[str, Any], to: Collection[str] = ()) -> None:
+        """Send to the nodes of these names, or to every other node; never waits, drops when
+        overloaded. Others may hear what is addressed, too."""
 
     async def stop(self) -> None: ...
 

@@ -7,7 +7,7 @@ Everything here is synchronous and thread-safe; the event loop reaches it throug
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from delivery.domain.contact import Contact
@@ -86,7 +86,7 @@ class EventStore(Protocol):
     def feed(
         self,
         user_id: str,
-        start: str | FeedMark | None,
+        start: str | FeedMark | timedelta | None,
         *,
         by: str,
         after: int = -1,
@@ -97,7 +97,8 @@ class EventStore(Protocol):
 
         Args:
             start: the id of the last event that the client handled (recent means recorded since
-                30 s before it), the mark that the page before answered, or ``None``: nothing.
+                30 s before it), the mark that the page before answered, how far back from now, or
+                ``None``: nothing.
             by: who acknowledges on this connection.
 
         Returns:

@@ -3,7 +3,7 @@
 Owns: the connection, its health, and the bound on what waits for it. Never does: make a caller
 wait, promise an arrival, or read what a message means, with three exceptions: the answer to a
 question that named a ``reply`` channel goes there alone, where messages may have been lost it says
-so with a ``gap``, and in a Redis cluster what comes per event goes to each node's own channel.
+so with a ``gap``, and in a Redis cluster what comes per event goes to every node's own channel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import logging
 import random
 import secrets
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -43,9 +43,9 @@ _EVERY_NODE = "*"
 class RedisBus:
     """A bus over Redis pub/sub.
 
-    One channel that every node hears; in a Redis cluster a sharded one, and another for each node,
-    so that the events' traffic is spread over the servers. It hears itself: a probe that does not
-    come back in time makes it subscribe anew.
+    One channel that every node hears, and another for each node, for what concerns it alone. In a
+    Redis cluster both are sharded, so that the events' traffic is spread over the servers. It hears
+    itself: a probe that does not come back in time makes it subscribe anew.
 
     Args:
         url: ``redis://…`` or ``rediss://…``; of a cluster, any server.
@@ -79,8 +79,9 @@ class RedisBus:
         self._on_message: OnMessage = lambda message: None
         self._outbox = Outbox(max_queue)
         self._replies: OrderedDict[str, str] = OrderedDict()
-        self._peers: dict[str, float] = {}
+        self._peers: dict[str, float] = {}  # who has a channel of its own, and when it was heard
         self._ears: list[Ear] = []
+        self._has_inbox = False
         self._tasks: list[asyncio.Task[None]] = []
         # Two sets of connections, so that a publisher that waits never holds up the subscriber.
         self._writers = Shards(url, timeout)
@@ -101,9 +102,8 @@ class RedisBus:
         self._on_message = on_message
         try:
             async with asyncio.timeout(2 * self._timeout):
-                self._listen_to(self._channel)
-                if (await self._readers.learn()).is_cluster:
-                    self._listen_to(self._inbox(self._sender))
+                self._listen_to(self._channel, beside=[self._inbox(self._sender)])
+                self._listen_to_inbox(await self._readers.learn())
                 for ear in self._ears:
                     await ear.subscribed.wait()
         except _FAILURES:
@@ -111,19 +111,16 @@ class RedisBus:
         self._run(self._write_for_ever(), "bus-writer")
         self._run(self._probe_for_ever(), "bus-probe")
 
-    def publish(self, message: dict[str, Any]) -> None:
-        """Send to every other node; never waits, drops when overloaded.
+    def publish(self, message: dict[str, Any], to: Collection[str] = ()) -> None:
+        """Send to the nodes of these names, or to every other node; never waits, drops when
+        overloaded. A node of an older release has no channel of its own: then all hear it.
 
         Raises:
             TypeError: the message holds what JSON cannot say.
         """
-        channel = self._channel
-        kind = message.get("kind")
-        if kind in _PER_EVENT:
-            channel = _EVERY_NODE
-        elif kind == "resent":
-            channel = self._replies.pop(str(message.get("request")), channel)
-        self._outbox.put(channel, pack(message))
+        packed = pack(message)
+        for channel in self._inboxes(to) or [self._channel_of(message)]:
+            self._outbox.put(channel, packed)
 
     async def stop(self) -> None:
         """Send what still waits, for at most one timeout, then disconnect."""
@@ -187,6 +184,22 @@ class RedisBus:
             self._writers.forget()
             raise
 
+    def _inboxes(self, names: Collection[str]) -> list[str]:
+        """The own channels of all nodes of these names; empty if one of them is not known to have
+        one."""
+        if not names:
+            return []
+        found = [peer for peer in self._peers if _name(peer) in names]
+        if len({_name(peer) for peer in found}) < len(names):
+            return []
+        return [self._inbox(peer) for peer in found]
+
+    def _channel_of(self, message: dict[str, Any]) -> str:
+        kind = message.get("kind")
+        if kind == "resent":
+            return self._replies.pop(str(message.get("request")), self._channel)
+        return _EVERY_NODE if kind in _PER_EVENT else self._channel
+
     def _channels(self, name: str, layout: Layout) -> list[str]:
         if name != _EVERY_NODE:
             return [name]
@@ -204,25 +217,32 @@ class RedisBus:
             await asyncio.sleep(self._probe_every)
 
     async def _probe(self) -> None:
-        layout = await self._writers.learn()
-        if layout.is_cluster and len(self._ears) == 1:
-            # Redis was away at the start.
-            self._listen_to(self._inbox(self._sender), has_missed=True)
+        self._listen_to_inbox(await self._writers.learn(), has_missed=True)
         self._forget_peers()
         probe = self._sealed([], probe=True)
         await self._deliver([(ear.channel, probe) for ear in self._ears])
 
     def _sealed(self, packed: list[bytes], *, probe: bool = False) -> bytes:
-        return seal(self._sender, packed, probe=probe, has_inbox=len(self._ears) > 1)
+        return seal(self._sender, packed, probe=probe, has_inbox=self._has_inbox)
 
     # What is heard
 
-    def _listen_to(self, channel: str, *, has_missed: bool = False) -> None:
+    def _listen_to_inbox(self, layout: Layout, *, has_missed: bool = False) -> None:
+        """Also when Redis, and what it is, is found later. Outside of a cluster the first ear hears
+        both channels."""
+        if not self._has_inbox and layout.is_cluster:
+            self._listen_to(self._inbox(self._sender), has_missed=has_missed)
+        self._has_inbox = True
+
+    def _listen_to(
+        self, channel: str, *, beside: Sequence[str] = (), has_missed: bool = False
+    ) -> None:
         ear = Ear(
             self._readers,
             channel,
             self._on_raw,
             self._on_gap,
+            beside=beside,
             deaf_after=self._deaf_after,
             timeout=self._timeout,
             dice=self._dice,
@@ -269,6 +289,11 @@ class RedisBus:
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))
+
+
+def _name(sender: str) -> str:
+    """The node's name in a sender's."""
+    return sender.rpartition("#")[0]
 
 
 async def _publish(client: Redis, part: list[tuple[str, bytes]], layout: Layout) -> None:

@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 SEND_TIMEOUT = 10.0
 RETRY_LEDGER = (1.0, 30.0)
 """Seconds until a connection that was fed without the ledger tries it again: first, longest."""
+SECOND_LOOK = 2.0
+"""Seconds until a connection whose user is on another node, too, reads the ledger once more: until
+the news of it has spread, others send the user's events only there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +279,9 @@ class Connection:
             self.close(Close.CONNECTION_LIMIT, "too many connections of this user")
         else:
             self._feed = Feed(self._around.source, user_id, self._by)
+            if self._registry.peers.hosts_of(user_id):
+                self._feed.look_back()
+                self._retry_at = self._clock() + SECOND_LOOK * (0.5 + self._around.dice())
             self._reading = self._task(self._open(self._feed, cursor))
 
     async def _open(self, feed: Feed, cursor: str | None) -> None:

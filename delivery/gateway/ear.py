@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
@@ -25,9 +25,12 @@ RECONNECT = Backoff(base=0.1, max=1.0, jitter=0.5)
 
 
 class Ear:
-    """Listens to one channel, for ever.
+    """Listens to one channel, for ever; or to several that one server carries, in the order in
+    which it took what they say.
 
     Args:
+        beside: channels that are heard as well, unless this is a cluster, where another server may
+            carry them.
         on_raw: called with every message; ``True`` says that it was this node's own probe.
         on_gap: called when messages may have been missed, once it hears again.
         has_missed: whether something was missed before its first subscription already.
@@ -40,6 +43,7 @@ class Ear:
         on_raw: Callable[[bytes], bool],
         on_gap: Callable[[], None],
         *,
+        beside: Sequence[str] = (),
         deaf_after: float,
         timeout: float,
         dice: Dice,
@@ -47,6 +51,7 @@ class Ear:
     ) -> None:
         self.channel = channel
         self.subscribed = asyncio.Event()
+        self._beside = tuple(beside)
         self._shards = shards
         self._on_raw = on_raw
         self._on_gap = on_gap
@@ -84,7 +89,10 @@ class Ear:
             pubsub = (await self._shards.client(self.channel)).pubsub()
         try:
             async with asyncio.timeout(3 * self._timeout):
-                await (pubsub.ssubscribe if layout.is_cluster else pubsub.subscribe)(self.channel)
+                if layout.is_cluster:
+                    await pubsub.ssubscribe(self.channel)
+                else:
+                    await pubsub.subscribe(self.channel, *self._beside)
             self._heard_at = clock()
             while True:
                 await self._hear(pubsub)

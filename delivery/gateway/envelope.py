@@ -37,6 +37,7 @@ class _Push(msgspec.Struct, frozen=True):
     node: str
     user: str
     event: msgspec.Raw
+    to: list[str] = []
 
 
 _encode = msgspec.json.Encoder().encode
@@ -91,7 +92,7 @@ def _read(raw: bytes) -> dict[str, Any] | None:
     if raw.startswith(_PUSH):
         with suppress(msgspec.DecodeError):  # then it is read, and refused, as any other
             push = _push.decode(raw)
-            return {"kind": "push", "node": push.node, "user": push.user, "event": push.event}
+            return msgspec.structs.asdict(push)
     try:
         return None if raw == b"null" else _any.decode(raw)
     except msgspec.DecodeError as error:

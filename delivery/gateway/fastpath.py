@@ -154,10 +154,7 @@ class FastPath:
         registry = self.parts.registry
         match message["kind"]:
             case "push":
-                if registry.connections_of(message["user"]):
-                    event = decode_event(message["event"])
-                    registry.peers.on_push(event.id)
-                    registry.push_here(event, encode_event(event))
+                self._on_push(message)
             case "presence":
                 registry.peers.on_presence(message, self.clock())
             case "hello":
@@ -181,6 +178,17 @@ class FastPath:
                 self._on_resend(message)
             case _:
                 return  # of a newer version, or for somebody else
+
+    def _on_push(self, message: dict[str, Any]) -> None:
+        registry, peers = self.parts.registry, self.parts.registry.peers
+        if not peers.is_for_us(message):
+            return
+        if registry.connections_of(message["user"]):
+            event = decode_event(message["event"])
+            peers.on_push(event.id, message["node"])
+            registry.push_here(event, encode_event(event))
+        elif message.get("to"):
+            peers.pass_on(message)
 
     def _on_resend(self, message: dict[str, Any]) -> None:
         if len(self._resends) >= MAX_RESENDS:

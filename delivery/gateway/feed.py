@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 
 from delivery.domain.event import Event
@@ -23,6 +24,7 @@ from delivery.protocol import encode_event
 logger = logging.getLogger(__name__)
 
 PAGE = 100
+LOOK_BACK = timedelta(seconds=10)
 START = -1  # a position before all others
 KNOWN_EVENTS = 100
 """The last events of a user, of whose runs a new connection is told the numbers; the first event of
@@ -76,7 +78,7 @@ class Source:
         self._turns = asyncio.Semaphore(MAX_READERS)
 
     async def page(
-        self, user_id: str, by: str, start: str | FeedMark | None, after: int
+        self, user_id: str, by: str, start: FeedMark | timedelta | None, after: int
     ) -> tuple[list[Owed], FeedMark | None]:
         """The next events, at most ``size``; see ``EventStore.feed``.
 
@@ -137,13 +139,14 @@ class Feed:
         by: who acknowledges on this connection.
     """
 
-    __slots__ = ("_after", "_by", "_mark", "_proved", "_source", "_user_id")
+    __slots__ = ("_after", "_by", "_looks_back", "_mark", "_proved", "_source", "_user_id")
 
     def __init__(self, source: Source, user_id: str, by: str) -> None:
         self._source = source
         self._user_id = user_id
         self._by = by
-        self._mark: FeedMark | None = None
+        self._mark: FeedMark | timedelta | None = None
+        self._looks_back = False
         self._after = START
         self._proved: set[str] = set()
 
@@ -169,9 +172,14 @@ class Feed:
             return await self._degraded(error)
         return self._page(rows)
 
+    def look_back(self) -> None:
+        """The next round brings what was recorded lately as well, whoever confirmed it."""
+        self._looks_back = True
+
     async def again(self) -> Page:
         """The first page of a new round: everything unconfirmed, from the beginning."""
-        self._mark = None
+        self._mark = LOOK_BACK if self._looks_back else None
+        self._looks_back = False
         self._after = START
         await self._source.settle()
         return await self.more()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from delivery.gateway.envelope import pack, seal, unpack, unseal
@@ -59,7 +59,7 @@ class LocalBus:
         self._loop = asyncio.get_running_loop()
         self._hub.join(self)
 
-    def publish(self, message: dict[str, Any]) -> None:
+    def publish(self, message: dict[str, Any], to: Collection[str] = ()) -> None:
         """Send to every other node. Raises ``TypeError`` for what JSON cannot say."""
         self._hub.spread(self, seal("local", [pack(message)]))
 

@@ -1,11 +1,12 @@
 """What nodes tell each other over the bus, and who is connected where.
 
-Owns: the messages' shapes (docs below), presence with its expiry, and carrying out what another
-node asks. Never does: republish what came from the bus, or trust it for more than its own fields:
-an event reaches only the connections of the user that the event itself names.
+Owns: the messages' shapes (docs below), presence with its expiry, and who must hear of an event.
+Never does: trust what came from the bus for more than its own fields: an event reaches only the
+connections of the user that the event itself names.
 
 Messages, each with ``kind`` and ``node``:
-    push      {"user", "event": <wire>}            push to the user's connections here
+    push      {"user", "event": <wire>, "to"?: [node]}  push to the user's connections here; one
+                                                   that was addressed and finds nobody goes to all
     presence  {"joined": [user], "left": [user]}   {"users": [user], "first": bool} every 10 s,
                                                    and bare every 2 s: its sender lives
     hello     {}                                   a node has come up; answer with presence
@@ -57,17 +58,22 @@ class Peers:
         self.node = node
         self._bus = bus
         self._nodes: dict[str, _Node] = {}
-        self._heard: set[str] = set()  # two generations: bounded without an eviction each
-        self._heard_before: set[str] = set()
+        # Event -> whose it is. Two generations: bounded without an eviction each.
+        self._heard: dict[str, str] = {}
+        self._heard_before: dict[str, str] = {}
 
     @property
     def are_there(self) -> bool:
         """Whether any other node lives; without one nothing is published per event."""
         return bool(self._nodes)
 
-    def hosts_of(self, user_id: str) -> int:
-        """How many other nodes said that this user is connected there."""
-        return sum(user_id in node.users or user_id in node.before for node in self._nodes.values())
+    def hosts_of(self, user_id: str) -> list[str]:
+        """The other nodes that said that this user is connected there."""
+        return [
+            name
+            for name, node in self._nodes.items()
+            if user_id in node.users or user_id in node.before
+        ]
 
     # What this node says
 
@@ -76,20 +82,38 @@ class Peers:
         if self._bus is not None:
             self._bus.publish({"kind": kind, "node": self.node, **fields})
 
-    def push(self, event: Event, encoded: bytes) -> int:
-        """Offer an event to the other nodes; how many are known to host its user. All of them hear
-        it, also those that have not been heard to: a connection may be newer than its news."""
-        if not self._nodes:
+    def push(self, event: Event, encoded: bytes, *, is_here: bool) -> int:
+        """Offer an event to the nodes that are known to host its user; how many those are. With
+        nobody known here or there all of them hear it: a connection may be newer than its news."""
+        hosts = self.hosts_of(event.user_id)
+        if self._bus is None or not (hosts or (self._nodes and not is_here)):
             return 0
-        self.publish("push", user=event.user_id, event=msgspec.Raw(encoded))
-        return self.hosts_of(event.user_id)
+        message = {
+            "kind": "push",
+            "node": self.node,
+            "user": event.user_id,
+            "event": msgspec.Raw(encoded),
+        }
+        if hosts:
+            message["to"] = hosts
+        self._bus.publish(message, hosts)
+        return len(hosts)
+
+    def pass_on(self, push: dict[str, Any]) -> None:
+        """A push was addressed to this node, whose user has just left: others may have them."""
+        if self._bus is not None:
+            self._bus.publish({name: value for name, value in push.items() if name != "to"})
 
     def confirmed(self, ids: Sequence[str]) -> None:
         """Tell the nodes on which receipts may wait: those that pushed the events here."""
-        if self._nodes:
-            heard = [one for one in ids if one in self._heard or one in self._heard_before]
+        by_node: dict[str, list[str]] = {}
+        for one in ids if self._nodes else ():
+            node = self._heard.get(one) or self._heard_before.get(one)
+            if node is not None:
+                by_node.setdefault(node, []).append(one)
+        for node, heard in by_node.items():
             for start in range(0, len(heard), CHUNK):
-                self.publish("confirmed", ids=heard[start : start + CHUNK])
+                self._tell(node, "confirmed", ids=heard[start : start + CHUNK])
 
     def acknowledged(self, user_id: str, ids: Sequence[str]) -> None:
         """Tell the nodes on which they may be in flight, and receipts may wait."""
@@ -114,13 +138,22 @@ class Peers:
         """Say only that this node lives."""
         self.publish("presence")
 
+    def _tell(self, to: str, kind: str, **fields: Any) -> None:
+        if self._bus is not None:
+            self._bus.publish({"kind": kind, "node": self.node, **fields}, (to,))
+
     # What it hears
 
-    def on_push(self, event_id: str) -> None:
+    def is_for_us(self, message: dict[str, Any]) -> bool:
+        """Whether it is addressed to this node, or to nobody in particular."""
+        to = message.get("to")
+        return not to or self.node in to
+
+    def on_push(self, event_id: str, node: str) -> None:
         """Another node pushed this event; its confirmation is news there."""
-        self._heard.add(event_id)
+        self._heard[event_id] = node
         if len(self._heard) > REMEMBERED:
-            self._heard_before, self._heard = self._heard, set()
+            self._heard_before, self._heard = self._heard, {}
 
     def on_presence(self, message: dict[str, Any], now: float) -> None:
         """Another node said who is there, or just that it lives."""

@@ -145,7 +145,7 @@ class Registry:
         """A push that is not the everyday one: other nodes, nobody here, a breaker, a drain."""
         if self.is_closing:
             return _SHUTTING_DOWN
-        elsewhere = self.peers.push(event, encoded)
+        elsewhere = self.peers.push(event, encoded, is_here=user is not None)
         if user is None:
             return Pushed(elsewhere, is_here=False) if elsewhere else _NOBODY
         if not self._passes(user):
@@ -227,7 +227,7 @@ class Registry:
             return False
         del self._users[user.id]
         self.peers.left(user.id)
-        return self.peers.hosts_of(user.id) == 0
+        return not self.peers.hosts_of(user.id)
 
     def on_success(self, connection: Member) -> None:
         """An acknowledgement came: closes the breaker. What went past it meanwhile is read."""

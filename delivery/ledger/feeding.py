@@ -6,7 +6,7 @@ how much its user was ever sent.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -44,7 +44,7 @@ class Feeding:
     def feed(
         self,
         user_id: str,
-        start: str | FeedMark | None,
+        start: str | FeedMark | timedelta | None,
         *,
         by: str,
         after: int = -1,
@@ -52,7 +52,7 @@ class Feeding:
     ) -> tuple[list[Owed], FeedMark | None]:
         """See the port."""
         with self._database.read() as connection:
-            mark = _mark(connection, user_id, start) if isinstance(start, str) else start
+            mark = self._mark(connection, user_id, start)
             found = {row.position: row for row in self._open(connection, user_id, after, limit)}
             if mark is not None:
                 for row in _recent(connection, user_id, mark, by, after, limit):
@@ -77,6 +77,27 @@ class Feeding:
         with self._database.read() as connection:
             return {row.run_id: row.last_seq for row in connection.execute(query)}
 
+    def _mark(
+        self, connection: Connection, user_id: str, start: str | FeedMark | timedelta | None
+    ) -> FeedMark | None:
+        if start is None or isinstance(start, FeedMark):
+            return start
+        if isinstance(start, timedelta):
+            since = self._database.now(connection) - start
+        else:
+            at = _recorded_at(connection, user_id, start)
+            if at is None:
+                return None
+            since = at - CURSOR_OVERLAP
+        # Read backwards: stops at the first event that is too old, however many are older.
+        behind = connection.execute(
+            sa.select(events.c.position)
+            .where(events.c.user_id == user_id, events.c.recorded_at < since - DISORDER)
+            .order_by(events.c.position.desc())
+            .limit(1)
+        ).scalar_one_or_none()
+        return FeedMark(since, -1 if behind is None else behind)
+
     def _open(self, connection: Connection, user_id: str, after: int, limit: int) -> Any:
         query = (
             sa.select(*_EVENT, sa.false().label("is_proved"))
@@ -86,23 +107,13 @@ class Feeding:
         return connection.execute(query.order_by(events.c.position).limit(limit))
 
 
-def _mark(connection: Connection, user_id: str, cursor: str) -> FeedMark | None:
+def _recorded_at(connection: Connection, user_id: str, cursor: str) -> datetime | None:
     if not is_id(cursor):
         return None
-    at = connection.execute(
+    found: datetime | None = connection.execute(
         sa.select(events.c.recorded_at).where(events.c.id == cursor, events.c.user_id == user_id)
     ).scalar_one_or_none()
-    if at is None:
-        return None
-    since = at - CURSOR_OVERLAP
-    # Read backwards: stops at the first event that is too old, however many are older.
-    behind = connection.execute(
-        sa.select(events.c.position)
-        .where(events.c.user_id == user_id, events.c.recorded_at < since - DISORDER)
-        .order_by(events.c.position.desc())
-        .limit(1)
-    ).scalar_one_or_none()
-    return FeedMark(since, -1 if behind is None else behind)
+    return found
 
 
 def _recent(

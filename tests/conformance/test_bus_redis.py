@@ -159,3 +159,33 @@ async def test_stopping_ends_every_task_at_whatever_moment_it_comes(redis_url: s
         async with asyncio.timeout(DEADLINE):
             await bus.stop()
     assert {task for task in asyncio.all_tasks() if task.get_name().startswith("bus-")} <= before
+
+
+async def test_what_is_addressed_to_one_node_costs_the_others_nothing(redis_url: str) -> None:
+    heard: dict[str, list[Any]] = {"one": [], "two": [], "three": []}
+    buses = {name: quick(redis_url, name) for name in heard}
+    for name, bus in buses.items():
+        await bus.start(heard[name].append)
+    # Whoever has been heard is known to have a channel of its own.
+    await until(lambda: all(len(bus._peers) == 2 for bus in buses.values()))
+    for number in range(50):
+        buses["one"].publish({"n": number}, ["two"] if number % 2 else ())
+    await until(lambda: len(heard["two"]) == 50)
+    await until(lambda: len(heard["three"]) == 25)
+    assert sorted(message["n"] for message in heard["two"]) == list(range(50))
+    assert [message["n"] for message in heard["three"]] == list(range(0, 50, 2))
+    for bus in buses.values():
+        await bus.stop()
+
+
+async def test_what_is_addressed_to_a_node_without_a_channel_is_heard_by_all(
+    redis_url: str,
+) -> None:
+    heard: list[dict[str, Any]] = []
+    one, two = quick(redis_url, "one"), quick(redis_url, "two")
+    await one.start(lambda message: None)
+    await two.start(heard.append)
+    one.publish({"n": 1}, ["of an older release"])
+    await until(lambda: heard == [{"n": 1}])
+    await one.stop()
+    await two.stop()

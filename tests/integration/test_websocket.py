@@ -385,7 +385,7 @@ async def test_an_event_emitted_on_one_node_reaches_a_client_of_another() -> Non
     second = Node("n2", bus=LocalBus(hub), ledger=first.ledger)
     async with serve(first), serve(second), joined(second) as (ws, welcome):
         assert welcome["node"] == "n2"
-        await until(lambda: first.registry.peers.hosts_of("ada") == 1)
+        await until(lambda: first.registry.peers.hosts_of("ada"))
         event = make_event(data={"text": "über"})
         assert first.emit(event) == 1
         frame = await hear(ws)
@@ -401,7 +401,7 @@ async def test_an_ack_over_http_at_one_node_makes_room_on_another() -> None:
     first = Node("n1", bus=LocalBus(hub))
     second = Node("n2", bus=LocalBus(hub), ledger=first.ledger, limits=Limits(max_in_flight=1))
     async with serve(first), serve(second), joined(second) as (ws, _):
-        await until(lambda: first.registry.peers.hosts_of("ada") == 1)
+        await until(lambda: first.registry.peers.hosts_of("ada"))
         events = [make_event(), make_event()]
         for event in events:
             first.emit(event)

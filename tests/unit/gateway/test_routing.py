@@ -1,0 +1,132 @@
+"""Which nodes hear of an event: those that host its user, and everybody when nobody is known."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from delivery.gateway.bus import LocalBus, LocalHub
+from tests.fast_path import Desk, Node, make_event, until
+
+
+class Recorder(LocalBus):
+    """Remembers what was published, and to whom."""
+
+    def __init__(self, hub: LocalHub | None = None) -> None:
+        super().__init__(hub)
+        self.pushes: list[list[str]] = []
+        self.told: list[list[str]] = []
+
+    def publish(self, message: dict[str, Any], to: Any = ()) -> None:
+        if message["kind"] == "push":
+            self.pushes.append(list(to))
+        elif message["kind"] == "confirmed":
+            self.told.append(list(to))
+        super().publish(message, to)
+
+
+@asynccontextmanager
+async def nodes(*names: str) -> AsyncIterator[list[Node]]:
+    hub = LocalHub()
+    made = [Node(name, bus=Recorder(hub)) for name in names]
+    made[1:] = [Node(name, bus=Recorder(hub), ledger=made[0].ledger) for name in names[1:]]
+    for node in made:
+        await node.gateway.path.start()
+    try:
+        await until(lambda: all(node.registry.peers.are_there for node in made))
+        yield made
+    finally:
+        for node in made:
+            await node.gateway.path.stop()
+
+
+def pushes(node: Node) -> list[list[str]]:
+    bus = node.parts.bus
+    assert isinstance(bus, Recorder)
+    return bus.pushes
+
+
+async def test_an_event_for_a_user_who_is_only_here_leaves_no_message() -> None:
+    async with nodes("n1", "n2") as (first, _):
+        _, sink = await Desk(first).connect()
+        event = make_event()
+        assert first.emit(event) == 1
+        await until(lambda: sink.ids == [event.id])
+        assert pushes(first) == []
+
+
+async def test_an_event_is_sent_to_the_nodes_of_its_user_and_to_no_other() -> None:
+    async with nodes("n1", "n2", "n3") as (first, second, third):
+        _, sink = await Desk(second).connect()
+        await until(lambda: first.registry.peers.hosts_of("ada") == ["n2"])
+        event = make_event()
+        assert first.emit(event) == 1
+        await until(lambda: sink.ids == [event.id])
+        assert pushes(first) == [["n2"]]
+        assert pushes(third) == [], "it heard the message, and it was for somebody else"
+
+
+async def test_an_event_for_a_user_whom_nobody_knows_is_sent_to_everybody() -> None:
+    async with nodes("n1", "n2") as (first, second):
+        assert first.emit(make_event()) == 0
+        assert pushes(first) == [[]]
+        assert pushes(second) == []
+
+
+async def test_the_proof_of_an_event_is_told_to_its_node_alone() -> None:
+    async with nodes("n1", "n2", "n3") as (first, second, _):
+        desk = Desk(second)
+        connection, sink = await desk.connect()
+        await until(lambda: first.registry.peers.hosts_of("ada"))
+        first.emit(event := make_event())
+        await until(lambda: sink.ids == [event.id])
+        desk.ack(connection)
+        await until(lambda: first.confirmed == [event.id])
+        bus = second.parts.bus
+        assert isinstance(bus, Recorder)
+        assert bus.told == [["n1"]]
+
+
+async def test_an_event_that_finds_its_user_gone_is_passed_on_once() -> None:
+    async with nodes("n1", "n2", "n3") as (first, second, third):
+        _, sink = await Desk(third).connect()
+        await until(lambda: first.registry.peers.hosts_of("ada") == ["n3"])
+        # n1 has heard that ada came to n2, and not yet that she left for n3.
+        first.registry.peers.on_bye("n3")
+        first.registry.peers.on_presence({"node": "n2", "joined": ["ada"]}, 0.0)
+        first.emit(event := make_event())
+        await until(lambda: sink.ids == [event.id])
+        assert pushes(first) == [["n2"]]
+        assert pushes(second) == [[]]
+        assert pushes(third) == []
+
+
+async def test_a_second_device_reads_again_what_went_only_to_the_first_ones_node() -> None:
+    async with nodes("n1", "n2") as (first, second):
+        home, away = Desk(first), Desk(second)
+        phone, _ = await home.connect()
+        await until(lambda: second.registry.peers.hosts_of("ada") == ["n1"])
+        laptop, sink = await away.connect()
+        # Emitted before the news of the laptop arrived, and confirmed by the phone.
+        first.registry.peers.on_bye("n2")
+        first.emit(event := make_event())
+        await until(lambda: phone.session.flight.n == 1)
+        home.ack(phone)
+        await until(lambda: first.confirmed == [event.id])
+        assert sink.ids == []
+        away.clock.now += 4.0
+        laptop.on_tick(away.clock.now)
+        await until(lambda: sink.ids == [event.id])
+
+
+async def test_an_only_device_reads_the_ledger_once() -> None:
+    async with nodes("n1", "n2") as (first, _):
+        desk = Desk(first)
+        connection, _ = await desk.connect()
+        reads = first.events.reads
+        desk.clock.now += 4.0
+        connection.on_tick(desk.clock.now)
+        first.emit(make_event())
+        await until(lambda: connection.session.flight.n == 1)
+        assert first.events.reads == reads
