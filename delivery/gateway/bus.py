@@ -36,7 +36,7 @@ _MAX_REPLIES = 10_000
 # For the way out; the loops outlive whatever the client throws.
 _FAILURES = (RedisError, OSError, TimeoutError)
 # Kinds that come with every event; all others are few.
-_PER_EVENT = frozenset({"push", "confirmed"})
+_PER_EVENT = frozenset({"pushes", "confirmed"})
 _EVERY_NODE = "*"
 
 

@@ -16,7 +16,7 @@ import msgspec
 log = logging.getLogger(__name__)
 
 _NOTHING = msgspec.Raw(b"")
-_PUSH = b'{"kind":"push",'
+_PUSHES = b'{"kind":"pushes",'
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -30,20 +30,20 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     has_inbox: bool = False
 
 
-class _Push(msgspec.Struct, frozen=True):
-    """The most frequent message; its event stays as it came."""
+class _Pushes(msgspec.Struct, frozen=True):
+    """The most frequent message; its events stay as they came."""
 
     kind: str
     node: str
-    user: str
-    event: msgspec.Raw
+    users: list[str]
+    events: list[msgspec.Raw]
     to: list[str] = []
 
 
 _encode = msgspec.json.Encoder().encode
 _envelope = msgspec.json.Decoder(Envelope)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
-_push = msgspec.json.Decoder(_Push)
+_pushes = msgspec.json.Decoder(_Pushes)
 _any = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -74,7 +74,7 @@ def unseal(raw: bytes | str) -> Envelope | None:
 
 
 def unpack(envelope: Envelope) -> list[dict[str, Any]]:
-    """The messages of an envelope; of a ``push``, ``event`` is still encoded. One that cannot be
+    """The messages of an envelope; the events of ``pushes`` are still encoded. One that cannot be
     read is left out, with a warning."""
     try:
         many = _array.decode(envelope.messages) if envelope.messages else []
@@ -89,10 +89,9 @@ def unpack(envelope: Envelope) -> list[dict[str, Any]]:
 
 
 def _read(raw: bytes) -> dict[str, Any] | None:
-    if raw.startswith(_PUSH):
+    if raw.startswith(_PUSHES):
         with suppress(msgspec.DecodeError):  # then it is read, and refused, as any other
-            push = _push.decode(raw)
-            return msgspec.structs.asdict(push)
+            return msgspec.structs.asdict(_pushes.decode(raw))
     try:
         return None if raw == b"null" else _any.decode(raw)
     except msgspec.DecodeError as error:

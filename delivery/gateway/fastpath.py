@@ -153,8 +153,8 @@ class FastPath:
     def _on_message(self, message: dict[str, Any]) -> None:
         registry = self.parts.registry
         match message["kind"]:
-            case "push":
-                self._on_push(message)
+            case "pushes":
+                self._on_pushes(message)
             case "presence":
                 registry.peers.on_presence(message, self.clock())
             case "hello":
@@ -179,16 +179,18 @@ class FastPath:
             case _:
                 return  # of a newer version, or for somebody else
 
-    def _on_push(self, message: dict[str, Any]) -> None:
+    def _on_pushes(self, message: dict[str, Any]) -> None:
         registry, peers = self.parts.registry, self.parts.registry.peers
         if not peers.is_for_us(message):
             return
-        if registry.connections_of(message["user"]):
-            event = decode_event(message["event"])
-            peers.on_push(event.id, message["node"])
-            registry.push_here(event, encode_event(event))
-        elif message.get("to"):
-            peers.pass_on(message)
+        node, is_addressed = message["node"], bool(message.get("to"))
+        for user_id, raw in zip(message["users"], message["events"], strict=True):
+            if registry.connections_of(user_id):
+                event = decode_event(raw)
+                peers.on_push(event.id, node)
+                registry.push_here(event, encode_event(event))
+            elif is_addressed:
+                peers.pass_on(node, user_id, raw)
 
     def _on_resend(self, message: dict[str, Any]) -> None:
         if len(self._resends) >= MAX_RESENDS:

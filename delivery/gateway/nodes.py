@@ -5,8 +5,8 @@ Never does: trust what came from the bus for more than its own fields: an event 
 connections of the user that the event itself names.
 
 Messages, each with ``kind`` and ``node``:
-    push      {"user", "event": <wire>, "to"?: [node]}  push to the user's connections here; one
-                                                   that was addressed and finds nobody goes to all
+    pushes    {"users": [user], "events": [<wire>], "to"?: [node]}  push to their connections here;
+                                                   what was addressed and finds nobody goes to all
     presence  {"joined": [user], "left": [user]}   {"users": [user], "first": bool} every 10 s,
                                                    and bare every 2 s: its sender lives
     hello     {}                                   a node has come up; answer with presence
@@ -24,10 +24,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import msgspec
-
 from delivery.domain.event import Event
 from delivery.domain.ports import Bus
+from delivery.gateway.crossing import Crossing
 
 BEAT = 10.0
 ALIVE = 2.0
@@ -57,6 +56,7 @@ class Peers:
     def __init__(self, node: str, bus: Bus | None) -> None:
         self.node = node
         self._bus = bus
+        self._crossing = None if bus is None else Crossing(bus)
         self._nodes: dict[str, _Node] = {}
         # Event -> whose it is. Two generations: bounded without an eviction each.
         self._heard: dict[str, str] = {}
@@ -67,13 +67,15 @@ class Peers:
         """Whether any other node lives; without one nothing is published per event."""
         return bool(self._nodes)
 
-    def hosts_of(self, user_id: str) -> list[str]:
+    def hosts_of(self, user_id: str) -> tuple[str, ...]:
         """The other nodes that said that this user is connected there."""
-        return [
-            name
-            for name, node in self._nodes.items()
-            if user_id in node.users or user_id in node.before
-        ]
+        return tuple(
+            [
+                name
+                for name, node in self._nodes.items()
+                if user_id in node.users or user_id in node.before
+            ]
+        )
 
     # What this node says
 
@@ -86,23 +88,14 @@ class Peers:
         """Offer an event to the nodes that are known to host its user; how many those are. With
         nobody known here or there all of them hear it: a connection may be newer than its news."""
         hosts = self.hosts_of(event.user_id)
-        if self._bus is None or not (hosts or (self._nodes and not is_here)):
-            return 0
-        message = {
-            "kind": "push",
-            "node": self.node,
-            "user": event.user_id,
-            "event": msgspec.Raw(encoded),
-        }
-        if hosts:
-            message["to"] = hosts
-        self._bus.publish(message, hosts)
+        if self._crossing is not None and (hosts or (self._nodes and not is_here)):
+            self._crossing.add(self.node, hosts, event.user_id, encoded)
         return len(hosts)
 
-    def pass_on(self, push: dict[str, Any]) -> None:
+    def pass_on(self, origin: str, user_id: str, encoded: bytes) -> None:
         """A push was addressed to this node, whose user has just left: others may have them."""
-        if self._bus is not None:
-            self._bus.publish({name: value for name, value in push.items() if name != "to"})
+        if self._crossing is not None:
+            self._crossing.add(origin, (), user_id, encoded)
 
     def confirmed(self, ids: Sequence[str]) -> None:
         """Tell the nodes on which receipts may wait: those that pushed the events here."""

@@ -31,14 +31,14 @@ def test_many_messages_travel_together_in_order() -> None:
     assert opened(seal("one", [pack(message) for message in messages])) == messages
 
 
-def test_the_event_of_a_push_stays_encoded_until_somebody_needs_it() -> None:
+def test_the_events_of_pushes_stay_encoded_until_somebody_needs_them() -> None:
     event = make_event()
-    push = {"kind": "push", "node": "one", "user": "ada", "event": event}
-    [found, _] = opened(seal("one", [pack(push), pack(HELLO)]))
-    raw = bytes(found["event"])  # type: ignore[call-overload]
+    pushes = {"kind": "pushes", "node": "one", "users": ["ada"], "events": [event], "to": ["two"]}
+    [found, _] = opened(seal("one", [pack(pushes), pack(HELLO)]))
+    [raw] = [bytes(one) for one in found["events"]]  # type: ignore[attr-defined]
     assert raw == encode_event(event)
     assert decode_event(raw) == event
-    assert found["user"] == "ada"
+    assert (found["users"], found["to"]) == (["ada"], ["two"])
 
 
 def test_a_probe_carries_nothing() -> None:
@@ -55,7 +55,7 @@ def test_a_probe_carries_nothing() -> None:
         (b'{"sender":"one","message":7}', []),
         (b'{"sender":"one","messages":7}', []),
         (b'{"sender":"one","messages":[7,{"kind":"hello","node":"one"}]}', [HELLO]),
-        (b'{"sender":"one","messages":[{"kind":"push","x":1}]}', [{"kind": "push", "x": 1}]),
+        (b'{"sender":"one","messages":[{"kind":"pushes","x":1}]}', [{"kind": "pushes", "x": 1}]),
     ],
 )
 def test_what_is_no_message_is_left_out(raw: bytes, left: list[dict[str, object]]) -> None:

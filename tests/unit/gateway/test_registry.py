@@ -280,12 +280,12 @@ def test_a_node_that_falls_silent_is_forgotten() -> None:
     peers = Node().registry.peers
     peers.on_presence({"node": "n2", "users": ["ada"], "first": True}, 0.0)
     peers.on_tick(6.0)
-    assert peers.hosts_of("ada") == ["n2"]
+    assert peers.hosts_of("ada") == ("n2",)
     peers.on_presence({"node": "n2"}, 6.0)
     peers.on_tick(12.0)
-    assert peers.hosts_of("ada") == ["n2"], "a bare sign of life is enough"
+    assert peers.hosts_of("ada") == ("n2",), "a bare sign of life is enough"
     peers.on_tick(14.0)
-    assert (peers.hosts_of("ada"), peers.are_there) == ([], False)
+    assert (peers.hosts_of("ada"), peers.are_there) == ((), False)
 
 
 async def test_a_node_says_every_two_seconds_that_it_lives_and_every_ten_who_is_there() -> None:
@@ -307,12 +307,13 @@ def test_a_user_missing_from_two_reports_is_gone() -> None:
     peers.on_presence({"node": "n2", "users": ["ada"], "first": True}, 0.0)
     peers.on_presence({"node": "n2", "users": [], "first": True}, 10.0)
     peers.on_presence({"node": "n2", "users": [], "first": True}, 20.0)
-    assert peers.hosts_of("ada") == []
+    assert peers.hosts_of("ada") == ()
 
 
 @pytest.mark.parametrize(
     "message",
-    [{}, {"kind": "push"}, {"kind": "push", "event": {"id": 1}}, {"kind": "wake", "users": None},
+    [{}, {"kind": "pushes"}, {"kind": "pushes", "users": [], "events": [{"id": 1}]},
+     {"kind": "pushes", "users": ["ada"], "events": [{"id": 1}]}, {"kind": "wake", "users": None},
      {"kind": "resend", "ids": 3}, {"kind": "presence"}, {"kind": "of a newer version"}],
 )  # fmt: skip
 async def test_a_malformed_bus_message_harms_nobody(message: dict[str, object]) -> None:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from delivery.gateway.bus import LocalBus, LocalHub
+from delivery.gateway.crossing import MAX_BYTES, MAX_EVENTS
 from tests.fast_path import Desk, Node, make_event, until
 
 
@@ -19,7 +20,7 @@ class Recorder(LocalBus):
         self.told: list[list[str]] = []
 
     def publish(self, message: dict[str, Any], to: Any = ()) -> None:
-        if message["kind"] == "push":
+        if message["kind"] == "pushes":
             self.pushes.append(list(to))
         elif message["kind"] == "confirmed":
             self.told.append(list(to))
@@ -59,7 +60,7 @@ async def test_an_event_for_a_user_who_is_only_here_leaves_no_message() -> None:
 async def test_an_event_is_sent_to_the_nodes_of_its_user_and_to_no_other() -> None:
     async with nodes("n1", "n2", "n3") as (first, second, third):
         _, sink = await Desk(second).connect()
-        await until(lambda: first.registry.peers.hosts_of("ada") == ["n2"])
+        await until(lambda: first.registry.peers.hosts_of("ada") == ("n2",))
         event = make_event()
         assert first.emit(event) == 1
         await until(lambda: sink.ids == [event.id])
@@ -70,8 +71,36 @@ async def test_an_event_is_sent_to_the_nodes_of_its_user_and_to_no_other() -> No
 async def test_an_event_for_a_user_whom_nobody_knows_is_sent_to_everybody() -> None:
     async with nodes("n1", "n2") as (first, second):
         assert first.emit(make_event()) == 0
-        assert pushes(first) == [[]]
+        await until(lambda: pushes(first) == [[]])
         assert pushes(second) == []
+
+
+async def test_what_goes_to_the_same_nodes_in_one_turn_is_one_message() -> None:
+    async with nodes("n1", "n2") as (first, second):
+        desk = Desk(second)
+        _, ada = await desk.connect("ada")
+        _, eve = await desk.connect("eve")
+        await until(lambda: len(first.registry.peers.hosts_of("eve")) == 1)
+        events = [make_event(name, seq=n) for n in (1, 2) for name in ("ada", "eve")]
+        for event in events:
+            first.emit(event)
+        await until(lambda: len(ada.ids) == len(eve.ids) == 2)
+        assert pushes(first) == [["n2"]]
+        assert ada.ids == [events[0].id, events[2].id]
+
+
+async def test_a_message_is_bounded_however_much_crosses_in_one_turn() -> None:
+    async with nodes("n1", "n2") as (first, second):
+        _, sink = await Desk(second).connect()
+        await until(lambda: first.registry.peers.hosts_of("ada"))
+        for seq in range(1, 2 * MAX_EVENTS + 2):
+            first.emit(make_event(seq=seq))
+        await until(lambda: len(sink.ids) == 2 * MAX_EVENTS + 1)
+        assert pushes(first) == [["n2"]] * 3
+        first.emit(make_event(seq=2 * MAX_EVENTS + 2, data={"text": "x" * MAX_BYTES}))
+        first.emit(make_event(seq=2 * MAX_EVENTS + 3))
+        await until(lambda: len(sink.ids) == 2 * MAX_EVENTS + 3)
+        assert pushes(first) == [["n2"]] * 5
 
 
 async def test_the_proof_of_an_event_is_told_to_its_node_alone() -> None:
@@ -91,7 +120,7 @@ async def test_the_proof_of_an_event_is_told_to_its_node_alone() -> None:
 async def test_an_event_that_finds_its_user_gone_is_passed_on_once() -> None:
     async with nodes("n1", "n2", "n3") as (first, second, third):
         _, sink = await Desk(third).connect()
-        await until(lambda: first.registry.peers.hosts_of("ada") == ["n3"])
+        await until(lambda: first.registry.peers.hosts_of("ada") == ("n3",))
         # n1 has heard that ada came to n2, and not yet that she left for n3.
         first.registry.peers.on_bye("n3")
         first.registry.peers.on_presence({"node": "n2", "joined": ["ada"]}, 0.0)
@@ -106,7 +135,7 @@ async def test_a_second_device_reads_again_what_went_only_to_the_first_ones_node
     async with nodes("n1", "n2") as (first, second):
         home, away = Desk(first), Desk(second)
         phone, _ = await home.connect()
-        await until(lambda: second.registry.peers.hosts_of("ada") == ["n1"])
+        await until(lambda: second.registry.peers.hosts_of("ada") == ("n1",))
         laptop, sink = await away.connect()
         # Emitted before the news of the laptop arrived, and confirmed by the phone.
         first.registry.peers.on_bye("n2")
