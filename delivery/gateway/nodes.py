@@ -34,6 +34,8 @@ EXPIRY = 7.0
 """Three signs of life may be lost. Whoever is believed to be on a dead node waits out the ack
 timeout; whoever is wrongly believed to be nowhere is found by the chain: so rather short."""
 CHUNK = 500
+_BARE = 2
+"""Fields of a message that only says that its sender lives."""
 REMEMBERED = 10_000
 """Events of other nodes, at least, whose confirmation is passed on; a receipt that is not told
 asks the ledger."""
@@ -58,6 +60,7 @@ class Peers:
         self._bus = bus
         self._crossing = None if bus is None else Crossing(bus)
         self._nodes: dict[str, _Node] = {}
+        self._hosts: dict[str, tuple[str, ...]] = {}  # found since the last news
         # Event -> whose it is. Two generations: bounded without an eviction each.
         self._heard: dict[str, str] = {}
         self._heard_before: dict[str, str] = {}
@@ -69,13 +72,14 @@ class Peers:
 
     def hosts_of(self, user_id: str) -> tuple[str, ...]:
         """The other nodes that said that this user is connected there."""
-        return tuple(
-            [
+        hosts = self._hosts.get(user_id)
+        if hosts is None:
+            hosts = self._hosts[user_id] = tuple(
                 name
                 for name, node in self._nodes.items()
                 if user_id in node.users or user_id in node.before
-            ]
-        )
+            )
+        return hosts
 
     # What this node says
 
@@ -152,6 +156,8 @@ class Peers:
         """Another node said who is there, or just that it lives."""
         node = self._nodes.setdefault(message["node"], _Node())
         node.until = now + EXPIRY
+        if len(message) > _BARE:
+            self._hosts.clear()
         if message.get("first"):
             node.before = node.users
             node.users = set()
@@ -164,12 +170,15 @@ class Peers:
         """Another node has come up, with nobody connected yet."""
         node = self._nodes[name] = _Node()
         node.until = now + EXPIRY
+        self._hosts.clear()
 
     def on_bye(self, name: str) -> None:
         """Another node is gone."""
         self._nodes.pop(name, None)
+        self._hosts.clear()
 
     def on_tick(self, now: float) -> None:
         """Forget nodes that have not been heard of for long."""
+        self._hosts.clear()
         for name in [name for name, node in self._nodes.items() if node.until < now]:
             self.on_bye(name)
