@@ -76,6 +76,7 @@ class MemoryEvents:
     def __init__(self) -> None:
         self.rows: list[Stored] = []
         self.proved: set[tuple[str, str]] = set()  # id and by
+        self.expedited: list[str] = []
         self.is_away = False
         self.reads = 0
 
@@ -100,6 +101,10 @@ class MemoryEvents:
             replace(row, state=State.CONFIRMED) if row.event.id == event_id else row
             for row in self.rows
         ]
+
+    def expedite(self, ids: Sequence[str]) -> None:
+        self._check()
+        self.expedited.extend(ids)
 
     def read(self, event_ids: Sequence[str]) -> list[Stored]:
         self._check()

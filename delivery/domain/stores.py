@@ -69,6 +69,11 @@ class EventStore(Protocol):
         """Start the chain now for events still ``accepted`` or ``sent``; records a failed fast-path
         attempt with ``reason``. Others are left alone."""
 
+    def expedite(self, ids: Sequence[str]) -> None:
+        """Nobody can acknowledge these any more: the time to do so is over now for those that are
+        still ``accepted`` or ``sent``. The next sweep takes them. One transaction: some thousands at
+        most."""
+
     def get(self, event_id: str) -> Timeline | None: ...
 
     def find(

@@ -262,6 +262,7 @@ class Connection:
         unsent = self._failed + self._lanes.close()
         if self._registry.detach(self):
             self._around.outcomes.unsent(unsent, f"not sent: {reason}")
+            self._around.outcomes.left(self.session.user_id or "", self.session.flight.in_flight)
 
     # Admission
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest
 
 Take = Callable[[bytes], bool]
+Leave = Callable[[Callable[[], object]], None]
 
 _LIMIT = 2**16
 """Bytes of messages that may wait in the queue before aiohttp stops reading the socket."""
@@ -27,6 +28,7 @@ class _Queue(WebSocketDataQueue):
     """aiohttp's queue of a socket's messages, with a way past it."""
 
     take: Take | None = None
+    leave: Leave | None = None
     _is_idle = False
 
     def feed_data(self, data: Any, size: int) -> None:
@@ -41,6 +43,13 @@ class _Queue(WebSocketDataQueue):
             return
         super().feed_data(data, size)
 
+    def feed_eof(self) -> None:
+        """The peer is gone: whoever waits here is told, in its turn."""
+        if self.leave is None:
+            super().feed_eof()
+        else:
+            self.leave(super().feed_eof)
+
     async def read(self) -> Any:
         self._is_idle = True
         try:
@@ -52,11 +61,16 @@ class _Queue(WebSocketDataQueue):
 class DirectSocket(web.WebSocketResponse[bool]):
     """A server's WebSocket whose text frames may be taken as they arrive."""
 
-    def take_with(self, take: Take) -> None:
+    def take_with(self, take: Take, leave: Leave) -> None:
         """Offer text frames to ``take`` while ``receive`` waits and nothing is queued; those for
-        which it answers ``False`` are received as ever. It must not raise."""
+        which it answers ``False`` are received as ever. It must not raise.
+
+        Args:
+            leave: calls what it is given soon, once: the end of ``receive`` when the peer is gone.
+        """
         if isinstance(self._reader, _Queue):
             self._reader.take = take
+            self._reader.leave = leave
 
     def _post_start(
         self, request: BaseRequest, protocol: str | None, writer: WebSocketWriter

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from delivery.domain.event import decode_event
 from delivery.errors import LedgerError
 from delivery.gateway.connection import SEND_TIMEOUT, Connection, Surroundings
+from delivery.gateway.departures import Leavers
 from delivery.gateway.feed import SecondCopy, Source
 from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.parts import GatewayParts
@@ -64,6 +65,9 @@ class FastPath:
         self._emptied: asyncio.Event | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._resends: set[asyncio.Task[None]] = set()
+        self._leavers = Leavers()
+        # Takes what ends a connection whose peer is gone; a crowd leaves a few at a time.
+        self.leave = self._leavers.add
 
     def open(
         self, sink: Sink, header: Principal | None = None, *, is_stream: bool = False
@@ -120,6 +124,7 @@ class FastPath:
 
     async def stop(self) -> None:
         """Stop the ticker, pending resends and the bus."""
+        self._around.outcomes.close()
         tasks = [*self._resends, *([self._ticker] if self._ticker is not None else [])]
         self._ticker = None
         for task in tasks:

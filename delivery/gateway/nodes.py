@@ -21,6 +21,7 @@ Messages, each with ``kind`` and ``node``:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -60,6 +61,7 @@ class Peers:
         self._bus = bus
         self._crossing = None if bus is None else Crossing(bus)
         self._nodes: dict[str, _Node] = {}
+        self._news: dict[str, bool] = {}
         self._hosts: dict[str, tuple[str, ...]] = {}  # found since the last news
         # Event -> whose it is. Two generations: bounded without an eviction each.
         self._heard: dict[str, str] = {}
@@ -119,11 +121,25 @@ class Peers:
 
     def joined(self, user_id: str) -> None:
         """The user's first connection here."""
-        self.publish("presence", joined=[user_id])
+        self._moved(user_id, is_here=True)
 
     def left(self, user_id: str) -> None:
         """The user's last connection here is gone."""
-        self.publish("presence", left=[user_id])
+        self._moved(user_id, is_here=False)
+
+    def _moved(self, user_id: str, *, is_here: bool) -> None:
+        """Who came and went in one turn of the loop is told as one: a crowd must not flood."""
+        if not self._news:
+            asyncio.get_running_loop().call_soon(self._tell_news)
+        self._news[user_id] = is_here
+
+    def _tell_news(self) -> None:
+        news, self._news = list(self._news.items()), {}
+        for start in range(0, len(news), CHUNK):
+            chunk = news[start : start + CHUNK]
+            joined = [user_id for user_id, is_here in chunk if is_here]
+            left = [user_id for user_id, is_here in chunk if not is_here]
+            self.publish("presence", joined=joined, left=left)
 
     def beat(self, users: Iterable[str]) -> None:
         """Say who is here, in chunks; also when it is nobody: it says that this node lives."""

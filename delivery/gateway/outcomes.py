@@ -8,10 +8,15 @@ thread.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from delivery.domain.lifecycle import Confirmation
+from delivery.errors import LedgerError
+from delivery.gateway.departures import Departures
 from delivery.gateway.parts import GatewayParts
+
+logger = logging.getLogger(__name__)
 
 
 class Outcomes:
@@ -19,6 +24,7 @@ class Outcomes:
 
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
+        self._departures = Departures(self._is_away, self._give_up)
         self._proofs: list[Confirmation] = []
 
     def confirmed(self, user_id: str, ids: Sequence[str], by: str, evidence: str) -> None:
@@ -44,6 +50,16 @@ class Outcomes:
         self._parts.journal.hand_over(event_id, reason)
         self._parts.wake_chain()
 
+    def left(self, user_id: str, ids: Sequence[str]) -> None:
+        """These were in flight to a user's last connection when it ended: unless the client is back
+        in a moment, the chain has them, and not only when their ``ack_timeout`` is over."""
+        if not self._parts.registry.is_closing:
+            self._departures.add(user_id, ids)
+
+    def close(self) -> None:
+        """The node ends."""
+        self._departures.close()
+
     def unsent(self, ids: Sequence[str], reason: str) -> None:
         """These were queued for a connection that ended before they left, and nobody else of the
         user is connected."""
@@ -52,3 +68,16 @@ class Outcomes:
         for event_id in ids:
             self._parts.journal.hand_over(event_id, reason)
         self._parts.wake_chain()
+
+    def _is_away(self, user_id: str) -> bool:
+        registry = self._parts.registry
+        return not registry.connections_of(user_id) and not registry.peers.hosts_of(user_id)
+
+    async def _give_up(self, ids: Sequence[str]) -> None:
+        parts = self._parts
+        try:
+            await parts.journal.call(parts.ledger.events.expedite, ids)
+        except LedgerError as error:
+            logger.debug("what a client left unacknowledged waits for its time: %s", error)
+            return
+        parts.wake_chain()

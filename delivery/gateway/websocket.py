@@ -170,7 +170,7 @@ async def _read(
 ) -> None:
     session = connection.session
     clock = path.clock
-    socket.take_with(partial(_take, connection, clock))
+    socket.take_with(partial(_take, connection, clock), path.leave)
     while True:
         message = await socket.receive()
         kind = message.type

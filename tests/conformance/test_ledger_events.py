@@ -404,6 +404,24 @@ def test_a_drained_event_whose_id_is_taken_is_kept_dead_under_a_new_id(
     assert timeline.stored.event.meta == {"conflicts_with": one.event.id}
 
 
+def test_an_event_that_nobody_can_acknowledge_any_more_is_due_at_once(ledger: SqlLedger) -> None:
+    sent, proved, later = entry(sent=True), entry(sent=True), entry(sent=True)
+    ledger.events.commit([sent, proved, later], [proof(proved)])
+    assert not ledger.chain.sweep(10).due
+    ledger.events.expedite([sent.event.id, proved.event.id, "no id"])
+    assert [due.id for due in ledger.chain.sweep(10).due] == [sent.event.id]
+    assert state(ledger, proved) is State.CONFIRMED
+    assert state(ledger, later) is State.SENT
+
+
+def test_expediting_does_not_touch_what_is_with_the_chain(ledger: SqlLedger) -> None:
+    one = entry(hand_over=True)
+    ledger.events.commit([one])
+    assert len(ledger.chain.sweep(10).due) == 1  # published: due again in some seconds
+    ledger.events.expedite([one.event.id])
+    assert not ledger.chain.sweep(10).due
+
+
 def test_draining_twice_records_once(ledger: SqlLedger) -> None:
     one = entry(seq=1)
     assert commit(ledger, [one], drained=True) == [Recorded.NEW]

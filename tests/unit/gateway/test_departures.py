@@ -1,0 +1,129 @@
+"""Those who leave: a few per turn, and their unacknowledged events to the chain."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from delivery.gateway import departures
+from delivery.gateway.departures import PER_TURN, Departures, Leavers
+from tests.fast_path import Desk, make_event, until
+
+
+@pytest.fixture(autouse=True)
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(departures, "GRACE", 0.05)
+
+
+async def test_what_a_client_leaves_unacknowledged_goes_to_the_chain_soon() -> None:
+    desk = Desk()
+    connection, sink = await desk.connect()
+    desk.node.emit(event := make_event())
+    await until(lambda: sink.ids == [event.id])
+    connection.detach("the client left")
+    assert desk.node.events.expedited == [], "it gets a moment to come back"
+    await until(lambda: desk.node.chain_calls == 1)
+    assert desk.node.events.expedited == [event.id]
+
+
+async def test_a_client_that_is_back_in_time_is_spared_the_chain() -> None:
+    desk = Desk()
+    connection, sink = await desk.connect()
+    desk.node.emit(event := make_event())
+    await until(lambda: sink.ids == [event.id])
+    connection.detach("the client left")
+    _, again = await desk.connect()
+    assert again.ids == [event.id]
+    desk.node.emit(make_event("eve"))
+    leaver, _ = await desk.connect("eve")
+    desk.node.emit(other := make_event("eve"))
+    await until(lambda: leaver.session.flight.n == 2)
+    leaver.detach("the client left")
+    await until(lambda: other.id in desk.node.events.expedited)
+    assert event.id not in desk.node.events.expedited
+
+
+async def test_another_device_spares_the_chain() -> None:
+    desk = Desk()
+    connection, sink = await desk.connect()
+    await desk.connect()
+    desk.node.emit(event := make_event())
+    await until(lambda: sink.ids == [event.id])
+    connection.detach("the client left")
+    await asyncio.sleep(0)
+    assert not desk.around.outcomes._departures._waiting
+
+
+async def test_a_node_that_shuts_down_hands_nothing_over_on_leaving() -> None:
+    desk = Desk()
+    _, sink = await desk.connect()
+    desk.node.emit(event := make_event())
+    await until(lambda: sink.ids == [event.id])
+    desk.registry.close_all("shutdown", 1.0)
+    assert not desk.around.outcomes._departures._waiting
+
+
+async def test_a_crowd_ends_a_few_per_turn_and_in_order() -> None:
+    leavers = Leavers()
+    ended: list[int] = []
+    turns: list[int] = []
+
+    def count() -> None:
+        turns.append(len(ended))
+        if len(ended) < 100:
+            asyncio.get_running_loop().call_soon(count)
+
+    def end(number: int) -> Callable[[], None]:
+        return lambda: ended.append(number)
+
+    for number in range(100):
+        leavers.add(end(number))
+    count()
+    await until(lambda: len(ended) == 100)
+    assert ended == list(range(100))
+    assert max(b - a for a, b in itertools.pairwise(turns)) <= PER_TURN
+
+
+async def test_a_ledger_that_is_away_leaves_them_to_their_due_time() -> None:
+    desk = Desk()
+    connection, sink = await desk.connect()
+    desk.node.emit(event := make_event())
+    await until(lambda: sink.ids == [event.id])
+    desk.node.events.is_away = True
+    connection.detach("the client left")
+    await until(lambda: not desk.around.outcomes._departures._task)
+    assert desk.node.events.expedited == []
+    assert desk.node.chain_calls == 0
+
+
+async def test_what_departs_is_given_up_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(departures, "PORTION", 10)
+    portions: list[int] = []
+
+    async def give_up(ids: Sequence[str]) -> None:
+        portions.append(len(ids))
+
+    left = Departures(lambda user_id: user_id != "back", give_up)
+    for number in range(6):
+        left.add(f"user-{number}", ["id"] * 5)
+    left.add("back", ["id"] * 5)
+    await until(lambda: sum(portions) == 30)
+    assert portions == [10, 10, 10]
+    await until(lambda: left._ids == 0)
+
+
+async def test_a_bound_keeps_departures_from_growing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(departures, "MAX_IDS", 7)
+
+    async def give_up(ids: Sequence[str]) -> None:
+        raise AssertionError("closed before")
+
+    left = Departures(lambda user_id: True, give_up)
+    left.add("ada", ["id"] * 5)
+    left.add("eve", ["id"] * 5)
+    assert left._ids == 5
+    left.close()
+    assert left._ids == 0
