@@ -71,8 +71,8 @@ class EventStore(Protocol):
 
     def expedite(self, ids: Sequence[str]) -> None:
         """Nobody can acknowledge these any more: the time to do so is over now for those that are
-        still ``accepted`` or ``sent``. The next sweep takes them. One transaction: some thousands at
-        most."""
+        still ``accepted`` or ``sent``. The next sweep takes them. One transaction: some thousands
+        at most."""
 
     def get(self, event_id: str) -> Timeline | None: ...
 
