@@ -23,6 +23,7 @@ from delivery.bench.faults.servers import redis_server
 from delivery.bench.runner import environment_of
 from delivery.bench.window import Load, percentiles
 from delivery.gateway.auth import make_token
+from delivery.gateway.departures import GRACE
 
 LOOK = 0.25
 WARM_UP = 1.0
@@ -182,8 +183,9 @@ def judge(seen: Seen) -> dict[str, Any]:
         raise BenchFailed(f"{len(missing)} events were never published: no figures")
     instants = [published[one] for one in seen.gateway["ids"]]
     done, cut = max(instants), seen.cut
-    # The ledger counts the time to acknowledge from its commit, the last of which was then.
-    last_due = seen.filled["emitted"] + seen.filled["ack_timeout"]
+    # Due when nobody came back, or when the time to acknowledge is over, which counts from the
+    # commit.
+    last_due = min(cut + GRACE, seen.filled["emitted"] + seen.filled["ack_timeout"])
     waits = {
         "before": _between(
             seen.gateway["samples"], seen.paced_from + WARM_UP, seen.filled["started"]
