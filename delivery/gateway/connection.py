@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from delivery.domain.event import format_instant
@@ -27,46 +24,25 @@ from delivery.gateway.actions import (
     Shut,
     Verify,
 )
-from delivery.gateway.feed import Feed, Page, Source
+from delivery.gateway.feed import Feed, Page
 from delivery.gateway.lanes import Batch, Item, Lanes, Read
 from delivery.gateway.prober import Prober
 from delivery.gateway.session import Session
 from delivery.gateway.sink import Sink
+from delivery.gateway.surroundings import Surroundings
 from delivery.protocol import Close, Connected, Error, Pong, Reconnect, ServerFrame
 
 if TYPE_CHECKING:
     from delivery.gateway.auth import Principal
-    from delivery.gateway.outcomes import Outcomes
-    from delivery.gateway.registry import Registry, User
+    from delivery.gateway.members import User
 
 logger = logging.getLogger(__name__)
 
-SEND_TIMEOUT = 10.0
 RETRY_LEDGER = (1.0, 30.0)
 """Seconds until a connection that was fed without the ledger tries it again: first, longest."""
 SECOND_LOOK = 2.0
 """Seconds until a connection whose user is on another node, too, reads the ledger once more: until
 the news of it has spread, others send the user's events only there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What every connection of a gateway shares.
-
-    Attributes:
-        node: this process's name, for the welcome.
-        send_timeout: seconds a client may leave its socket full.
-        clock: monotonic seconds; ``wall`` epoch seconds, for the expiry of tokens.
-    """
-
-    node: str
-    source: Source
-    registry: Registry
-    outcomes: Outcomes
-    send_timeout: float = SEND_TIMEOUT
-    clock: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
-    dice: Callable[[], float] = random.random
 
 
 class Connection:

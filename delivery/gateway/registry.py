@@ -12,13 +12,13 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
 
 from delivery.domain.event import Event
 from delivery.domain.health import OPEN_BELOW, Breaker, BreakerState
 from delivery.domain.ports import Bus, Pushed
 from delivery.domain.records import Stored
 from delivery.gateway.lanes import Item
+from delivery.gateway.members import CLOSED, Member, User
 from delivery.gateway.nodes import ALIVE, BEAT, Peers
 from delivery.protocol import Close, encode_event
 
@@ -32,41 +32,6 @@ PACE = 0.02
 _SHUTTING_DOWN = Pushed(0, "the node is shutting down")
 _NOBODY = Pushed(0, "nobody connected")
 _BREAKER_OPEN = Pushed(0, "breaker open")
-_CLOSED = Breaker()
-
-
-class Member(Protocol):
-    """What the registry asks of a connection."""
-
-    user: User | None
-    is_marked: bool
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def acked(self) -> int: ...
-    def score(self, now: float) -> int: ...
-    def enqueue(self, item: Item, /) -> object: ...
-    def flush(self) -> None: ...
-    def release(self, ids: Sequence[str]) -> None: ...
-    def catch_up(self) -> None: ...
-    def probe(self) -> asyncio.Future[bool]: ...
-    def resend(self, items: Iterable[Item]) -> bool: ...
-    def reconnect(self, after_ms: int, reason: str) -> None: ...
-    def close(self, code: int, reason: str) -> None: ...
-
-
-class User:
-    """One user's connections here and the breaker before them."""
-
-    __slots__ = ("breaker", "connections", "health", "id", "pushed")
-
-    def __init__(self, user_id: str) -> None:
-        self.id = user_id
-        self.connections: list[Member] = []
-        self.breaker = _CLOSED
-        self.health = 100  # of the best connection, as of the last look
-        self.pushed = Pushed(0)  # the answer of a push, made once per change and not per event
 
 
 class Registry:
@@ -136,7 +101,7 @@ class Registry:
     def push(self, event: Event, encoded: bytes) -> Pushed:
         """See the port. Counts connections here and nodes known to host the user."""
         user = self._users.get(event.user_id)
-        if user is None or user.breaker is not _CLOSED or self.peers.are_there or self.is_closing:
+        if user is None or user.breaker is not CLOSED or self.peers.are_there or self.is_closing:
             return self._push_elsewhere_too(user, event, encoded)
         self._queue(user, (event, encoded))
         return user.pushed
@@ -207,7 +172,7 @@ class Registry:
             self.peers.joined(user_id)
         elif len(user.connections) >= self._max_per_user:
             return False
-        user.breaker = _CLOSED
+        user.breaker = CLOSED
         user.connections.append(connection)
         user.pushed = Pushed(len(user.connections))
         connection.user = user
@@ -232,10 +197,10 @@ class Registry:
     def on_success(self, connection: Member) -> None:
         """An acknowledgement came: closes the breaker. What went past it meanwhile is read."""
         user = connection.user
-        if user is None or user.breaker is _CLOSED:
+        if user is None or user.breaker is CLOSED:
             return
         was_open = user.breaker.state is not BreakerState.CLOSED
-        user.breaker = _CLOSED
+        user.breaker = CLOSED
         if was_open:
             self.wake(user.id)
 

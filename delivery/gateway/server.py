@@ -13,12 +13,12 @@ from aiohttp import web
 
 from delivery.errors import LedgerError
 from delivery.gateway import api
-from delivery.gateway.connection import SEND_TIMEOUT
 from delivery.gateway.fastpath import FastPath
 from delivery.gateway.feed import SecondCopy
 from delivery.gateway.parts import GatewayParts
 from delivery.gateway.problems import problem_middleware
 from delivery.gateway.sse import serve_stream
+from delivery.gateway.surroundings import SEND_TIMEOUT
 from delivery.gateway.websocket import serve_socket
 
 logger = logging.getLogger(__name__)

@@ -107,9 +107,12 @@ class Database:
         return value.astimezone(UTC)
 
     def clock(self) -> sa.ColumnElement[datetime]:
-        """The same clock as a part of a query, which then asks for it in the same breath."""
+        """The same clock as a part of a query, which then asks for it in the same breath; also of
+        one that is built once and executed often."""
         if self.is_sqlite:
-            return sa.literal(datetime.now(UTC), UtcDateTime())
+            return sa.bindparam(
+                "clock", callable_=lambda: datetime.now(UTC), type_=UtcDateTime(), unique=True
+            )
         return sa.func.clock_timestamp(type_=UtcDateTime())
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ how much its user was ever sent.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -28,11 +29,56 @@ DISORDER = timedelta(seconds=15)
 is ended by the server."""
 SOCKET = "websocket"
 
+_USER = sa.bindparam("user_id", type_=events.c.user_id.type)
+_AFTER = sa.bindparam("after", type_=sa.BigInteger())
+_LIMIT = sa.bindparam("limit", type_=sa.Integer())
 _EVENT = (
     events.c.id, events.c.type, events.c.run_id, events.c.thread_id, events.c.seq, events.c.at,
     events.c["class"], events.c.data, events.c.meta, events.c.position,
 )  # fmt: skip
 _CLASSES = {one.value: one for one in EventClass}
+
+# Built once: a crowd that comes back reads them thousands of times, and building one costs five
+# times as much as executing it.
+_RECORDED_AT = sa.select(events.c.recorded_at).where(
+    events.c.id == sa.bindparam("id", type_=events.c.id.type), events.c.user_id == _USER
+)
+# Read backwards: stops at the first event that is too old, however many are older.
+_BEHIND = (
+    sa.select(events.c.position)
+    .where(events.c.user_id == _USER)
+    .where(events.c.recorded_at < sa.bindparam("before", type_=events.c.recorded_at.type))
+    .order_by(events.c.position.desc())
+    .limit(1)
+)
+_PROOF = sa.exists().where(
+    confirmations.c.event_id == events.c.id,
+    confirmations.c.channel == SOCKET,
+    confirmations.c.by == sa.bindparam("by", type_=confirmations.c.by.type),
+)
+_RECENT = (
+    sa.select(
+        *_EVENT,
+        sa.and_(events.c.state == State.CONFIRMED.value, _PROOF).label("is_proved"),
+    )
+    .where(events.c.user_id == _USER, events.c.position > _AFTER)
+    .where(events.c.recorded_at >= sa.bindparam("since", type_=events.c.recorded_at.type))
+    .order_by(events.c.position)
+    .limit(_LIMIT)
+)
+# By the events, newest first: a user's runs have no order, and may be thousands.
+_NEWEST = (
+    sa.select(events.c.run_id, events.c.seq)
+    .where(events.c.user_id == _USER)
+    .order_by(events.c.position.desc())
+    .limit(_LIMIT)
+    .subquery()
+)
+_LAST_SEQS = (
+    sa.select(_NEWEST.c.run_id, sa.func.max(_NEWEST.c.seq).label("last_seq"))
+    .where(_NEWEST.c.seq.isnot(None))
+    .group_by(_NEWEST.c.run_id)
+)
 
 
 class Feeding:
@@ -51,31 +97,31 @@ class Feeding:
         limit: int,
     ) -> tuple[list[Owed], FeedMark | None]:
         """See the port."""
+        page = {"user_id": user_id, "after": after, "limit": limit}
         with self._database.read() as connection:
             mark = self._mark(connection, user_id, start)
-            found = {row.position: row for row in self._open(connection, user_id, after, limit)}
+            found = {row.position: row for row in connection.execute(self._open, page)}
             if mark is not None:
-                for row in _recent(connection, user_id, mark, by, after, limit):
+                page |= {"after": max(after, mark.behind), "since": mark.since, "by": by}
+                for row in connection.execute(_RECENT, page):
                     found.setdefault(row.position, row)
         return [_owed(user_id, found[position]) for position in sorted(found)[:limit]], mark
 
     def last_seqs(self, user_id: str, limit: int) -> dict[str, int]:
         """See the port."""
-        # By the events, newest first: a user's runs have no order, and may be thousands.
-        newest = (
-            sa.select(events.c.run_id, events.c.seq)
-            .where(events.c.user_id == user_id)
-            .order_by(events.c.position.desc())
-            .limit(limit)
-            .subquery()
-        )
-        query = (
-            sa.select(newest.c.run_id, sa.func.max(newest.c.seq).label("last_seq"))
-            .where(newest.c.seq.isnot(None))
-            .group_by(newest.c.run_id)
-        )
+        which = {"user_id": user_id, "limit": limit}
         with self._database.read() as connection:
-            return {row.run_id: row.last_seq for row in connection.execute(query)}
+            return {row.run_id: row.last_seq for row in connection.execute(_LAST_SEQS, which)}
+
+    @cached_property
+    def _open(self) -> sa.Select[Any]:
+        return (
+            sa.select(*_EVENT, sa.false().label("is_proved"))
+            .where(events.c.user_id == _USER, events.c.position > _AFTER)
+            .where(unconfirmed(), events.c.expires_at > self._database.clock())
+            .order_by(events.c.position)
+            .limit(_LIMIT)
+        )
 
     def _mark(
         self, connection: Connection, user_id: str, start: str | FeedMark | timedelta | None
@@ -89,48 +135,18 @@ class Feeding:
             if at is None:
                 return None
             since = at - CURSOR_OVERLAP
-        # Read backwards: stops at the first event that is too old, however many are older.
-        behind = connection.execute(
-            sa.select(events.c.position)
-            .where(events.c.user_id == user_id, events.c.recorded_at < since - DISORDER)
-            .order_by(events.c.position.desc())
-            .limit(1)
-        ).scalar_one_or_none()
+        which = {"user_id": user_id, "before": since - DISORDER}
+        behind = connection.execute(_BEHIND, which).scalar_one_or_none()
         return FeedMark(since, -1 if behind is None else behind)
-
-    def _open(self, connection: Connection, user_id: str, after: int, limit: int) -> Any:
-        query = (
-            sa.select(*_EVENT, sa.false().label("is_proved"))
-            .where(events.c.user_id == user_id, events.c.position > after)
-            .where(unconfirmed(), events.c.expires_at > self._database.clock())
-        )
-        return connection.execute(query.order_by(events.c.position).limit(limit))
 
 
 def _recorded_at(connection: Connection, user_id: str, cursor: str) -> datetime | None:
     if not is_id(cursor):
         return None
     found: datetime | None = connection.execute(
-        sa.select(events.c.recorded_at).where(events.c.id == cursor, events.c.user_id == user_id)
+        _RECORDED_AT, {"id": cursor, "user_id": user_id}
     ).scalar_one_or_none()
     return found
-
-
-def _recent(
-    connection: Connection, user_id: str, mark: FeedMark, by: str, after: int, limit: int
-) -> Any:
-    proof = sa.exists().where(
-        confirmations.c.event_id == events.c.id,
-        confirmations.c.channel == SOCKET,
-        confirmations.c.by == by,
-    )
-    is_proved = sa.and_(events.c.state == State.CONFIRMED.value, proof)
-    query = (
-        sa.select(*_EVENT, is_proved.label("is_proved"))
-        .where(events.c.user_id == user_id, events.c.position > max(after, mark.behind))
-        .where(events.c.recorded_at >= mark.since)
-    )
-    return connection.execute(query.order_by(events.c.position).limit(limit))
 
 
 def _owed(user_id: str, row: sa.Row[*tuple[Any, ...]]) -> Owed:
