@@ -16,9 +16,10 @@ from delivery.gateway.parts import GatewayParts
 
 READ_TIMEOUT = 5.0
 FRESH_SECONDS = 1.0
+SLOW = 0.5
 REST = 20.0
-"""Times that a look took, until the next one: with millions of events open, watching must not
-become the ledger's work."""
+"""A look that took ``SLOW`` seconds or more is followed by ``REST`` times as long without one: with
+millions of events open, watching must not become the ledger's work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Looker:
         self._looking = asyncio.Lock()
 
     async def look(self) -> Picture:
-        """The ledger's figures, at most a second old, or twenty times what reading them took.
+        """The ledger's figures, at most a second old unless reading them takes long.
 
         Raises:
             LedgerError, TimeoutError: it cannot be read now.
@@ -71,4 +72,6 @@ class Looker:
         stats, alerts = ledger.events.stats(), ledger.digests.firing()
         nodes = ledger.nodes.all()
         now = self._clock()
-        return Picture(stats, alerts, nodes, now + max(FRESH_SECONDS, REST * (now - begun)))
+        took = now - begun
+        rest = REST * took if took >= SLOW else FRESH_SECONDS
+        return Picture(stats, alerts, nodes, now + rest)
