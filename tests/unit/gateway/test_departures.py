@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from delivery.domain.event import Event
 from delivery.gateway import departures
+from delivery.gateway.connection import Connection
 from delivery.gateway.departures import PER_TURN, Departures, Leavers
 from tests.fast_path import Desk, make_event, until
 
@@ -18,11 +20,17 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(departures, "GRACE", 0.05)
 
 
-async def test_what_a_client_leaves_unacknowledged_goes_to_the_chain_soon() -> None:
+async def in_flight() -> tuple[Desk, Connection, Event]:
+    """A client that has an event and did not acknowledge it."""
     desk = Desk()
     connection, sink = await desk.connect()
     desk.node.emit(event := make_event())
     await until(lambda: sink.ids == [event.id])
+    return desk, connection, event
+
+
+async def test_what_a_client_leaves_unacknowledged_goes_to_the_chain_soon() -> None:
+    desk, connection, event = await in_flight()
     connection.detach("the client left")
     assert desk.node.events.expedited == [], "it gets a moment to come back"
     await until(lambda: desk.node.chain_calls == 1)
@@ -30,10 +38,7 @@ async def test_what_a_client_leaves_unacknowledged_goes_to_the_chain_soon() -> N
 
 
 async def test_a_client_that_is_back_in_time_is_spared_the_chain() -> None:
-    desk = Desk()
-    connection, sink = await desk.connect()
-    desk.node.emit(event := make_event())
-    await until(lambda: sink.ids == [event.id])
+    desk, connection, event = await in_flight()
     connection.detach("the client left")
     _, again = await desk.connect()
     assert again.ids == [event.id]
@@ -88,10 +93,7 @@ async def test_a_crowd_ends_a_few_per_turn_and_in_order() -> None:
 
 
 async def test_a_ledger_that_is_away_leaves_them_to_their_due_time() -> None:
-    desk = Desk()
-    connection, sink = await desk.connect()
-    desk.node.emit(event := make_event())
-    await until(lambda: sink.ids == [event.id])
+    desk, connection, _ = await in_flight()
     desk.node.events.is_away = True
     connection.detach("the client left")
     await until(lambda: not desk.around.outcomes._departures._task)
