@@ -73,6 +73,7 @@ class Connection:
         self._feed: Feed | None = None
         self._is_welcome = False
         self._retry_at: float | None = None
+        self._look_at: float | None = None
         self._retry_delay = RETRY_LEDGER[0]
         self._reading: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
@@ -213,7 +214,11 @@ class Connection:
         actions = self.session.on_tick(now)
         if actions:
             self.perform(actions)
-        if self._retry_at is not None and now >= self._retry_at:
+        if self._look_at is not None and now >= self._look_at and self._feed is not None:
+            self._look_at = None
+            self._feed.look_back()
+            self.catch_up()
+        elif self._retry_at is not None and now >= self._retry_at:
             self.catch_up()
 
     def close(self, code: int, reason: str) -> None:
@@ -257,8 +262,7 @@ class Connection:
         else:
             self._feed = Feed(self._around.source, user_id, self._by)
             if self._registry.peers.hosts_of(user_id):
-                self._feed.look_back()
-                self._retry_at = self._clock() + SECOND_LOOK * (0.5 + self._around.dice())
+                self._look_at = self._clock() + SECOND_LOOK * (0.5 + self._around.dice())
             self._reading = self._task(self._open(self._feed, cursor))
 
     async def _open(self, feed: Feed, cursor: str | None) -> None:
