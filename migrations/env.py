@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection
 
 from delivery.errors import DeliveryError
 from delivery.ledger import migrate
-from delivery.ledger.database import parse_url
-from delivery.ledger.models import metadata
+from delivery.ledger.sql.database import parse_url
+from delivery.ledger.sql.tables import metadata
 
 
 def run(connection: Connection) -> None:

@@ -14,6 +14,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+from delivery.api.server import Gateway
+from delivery.bus.redis_bus import LocalBus
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.policy import parse_policies
@@ -22,13 +24,11 @@ from delivery.domain.records import FeedMark, Owed, Stored
 from delivery.domain.stores import Ledger
 from delivery.errors import LedgerUnavailable, Unauthenticated
 from delivery.gateway.auth import Authenticator, Principal
-from delivery.gateway.bus import LocalBus
 from delivery.gateway.connection import Connection
 from delivery.gateway.feed import Source
 from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.parts import GatewayParts
 from delivery.gateway.registry import Registry
-from delivery.gateway.server import Gateway
 from delivery.gateway.session import Session
 from delivery.gateway.surroundings import Surroundings
 from delivery.links import LinkSigner

@@ -17,12 +17,12 @@ from delivery.bench.client import connect, masked
 from delivery.bench.product import MAX_BACKLOG
 from delivery.bench.window import BURST, measured
 from delivery.bootstrap.gateway import serve_node
-from delivery.bootstrap.loop import settle_in
 from delivery.bootstrap.node import Node
 from delivery.domain.event import AGENT_TYPES
 from delivery.domain.health import THRESHOLD
 from delivery.emitter.emitter import Emitter
 from delivery.gateway.auth import make_token
+from delivery.process.event_loop import settle_in
 
 USER = "user-0"
 PATIENCE = 60.0

@@ -20,11 +20,11 @@ from delivery.bench.client import connect
 from delivery.bench.product import MAX_BACKLOG, PAGE
 from delivery.bench.window import BURST
 from delivery.bootstrap.gateway import node_from_environment, serve_node
-from delivery.bootstrap.loop import settle_in
 from delivery.bootstrap.node import Node
 from delivery.domain.event import AGENT_TYPES, EventClass
 from delivery.domain.lifecycle import State
 from delivery.emitter.emitter import Emitter
+from delivery.process.event_loop import settle_in
 from delivery.tasks.app import SWEEP_INTERVAL
 from delivery.tasks.sweep import Sweeper
 

@@ -17,9 +17,9 @@ from typing import Any
 import delivery
 from delivery.bench.faults.cluster import Cluster, Servers, Shape, running, two_servers
 from delivery.bench.window import Load
-from delivery.bootstrap.loop import run
 from delivery.domain.event import AGENT_TYPES
 from delivery.errors import DeliveryError
+from delivery.process.event_loop import run
 
 STEPS = ("database", "queue", "direct")
 TRIES = 3

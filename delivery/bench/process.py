@@ -18,7 +18,7 @@ from delivery.bench.producer import produce
 from delivery.bench.product import PRODUCTS
 from delivery.bench.window import Load, percentiles
 from delivery.bootstrap.gateway import node_from_environment
-from delivery.bootstrap.loop import run
+from delivery.process.event_loop import run
 
 
 def main() -> None:

@@ -14,11 +14,11 @@ from typing import Any
 
 from delivery.bench.window import Acceptances, Load, PolledWindow, Window, measured
 from delivery.bootstrap.gateway import serve_node
-from delivery.bootstrap.loop import settle_in
 from delivery.bootstrap.node import Node
 from delivery.domain.event import AGENT_TYPES
 from delivery.domain.lifecycle import State
 from delivery.emitter.emitter import Emitter
+from delivery.process.event_loop import settle_in
 
 PAGE = 500
 PATIENCE = 120.0

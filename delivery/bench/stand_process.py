@@ -18,10 +18,10 @@ from delivery.bench.process import raise_file_limit, say
 from delivery.bench.product import PATIENCE, Product
 from delivery.bench.window import Load
 from delivery.bootstrap.gateway import node_from_environment
-from delivery.bootstrap.loop import run, settle_in
 from delivery.bootstrap.node import Node
 from delivery.domain.event import AGENT_TYPES
 from delivery.emitter.ids import new_event_id
+from delivery.process.event_loop import run, settle_in
 
 AT_ONCE = 1_000
 """Runs that are opened together; their events wait for their commits in memory."""

@@ -30,7 +30,7 @@ from delivery.domain.ports import Resend
 from delivery.domain.records import Entry
 from delivery.domain.stores import Ledger
 from delivery.errors import DeliveryError, LedgerUnavailable
-from delivery.ledger.spool import adopt_orphans
+from delivery.ledger.journal.spool import adopt_orphans
 from delivery.tasks.app import check_limits, is_rabbitmq, make_app
 from delivery.tasks.executor import Executor, TimeLimits
 from delivery.tasks.fallback import Maintenance, register, register_maintenance

@@ -16,17 +16,17 @@ from typing import Any
 from pydantic import SecretStr
 
 from delivery.bootstrap.chain import attach, make_chain
-from delivery.bootstrap.data_dir import development_secret, holding, make_data_dir
 from delivery.bootstrap.demo import USER, DemoStage
 from delivery.bootstrap.gateway import serve_node, with_port
-from delivery.bootstrap.loop import Told
 from delivery.bootstrap.node import Node
 from delivery.bootstrap.store import database_url
 from delivery.bootstrap.tokens import issue
+from delivery.bus.resend import LoopResend
 from delivery.config import Settings, secret
 from delivery.domain.contact import Contact
-from delivery.gateway.resend import LoopResend
 from delivery.ledger import migrate
+from delivery.process.data_directory import development_secret, holding, make_data_dir
+from delivery.process.event_loop import Told
 from delivery.tasks.embedded import EmbeddedWorker
 from delivery.transports.sinks import MailSink, SinkInbox, SmsSink
 

@@ -9,13 +9,13 @@ import logging
 import socket
 from collections.abc import Callable
 
-from delivery.bootstrap.family import supervise
-from delivery.bootstrap.loop import Told, run
 from delivery.bootstrap.node import Node
 from delivery.bootstrap.store import database_url, require_current
 from delivery.config import Settings, load_settings, require_services, require_trust
 from delivery.errors import ConfigError, LedgerUnavailable
 from delivery.ledger import migrate
+from delivery.process.event_loop import Told, run
+from delivery.process.supervisor import supervise
 
 log = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 
+from delivery.api.problems import problem_middleware
 from delivery.bootstrap.embedded import Embedded
 from delivery.bootstrap.node import Node
 from delivery.bootstrap.store import database_url, require_current
 from delivery.config import Settings, load_settings, require_services, require_trust
 from delivery.emitter.emitter import Emitter
-from delivery.gateway.problems import problem_middleware
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -13,29 +13,29 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from delivery.api.server import Gateway
 from delivery.bootstrap.chain import HintedSweep, make_celery
-from delivery.bootstrap.copies import CopyThread
-from delivery.bootstrap.data_dir import make_data_dir
-from delivery.bootstrap.heart import Heart, node_name
 from delivery.bootstrap.settings_parts import make_links
 from delivery.bootstrap.sockets import make_copies
 from delivery.bootstrap.store import database_url
+from delivery.bus.redis_bus import LocalBus, RedisBus
 from delivery.config import Settings, load_policies, load_thresholds, secret
 from delivery.domain.lifecycle import State
 from delivery.domain.ports import Accepted, Bus, Inbox
 from delivery.emitter.emitter import Emitter, EmitterCore
 from delivery.emitter.intake import HttpIntake
 from delivery.emitter.receipts import Receipts
+from delivery.emitter.second_copies import CopyThread
 from delivery.errors import Overloaded
 from delivery.gateway.auth import Authenticator
-from delivery.gateway.bus import LocalBus, RedisBus
 from delivery.gateway.parts import GatewayParts
 from delivery.gateway.registry import Registry
-from delivery.gateway.server import Gateway
 from delivery.gateway.stage import Stage
 from delivery.ledger import SqlLedger
-from delivery.ledger.journal import JournalThread
-from delivery.ledger.spool import Spool
+from delivery.ledger.journal.journal import JournalThread
+from delivery.ledger.journal.spool import Spool
+from delivery.process.data_directory import make_data_dir
+from delivery.process.heartbeat import Heart, node_name
 from delivery.protocol import Limits
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Sweeper

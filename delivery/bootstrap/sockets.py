@@ -9,13 +9,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from delivery.bus.resend import BusResend
+from delivery.bus.user_streams import RedisStreams
 from delivery.config import Settings, secret
 from delivery.domain.event import Event
 from delivery.domain.ports import Resend
 from delivery.domain.stores import Ledger
 from delivery.errors import ChannelUnavailable
-from delivery.gateway.resend import BusResend
-from delivery.gateway.streams import RedisStreams
 
 log = logging.getLogger(__name__)
 

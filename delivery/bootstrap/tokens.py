@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import jwt
 
-from delivery.bootstrap.data_dir import signing_secret
 from delivery.config import Settings
 from delivery.errors import ConfigError
 from delivery.gateway.auth import make_token
+from delivery.process.data_directory import signing_secret
 
 
 def issue(

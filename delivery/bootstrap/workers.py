@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 
 from delivery.bootstrap.chain import ChainParts, attach, make_celery, make_chain
-from delivery.bootstrap.heart import Heart, node_name
 from delivery.bootstrap.sockets import make_remote
 from delivery.bootstrap.store import database_url, require_current
 from delivery.config import (
@@ -30,6 +29,7 @@ from delivery.config import (
 from delivery.domain.policy import CHANNELS
 from delivery.errors import ConfigError
 from delivery.ledger import SqlLedger
+from delivery.process.heartbeat import Heart, node_name
 from delivery.tasks.app import ALL_QUEUES, MAINTENANCE_QUEUE, queue_name
 from delivery.tasks.relay import Relay
 from delivery.telemetry import setup_logging

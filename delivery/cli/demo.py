@@ -32,7 +32,7 @@ def demo(host: str | None, port: int | None, data_dir: str | None, as_json: bool
     if settings.policies is None:
         settings = settings.model_copy(update={"policies": demo_policies()})
     from delivery.bootstrap.embedded import run_up
-    from delivery.bootstrap.loop import run
+    from delivery.process.event_loop import run
 
     run(run_up(settings, ready=lambda address: _say(address, as_json=as_json)))
 

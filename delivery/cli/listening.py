@@ -15,13 +15,13 @@ from typing import Literal
 
 import click
 
-from delivery.bootstrap.loop import Told
 from delivery.cli.output import clock, say_json
 from delivery.client.client import Client
 from delivery.client.received import ReceivedEvent
 from delivery.client.status import Status
 from delivery.client.store import FileStore, MemoryStore
 from delivery.errors import ConfigError
+from delivery.process.event_loop import Told
 
 PATIENCE = 15.0
 """Seconds without a connection after which listening gives up."""

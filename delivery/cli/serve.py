@@ -36,8 +36,8 @@ def up(host: str | None, port: int | None, data_dir: str | None, as_json: bool) 
     """
     settings = serving_settings(host=host, port=port, data_dir=data_dir)
     from delivery.bootstrap.embedded import run_up
-    from delivery.bootstrap.loop import run
     from delivery.cli.welcome import welcome
+    from delivery.process.event_loop import run
 
     run(run_up(settings, ready=lambda address: welcome(address, as_json=as_json)))
 

@@ -25,7 +25,7 @@ from delivery.gateway.actions import (
     Verify,
 )
 from delivery.gateway.feed import Feed, Page
-from delivery.gateway.lanes import Batch, Item, Lanes, Read
+from delivery.gateway.outbound import Batch, Item, Lanes, Read
 from delivery.gateway.prober import Prober
 from delivery.gateway.session import Session
 from delivery.gateway.sink import Sink

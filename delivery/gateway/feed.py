@@ -18,7 +18,7 @@ from delivery.domain.ports import Journal
 from delivery.domain.records import FeedMark, Owed
 from delivery.domain.stores import Ledger
 from delivery.errors import ChannelError, LedgerError
-from delivery.gateway.lanes import Item, Read
+from delivery.gateway.outbound import Item, Read
 from delivery.protocol import encode_event
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from delivery.domain.health import Breaker
 from delivery.domain.ports import Pushed
-from delivery.gateway.lanes import Item
+from delivery.gateway.outbound import Item
 
 CLOSED = Breaker()
 

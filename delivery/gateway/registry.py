@@ -17,9 +17,9 @@ from delivery.domain.event import Event
 from delivery.domain.health import OPEN_BELOW, Breaker, BreakerState
 from delivery.domain.ports import Bus, Pushed
 from delivery.domain.records import Stored
-from delivery.gateway.lanes import Item
 from delivery.gateway.members import CLOSED, Member, User
-from delivery.gateway.nodes import ALIVE, BEAT, Peers
+from delivery.gateway.outbound import Item
+from delivery.gateway.peers import ALIVE, BEAT, Peers
 from delivery.protocol import Close, encode_event
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from delivery.gateway.actions import (
     Shut,
     Verify,
 )
-from delivery.gateway.flight import Flight
+from delivery.gateway.in_flight import Flight
 from delivery.gateway.throttle import Rate, Throttle
 from delivery.protocol import (
     CONNECT_TIMEOUT,

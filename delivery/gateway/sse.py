@@ -15,12 +15,12 @@ from aiohttp.http import StreamWriter
 
 from delivery.domain.event import Event
 from delivery.errors import Overloaded
-from delivery.gateway.inbound import caller
 from delivery.gateway.sink import CLOSE_GRACE, at_once
 from delivery.protocol import Reconnect, ServerFrame, encode
 
 if TYPE_CHECKING:
-    from delivery.gateway.fastpath import FastPath
+    from delivery.gateway.auth import Principal
+    from delivery.gateway.fast_path import FastPath
 
 HEADERS = {
     "Content-Type": "text/event-stream",
@@ -91,14 +91,14 @@ class StreamSink:
         at_once(self._writer.write(data, drain=False))
 
 
-async def serve_stream(request: web.Request, path: FastPath) -> web.StreamResponse:
-    """The handler of ``GET /v1/stream``.
+async def serve_stream(
+    request: web.Request, path: FastPath, principal: Principal
+) -> web.StreamResponse:
+    """Answer ``GET /v1/stream`` of a caller who was authenticated.
 
     Raises:
-        Unauthenticated, Problem: as on any other page, before the stream begins.
         Overloaded: the user has too many connections, or the node is shutting down.
     """
-    principal = await caller(request, path.parts.auth)
     registry = path.parts.registry
     if registry.is_closing or not registry.has_room(principal.subject):
         raise Overloaded("too many connections of this user, or the node is shutting down")

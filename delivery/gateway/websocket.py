@@ -18,8 +18,8 @@ from aiohttp.abc import AbstractStreamWriter
 
 from delivery.domain.event import Event
 from delivery.errors import InvalidFrame, Unauthenticated
-from delivery.gateway.direct import DirectSocket
 from delivery.gateway.sink import CLOSE_GRACE, at_once
+from delivery.gateway.socket_reader import DirectSocket
 from delivery.protocol import (
     MAX_FRAME_BYTES,
     SUBPROTOCOL,
@@ -35,7 +35,7 @@ from delivery.protocol import (
 if TYPE_CHECKING:
     from delivery.gateway.auth import Principal
     from delivery.gateway.connection import Connection
-    from delivery.gateway.fastpath import FastPath
+    from delivery.gateway.fast_path import FastPath
 
 logger = logging.getLogger(__name__)
 

@@ -9,15 +9,15 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from delivery.ledger.audit import AuditSql
-from delivery.ledger.breakers import BreakerSql
-from delivery.ledger.chain import ChainSql
-from delivery.ledger.contacts import ContactSql
-from delivery.ledger.database import Database
-from delivery.ledger.digests import DigestSql
-from delivery.ledger.events import EventSql
-from delivery.ledger.mailbox import MailboxSql
-from delivery.ledger.nodes import NodeSql
+from delivery.ledger.sql.database import Database
+from delivery.ledger.stores.audit import AuditSql
+from delivery.ledger.stores.breakers import BreakerSql
+from delivery.ledger.stores.chain import ChainSql
+from delivery.ledger.stores.contacts import ContactSql
+from delivery.ledger.stores.digests import DigestSql
+from delivery.ledger.stores.events import EventSql
+from delivery.ledger.stores.nodes import NodeSql
+from delivery.ledger.stores.queue_copies import MailboxSql
 
 
 class SqlLedger:

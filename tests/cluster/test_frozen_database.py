@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from delivery.errors import LedgerUnavailable
-from delivery.ledger.database import CONNECT_TIMEOUT, Database
+from delivery.ledger.sql.database import CONNECT_TIMEOUT, Database
 from tests import servers
 
 PATIENCE = 0.5

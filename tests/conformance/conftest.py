@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.ledger import SqlLedger, migrate
-from delivery.ledger.database import Database
-from delivery.ledger.models import audit_log
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.tables import audit_log
 from tests import databases
 
 

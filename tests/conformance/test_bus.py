@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from delivery.gateway.bus import LocalBus, LocalHub, RedisBus
+from delivery.bus.redis_bus import LocalBus, LocalHub, RedisBus
 
 DEADLINE = 10.0
 

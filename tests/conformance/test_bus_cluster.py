@@ -11,10 +11,10 @@ import pytest
 import redis
 from redis.exceptions import ClusterError
 
-from delivery.gateway.bus import CHANNEL, RedisBus
-from delivery.gateway.resend import BusResend
-from delivery.gateway.shards import Layout
-from delivery.gateway.streams import RedisStreams
+from delivery.bus.redis_bus import CHANNEL, RedisBus
+from delivery.bus.resend import BusResend
+from delivery.bus.topology import Layout
+from delivery.bus.user_streams import RedisStreams
 from tests import servers
 from tests.messages import make_event
 

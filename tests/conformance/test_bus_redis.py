@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from delivery.bench.faults.proxy import fault_proxy
+from delivery.bus.redis_bus import CHANNEL, RedisBus
 from delivery.errors import ConfigError
-from delivery.gateway.bus import CHANNEL, RedisBus
 from tests import servers
 
 DEADLINE = 20.0

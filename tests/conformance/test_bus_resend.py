@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from delivery.bus.redis_bus import RedisBus
+from delivery.bus.resend import BusResend, LoopResend
 from delivery.errors import ChannelUnavailable, LedgerUnavailable
-from delivery.gateway.bus import RedisBus
-from delivery.gateway.resend import BusResend, LoopResend
 from tests import servers
 
 DEADLINE = 10.0

@@ -19,8 +19,8 @@ from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.errors import LedgerUnavailable, Overloaded, SpoolFull
 from delivery.ledger import SqlLedger
-from delivery.ledger.journal import JournalThread
-from delivery.ledger.spool import Spool
+from delivery.ledger.journal.journal import JournalThread
+from delivery.ledger.journal.spool import Spool
 
 
 def entry(run: str = "run", **changes: Any) -> Entry:

@@ -17,7 +17,7 @@ from delivery.domain.lifecycle import Confirmation, Outcome, State
 from delivery.domain.policy import Policies, parse_policies
 from delivery.domain.records import Entry, EventFilter, Purged, Recorded
 from delivery.ledger import SqlLedger
-from delivery.ledger.models import events
+from delivery.ledger.sql.tables import events
 
 POLICIES: Policies = parse_policies({})
 

@@ -14,8 +14,8 @@ from delivery.domain.lifecycle import Confirmation, Outcome, State
 from delivery.domain.policy import parse_policies
 from delivery.domain.records import EventFilter, Result
 from delivery.ledger import SqlLedger
-from delivery.ledger.database import Database
-from delivery.ledger.models import attempts, confirmations
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.tables import attempts, confirmations
 from delivery.testing import make_entry, make_event
 from tests.unit.tasks.fakes import make_event as fresh_event
 

@@ -20,8 +20,8 @@ from delivery.domain.event import Event, EventClass
 from delivery.domain.health import RECOVERY, THRESHOLD, Breaker, BreakerState
 from delivery.errors import LedgerUnavailable
 from delivery.ledger import SqlLedger
-from delivery.ledger.database import Database
-from delivery.ledger.models import audit_head, audit_log
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.tables import audit_head, audit_log
 
 FULL = Contact(
     "ada",
@@ -109,7 +109,7 @@ def wait_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         nonlocal ahead
         ahead += 1.1
 
-    monkeypatch.setattr("delivery.ledger.breakers.time.monotonic", lambda: real() + ahead)
+    monkeypatch.setattr("delivery.ledger.stores.breakers.time.monotonic", lambda: real() + ahead)
     return move
 
 
@@ -356,7 +356,7 @@ def test_a_log_that_nobody_touched_verifies(ledger: SqlLedger) -> None:
 def test_a_long_log_verifies_over_pages(
     ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch, tamper: Any
 ) -> None:
-    monkeypatch.setattr("delivery.ledger.audit.PAGE", 4)
+    monkeypatch.setattr("delivery.ledger.stores.audit.PAGE", 4)
     log(ledger, 11)
     ledger.audit.seal()
     assert ledger.audit.verify() == []
@@ -479,5 +479,5 @@ def _forged(ledger: SqlLedger, **values: Any) -> sa.Executable:
 @contextmanager
 def _limit(findings: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("delivery.ledger.audit.MAX_FINDINGS", findings)
+        patch.setattr("delivery.ledger.stores.audit.MAX_FINDINGS", findings)
         yield

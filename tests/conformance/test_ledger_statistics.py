@@ -11,7 +11,8 @@ import pytest
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.records import Entry
-from delivery.ledger import SqlLedger, window
+from delivery.ledger import SqlLedger
+from delivery.ledger.stores import window
 from delivery.testing import make_entry
 from tests.unit.tasks.fakes import make_event
 

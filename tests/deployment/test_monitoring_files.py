@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 from prometheus_client import REGISTRY
 
+from delivery.api.metrics import Figures, render
 from delivery.domain.event import EventClass
 from delivery.domain.health import BreakerState
 from delivery.domain.records import AlertGroup, ChannelStats, Stats
-from delivery.gateway.metrics import Figures, render
 from tests.deployment.compose import ROOT, bind_mounts, services
 
 DASHBOARD = json.loads((ROOT / "config/grafana/dashboards/delivery.json").read_text())

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
-from delivery.ledger.database import Database
+from delivery.ledger.sql.database import Database
 from delivery.transports.email import EmailChannel
 from tests.faults.chain import email_channel, executor_of, opened, policies_of
 

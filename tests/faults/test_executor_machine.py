@@ -27,7 +27,7 @@ from delivery.domain.lifecycle import ENDED, Attempt, Confirmation, Outcome, Sta
 from delivery.domain.ports import Message, Taken
 from delivery.errors import ChannelRejected, ChannelUnavailable, OutcomeUnknown
 from delivery.ledger import SqlLedger, migrate
-from delivery.ledger.database import Database
+from delivery.ledger.sql.database import Database
 from delivery.tasks.executor import Executor
 from delivery.tasks.sweep import Sweeper
 from delivery.testing import make_entry

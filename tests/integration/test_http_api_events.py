@@ -10,6 +10,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from delivery.api import requests, routes
+from delivery.api.problems import CONTENT_TYPE, problem_middleware
 from delivery.domain.lifecycle import State
 from delivery.domain.ports import Accepted
 from delivery.errors import (
@@ -21,8 +23,6 @@ from delivery.errors import (
     PayloadTooLarge,
     SpoolFull,
 )
-from delivery.gateway import api, inbound
-from delivery.gateway.problems import CONTENT_TYPE, problem_middleware
 from tests.integration.http_api_standins import (
     CLIENT,
     EMIT,
@@ -49,7 +49,7 @@ def world() -> World:
 async def client(world: World) -> AsyncIterator[Client]:
     # aiohttp's own limit stays at its default: the API reads bodies by its own.
     app = web.Application(middlewares=[problem_middleware])
-    app.add_routes(api.routes(world.parts()))
+    app.add_routes(routes.routes(world.parts()))
     async with TestClient(TestServer(app)) as client:
         yield client
 
@@ -220,7 +220,7 @@ async def test_more_than_a_thousand_events_are_413(client: Client, world: World)
 async def test_a_body_over_the_limit_is_413_with_and_without_its_length(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("delivery.gateway.api_events.MAX_BODY", 1_000)
+    monkeypatch.setattr("delivery.api.events.MAX_BODY", 1_000)
     body = json.dumps(EVENT | {"data": {"text": "x" * 2_000}}).encode()
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -235,7 +235,7 @@ async def test_a_body_over_the_limit_is_413_with_and_without_its_length(
 async def test_a_small_body_that_unpacks_to_a_large_one_is_413(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("delivery.gateway.api_events.MAX_BODY", 100_000)
+    monkeypatch.setattr("delivery.api.events.MAX_BODY", 100_000)
     headers = EMIT | {"Content-Encoding": "gzip"}
     response = await client.post("/v1/events", data=gzip.compress(b" " * 10**7), headers=headers)
     await problem(response, 413, "payload-too-large")
@@ -250,7 +250,7 @@ async def test_a_body_that_cannot_be_unpacked_is_400(client: Client) -> None:
 async def test_a_body_that_does_not_come_is_408(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inbound, "BODY_TIMEOUT", 0.01)
+    monkeypatch.setattr(requests, "BODY_TIMEOUT", 0.01)
     assert client.port is not None
     reader, writer = await _raw(client, b"POST /v1/events HTTP/1.1\r\nHost: x\r\n"
                                 b"Content-Length: 10\r\n", EMIT)  # fmt: skip

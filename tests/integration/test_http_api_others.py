@@ -17,16 +17,16 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from standardwebhooks.webhooks import Webhook
 
+from delivery.api import openapi, routes
+from delivery.api.callbacks import Callbacks, twilio_signature
+from delivery.api.problems import CONTENT_TYPE, KINDS, problem_middleware
+from delivery.api.requests import client_address
 from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.ports import SinkMessage
 from delivery.domain.records import AlertGroup, NodeInfo
 from delivery.errors import ConfigError
-from delivery.gateway import api, openapi
-from delivery.gateway.callbacks import Callbacks, twilio_signature
-from delivery.gateway.inbound import client_address
-from delivery.gateway.problems import CONTENT_TYPE, KINDS, problem_middleware
 from tests.integration.http_api_standins import (
     CLIENT,
     EMIT,
@@ -67,7 +67,7 @@ async def serve(world: World) -> AsyncIterator[Callable[..., Any]]:
 
     async def start(**settings: Any) -> Client:
         app = web.Application(middlewares=[problem_middleware])
-        app.add_routes(api.routes(world.parts(**settings)))
+        app.add_routes(routes.routes(world.parts(**settings)))
         client = TestClient(TestServer(app))
         await client.start_server()
         started.append(client)
@@ -366,7 +366,7 @@ async def test_a_signed_report_without_its_fields_is_422(
 
 def test_a_mail_secret_that_is_none_stops_the_start(world: World) -> None:
     with pytest.raises(ConfigError):
-        api.routes(world.parts(email_callback_secret="a"))
+        routes.routes(world.parts(email_callback_secret="a"))
 
 
 # ---- pages behind links

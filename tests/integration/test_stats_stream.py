@@ -12,12 +12,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from delivery.api import routes, stats_stream
+from delivery.api.problems import problem_middleware
+from delivery.api.snapshot import Looker
+from delivery.api.stats_stream import StatsStream
 from delivery.domain.ports import SinkMessage
 from delivery.domain.records import ChannelStats, NodeInfo, Stats
-from delivery.gateway import api, api_stream
-from delivery.gateway.api_stream import StatsStream
-from delivery.gateway.picture import Looker
-from delivery.gateway.problems import problem_middleware
 from delivery.gateway.stage import Part
 from tests.integration.http_api_standins import CLIENT, EMIT, NOW, OPERATE, READ, Registry, World
 
@@ -90,7 +90,7 @@ async def clients() -> AsyncIterator[list[Client]]:
 async def serve(clients: list[Client], world: World, **changes: Any) -> Client:
     """A server with everything behind it."""
     app = web.Application(middlewares=[problem_middleware])
-    api.mount(app, world.parts(**{"registry": Open(), **changes}))
+    routes.mount(app, world.parts(**{"registry": Open(), **changes}))
     client: Client = TestClient(TestServer(app))
     await client.start_server()
     clients.append(client)
@@ -173,8 +173,8 @@ async def test_a_ledger_that_is_slow_to_tell_is_asked_less_often(fixed: Fixed) -
 async def test_the_stream_speaks_only_when_something_changed(
     clients: list[Client], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api_stream, "PUSH_EVERY", 0.01)
-    monkeypatch.setattr("delivery.gateway.picture.FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(stats_stream, "PUSH_EVERY", 0.01)
+    monkeypatch.setattr("delivery.api.snapshot.FRESH_SECONDS", 0.0)
     client = await serve(clients, world)
     response = await client.get("/v1/stats/stream", headers=READ)
     assert (await message(response))[0] == "history"
@@ -186,7 +186,7 @@ async def test_the_stream_speaks_only_when_something_changed(
 async def test_the_stream_ends_when_the_node_drains(
     clients: list[Client], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api_stream, "PUSH_EVERY", 0.01)
+    monkeypatch.setattr(stats_stream, "PUSH_EVERY", 0.01)
     registry = Open()
     client = await serve(clients, world, registry=registry)
     response = await client.get("/v1/stats/stream", headers=READ)
@@ -217,7 +217,7 @@ async def test_the_stream_is_for_readers(
 async def test_too_many_readers_are_refused(
     clients: list[Client], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(api_stream, "MAX_READERS", 1)
+    monkeypatch.setattr(stats_stream, "MAX_READERS", 1)
     client = await serve(clients, world)
     first = await client.get("/v1/stats/stream", headers=READ)
     await message(first)

@@ -7,8 +7,8 @@ import time
 import pytest
 import redis
 
+from delivery.bus.user_streams import PREFIX, RedisStreams
 from delivery.errors import ChannelUnavailable, ConfigError
-from delivery.gateway.streams import PREFIX, RedisStreams
 from tests import servers
 from tests.messages import make_event
 

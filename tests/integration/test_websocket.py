@@ -14,10 +14,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
+from delivery.bus.redis_bus import LocalBus, LocalHub
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.gateway import session as sessions
-from delivery.gateway.bus import LocalBus, LocalHub
 from delivery.protocol import Limits
 from tests.fast_path import Node, make_event, make_id, serve, until
 

@@ -13,8 +13,8 @@ from alembic.runtime.migration import MigrationContext
 
 from delivery.errors import ConfigError, LedgerUnavailable
 from delivery.ledger import migrate
-from delivery.ledger.database import Database
-from delivery.ledger.models import metadata
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.tables import metadata
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

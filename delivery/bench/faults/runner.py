@@ -23,9 +23,9 @@ from delivery.bench.faults.producing import Producing
 from delivery.bench.faults.scenarios import ODD_CLIENTS, Scenario, budget_misses
 from delivery.bench.faults.stage import Plan, Stage, restore
 from delivery.bench.process import raise_file_limit
-from delivery.bootstrap.loop import run
 from delivery.domain.contact import Contact
 from delivery.errors import LedgerUnavailable
+from delivery.process.event_loop import run
 
 LOOK = 0.2
 """Seconds between two looks at the ledger while it drains."""

@@ -12,14 +12,19 @@ import pytest
 
 from delivery.bootstrap import probes
 from delivery.bootstrap.chain import HINT_EVERY, HintedSweep, check_order, make_watch
-from delivery.bootstrap.copies import CopyThread
-from delivery.bootstrap.data_dir import development_secret, holding, make_data_dir, signing_secret
-from delivery.bootstrap.heart import node_name
 from delivery.bootstrap.sockets import NoGateways
 from delivery.bootstrap.store import database_url, migrate_ledger
 from delivery.config import DEV_SECRET_PREFIX, load_settings
 from delivery.domain.event import Event
+from delivery.emitter.second_copies import CopyThread
 from delivery.errors import ChannelUnavailable, ConfigError, DeliveryError, LedgerUnavailable
+from delivery.process.data_directory import (
+    development_secret,
+    holding,
+    make_data_dir,
+    signing_secret,
+)
+from delivery.process.heartbeat import node_name
 from tests.messages import make_event
 from tests.web_server import Reply, web_server
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from delivery.bus.redis_bus import LocalBus, LocalHub
 from delivery.domain.event import EventClass
 from delivery.domain.health import BreakerState
-from delivery.gateway.bus import LocalBus, LocalHub
 from delivery.gateway.registry import Registry
 from delivery.protocol import Connected, Limits, Nack, Reconnect, encode_event
 from tests.fast_path import Clock, Desk, Node, make_event, until

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from delivery.gateway.bus import LocalBus, LocalHub
+from delivery.bus.redis_bus import LocalBus, LocalHub
 from delivery.gateway.crossing import MAX_BYTES, MAX_EVENTS
 from tests.fast_path import Desk, Node, make_event, until
 

@@ -1,0 +1,1 @@
+"""The HTTP API above the live path: requests in, problems out, pages and documents."""

@@ -1,0 +1,252 @@
+"""Events over HTTP: accept, show, list, replay, acknowledge (contract 4.2).
+
+Owns: the shapes of these requests and who may make them. Never does: validate an event or write
+the ledger by itself; that is the intake's and the journal's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from delivery.api.batches import MAX_BODY, accept_response, parse_batch
+from delivery.api.problems import Problem
+from delivery.api.requests import (
+    caller,
+    check_known,
+    json_response,
+    parse_instant,
+    path_event_id,
+    read_body,
+    read_object,
+    service,
+)
+from delivery.api.views import stored_view, timeline_view
+from delivery.domain.event import check_event_id
+from delivery.domain.lifecycle import Cause, Confirmation, State, sources
+from delivery.domain.records import EventFilter
+from delivery.errors import InvalidEvent
+from delivery.gateway.auth import Principal
+from delivery.gateway.parts import GatewayParts
+from delivery.protocol import MAX_ACK_IDS, encode_event
+
+MAX_LIMIT = 1_000
+REPLAY_FIELDS = ("state", "user_id", "run_id", "before", "dry_run", "limit", "after")
+DEFAULT_LIMIT = 50
+PUSH_PAGE = 200
+FLUSH_TIMEOUT = 5.0
+
+
+class EventsApi:
+    """Handlers of ``/v1/events``, ``/v1/replay`` and ``/v1/acks``."""
+
+    def __init__(self, parts: GatewayParts) -> None:
+        self._parts = parts
+
+    def routes(self) -> list[web.RouteDef]:
+        """What to mount."""
+        return [
+            web.post("/v1/events", self.accept),
+            web.get("/v1/events", self.find),
+            web.get("/v1/events/{id}", self.show),
+            web.post("/v1/events/{id}/replay", self.replay_one),
+            web.post("/v1/replay", self.replay),
+            web.post("/v1/acks", self.acknowledge),
+        ]
+
+    async def accept(self, request: web.Request) -> web.Response:
+        """``POST /v1/events``: 202 when at least one event is durable now."""
+        await service(request, self._parts.auth, "emit")
+        batch = parse_batch(request.content_type, await read_body(request, MAX_BODY))
+        return accept_response(batch, await self._parts.intake.accept(batch.items))
+
+    async def show(self, request: web.Request) -> web.Response:
+        """``GET /v1/events/{id}``: another user's event does not exist."""
+        principal = await caller(request, self._parts.auth)
+        _must_read(principal)
+        event_id = path_event_id(request)
+        timeline = await self._parts.journal.call(self._parts.ledger.events.get, event_id)
+        if timeline is None or not (
+            principal.may("read") or principal.is_user(timeline.stored.event.user_id)
+        ):
+            raise Problem("not-found", "no event has this id")
+        return json_response(timeline_view(timeline))
+
+    async def find(self, request: web.Request) -> web.Response:
+        """``GET /v1/events``: newest first, a page at a time."""
+        principal = await caller(request, self._parts.auth)
+        _must_read(principal)
+        query = request.query
+        check_known(query, {"user_id", "run_id", "state", "type", "after", "limit"})
+        user_id = query.get("user_id")
+        if principal.is_client:
+            if user_id is not None and user_id != principal.subject:
+                raise Problem("forbidden", "a client sees its own events only", field="user_id")
+            user_id = principal.subject
+        which = EventFilter(
+            user_id=user_id,
+            run_id=query.get("run_id"),
+            state=_state(query.get("state")),
+            type=query.get("type"),
+        )
+        after, limit = query.get("after"), _limit(query.get("limit"))
+        try:
+            found, following = await self._parts.journal.call(
+                self._parts.ledger.events.find, which, after=after, limit=limit
+            )
+        except ValueError:
+            raise Problem(
+                "invalid-request", "after must be the next of a page before", field="after"
+            ) from None
+        return json_response(
+            {"events": [stored_view(stored) for stored in found], "next": following}
+        )
+
+    async def replay_one(self, request: web.Request) -> web.Response:
+        """``POST /v1/events/{id}/replay``: start one event anew."""
+        parts = self._parts
+        await service(request, parts.auth, "operate")
+        event_id = path_event_id(request)
+        await read_object(request, (), may_be_empty=True)
+        timeline = await parts.journal.call(parts.ledger.events.get, event_id)
+        if timeline is None:
+            raise Problem("not-found", "no event has this id")
+        ids = await parts.journal.call(
+            parts.ledger.events.replay, [event_id], policies=parts.policies
+        )
+        if not ids:
+            raise Problem("already-confirmed", f"event {event_id} reached its user")
+        await self._push(ids)
+        return json_response({"id": event_id, "state": State.ACCEPTED.value}, status=202)
+
+    async def replay(self, request: web.Request) -> web.Response:
+        """``POST /v1/replay``: start anew whatever a filter matches."""
+        parts = self._parts
+        await service(request, parts.auth, "operate")
+        body = await read_object(request, REPLAY_FIELDS)
+        dry_run = body.get("dry_run", False)
+        if not isinstance(dry_run, bool):
+            raise Problem("invalid-request", "dry_run must be true or false", field="dry_run")
+        limit, after = _page(body)
+        try:
+            ids = await parts.journal.call(
+                parts.ledger.events.replay, _which(body), policies=parts.policies,
+                dry_run=dry_run, after=after, limit=limit,
+            )  # fmt: skip
+        except ValueError as error:
+            raise Problem("invalid-request", str(error), field="after") from error
+        if not dry_run:
+            await self._push(ids)
+        answer = {"matched": len(ids), "replayed": 0 if dry_run else len(ids)}
+        if limit is not None:
+            return json_response(answer | {"next": ids[-1] if len(ids) == limit else None})
+        return json_response(answer)
+
+    async def acknowledge(self, request: web.Request) -> web.Response:
+        """``POST /v1/acks``: confirms at any node what the caller's user has handled."""
+        parts = self._parts
+        user_id = (await caller(request, parts.auth)).subject
+        given = _ack_ids((await read_object(request, ("ids",))).get("ids"))
+        wanted = {known: id_ for id_ in given if (known := _canonical(id_)) is not None}
+        confirmed = await self._confirm(user_id, list(wanted))
+        if len(confirmed) < len(wanted) and parts.journal.backlog:
+            # The event may have been pushed while it commits: an ack can be faster than the disk.
+            await parts.journal.flush(FLUSH_TIMEOUT)
+            confirmed |= await self._confirm(user_id, [i for i in wanted if i not in confirmed])
+        return json_response(
+            {
+                "confirmed": [wanted[id_] for id_ in wanted if id_ in confirmed],
+                "unknown": [id_ for id_ in given if _canonical(id_) not in confirmed],
+            }
+        )
+
+    async def _confirm(self, user_id: str, ids: Sequence[str]) -> set[str]:
+        if not ids:
+            return set()
+        proofs = [Confirmation(id_, user_id, "http", user_id, "POST /v1/acks") for id_ in ids]
+        answer = await self._parts.journal.call(self._parts.ledger.events.confirm, proofs)
+        if answer.confirmed:
+            self._parts.on_confirmed(answer.confirmed)
+            self._parts.registry.acknowledged(user_id, answer.confirmed)
+        return set(answer.confirmed)
+
+    async def _push(self, ids: Sequence[str]) -> None:
+        """Show replayed events to whoever is connected; the rest is the due times' work."""
+        for start in range(0, len(ids), PUSH_PAGE):
+            page = ids[start : start + PUSH_PAGE]
+            for stored in await self._parts.journal.call(self._parts.ledger.events.read, page):
+                self._parts.registry.push(stored.event, encode_event(stored.event))
+
+
+def _must_read(principal: Principal) -> None:
+    if not principal.is_client and not principal.may("read"):
+        raise Problem("forbidden", "this needs a service token with the scope 'read'")
+
+
+def _which(body: Mapping[str, Any]) -> EventFilter:
+    for name in ("state", "user_id", "run_id"):
+        if body.get(name) is not None and not isinstance(body[name], str):
+            raise Problem("invalid-request", f"{name} must be a string", field=name)
+    replayable = sorted(sources(Cause.REPLAY))
+    if body.get("state") not in replayable:
+        listed = ", ".join(replayable)
+        raise Problem("invalid-request", f"state must be one of {listed}", field="state")
+    before = body.get("before")
+    return EventFilter(
+        user_id=body.get("user_id"),
+        run_id=body.get("run_id"),
+        state=State(body["state"]),
+        before=None if before is None else parse_instant(before, "before"),
+    )
+
+
+def _page(body: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    limit, after = body.get("limit"), body.get("after")
+    if limit is not None and (
+        isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT
+    ):
+        raise Problem("invalid-request", f"limit must be 1 to {MAX_LIMIT}", field="limit")
+    if after is not None and not isinstance(after, str):
+        raise Problem("invalid-request", "after must be a string", field="after")
+    return limit, after
+
+
+def _state(value: str | None) -> State | None:
+    if value is None:
+        return None
+    try:
+        return State(value)
+    except ValueError:
+        listed = ", ".join(State)
+        raise Problem("invalid-request", f"state must be one of {listed}", field="state") from None
+
+
+def _limit(value: str | None) -> int:
+    if value is None:
+        return DEFAULT_LIMIT
+    if re.fullmatch("[0-9]{1,4}", value) is None or not 1 <= int(value) <= MAX_LIMIT:
+        raise Problem("invalid-request", f"limit must be 1 to {MAX_LIMIT}", field="limit")
+    return int(value)
+
+
+def _ack_ids(value: Any) -> list[str]:
+    if (
+        not isinstance(value, list)
+        or not value
+        or len(value) > MAX_ACK_IDS
+        or not all(isinstance(item, str) for item in value)
+    ):
+        raise Problem(
+            "invalid-request", f"ids must be a list of 1 to {MAX_ACK_IDS} event ids", field="ids"
+        )
+    return list(dict.fromkeys(value))
+
+
+def _canonical(event_id: str) -> str | None:
+    try:
+        return check_event_id(event_id)
+    except InvalidEvent:
+        return None

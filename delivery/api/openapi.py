@@ -1,0 +1,328 @@
+"""The OpenAPI 3.1 document of everything the gateway answers, served at ``/openapi.json``.
+
+Owns: the description of each route. A test holds it against the routes that are mounted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from delivery.api.openapi_schemas import SCHEMAS, STATE, Schema, ref, text
+from delivery.api.problems import CONTENT_TYPE as PROBLEM
+from delivery.protocol import encode_json
+
+JSON = "application/json"
+HTML = "text/html"
+_BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
+
+
+def routes() -> list[web.RouteDef]:
+    """``GET /openapi.json``, encoded once."""
+    body = encode_json(document())
+
+    async def serve(request: web.Request) -> web.Response:
+        return web.Response(
+            body=body, content_type=JSON, headers={"X-Content-Type-Options": "nosniff"}
+        )
+
+    return [web.get("/openapi.json", serve)]
+
+
+def document() -> dict[str, Any]:
+    """The whole document."""
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "delivery",
+            "version": "1",
+            "description": "Push events to users, know which ones arrived, escalate the others.",
+        },
+        "paths": _events() | _users() | _operations() | _callbacks() | _streams() | _pages(),
+        "components": {
+            "schemas": SCHEMAS,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+            },
+            "responses": {
+                "Problem": {
+                    "description": "An RFC 9457 problem",
+                    "content": {PROBLEM: {"schema": ref("Problem")}},
+                }
+            },
+        },
+    }
+
+
+def _operation(
+    summary: str,
+    answers: Mapping[int, Schema | None],
+    problems: tuple[int, ...] = (),
+    *,
+    body: Mapping[str, Schema] | None = None,
+    parameters: tuple[Schema, ...] = (),
+    media: str = JSON,
+    open_to_all: bool = False,
+) -> Schema:
+    """One operation. ``answers``: status -> schema (``None``: no body)."""
+    responses: Schema = {str(status): _answer(media, schema) for status, schema in answers.items()}
+    known = problems if open_to_all else (401, *problems)
+    responses |= {str(code): {"$ref": "#/components/responses/Problem"} for code in known}
+    operation: Schema = {"summary": summary, "responses": responses}
+    if not open_to_all:
+        operation["security"] = _BEARER
+    if body is not None:
+        content = {name: {"schema": schema} for name, schema in body.items()}
+        operation["requestBody"] = {"required": True, "content": content}
+    if parameters:
+        operation["parameters"] = list(parameters)
+    return operation
+
+
+def _answer(media: str, schema: Schema | None) -> Schema:
+    if schema is None:
+        return {"description": "Done"}
+    return {"description": "As asked", "content": {media: {"schema": schema}}}
+
+
+def _path(name: str) -> Schema:
+    return {"name": name, "in": "path", "required": True, "schema": text()}
+
+
+def _query(name: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "query", "required": False, "schema": schema}
+
+
+def _events() -> Schema:
+    filters = tuple(_query(name, text()) for name in ("user_id", "run_id", "type", "after"))
+    limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
+    one_or_many = {"oneOf": [ref("EventIn"), ref("EventBatch")]}
+    return {
+        "/v1/events": {
+            "post": _operation(
+                "Accept one event or up to 1,000 (scope emit)",
+                {202: ref("Verdict")},
+                (400, 403, 408, 409, 413, 422, 429, 503),
+                body={JSON: one_or_many, "application/x-ndjson": ref("EventIn")},
+            ),
+            "get": _operation(
+                "List events, newest first (scope read, or one's own)",
+                {200: ref("EventPage")},
+                (403, 422, 503),
+                parameters=(*filters, _query("state", STATE), _query("limit", limit)),
+            ),
+        },
+        "/v1/events/{id}": {
+            "get": _operation(
+                "Show an event with its attempts and confirmations (scope read, or one's own)",
+                {200: ref("Timeline")},
+                (403, 404, 503),
+                parameters=(_path("id"),),
+            )
+        },
+        "/v1/events/{id}/replay": {
+            "post": _operation(
+                "Start an event anew (scope operate)",
+                {202: ref("Replayed")},
+                (403, 404, 409, 503),
+                parameters=(_path("id"),),
+            )
+        },
+        "/v1/replay": {
+            "post": _operation(
+                "Start anew whatever a filter matches (scope operate)",
+                {200: ref("ReplayCount")},
+                (400, 403, 413, 422, 503),
+                body={JSON: ref("ReplayFilter")},
+            )
+        },
+        "/v1/acks": {
+            "post": _operation(
+                "Acknowledge events at any node",
+                {200: ref("Acknowledged")},
+                (400, 413, 422, 503),
+                body={JSON: ref("Acks")},
+            )
+        },
+    }
+
+
+def _users() -> Schema:
+    user = (_path("id"),)
+    return {
+        "/v1/users/{id}/contacts": {
+            "put": _operation(
+                "Replace a user's contact data (scope operate, or one's own)",
+                {200: ref("Contact")},
+                (400, 403, 413, 422, 503),
+                body={JSON: ref("Contact")},
+                parameters=user,
+            ),
+            "get": _operation(
+                "Show a user's contact data (scope operate, or one's own)",
+                {200: ref("Contact")},
+                (403, 404, 422, 503),
+                parameters=user,
+            ),
+            "delete": _operation(
+                "Forget a user's contact data (scope operate, or one's own)",
+                {204: None},
+                (403, 422, 503),
+                parameters=user,
+            ),
+        }
+    }
+
+
+def _operations() -> Schema:
+    return {
+        "/v1/stats": {
+            "get": _operation(
+                "The last minutes in figures (scope read)", {200: ref("Stats")}, (403, 503)
+            )
+        },
+        "/v1/stats/stream": {
+            "get": _operation(
+                "The last hour in samples, then figures, conditions and nodes whenever they change "
+                "(scope read)",
+                {200: text("events: history, stats")},
+                (403, 429),
+                media="text/event-stream",
+            )
+        },
+        "/inbox/{ticket}": {
+            "get": _operation(
+                "A mail of the embedded sink as its reader sees it; /v1/inbox gives out tickets",
+                {200: text()},
+                (404,),
+                parameters=(_path("ticket"),),
+                media=HTML,
+                open_to_all=True,
+            )
+        },
+        "/v1/demo/session": {
+            "post": _operation(
+                "Become the demonstration's user (scope operate; 404 in production)",
+                {200: ref("DemoSession")},
+                (403, 404),
+            )
+        },
+        "/v1/demo/runs": {
+            "post": _operation(
+                "Ask the demonstration's agent something (scope emit; 404 in production)",
+                {202: ref("DemoRun")},
+                (400, 403, 404, 413, 422, 429),
+                body={JSON: ref("DemoPrompt")},
+            )
+        },
+        "/v1/inbox": {
+            "get": _operation(
+                "What the embedded mail and SMS sinks took (scope read; absent in production)",
+                {200: ref("Inbox")},
+                (403,),
+            )
+        },
+        "/healthz": {"get": _operation("The process lives", {200: ref("Alive")}, open_to_all=True)},
+        "/readyz": {
+            "get": _operation(
+                "Whether new work should come here",
+                {200: ref("Readiness"), 503: ref("Readiness")},
+                open_to_all=True,
+            )
+        },
+        "/metrics": {
+            "get": _operation(
+                "Prometheus metrics", {200: text()}, media="text/plain", open_to_all=True
+            )
+        },
+        "/openapi.json": {
+            "get": _operation("This document", {200: {"type": "object"}}, open_to_all=True)
+        },
+    }
+
+
+def _callbacks() -> Schema:
+    fields = {"MessageSid": text(), "MessageStatus": text(), "ErrorCode": text()}
+    form = {"type": "object", "properties": fields}
+    return {
+        "/v1/callbacks/sms/twilio": {
+            "post": _operation(
+                "Status of a text message; X-Twilio-Signature is checked",
+                {204: None},
+                (400, 403, 404, 413, 422, 503),
+                body={"application/x-www-form-urlencoded": form},
+                open_to_all=True,
+            )
+        },
+        "/v1/callbacks/email": {
+            "post": _operation(
+                "Status of a mail, signed as in Standard Webhooks",
+                {204: None},
+                (400, 403, 404, 413, 422, 503),
+                body={JSON: ref("MailReport")},
+                open_to_all=True,
+            )
+        },
+    }
+
+
+def _streams() -> Schema:
+    cursor = {"name": "Last-Event-ID", "in": "header", "required": False, "schema": text()}
+    return {
+        "/v1/ws": {
+            "get": _operation(
+                "WebSocket, subprotocol delivery.v1; the token comes in the first frame or the "
+                "Authorization header",
+                {101: None},
+                (400,),
+                open_to_all=True,
+            )
+        },
+        "/v1/stream": {
+            "get": _operation(
+                "The same events as server-sent events",
+                {200: text()},
+                (503,),
+                parameters=(cursor,),
+                media="text/event-stream",
+            )
+        },
+    }
+
+
+def _pages() -> Schema:
+    def html(summary: str, *codes: int, parameter: str | None = None) -> Schema:
+        return _operation(
+            summary,
+            {code: text() for code in (200, *codes)},
+            parameters=(_path(parameter),) if parameter else (),
+            media=HTML,
+            open_to_all=True,
+        )
+
+    return {
+        "/": {"get": html("The dashboard")},
+        "/dashboard.css": {"get": html("Its style")},
+        "/dashboard.js": {"get": html("Its script")},
+        "/demo": {"get": html("The demonstration: an agent to talk to")},
+        "/demo.css": {"get": html("Its style")},
+        "/demo.js": {"get": html("Its script")},
+        "/charts.js": {"get": html("Pictures of figures and of an event's way")},
+        "/page.js": {"get": html("What both pages share")},
+        "/client.js": {"get": html("The browser client, an ES module")},
+        "/client.d.ts": {"get": html("Its types")},
+        "/confirm/{token}": {
+            "get": html("Ask whether the events were seen; confirms nothing", 404, 410, 503,
+                        parameter="token"),
+            "post": html("Confirm the events that the message listed", 404, 410, 503,
+                         parameter="token"),
+        },
+        "/unsubscribe/{token}": {
+            "get": html("Ask before opting out", 404, 410, parameter="token"),
+            "post": html("Opt out, also by one click (RFC 8058)", 404, 410, 503,
+                         parameter="token"),
+        },
+        "/problems/{slug}": {"get": html("What a problem type means", 404, parameter="slug")},
+    }  # fmt: skip

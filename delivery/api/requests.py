@@ -1,0 +1,222 @@
+"""What comes in with a request: the caller, the body, the parameters.
+
+Owns: reading them within limits of size and time, and refusing what is wrong. Never does: decide
+what a request is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from delivery.api.problems import Problem
+from delivery.domain.event import check_context_id, check_event_id
+from delivery.errors import InvalidEvent, InvalidFrame
+from delivery.gateway.auth import Authenticator, Principal
+from delivery.protocol import decode_json, encode_json
+
+BODY_TIMEOUT = 30.0
+SMALL_BODY = 256 * 1024
+_NO_TOKEN = {"WWW-Authenticate": 'Bearer realm="delivery"'}
+
+
+async def caller(request: web.Request, auth: Authenticator) -> Principal:
+    """Who sent the request, by its bearer token.
+
+    Raises:
+        Problem: 401, there is none.
+        Unauthenticated: it is not accepted.
+    """
+    header = request.headers.get("Authorization", "")
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise Problem(
+            "unauthenticated", "send the header Authorization: Bearer <token>", headers=_NO_TOKEN
+        )
+    return await auth.verify(token.strip())
+
+
+async def service(request: web.Request, auth: Authenticator, scope: str) -> Principal:
+    """A caller whose token carries ``scope``.
+
+    Raises:
+        Problem: 401 or 403.
+    """
+    principal = await caller(request, auth)
+    if not principal.may(scope):
+        raise Problem("forbidden", f"this needs a service token with the scope {scope!r}")
+    return principal
+
+
+async def owner_or(
+    request: web.Request, auth: Authenticator, scope: str, user_id: str
+) -> Principal:
+    """That user's own client, or a service with ``scope``.
+
+    Raises:
+        Problem: 401 or 403.
+    """
+    principal = await caller(request, auth)
+    if not principal.is_user(user_id) and not principal.may(scope):
+        raise Problem(
+            "forbidden", f"this needs the user's own token or a service's with scope {scope!r}"
+        )
+    return principal
+
+
+async def read_body(request: web.Request, limit: int = SMALL_BODY) -> bytes:
+    """The whole body, decompressed, of at most ``limit`` bytes.
+
+    Raises:
+        Problem: 413 or 408.
+    """
+    too_large = Problem("payload-too-large", f"the body is over {limit} bytes")
+    if (request.content_length or 0) > limit:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for chunk in request.content.iter_any():
+                body += chunk
+                if len(body) > limit:
+                    raise too_large
+    except TimeoutError:
+        raise Problem(
+            "request-timeout", f"the body did not arrive within {BODY_TIMEOUT:g} s"
+        ) from None
+    except (web.RequestPayloadError, HttpProcessingError) as error:
+        raise Problem("bad-request", "the body cannot be decoded") from error
+    return bytes(body)
+
+
+def parse_json(raw: bytes, *, line: int | None = None) -> Any:
+    """The body, or one line of it, as JSON.
+
+    Raises:
+        Problem: 400.
+    """
+    where = "" if line is None else f"line {line}: "
+    if not raw.strip():
+        raise Problem("not-json", f"{where}the body is empty; send JSON")
+    try:
+        return decode_json(raw)
+    except InvalidFrame as error:
+        raise Problem("not-json", f"{where}{error}") from error
+    except RecursionError as error:
+        raise Problem("not-json", f"{where}not JSON that anybody nests so deeply") from error
+
+
+async def read_object(
+    request: web.Request, allowed: Iterable[str], *, may_be_empty: bool = False
+) -> dict[str, Any]:
+    """A small JSON object with no other members than ``allowed``.
+
+    Raises:
+        Problem: 400, 408, 413 or 422.
+    """
+    raw = await read_body(request)
+    if may_be_empty and not raw.strip():
+        return {}
+    body = parse_json(raw)
+    if not isinstance(body, dict):
+        raise Problem("invalid-request", "the body must be a JSON object")
+    check_known(body, allowed)
+    return body
+
+
+def check_known(given: Iterable[str], allowed: Iterable[str]) -> None:
+    """Refuse what nobody would read.
+
+    Raises:
+        Problem: 422, names the first unknown member or parameter.
+    """
+    known = sorted(allowed)
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        listed = ", ".join(known) or "none"
+        raise Problem(
+            "invalid-request", f"unknown field {unknown[0]!r}; known: {listed}", field=unknown[0]
+        )
+
+
+def path_event_id(request: web.Request) -> str:
+    """The event id of the path; a malformed one cannot exist, which is a 404.
+
+    Raises:
+        Problem: 404.
+    """
+    try:
+        return check_event_id(request.match_info["id"])
+    except InvalidEvent:
+        raise Problem("not-found", "no event has this id") from None
+
+
+def path_user_id(request: web.Request) -> str:
+    """The user id of the path.
+
+    Raises:
+        InvalidContext: it cannot address anybody.
+    """
+    return check_context_id("user_id", request.match_info["id"])
+
+
+def parse_instant(value: object, field: str) -> datetime:
+    """An RFC 3339 instant with its offset, in UTC.
+
+    Raises:
+        Problem: 422.
+    """
+    hint = f"{field} must be an RFC 3339 instant with an offset, like 2026-01-31T12:00:00Z"
+    if not isinstance(value, str):
+        raise Problem("invalid-request", hint, field=field)
+    try:
+        instant = datetime.fromisoformat(value)
+        if instant.tzinfo is None:
+            raise ValueError("no offset")
+        return instant.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise Problem("invalid-request", hint, field=field) from None
+
+
+def client_address(request: web.Request, trusted: Sequence[str]) -> str:
+    """The address a request came from, for the log.
+
+    ``X-Forwarded-For`` counts only as far as it was written by proxies in ``trusted`` (addresses
+    or networks): the last entry that is none of them is the caller.
+    """
+    address = request.remote or ""
+    hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",")]
+    while hops and _is_trusted(address, trusted) and _is_address(hops[-1]):
+        address = hops.pop()
+    return address
+
+
+def json_response(value: Any, status: int = 200) -> web.Response:
+    """A JSON answer that no cache keeps."""
+    return web.Response(
+        status=status,
+        body=encode_json(value),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+    )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_trusted(address: str, trusted: Sequence[str]) -> bool:
+    if not _is_address(address):
+        return False
+    parsed = ipaddress.ip_address(address)
+    return any(parsed in ipaddress.ip_network(network, strict=False) for network in trusted)

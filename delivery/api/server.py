@@ -1,0 +1,145 @@
+"""The gateway as an HTTP server: routes, start, drain.
+
+Owns: the aiohttp application and its life. Never does: anything per event.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from time import monotonic
+
+from aiohttp import web
+
+from delivery.api import routes
+from delivery.api.problems import problem_middleware
+from delivery.api.requests import caller
+from delivery.errors import LedgerError
+from delivery.gateway.fast_path import FastPath
+from delivery.gateway.feed import SecondCopy
+from delivery.gateway.parts import GatewayParts
+from delivery.gateway.sse import serve_stream
+from delivery.gateway.surroundings import SEND_TIMEOUT
+from delivery.gateway.websocket import serve_socket
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY = 16 * 1024 * 1024
+MIN_GOODBYE = 0.5
+BACK_IN = 0.2
+"""Seconds within which a client that was sent elsewhere comes back."""
+
+
+class Gateway:
+    """One gateway. ``build_app`` for a server of its own (``start``) or for somebody else's.
+
+    Args:
+        second_copy: reads a user's events from the ``queue`` channel's copy, in a thread, when the
+            ledger is away.
+        send_timeout: seconds a client may leave its socket full before it is closed with 3008.
+    """
+
+    def __init__(
+        self,
+        parts: GatewayParts,
+        second_copy: SecondCopy | None = None,
+        *,
+        send_timeout: float = SEND_TIMEOUT,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._parts = parts
+        self.path = FastPath(parts, second_copy, send_timeout=send_timeout, clock=clock)
+        self._runner: web.AppRunner | None = None
+        self._site: web.TCPSite | None = None
+        self._is_drained = False
+
+    def build_app(self) -> web.Application:
+        """The application; usable on its own or with ``add_subapp``. Starts and stops the fast path
+        with itself."""
+        app = web.Application(middlewares=[problem_middleware], client_max_size=MAX_BODY)
+        self.mount(app)
+        return app
+
+    def mount(self, app: web.Application) -> None:
+        """Add routes and life cycle to an application (which brings ``problem_middleware``)."""
+        app.router.add_get("/v1/ws", self._socket)
+        app.router.add_get("/v1/stream", self._stream)
+        routes.mount(app, self._parts)
+        app.on_startup.append(self._on_startup)
+        # Added before runner.setup(): aiohttp waits for open sockets after it and closes none.
+        app.on_shutdown.append(self._on_shutdown)
+
+    async def start(self, host: str, port: int, reuse_port: bool = False) -> int:
+        """Serve. Returns the port, for ``port`` 0.
+
+        Raises:
+            OSError: the address is taken.
+        """
+        runner = web.AppRunner(self.build_app(), access_log=None, shutdown_timeout=5.0)
+        await runner.setup()
+        self._runner = runner
+        self._site = web.TCPSite(runner, host, port, reuse_port=reuse_port or None)
+        try:
+            await self._site.start()
+        except OSError:
+            await self.stop(0.0)
+            raise
+        bound = int(runner.addresses[0][1])
+        logger.info("node %s serves http://%s:%d", self._parts.node, host, bound)
+        return bound
+
+    async def stop(self, drain: float = 5.0) -> None:
+        """Take no more connections, drain, end. Safe to repeat."""
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
+        if self._site is not None and self._site in runner.sites:
+            await self._site.stop()
+        # Before cleanup: from its first step on aiohttp reads nothing, not even a goodbye.
+        await self.drain(drain)
+        await runner.cleanup()
+
+    async def drain(self, timeout: float) -> None:
+        """Send the clients elsewhere one by one, within ``timeout`` seconds, wait at most as long
+        for their goodbyes, and flush the journal. Safe to repeat.
+
+        In somebody else's application, call it before that application's cleanup.
+        """
+        if self._is_drained:
+            return
+        self._is_drained = True
+        registry = self._parts.registry
+        told = await registry.send_away("shutdown", timeout, min(timeout, BACK_IN))
+        told += registry.close_all("shutdown", min(timeout, BACK_IN))  # whoever came meanwhile
+        await self.path.close_rest(max(MIN_GOODBYE, timeout))
+        try:
+            await self._parts.journal.flush(max(1.0, timeout))
+        except (LedgerError, TimeoutError) as error:
+            logger.error("the journal was not flushed: %s", error)
+        logger.info("node %s has drained; %d clients were sent elsewhere", self._parts.node, told)
+
+    async def resend(self, user_id: str, event_ids: Sequence[str], timeout: float) -> int:
+        """The ``direct`` channel's way to the sockets here; see ``Registry.resend``.
+
+        Raises:
+            LedgerError: the events cannot be read now.
+        """
+        return await self.path.resend(user_id, event_ids, timeout)
+
+    def wake(self, user_ids: Sequence[str]) -> None:
+        """Let these users' connections catch up from the ledger."""
+        self.path.wake(user_ids)
+
+    async def _on_startup(self, app: web.Application) -> None:
+        await self.path.start()
+
+    async def _on_shutdown(self, app: web.Application) -> None:
+        await self.drain(0.0)
+        await self.path.stop()
+
+    async def _socket(self, request: web.Request) -> web.StreamResponse:
+        return await serve_socket(request, self.path)
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        principal = await caller(request, self._parts.auth)
+        return await serve_stream(request, self.path, principal)

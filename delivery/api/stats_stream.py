@@ -1,0 +1,172 @@
+"""``GET /v1/stats/stream``: the operators' page is told what changed, it never has to ask.
+
+Owns: the last hour in samples (of this process; a database for history is Prometheus), the four
+conditions of the traffic light, and the stream. Never does: read the ledger by itself: it looks at
+the picture that all readers share, once a second at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from delivery.api.requests import service
+from delivery.api.snapshot import Picture
+from delivery.api.views import node_view, stats_view
+from delivery.domain.event import format_instant
+from delivery.domain.lifecycle import State
+from delivery.domain.thresholds import broken, fast_nodes
+from delivery.errors import LedgerError, Overloaded
+from delivery.gateway.parts import GatewayParts
+from delivery.gateway.sse import HEADERS
+from delivery.protocol import encode_json
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_EVERY = 10.0
+SAMPLES = 360
+PUSH_EVERY = 1.0
+PING_EVERY = 15.0
+MAX_READERS = 64
+_MOVING = (State.ACCEPTED.value, State.SENT.value, State.FALLING_BACK.value)
+
+
+class StatsStream:
+    """The stream and what it needs to remember.
+
+    Args:
+        look: the ledger's figures, at most a second old.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        parts: GatewayParts,
+        look: Callable[[], Awaitable[Picture]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._parts = parts
+        self._look = look
+        self._clock = clock
+        self._samples: deque[dict[str, Any]] = deque(maxlen=SAMPLES)
+        self._open_since: dict[str, float] = {}
+        self._readers = 0
+
+    async def sampling(self, app: web.Application) -> AsyncIterator[None]:
+        """Take samples while the application runs, whoever looks at them (a ``cleanup_ctx``)."""
+        task = asyncio.get_running_loop().create_task(self._sample_on())
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def _sample_on(self) -> None:
+        while True:
+            try:
+                self._samples.append(self._sample(await self._look()))
+            except (LedgerError, TimeoutError) as error:
+                logger.warning("no sample: ledger: %s", str(error) or "no answer in time")
+            await asyncio.sleep(SAMPLE_EVERY)
+
+    def _sample(self, picture: Picture) -> dict[str, Any]:
+        self._watch_breakers(picture)
+        stats = picture.stats
+        return {
+            "at": format_instant(datetime.now(UTC)),
+            "delivery_rate": stats.delivery_rate,
+            "fallback_share": stats.fallback_share,
+            "events_per_s": stats.events_per_s,
+            "p50": stats.ack_p50_ms,
+            "p99": stats.ack_p99_ms,
+            "connections": self._connections(picture),
+            "dead": stats.states.get(State.DEAD.value, 0),
+            "open_breakers": len(self._open_since),
+        }
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        """``GET /v1/stats/stream``: ``history`` once, then ``stats`` whenever something changed."""
+        principal = await service(request, self._parts.auth, "read")
+        if self._readers >= MAX_READERS:
+            raise Overloaded("too many pages read the figures of this node")
+        response = web.StreamResponse(headers=HEADERS)
+        await response.prepare(request)
+        self._readers += 1
+        try:
+            await response.write(_message("history", {"samples": list(self._samples)}))
+            await self._push_until(response, principal.expires_at.timestamp())
+        except ConnectionError:
+            logger.debug("a reader of the figures left")
+        finally:
+            self._readers -= 1
+        return response
+
+    async def _push_until(self, response: web.StreamResponse, expires_at: float) -> None:
+        last: Any = None
+        said_at = self._clock()
+        # A token that ends, ends what it opened; and a node that drains waits for nobody.
+        while time.time() < expires_at and not self._parts.registry.is_closing:
+            now = self._clock()
+            message = await self._figures()
+            if message != last or message["moving"]:
+                last, said_at = message, now
+                await response.write(_message("stats", message))
+            elif now - said_at >= PING_EVERY:
+                said_at = now
+                await response.write(b": still here\n\n")
+            await asyncio.sleep(PUSH_EVERY)
+
+    async def _figures(self) -> dict[str, Any]:
+        try:
+            picture = await self._look()
+        except (LedgerError, TimeoutError) as error:
+            logger.warning("figures: ledger: %s", str(error) or "no answer in time")
+            return {"stats": None, "moving": False}
+        self._watch_breakers(picture)
+        inbox = self._parts.inbox
+        return {
+            "stats": stats_view(picture.stats, self._connections(picture), picture.alerts),
+            "channel_ms": {n: c.latency_ms for n, c in picture.stats.channels.items()},
+            "conditions": self._conditions(picture),
+            "nodes": [node_view(node) for node in picture.nodes],
+            "inbox": None if inbox is None else [message.id for message in inbox.messages()[:50]],
+            # Steps that are skipped change no figure; while events move, say so every second.
+            "moving": any(picture.stats.states.get(state, 0) for state in _MOVING),
+        }
+
+    def _connections(self, picture: Picture) -> int:
+        return picture.connections(self._parts.node, self._parts.registry.connections)
+
+    def _watch_breakers(self, picture: Picture) -> None:
+        now = self._clock()
+        self._open_since = {n: self._open_since.get(n, now) for n in broken(picture.stats)}
+
+    def _conditions(self, picture: Picture) -> list[dict[str, Any]]:
+        stats, limits = picture.stats, self._parts.thresholds
+        stuck = [
+            name
+            for name, since in self._open_since.items()
+            if self._clock() - since >= limits.breaker_open.value
+        ]
+        fast = list(fast_nodes(picture.nodes, limits.performance_mode.value))
+        return [
+            _condition("delivery_rate", "bad", stats.delivery_rate < limits.delivery_rate.value),
+            _condition("fallback_share", "bad", stats.fallback_share > limits.fallback_share.value),
+            _condition("performance_mode", "warn", bool(fast), fast),
+            _condition("breaker_open", "bad", bool(stuck), stuck),
+        ]
+
+
+def _condition(
+    name: str, tone: str, is_met: bool, where: list[str] | None = None
+) -> dict[str, Any]:
+    return {"name": name, "level": tone if is_met else "ok", "where": where or []}
+
+
+def _message(name: str, value: Any) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), encode_json(value))

@@ -1,0 +1,1 @@
+"""Messages between nodes: Redis or in process, at most once."""

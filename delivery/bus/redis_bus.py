@@ -1,0 +1,303 @@
+"""Messages between nodes, at most once: in one process, or over Redis pub/sub.
+
+Owns: the connection, its health, and the bound on what waits for it. Never does: make a caller
+wait, promise an arrival, or read what a message means, with three exceptions: the answer to a
+question that named a ``reply`` channel goes there alone, where messages may have been lost it says
+so with a ``gap``, and in a Redis cluster what comes per event goes to every node's own channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+from collections import OrderedDict
+from collections.abc import Collection, Coroutine, Sequence
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from delivery.bus.envelope import pack, seal, unpack, unseal
+from delivery.bus.in_process import LocalBus, LocalHub, OnMessage, call
+from delivery.bus.outgoing import MAX_MESSAGES, Outbox
+from delivery.bus.subscriber import RECONNECT, Ear, level
+from delivery.bus.topology import Layout, Shards
+from delivery.domain.ports import Dice
+
+__all__ = ["CHANNEL", "LocalBus", "LocalHub", "OnMessage", "RedisBus"]
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "delivery:bus"
+_MAX_REPLIES = 10_000
+# For the way out; the loops outlive whatever the client throws.
+_FAILURES = (RedisError, OSError, TimeoutError)
+# Kinds that come with every event; all others are few.
+_PER_EVENT = frozenset({"pushes", "confirmed"})
+_EVERY_NODE = "*"
+
+
+class RedisBus:
+    """A bus over Redis pub/sub.
+
+    One channel that every node hears, and another for each node, for what concerns it alone. In a
+    Redis cluster both are sharded, so that the events' traffic is spread over the servers. It hears
+    itself: a probe that does not come back in time makes it subscribe anew.
+
+    Args:
+        url: ``redis://…`` or ``rediss://…``; of a cluster, any server.
+        node: this node's name; its own messages are not heard.
+        timeout: seconds for a connect or an answer of Redis.
+
+    Raises:
+        ConfigError: the URL cannot be read.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        node: str,
+        channel: str = CHANNEL,
+        *,
+        probe_every: float = 2.0,
+        deaf_after: float = 5.0,
+        timeout: float = 1.0,
+        max_queue: int = MAX_MESSAGES,
+        dice: Dice = random.random,
+    ) -> None:
+        # Two nodes with one name must still hear each other.
+        self._node = node
+        self._sender = f"{node}#{secrets.token_hex(4)}"
+        self._channel = channel
+        self._probe_every = probe_every
+        self._deaf_after = deaf_after
+        self._timeout = timeout
+        self._dice = dice
+        self._on_message: OnMessage = lambda message: None
+        self._outbox = Outbox(max_queue)
+        self._replies: OrderedDict[str, str] = OrderedDict()
+        self._peers: dict[str, float] = {}  # who has a channel of its own, and when it was heard
+        self._ears: list[Ear] = []
+        self._has_inbox = False
+        self._tasks: list[asyncio.Task[None]] = []
+        # Two sets of connections, so that a publisher that waits never holds up the subscriber.
+        self._writers = Shards(url, timeout)
+        self._readers = Shards(url, timeout)
+
+    @property
+    def dropped(self) -> int:
+        """Messages that did not leave, since the start."""
+        return self._outbox.dropped
+
+    @property
+    def healthy(self) -> bool:
+        """Whether this node heard itself lately."""
+        return bool(self._tasks) and all(ear.is_healthy for ear in self._ears)
+
+    async def start(self, on_message: OnMessage) -> None:
+        """Subscribe; waits a short while for Redis, and goes on without it."""
+        self._on_message = on_message
+        try:
+            async with asyncio.timeout(2 * self._timeout):
+                self._listen_to(self._channel, beside=[self._inbox(self._sender)])
+                self._listen_to_inbox(await self._readers.learn())
+                for ear in self._ears:
+                    await ear.subscribed.wait()
+        except _FAILURES:
+            log.warning("the bus has no Redis yet; events for other nodes take the chain")
+        self._run(self._write_for_ever(), "bus-writer")
+        self._run(self._probe_for_ever(), "bus-probe")
+
+    def publish(self, message: dict[str, Any], to: Collection[str] = ()) -> None:
+        """Send to the nodes of these names, or to every other node; never waits, drops when
+        overloaded. A node of an older release has no channel of its own: then all hear it.
+
+        Raises:
+            TypeError: the message holds what JSON cannot say.
+        """
+        packed = pack(message)
+        for channel in self._inboxes(to) or [self._channel_of(message)]:
+            self._outbox.put(channel, packed)
+
+    async def stop(self) -> None:
+        """Send what still waits, for at most one timeout, then disconnect."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout):
+                if self.healthy:
+                    await self._outbox.drained()
+        tasks, self._tasks = set(self._tasks), []
+        while tasks:
+            # Again and again: redis-py now and then swallows a cancellation (redis 8.1).
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=0.1)
+        self._ears = []
+        for shards in (self._writers, self._readers):
+            try:
+                async with asyncio.timeout(self._timeout):
+                    await shards.aclose()
+            except _FAILURES as error:
+                log.debug("the bus did not close cleanly: %s", error)
+
+    # What leaves
+
+    async def _write_for_ever(self) -> None:
+        failures = 0
+        while True:
+            batch = await self._outbox.take()
+            try:
+                await self._send(batch)
+                failures = 0
+                if self._outbox.lossy:
+                    self._outbox.lossy = False
+                    self.publish(self._gap())
+            except Exception as error:
+                # Whether Redis spread some of it is not known: sent again, it could come twice.
+                self._outbox.drop(len(batch))
+                failures += 1
+                log.log(level(failures), "the bus cannot publish: %r", error)
+                await asyncio.sleep(RECONNECT.delay(failures, self._dice()))
+            finally:
+                self._outbox.done(batch)
+
+    async def _send(self, batch: list[tuple[str, bytes]]) -> None:
+        """Everything for one channel in one envelope: what it costs is hardly the messages'."""
+        by_name: dict[str, list[bytes]] = {}
+        for name, packed in batch:
+            by_name.setdefault(name, []).append(packed)
+        await self._deliver([(name, self._sealed(packed)) for name, packed in by_name.items()])
+
+    async def _deliver(self, envelopes: list[tuple[str, bytes]]) -> None:
+        try:
+            async with asyncio.timeout(3 * self._timeout):
+                layout = await self._writers.learn()
+                parts: dict[Redis, list[tuple[str, bytes]]] = {}
+                for name, raw in envelopes:
+                    for channel in self._channels(name, layout):
+                        client = await self._writers.client(channel)
+                        parts.setdefault(client, []).append((channel, raw))
+                await asyncio.gather(*(_publish(one, part, layout) for one, part in parts.items()))
+        except _FAILURES:
+            self._writers.forget()
+            raise
+
+    def _inboxes(self, names: Collection[str]) -> list[str]:
+        """The own channels of all nodes of these names; empty if one of them is not known to have
+        one."""
+        if not names:
+            return []
+        found = [peer for peer in self._peers if _name(peer) in names]
+        if len({_name(peer) for peer in found}) < len(names):
+            return []
+        return [self._inbox(peer) for peer in found]
+
+    def _channel_of(self, message: dict[str, Any]) -> str:
+        kind = message.get("kind")
+        if kind == "resent":
+            return self._replies.pop(str(message.get("request")), self._channel)
+        return _EVERY_NODE if kind in _PER_EVENT else self._channel
+
+    def _channels(self, name: str, layout: Layout) -> list[str]:
+        if name != _EVERY_NODE:
+            return [name]
+        return [self._inbox(peer) for peer in self._peers] if layout.is_cluster else [self._channel]
+
+    async def _probe_for_ever(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._probe()
+                failures = 0
+            except Exception as error:
+                failures += 1
+                log.log(level(failures), "the bus cannot probe itself: %r", error)
+            await asyncio.sleep(self._probe_every)
+
+    async def _probe(self) -> None:
+        self._listen_to_inbox(await self._writers.learn(), has_missed=True)
+        self._forget_peers()
+        probe = self._sealed([], probe=True)
+        await self._deliver([(ear.channel, probe) for ear in self._ears])
+
+    def _sealed(self, packed: list[bytes], *, probe: bool = False) -> bytes:
+        return seal(self._sender, packed, probe=probe, has_inbox=self._has_inbox)
+
+    # What is heard
+
+    def _listen_to_inbox(self, layout: Layout, *, has_missed: bool = False) -> None:
+        """Also when Redis, and what it is, is found later. Outside of a cluster the first ear hears
+        both channels."""
+        if not self._has_inbox and layout.is_cluster:
+            self._listen_to(self._inbox(self._sender), has_missed=has_missed)
+        self._has_inbox = True
+
+    def _listen_to(
+        self, channel: str, *, beside: Sequence[str] = (), has_missed: bool = False
+    ) -> None:
+        ear = Ear(
+            self._readers,
+            channel,
+            self._on_raw,
+            self._on_gap,
+            beside=beside,
+            deaf_after=self._deaf_after,
+            timeout=self._timeout,
+            dice=self._dice,
+            has_missed=has_missed,
+        )
+        self._ears.append(ear)
+        self._run(ear.listen(), f"bus-ear-{len(self._ears)}")
+
+    def _on_raw(self, raw: bytes) -> bool:
+        envelope = unseal(raw)
+        if envelope is None:
+            return False
+        if envelope.sender == self._sender:
+            return envelope.probe
+        if envelope.has_inbox:
+            self._peers[envelope.sender] = asyncio.get_running_loop().time()
+        for message in unpack(envelope):
+            self._remember_reply(message)
+            call(self._on_message, message)
+        return False
+
+    def _on_gap(self) -> None:
+        # Nobody was heard meanwhile: that says nothing about the others.
+        self._peers = dict.fromkeys(self._peers, asyncio.get_running_loop().time())
+        call(self._on_message, self._gap())
+
+    def _forget_peers(self) -> None:
+        if self.healthy:
+            horizon = asyncio.get_running_loop().time() - 2 * self._deaf_after
+            self._peers = {peer: at for peer, at in self._peers.items() if at > horizon}
+
+    def _remember_reply(self, message: dict[str, Any]) -> None:
+        request, reply = message.get("request"), message.get("reply")
+        if isinstance(request, str) and isinstance(reply, str):
+            self._replies[request] = reply
+            while len(self._replies) > _MAX_REPLIES:
+                self._replies.popitem(last=False)
+
+    def _gap(self) -> dict[str, Any]:
+        return {"kind": "gap", "node": self._node}
+
+    def _inbox(self, sender: str) -> str:
+        return f"{self._channel}:{sender}"
+
+    def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.append(asyncio.create_task(work, name=name))
+
+
+def _name(sender: str) -> str:
+    """The node's name in a sender's."""
+    return sender.rpartition("#")[0]
+
+
+async def _publish(client: Redis, part: list[tuple[str, bytes]], layout: Layout) -> None:
+    async with client.pipeline(transaction=False) as pipeline:
+        for channel, raw in part:
+            (pipeline.spublish if layout.is_cluster else pipeline.publish)(channel, raw)
+        await pipeline.execute()

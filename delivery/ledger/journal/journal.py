@@ -1,0 +1,256 @@
+"""Group commit: one thread that commits whatever has gathered while the last batch committed.
+
+Owns: the loop's side of the ledger, and the thread. The loop only appends to lists; a batch's
+answers come back in one call. Never does: decide what becomes of a batch (``committing``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from delivery.domain.lifecycle import Confirmation
+from delivery.domain.ports import Answered
+from delivery.domain.records import Entry
+from delivery.domain.stores import Ledger
+from delivery.errors import LedgerUnavailable, Overloaded
+from delivery.ledger.journal.committing import Answer, Committer
+from delivery.ledger.journal.gathering import Batch, Gathering
+from delivery.ledger.journal.outage import RETRY
+from delivery.ledger.journal.readers import Readers
+from delivery.ledger.journal.spool import Spool
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+BATCH = 5_000
+GATHER = 0.02
+"""Seconds that an entry may wait for its proof, to be inserted with it."""
+GATHER_PROOFS = 0.02
+"""Seconds for which proofs of what was committed before gather, to be written together."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Flush:
+    """Somebody waits until so many entries are answered, and so many batches with what else was
+    queued."""
+
+    done: asyncio.Future[None]
+    entries: int
+    cuts: int
+
+
+class JournalThread:
+    """Implements the ``Journal`` port.
+
+    Everything public is called on the loop's thread and never waits. The loop hands one batch at a
+    time to the thread; what comes meanwhile gathers, without a lock.
+
+    Attributes:
+        backlog: entries that are queued or being committed.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        spool: Spool | None = None,
+        max_pending: int = 20_000,
+        readers: int = 4,
+        gather: float = GATHER,
+    ) -> None:
+        self._max_pending = max_pending
+        self._patience = gather
+        self._gathering = Gathering()
+        self._submitted = 0
+        self._cuts = 0
+        self.backlog = 0
+        self._inbox: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._is_busy = False
+        self._is_scheduled = False
+        self._stopping = False
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
+        self._flushes: list[_Flush] = []
+        self._thread = threading.Thread(target=self._run, name="delivery-journal", daemon=True)
+        self._committer = Committer(ledger, spool)
+        self._readers = Readers(readers)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to commit; answers are delivered on ``loop``."""
+        self._loop = loop
+        self._thread.start()
+        self._schedule()
+
+    async def stop(self, timeout: float = 10.0) -> None:
+        """Commit (or spool) what is queued, then end the thread."""
+        self._stopping = True
+        try:
+            await self.flush(timeout)
+        except LedgerUnavailable as error:
+            log.error("%s", error)
+        self._inbox.put(None)
+        await asyncio.to_thread(self._thread.join, timeout)
+        if self._thread.is_alive():
+            log.error("the journal did not finish within %.0f s", timeout)
+        self._committer.close()
+        self._readers.close()
+
+    @property
+    def is_ledger_up(self) -> bool:
+        """Whether the last commit reached the ledger."""
+        return self._committer.is_ledger_up
+
+    @property
+    def commits(self) -> int:
+        """Batches that reached the ledger."""
+        return self._committer.commits
+
+    def submit(self, entry: Entry, answered: Answered) -> None:
+        """See the port."""
+        if self._stopping:
+            raise Overloaded("this node is shutting down; use another one", retry_after=1.0)
+        if self.backlog >= self._max_pending:
+            raise Overloaded(f"{self.backlog} events wait to be committed; slow down")
+        self.backlog += 1
+        self._submitted += 1
+        self._gathering.add(entry, answered)
+        if not self._is_scheduled:
+            self._schedule()
+
+    def confirm(self, proofs: Sequence[Confirmation]) -> None:
+        """See the port."""
+        self._gathering.prove(proofs)
+        if not self._is_scheduled:
+            self._schedule()
+
+    def hand_over(self, event_id: str, reason: str) -> None:
+        """See the port."""
+        self._gathering.hand_over(event_id, reason)
+        if not self._is_scheduled:
+            self._schedule()
+
+    async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """See the port."""
+        return await self._readers.call(function, *args, **kwargs)
+
+    async def flush(self, timeout: float = 10.0) -> None:
+        """See the port.
+
+        Raises:
+            LedgerUnavailable: the backlog was not durable in time.
+        """
+        if not self._gathering and not self._is_busy:
+            return
+        flush = _Flush(
+            asyncio.get_running_loop().create_future(),
+            entries=self._submitted,
+            cuts=self._cuts + bool(self._gathering),
+        )
+        self._flushes.append(flush)
+        self._schedule()
+        try:
+            await asyncio.wait_for(flush.done, timeout)
+        except TimeoutError:
+            raise LedgerUnavailable(
+                f"the journal still has {self.backlog} events after {timeout} s"
+            ) from None
+
+    # The loop's side.
+
+    def _schedule(self) -> None:
+        """Look at what gathered once, at the end of this turn."""
+        self._is_scheduled = True
+        if self._loop is not None:
+            self._loop.call_soon(self._offer)
+
+    def _offer(self) -> None:
+        """Give the thread its next batch, if it is free and one is ripe."""
+        self._is_scheduled = False
+        loop = self._loop
+        if loop is None:
+            return
+        now = loop.time()
+        self._gathering.mark(now)
+        if self._is_busy or not self._gathering:
+            return
+        # Somebody who waits for the commit is in a hurry: nothing waits for its proof then.
+        entries, proofs = (0.0, 0.0) if self._flushes else (self._patience, GATHER_PROOFS)
+        batch = self._gathering.cut(now - entries, BATCH, proofs_since=now - proofs)
+        if batch is not None:
+            self._is_busy = True
+            self._cuts += 1
+            self._inbox.put(batch)
+        else:
+            self._wait(entries, proofs)
+
+    def _wait(self, entries: float, proofs: float) -> None:
+        """Look again when the first of what gathered has waited for long enough."""
+        gathering = self._gathering
+        waits = (gathering.oldest, entries), (gathering.oldest_proof, proofs)
+        at = min(since + patience for since, patience in waits if since is not None)
+        if self._timer is not None:
+            # Not asked of the handle: uvloop's for an instant that has passed cannot tell.
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        if self._loop is not None:
+            self._timer_at = at
+            self._timer = self._loop.call_at(at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._offer()
+
+    def _on_answered(self, batch: Batch, answers: Sequence[Answer]) -> None:
+        self._is_busy = False
+        self.backlog -= len(batch.entries)
+        self._end_flushes()
+        self._offer()  # the thread first: it works while the answers are told
+        for (entry, answered), answer in zip(batch.entries, answers, strict=True):
+            try:
+                answered(entry, answer)
+            except Exception:
+                log.exception("nobody heard what became of event %s", entry.event.id)
+
+    def _end_flushes(self) -> None:
+        """Wake whoever waits for no more than what is durable now. Every batch that was cut has
+        been answered, and entries are answered in order."""
+        answered = self._submitted - self.backlog
+        waiting = []
+        for flush in self._flushes:
+            if flush.entries > answered or flush.cuts > self._cuts:
+                waiting.append(flush)
+            elif not flush.done.done():
+                flush.done.set_result(None)
+        self._flushes = waiting
+
+    # The thread's side.
+
+    def _run(self) -> None:
+        while True:
+            try:
+                batch = self._inbox.get(timeout=RETRY)
+            except queue.Empty:
+                self._committer.maintain()
+                continue
+            if batch is None:
+                return
+            self._report(batch, self._committer.answers(batch))
+            if self._committer.is_upkeep_due:
+                # A journal that is never idle must look after the dead, too.
+                self._committer.maintain()
+
+    def _report(self, batch: Batch, answers: Sequence[Answer]) -> None:
+        if self._loop is None or self._loop.is_closed():
+            return
+        try:
+            self._loop.call_soon_threadsafe(self._on_answered, batch, answers)
+        except RuntimeError as error:  # closed just now: nobody is left to be told
+            log.info("a batch of %d was recorded as the loop ended: %s", len(answers), error)

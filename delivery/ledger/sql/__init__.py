@@ -1,0 +1,1 @@
+"""Tables, dialects and rows: what every store is built from."""

@@ -1,0 +1,223 @@
+"""Writing many rows at once, by the fastest way each database has.
+
+PostgreSQL takes COPY and arrays, SQLite ``executemany`` on its own driver. Nothing here decides
+anything; the rows come complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from itertools import chain
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from delivery.domain.lifecycle import Confirmation
+from delivery.ledger.sql.any_of import array
+from delivery.ledger.sql.tables import attempts
+
+T = TypeVar("T")
+_SIZES = (256, 64, 16, 4, 1)
+"""Rows per statement: few different ones, so that each is compiled once and cached."""
+PAGE = 500
+"""Ids per statement: under SQLite's and PostgreSQL's parameter limits with room to spare."""
+
+EVENT_OWN = ("id", "type", "user_id", "run_id", "seq", "at", "data")
+EVENT_SHAPE = (
+    "thread_id", "class", "meta", "state", "due_at", "expires_at", "handed_over_at", "recorded_at",
+    "confirmed_at",
+)  # fmt: skip
+"""What the rows of a batch have in common, but for a few shapes."""
+
+_OWN = ", ".join(f'"{name}"' for name in EVENT_OWN)
+_SHAPE = ", ".join(f'"{name}"' for name in EVENT_SHAPE)
+_COPY_EVENTS = f"COPY events ({_OWN}, {_SHAPE}) FROM STDIN"
+_INSERT_EVENTS = f"INSERT INTO events ({_SHAPE}, {_OWN}, position)"
+_INSERT_CONFIRMATIONS = 'INSERT INTO confirmations (channel, at, event_id, "by", evidence)'
+_DO_NOTHING = "ON CONFLICT DO NOTHING"
+_UNNEST_CONFIRMATIONS = (
+    'INSERT INTO confirmations (event_id, channel, "by", evidence, at) '
+    "SELECT e, c, b, v, %s FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[]) "
+    "AS t (e, c, b, v) ON CONFLICT DO NOTHING"
+)
+_INSERT_RUNS = """
+INSERT INTO runs AS r (user_id, run_id, last_seq, started_at, updated_at) {rows}
+ON CONFLICT (user_id, run_id)
+DO UPDATE SET last_seq = {last_seq}, updated_at = excluded.updated_at
+{returning}
+"""
+_RETURNING = "RETURNING last_seq, user_id, run_id"
+_ROW_SQLITE = "(?, ?, ?, ?, ?)"
+_ROWS_POSTGRESQL = (
+    "SELECT u, x, s, clock_timestamp(), clock_timestamp() "
+    "FROM unnest(%(users)s::text[], %(runs)s::text[], %(seqs)s::bigint[]) AS t (u, x, s)"
+)
+
+Runs = Mapping[tuple[str, str], int]
+Values = tuple[str | int | None, ...]
+EventRow = tuple[Values, Values]
+"""The row's own values in the order of ``EVENT_OWN``, its shape in that of ``EVENT_SHAPE``."""
+
+
+def pages(items: Sequence[T], size: int = PAGE) -> Iterator[Sequence[T]]:
+    """Slices of at most ``size``."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def is_postgresql(connection: Connection) -> bool:
+    """Whether the connection speaks to PostgreSQL (else SQLite)."""
+    return connection.dialect.name == "postgresql"
+
+
+def stamp(connection: Connection, instant: datetime) -> str:
+    """An instant as the driver's own text: fixed width, so that on SQLite text sorts as time."""
+    utc = instant if instant.tzinfo is UTC else instant.astimezone(UTC)
+    text = utc.isoformat(" ", "microseconds")
+    return text if is_postgresql(connection) else text[:26]
+
+
+def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
+    """Insert event rows, numbered in the order given; instants made by ``stamp``."""
+    if is_postgresql(connection):
+        ends = {shape: _copy_text(shape) + "\n" for _, shape in rows}
+        text = "".join([f"{_copy_own(own)}\t{ends[shape]}" for own, shape in rows])
+        with cursor_of(connection) as cursor, cursor.copy(_COPY_EVENTS) as copy:
+            copy.write(text)
+        return
+    last = connection.execute(sa.text("SELECT coalesce(max(position), 0) FROM events")).scalar_one()
+    groups: dict[Values, list[Values]] = {}
+    for number, (own, shape) in enumerate(rows, start=last + 1):
+        groups.setdefault(shape, []).append((*own, number))
+    with cursor_of(connection) as cursor:
+        for shape, group in groups.items():
+            _insert_values(cursor, _INSERT_EVENTS, shape, group)
+
+
+def _insert_values(
+    cursor: Any, head: str, shared: Values, rows: Sequence[Values], tail: str = ""
+) -> None:
+    """Insert on SQLite, many rows by one statement, with the values that all have bound once.
+
+    Its driver lets the interpreter lock go and takes it again for each statement, for which a busy
+    loop makes it wait; and a bound value costs more than the rest of a row.
+    """
+    start = 0
+    for size in _SIZES:
+        if len(rows) - start >= size:
+            statement = _values_statement(head, len(shared), len(rows[0]), size, tail)
+            while len(rows) - start >= size:
+                page = rows[start : start + size]
+                cursor.execute(statement, list(chain(shared, *page)))
+                start += size
+
+
+@cache
+def _values_statement(head: str, shared: int, own: int, size: int, tail: str) -> str:
+    row = ", ".join([f"?{number}" for number in range(1, shared + 1)] + ["?"] * own)
+    return f"{head} VALUES {', '.join([f'({row})'] * size)} {tail}"
+
+
+def _copy_own(values: Values) -> str:
+    """``_copy_text`` of a row's own values, most of which need no escapes, found out in one go."""
+    id_, type_, user_id, run_id, seq, at, data = values
+    text = f"{type_}{user_id}{run_id}{data}"
+    if seq is None or "\\" in text or not text.isprintable():
+        return _copy_text(values)
+    return f"{id_}\t{type_}\t{user_id}\t{run_id}\t{seq}\t{at}\t{data}"
+
+
+def _copy_text(values: Values) -> str:
+    """A part of a line in COPY's text format. Source: PostgreSQL manual, COPY, "Text Format"."""
+    return "\t".join(["\\N" if value is None else _escaped(value) for value in values])
+
+
+def _escaped(value: str | int) -> str:
+    text = str(value)
+    if "\\" in text:
+        text = text.replace("\\", "\\\\")
+    if text.isprintable():
+        return text
+    return text.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def insert_attempts(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert attempt rows made by ``rows.attempt_values``."""
+    connection.execute(sa.insert(attempts), list(rows))
+
+
+def insert_confirmations(
+    connection: Connection, proofs: Sequence[Confirmation], now: datetime
+) -> None:
+    """Insert proofs; one that stands there already adds no second row."""
+    with cursor_of(connection) as cursor:
+        if is_postgresql(connection):
+            values = [(p.event_id, p.channel, p.by, p.evidence) for p in proofs]
+            cursor.execute(_UNNEST_CONFIRMATIONS, (now, *map(array, zip(*values, strict=True))))
+            return
+        at = stamp(connection, now)
+        groups: dict[str, list[Values]] = {}
+        for p in proofs:
+            groups.setdefault(p.channel, []).append((p.event_id, p.by, p.evidence))
+        for channel, group in groups.items():
+            _insert_values(cursor, _INSERT_CONFIRMATIONS, (channel, at), group, _DO_NOTHING)
+
+
+def raise_runs(connection: Connection, told: Runs) -> None:
+    """Note sequence numbers that were handed out in process; ``last_seq`` never falls."""
+    greatest = "greatest" if is_postgresql(connection) else "max"
+    if told:
+        _write_runs(connection, told, f"{greatest}(r.last_seq, excluded.last_seq)", "")
+
+
+def advance_runs(connection: Connection, wanted: Runs) -> dict[tuple[str, str], int]:
+    """Take so many numbers of each run; returns each run's new ``last_seq``."""
+    if not wanted:
+        return {}
+    rows = _write_runs(connection, wanted, "r.last_seq + excluded.last_seq", _RETURNING)
+    return {(user, run): last for last, user, run in rows}
+
+
+def _write_runs(
+    connection: Connection, values: Runs, last_seq: str, returning: str
+) -> list[tuple[int, str, str]]:
+    # Sorted: two batches that share runs lock them in the same order.
+    keys = sorted(values)
+    with cursor_of(connection) as cursor:
+        if is_postgresql(connection):
+            statement = _INSERT_RUNS.format(
+                rows=_ROWS_POSTGRESQL, last_seq=last_seq, returning=returning
+            )
+            cursor.execute(statement, {
+                "users": array(user for user, _ in keys),
+                "runs": array(run for _, run in keys),
+                "seqs": array(values[key] for key in keys),
+            })  # fmt: skip
+            return list(cursor.fetchall()) if returning else []
+        at = stamp(connection, datetime.now(UTC))
+        found: list[tuple[int, str, str]] = []
+        for page in pages(keys):
+            rows = "VALUES " + ", ".join([_ROW_SQLITE] * len(page))
+            statement = _INSERT_RUNS.format(rows=rows, last_seq=last_seq, returning=returning)
+            cursor.execute(
+                statement, [value for key in page for value in (*key, values[key], at, at)]
+            )
+            found += cursor.fetchall()
+        return found
+
+
+class cursor_of:
+    """The driver's cursor of this transaction; both drivers' cursors close the same way."""
+
+    def __init__(self, connection: Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        self._cursor = driver.cursor()
+
+    def __enter__(self) -> Any:
+        return self._cursor
+
+    def __exit__(self, *_: object) -> None:
+        self._cursor.close()

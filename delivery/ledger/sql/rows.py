@@ -1,0 +1,229 @@
+"""Rows to domain values and back, in one place, so that no query reads a column its own way.
+
+Owns: how JSON, instants and enumerations stand in columns. Never touches a connection.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from delivery.domain.contact import Contact
+from delivery.domain.event import Event, EventClass
+from delivery.domain.lifecycle import Attempt, Outcome, State
+from delivery.domain.records import ConfirmationRow, Digest, NodeInfo, Stored
+from delivery.ledger.sql.tables import attempts, digests, events
+
+EVENT_COLUMNS = tuple(events.c)
+ATTEMPT_COLUMNS = tuple(attempts.c)
+DIGEST_COLUMNS = tuple(digests.c)
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+AnyRow = sa.Row[*tuple[Any, ...]]
+
+
+def dump(value: Any) -> str:
+    """JSON text as it stands in a column."""
+    return msgspec.json.encode(value).decode()
+
+
+def raw_text(item: Event) -> str:
+    """An event's data as it stands in its column: what was checked is what is stored."""
+    return str(item.raw_data, "utf-8")
+
+
+def load(text: str) -> Any:
+    """The value of a JSON column."""
+    return msgspec.json.decode(text)
+
+
+def is_id(text: str) -> bool:
+    """Whether an id column can hold this text at all; PostgreSQL refuses anything else."""
+    return _ID.fullmatch(text) is not None
+
+
+def event(row: AnyRow) -> Event:
+    """The event of a row that holds ``EVENT_COLUMNS``."""
+    columns = row._mapping
+    return Event(
+        id=columns["id"],
+        type=columns["type"],
+        user_id=columns["user_id"],
+        run_id=columns["run_id"],
+        seq=columns["seq"],
+        at=columns["at"],
+        event_class=EventClass(columns["class"]),
+        raw_data=msgspec.Raw(columns["data"].encode()),
+        thread_id=columns["thread_id"],
+        meta=None if columns["meta"] is None else load(columns["meta"]),
+    )
+
+
+def stored(row: AnyRow) -> Stored:
+    """The event and where it stands, of a row that holds ``EVENT_COLUMNS``."""
+    columns = row._mapping
+    return Stored(
+        event=event(row),
+        position=columns["position"],
+        state=State(columns["state"]),
+        step=columns["step"],
+        due_at=columns["due_at"],
+        expires_at=columns["expires_at"],
+        generation=columns["generation"],
+        recorded_at=columns["recorded_at"],
+        handed_over_at=columns["handed_over_at"],
+        digest_id=columns["digest_id"],
+    )
+
+
+def event_values(item: Event) -> dict[str, Any]:
+    """The columns that come from the event itself, by column name."""
+    return {
+        "id": item.id,
+        "type": item.type,
+        "user_id": item.user_id,
+        "run_id": item.run_id,
+        "thread_id": item.thread_id,
+        "seq": item.seq,
+        "at": item.at,
+        "class": item.event_class.value,
+        "data": raw_text(item),
+        "meta": None if item.meta is None else dump(item.meta),
+    }
+
+
+def attempt(row: AnyRow) -> Attempt:
+    """The attempt of a row that holds ``ATTEMPT_COLUMNS``."""
+    columns = row._mapping
+    pause = columns["retry_after_ms"]
+    return Attempt(
+        event_id=columns["event_id"],
+        generation=columns["generation"],
+        channel=columns["channel"],
+        number=columns["number"],
+        outcome=Outcome(columns["outcome"]),
+        started_at=columns["started_at"],
+        ended_at=columns["ended_at"],
+        retryable=columns["retryable"],
+        error=columns["error"],
+        provider_id=columns["provider_id"],
+        digest_id=columns["digest_id"],
+        retry_after=None if pause is None else pause / 1000.0,
+    )
+
+
+def attempt_values(
+    event_id: str,
+    generation: int,
+    channel: str,
+    number: int,
+    outcome: Outcome,
+    *,
+    started_at: datetime,
+    ended_at: datetime | None = None,
+    retryable: bool = True,
+    error: str | None = None,
+    provider_id: str | None = None,
+    digest_id: str | None = None,
+    token: int = 0,
+    retry_after: float | None = None,
+) -> dict[str, Any]:
+    """A complete attempts row, so that rows of one bulk insert have the same columns."""
+    return {
+        "event_id": event_id,
+        "generation": generation,
+        "channel": channel,
+        "number": number,
+        "outcome": outcome.value,
+        "retryable": retryable,
+        "error": error,
+        "provider_id": provider_id,
+        "digest_id": digest_id,
+        "token": token,
+        "retry_after_ms": milliseconds(retry_after),
+        "started_at": started_at,
+        "ended_at": ended_at,
+    }
+
+
+def milliseconds(seconds: float | None) -> int | None:
+    """Seconds as a ``*_ms`` column has them."""
+    return None if seconds is None else round(seconds * 1000)
+
+
+def confirmation(row: AnyRow) -> ConfirmationRow:
+    """The stored proof of a ``confirmations`` row."""
+    columns = row._mapping
+    return ConfirmationRow(
+        channel=columns["channel"],
+        by=columns["by"],
+        evidence=columns["evidence"],
+        at=columns["at"],
+    )
+
+
+def contact(row: AnyRow) -> Contact:
+    """The contact of a ``contacts`` row."""
+    columns = row._mapping
+    begins, ends = columns["quiet_from"], columns["quiet_to"]
+    return Contact(
+        user_id=columns["user_id"],
+        email=columns["email"],
+        phone=columns["phone"],
+        push=tuple(load(columns["push"])),
+        locale=columns["locale"],
+        time_zone=columns["time_zone"],
+        quiet_hours=None if begins is None or ends is None else (begins, ends),
+        opt_out=tuple(load(columns["opt_out"])),
+    )
+
+
+def contact_values(item: Contact) -> dict[str, Any]:
+    """All columns of a ``contacts`` row but ``updated_at``."""
+    begins, ends = item.quiet_hours or (None, None)
+    return {
+        "user_id": item.user_id,
+        "email": item.email,
+        "phone": item.phone,
+        "push": dump(list(item.push)),
+        "locale": item.locale,
+        "time_zone": item.time_zone,
+        "quiet_from": begins,
+        "quiet_to": ends,
+        "opt_out": dump(list(item.opt_out)),
+    }
+
+
+def digest(row: AnyRow) -> Digest:
+    """The digest of a row that holds ``DIGEST_COLUMNS``."""
+    columns = row._mapping
+    return Digest(
+        id=columns["id"],
+        user_id=columns["user_id"],
+        run_id=columns["run_id"],
+        channel=columns["channel"],
+        state=columns["state"],
+        due_at=columns["due_at"],
+        number=columns["number"],
+        message_id=columns["message_id"],
+        token=columns["token"],
+    )
+
+
+def node(row: AnyRow) -> NodeInfo:
+    """The process of a ``nodes`` row."""
+    columns = row._mapping
+    info: Mapping[str, Any] = load(columns["info"])
+    return NodeInfo(
+        node=columns["node"],
+        kind=columns["kind"],
+        started_at=columns["started_at"],
+        seen_at=columns["seen_at"],
+        connections=columns["connections"],
+        info=dict(info),
+    )

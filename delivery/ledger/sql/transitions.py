@@ -1,0 +1,49 @@
+"""The lifecycle's table as SQL: a state can only be written through the edges it has.
+
+Owns: the WHERE and the new value of every change of state in this room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from delivery.domain import lifecycle
+from delivery.domain.lifecycle import Cause, State
+from delivery.errors import IllegalTransition
+from delivery.ledger.sql.tables import events
+
+
+def is_one_of(states: Iterable[State]) -> sa.ColumnElement[bool]:
+    """Few states, spelled out: the statement's text is always the same."""
+    return sa.or_(*(events.c.state == value for value in sorted(one.value for one in states)))
+
+
+def before(cause: Cause) -> sa.ColumnElement[bool]:
+    """The condition under which an event may be moved by ``cause``."""
+    return is_one_of(lifecycle.sources(cause))
+
+
+def after(cause: Cause) -> str:
+    """The state to which ``cause`` leads from wherever it may.
+
+    Raises:
+        IllegalTransition: it leads to more than one (a proof), so one value cannot say it.
+    """
+    targets = {lifecycle.transition(state, cause) for state in lifecycle.sources(cause)}
+    if len(targets) != 1:
+        raise IllegalTransition(f"{cause} leads to {len(targets)} states; decide row by row")
+    return targets.pop().value
+
+
+def on_chain() -> sa.ColumnElement[bool]:
+    """The event is on the chain, so that a step of it may be recorded."""
+    return events.c.state == State.FALLING_BACK.value
+
+
+def not_after_expiry(due_at: sa.ColumnElement[datetime]) -> sa.ColumnElement[datetime]:
+    """``due_at``, or the end of the event's time to live if that comes first: an event is never
+    swept later than it expires."""
+    return sa.case((events.c.expires_at < due_at, events.c.expires_at), else_=due_at)

@@ -1,0 +1,189 @@
+"""Grouped alerts: one firing group per event class, whatever the number of its dead events, and
+one for all figures that are out of their limits.
+
+Owns: membership (``events.digest_id``) and the present counts. Never tells anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+import uuid_utils
+from sqlalchemy.engine import Connection
+
+from delivery.domain.event import EventClass
+from delivery.domain.lifecycle import State
+from delivery.domain.records import AlertGroup, Claim, Condition
+from delivery.ledger.sql import rows, transitions
+from delivery.ledger.sql.any_of import among
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.locks import lock
+from delivery.ledger.sql.tables import digests, events
+
+CHANNEL = "alert"
+EVERYBODY = "*"
+SAMPLE = 5
+THRESHOLDS = "thresholds"
+"""Stands where the class of dead events does; the row's ``error`` lists the conditions."""
+
+_NOTHING = "[]"
+_TROUBLED = events.c.state.in_([State.FALLING_BACK.value, State.DEAD.value])
+
+
+class AlertGroups:
+    """The alert half of ``DigestStore``: groups are digests for operators."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def fire(self, event_class: EventClass, claims: Sequence[Claim]) -> AlertGroup:
+        """Put claimed events into the firing group of their class; claims that were lost meanwhile
+        join nothing."""
+        with self._database.write() as connection:
+            lock(connection, CHANNEL, event_class.value)
+            firing = sa.select(*rows.DIGEST_COLUMNS).where(
+                *_is_firing(), digests.c["class"] == event_class.value
+            )
+            row = connection.execute(firing).one_or_none()
+            is_new = row is None
+            if row is None:
+                self._open(connection, event_class.value)
+                row = connection.execute(firing).one()
+            _join(connection, row.id, claims)
+            return _group(connection, row, is_new=is_new)
+
+    def watch(self, conditions: Sequence[Condition]) -> None:
+        """See the port."""
+        standing = (*_is_firing(), digests.c["class"] == THRESHOLDS)
+        with self._database.read() as connection:
+            row = connection.execute(sa.select(digests.c.error).where(*standing)).one_or_none()
+        if row is None and not conditions:
+            return
+        with self._database.write() as connection:
+            lock(connection, CHANNEL, THRESHOLDS)
+            if connection.execute(sa.select(digests.c.id).where(*standing)).first() is None:
+                if not conditions:
+                    return
+                self._open(connection, THRESHOLDS)
+            old = connection.execute(sa.select(digests.c.error).where(*standing)).scalar_one()
+            values: dict[str, Any] = {"error": rows.dump(list(conditions))}
+            if {c.name for c in conditions} - {c.name for c in _conditions(old)}:
+                values["notified_at"] = None
+            connection.execute(sa.update(digests).where(*standing).values(values))
+
+    def notified(self, group_id: str) -> None:
+        """The operators were told now."""
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(digests)
+                .where(digests.c.id == group_id, digests.c.channel == CHANNEL)
+                .values(notified_at=self._database.now(connection))
+            )
+
+    def firing(self) -> list[AlertGroup]:
+        """Groups that fire, oldest first, with present counts; ``count`` 0: it is over."""
+        wanted = sa.select(*rows.DIGEST_COLUMNS).where(*_is_firing())
+        with self._database.read() as connection:
+            found = connection.execute(wanted.order_by(digests.c.created_at)).all()
+            return [_group(connection, row, is_new=False) for row in found]
+
+    def resolve(self, group_id: str) -> None:
+        """Close the group, unless events have joined it since it was found to be over."""
+        with self._database.write() as connection:
+            mine = digests.c.id == group_id
+            subject: str | None = connection.execute(
+                sa.select(digests.c["class"]).where(mine, *_is_firing())
+            ).scalar_one_or_none()
+            if subject is None:
+                return
+            lock(connection, CHANNEL, subject)
+            over = (
+                digests.c.error == _NOTHING
+                if subject == THRESHOLDS
+                else ~sa.exists().where(events.c.digest_id == group_id, _TROUBLED)
+            )
+            connection.execute(
+                sa.update(digests)
+                .where(mine, *_is_firing(), over)
+                .values(state="resolved", ended_at=self._database.now(connection))
+            )
+
+    def _open(self, connection: Connection, subject: str) -> None:
+        group_id = str(uuid_utils.uuid7())
+        values: dict[str, Any] = {
+            "id": group_id,
+            "user_id": EVERYBODY,
+            "channel": CHANNEL,
+            "class": subject,
+            "state": "firing",
+            "message_id": group_id,
+            "created_at": self._database.now(connection),
+        }
+        connection.execute(sa.insert(digests).values(values))
+
+
+def _is_firing() -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        digests.c.user_id == EVERYBODY,
+        digests.c.channel == CHANNEL,
+        digests.c.state == "firing",
+    )
+
+
+def _join(connection: Connection, group_id: str, claims: Sequence[Claim]) -> None:
+    tokens = {claim.stored.event.id: (claim.token, claim.stored.generation) for claim in claims}
+    if not tokens:
+        return
+    # Locked in order of ids, as everybody does who changes many events at once.
+    found = connection.execute(
+        sa.select(events.c.id, events.c.token, events.c.generation)
+        .where(among(events.c.id, list(tokens)), transitions.on_chain())
+        .order_by(events.c.id)
+        .with_for_update()
+    )
+    held = [row.id for row in found if tokens[row.id] == (row.token, row.generation)]
+    connection.execute(sa.update(events).where(among(events.c.id, held)).values(digest_id=group_id))
+
+
+def _conditions(text: str | None) -> tuple[Condition, ...]:
+    return msgspec.json.decode(text or _NOTHING, type=tuple[Condition, ...])
+
+
+def _group(connection: Connection, row: rows.AnyRow, *, is_new: bool) -> AlertGroup:
+    if row._mapping["class"] == THRESHOLDS:
+        return _out_of_limits(row)
+    mine = (events.c.digest_id == row.id, _TROUBLED)
+    count, users = connection.execute(
+        sa.select(sa.func.count(), sa.func.count(events.c.user_id.distinct())).where(*mine)
+    ).one()
+    sample = connection.execute(
+        sa.select(events.c.id).where(*mine).order_by(events.c.position).limit(SAMPLE)
+    ).scalars()
+    return AlertGroup(
+        id=row.id,
+        event_class=EventClass(row._mapping["class"]),
+        since=row.created_at,
+        count=count,
+        users=users,
+        sample=tuple(sample),
+        notified_at=row.notified_at,
+        is_new=is_new,
+    )
+
+
+def _out_of_limits(row: rows.AnyRow) -> AlertGroup:
+    conditions = _conditions(row.error)
+    return AlertGroup(
+        id=row.id,
+        event_class=None,
+        since=row.created_at,
+        count=len(conditions),
+        users=0,
+        sample=(),
+        notified_at=row.notified_at,
+        is_new=False,
+        conditions=conditions,
+    )

@@ -1,0 +1,129 @@
+"""Circuit breakers of external channels, shared by all workers through one small table.
+
+Owns: the shared state and the one-second memory of it. The rules are ``domain.health.Breaker``'s.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from delivery.domain.health import Breaker, BreakerState
+from delivery.errors import LedgerUnavailable
+from delivery.ledger.sql import rows
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.tables import breakers
+from delivery.ledger.sql.upsert import insert
+
+logger = logging.getLogger(__name__)
+
+MEMORY = 1.0
+"""Seconds for which an answer may be given again without asking the ledger."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class BreakerSql:
+    """``BreakerStore`` over SQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._answers: dict[str, tuple[bool, float]] = {}
+        self._remembering = threading.Lock()
+
+    def get(self, name: str) -> Breaker:
+        """The breaker as it stands; a closed one if nobody ever reported."""
+        with self._database.read() as connection:
+            return _breaker(_row(connection, name))
+
+    def allows(self, name: str) -> bool:
+        """Whether a call may pass now. Turns an open breaker half open for one caller's probe."""
+        with self._remembering:
+            answer, until = self._answers.get(name, (False, 0.0))
+        if time.monotonic() < until:
+            return answer
+        try:
+            answer, lasting = self._ask(name)
+        except LedgerUnavailable as error:
+            # Losing the ledger must not close the channels, which are what is left then.
+            logger.warning("breaker %s: %s; calls pass", name, error)
+            answer, lasting = True, True
+        self._remember(name, lasting)
+        return answer
+
+    def report(self, name: str, ok: bool) -> Breaker:
+        """Count the outcome of a call that passed; the answer is the breaker after it."""
+        if ok and (known := self.get(name)).state is BreakerState.CLOSED and known.failures == 0:
+            return known  # by far the most frequent case writes nothing
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            connection.execute(
+                insert(connection, breakers)
+                .values(name=name, state=BreakerState.CLOSED.value, failures=0, since=now)
+                .on_conflict_do_nothing(index_elements=["name"])
+            )
+            old = _breaker(_row(connection, name, lock=True))
+            instant = _seconds(now)
+            new = old.on_success(instant) if ok else old.on_failure(instant)
+            connection.execute(
+                sa.update(breakers).where(breakers.c.name == name).values(_values(new))
+            )
+        self._remember(name, new.state is BreakerState.CLOSED)
+        return new
+
+    def all(self) -> dict[str, Breaker]:
+        """Every breaker that anybody reported to."""
+        with self._database.read() as connection:
+            found = connection.execute(sa.select(breakers).order_by(breakers.c.name)).all()
+        return {row.name: _breaker(row) for row in found}
+
+    def _ask(self, name: str) -> tuple[bool, bool]:
+        """The answer for this caller, and the one for whoever asks within the next second."""
+        with self._database.read() as connection:
+            row = _row(connection, name)
+            now = self._database.now(connection)
+        breaker = _breaker(row)
+        if row is None or breaker.state is BreakerState.CLOSED:
+            return True, True
+        if not breaker.allows(_seconds(now)):
+            return False, False
+        probing = breaker.on_attempt(_seconds(now))
+        with self._database.write() as connection:
+            won = connection.execute(
+                sa.update(breakers)
+                .where(
+                    breakers.c.name == name,
+                    breakers.c.state == row.state,
+                    breakers.c.since == row.since,
+                )
+                .values(_values(probing))
+            )
+            return won.rowcount == 1, False
+
+    def _remember(self, name: str, answer: bool) -> None:
+        with self._remembering:
+            self._answers[name] = (answer, time.monotonic() + MEMORY)
+
+
+def _row(connection: Connection, name: str, *, lock: bool = False) -> rows.AnyRow | None:
+    wanted = sa.select(breakers).where(breakers.c.name == name)
+    return connection.execute(wanted.with_for_update() if lock else wanted).one_or_none()
+
+
+def _breaker(row: rows.AnyRow | None) -> Breaker:
+    if row is None:
+        return Breaker()
+    return Breaker(BreakerState(row.state), row.failures, _seconds(row.since))
+
+
+def _values(breaker: Breaker) -> dict[str, object]:
+    since = datetime.fromtimestamp(breaker.since, UTC)
+    return {"state": breaker.state.value, "failures": breaker.failures, "since": since}
+
+
+def _seconds(instant: datetime) -> float:
+    return (instant - _EPOCH).total_seconds()

@@ -1,0 +1,305 @@
+"""Group commit: many events, their runs, first attempts and proofs in one transaction.
+
+Owns: what an insert looks like, who is a duplicate, and which sequence number an event gets. Lock
+order is always runs (sorted), then events, so two batches that share runs take turns.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import psycopg.errors
+import sqlalchemy as sa
+import uuid_utils
+from sqlalchemy.engine import Connection
+
+from delivery.domain.event import Event, EventClass
+from delivery.domain.lifecycle import Confirmation
+from delivery.domain.records import Entry, Receipted, Recorded
+from delivery.ledger.sql import bulk
+from delivery.ledger.sql.any_of import among
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.rows import EVENT_COLUMNS, attempt_values, dump, raw_text
+from delivery.ledger.sql.rows import event as event_of
+from delivery.ledger.sql.tables import events
+from delivery.ledger.stores.audit import AuditRow, audit_rows
+from delivery.ledger.stores.confirmations import store_proofs
+
+log = logging.getLogger(__name__)
+
+FAST_PATH = "websocket"
+_CLASS = {one: one.value for one in EventClass}  # a look into it is faster than the property
+
+
+class Recording:
+    """The writing half of the event store: ``commit``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def commit(
+        self,
+        entries: Sequence[Entry],
+        proofs: Sequence[Confirmation] = (),
+        *,
+        drained: bool = False,
+        missed: list[Confirmation] | None = None,
+    ) -> list[Receipted]:
+        """See the port ``EventStore.commit``."""
+        try:
+            answers, unknown = self._commit(entries, proofs, is_repeated=drained, drained=drained)
+        except (sa.exc.IntegrityError, sqlite3.IntegrityError, psycopg.errors.UniqueViolation):
+            # Somebody's id is taken, which is rare enough not to look before every insert.
+            answers, unknown = self._commit(entries, proofs, is_repeated=True, drained=drained)
+        if missed is not None and unknown:
+            missed += [proof for proof in proofs if proof.event_id in unknown]
+        return answers
+
+    def _commit(
+        self,
+        entries: Sequence[Entry],
+        proofs: Sequence[Confirmation],
+        *,
+        is_repeated: bool,
+        drained: bool,
+    ) -> tuple[list[Receipted], set[str]]:
+        unknown: set[str] = set()
+        with self._database.write() as connection:
+            now: datetime | None = None
+            known = _known(connection, entries) if is_repeated else {}
+            answers, fresh = _sort_out(entries, known, drained)
+            if fresh:
+                seqs = _number(connection, [entry for _, entry in fresh])
+                # The clock is read after the runs are locked: within a run, later means later.
+                now = self._database.now(connection)
+                _insert(connection, fresh, seqs, now)
+                for (index, entry), seq in zip(fresh, seqs, strict=True):
+                    answers[index] = Receipted(entry.event.id, Recorded.NEW, seq)
+            if proofs:
+                now = now or self._database.now(connection)
+                unknown.update(store_proofs(connection, proofs, now).unknown)
+        return list(_resolved(answers)), unknown
+
+
+Answers = list[Receipted | int]
+"""Per entry its answer, or the index of the entry in the same batch that it repeats."""
+Fresh = list[tuple[int, Entry]]
+
+
+def _sort_out(
+    entries: Sequence[Entry], known: Mapping[str, Event], drained: bool
+) -> tuple[Answers, Fresh]:
+    """Tell new entries from repeated ones.
+
+    Args:
+        known: what the ledger has under these ids.
+    """
+    if not known and len({entry.event.id for entry in entries}) == len(entries):
+        return list(range(len(entries))), list(enumerate(entries))
+    answers: Answers = []
+    fresh: Fresh = []
+    first: dict[str, int] = {}
+    for index, entry in enumerate(entries):
+        identity = entry.event.id
+        before = known.get(identity)
+        earlier = first.get(identity)
+        if before is None and earlier is None:
+            first[identity] = index
+            fresh.append((index, entry))
+            answers.append(index)
+            continue
+        original = before if before is not None else entries[first[identity]].event
+        if _same(original, entry.event):
+            answers.append(
+                Receipted(identity, Recorded.DUPLICATE, original.seq)
+                if before is not None
+                else first[identity]
+            )
+        else:
+            answers.append(Receipted(identity, Recorded.CONFLICT, original.seq))
+            if drained:
+                fresh.append((index, _conflicting(entry)))
+    return answers, fresh
+
+
+def _known(connection: Connection, entries: Sequence[Entry]) -> dict[str, Event]:
+    found: dict[str, Event] = {}
+    for page in bulk.pages([entry.event.id for entry in entries]):
+        rows = connection.execute(sa.select(*EVENT_COLUMNS).where(among(events.c.id, page)))
+        found.update((row._mapping["id"], event_of(row)) for row in rows)
+    return found
+
+
+def _same(one: Event, other: Event) -> bool:
+    """Whether two events with one id say the same. Source: contract 4.1."""
+    return (
+        one.type == other.type
+        and one.user_id == other.user_id
+        and one.run_id == other.run_id
+        and one.thread_id == other.thread_id
+        and one.data == other.data
+        and one.meta == other.meta
+    )
+
+
+def _conflicting(entry: Entry) -> Entry:
+    """An accepted event whose id turned out to be taken: it was promised, so it is kept and shown
+    to operators under an id of its own."""
+    event = entry.event
+    log.error("event %s was accepted into the spool but its id is taken; kept as dead", event.id)
+    meta = {**(event.meta or {}), "conflicts_with": event.id}
+    twin = event.evolve(id=str(uuid_utils.uuid7()), meta=meta)
+    return msgspec.structs.replace(entry, event=twin, proofs=[], pushes=[])
+
+
+def _number(connection: Connection, entries: Sequence[Entry]) -> list[int | None]:
+    """Sequence numbers: those told already are noted in ``runs``, the others are taken there."""
+    told: dict[tuple[str, str], int] = {}
+    wanted: dict[tuple[str, str], int] = {}
+    numbers: list[int | None] = []
+    for entry in entries:
+        event = entry.event
+        seq = event.seq
+        numbers.append(seq)
+        key = (event.user_id, event.run_id)
+        if seq is None:
+            wanted[key] = wanted.get(key, 0) + 1
+        elif seq > told.get(key, 0):
+            told[key] = seq
+    bulk.raise_runs(connection, told)
+    if not wanted:
+        return numbers
+    last = bulk.advance_runs(connection, wanted)
+    following = {key: last[key] - count for key, count in wanted.items()}
+    for index, entry in enumerate(entries):
+        if numbers[index] is None:
+            key = (entry.event.user_id, entry.event.run_id)
+            following[key] += 1
+            numbers[index] = following[key]
+    return numbers
+
+
+def _insert(
+    connection: Connection, fresh: Fresh, seqs: Sequence[int | None], now: datetime
+) -> None:
+    stamps = _Stamps(connection, now)
+    rows: list[bulk.EventRow] = []
+    proofs: list[Confirmation] = []
+    pushes: list[dict[str, Any]] = []
+    audited: list[AuditRow] = []
+    for (_, entry), seq in zip(fresh, seqs, strict=True):
+        rows.append(_row(entry, seq, stamps))
+        if entry.proofs:
+            proofs += entry.proofs
+        if entry.pushes:
+            pushes += _push_rows(entry, now)
+        if entry.event.event_class is EventClass.AUTH:
+            audited.append(_audit_row(entry, now))
+    bulk.insert_events(connection, rows)
+    if pushes:
+        bulk.insert_attempts(connection, pushes)
+    if proofs:
+        bulk.insert_confirmations(connection, proofs, now)
+    audit_rows(connection, audited)
+
+
+class _Stamps:
+    """The instants of a batch as text; a batch has few different ones."""
+
+    def __init__(self, connection: Connection, now: datetime) -> None:
+        self._connection = connection
+        self._at = now
+        self._after: dict[float, str] = {}
+        self._last = now
+        self.now = self._text = bulk.stamp(connection, now)
+
+    def of(self, instant: datetime) -> str:
+        if instant is not self._last:
+            self._last, self._text = instant, bulk.stamp(self._connection, instant)
+        return self._text
+
+    def after(self, seconds: float) -> str:
+        found = self._after.get(seconds)
+        if found is None:
+            at = self._at + timedelta(seconds=seconds)
+            found = self._after[seconds] = bulk.stamp(self._connection, at)
+        return found
+
+
+def _row(entry: Entry, seq: int | None, stamps: _Stamps) -> bulk.EventRow:
+    """One row for ``bulk.insert_events``."""
+    event = entry.event
+    meta = event.meta
+    due: str | None = None
+    handed_over = confirmed = None
+    if meta is not None and "conflicts_with" in meta:
+        state = "dead"
+    elif entry.proofs and _is_proved(entry):
+        state, confirmed = "confirmed", stamps.now
+    elif entry.hand_over:
+        state, due, handed_over = "falling_back", stamps.now, stamps.now
+    else:
+        state = "sent" if entry.sent else "accepted"
+        due = stamps.after(min(entry.ack_timeout, entry.ttl))
+    return (
+        (
+            event.id,
+            event.type,
+            event.user_id,
+            event.run_id,
+            seq,
+            stamps.of(event.at),
+            raw_text(event),
+        ),
+        (
+            event.thread_id,
+            _CLASS[event.event_class],
+            None if meta is None else dump(meta),
+            state,
+            due,
+            stamps.after(entry.ttl),
+            handed_over,
+            stamps.now,
+            confirmed,
+        ),
+    )
+
+
+def _is_proved(entry: Entry) -> bool:
+    user_id = entry.event.user_id
+    return any(proof.user_id == user_id for proof in entry.proofs)
+
+
+def _push_rows(entry: Entry, now: datetime) -> Iterable[dict[str, Any]]:
+    for number, (outcome, error) in enumerate(entry.pushes, start=1):
+        yield attempt_values(
+            entry.event.id, 1, FAST_PATH, number, outcome,
+            started_at=entry.event.at, ended_at=now, error=error,
+        )  # fmt: skip
+
+
+def _audit_row(entry: Entry, now: datetime) -> AuditRow:
+    event = entry.event
+    facts: dict[str, object] = {
+        "type": event.type,
+        "run_id": event.run_id,
+        "confirmed": bool(entry.proofs),
+    }
+    return AuditRow("accepted", event.id, event.user_id, facts, now)
+
+
+def _resolved(answers: Answers) -> Iterable[Receipted]:
+    """Replace references to an earlier entry of the batch by a duplicate's answer."""
+    for answer in answers:
+        if isinstance(answer, Receipted):
+            yield answer
+            continue
+        original = answers[answer]
+        if not isinstance(original, Receipted):
+            raise AssertionError("an entry of the batch was neither inserted nor answered")
+        yield Receipted(original.id, Recorded.DUPLICATE, original.seq)

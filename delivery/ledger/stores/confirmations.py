@@ -1,0 +1,107 @@
+"""Storing proofs: an event is confirmed by the first, later ones add rows.
+
+Owns: who may confirm (only the event's own user) and what a proof changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy.engine import Connection
+
+from delivery.domain.event import EventClass
+from delivery.domain.lifecycle import Cause, Confirmation, State, sources
+from delivery.domain.records import Confirmed
+from delivery.ledger.sql import bulk
+from delivery.ledger.sql.any_of import array
+from delivery.ledger.sql.rows import is_id
+from delivery.ledger.stores.audit import AuditRow, audit_rows
+
+_FROM = sorted(state.value for state in sources(Cause.PROOF) - {State.CONFIRMED, State.EXPIRED})
+
+# Locked in id order, as every writer of many events does: no two can wait for each other. One
+# statement, because proofs are the most frequent write that is not an insert.
+_POSTGRESQL = """
+WITH proof AS (
+    SELECT p.id, p.user_id FROM unnest(%(ids)s::uuid[], %(users)s::text[]) AS p (id, user_id)
+), found AS (
+    SELECT e.id, e.user_id, e.state, e.class FROM events e
+    WHERE e.id = ANY (%(ids)s::uuid[]) ORDER BY e.id FOR UPDATE
+), proved AS (
+    UPDATE events e SET state = %(to)s, confirmed_at = %(now)s, due_at = NULL, step = NULL
+    FROM found f JOIN (SELECT DISTINCT id, user_id FROM proof) p USING (id, user_id)
+    WHERE e.id = f.id AND f.state = ANY (%(from)s::text[])
+)
+SELECT id, user_id, state, class FROM found
+"""
+_LOOK_SQLITE = (
+    "SELECT id, user_id, state, class FROM events WHERE id IN (SELECT value FROM json_each(?))"
+)
+_PROVE_SQLITE = (
+    "UPDATE events SET state = ?, confirmed_at = ?, due_at = NULL, step = NULL "
+    "WHERE id IN (SELECT value FROM json_each(?)) "
+    "AND state IN (SELECT value FROM json_each(?))"
+)
+Owner = tuple[str, str, str, str]
+"""Id, user, state and class of an event as it was found."""
+
+
+def store_proofs(
+    connection: Connection, proofs: Sequence[Confirmation], now: datetime
+) -> Confirmed:
+    """See the port ``EventStore.confirm``; inside the caller's transaction."""
+    named = [proof for proof in proofs if is_id(proof.event_id)]
+    found = {row[0]: row for row in _prove(connection, named, now)} if named else {}
+    valid: list[Confirmation] = []
+    unknown: list[str] = []
+    for proof in proofs:
+        row = found.get(proof.event_id)
+        if row is None or row[1] != proof.user_id:
+            unknown.append(proof.event_id)
+        else:
+            valid.append(proof)
+    if not valid:
+        return Confirmed((), tuple(unknown))
+    bulk.insert_confirmations(connection, valid, now)
+    audit_rows(connection, list(_audited(valid, found, now)))
+    ids = dict.fromkeys(proof.event_id for proof in valid)
+    confirmed = [i for i in ids if found[i][2] != State.EXPIRED.value]
+    return Confirmed(tuple(confirmed), tuple(unknown))
+
+
+def _prove(
+    connection: Connection, proofs: Sequence[Confirmation], now: datetime
+) -> Iterable[Owner]:
+    """Confirm those whose user the proof names and which no proof confirmed before; answers with
+    all that were found, as they were."""
+    with bulk.cursor_of(connection) as cursor:
+        if bulk.is_postgresql(connection):
+            cursor.execute(_POSTGRESQL, {
+                "ids": array(proof.event_id for proof in proofs),
+                "users": array(proof.user_id for proof in proofs),
+                "to": State.CONFIRMED.value,
+                "from": array(_FROM),
+                "now": now,
+            })  # fmt: skip
+            return list(cursor.fetchall())
+        found: list[Owner] = cursor.execute(
+            _LOOK_SQLITE, [json.dumps([proof.event_id for proof in proofs])]
+        ).fetchall()
+        users = {(proof.event_id, proof.user_id) for proof in proofs}
+        own = [row[0] for row in found if (row[0], row[1]) in users]
+        at = bulk.stamp(connection, now)
+        cursor.execute(
+            _PROVE_SQLITE, [State.CONFIRMED.value, at, json.dumps(own), json.dumps(_FROM)]
+        )
+        return found
+
+
+def _audited(
+    proofs: Sequence[Confirmation], found: Mapping[str, Owner], now: datetime
+) -> Iterable[AuditRow]:
+    for proof in proofs:
+        if found[proof.event_id][3] == EventClass.AUTH.value:
+            facts = {"channel": proof.channel, "by": proof.by, "evidence": proof.evidence}
+            yield AuditRow("confirmed", proof.event_id, proof.user_id, facts, now)

@@ -1,0 +1,150 @@
+"""Which digest an event joins: its run's, its user's, or a new one.
+
+Owns: the promise that a user gets one message, not forty. ``min_interval`` keeps two messages to
+one user apart: events of another run join the digest that is still open (it becomes the user's),
+and after a message was sent the next one waits until the interval is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+import uuid_utils
+from sqlalchemy.engine import Connection
+
+from delivery.domain.records import Claim, Digest
+from delivery.ledger.sql import rows, transitions
+from delivery.ledger.sql.locks import lock
+from delivery.ledger.sql.tables import digests, events
+
+
+def join(
+    connection: Connection,
+    now: datetime,
+    claim: Claim,
+    channel: str,
+    by: Sequence[str],
+    window: float,
+    min_interval: float,
+) -> Digest:
+    """Find or open the digest and put the claimed event into it.
+
+    Two workers that join for one user take turns, so both end in one digest.
+    """
+    event = claim.stored.event
+    run_id = event.run_id if "run_id" in by else None
+    lock(connection, "digest", event.user_id, channel)
+    gathering = connection.execute(
+        sa.select(*rows.DIGEST_COLUMNS)
+        .where(
+            digests.c.user_id == event.user_id,
+            digests.c.channel == channel,
+            digests.c.state == "open",
+        )
+        .order_by(digests.c.created_at)
+        .with_for_update()
+    ).all()
+    digest = (
+        _of_run(gathering, run_id)
+        or (_merged(connection, gathering, now) if min_interval > 0 else None)
+        or _opened(connection, gathering, now, claim, channel, run_id, window, min_interval)
+    )
+    connection.execute(
+        sa.update(events)
+        .where(
+            events.c.id == event.id,
+            events.c.token == claim.token,
+            events.c.generation == claim.stored.generation,
+            transitions.on_chain(),
+        )
+        .values(digest_id=digest.id)
+    )
+    return digest
+
+
+def _of_run(gathering: Sequence[rows.AnyRow], run_id: str | None) -> Digest | None:
+    """The run's own digest, else the user's."""
+    for wanted in dict.fromkeys((run_id, None)):
+        for row in gathering:
+            if row.run_id == wanted:
+                return rows.digest(row)
+    return None
+
+
+def _merged(
+    connection: Connection, gathering: Sequence[rows.AnyRow], now: datetime
+) -> Digest | None:
+    """Another run's digest, made the user's; not one that is being sent at this moment."""
+    for row in gathering:
+        if not _is_claimed(row, now):
+            connection.execute(sa.update(digests).where(digests.c.id == row.id).values(run_id=None))
+            return replace(rows.digest(row), run_id=None)
+    return None
+
+
+def _opened(
+    connection: Connection,
+    gathering: Sequence[rows.AnyRow],
+    now: datetime,
+    claim: Claim,
+    channel: str,
+    run_id: str | None,
+    window: float,
+    min_interval: float,
+) -> Digest:
+    """A new digest: the run's at the end of its window, or the user's after the interval."""
+    due_at = now + timedelta(seconds=window)
+    user_id = claim.stored.event.user_id
+    last = _last_sent(connection, gathering, now, user_id, channel)
+    interval = timedelta(seconds=min_interval)
+    if last is not None and last + interval > now:
+        run_id = None
+        due_at = max(due_at, last + interval)
+    digest_id = str(uuid_utils.uuid7())
+    connection.execute(
+        sa.insert(digests).values(
+            id=digest_id,
+            user_id=user_id,
+            run_id=run_id,
+            channel=channel,
+            state="open",
+            due_at=due_at,
+            message_id=digest_id,
+            created_at=now,
+        )
+    )
+    return Digest(
+        id=digest_id,
+        user_id=user_id,
+        run_id=run_id,
+        channel=channel,
+        state="open",
+        due_at=due_at,
+        number=0,
+        message_id=digest_id,
+    )
+
+
+def _last_sent(
+    connection: Connection,
+    gathering: Sequence[rows.AnyRow],
+    now: datetime,
+    user_id: str,
+    channel: str,
+) -> datetime | None:
+    """When the user last got a message here; one that is being sent counts as sent now."""
+    if any(_is_claimed(row, now) for row in gathering):
+        return now
+    sent: datetime | None = connection.execute(
+        sa.select(sa.func.max(digests.c.sent_at)).where(
+            digests.c.user_id == user_id, digests.c.channel == channel
+        )
+    ).scalar_one()
+    return sent
+
+
+def _is_claimed(row: rows.AnyRow, now: datetime) -> bool:
+    return row.claimed_until is not None and row.claimed_until > now

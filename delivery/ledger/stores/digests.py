@@ -1,0 +1,259 @@
+"""Digests: many events for one user in one message, claimed, sent and ended as one.
+
+Owns: which digest an event joins, what its message lists, and that two workers never make two of
+one. Never decides whether to try again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from delivery.domain.contact import Contact
+from delivery.domain.event import EventClass
+from delivery.domain.lifecycle import Outcome
+from delivery.domain.records import Claim, Digest, DigestClaim, Result, Stored
+from delivery.ledger.sql import rows, transitions
+from delivery.ledger.sql.any_of import among
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
+from delivery.ledger.sql.upsert import insert
+from delivery.ledger.stores import digest_joining
+from delivery.ledger.stores.alerts import AlertGroups
+from delivery.ledger.stores.audit import AuditRow, audit_rows
+from delivery.ledger.stores.chain import outcome_values
+from delivery.ledger.stores.claims import LOST
+from delivery.ledger.stores.digest_listing import listed, members
+
+_SENT = (Outcome.DELIVERED, Outcome.CONFIRMED, Outcome.UNKNOWN)
+EMPTY = "nothing was left to send"
+
+
+class DigestSql(AlertGroups):
+    """``DigestStore`` over SQL."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._database = database
+
+    def join(
+        self, claim: Claim, channel: str, *, by: Sequence[str], window: float, min_interval: float
+    ) -> Digest:
+        """Put the event into its open digest, or open one; see ``joining``.
+
+        A claim that was lost joins nothing; should the digest stay empty, it closes itself.
+        """
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            return digest_joining.join(connection, now, claim, channel, by, window, min_interval)
+
+    def claim(
+        self,
+        digest_id: str,
+        lease: float,
+        *,
+        types: Sequence[str] = (),
+        unknown_limit: int | None = None,
+    ) -> DigestClaim | None:
+        """Claim an open, due digest and read its members at this moment.
+
+        Args:
+            types: what a message on this channel may list besides the events that joined; any
+                type if empty.
+            unknown_limit: an event with more attempts here whose outcome is unknown is not listed
+                again; ``None`` lists it however often.
+
+        Returns:
+            ``None`` if it is taken, done, not due, or nothing was left to send (then it is closed).
+        """
+        with self._database.write() as connection:
+            row = _locked(connection, digest_id)
+            now = self._database.now(connection)
+            if row is None or not _is_ready(row, now):
+                return None
+            _end_lost(connection, digest_id, now)
+            due = members(connection, row, now, types, unknown_limit)
+            if not due:
+                _close(connection, digest_id, now, state="dropped", error=EMPTY)
+                return None
+            changes = {
+                "token": row.token + 1,
+                "number": row.number + 1,
+                "claimed_until": now + timedelta(seconds=lease),
+            }
+            connection.execute(sa.update(digests).where(digests.c.id == digest_id).values(changes))
+            taken = _locked(connection, digest_id)
+            if taken is None:  # pragma: no cover - the row is locked by this transaction
+                return None
+            digest = rows.digest(taken)
+            begun = _begin(connection, digest, due, now)
+            return DigestClaim(digest, begun, _contact(connection, digest.user_id), now)
+
+    def end(self, claim: DigestClaim, result: Result, *, retry_in: float | None) -> bool:
+        """Record one outcome for every member.
+
+        Args:
+            retry_in: seconds until the digest is due again; ``None`` closes it.
+
+        Returns:
+            ``False`` if another worker has claimed it since; nothing was written.
+        """
+        digest = claim.digest
+        with self._database.write() as connection:
+            row = _locked(connection, digest.id)
+            if row is None or row.state != "open" or row.token != digest.token:
+                return False
+            now = self._database.now(connection)
+            connection.execute(
+                sa.update(attempts)
+                .where(attempts.c.digest_id == digest.id, attempts.c.token == digest.token)
+                .values(outcome_values(result, now))
+            )
+            _audit(connection, claim.members, "outcome", now, channel=digest.channel,
+                   digest_id=digest.id, outcome=result.outcome.value,
+                   error=result.error)  # fmt: skip
+            if retry_in is not None:
+                _reopen(connection, digest, now + timedelta(seconds=retry_in), result)
+            elif result.outcome in _SENT:
+                _close(connection, digest.id, now, state="sent", error=result.error, sent_at=now,
+                       provider_id=result.provider_id)  # fmt: skip
+            else:
+                _close(connection, digest.id, now, state="failed", error=result.error)
+            return True
+
+    def get(self, digest_id: str) -> tuple[Digest, tuple[str, ...]] | None:
+        """A digest and the ids its message listed; ``None`` if there is none."""
+        if not rows.is_id(digest_id):
+            return None
+        return self._find(digests.c.id == digest_id)
+
+    def by_provider_id(
+        self, channel: str, provider_id: str
+    ) -> tuple[Digest, tuple[str, ...]] | None:
+        """The digest whose message the provider knows by this id, and the ids it listed."""
+        return self._find(digests.c.channel == channel, digests.c.provider_id == provider_id)
+
+    def _find(self, *conditions: sa.ColumnElement[bool]) -> tuple[Digest, tuple[str, ...]] | None:
+        newest = sa.select(digests).where(*conditions).order_by(digests.c.created_at.desc())
+        with self._database.read() as connection:
+            row = connection.execute(newest.limit(1)).one_or_none()
+            if row is None:
+                return None
+            return rows.digest(row), listed(connection, row.id)
+
+
+def _locked(connection: Connection, digest_id: str) -> rows.AnyRow | None:
+    if not rows.is_id(digest_id):
+        return None
+    return connection.execute(
+        sa.select(digests).where(digests.c.id == digest_id).with_for_update()
+    ).one_or_none()
+
+
+def _is_ready(row: rows.AnyRow, now: datetime) -> bool:
+    return (
+        row.state == "open"
+        and row.due_at is not None
+        and row.due_at <= now
+        and (row.claimed_until is None or row.claimed_until <= now)
+    )
+
+
+def _end_lost(connection: Connection, digest_id: str, now: datetime) -> None:
+    """Members that a dead worker left unfinished: their message may have gone out."""
+    connection.execute(
+        sa.update(attempts)
+        .where(attempts.c.digest_id == digest_id, attempts.c.outcome == Outcome.STARTED.value)
+        .values(outcome=Outcome.UNKNOWN.value, ended_at=now, error=LOST)
+    )
+
+
+def _begin(
+    connection: Connection, digest: Digest, due: Sequence[Stored], now: datetime
+) -> tuple[Stored, ...]:
+    """Write one ``started`` attempt per member; whoever got another attempt on this channel at
+    the same moment (a skip) is not a member."""
+    ids = [member.event.id for member in due]
+    last = (
+        sa.select(attempts.c.event_id, attempts.c.generation, sa.func.max(attempts.c.number))
+        .where(among(attempts.c.event_id, ids), attempts.c.channel == digest.channel)
+        .group_by(attempts.c.event_id, attempts.c.generation)
+    )
+    numbers = {(row[0], row[1]): row[2] for row in connection.execute(last)}
+    connection.execute(
+        insert(connection, attempts).on_conflict_do_nothing(),
+        [
+            rows.attempt_values(
+                member.event.id,
+                member.generation,
+                digest.channel,
+                numbers.get((member.event.id, member.generation), 0) + 1,
+                Outcome.STARTED,
+                started_at=now,
+                digest_id=digest.id,
+                token=digest.token,
+            )
+            for member in due
+        ],
+    )
+    written = sa.select(attempts.c.event_id).where(
+        attempts.c.digest_id == digest.id, attempts.c.token == digest.token
+    )
+    begun = set(connection.execute(written).scalars())
+    joined = tuple(member for member in due if member.event.id in begun)
+    _audit(connection, joined, "attempt", now, channel=digest.channel, digest_id=digest.id)
+    return joined
+
+
+def _reopen(connection: Connection, digest: Digest, due_at: datetime, result: Result) -> None:
+    connection.execute(
+        sa.update(digests)
+        .where(digests.c.id == digest.id)
+        .values(due_at=due_at, claimed_until=None, error=result.error)
+    )
+    # Locked in order of ids, as everybody does who changes many events at once.
+    waiting = connection.execute(
+        sa.select(events.c.id)
+        .where(
+            events.c.digest_id == digest.id, events.c.step == digest.channel, transitions.on_chain()
+        )
+        .order_by(events.c.id)
+        .with_for_update()
+    ).scalars()
+    due = transitions.not_after_expiry(sa.literal(due_at, UtcDateTime()))
+    connection.execute(
+        sa.update(events)
+        .where(among(events.c.id, waiting.all()), transitions.on_chain())
+        .values(due_at=due)
+    )
+
+
+def _close(connection: Connection, digest_id: str, now: datetime, **values: Any) -> None:
+    connection.execute(
+        sa.update(digests)
+        .where(digests.c.id == digest_id)
+        .values(due_at=None, claimed_until=None, ended_at=now, **values)
+    )
+
+
+def _contact(connection: Connection, user_id: str) -> Contact:
+    row = connection.execute(sa.select(contacts).where(contacts.c.user_id == user_id)).one_or_none()
+    return Contact(user_id) if row is None else rows.contact(row)
+
+
+def _audit(
+    connection: Connection, stored: Sequence[Stored], kind: str, now: datetime, **facts: Any
+) -> None:
+    audit_rows(
+        connection,
+        [
+            AuditRow(kind, one.event.id, one.event.user_id,
+                     {**facts, "generation": one.generation}, now)
+            for one in stored
+            if one.event.event_class is EventClass.AUTH
+        ],
+    )  # fmt: skip

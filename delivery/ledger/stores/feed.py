@@ -1,0 +1,166 @@
+"""What a connecting client is owed: everything open, and the recent past in case it missed some.
+
+Owns: the meaning of a cursor. Never writes. What a page costs depends on what it holds, and not on
+how much its user was ever sent.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from delivery.domain.event import Event, EventClass
+from delivery.domain.lifecycle import State
+from delivery.domain.records import FeedMark, Owed
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.rows import is_id, load
+from delivery.ledger.sql.tables import confirmations, events
+from delivery.ledger.stores.queries import unconfirmed
+
+CURSOR_OVERLAP = timedelta(seconds=30)
+"""A commit that began before the cursor's may end after it, and commits end within 10 s."""
+DISORDER = timedelta(seconds=15)
+"""How far positions and instants of recording may disagree; a transaction that is idle for so long
+is ended by the server."""
+SOCKET = "websocket"
+
+_USER = sa.bindparam("user_id", type_=events.c.user_id.type)
+_AFTER = sa.bindparam("after", type_=sa.BigInteger())
+_LIMIT = sa.bindparam("limit", type_=sa.Integer())
+_EVENT = (
+    events.c.id, events.c.type, events.c.run_id, events.c.thread_id, events.c.seq, events.c.at,
+    events.c["class"], events.c.data, events.c.meta, events.c.position,
+)  # fmt: skip
+_CLASSES = {one.value: one for one in EventClass}
+
+# Built once: a crowd that comes back reads them thousands of times, and building one costs five
+# times as much as executing it.
+_RECORDED_AT = sa.select(events.c.recorded_at).where(
+    events.c.id == sa.bindparam("id", type_=events.c.id.type), events.c.user_id == _USER
+)
+# Read backwards: stops at the first event that is too old, however many are older.
+_BEHIND = (
+    sa.select(events.c.position)
+    .where(events.c.user_id == _USER)
+    .where(events.c.recorded_at < sa.bindparam("before", type_=events.c.recorded_at.type))
+    .order_by(events.c.position.desc())
+    .limit(1)
+)
+_PROOF = sa.exists().where(
+    confirmations.c.event_id == events.c.id,
+    confirmations.c.channel == SOCKET,
+    confirmations.c.by == sa.bindparam("by", type_=confirmations.c.by.type),
+)
+_RECENT = (
+    sa.select(
+        *_EVENT,
+        sa.and_(events.c.state == State.CONFIRMED.value, _PROOF).label("is_proved"),
+    )
+    .where(events.c.user_id == _USER, events.c.position > _AFTER)
+    .where(events.c.recorded_at >= sa.bindparam("since", type_=events.c.recorded_at.type))
+    .order_by(events.c.position)
+    .limit(_LIMIT)
+)
+# By the events, newest first: a user's runs have no order, and may be thousands.
+_NEWEST = (
+    sa.select(events.c.run_id, events.c.seq)
+    .where(events.c.user_id == _USER)
+    .order_by(events.c.position.desc())
+    .limit(_LIMIT)
+    .subquery()
+)
+_LAST_SEQS = (
+    sa.select(_NEWEST.c.run_id, sa.func.max(_NEWEST.c.seq).label("last_seq"))
+    .where(_NEWEST.c.seq.isnot(None))
+    .group_by(_NEWEST.c.run_id)
+)
+
+
+class Feeding:
+    """The part of the event store that connecting clients read."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def feed(
+        self,
+        user_id: str,
+        start: str | FeedMark | timedelta | None,
+        *,
+        by: str,
+        after: int = -1,
+        limit: int,
+    ) -> tuple[list[Owed], FeedMark | None]:
+        """See the port."""
+        page = {"user_id": user_id, "after": after, "limit": limit}
+        with self._database.read() as connection:
+            mark = self._mark(connection, user_id, start)
+            found = {row.position: row for row in connection.execute(self._open, page)}
+            if mark is not None:
+                page |= {"after": max(after, mark.behind), "since": mark.since, "by": by}
+                for row in connection.execute(_RECENT, page):
+                    found.setdefault(row.position, row)
+        return [_owed(user_id, found[position]) for position in sorted(found)[:limit]], mark
+
+    def last_seqs(self, user_id: str, limit: int) -> dict[str, int]:
+        """See the port."""
+        which = {"user_id": user_id, "limit": limit}
+        with self._database.read() as connection:
+            return {row.run_id: row.last_seq for row in connection.execute(_LAST_SEQS, which)}
+
+    @cached_property
+    def _open(self) -> sa.Select[Any]:
+        return (
+            sa.select(*_EVENT, sa.false().label("is_proved"))
+            .where(events.c.user_id == _USER, events.c.position > _AFTER)
+            .where(unconfirmed(), events.c.expires_at > self._database.clock())
+            .order_by(events.c.position)
+            .limit(_LIMIT)
+        )
+
+    def _mark(
+        self, connection: Connection, user_id: str, start: str | FeedMark | timedelta | None
+    ) -> FeedMark | None:
+        if start is None or isinstance(start, FeedMark):
+            return start
+        if isinstance(start, timedelta):
+            since = self._database.now(connection) - start
+        else:
+            at = _recorded_at(connection, user_id, start)
+            if at is None:
+                return None
+            since = at - CURSOR_OVERLAP
+        which = {"user_id": user_id, "before": since - DISORDER}
+        behind = connection.execute(_BEHIND, which).scalar_one_or_none()
+        return FeedMark(since, -1 if behind is None else behind)
+
+
+def _recorded_at(connection: Connection, user_id: str, cursor: str) -> datetime | None:
+    if not is_id(cursor):
+        return None
+    found: datetime | None = connection.execute(
+        _RECORDED_AT, {"id": cursor, "user_id": user_id}
+    ).scalar_one_or_none()
+    return found
+
+
+def _owed(user_id: str, row: sa.Row[*tuple[Any, ...]]) -> Owed:
+    id_, type_, run_id, thread_id, seq, at, class_, data, meta, position, is_proved = row
+    event = Event(
+        id=id_,
+        type=type_,
+        user_id=user_id,
+        run_id=run_id,
+        seq=seq,
+        at=at,
+        event_class=_CLASSES[class_],
+        raw_data=msgspec.Raw(data.encode()),
+        thread_id=thread_id,
+        meta=None if meta is None else load(meta),
+    )
+    return Owed(event, position, bool(is_proved))

@@ -1,0 +1,64 @@
+"""Heartbeats of processes. For display only: no decision in the system reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from delivery.domain.records import NodeInfo
+from delivery.ledger.sql import rows
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.tables import UtcDateTime, nodes
+from delivery.ledger.sql.upsert import insert
+
+SILENCE = timedelta(seconds=60)
+"""After this long without a beat, the next one counts as a new start."""
+FORGET = timedelta(days=1)
+"""Nodes with generated names never come back; their rows go after this."""
+
+
+class NodeSql:
+    """``NodeStore`` over SQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def beat(self, node: str, kind: str, connections: int, info: Mapping[str, Any]) -> None:
+        """Say that this process is alive, and what it is doing."""
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            values = {
+                "kind": kind,
+                "seen_at": now,
+                "connections": connections,
+                "info": rows.dump(dict(info)),
+            }
+            started = sa.case(
+                (nodes.c.seen_at < now - SILENCE, sa.literal(now, UtcDateTime())),
+                else_=nodes.c.started_at,
+            )
+            connection.execute(
+                insert(connection, nodes)
+                .values(node=node, started_at=now, **values)
+                .on_conflict_do_update(
+                    index_elements=["node"], set_={**values, "started_at": started}
+                )
+            )
+            connection.execute(sa.delete(nodes).where(nodes.c.seen_at < now - FORGET))
+
+    def all(self, max_age: float = 60.0) -> list[NodeInfo]:
+        """Processes that were heard of in the last ``max_age`` seconds, by name."""
+        with self._database.read() as connection:
+            horizon = self._database.now(connection) - timedelta(seconds=max_age)
+            found = connection.execute(
+                sa.select(nodes).where(nodes.c.seen_at >= horizon).order_by(nodes.c.node)
+            ).all()
+        return [rows.node(row) for row in found]
+
+    def leave(self, node: str) -> None:
+        """Forget a process that ended in good order."""
+        with self._database.write() as connection:
+            connection.execute(sa.delete(nodes).where(nodes.c.node == node))

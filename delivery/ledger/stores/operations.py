@@ -1,0 +1,190 @@
+"""What operators and the fast path change about recorded events: proofs, hand over, replay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from delivery.domain.event import EventClass
+from delivery.domain.lifecycle import Cause, Confirmation, Outcome, State
+from delivery.domain.policy import Policies
+from delivery.domain.records import Confirmed, EventFilter
+from delivery.ledger.sql import bulk, transitions
+from delivery.ledger.sql.any_of import among
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.rows import AnyRow, attempt_values, is_id
+from delivery.ledger.sql.tables import attempts, events
+from delivery.ledger.stores.audit import AuditRow, audit_rows
+from delivery.ledger.stores.commit import FAST_PATH
+from delivery.ledger.stores.confirmations import store_proofs
+from delivery.ledger.stores.queries import conditions
+
+
+class Operations:
+    """The changing half of the event store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def confirm(self, proofs: Sequence[Confirmation]) -> Confirmed:
+        """See the port."""
+        with self._database.write() as connection:
+            return store_proofs(connection, proofs, self._database.now(connection))
+
+    def hand_over(self, ids: Sequence[str], reason: str) -> None:
+        """See the port."""
+        for page in bulk.pages(sorted({i for i in ids if is_id(i)})):
+            with self._database.write() as connection:
+                _hand_over(connection, page, reason, self._database.now(connection))
+
+    def expedite(self, ids: Sequence[str]) -> None:
+        """See the port."""
+        known = sorted({i for i in ids if is_id(i)})
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            waiting = sa.select(events.c.id).where(
+                among(events.c.id, known),
+                transitions.before(Cause.HAND_OVER),
+                events.c.due_at > now,
+            )
+            if bulk.is_postgresql(connection):
+                # Whoever holds one of them is moving it on.
+                waiting = waiting.order_by(events.c.id).with_for_update(skip_locked=True)
+            connection.execute(sa.update(events).where(events.c.id.in_(waiting)).values(due_at=now))
+
+    def replay(
+        self,
+        which: EventFilter | Sequence[str],
+        *,
+        policies: Policies,
+        dry_run: bool = False,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> list[str]:
+        """See the port. Works in pages, each its own transaction, so no lock is held for long."""
+        matched: list[str] = []
+        position = -1 if after is None else self._position_of(after)
+        while limit is None or len(matched) < limit:
+            size = bulk.PAGE if limit is None else min(bulk.PAGE, limit - len(matched))
+            page = (
+                sa.select(events.c.id, events.c.position, events.c.user_id, events.c["class"])
+                .where(
+                    transitions.before(Cause.REPLAY), events.c.position > position, *_which(which)
+                )
+                .order_by(events.c.position)
+                .limit(size)
+            )
+            rows = self._look(page) if dry_run else self._replay_page(page, policies)
+            matched.extend(row.id for row in rows)
+            if len(rows) < size:
+                break
+            position = rows[-1].position
+        return matched
+
+    def _look(self, page: sa.Select[Any]) -> Sequence[AnyRow]:
+        with self._database.read() as connection:
+            return connection.execute(page).all()
+
+    def _replay_page(self, page: sa.Select[Any], policies: Policies) -> Sequence[AnyRow]:
+        with self._database.write() as connection:
+            rows = connection.execute(page.with_for_update()).all()
+            if rows:
+                now = self._database.now(connection)
+                _restart(connection, [row.id for row in rows], policies, now)
+                _audit(connection, rows, "replayed", now)
+            return rows
+
+    def _position_of(self, event_id: str) -> int:
+        query = sa.select(events.c.position).where(events.c.id == event_id)
+        with self._database.read() as connection:
+            found = connection.execute(query).scalar_one_or_none() if is_id(event_id) else None
+        if found is None:
+            raise ValueError(f"{event_id[:64]!r} is not the next of a page before")
+        return int(found)
+
+
+def _which(which: EventFilter | Sequence[str]) -> list[sa.ColumnElement[bool]]:
+    if isinstance(which, EventFilter):
+        return conditions(which)
+    return [among(events.c.id, [i for i in which if is_id(i)])]
+
+
+def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: datetime) -> None:
+    query = (
+        sa.select(events.c.id, events.c.generation, events.c.user_id, events.c["class"])
+        .where(among(events.c.id, ids), transitions.before(Cause.HAND_OVER))
+        .order_by(events.c.id)
+    )
+    if bulk.is_postgresql(connection):
+        query = query.with_for_update()
+    rows = connection.execute(query).all()
+    if not rows:
+        return
+    moved = [row.id for row in rows]
+    connection.execute(
+        sa.update(events)
+        .where(among(events.c.id, moved))
+        .values(state=State.FALLING_BACK.value, step=None, due_at=now, handed_over_at=now,
+                publishes=0)
+    )  # fmt: skip
+    _audit(connection, rows, "handed_over", now)
+    tried = _tries(connection, moved)
+    bulk.insert_attempts(connection, [
+        attempt_values(
+            row.id, row.generation, FAST_PATH, tried.get((row.id, row.generation), 0) + 1,
+            Outcome.FAILED, started_at=now, ended_at=now, error=reason[:500],
+        )
+        for row in rows
+    ])  # fmt: skip
+
+
+def _audit(connection: Connection, rows: Sequence[AnyRow], kind: str, now: datetime) -> None:
+    """Sign-in events: every change of their state is on the compliance log."""
+    audit_rows(
+        connection,
+        [
+            AuditRow(kind, row.id, row.user_id, {}, now)
+            for row in rows
+            if row._mapping["class"] == EventClass.AUTH.value
+        ],
+    )
+
+
+def _tries(connection: Connection, ids: Sequence[str]) -> dict[tuple[str, int], int]:
+    """Fast-path attempts so far by (event, generation)."""
+    query = (
+        sa.select(attempts.c.event_id, attempts.c.generation, sa.func.max(attempts.c.number))
+        .where(among(attempts.c.event_id, ids), attempts.c.channel == FAST_PATH)
+        .group_by(attempts.c.event_id, attempts.c.generation)
+    )
+    return {(row[0], row[1]): row[2] for row in connection.execute(query)}
+
+
+def _restart(connection: Connection, ids: Sequence[str], policies: Policies, now: datetime) -> None:
+    """A new generation: old tokens are stale, old attempts stay on the record."""
+    for event_class in EventClass:
+        if not event_class.is_durable:
+            continue
+        policy = policies.of(event_class)
+        expires = now + timedelta(seconds=policy.ttl)
+        connection.execute(
+            sa.update(events)
+            .where(among(events.c.id, ids), events.c["class"] == event_class.value)
+            .values(
+                state=State.ACCEPTED.value,
+                step=None,
+                due_at=min(now + timedelta(seconds=policy.ack_timeout), expires),
+                expires_at=expires,
+                generation=events.c.generation + 1,
+                token=events.c.token + 1,
+                publishes=0,
+                claimed_until=None,
+                digest_id=None,
+                handed_over_at=None,
+                confirmed_at=None,
+            )
+        )

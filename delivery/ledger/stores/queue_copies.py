@@ -1,0 +1,77 @@
+"""The ``queue`` channel's second copy where there is no Redis: events by user, until trimmed.
+
+Owns: the copies and nothing else. What an event's state is, the ``events`` table alone knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import sqlalchemy as sa
+
+from delivery.domain.event import Event, event_from_wire
+from delivery.ledger.sql import rows
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.tables import mailbox
+from delivery.ledger.sql.upsert import insert
+
+TRIM_PAGE = 1_000
+
+
+class MailboxSql:
+    """``MailboxStore`` over SQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, events: Sequence[Event]) -> None:
+        """Copy events; one that is there already is left as it is."""
+        if not events:
+            return
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            connection.execute(
+                insert(connection, mailbox).on_conflict_do_nothing(
+                    index_elements=["user_id", "event_id"]
+                ),
+                [
+                    {
+                        "user_id": event.user_id,
+                        "event_id": event.id,
+                        "payload": rows.dump(event),
+                        "at": now,
+                    }
+                    for event in events
+                ],
+            )
+
+    def read(self, user_id: str, limit: int = 1_000) -> list[Event]:
+        """The newest ``limit`` copies of one user, oldest first."""
+        newest = (
+            sa.select(mailbox.c.payload)
+            .where(mailbox.c.user_id == user_id)
+            .order_by(mailbox.c.id.desc())
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            payloads = connection.execute(newest).scalars().all()
+        return [event_from_wire(rows.load(payload)) for payload in reversed(payloads)]
+
+    def trim(self, max_age: float) -> int:
+        """Delete copies older than ``max_age`` seconds, a page per transaction.
+
+        Returns:
+            How many were deleted.
+        """
+        total = 0
+        while True:
+            with self._database.write() as connection:
+                horizon = self._database.now(connection) - timedelta(seconds=max_age)
+                old = sa.select(mailbox.c.id).where(mailbox.c.at < horizon).limit(TRIM_PAGE)
+                deleted = connection.execute(
+                    sa.delete(mailbox).where(mailbox.c.id.in_(old))
+                ).rowcount
+            total += deleted
+            if deleted < TRIM_PAGE:
+                return total

@@ -1,0 +1,80 @@
+"""Deleting what has ended and is old enough, by state, without getting into anybody's way.
+
+Owns: the walk along ``position``, a window of rows per transaction. Never does: decide how long
+something is kept; wait for a lock: a row that somebody works on is left for the next time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from delivery.domain.lifecycle import ENDED, State
+from delivery.domain.records import Purged
+from delivery.ledger.sql import bulk
+from delivery.ledger.sql.any_of import among
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.tables import attempts, confirmations, events, mailbox
+
+
+class Retention:
+    """The deleting part of the event store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def purge(
+        self,
+        before: Mapping[State, datetime],
+        *,
+        after: int = -1,
+        limit: int = 1_000,
+        dry_run: bool = False,
+    ) -> Purged:
+        """See the port."""
+        if open_ones := sorted(set(before) - ENDED):
+            raise ValueError(f"{open_ones[0]} events still wait for their user; nothing ends them")
+        with self._database.read() as connection:
+            window = connection.execute(
+                sa.select(events.c.id, events.c.position, events.c.state, events.c.recorded_at)
+                .where(events.c.position > after)
+                .order_by(events.c.position)
+                .limit(limit)
+            ).all()
+        old = {
+            row.id: State(row.state)
+            for row in window
+            if (cut := before.get(State(row.state))) is not None and row.recorded_at < cut
+        }
+        if old and not dry_run:
+            with self._database.write() as connection:
+                old = {id_: old[id_] for id_ in _delete(connection, old)}
+        # Positions follow the time of recording: where a whole window is young, so is the rest.
+        over = len(window) < limit or all(r.recorded_at >= max(before.values()) for r in window)
+        return Purged(dict(Counter(old.values())), None if over else window[-1].position)
+
+
+def _delete(connection: Connection, old: Mapping[str, State]) -> list[str]:
+    """Those that still stand as they were seen, and that nobody works on."""
+    deleted: list[str] = []
+    for page in bulk.pages(sorted(old)):
+        query = (
+            sa.select(events.c.id, events.c.state)
+            .where(among(events.c.id, page))
+            .order_by(events.c.id)
+            .with_for_update(skip_locked=True)
+        )
+        found = [row.id for row in connection.execute(query) if row.state == old[row.id].value]
+        _delete_page(connection, found)
+        deleted.extend(found)
+    return deleted
+
+
+def _delete_page(connection: Connection, ids: Sequence[str]) -> None:
+    for table in (attempts, confirmations, mailbox):
+        connection.execute(sa.delete(table).where(among(table.c.event_id, ids)))
+    connection.execute(sa.delete(events).where(among(events.c.id, ids)))

@@ -1,0 +1,176 @@
+"""Figures of the last minutes, from the ledger and cheap enough to ask for every second.
+
+What is counted since an instant comes from an even sample (``window``) and is exact while that
+holds every row; what is open is always counted, and so is what is overdue.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from delivery.domain.lifecycle import State
+from delivery.domain.records import ChannelStats, Stats
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.tables import attempts, breakers, confirmations, events
+from delivery.ledger.stores.queries import LIVE_CHANNELS, unconfirmed
+from delivery.ledger.stores.window import Window, window
+
+_GOOD = ("delivered", "confirmed")
+
+
+@dataclass(frozen=True, slots=True)
+class _Recent:
+    """The window's events, each standing for ``step``."""
+
+    counts: Counter[str]
+    fallen: int
+    latencies: list[float]
+
+
+class Statistics:
+    """The counting part of the event store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def stats(self, window_s: int = 300) -> Stats:
+        """See the port."""
+        with self._database.read() as connection:
+            now = self._database.now(connection)
+            since = now - timedelta(seconds=window_s)
+            recorded = window(connection, events.c.position, events.c.recorded_at, since)
+            recent = _recent(connection, recorded)
+            total = recent.counts.total()
+            waiting = recent.counts["accepted"] + recent.counts["sent"]
+            settled = total - waiting
+            return Stats(
+                window_s=window_s,
+                delivery_rate=recent.counts["confirmed"] / settled if settled else 1.0,
+                fallback_share=recent.fallen / total if total else 0.0,
+                events_per_s=total / window_s,
+                ack_p50_ms=percentile(recent.latencies, 0.50),
+                ack_p99_ms=percentile(recent.latencies, 0.99),
+                states=_states(connection, recent.counts),
+                channels=_channels(connection, recorded),
+                oldest_overdue_s=overdue(connection, now),
+            )
+
+
+def percentile(samples: Sequence[float], share: float) -> float | None:
+    """Nearest-rank percentile of sorted samples, ``None`` without any."""
+    if not samples:
+        return None
+    return samples[max(0, math.ceil(share * len(samples)) - 1)]
+
+
+def overdue(connection: Connection, now: datetime) -> float:
+    """Seconds since the oldest due time that nobody has served; 0.0 if none is overdue."""
+    oldest = connection.execute(
+        sa.select(events.c.due_at)
+        .where(events.c.due_at.isnot(None))
+        .order_by(events.c.due_at)
+        .limit(1)
+    ).scalar_one_or_none()
+    return max(0.0, (now - oldest).total_seconds()) if oldest is not None else 0.0
+
+
+def _recent(connection: Connection, recorded: Window) -> _Recent:
+    counts: Counter[str] = Counter()
+    fallen = 0
+    latencies: list[float] = []
+    query = sa.select(
+        events.c.state, events.c.handed_over_at.isnot(None), events.c.at, events.c.confirmed_at
+    ).where(recorded.rows(events.c.position, events.c.recorded_at))
+    for state, has_fallen, at, confirmed_at in connection.execute(query):
+        counts[state] += recorded.step
+        if has_fallen:
+            fallen += recorded.step
+        elif confirmed_at is not None:
+            latencies.append(_ms(at, confirmed_at))
+    return _Recent(counts, fallen, sorted(latencies))
+
+
+def _states(connection: Connection, recent: Counter[str]) -> dict[str, int]:
+    """Everything unconfirmed, and the window's confirmed and expired ones."""
+    query = sa.select(events.c.state, sa.func.count()).where(unconfirmed()).group_by(events.c.state)
+    standing = {row[0]: row[1] for row in connection.execute(query)}
+    ended = {state: recent[state] for state in ("confirmed", "expired")}
+    return {state.value: 0 for state in State} | standing | ended
+
+
+@dataclass(slots=True)
+class _Channel:
+    attempts: int = 0
+    ok: int = 0
+    latencies: list[float] = field(default_factory=list)
+
+
+def _channels(connection: Connection, recorded: Window) -> dict[str, ChannelStats]:
+    """Attempts by channel. A push that went well leaves no attempt row: its proof is counted."""
+    tried = _tried(connection, recorded.since)
+    for name, proved in _pushed(connection, recorded).items():
+        # An auth event's push is a row as well; it must not count twice.
+        failed = tried[name].attempts - tried[name].ok
+        tried[name] = _Channel(failed + proved.ok, proved.ok, proved.latencies)
+    states: dict[str, str] = {
+        row.name: row.state for row in connection.execute(sa.select(breakers))
+    }
+    return {
+        name: ChannelStats(
+            attempts=tried[name].attempts,
+            ok=tried[name].ok,
+            breaker=states.get(name, "closed"),
+            latency_ms=percentile(sorted(tried[name].latencies), 0.50),
+        )
+        for name in sorted(tried.keys() | states.keys())
+    }
+
+
+def _tried(connection: Connection, since: datetime) -> defaultdict[str, _Channel]:
+    """How many attempts were made on each channel, how many of them went well and how fast."""
+    started = window(connection, attempts.c.id, attempts.c.started_at, since)
+    query = sa.select(
+        attempts.c.channel, attempts.c.outcome, attempts.c.started_at, attempts.c.ended_at
+    ).where(started.rows(attempts.c.id, attempts.c.started_at), attempts.c.outcome != "skipped")
+    found: defaultdict[str, _Channel] = defaultdict(_Channel)
+    for name, outcome, begun_at, ended_at in connection.execute(query):
+        channel = found[name]
+        channel.attempts += started.step
+        if outcome in _GOOD:
+            channel.ok += started.step
+            if ended_at is not None:
+                channel.latencies.append(_ms(begun_at, ended_at))
+    return found
+
+
+def _pushed(connection: Connection, recorded: Window) -> dict[str, _Channel]:
+    """Proofs over the live channels of the window's events."""
+    query = (
+        sa.select(
+            confirmations.c.channel,
+            events.c.handed_over_at.isnot(None),
+            events.c.at,
+            confirmations.c.at,
+        )
+        .join(events, events.c.id == confirmations.c.event_id)
+        .where(recorded.rows(events.c.position, events.c.recorded_at))
+        .where(confirmations.c.channel.in_(LIVE_CHANNELS))
+    )
+    found: defaultdict[str, _Channel] = defaultdict(_Channel)
+    for name, has_fallen, at, proved_at in connection.execute(query):
+        channel = found[name]
+        channel.ok += recorded.step
+        if not has_fallen:
+            channel.latencies.append(_ms(at, proved_at))
+    return found
+
+
+def _ms(start: datetime, end: datetime) -> float:
+    return max(0.0, (end - start).total_seconds() * 1_000.0)

@@ -1,0 +1,193 @@
+"""One page of what is due: who enters the chain, whose step is published again, who expires.
+
+Owns: the statements of a sweep, a fixed number of them for any number of events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from delivery.domain import lifecycle
+from delivery.domain.event import EventClass
+from delivery.domain.lifecycle import Cause, Outcome, State
+from delivery.domain.records import Due, Swept
+from delivery.ledger.sql import rows, transitions
+from delivery.ledger.sql.any_of import among
+from delivery.ledger.sql.tables import UtcDateTime, attempts, events
+from delivery.ledger.stores.audit import AuditRow, audit_rows
+
+FAST_PATH = "websocket"
+AGAIN = 5.0
+"""Seconds until a step is published again the first time; doubles with every publish."""
+AGAIN_MAX = 60.0
+TIMED_OUT = "no acknowledgement in time"
+_DOUBLINGS = 4  # 5 s * 2**4 is over the maximum already
+
+_HAND_OVER = lifecycle.sources(Cause.HAND_OVER)
+_EXPIRE = lifecycle.sources(Cause.EXPIRE)
+
+
+def sweep(connection: Connection, now: datetime, limit: int) -> Swept:
+    """Take at most ``limit`` due events; rows that another sweeper holds are passed over."""
+    page = connection.execute(
+        sa.select(
+            events.c.id, events.c.user_id, events.c["class"], events.c.state, events.c.step,
+            events.c.due_at, events.c.publishes, events.c.expires_at, events.c.generation,
+            events.c.recorded_at,
+        )
+        .where(events.c.due_at <= now)
+        .order_by(events.c.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()  # fmt: skip
+    if not page:
+        return Swept((), 0, is_last=True)
+    over, entering, standing, strays = _sorted(page, now)
+    expire(connection, now, over)
+    _enter(connection, now, entering)
+    _publish(connection, now, standing)
+    _settle(connection, strays)
+    due = sorted(entering + standing, key=lambda row: row.due_at)
+    return Swept(tuple(_due(row) for row in due), len(over), is_last=len(page) < limit)
+
+
+def expire(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
+    """End events (locked rows with id, user_id and class) whose time to live is over."""
+    if not found:
+        return
+    connection.execute(
+        sa.update(events)
+        .where(among(events.c.id, _ids(found)), transitions.before(Cause.EXPIRE))
+        .values(state=transitions.after(Cause.EXPIRE), step=None, due_at=None, claimed_until=None)
+    )
+    _audit(connection, now, found, Cause.EXPIRE)
+
+
+def _sorted(page: Iterable[rows.AnyRow], now: datetime) -> tuple[list[rows.AnyRow], ...]:
+    """The page as: expired, entering the chain, on the chain, due without a reason."""
+    over, entering, standing, strays = [], [], [], []
+    for row in page:
+        state = State(row.state)
+        if row.expires_at <= now and state in _EXPIRE:
+            over.append(row)
+        elif state in _HAND_OVER:
+            entering.append(row)
+        elif state is State.FALLING_BACK:
+            standing.append(row)
+        else:
+            strays.append(row)
+    return over, entering, standing, strays
+
+
+def _enter(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
+    """Hand events over to the chain, to be published now; pushed ones get the failed attempt that
+    says why."""
+    if not found:
+        return
+    for doublings, group in _alike(found):
+        connection.execute(
+            sa.update(events)
+            .where(among(events.c.id, _ids(group)), transitions.before(Cause.HAND_OVER))
+            .values(
+                state=transitions.after(Cause.HAND_OVER),
+                step=None,
+                handed_over_at=now,
+                digest_id=None,
+                **_published(now, doublings),
+            )
+        )
+    _record_timeouts(connection, now, [row for row in found if row.state == State.SENT])
+    _audit(connection, now, found, Cause.HAND_OVER)
+
+
+def _record_timeouts(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
+    """In one statement: a row for each event would take a third of a sweep's time."""
+    if not found:
+        return
+    ours = sa.and_(
+        attempts.c.event_id == events.c.id,
+        attempts.c.generation == events.c.generation,
+        attempts.c.channel == FAST_PATH,
+    )
+    last = sa.select(sa.func.max(attempts.c.number)).where(ours).correlate(events)
+    values = {
+        "event_id": events.c.id,
+        "generation": events.c.generation,
+        "channel": sa.literal(FAST_PATH),
+        "number": sa.func.coalesce(last.scalar_subquery(), 0) + 1,
+        "outcome": sa.literal(Outcome.FAILED.value),
+        "error": sa.literal(TIMED_OUT),
+        "started_at": events.c.recorded_at,  # ``sent`` is written with the insert only
+        "ended_at": sa.literal(now, UtcDateTime()),
+    }
+    columns = [value.label(name) for name, value in values.items()]
+    rows_of = sa.select(*columns).where(among(events.c.id, _ids(found)))
+    connection.execute(sa.insert(attempts).from_select(list(values), rows_of))
+
+
+def _publish(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
+    """Note that the steps of events on the chain are published again."""
+    for doublings, group in _alike(found):
+        connection.execute(
+            sa.update(events)
+            .where(among(events.c.id, _ids(group)), transitions.on_chain())
+            .values(**_published(now, doublings))
+        )
+
+
+def _published(now: datetime, doublings: int) -> dict[str, Any]:
+    """Due times move ahead, so that a lost message is published again: 5 s, 10 s, … 60 s."""
+    pause = timedelta(seconds=min(AGAIN * 2**doublings, AGAIN_MAX))
+    again = sa.literal(now + pause, UtcDateTime())
+    return {"due_at": transitions.not_after_expiry(again), "publishes": events.c.publishes + 1}
+
+
+def _alike(found: Iterable[rows.AnyRow]) -> Iterable[tuple[int, Iterable[rows.AnyRow]]]:
+    """Groups that are published again after the same pause."""
+    return groupby(sorted(found, key=_doublings), key=_doublings)
+
+
+def _settle(connection: Connection, found: Sequence[rows.AnyRow]) -> None:
+    """Give events that are due without a reason their right due time, or they would stand at the
+    head of every sweep."""
+    if not found:
+        return
+    parked = events.c.state == State.PARKED.value
+    connection.execute(
+        sa.update(events)
+        .where(among(events.c.id, _ids(found)))
+        .values(due_at=sa.case((parked, events.c.expires_at), else_=sa.null()))
+    )
+
+
+def _audit(
+    connection: Connection, now: datetime, found: Sequence[rows.AnyRow], cause: Cause
+) -> None:
+    facts = {"state": transitions.after(cause), "cause": cause.value}
+    audit_rows(
+        connection,
+        [
+            AuditRow("state", row.id, row.user_id, facts, now)
+            for row in found
+            if row._mapping["class"] == EventClass.AUTH
+        ],
+    )
+
+
+def _due(row: rows.AnyRow) -> Due:
+    step = row.step if row.state == State.FALLING_BACK else None
+    return Due(row.id, EventClass(row._mapping["class"]), step)
+
+
+def _doublings(row: rows.AnyRow) -> int:
+    return min(int(row.publishes), _DOUBLINGS)
+
+
+def _ids(found: Iterable[rows.AnyRow]) -> list[Any]:
+    return [row.id for row in found]

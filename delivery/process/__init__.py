@@ -1,0 +1,1 @@
+"""What a process needs around its parts: loop, supervisor, heartbeat, data directory."""

@@ -1,0 +1,93 @@
+"""One suite for every store of the ``queue`` channel's copies: SQL and Redis streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from delivery.bus.user_streams import RedisStreams
+from delivery.domain.event import EventClass
+from delivery.domain.stores import MailboxStore
+from delivery.ledger import SqlLedger, migrate
+from tests.messages import make_event
+
+HOUR = 3_600.0
+
+
+def _of_ledger(url: str, stack: ExitStack) -> MailboxStore:
+    migrate.upgrade(url)
+    ledger = SqlLedger(url)
+    stack.callback(ledger.close)
+    return ledger.mailbox
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "redis"])
+def mailbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MailboxStore]:
+    with ExitStack() as stack:
+        if request.param == "redis":
+            streams = RedisStreams(request.getfixturevalue("redis_url"), HOUR)
+            stack.callback(streams.close)
+            yield streams
+        elif request.param == "sqlite":
+            yield _of_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", stack)
+        else:
+            yield _of_ledger(request.getfixturevalue("postgres_url"), stack)
+
+
+def test_copies_come_back_whole_and_in_order(mailbox: MailboxStore) -> None:
+    events = [
+        make_event(1, "agent_started"),
+        make_event(2, "note", {"ü": [1, 2.5, None, {"x": "é\n"}]}, thread_id="t-1"),
+        make_event(3, "auth_failed", meta={"flags": ["placeholder:run_id"]},
+                   event_class=EventClass.AUTH),
+        make_event(4, seq=None, run_id="run-8"),
+    ]  # fmt: skip
+    mailbox.put(events[:2])
+    mailbox.put(events[2:])
+    assert mailbox.read("ada") == events
+
+
+def test_a_user_sees_only_their_own_copies(mailbox: MailboxStore) -> None:
+    mine, theirs = make_event(1), make_event(2, user_id="bob")
+    mailbox.put([mine, theirs])
+    assert mailbox.read("ada") == [mine]
+    assert mailbox.read("bob") == [theirs]
+    assert mailbox.read("eve") == []
+
+
+@pytest.mark.parametrize("user_id", ["a:b*[c]?", "ü ñ", "ada ", "x" * 128])
+def test_any_user_id_is_a_mailbox_of_its_own(mailbox: MailboxStore, user_id: str) -> None:
+    mailbox.put([make_event(1), make_event(2, user_id=user_id)])
+    assert [event.user_id for event in mailbox.read(user_id)] == [user_id]
+    assert len(mailbox.read("ada")) == 1
+
+
+def test_a_copy_put_twice_is_read_once_in_its_first_place(mailbox: MailboxStore) -> None:
+    first, second = make_event(1), make_event(2)
+    mailbox.put([first, second])
+    mailbox.put([first])
+    assert mailbox.read("ada") == [first, second]
+
+
+def test_a_limit_keeps_the_newest(mailbox: MailboxStore) -> None:
+    events = [make_event(number) for number in range(10)]
+    mailbox.put(events)
+    assert mailbox.read("ada", 3) == events[-3:]
+
+
+def test_putting_nothing_is_fine(mailbox: MailboxStore) -> None:
+    mailbox.put([])
+    assert mailbox.read("ada") == []
+
+
+def test_old_copies_are_trimmed_and_young_ones_stay(mailbox: MailboxStore) -> None:
+    events = [make_event(1), make_event(2).evolve(user_id="bob")]
+    mailbox.put(events)
+    assert mailbox.trim(HOUR) == 0
+    assert mailbox.read("ada") == events[:1]
+    assert mailbox.trim(-1.0) == 2
+    assert mailbox.read("ada") == []
+    assert mailbox.read("bob") == []

@@ -1,0 +1,51 @@
+"""Proofs without an event are offered again for a while, and not for ever."""
+
+from __future__ import annotations
+
+from delivery.domain.lifecycle import Confirmation
+from delivery.ledger.journal.early_confirmations import EarlyProofs
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def proof(number: int) -> Confirmation:
+    return Confirmation(f"event-{number}", "ada", "websocket", "ada", "c1")
+
+
+def test_a_proof_without_its_event_is_offered_every_second_until_it_finds_it() -> None:
+    clock = Clock()
+    early = EarlyProofs(clock=clock)
+    early.settle((), [proof(1), proof(2)])
+    assert early.due() == [proof(1), proof(2)]
+    assert early.due() == [], "once a second"
+    early.settle([proof(1), proof(2)], [proof(2)])
+    clock.now += 1.0
+    assert early.due() == [proof(2)]
+    early.settle([proof(2)], [])
+    clock.now += 1.0
+    assert early.due() == []
+
+
+def test_a_proof_whose_event_does_not_come_is_forgotten() -> None:
+    clock = Clock()
+    early = EarlyProofs(kept=10.0, clock=clock)
+    early.settle((), [proof(1)])
+    for _ in range(9):
+        clock.now += 1.0
+        early.settle(early.due(), [proof(1)])
+    assert len(early) == 1
+    clock.now += 1.0
+    early.settle(early.due(), [proof(1)])
+    assert len(early) == 0
+
+
+def test_the_oldest_make_room() -> None:
+    early = EarlyProofs(most=2, clock=Clock())
+    early.settle((), [proof(1), proof(2), proof(3)])
+    assert early.due() == [proof(2), proof(3)]
