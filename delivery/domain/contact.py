@@ -18,9 +18,9 @@ from delivery.errors import InvalidEvent
 
 # An address that can stand in a header and an SMTP envelope; the server has the last word.
 _EMAIL = re.compile(r"^[^\s@<>(),;:\"\\\[\]\x00-\x1f\x7f]{1,64}@[A-Za-z0-9.-]{1,253}$")
-_PHONE = re.compile(r"^\+[1-9]\d{6,14}$")  # Source: ITU-T E.164
+_PHONE = re.compile(r"^\+[1-9][0-9]{6,14}$")  # Source: ITU-T E.164
 _LOCALE = re.compile(r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*$")  # Source: RFC 5646, loosely
-_CLOCK = re.compile(r"^([01]\d|2[0-3]):[0-5]\d$")
+_CLOCK = re.compile(r"^([01][0-9]|2[0-3]):[0-5][0-9]$")
 MAX_PUSH = 10
 _FIELDS = {"email", "phone", "push", "locale", "time_zone", "quiet_hours", "opt_out"}
 
@@ -68,18 +68,35 @@ class Contact:
             return UTC
 
     def quiet_until(self, now: datetime) -> datetime | None:
-        """The end of the quiet hours in force at ``now`` (aware), ``None`` outside of them."""
-        if self.quiet_hours is None:
+        """The end of the quiet hours in force at an instant.
+
+        Quiet hours are times on the user's clock. Where it shows a time twice, they begin with the
+        first and end with the second; a time that it leaps over moves forward by the leap.
+        Source: RFC 5545, section 3.3.5 (the leap); PEP 495 (``fold``).
+
+        Args:
+            now: aware.
+
+        Returns:
+            A UTC instant after ``now``; ``None`` outside of quiet hours, and for stored ones that
+            cannot be read: a message at night beats none.
+        """
+        hours = _clock_times(self.quiet_hours)
+        if hours is None:
             return None
-        zone = self.zone
-        local = now.astimezone(zone)
-        begins, ends = (time.fromisoformat(text) for text in self.quiet_hours)
-        for day in (local.date() - timedelta(days=1), local.date()):
-            start = datetime.combine(day, begins, zone)
-            end = datetime.combine(day if begins < ends else day + timedelta(days=1), ends, zone)
-            if start <= local < end:
-                return end
-        return None
+        begins, ends = hours
+        zone, now = self.zone, now.astimezone(UTC)
+        wall = now.astimezone(zone).replace(tzinfo=None)
+        found = None
+        for day in range(-1, 2):
+            start = datetime.combine(wall.date() + timedelta(days=day), begins)
+            end = datetime.combine(start.date(), ends) + timedelta(days=0 if begins < ends else 1)
+            # A clock that leapt over the beginning already shows a later time.
+            has_begun = wall >= start or now >= _instant(start, zone, fold=0)
+            until = max(_instant(end, zone, fold=0), _instant(end, zone, fold=1))
+            if has_begun and now < until:
+                found = until if found is None else max(found, until)
+        return found
 
 
 def parse_contact(user_id: str, body: Mapping[str, Any]) -> Contact:
@@ -103,6 +120,20 @@ def parse_contact(user_id: str, body: Mapping[str, Any]) -> Contact:
         quiet_hours=_quiet(body.get("quiet_hours")),
         opt_out=_words(body, "opt_out", CHANNELS),
     )
+
+
+def _clock_times(quiet_hours: tuple[str, str] | None) -> tuple[time, time] | None:
+    """Stored quiet hours as times, ``None`` where there are none or the check would refuse them."""
+    if quiet_hours is None or quiet_hours[0] == quiet_hours[1]:
+        return None
+    if not all(_CLOCK.fullmatch(text) for text in quiet_hours):
+        return None
+    begins, ends = (time.fromisoformat(text) for text in quiet_hours)
+    return begins, ends
+
+
+def _instant(wall: datetime, zone: tzinfo, *, fold: int) -> datetime:
+    return wall.replace(tzinfo=zone, fold=fold).astimezone(UTC)
 
 
 def _text(body: Mapping[str, Any], name: str, shape: re.Pattern[str], like: str) -> str | None:

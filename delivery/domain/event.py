@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
+import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +21,8 @@ from delivery.errors import InvalidContext, InvalidEvent
 MAX_DATA_BYTES = 64 * 1024
 MAX_ID_CHARS = 128
 MAX_TYPE_CHARS = 128
+PLACEHOLDER = "placeholder"
+LOOK_ALIKE = "look_alike"
 
 AGENT_TYPES = (
     "agent_started",
@@ -37,6 +40,9 @@ _ID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _TYPE = re.compile(r"^[A-Za-z][A-Za-z0-9_.:-]*$")
 _PLACEHOLDERS = frozenset({"undefined", "null", "none", "nan"})
 _PLACEHOLDER_MARKS = ("{{", "${")
+# Scripts with letters of the same shape; a name is written in one of them.
+_SAME_SHAPES = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "COPTIC")
+_INVISIBLE = frozenset({"Cf", "Zl", "Zp", "Co", "Cn"})
 
 
 class EventClass(enum.StrEnum):
@@ -205,12 +211,47 @@ def check_context_id(name: str, value: object) -> str:
     return value
 
 
-def placeholder_flags(user_id: str, run_id: str, thread_id: str | None = None) -> list[str]:
-    """Names of the ids that look like an unfilled template, e.g. ``["placeholder:run_id"]``."""
-    named = (("user_id", user_id), ("run_id", run_id), ("thread_id", thread_id))
-    return [f"placeholder:{name}" for name, value in named if value and is_placeholder(value)]
+def id_flags(user_id: str, run_id: str, thread_id: str | None = None) -> list[str]:
+    """What is odd about the ids, for ``meta["flags"]``.
+
+    Ids are compared as given, character by character: two that read alike are two.
+
+    Returns:
+        ``placeholder:<name>`` for an id that looks like an unfilled template,
+        ``look_alike:<name>`` for one that can be taken for another id.
+    """
+    flags = []
+    for name, value in (("user_id", user_id), ("run_id", run_id), ("thread_id", thread_id)):
+        if not value:
+            continue
+        if is_placeholder(value):
+            flags.append(f"{PLACEHOLDER}:{name}")
+        elif is_look_alike(value):
+            flags.append(f"{LOOK_ALIKE}:{name}")
+    return flags
 
 
 def is_placeholder(value: str) -> bool:
-    """Whether an id looks like a value somebody forgot to fill in."""
+    """Whether an id looks like a value that was never filled in."""
+    if not value.isascii():
+        shown = unicodedata.normalize("NFKC", value)
+        value = "".join(c for c in shown if unicodedata.category(c) not in _INVISIBLE)
     return value.strip().lower() in _PLACEHOLDERS or any(m in value for m in _PLACEHOLDER_MARKS)
+
+
+def is_look_alike(value: str) -> bool:
+    """Whether an id can be taken for another one: spaces around it, characters that have another
+    form or do not show, or letters of scripts that share shapes.
+
+    Source: Unicode Standard Annex 15 (NFKC) and Technical Standard 39, section 5 (mixed scripts).
+    """
+    if value != value.strip():
+        return True
+    if value.isascii():
+        return False
+    if unicodedata.normalize("NFKC", value) != value:
+        return True
+    if any(unicodedata.category(char) in _INVISIBLE for char in value):
+        return True
+    names = [unicodedata.name(char, "") for char in value if char.isalpha()]
+    return sum(any(name.startswith(script) for name in names) for script in _SAME_SHAPES) > 1

@@ -14,12 +14,13 @@ from typing import Any
 import msgspec
 
 from delivery.domain.event import (
+    PLACEHOLDER,
     Event,
     EventClass,
     check_context_id,
     check_event_id,
     check_event_type,
-    placeholder_flags,
+    id_flags,
 )
 from delivery.domain.payload import encode_object
 from delivery.domain.policy import ClassPolicy, Policies
@@ -32,7 +33,7 @@ _OURS = frozenset({"seq", "at", "class"})
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """To whom and about what; checked. ``flags`` names ids that look like unfilled templates."""
+    """To whom and about what; checked. ``flags`` names ids that are odd, see ``id_flags``."""
 
     user_id: str
     run_id: str
@@ -101,7 +102,7 @@ def _context(user_id: object, run_id: object, thread_id: object) -> Context:
     user = _addressable("user_id", user_id)
     run = _addressable("run_id", run_id)
     thread = None if thread_id is None else _addressable("thread_id", thread_id)
-    return Context(user, run, thread, tuple(placeholder_flags(user, run, thread)))
+    return Context(user, run, thread, tuple(id_flags(user, run, thread)))
 
 
 # A run has many events, and each names it anew.
@@ -124,8 +125,12 @@ def check_kind(kind: Kind, context: Context) -> None:
     Raises:
         InvalidContext: an id looks like a template that nobody filled in.
     """
-    if context.flags and kind.event_class is EventClass.AUTH:
-        name = context.flags[0].partition(":")[2]
+    if not context.flags or kind.event_class is not EventClass.AUTH:
+        return
+    for flag in context.flags:
+        what, _, name = flag.partition(":")
+        if what != PLACEHOLDER:
+            continue
         raise InvalidContext(
             f"{name} looks like a template nobody filled in; auth events need real ids", field=name
         )

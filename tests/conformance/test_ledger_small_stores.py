@@ -60,6 +60,16 @@ def test_a_contact_reads_back_as_it_was_put(ledger: SqlLedger) -> None:
     assert ledger.contacts.get("eve") is None
 
 
+def test_users_whose_names_read_alike_are_two(ledger: SqlLedger) -> None:
+    composed, decomposed = "Am\u00e9lie", "Ame\u0301lie"
+    ledger.contacts.put(Contact(composed, email="a@example.org"))
+    assert ledger.contacts.get(decomposed) is None
+    assert ledger.contacts.get(composed.upper()) is None
+    assert ledger.contacts.get(f"{composed} ") is None
+    ledger.contacts.put(Contact(decomposed, email="b@example.org"))
+    assert ledger.contacts.get(composed) == Contact(composed, email="a@example.org")
+
+
 def test_a_put_replaces_everything(ledger: SqlLedger) -> None:
     ledger.contacts.put(FULL)
     ledger.contacts.put(Contact("ada", phone="+491701234568"))

@@ -12,8 +12,8 @@ from delivery.domain.event import (
     check_event_id,
     check_event_type,
     format_instant,
+    id_flags,
     is_placeholder,
-    placeholder_flags,
 )
 from delivery.errors import InvalidContext, InvalidEvent
 from delivery.testing import make_event, make_id
@@ -107,7 +107,19 @@ def test_no_run_is_named_registry():
 
 
 @pytest.mark.parametrize(
-    "value", ["undefined", "NULL", " None ", "NaN", "{{user}}", "${USER}", "x${y"]
+    "value",
+    [
+        "undefined",
+        "NULL",
+        " None ",
+        "NaN",
+        "{{user}}",
+        "${USER}",
+        "x${y",
+        "\uff4e\uff55ll",
+        "null\u200b",
+        "\uff5b\uff5buser\uff5d\uff5d",
+    ],
 )
 def test_unfilled_templates_are_seen(value):
     assert is_placeholder(value)
@@ -118,8 +130,44 @@ def test_real_ids_are_not_taken_for_templates(value):
     assert not is_placeholder(value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Ame\u0301lie",  # decomposed: NFC has one character for the two
+        "\u212bngstr\u00f6m",  # the sign for the unit, not the letter
+        "\uff41lice",  # full width
+        "\ufb01nn",  # a ligature
+        "alice\u200b",  # a zero width space
+        "ali\u00adce",  # a soft hyphen
+        "\u0430lice",  # a Cyrillic letter among Latin ones
+        "\u03bfscar",  # a Greek one
+        " alice",
+        "alice\u00a0",
+    ],
+)
+def test_an_id_that_reads_like_another_one_is_flagged(value):
+    assert id_flags(value, "r1") == ["look_alike:user_id"]
+    assert id_flags("u1", value) == ["look_alike:run_id"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Am\u00e9lie",
+        "u1",
+        "\u0410\u043b\u0438\u0441\u0430",
+        "\u53f0Abc\u304d",
+        "a b",
+        "Jos\u00e9-9",
+        "\U0001f600",
+    ],
+)
+def test_an_id_in_any_one_script_is_not_flagged(value):
+    assert id_flags(value, "r1") == []
+
+
 def test_each_id_that_looks_unfilled_is_flagged_by_name():
-    assert placeholder_flags("u1", "null", "{{t}}") == [
+    assert id_flags("u1", "null", "{{t}}") == [
         "placeholder:run_id",
         "placeholder:thread_id",
     ]

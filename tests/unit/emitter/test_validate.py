@@ -100,6 +100,17 @@ def test_placeholders_are_flagged():
     assert draft.event.meta == {"flags": ["placeholder:user_id", "placeholder:run_id"]}
 
 
+def test_an_id_that_reads_like_another_one_is_flagged_and_kept_as_it_is():
+    draft = parse(user_id="Ame\u0301lie", meta={"a": 1})
+    assert draft.event.user_id == "Ame\u0301lie"
+    assert draft.event.meta == {"a": 1, "flags": ["look_alike:user_id"]}
+
+
+def test_a_sign_in_of_a_user_whose_name_reads_like_another_one_is_accepted():
+    draft = parse(type="auth_started", user_id="Ame\u0301lie")
+    assert draft.event.meta == {"flags": ["look_alike:user_id"]}
+
+
 def test_placeholders_are_refused_for_sign_ins():
     with pytest.raises(InvalidContext) as caught:
         parse(type="auth_started", user_id="${USER}")
