@@ -24,13 +24,12 @@ from delivery.domain.records import FeedMark, Owed, Stored
 from delivery.domain.stores import Ledger
 from delivery.errors import LedgerUnavailable, Unauthenticated
 from delivery.gateway.auth import Authenticator, Principal
-from delivery.gateway.connection import Connection
+from delivery.gateway.connection import Connection, Surroundings
 from delivery.gateway.feed import Source
 from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.parts import GatewayParts
 from delivery.gateway.registry import Registry
 from delivery.gateway.session import Session
-from delivery.gateway.surroundings import Surroundings
 from delivery.links import LinkSigner
 from delivery.protocol import Ack, Limits, ServerFrame, encode_event
 

@@ -6,14 +6,67 @@ Owns: who may read and write them, and the check of push targets at the door. Ne
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Collection
+from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
 from delivery.api.problems import Problem
-from delivery.api.push_urls import check_push_url
 from delivery.api.requests import json_response, owner_or, parse_json, path_user_id, read_body
 from delivery.domain.contact import parse_contact
+from delivery.domain.push_target import is_public, scheme_of, shape_fault
+from delivery.errors import InvalidEvent
 from delivery.gateway.parts import GatewayParts
+
+# These talk to one address of their own: what stands in the host's place is a key.
+_FIXED_HOST = frozenset({"discord", "gchat", "pbul", "pover", "slack", "tgram", "wxteams"})
+
+
+def check_push_url(url: str, schemes: Collection[str], allow_private: bool = False) -> None:
+    """Refuse a push target that is not allowed. Resolves names: call it in a thread.
+
+    Args:
+        url: an Apprise URL.
+        schemes: the schemes that are allowed.
+        allow_private: also take targets in private networks (tests, closed networks).
+
+    Raises:
+        InvalidEvent: ``field`` is ``push``; the message never repeats the URL, which holds secrets.
+    """
+    fault = shape_fault(url, schemes)
+    if fault is not None:
+        raise InvalidEvent(f"push: {fault}", field="push")
+    if scheme_of(url) in _FIXED_HOST:
+        return
+    addresses = _addresses(_host(url))
+    if not allow_private and not all(is_public(address) for address in addresses):
+        raise InvalidEvent(
+            "push: the host is in a private network; name one that is reachable from outside",
+            field="push",
+        )
+
+
+def _host(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host:
+        raise InvalidEvent("push: the URL's host or port is malformed", field="push")
+    # Apprise decodes %-escapes in the host, so that is what must be looked at.
+    return unquote(host).strip(".")
+
+
+def _addresses(host: str) -> list[str]:
+    """Every address the host stands for; none for a word that is no host (a token, a topic)."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return [str(entry[4][0]) for entry in found]
+
 
 RESOLVE_TIMEOUT = 5.0
 

@@ -6,15 +6,16 @@ mail scanners and previews fetch every link. Never does: ask for a sign-in; the 
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 from html import escape
 
 from aiohttp import web
 
-from delivery.api.page_shell import button, page
-from delivery.api.page_words import Words, words_for
 from delivery.api.problems import KINDS, Problem, problem_of
 from delivery.api.requests import client_address
 from delivery.domain.event import format_instant
@@ -25,6 +26,171 @@ from delivery.gateway.parts import GatewayParts
 from delivery.links import CONFIRM, UNSUBSCRIBE
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """One language. ``{}`` stands for a number, for so many updates, or for a channel's name;
+    ``at`` is how an instant is written."""
+
+    lang: str
+    at: str
+    one_update: str
+    updates: str
+    ask: str
+    ask_one: str
+    ask_many: str
+    yes: str
+    thanks: str
+    confirmed: str
+    stop: str
+    stopping: str
+    unsubscribe: str
+    done: str
+    stopped: str
+    channels: Mapping[str, str]
+    types: Mapping[str, str] = field(default_factory=dict)
+
+    def count(self, number: int) -> str:
+        """``one update``, ``3 updates``."""
+        return self.one_update if number == 1 else self.updates.format(number)
+
+    def type(self, name: str) -> str:
+        """What an event of this type is called."""
+        return self.types.get(name) or name.replace("_", " ").capitalize()
+
+
+ENGLISH = Words(
+    lang="en",
+    at="%d %b, %H:%M %Z",
+    one_update="one update",
+    updates="{} updates",
+    ask="Have you seen this?",
+    ask_one="You were sent {}. Confirm that you have seen it, and nobody will remind you again.",
+    ask_many="You were sent {}. Confirm that you have seen them, and nobody will remind you again.",
+    yes="Yes, I have seen this",
+    thanks="Thank you",
+    confirmed="{}: confirmed. You can close this page.",
+    stop="Stop {}?",
+    stopping="You will get no more {} from this service. What is new still waits for you when you "
+    "sign in.",
+    unsubscribe="Unsubscribe",
+    done="Done",
+    stopped="You will get no more {} from this service.",
+    channels={"email": "emails", "sms": "text messages", "emergency": "push notifications"},
+)
+GERMAN = Words(
+    lang="de",
+    at="%d.%m., %H:%M %Z",
+    one_update="eine Neuigkeit",
+    updates="{} Neuigkeiten",
+    ask="Haben Sie dies gesehen?",
+    ask_one="Wir haben Ihnen {} geschickt. Bestätigen Sie, dass Sie sie gesehen haben, und niemand "
+    "erinnert Sie mehr daran.",
+    ask_many="Wir haben Ihnen {} geschickt. Bestätigen Sie, dass Sie sie gesehen haben, und "
+    "niemand erinnert Sie mehr daran.",
+    yes="Ja, ich habe dies gesehen",
+    thanks="Vielen Dank",
+    confirmed="{}: bestätigt. Sie können diese Seite schließen.",
+    stop="Keine {} mehr?",
+    stopping="Sie erhalten keine {} mehr von diesem Dienst. Was neu ist, wartet weiter auf Sie, "
+    "wenn Sie sich anmelden.",
+    unsubscribe="Abbestellen",
+    done="Erledigt",
+    stopped="Sie erhalten keine {} mehr von diesem Dienst.",
+    channels={"email": "E-Mails", "sms": "SMS", "emergency": "Push-Nachrichten"},
+    types={
+        "agent_started": "Agent hat begonnen",
+        "agent_thinking": "Agent dachte nach",
+        "tool_executing": "Werkzeug gestartet",
+        "tool_completed": "Werkzeug fertig",
+        "agent_completed": "Agent ist fertig",
+        "auth_started": "Anmeldung begonnen",
+        "auth_validating": "Anmeldung geprüft",
+        "auth_completed": "Angemeldet",
+        "auth_failed": "Anmeldung fehlgeschlagen",
+    },
+)
+_SPOKEN = {words.lang: words for words in (ENGLISH, GERMAN)}
+
+
+def words_for(locale: str | None) -> Words:
+    """``de-AT`` speaks German; what is not spoken here is answered in English."""
+    language = (locale or "").replace("_", "-").partition("-")[0].lower()
+    return _SPOKEN.get(language, ENGLISH)
+
+
+_CSS = """
+:root{color-scheme:light dark;--bg:#f4f5f7;--card:#fff;--ink:#16181d;--soft:#5b6270;--line:#dfe2e8;
+--accent:#2557d6;--on-accent:#fff;--focus:#7aa2ff}
+@media (prefers-color-scheme:dark){:root{--bg:#101218;--card:#191c24;--ink:#eceef3;--soft:#a3aab8;
+--line:#2c313d;--accent:#8fb0ff;--on-accent:#0d1530;--focus:#c4d6ff}}
+*{box-sizing:border-box}
+body{margin:0;min-height:100vh;display:grid;place-items:center;padding:1.25rem;background:var(--bg);
+color:var(--ink);font:1rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{width:100%;max-width:32rem;background:var(--card);border:1px solid var(--line);
+border-radius:1rem;padding:clamp(1.5rem,5vw,2.5rem)}
+h1{margin:0 0 .75rem;font-size:1.45rem;line-height:1.25;text-wrap:balance}
+p{margin:0 0 1rem;color:var(--soft)}
+ul{list-style:none;margin:0 0 1.5rem;padding:0;border-top:1px solid var(--line)}
+li{display:flex;justify-content:space-between;gap:1rem;padding:.6rem 0;
+border-bottom:1px solid var(--line)}
+li time{color:var(--soft);font-variant-numeric:tabular-nums;white-space:nowrap}
+button{width:100%;padding:.85rem 1.25rem;border:0;border-radius:.65rem;background:var(--accent);
+color:var(--on-accent);font:inherit;font-weight:600;cursor:pointer}
+button:hover{filter:brightness(1.08)}
+button:focus-visible,a:focus-visible{outline:3px solid var(--focus);outline-offset:3px}
+a{color:var(--accent)}
+code{font-family:ui-monospace,SFMono-Regular,Menlo,monospace;font-size:.92em}
+""".strip()
+_CSS_HASH = base64.b64encode(hashlib.sha256(_CSS.encode()).digest()).decode()
+
+HEADERS: Mapping[str, str] = {
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src 'sha256-{_CSS_HASH}'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    # The address holds the token: it must not leave with a click, or stay in a cache.
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "X-Robots-Tag": "noindex",
+}
+
+
+def page(
+    title: str,
+    body: str,
+    *,
+    lang: str = "en",
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """A whole page.
+
+    Args:
+        title: plain text, heading and title alike.
+        body: HTML; whoever calls has escaped what came from outside.
+    """
+    text = (
+        f'<!doctype html>\n<html lang="{lang}">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n"
+        f"<body>\n<main>\n<h1>{escape(title)}</h1>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+    return web.Response(
+        status=status,
+        body=text.encode(),
+        content_type="text/html",
+        charset="utf-8",
+        headers={**HEADERS, **(headers or {})},
+    )
+
+
+def button(label: str) -> str:
+    """A form that posts to the page's own address."""
+    return f'<form method="post"><button type="submit">{escape(label)}</button></form>'
+
 
 MAX_LISTED = 20
 _Page = Callable[[web.Request], Awaitable[web.Response]]

@@ -15,11 +15,11 @@ from delivery.api import routes
 from delivery.api.problems import problem_middleware
 from delivery.api.requests import caller
 from delivery.errors import LedgerError
+from delivery.gateway.connection import SEND_TIMEOUT
 from delivery.gateway.fast_path import FastPath
 from delivery.gateway.feed import SecondCopy
 from delivery.gateway.parts import GatewayParts
 from delivery.gateway.sse import serve_stream
-from delivery.gateway.surroundings import SEND_TIMEOUT
 from delivery.gateway.websocket import serve_socket
 
 logger = logging.getLogger(__name__)

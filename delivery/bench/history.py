@@ -16,7 +16,7 @@ from delivery.bench.children import BenchFailed
 from delivery.domain.event import AGENT_TYPES, Event, EventClass
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.records import Entry
-from delivery.emitter.ids import new_event_id
+from delivery.emitter.validate import new_event_id
 from delivery.ledger import SqlLedger
 
 READER = "reader"

@@ -11,10 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from delivery.domain.event import Event, EventClass
-from delivery.emitter.ids import new_event_id
+from delivery.emitter.validate import new_event_id
 from delivery.gateway.in_flight import Flight
-from delivery.gateway.merging import PIECES
-from delivery.gateway.outbound import Lanes
+from delivery.gateway.outbound import PIECES, Lanes
 from delivery.protocol import Limits, encode_event
 
 PIECE = "a few words, "

@@ -20,7 +20,7 @@ from delivery.bench.window import Load
 from delivery.bootstrap.gateway import node_from_environment
 from delivery.bootstrap.node import Node
 from delivery.domain.event import AGENT_TYPES
-from delivery.emitter.ids import new_event_id
+from delivery.emitter.validate import new_event_id
 from delivery.process.event_loop import run, settle_in
 
 AT_ONCE = 1_000

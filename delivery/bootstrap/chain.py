@@ -40,7 +40,7 @@ from delivery.tasks.sweep import Alerter, Sweeper, SweepReport, ThresholdWatch
 if TYPE_CHECKING:
     from celery import Celery
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PING_EVERY = 30.0
 HINT_DELAY = 0.02
@@ -166,7 +166,7 @@ def make_watch(settings: Settings) -> Callable[[], None]:
         try:
             httpx.get(url, timeout=5.0).raise_for_status()
         except httpx.HTTPError as error:
-            log.warning("DELIVERY_HEARTBEAT_URL does not answer: %s", type(error).__name__)
+            logger.warning("DELIVERY_HEARTBEAT_URL does not answer: %s", type(error).__name__)
 
     def watch() -> None:
         now = time.monotonic()
@@ -219,9 +219,9 @@ class HintedSweep:
             try:
                 self._sweep()
             except LedgerUnavailable as error:
-                log.debug("hinted sweep: %s", error)  # beat's next sweep finds it
+                logger.debug("hinted sweep: %s", error)  # beat's next sweep finds it
             except DeliveryError:
-                log.exception("hinted sweep failed")
+                logger.exception("hinted sweep failed")
 
 
 def check_order(settings: Settings) -> str:

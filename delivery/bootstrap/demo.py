@@ -20,7 +20,7 @@ from delivery.domain.emission import Emission
 from delivery.errors import DeliveryError, Overloaded
 from delivery.gateway.stage import Part
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 USER = "demo"
 TOKEN_TTL = 3_600.0
@@ -93,7 +93,7 @@ class DemoStage:
                 else:
                     await emitter.emit(type, data)
         except DeliveryError as error:
-            log.warning("the demonstration's run %s ended early: %s", run_id, error)
+            logger.warning("the demonstration's run %s ended early: %s", run_id, error)
 
 
 def script(prompt: str) -> list[Beat]:

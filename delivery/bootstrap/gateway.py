@@ -17,7 +17,7 @@ from delivery.ledger import migrate
 from delivery.process.event_loop import Told, run
 from delivery.process.supervisor import supervise
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Ready = Callable[[str], None]
 
@@ -38,7 +38,7 @@ def run_gateways(settings: Settings, processes: int, *, ready: Ready) -> None:
         require_current(database_url(settings))
     except LedgerUnavailable as error:
         # Accepting while the ledger is away is what the spool is for.
-        log.warning("%s; starting all the same", error)
+        logger.warning("%s; starting all the same", error)
     settings = with_port(settings)
     if processes == 1:
         run(run_gateway(settings, ready=ready))

@@ -43,7 +43,7 @@ from delivery.tasks.sweep import Sweeper
 if TYPE_CHECKING:
     from celery import Celery
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_PENDING = 20_000
 

@@ -17,7 +17,7 @@ from delivery.domain.ports import Resend
 from delivery.domain.stores import Ledger
 from delivery.errors import ChannelUnavailable
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 COPY_AGE = 259_200.0
 """Seconds a second copy is kept: the longest default time to live."""
@@ -68,7 +68,7 @@ def make_copies(settings: Settings, ledger: Ledger) -> Copies:
         try:
             return streams.trim(max_age)
         except ChannelUnavailable as error:
-            log.warning("%s; the next trim makes up for it", error)
+            logger.warning("%s; the next trim makes up for it", error)
             return 0
 
     return Copies(streams.put, streams.read, trim, streams.close)

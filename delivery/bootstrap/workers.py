@@ -37,7 +37,7 @@ from delivery.telemetry import setup_logging
 if TYPE_CHECKING:
     from celery import Celery
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class ProcessParts:
@@ -217,7 +217,7 @@ def _heart_on(
         heart = Heart(ledger, node, kind, info=lambda: info)
         heart.start()
         closing.callback(heart.stop)
-        log.info("%s %s is up", kind, node)
+        logger.info("%s %s is up", kind, node)
         ready(node)
 
     signal.connect(start, weak=False)

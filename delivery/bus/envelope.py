@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _NOTHING = msgspec.Raw(b"")
 _PUSHES = b'{"kind":"pushes",'
@@ -69,7 +69,7 @@ def unseal(raw: bytes | str) -> Envelope | None:
     try:
         return _envelope.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        log.warning("something on the bus is no envelope: %s", error)
+        logger.warning("something on the bus is no envelope: %s", error)
         return None
 
 
@@ -79,7 +79,7 @@ def unpack(envelope: Envelope) -> list[dict[str, Any]]:
     try:
         many = _array.decode(envelope.messages) if envelope.messages else []
     except msgspec.DecodeError as error:
-        log.warning("an envelope on the bus holds no messages: %s", error)
+        logger.warning("an envelope on the bus holds no messages: %s", error)
         return []
     return [
         message
@@ -95,5 +95,5 @@ def _read(raw: bytes) -> dict[str, Any] | None:
     try:
         return None if raw == b"null" else _any.decode(raw)
     except msgspec.DecodeError as error:
-        log.warning("a message on the bus cannot be read: %s", error)
+        logger.warning("a message on the bus cannot be read: %s", error)
         return None

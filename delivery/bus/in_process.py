@@ -12,7 +12,7 @@ from typing import Any
 
 from delivery.bus.envelope import pack, seal, unpack, unseal
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 OnMessage = Callable[[dict[str, Any]], None]
 
@@ -82,4 +82,4 @@ def call(on_message: OnMessage, message: dict[str, Any]) -> None:
     try:
         on_message(message)
     except Exception:
-        log.exception("a bus message of kind %r failed", message.get("kind"))
+        logger.exception("a bus message of kind %r failed", message.get("kind"))

@@ -21,7 +21,7 @@ from delivery.bus.redis_bus import CHANNEL
 from delivery.bus.topology import Shard
 from delivery.errors import ChannelUnavailable, LedgerError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 RegistryResend = Callable[[str, Sequence[str], float], Coroutine[Any, Any, int]]
 Wake = Callable[[Sequence[str]], None]
@@ -76,7 +76,7 @@ class LoopResend:
         try:
             self._loop.call_soon_threadsafe(self._wake, list(user_ids))
         except RuntimeError as error:
-            log.info("the gateway is shutting down and needs no wake-up: %s", error)
+            logger.info("the gateway is shutting down and needs no wake-up: %s", error)
 
 
 class BusResend:

@@ -19,7 +19,7 @@ from delivery.bus.topology import Shards
 from delivery.domain.ports import Dice
 from delivery.domain.retry import Backoff
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 RECONNECT = Backoff(base=0.1, max=1.0, jitter=0.5)
 

@@ -23,7 +23,7 @@ from redis.exceptions import ClusterError, ResponseError
 
 from delivery.bus.redis_clients import async_client, client
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Server = tuple[str, int]
 
@@ -167,7 +167,7 @@ def _is_cluster(info: Any) -> bool:
 def _not_told(error: ResponseError) -> Layout:
     """This user may not ask, or the server does not know the question: ordinary pub/sub is right
     everywhere, only slower in a cluster."""
-    log.info("Redis does not say whether it is a cluster: %s", error)
+    logger.info("Redis does not say whether it is a cluster: %s", error)
     return Layout()
 
 

@@ -20,7 +20,7 @@ from delivery.bus.redis_clients import client, keyed_client
 from delivery.domain.event import Event, event_from_wire
 from delivery.errors import ChannelUnavailable
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PREFIX = "delivery:mailbox:"
 MAX_LENGTH = 1_000
@@ -153,5 +153,5 @@ def _event(fields: Mapping[Any, Any]) -> Event | None:
     try:
         return event_from_wire(msgspec.json.decode(fields.get(_FIELD.encode()) or b""))
     except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
-        log.warning("a mailbox entry cannot be read and is skipped: %r", error)
+        logger.warning("a mailbox entry cannot be read and is skipped: %r", error)
         return None

@@ -15,7 +15,7 @@ from delivery.client.posting import Http
 from delivery.errors import DeliveryError
 from delivery.protocol import MAX_ACK_IDS, encode_json
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_UNSENT = 5_000
 """Ids that wait for the network; older ones come back by replay."""
@@ -59,7 +59,7 @@ class AckPoster:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
         except TimeoutError:
-            log.warning(
+            logger.warning(
                 "%d acknowledgements were not sent within %g s; expect the events again",
                 len(self._waiting), timeout,
             )  # fmt: skip
@@ -90,10 +90,10 @@ class AckPoster:
         try:
             reply = await self._http.ask("POST", self._url, encode_json({"ids": ids}))
         except DeliveryError as error:
-            log.info("cannot acknowledge %d events now: %s", len(ids), error)
+            logger.info("cannot acknowledge %d events now: %s", len(ids), error)
             return False
         if reply.status == 200:
             return True
         is_final = 400 <= reply.status < 500 and reply.status not in _AGAIN
-        log.warning("the gateway answered %d to %d acknowledgements", reply.status, len(ids))
+        logger.warning("the gateway answered %d to %d acknowledgements", reply.status, len(ids))
         return is_final

@@ -27,7 +27,7 @@ from delivery.client.store import MemoryStore, Store
 from delivery.client.tokens import Token, Tokens
 from delivery.errors import ConfigError, ProtocolError, Unreachable
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 DRAIN_TIMEOUT = 2.0
 POST_TIMEOUT = 10.0
@@ -213,7 +213,7 @@ class Client:
         except (ProtocolError, Unreachable) as error:
             self._failure = error
         except Exception as error:
-            log.exception("the client failed")
+            logger.exception("the client failed")
             self._failure = error
         finally:
             self._inbox.arrived.set()

@@ -33,7 +33,7 @@ from delivery.protocol import (
     may_reconnect,
 )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SEND_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 2.0
@@ -148,7 +148,7 @@ class Connection:
         elif isinstance(frame, Reconnect):
             self._after = frame.after_ms / 1000.0
         elif isinstance(frame, Error):
-            log.warning("the gateway reports %s: %s", frame.code, frame.message)
+            logger.warning("the gateway reports %s: %s", frame.code, frame.message)
             if frame.code == "unauthorized":
                 self._told = frame.message
 
@@ -183,7 +183,7 @@ class Connection:
             async with asyncio.timeout(timeout):
                 await self._sent.wait()
         except TimeoutError:
-            log.warning(
+            logger.warning(
                 "acknowledgements were not sent within %g s; expect the events again", timeout
             )
 
@@ -199,7 +199,7 @@ class Connection:
                     self._sent.set()
                     await self._rest()
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            log.info("cannot write to the gateway: %s; reconnecting", type(error).__name__)
+            logger.info("cannot write to the gateway: %s; reconnecting", type(error).__name__)
             await self._socket.close()
 
     async def _rest(self) -> None:
@@ -226,7 +226,7 @@ class Connection:
             token = await self._tokens.renew()
         except DeliveryError as error:
             # The connection is still good for a while.
-            log.warning("%s; trying again", error)
+            logger.warning("%s; trying again", error)
             self._refresh_at = time.time() + REFRESH_AGAIN
             return
         self._frames.append(Refresh(token))

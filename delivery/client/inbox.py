@@ -20,7 +20,7 @@ from delivery.client.store import MemoryStore, Store
 from delivery.client.stream import Stream
 from delivery.protocol import Events
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PASSED = 1_000
 """Ephemeral events that are remembered, so that a change of transport shows none twice."""
@@ -146,4 +146,4 @@ class Inbox:
         try:
             self._tell(status)
         except Exception:
-            log.exception("on_status failed")
+            logger.exception("on_status failed")

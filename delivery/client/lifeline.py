@@ -26,7 +26,7 @@ from delivery.client.tokens import Tokens
 from delivery.errors import ProtocolError, Unreachable
 from delivery.protocol import Close, Events
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SOCKET_TRIES = 2
 """Sockets in a row that do not get through before the stream is tried."""
@@ -174,7 +174,7 @@ class Lifeline:
             if left <= 0.0:
                 raise Unreachable(f"no connection for {patience:g} s: {ended.reason}")
             delay = min(delay, left)
-        log.info("disconnected (%s); reconnecting in %.2f s", ended.reason, delay)
+        logger.info("disconnected (%s); reconnecting in %.2f s", ended.reason, delay)
         self._owner.on_status(
             state="waiting", transport=None, code=ended.code, reason=ended.reason,
             retry_at=datetime.now(UTC) + timedelta(seconds=delay),
@@ -233,7 +233,7 @@ class Lifeline:
             try:
                 return await self._open_socket()
             except (Unreachable, ProtocolError) as error:
-                log.info("still on the stream: %s", error)
+                logger.info("still on the stream: %s", error)
 
 
 async def _end(

@@ -30,7 +30,7 @@ from delivery.domain.emission import Receipt
 from delivery.errors import DeliveryError, InvalidFrame, Overloaded, RemoteError, Unreachable
 from delivery.protocol import decode_json
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_EVENTS = 1_000
 MAX_BYTES = 1_000_000
@@ -166,7 +166,7 @@ class Outbox:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
         except TimeoutError:
-            log.warning("%d events were not sent before closing", len(self._waiting))
+            logger.warning("%d events were not sent before closing", len(self._waiting))
         self._task.cancel()
         await asyncio.wait((self._task,), timeout=5.0)
 
@@ -216,7 +216,7 @@ class Outbox:
             _fail(batch, error)
         except Exception as error:
             # The caller's token function, or a bug: the next batch may fare better.
-            log.exception("posting %d events failed", len(batch))
+            logger.exception("posting %d events failed", len(batch))
             _fail(batch, Unreachable(f"posting failed: {type(error).__name__}"))
 
     async def _post(self, batch: Sequence[Letter]) -> None:
@@ -285,7 +285,7 @@ def _fail(letters: Sequence[Letter], error: DeliveryError) -> None:
         if letter.receipt.is_settled:
             continue
         if not letter.receipt.is_awaited:
-            log.error("event %s was not accepted: %s", letter.receipt.id, error)
+            logger.error("event %s was not accepted: %s", letter.receipt.id, error)
         letter.receipt.fail(error)
 
 

@@ -29,7 +29,7 @@ from delivery.protocol import (
     decode_server,
 )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CHUNK = 1 << 16
 HEARTBEATS = 2.5
@@ -127,7 +127,7 @@ class Stream:
                     return
                 if isinstance(frame, Reconnect):
                     self._after = frame.after_ms / 1000.0
-                log.debug("the stream began with %s", name)
+                logger.debug("the stream began with %s", name)
 
     def pause(self, is_full: bool) -> None:
         """Stop reading while the client has no room: the network then holds the gateway back."""
@@ -207,7 +207,7 @@ class Stream:
         if frame.code == "unauthorized":
             self._over = Ended(frame.message, self._after, Close.TOKEN_EXPIRED)
         else:
-            log.warning("the gateway reports %s: %s", frame.code, frame.message)
+            logger.warning("the gateway reports %s: %s", frame.code, frame.message)
 
     @property
     def _is_refresh_due(self) -> bool:
@@ -219,7 +219,7 @@ class Stream:
         try:
             return await self._tokens.renew() != self._used
         except DeliveryError as error:
-            log.warning("%s; trying again", error)
+            logger.warning("%s; trying again", error)
             return False
 
     def on_handled(self, n: int, event_id: str, is_durable: bool) -> None:

@@ -19,7 +19,6 @@ from delivery.domain.event import Event, EventClass, check_event_id
 from delivery.domain.policy import ClassPolicy, Policies
 from delivery.domain.ports import Accepted, Journal, Push
 from delivery.domain.records import Entry, Receipted, Recorded
-from delivery.emitter.ids import new_event_id
 from delivery.emitter.pushing import Pusher
 from delivery.emitter.receipts import Receipts
 from delivery.emitter.runs import Run, Runs
@@ -31,11 +30,12 @@ from delivery.emitter.validate import (
     check_data,
     check_kind,
     check_meta,
+    new_event_id,
     parse_item,
 )
 from delivery.errors import IdConflict, Overloaded
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Done = Callable[[Accepted | Exception], None]
 
@@ -310,5 +310,5 @@ def _settle(receipt: Receipt, answer: Accepted | Exception) -> None:
         return
     if not receipt.is_awaited:
         # Nobody may ever ask this receipt; the loss must not be silent.
-        log.error("event %s was not accepted: %s", receipt.id, answer)
+        logger.error("event %s was not accepted: %s", receipt.id, answer)
     receipt.fail(answer)

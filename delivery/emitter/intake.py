@@ -16,7 +16,7 @@ from delivery.emitter.emitter import EmitterCore
 from delivery.emitter.validate import Draft
 from delivery.errors import InvalidEvent, LedgerUnavailable, Overloaded
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Answer = Accepted | Exception
 

@@ -22,7 +22,7 @@ from delivery.domain.retry import PERFORMANCE, Backoff
 from delivery.emitter.batching import Batcher
 from delivery.protocol import encode_event
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_HELD = 1_000
 """Events of one user that may queue behind one whose send failed; more are handed over."""
@@ -179,7 +179,7 @@ class Pusher:
             return self._push.push(event, encoded)
         except Exception as error:
             # A fault in the fast path must not cost the event: the chain is what it falls back to.
-            log.exception("pushing event %s failed", event.id)
+            logger.exception("pushing event %s failed", event.id)
             return Pushed(0, f"push raised {type(error).__name__}")
 
     def _fail(self, item: Parcel, reason: str) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from delivery.errors import LedgerUnavailable, Overloaded
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FIRST_SLICE = 0.25
 LAST_SLICE = 2.0
@@ -120,7 +120,7 @@ class Receipts:
                 if await self._is_confirmed(event_id):
                     return True
             except LedgerUnavailable as error:
-                log.debug("cannot ask the ledger about event %s: %s", event_id, error)
+                logger.debug("cannot ask the ledger about event %s: %s", event_id, error)
             if self._loop.time() >= deadline:
                 return future.done()
             pause = min(LAST_SLICE, pause * 2)

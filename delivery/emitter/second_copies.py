@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from delivery.domain.event import Event
 from delivery.errors import DeliveryError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_WAITING = 1_000
 BATCH = 100
@@ -45,7 +45,7 @@ class CopyThread:
         try:
             self._waiting.put(None, timeout=timeout)
         except queue.Full:
-            log.warning("%d second copies were not made", self._waiting.qsize())
+            logger.warning("%d second copies were not made", self._waiting.qsize())
             return
         self._thread.join(timeout)
 
@@ -71,4 +71,4 @@ class CopyThread:
         try:
             self._copy(events)
         except DeliveryError as error:
-            log.warning("%d second copies were not made: %s", len(events), error)
+            logger.warning("%d second copies were not made: %s", len(events), error)

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
+from uuid_utils import uuid7
 
 from delivery.domain.event import (
     PLACEHOLDER,
@@ -26,6 +27,12 @@ from delivery.domain.payload import encode_object
 from delivery.domain.policy import ClassPolicy, Policies
 from delivery.errors import InvalidContext, InvalidEvent
 from delivery.protocol import decode_json
+
+
+def new_event_id() -> str:
+    """A canonical lower-case UUIDv7."""
+    return str(uuid7())
+
 
 FIELDS = frozenset({"id", "type", "user_id", "run_id", "thread_id", "data", "meta"})
 _OURS = frozenset({"seq", "at", "class"})

@@ -9,34 +9,96 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
+import random
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from delivery.domain.event import format_instant
 from delivery.errors import Unauthenticated
-from delivery.gateway.actions import (
+from delivery.gateway.feed import Feed, Page, Source
+from delivery.gateway.outbound import Batch, Item, Lanes, Read
+from delivery.gateway.session import (
     Actions,
     Admit,
     Confirm,
     HandOver,
     Probe,
     Send,
+    Session,
     Shut,
     Verify,
 )
-from delivery.gateway.feed import Feed, Page
-from delivery.gateway.outbound import Batch, Item, Lanes, Read
-from delivery.gateway.prober import Prober
-from delivery.gateway.session import Session
 from delivery.gateway.sink import Sink
-from delivery.gateway.surroundings import Surroundings
 from delivery.protocol import Close, Connected, Error, Pong, Reconnect, ServerFrame
 
 if TYPE_CHECKING:
     from delivery.gateway.auth import Principal
-    from delivery.gateway.members import User
+    from delivery.gateway.outcomes import Outcomes
+    from delivery.gateway.registry import Registry, User
 
 logger = logging.getLogger(__name__)
+
+SEND_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every connection of a gateway shares.
+
+    Attributes:
+        node: this process's name, for the welcome.
+        send_timeout: seconds a client may leave its socket full.
+        clock: monotonic seconds; ``wall`` epoch seconds, for the expiry of tokens.
+    """
+
+    node: str
+    source: Source
+    registry: Registry
+    outcomes: Outcomes
+    send_timeout: float = SEND_TIMEOUT
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    dice: Callable[[], float] = random.random
+
+
+class Prober:
+    """Matches pongs to the probes they answer. Bounded by its callers' timeouts: an abandoned probe
+    is forgotten when its future is cancelled."""
+
+    __slots__ = ("_count", "_pending")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._pending: dict[bytes, tuple[float, asyncio.Future[bool]]] = {}
+
+    def next_payload(self) -> bytes:
+        """A payload that no ping of this connection had before."""
+        self._count += 1
+        return b"probe-%d" % self._count
+
+    def expect(self, payload: bytes, future: asyncio.Future[bool], now: float) -> None:
+        """The ping left: its pong sets the future."""
+        self._pending[payload] = (now, future)
+        future.add_done_callback(lambda _: self._pending.pop(payload, None))
+
+    def on_pong(self, payload: bytes, now: float) -> float | None:
+        """Answer a probe. Returns its round trip in seconds, ``None`` if no probe asked for it."""
+        probe = self._pending.get(payload)
+        if probe is None:
+            return None
+        asked_at, future = probe
+        if not future.done():
+            future.set_result(True)
+        return now - asked_at
+
+    def give_up(self) -> None:
+        """The connection is over: whoever waits hears ``False``."""
+        for _, future in tuple(self._pending.values()):
+            if not future.done():
+                future.set_result(False)
+
 
 RETRY_LEDGER = (1.0, 30.0)
 """Seconds until a connection that was fed without the ledger tries it again: first, longest."""

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from delivery.domain.event import decode_event
 from delivery.errors import LedgerError
-from delivery.gateway.connection import Connection
+from delivery.gateway.connection import SEND_TIMEOUT, Connection, Surroundings
 from delivery.gateway.departures import Leavers
 from delivery.gateway.feed import SecondCopy, Source
 from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.parts import GatewayParts
 from delivery.gateway.session import Session
 from delivery.gateway.sink import Sink
-from delivery.gateway.surroundings import SEND_TIMEOUT, Surroundings
 from delivery.protocol import Close, encode_event
 
 if TYPE_CHECKING:

@@ -15,8 +15,31 @@ from collections.abc import Iterable, Mapping
 
 from delivery.domain.event import Event, EventClass
 from delivery.gateway.in_flight import Flight, is_ephemeral
-from delivery.gateway.merging import merge_ephemeral
 from delivery.protocol import encode_event
+
+PIECES = ("delta", "text")
+
+
+def merge_ephemeral(first: Event, second: Event) -> Event | None:
+    """The event that says what both say, under the second's id; ``None`` if they must stay two."""
+    if (
+        first.event_class is not EventClass.EPHEMERAL
+        or second.event_class is not EventClass.EPHEMERAL
+        or first.type != second.type
+        or first.run_id != second.run_id
+        or first.thread_id != second.thread_id
+        or first.meta != second.meta
+    ):
+        return None
+    said, more = first.data, second.data
+    if len(said) != 1 or len(more) != 1:
+        return None
+    for name in PIECES:
+        before, after = said.get(name), more.get(name)
+        if isinstance(before, str) and isinstance(after, str):
+            return second.evolve(data={name: before + after})
+    return None
+
 
 MAX_BATCH = 500
 MAX_BATCH_BYTES = 256 * 1024

@@ -9,23 +9,15 @@ out, in order.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import inf
+
+import msgspec
 
 from delivery.domain.health import Vitals, score, smooth
 from delivery.errors import ProtocolError, UnknownAck
-from delivery.gateway.actions import (
-    NOTHING,
-    Actions,
-    Admit,
-    Confirm,
-    HandOver,
-    Probe,
-    Send,
-    Shut,
-    Verify,
-)
 from delivery.gateway.in_flight import Flight
-from delivery.gateway.throttle import Rate, Throttle
 from delivery.protocol import (
     CONNECT_TIMEOUT,
     Ack,
@@ -38,7 +30,101 @@ from delivery.protocol import (
     Ping,
     Pong,
     Refresh,
+    ServerFrame,
 )
+
+
+class Send(msgspec.Struct, frozen=True, gc=False):
+    """Write this frame."""
+
+    frame: ServerFrame
+
+
+class Verify(msgspec.Struct, frozen=True, gc=False):
+    """Check a token (``None``: the one of the upgrade request) and answer with ``on_verified`` or
+    ``on_refused``."""
+
+    token: str | None
+
+
+class Admit(msgspec.Struct, frozen=True, gc=False):
+    """The user is known: attach the connection, welcome it and feed it."""
+
+    user_id: str
+    cursor: str | None
+
+
+class Confirm(msgspec.Struct, frozen=True, gc=False):
+    """These events were acknowledged."""
+
+    ids: tuple[str, ...]
+
+
+class HandOver(msgspec.Struct, frozen=True, gc=False):
+    """The client refused this event: start its chain."""
+
+    id: str
+    reason: str
+
+
+class Probe(msgspec.Struct, frozen=True, gc=False):
+    """Send a ping with this payload (on a stream: a comment)."""
+
+    payload: bytes
+
+
+class Shut(msgspec.Struct, frozen=True, gc=False):
+    """Close with this code."""
+
+    code: int
+    reason: str
+
+
+Action = Send | Verify | Admit | Confirm | HandOver | Probe | Shut
+Actions = Sequence[Action]
+NOTHING: Actions = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Frames per second, the burst above it, and how many may be dropped in a row of trouble
+    before the connection is closed."""
+
+    per_second: float = 2_000.0
+    burst: int = 4_000
+    tolerance: int = 100
+
+
+class Throttle:
+    """A token bucket that also counts what it dropped since it was last full."""
+
+    __slots__ = ("_at", "_level", "_rate", "dropped")
+
+    def __init__(self, rate: Rate, now: float) -> None:
+        self._rate = rate
+        self._level = float(rate.burst)
+        self._at = now
+        self.dropped = 0
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether more was dropped than is tolerated."""
+        return self.dropped > self._rate.tolerance
+
+    def admits(self, now: float) -> bool:
+        """Take a token for one frame; ``False`` when there is none: drop the frame."""
+        level = self._level + (now - self._at) * self._rate.per_second
+        self._at = now
+        if level >= self._rate.burst:
+            level = float(self._rate.burst)
+            self.dropped = 0
+        if level < 1.0:
+            self._level = level
+            self.dropped += 1
+            return False
+        self._level = level - 1.0
+        return True
+
 
 PONG_SHARE = 0.5
 """A pong is missed after this share of the heartbeat."""

@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection
 from delivery import resources
 from delivery.errors import ConfigError
 from delivery.ledger.sql.database import Database, parse_url
-from delivery.ledger.sql.locks import MIGRATION, lock
+from delivery.ledger.sql.dialect import MIGRATION, lock
 
 TURN_TIMEOUT = 120
 """Seconds to wait for another migration to end."""

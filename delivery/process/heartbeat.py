@@ -16,7 +16,7 @@ from delivery.config import Settings
 from delivery.domain.stores import Ledger
 from delivery.errors import LedgerError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 EVERY = 5.0
 
@@ -71,11 +71,11 @@ class Heart:
                 was_up = True
             except LedgerError as error:
                 if was_up:
-                    log.warning("the ledger did not take this node's sign of life: %s", error)
+                    logger.warning("the ledger did not take this node's sign of life: %s", error)
                 was_up = False
             if self._stopping.wait(EVERY):
                 break
         try:
             self._ledger.nodes.leave(self._node)
         except LedgerError as error:
-            log.debug("the node's row stays until it is forgotten: %s", error)
+            logger.debug("the node's row stays until it is forgotten: %s", error)

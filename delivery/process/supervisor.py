@@ -15,7 +15,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 PAUSE = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -86,7 +86,7 @@ class _Family:
             self._failed = code
             self._stop()
             return
-        log.error("process %d of %d ended with %d; starting it again", index, self._count, code)
+        logger.error("process %d of %d ended with %d; starting it again", index, self._count, code)
         if not self._is_stopping.wait(PAUSE):
             self._start(index)
 
@@ -107,5 +107,5 @@ def _end(pid: int) -> None:
 def _end_with(parent: int) -> None:
     """In a child: nobody would stop it, or start it again, after its parent."""
     os.read(parent, 1)  # nothing is ever written; the end comes with the parent's
-    log.error("the parent process is gone; stopping")
+    logger.error("the parent process is gone; stopping")
     _end(os.getpid())

@@ -22,7 +22,7 @@ from delivery.transports.render import Notice, Renderer
 if TYPE_CHECKING:
     from apprise import NotifyBase
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ALERT_NAME = "DeliveryUndelivered"
 THRESHOLDS_NAME = "DeliveryThresholds"
@@ -79,7 +79,7 @@ class AlertReceivers:
         if not told and faults:
             raise ChannelUnavailable("; ".join(faults))
         if faults:
-            log.warning("alert %s did not reach every receiver: %s", group.id, "; ".join(faults))
+            logger.warning("alert %s did not reach every receiver: %s", group.id, "; ".join(faults))
         return Taken(provider_id=group.id, note="; ".join([*told, *faults]) or "nothing to repeat")
 
     def resolve(self, group: AlertGroup, timeout: float, *, ended_at: datetime) -> None:
@@ -92,7 +92,7 @@ class AlertReceivers:
         Raises:
             ChannelUnavailable: it was not reached; it ends the alert by its own timeout.
         """
-        log.info("alert %s resolved (%s)", group.id, group.subject)
+        logger.info("alert %s resolved (%s)", group.id, group.subject)
         if self._poster is not None:
             notice = self._renderer.alert(group, resolved=True)
             self._post(self._poster, group, notice, timeout, ends_at=ended_at)

@@ -31,7 +31,7 @@ from delivery.transports.sms_http import Answer, refusal_of, sms_server, twilio_
 
 __all__ = ["MailSink", "SinkInbox", "SmsSink"]
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 MAX_MAIL_BYTES = 1 << 20
 MAX_CALLBACKS = 1_000
@@ -187,7 +187,7 @@ class SmsSink:
         try:
             self._callbacks.put_nowait(None)
         except queue.Full:
-            log.debug("the callback thread has work and sees the stop flag by itself")
+            logger.debug("the callback thread has work and sees the stop flag by itself")
         for thread in self._threads:
             thread.join(timeout=_TIMEOUT + 1.0)
 
@@ -233,7 +233,7 @@ class SmsSink:
         try:
             self._callbacks.put_nowait((sid, status))
         except queue.Full:
-            log.warning("the SMS sink dropped the callback %s of %s: too many wait", status, sid)
+            logger.warning("the SMS sink dropped the callback %s of %s: too many wait", status, sid)
 
     def _post_callbacks(self) -> None:
         with httpx.Client(trust_env=False, timeout=_TIMEOUT) as client:
@@ -266,10 +266,10 @@ class SmsSink:
         try:
             answer = client.post(url, data=body, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            log.warning("the SMS sink could not post %s of %s: %s", status, sid, error)
+            logger.warning("the SMS sink could not post %s of %s: %s", status, sid, error)
             return
         if answer.status_code >= 300:
-            log.warning("the callback %s of %s was answered %d", status, sid, answer.status_code)
+            logger.warning("the callback %s of %s was answered %d", status, sid, answer.status_code)
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -17,7 +17,7 @@ from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.transports.http import Poster, checked_base_url, retry_after
 from delivery.transports.render import Renderer
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 # Answers with status 400 that are about us or the moment, not about this recipient or text.
 # Source: Twilio's error dictionary.
@@ -118,6 +118,6 @@ def _json(response: httpx.Response) -> dict[str, Any]:
     try:
         body = response.json()
     except ValueError:
-        log.debug("the SMS gateway's answer %d is not JSON", response.status_code)
+        logger.debug("the SMS gateway's answer %d is not JSON", response.status_code)
         return {}
     return body if isinstance(body, dict) else {}

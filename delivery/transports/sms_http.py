@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Answer = tuple[int, dict[str, Any]]
 Accept = Callable[[dict[str, str], str], Answer]
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler, ABC):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are no news; the inbox shows them."""
-        log.debug("sms sink: " + format, *args)
+        logger.debug("sms sink: " + format, *args)
 
     def _is_authenticated(self) -> bool:
         scheme, _, value = self.headers.get("Authorization", "").partition(" ")

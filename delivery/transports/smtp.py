@@ -31,7 +31,7 @@ from delivery.errors import (
     OutcomeUnknown,
 )
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 CONNECT_ATTEMPTS = 3
 _SETTING = "DELIVERY_SMTP_URL"
 _SHAPE = "smtp://user:password@host:port?tls=none|starttls|implicit"
@@ -150,7 +150,7 @@ class SmtpSession:
                     smtp.sock.settimeout(min(1.0, self._deadline.left()))
                 smtp.quit()
             except _LOST as error:
-                log.debug("%s did not say goodbye: %s", self._server, error)
+                logger.debug("%s did not say goodbye: %s", self._server, error)
                 smtp.close()
 
     def _connect(self) -> smtplib.SMTP:

@@ -56,5 +56,5 @@ assert found, "the product reads its wall clock somewhere"
 for module in [*found, jwt.api_jwt]:
     module.datetime = Skewed  # type: ignore[attr-defined]
 time.time = lambda: _time() + ahead()
-importlib.import_module("delivery.emitter.ids").uuid7 = uuid7  # type: ignore[attr-defined]
+importlib.import_module("delivery.emitter.validate").uuid7 = uuid7  # type: ignore[attr-defined]
 main()

@@ -12,7 +12,7 @@ from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.records import Entry
 from delivery.ledger import SqlLedger
-from delivery.ledger.stores import window
+from delivery.ledger.stores import statistics
 from delivery.testing import make_entry
 from tests.unit.tasks.fakes import make_event
 
@@ -53,7 +53,7 @@ def test_a_push_that_went_well_counts_for_its_channel_though_it_leaves_no_attemp
 def test_a_large_window_is_judged_by_an_even_sample(
     ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(window, "SAMPLE", 200)
+    monkeypatch.setattr(statistics, "SAMPLE", 200)
     entries = [entry(hand_over=number % 4 == 0) for number in range(2_000)]
     ledger.events.commit(entries)
     ledger.events.confirm([proof(one) for one in entries if not one.hand_over])

@@ -10,7 +10,7 @@ from pytest_celery import CeleryTestSetup
 from delivery.domain.event import Event, EventClass
 from delivery.domain.policy import CHANNELS
 from delivery.domain.records import Entry
-from delivery.emitter.ids import new_event_id
+from delivery.emitter.validate import new_event_id
 from delivery.ledger import SqlLedger
 from delivery.tasks.app import MAINTENANCE_QUEUE, SWEEP, task_name
 from tests.server_process import wait_until

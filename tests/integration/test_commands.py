@@ -14,7 +14,7 @@ import pytest
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.records import Entry
-from delivery.emitter.ids import new_event_id
+from delivery.emitter.validate import new_event_id
 from delivery.ledger import SqlLedger
 from tests.processes import SECRET, run_command, running
 from tests.servers import wait_until

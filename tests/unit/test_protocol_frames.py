@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from delivery.errors import InvalidFrame, UnknownAck
-from delivery.gateway.actions import Confirm
-from delivery.gateway.session import Session
+from delivery.gateway.session import Confirm, Session
 from delivery.protocol import ClientFrame, Limits, decode_client
 
 JSON = st.recursive(

@@ -9,18 +9,122 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.domain.stores import Ledger
 from delivery.errors import DeliveryError, LedgerError, LedgerUnavailable
-from delivery.ledger.journal.early_confirmations import EarlyProofs
 from delivery.ledger.journal.gathering import Batch
-from delivery.ledger.journal.outage import Outage
 from delivery.ledger.journal.spool import Spool
 
-log = logging.getLogger(__name__)
+KEPT = 60.0
+AGAIN = 1.0
+MOST = 20_000
+
+
+class EarlyProofs:
+    """Bounded; belongs to one thread.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        kept: float = KEPT,
+        most: int = MOST,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kept = kept
+        self._most = most
+        self._clock = clock
+        self._until: dict[Confirmation, float] = {}
+        self._at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def due(self) -> list[Confirmation]:
+        """Those to offer now; nothing when it was done a moment ago."""
+        now = self._clock()
+        if not self._until or now < self._at:
+            return []
+        self._at = now + AGAIN
+        return list(self._until)
+
+    def settle(self, offered: Iterable[Confirmation], missed: Iterable[Confirmation]) -> None:
+        """What was offered is done with, except for what found no event: that is kept for a while.
+
+        Args:
+            offered: what ``due`` gave.
+            missed: of these and of others, those that found no event.
+        """
+        now = self._clock()
+        again = {proof: self._until.get(proof, now + self._kept) for proof in missed}
+        for proof in offered:
+            self._until.pop(proof, None)
+        for proof, until in again.items():
+            if until > now:
+                self._until[proof] = until
+        while len(self._until) > self._most:
+            del self._until[next(iter(self._until))]  # the oldest has waited the longest in vain
+
+
+RETRY = 1.0
+"""Seconds between two questions."""
+
+
+class Outage:
+    """Told of failures and successes by whoever uses the ledger.
+
+    Args:
+        ping: asks the ledger; raises while it is away.
+    """
+
+    def __init__(self, ping: Callable[[], None]) -> None:
+        self._ping = ping
+        self._asker = ThreadPoolExecutor(1, thread_name_prefix="delivery-ledger-back")
+        self._question: Future[None] | None = None
+        self._ask_at: float | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the ledger is away, as far as is known."""
+        return self._ask_at is not None
+
+    def failed(self) -> None:
+        """The ledger did not answer."""
+        if self._ask_at is None or time.monotonic() >= self._ask_at:
+            # Not moved by each failure: under load the time to ask would never come.
+            self._ask_at = time.monotonic() + RETRY
+
+    def worked(self) -> None:
+        """The ledger did what it was asked."""
+        self._ask_at = None
+
+    def may_be_over(self) -> bool:
+        """Whether it is worth trying: the ledger answered the last question. Never waits."""
+        if self._ask_at is None:
+            return True
+        if self._question is None:
+            if time.monotonic() >= self._ask_at:
+                self._question = self._asker.submit(self._ping)
+            return False
+        if not self._question.done():
+            return False
+        question, self._question = self._question, None
+        self._ask_at = time.monotonic() + RETRY
+        return question.exception() is None
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._asker.shutdown(wait=False, cancel_futures=True)
+
+
+logger = logging.getLogger(__name__)
 
 ADOPT_EVERY = 5.0
 
@@ -63,7 +167,7 @@ class Committer:
             return self._commit(batch)
         except Exception as error:
             # The thread must outlive any fault, and nobody may wait for ever for an answer.
-            log.exception("the journal failed on a batch of %d", len(batch.entries))
+            logger.exception("the journal failed on a batch of %d", len(batch.entries))
             return [error] * len(batch.entries)
 
     def maintain(self) -> None:
@@ -75,10 +179,10 @@ class Committer:
                 self._adopt_at = time.monotonic() + ADOPT_EVERY
                 self._spool.adopt(self._drained)
         except DeliveryError as error:
-            log.debug("the spool cannot be drained yet: %s", error)
+            logger.debug("the spool cannot be drained yet: %s", error)
         except Exception:
             # The thread must outlive any fault; the next round tries again.
-            log.exception("the journal's upkeep failed")
+            logger.exception("the journal's upkeep failed")
 
     def close(self) -> None:
         """Ask no more whether the ledger is back."""
@@ -107,7 +211,7 @@ class Committer:
         drained = self._spool.drain(self._drained)
         self._outage.worked()
         self._told = None
-        log.warning("the ledger is back: drained %d events from the spool", drained)
+        logger.warning("the ledger is back: drained %d events from the spool", drained)
 
     def _drained(self, entries: Sequence[Entry], proofs: Sequence[Confirmation]) -> None:
         """Commit a page of a spool; what the ledger refuses for good must not block the rest."""
@@ -139,7 +243,9 @@ class Committer:
         except LedgerUnavailable:
             raise
         except Exception:
-            log.exception("a batch of %d events was refused; committing one by one", len(entries))
+            logger.exception(
+                "a batch of %d events was refused; committing one by one", len(entries)
+            )
         answers = []
         for entry in entries:
             try:
@@ -147,7 +253,7 @@ class Committer:
             except LedgerUnavailable:
                 raise
             except Exception as error:
-                log.exception("event %s cannot be recorded", entry.event.id)
+                logger.exception("event %s cannot be recorded", entry.event.id)
                 answers.append(error)
         if proofs:
             self._ledger.events.confirm(proofs)
@@ -167,11 +273,11 @@ class Committer:
             return [error] * len(entries)
         if not isinstance(error, _StillAway) and str(error) != self._told:
             self._told = str(error)
-            log.error("%s; events go to the spool until it is back", error)
+            logger.error("%s; events go to the spool until it is back", error)
         self._outage.failed()
         try:
             self._spool.append(entries, proofs)
         except LedgerError as refused:
-            log.error("the spool refused %d events: %s", len(entries), refused)
+            logger.error("the spool refused %d events: %s", len(entries), refused)
             return [refused] * len(entries)
         return [Receipted(entry.event.id, Recorded.NEW, entry.event.seq) for entry in entries]

@@ -19,13 +19,12 @@ from delivery.domain.ports import Answered
 from delivery.domain.records import Entry
 from delivery.domain.stores import Ledger
 from delivery.errors import LedgerUnavailable, Overloaded
-from delivery.ledger.journal.committing import Answer, Committer
+from delivery.ledger.journal.committing import RETRY, Answer, Committer
 from delivery.ledger.journal.gathering import Batch, Gathering
-from delivery.ledger.journal.outage import RETRY
 from delivery.ledger.journal.readers import Readers
 from delivery.ledger.journal.spool import Spool
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BATCH = 5_000
@@ -94,11 +93,11 @@ class JournalThread:
         try:
             await self.flush(timeout)
         except LedgerUnavailable as error:
-            log.error("%s", error)
+            logger.error("%s", error)
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join, timeout)
         if self._thread.is_alive():
-            log.error("the journal did not finish within %.0f s", timeout)
+            logger.error("the journal did not finish within %.0f s", timeout)
         self._committer.close()
         self._readers.close()
 
@@ -217,7 +216,7 @@ class JournalThread:
             try:
                 answered(entry, answer)
             except Exception:
-                log.exception("nobody heard what became of event %s", entry.event.id)
+                logger.exception("nobody heard what became of event %s", entry.event.id)
 
     def _end_flushes(self) -> None:
         """Wake whoever waits for no more than what is durable now. Every batch that was cut has
@@ -253,4 +252,4 @@ class JournalThread:
         try:
             self._loop.call_soon_threadsafe(self._on_answered, batch, answers)
         except RuntimeError as error:  # closed just now: nobody is left to be told
-            log.info("a batch of %d was recorded as the loop ended: %s", len(answers), error)
+            logger.info("a batch of %d was recorded as the loop ended: %s", len(answers), error)

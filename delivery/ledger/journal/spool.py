@@ -24,7 +24,7 @@ from delivery.domain.lifecycle import Confirmation, Outcome
 from delivery.domain.records import Entry
 from delivery.errors import LedgerUnavailable, SpoolFull
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 SUFFIX = ".spool"
 PAGE = 500
@@ -115,7 +115,7 @@ class Spool:
         """Keep events that the ledger refuses for good where a person can find them."""
         lines = b"".join(_line(_entry_record(entry)) for entry in entries)
         _append(self.path.with_suffix(".refused"), lines)
-        log.error("%d spooled events were refused; they are kept in %s", len(entries),
+        logger.error("%d spooled events were refused; they are kept in %s", len(entries),
                   self.path.with_suffix(".refused"))  # fmt: skip
 
     def adopt(self, commit: Commit) -> int:
@@ -157,7 +157,7 @@ def adopt_orphans(directory: Path, commit: Commit, own: Path | None = None) -> i
                 count += len(entries)
             path.unlink(missing_ok=True)
     if count:
-        log.warning("adopted %d events from the spool of a process that died", count)
+        logger.warning("adopted %d events from the spool of a process that died", count)
     return count
 
 
@@ -189,11 +189,11 @@ def _pages(
 def _set_aside(line: bytes, path: Path) -> None:
     """Keep a line that does not read: a torn tail is harmless, anything else needs a person."""
     if not line.endswith(b"\n"):
-        log.warning("dropped a torn line at the end of %s; it was never acknowledged", path.name)
+        logger.warning("dropped a torn line at the end of %s; it was never acknowledged", path.name)
         return
     aside = path.with_suffix(".corrupt")
     _append(aside, line)
-    log.error("a line of %s is damaged; it is kept in %s", path.name, aside)
+    logger.error("a line of %s is damaged; it is kept in %s", path.name, aside)
 
 
 def _append(path: Path, lines: bytes) -> None:

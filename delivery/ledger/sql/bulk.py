@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.lifecycle import Confirmation
-from delivery.ledger.sql.any_of import array
+from delivery.ledger.sql.dialect import array
 from delivery.ledger.sql.tables import attempts
 
 T = TypeVar("T")

@@ -18,9 +18,8 @@ from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.records import AlertGroup, Claim, Condition
 from delivery.ledger.sql import rows, transitions
-from delivery.ledger.sql.any_of import among
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.locks import lock
+from delivery.ledger.sql.dialect import among, lock
 from delivery.ledger.sql.tables import digests, events
 
 CHANNEL = "alert"

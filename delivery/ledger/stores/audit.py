@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from delivery.domain.event import format_instant
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.locks import SEALER, try_lock
+from delivery.ledger.sql.dialect import SEALER, try_lock
 from delivery.ledger.sql.tables import audit_head, audit_log
 
 GENESIS = "0" * 64

@@ -17,8 +17,8 @@ from delivery.domain.health import Breaker, BreakerState
 from delivery.errors import LedgerUnavailable
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.dialect import insert
 from delivery.ledger.sql.tables import breakers
-from delivery.ledger.sql.upsert import insert
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,9 @@ from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Outcome
 from delivery.domain.records import Claim, Result, Swept
 from delivery.ledger.sql import rows, transitions
-from delivery.ledger.sql.any_of import among
 from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.dialect import among, insert
 from delivery.ledger.sql.tables import UtcDateTime, attempts, events
-from delivery.ledger.sql.upsert import insert
 from delivery.ledger.stores import claims, sweep
 from delivery.ledger.stores.audit import AuditRow, audit_rows
 

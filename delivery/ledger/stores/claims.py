@@ -18,7 +18,7 @@ from delivery.domain.contact import Contact
 from delivery.domain.lifecycle import Attempt, Outcome, State
 from delivery.domain.records import Claim
 from delivery.ledger.sql import rows, transitions
-from delivery.ledger.sql.any_of import among
+from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
 from delivery.ledger.stores.sweep import FAST_PATH, expire
 

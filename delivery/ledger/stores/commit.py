@@ -22,15 +22,15 @@ from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.ledger.sql import bulk
-from delivery.ledger.sql.any_of import among
 from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.rows import EVENT_COLUMNS, attempt_values, dump, raw_text
 from delivery.ledger.sql.rows import event as event_of
 from delivery.ledger.sql.tables import events
 from delivery.ledger.stores.audit import AuditRow, audit_rows
 from delivery.ledger.stores.confirmations import store_proofs
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 FAST_PATH = "websocket"
 _CLASS = {one: one.value for one in EventClass}  # a look into it is faster than the property
@@ -151,7 +151,7 @@ def _conflicting(entry: Entry) -> Entry:
     """An accepted event whose id turned out to be taken: it was promised, so it is kept and shown
     to operators under an id of its own."""
     event = entry.event
-    log.error("event %s was accepted into the spool but its id is taken; kept as dead", event.id)
+    logger.error("event %s was accepted into the spool but its id is taken; kept as dead", event.id)
     meta = {**(event.meta or {}), "conflicts_with": event.id}
     twin = event.evolve(id=str(uuid_utils.uuid7()), meta=meta)
     return msgspec.structs.replace(entry, event=twin, proofs=[], pushes=[])

@@ -15,7 +15,7 @@ from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
 from delivery.domain.records import Confirmed
 from delivery.ledger.sql import bulk
-from delivery.ledger.sql.any_of import array
+from delivery.ledger.sql.dialect import array
 from delivery.ledger.sql.rows import is_id
 from delivery.ledger.stores.audit import AuditRow, audit_rows
 

@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from delivery.domain.contact import Contact
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.dialect import insert
 from delivery.ledger.sql.tables import contacts
-from delivery.ledger.sql.upsert import insert
 
 
 class ContactSql:

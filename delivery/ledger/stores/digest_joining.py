@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.records import Claim, Digest
 from delivery.ledger.sql import rows, transitions
-from delivery.ledger.sql.locks import lock
+from delivery.ledger.sql.dialect import lock
 from delivery.ledger.sql.tables import digests, events
 
 

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from delivery.domain.records import NodeInfo
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.dialect import insert
 from delivery.ledger.sql.tables import UtcDateTime, nodes
-from delivery.ledger.sql.upsert import insert
 
 SILENCE = timedelta(seconds=60)
 """After this long without a beat, the next one counts as a new start."""

@@ -14,8 +14,8 @@ from delivery.domain.lifecycle import Cause, Confirmation, Outcome, State
 from delivery.domain.policy import Policies
 from delivery.domain.records import Confirmed, EventFilter
 from delivery.ledger.sql import bulk, transitions
-from delivery.ledger.sql.any_of import among
 from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.rows import AnyRow, attempt_values, is_id
 from delivery.ledger.sql.tables import attempts, events
 from delivery.ledger.stores.audit import AuditRow, audit_rows

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from delivery.domain.lifecycle import Attempt, Outcome, State
 from delivery.domain.records import ConfirmationRow, EventFilter, Stored, Timeline
 from delivery.ledger.sql import bulk
-from delivery.ledger.sql.any_of import among
 from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.rows import (
     ATTEMPT_COLUMNS,
     EVENT_COLUMNS,

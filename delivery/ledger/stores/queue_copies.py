@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from delivery.domain.event import Event, event_from_wire
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.dialect import insert
 from delivery.ledger.sql.tables import mailbox
-from delivery.ledger.sql.upsert import insert
 
 TRIM_PAGE = 1_000
 

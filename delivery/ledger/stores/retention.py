@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 from delivery.domain.lifecycle import ENDED, State
 from delivery.domain.records import Purged
 from delivery.ledger.sql import bulk
-from delivery.ledger.sql.any_of import among
 from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.tables import attempts, confirmations, events, mailbox
 
 

@@ -18,7 +18,7 @@ from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Outcome, State
 from delivery.domain.records import Due, Swept
 from delivery.ledger.sql import rows, transitions
-from delivery.ledger.sql.any_of import among
+from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.tables import UtcDateTime, attempts, events
 from delivery.ledger.stores.audit import AuditRow, audit_rows
 

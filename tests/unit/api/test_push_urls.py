@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from delivery.api.push_urls import check_push_url
+from delivery.api.contacts import check_push_url
 from delivery.domain.push_target import SCHEMES
 from delivery.errors import InvalidEvent
 

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from delivery.domain.event import Event, EventClass
 from delivery.gateway.in_flight import Flight
-from delivery.gateway.merging import merge_ephemeral
-from delivery.gateway.outbound import MAX_BATCH_BYTES, RUNS, Lanes, Read
+from delivery.gateway.outbound import MAX_BATCH_BYTES, RUNS, Lanes, Read, merge_ephemeral
 from tests.fast_path import item, make_event
 
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from delivery.bus.redis_bus import LocalBus, LocalHub
-from delivery.gateway.crossing import MAX_BYTES, MAX_EVENTS
+from delivery.gateway.peers import MAX_BYTES, MAX_EVENTS
 from tests.fast_path import Desk, Node, make_event, until
 
 

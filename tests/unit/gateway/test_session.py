@@ -8,18 +8,19 @@ from hypothesis import strategies as st
 
 from delivery.domain.event import EventClass
 from delivery.errors import Unauthenticated
-from delivery.gateway.actions import (
+from delivery.gateway.session import (
     Action,
     Admit,
     Confirm,
     HandOver,
+    Phase,
     Probe,
+    Rate,
     Send,
+    Session,
     Shut,
     Verify,
 )
-from delivery.gateway.session import Phase, Session
-from delivery.gateway.throttle import Rate
 from delivery.protocol import (
     Ack,
     ClientFrame,

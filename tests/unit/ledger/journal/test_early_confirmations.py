@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from delivery.domain.lifecycle import Confirmation
-from delivery.ledger.journal.early_confirmations import EarlyProofs
+from delivery.ledger.journal.committing import EarlyProofs
 
 
 class Clock:

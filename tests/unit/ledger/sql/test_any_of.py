@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import psycopg
 
-from delivery.ledger.sql.any_of import among
+from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.tables import events
 
 CONDITION = sa.select(events.c.id).where(among(events.c.id, ["one", "two"]))

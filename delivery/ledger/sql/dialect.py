@@ -1,17 +1,18 @@
-"""``column IN (many values)`` as one statement with one parameter, however many values there are.
+"""What SQLite and PostgreSQL say differently: many values in one parameter, upserts, named locks.
 
-SQLAlchemy's own ``in_`` writes one parameter per value: the text differs from call to call, so that
-neither it nor the server keeps the statement prepared.
+Owns: each of these for both databases, and the names of the locks. Never does: know a table.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Dialect
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
@@ -70,3 +71,34 @@ def _any_of_array(element: _Among, compiler: Any, **options: Any) -> str:
     kind = compiler.dialect.type_compiler_instance.process(column.type)
     text = compiler.process(values, **options)
     return f"{compiler.process(column, **options)} = ANY (CAST({text} AS {kind}[]))"
+
+
+def insert(connection: Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    """The insert of this connection's dialect, with its ``on_conflict_*`` methods."""
+    if connection.dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
+
+
+SEALER = "audit sealer"
+MIGRATION = "migration"
+
+
+def key(*names: str) -> int:
+    """A stable signed 64-bit number for a lock's name."""
+    text = "\0".join(("delivery", *names))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], signed=True)
+
+
+def lock(connection: Connection, *names: str) -> None:
+    """Wait for the lock; the session's ``lock_timeout`` bounds the wait."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": key(*names)})
+
+
+def try_lock(connection: Connection, *names: str) -> bool:
+    """Take the lock if it is free."""
+    if connection.dialect.name != "postgresql":
+        return True
+    taken = sa.text("select pg_try_advisory_xact_lock(:key)")
+    return bool(connection.execute(taken, {"key": key(*names)}).scalar_one())
