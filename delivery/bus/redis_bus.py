@@ -215,7 +215,7 @@ class RedisBus:
                 # Whether Redis spread some of it is not known: sent again, it could come twice.
                 self._outbox.drop(len(batch))
                 failures += 1
-                log.log(level(failures), "the bus cannot publish: %r", error)
+                logger.log(level(failures), "the bus cannot publish: %r", error)
                 await asyncio.sleep(RECONNECT.delay(failures, self._dice()))
             finally:
                 self._outbox.done(batch)
@@ -270,7 +270,7 @@ class RedisBus:
                 failures = 0
             except Exception as error:
                 failures += 1
-                log.log(level(failures), "the bus cannot probe itself: %r", error)
+                logger.log(level(failures), "the bus cannot probe itself: %r", error)
             await asyncio.sleep(self._probe_every)
 
     async def _probe(self) -> None:

@@ -76,7 +76,7 @@ class Ear:
                 await self._listen()
             except Exception as error:
                 failures = 1 if self.subscribed.is_set() else failures + 1
-                log.log(level(failures), "the bus hears nothing and subscribes anew: %r", error)
+                logger.log(level(failures), "the bus hears nothing and subscribes anew: %r", error)
             self._shards.forget()
             self.subscribed.clear()
             self._missed = True

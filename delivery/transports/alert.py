@@ -68,7 +68,7 @@ class AlertReceivers:
         """
         notice = self._renderer.alert(group)
         nobody = self._poster is None and not self._targets
-        log.log(
+        logger.log(
             logging.ERROR if first else logging.DEBUG,  # a lasting alert comes by every few seconds
             "%s (alert %s, since %s, ids %s)",
             notice.title, group.id, format_instant(group.since), ", ".join(group.sample),
