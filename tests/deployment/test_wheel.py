@@ -35,19 +35,6 @@ DATA = (
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the sdist and the wheel that was built from it."""
-    folder = tmp_path_factory.mktemp("dist")
-    # From the sdist, as a packager would; with the hatchling that is pinned for the tests.
-    command = ["-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-@pytest.fixture(scope="module")
 def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the installed wheel and nothing else; its dependencies are this environment's.
 

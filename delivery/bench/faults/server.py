@@ -12,12 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg
 import redis
+
+from delivery.bench.faults.binaries import ServerMissing
+
+with contextlib.suppress(ModuleNotFoundError):  # of the test extra; `start` says when it is missing
+    import psutil
 
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 10.0
@@ -65,7 +70,13 @@ class Server:
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> None:
-        """Starts the process and returns when it answers."""
+        """Starts the process and returns when it answers.
+
+        Raises:
+            ServerMissing: psutil, which freezes and ends servers, is not installed.
+        """
+        if find_spec("psutil") is None:
+            raise ServerMissing("servers of its own need psutil: pip install 'delivery[test]'")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
