@@ -33,7 +33,7 @@ from delivery.errors import DeliveryError, LedgerUnavailable
 from delivery.ledger.journal.spool import adopt_orphans
 from delivery.tasks.app import check_limits, is_rabbitmq, make_app
 from delivery.tasks.executor import Executor, TimeLimits
-from delivery.tasks.fallback import Maintenance, register, register_maintenance
+from delivery.tasks.fallback import INTERRUPTIONS, Maintenance, register, register_maintenance
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Alerter, Sweeper, SweepReport, ThresholdWatch
 
@@ -119,6 +119,7 @@ def make_chain(
             lease=settings.claim_lease,
         ),
         callback_url=sms_callback(settings),
+        interruptions=INTERRUPTIONS,
     )
     sweeper = WatchedSweeper(ledger, policies, relay, watch=make_watch(settings))
     thresholds = ThresholdWatch(ledger, load_thresholds(settings))

@@ -5,6 +5,7 @@ Source: RFC 9457 (problem details), contract 4.2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ _BY_SLUG: dict[str, type[InvalidEvent]] = {
     kind.slug: kind for kind in (InvalidEvent, InvalidContext, PayloadTooLarge, IdConflict)
 }
 _BY_STATUS: dict[int, type[InvalidEvent]] = {409: IdConflict, 413: PayloadTooLarge}
+_SECONDS = re.compile("[0-9]{1,9}")
 BUSY = frozenset({429, 503})
 
 
@@ -60,6 +62,6 @@ def item_error(problem: object) -> tuple[int, DeliveryError]:
 
 def seconds(header: str | None) -> float | None:
     """``Retry-After`` in seconds; the date form counts as absent. Source: RFC 9110, 10.2.3."""
-    if header is None or not header.strip().isdigit():
+    if header is None or not _SECONDS.fullmatch(header.strip()):
         return None
     return float(header)

@@ -8,7 +8,7 @@ answer is a value that the executor carries out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from delivery.domain.lifecycle import Attempt, Outcome
@@ -22,6 +22,16 @@ RUNNING_RECHECK = 5.0
 
 RUNNING_PATIENCE = 120.0
 """Seconds after which an attempt without an end counts as unknown, whoever started it."""
+
+
+DECISION = "decision"
+"""The channel of attempts that no channel made: an error of ours before one could."""
+
+MAX_FAULTS = 2
+"""Errors of ours after which an event is given up to the operators."""
+
+FAULT_PAUSE = 30.0
+"""Seconds until an event is looked at again after the first one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +121,18 @@ def next_step(progress: Progress, policy: ClassPolicy, now: datetime, dice: floa
             due = max(last_end, previous_start + timedelta(seconds=step.after))
             return _open(step, progress, due, now)
     return Exhausted(alerted=policy.ends_in_alert)
+
+
+def faults_of(attempts: Sequence[Attempt]) -> tuple[str, ...]:
+    """The errors of ours in an event's attempts of this generation."""
+    return tuple(a.error or "" for a in attempts if a.channel == DECISION)
+
+
+def given_up(policy: ClassPolicy) -> ClassPolicy:
+    """What is left of a policy for an event that raised too often: operators are told at once,
+    whether the class has such a step or not."""
+    step = policy.step("alert") or ChainStep("alert")
+    return replace(policy, chain=(replace(step, after=0.0),))
 
 
 def retry_at(

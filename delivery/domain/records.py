@@ -246,7 +246,8 @@ class Condition:
 @dataclass(frozen=True, slots=True)
 class AlertGroup:
     """One grouped alert: all dead events of one class, firing until each has ended otherwise; or,
-    without a class, whatever is out of its limit: ``count`` conditions, no users, no sample."""
+    without a class, whatever is out of its limit: ``count`` conditions, no users, no sample.
+    ``faults`` are errors of ours that events were given up with."""
 
     id: str
     event_class: EventClass | None
@@ -257,6 +258,7 @@ class AlertGroup:
     notified_at: datetime | None
     is_new: bool
     conditions: tuple[Condition, ...] = ()
+    faults: tuple[str, ...] = ()
 
     @property
     def subject(self) -> str:

@@ -227,8 +227,11 @@ class DigestStore(Protocol):
     ) -> tuple[Digest, tuple[str, ...]] | None:
         """The digest whose message the provider knows by this id, and the ids it listed."""
 
-    def fire(self, event_class: EventClass, claims: Sequence[Claim]) -> AlertGroup:
-        """Put events into the firing alert group of their class, opening one if there is none."""
+    def fire(
+        self, event_class: EventClass, claims: Sequence[Claim], faults: Sequence[str] = ()
+    ) -> AlertGroup:
+        """Put events into the firing alert group of their class, opening one if there is none;
+        ``faults`` are the errors of ours that brought some of them here."""
 
     def watch(self, conditions: Sequence[Condition]) -> None:
         """What is out of its limit now: keeps the one group without a class in step with it.

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 from delivery.domain.event import EventClass
+from delivery.domain.fallback import faults_of
 from delivery.domain.lifecycle import Outcome
 from delivery.domain.ports import Alerts, Taken
 from delivery.domain.records import AlertGroup
@@ -44,20 +46,25 @@ class AlertStep:
             by_class.setdefault(work.event.event_class, []).append(work)
         kept: list[Work] = []
         for event_class, group in by_class.items():
-            if not run.has_time():
-                run.give_back(group)
-            elif not run.ledger.breakers.allows(run.channel):
-                kept.extend(run.turn_away(group))
-            else:
-                kept.extend(self._fire(run, event_class, group))
+            kept.extend(run.guarded(group, partial(self._serve, run, event_class)))
         return kept
+
+    def _serve(self, run: Run, event_class: EventClass, works: Sequence[Work]) -> list[Work]:
+        if not run.has_time():
+            run.give_back(works)
+            return []
+        if not run.ledger.breakers.allows(run.channel):
+            return run.turn_away(works)
+        return self._fire(run, event_class, works)
 
     def _fire(self, run: Run, event_class: EventClass, works: Sequence[Work]) -> list[Work]:
         started_at = run.ledger.now()
         begun = run.begin(works)
         if not begun:
             return []
-        group = run.ledger.digests.fire(event_class, [work.claim for work in begun])
+        faults = [fault for work in begun for fault in faults_of(work.attempts)]
+        claims = [work.claim for work in begun]
+        group = run.ledger.digests.fire(event_class, claims, list(dict.fromkeys(faults)))
         first = is_first(group, started_at)
 
         def fire() -> Taken:

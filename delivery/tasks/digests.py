@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 from delivery.domain.event import EventClass
 from delivery.domain.fallback import retry_at
@@ -51,17 +52,23 @@ class DigestStep:
         now = run.ledger.now()
         due: dict[str, list[Work]] = {}
         digests: dict[str, Digest] = {}
+
+        def join(part: Sequence[Work]) -> list[Work]:
+            for work in part:
+                digest = self._pending(run, work) or self._join(run, work)
+                if digest.due_at is not None and digest.due_at > now:
+                    run.postpone([work], digest.due_at)
+                else:
+                    digests[digest.id] = digest
+                    due.setdefault(digest.id, []).append(work)
+            return []
+
         for work in works:
-            digest = self._pending(run, work) or self._join(run, work)
-            if digest.due_at is not None and digest.due_at > now:
-                run.postpone([work], digest.due_at)
-            else:
-                digests[digest.id] = digest
-                due.setdefault(digest.id, []).append(work)
+            run.guarded([work], join)
         kept: list[Work] = []
         for digest_id, group in due.items():
             if run.has_time():
-                kept.extend(self._serve(run, digests[digest_id], group))
+                kept.extend(run.guarded(group, partial(self._serve, run, digests[digest_id])))
             else:
                 run.give_back(group)
         return kept
@@ -85,7 +92,7 @@ class DigestStep:
             min_interval=rule.min_interval,
         )
 
-    def _serve(self, run: Run, digest: Digest, group: list[Work]) -> list[Work]:
+    def _serve(self, run: Run, digest: Digest, group: Sequence[Work]) -> list[Work]:
         """Send a digest that is due, unless the breaker or another worker has it."""
         # Whoever has most attempts left speaks for the digest: it is retried while anybody may.
         speaker = min(group, key=lambda work: work.number)

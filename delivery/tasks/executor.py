@@ -6,18 +6,26 @@ decide by itself (``domain.fallback`` does); keep anything in memory between two
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from delivery.domain.event import Event
-from delivery.domain.fallback import Exhausted, Progress, Skip, Step, Wait, next_step
+from delivery.domain.fallback import (
+    MAX_FAULTS,
+    Exhausted,
+    Progress,
+    Skip,
+    Step,
+    Wait,
+    faults_of,
+    given_up,
+    next_step,
+)
 from delivery.domain.policy import CHANNELS, Policies
 from delivery.domain.ports import Alerts, Channel, Dice, Links, Resend, TaskQueue
 from delivery.domain.records import Claim
 from delivery.domain.stores import Ledger
-from delivery.errors import LedgerError
 from delivery.tasks.alerting import AlertStep
 from delivery.tasks.attempts import EXTERNAL, Report, TimeLimits, Work, batches
 from delivery.tasks.digests import DigestStep
@@ -25,8 +33,6 @@ from delivery.tasks.run import Run
 from delivery.tasks.steps import DatabaseStep, DirectStep, EmergencyStep, QueueStep, StepRunner
 
 __all__ = ["Executor", "Report", "TimeLimits"]
-
-logger = logging.getLogger(__name__)
 
 
 class Executor:
@@ -39,6 +45,7 @@ class Executor:
         drain_spool: commits what this machine's spool holds.
         dice: drawn once per executor, to spread retries of different processes.
         callback_url: where providers post their status, ``None`` if they cannot.
+        interruptions: what a worker raises in a task that takes too long; never an event's fault.
     """
 
     def __init__(
@@ -56,12 +63,14 @@ class Executor:
         dice: Dice,
         limits: TimeLimits,
         callback_url: str | None = None,
+        interruptions: tuple[type[Exception], ...] = (),
     ) -> None:
         self._ledger = ledger
         self._policies = policies
         self._channels = {name: channels[name] for name in EXTERNAL if name in channels}
         self._publish_to = publish
         self._limits = limits
+        self._interruptions = interruptions
         self._salt = dice()
         self._runners: dict[str, StepRunner] = {
             "database": DatabaseStep(drain_spool),
@@ -88,7 +97,7 @@ class Executor:
         """
         if channel not in CHANNELS:
             raise ValueError(f"no channel {channel!r}; known: {', '.join(CHANNELS)}")
-        run = Run(self._ledger, channel, self._limits)
+        run = Run(self._ledger, channel, self._limits, self._interruptions)
         try:
             works = [self._take(c) for c in self._ledger.chain.claim(ids, self._limits.lease)]
             run.report.claimed = len(works)
@@ -98,7 +107,7 @@ class Executor:
                 if ready and not run.has_time():
                     run.give_back(ready)
                     break
-                works = self._runners[channel].run(run, ready) if ready else []
+                works = self._act(run, ready)
         finally:
             # What was decided is moved, whatever happened to the rest.
             try:
@@ -107,6 +116,10 @@ class Executor:
                 self._publish(run.report)
         return run.report
 
+    def _act(self, run: Run, ready: Sequence[Work]) -> list[Work]:
+        runner = self._runners[run.channel]
+        return run.guarded(ready, lambda part: runner.run(run, part)) if ready else []
+
     def _publish(self, report: Report) -> None:
         for name, handed in report.handed_on.items():
             for batch in batches(name, handed):
@@ -114,20 +127,13 @@ class Executor:
 
     def _take(self, claim: Claim) -> Work:
         policy = self._policies.of(claim.stored.event.event_class)
+        if len(faults_of(claim.attempts)) >= MAX_FAULTS:
+            policy = given_up(policy)
         return Work(claim, policy, list(claim.attempts), number=0, due_at=claim.now)
 
     def _is_ready(self, run: Run, work: Work, now: datetime) -> bool:
         """Decide on one event and carry out every decision but an attempt on this channel."""
-        try:
-            return self._decide(run, work, now)
-        except LedgerError:
-            raise
-        except Exception:
-            # One event that cannot be decided on must not hold up the others of its batch. Its
-            # claim ends with the lease, its time to live ends it for good.
-            logger.exception("event %s: cannot decide what comes next", work.id)
-            run.report.lost += 1
-            return False
+        return bool(run.guarded([work], lambda _: [work] if self._decide(run, work, now) else []))
 
     def _decide(self, run: Run, work: Work, now: datetime) -> bool:
         while True:
@@ -155,7 +161,11 @@ class Executor:
             entered_at=stored.handed_over_at or stored.recorded_at,
             attempts=work.attempts,
             unreachable=self._unreachable(work),
-            quiet_until=work.claim.contact.quiet_until(now),
+            quiet_until=(
+                work.claim.contact.quiet_until(now)
+                if any("quiet_hours" in step.respects for step in work.policy.chain)
+                else None
+            ),
             digest_due=work.claim.digests,
         )
 

@@ -23,6 +23,9 @@ from delivery.tasks.sweep import Alerter, Sweeper
 
 logger = logging.getLogger(__name__)
 
+INTERRUPTIONS = (SoftTimeLimitExceeded,)
+"""What a worker raises inside a task that takes too long."""
+
 SEAL_PAGE = 1_000
 MAX_SEAL_PAGES = 50
 MAILBOX_AGE = 259_200.0

@@ -6,17 +6,24 @@ while a breaker is open. Never does: decide which channel comes next, know Celer
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from pathlib import PurePath
 
 from delivery.domain.event import Event
+from delivery.domain.fallback import DECISION, FAULT_PAUSE, MAX_FAULTS, faults_of
 from delivery.domain.health import RECOVERY
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome
 from delivery.domain.policy import ChainStep
 from delivery.domain.records import Result
 from delivery.domain.stores import Ledger
+from delivery.errors import LedgerError
 from delivery.tasks.attempts import Report, TimeLimits, Work
+
+logger = logging.getLogger(__name__)
 
 PUBLISH_GRACE = 5.0
 """Seconds after which a published event is due again in the ledger: its message may be lost."""
@@ -27,15 +34,76 @@ BREAKER_OPEN = Result(Outcome.FAILED, error="breaker open", retry_after=RECOVERY
 class Run:
     """The books of one task: what it claimed, attempted, moved and handed on."""
 
-    def __init__(self, ledger: Ledger, channel: str, limits: TimeLimits) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        channel: str,
+        limits: TimeLimits,
+        interruptions: tuple[type[Exception], ...] = (),
+    ) -> None:
         self.ledger = ledger
         self.channel = channel
         self.limits = limits
+        self._passing: tuple[type[Exception], ...] = (LedgerError, *interruptions)
         self.report = Report(channel)
         self._finishes: list[tuple[Work, bool]] = []
         self._skips: list[tuple[Work, str, str]] = []
         self._moves: list[tuple[Work, str, datetime, bool]] = []
         self._ends = time.monotonic() + limits.soft
+
+    def guarded(
+        self, works: Sequence[Work], act: Callable[[Sequence[Work]], list[Work]]
+    ) -> list[Work]:
+        """Act for events; an error of ours while doing so is theirs alone.
+
+        Args:
+            act: writes its attempts, and answers with those that are to be decided on again.
+
+        Raises:
+            LedgerError: the ledger is away, or the task was interrupted: nothing can be booked.
+        """
+        try:
+            return act(works)
+        except self._passing:
+            raise
+        except Exception as error:
+            if len(works) == 1:
+                self.fault(works[0], error)
+                return []
+            logger.exception("%s: a batch of %d failed; one by one", self.channel, len(works))
+        kept: list[Work] = []
+        for work in works:
+            if not self._is_moved(work):
+                kept.extend(self.guarded([work], act))
+        return kept
+
+    def fault(self, work: Work, error: Exception) -> None:
+        """Book an error of ours: the event is looked at again after a pause, and given up to the
+        operators after the second one.
+
+        Effect: one failed attempt on ``decision``, which counts for no step of the chain.
+        """
+        logger.error(
+            "event %s: cannot decide what comes next on %s", work.id, self.channel, exc_info=error
+        )
+        work.number = 1 + len(faults_of(work.attempts))
+        starts = [(work.claim, work.number)]
+        result = Result(Outcome.FAILED, error=_place_of(error), retryable=False)
+        if not all(self.ledger.chain.begin_all(starts, DECISION)):
+            self.report.lost += 1
+            return
+        self.ledger.chain.end_all(starts, DECISION, result)
+        now = self.ledger.now()
+        if work.number == MAX_FAULTS:
+            self.hand_on(work, "alert", now)
+        elif work.number > 2 * MAX_FAULTS:
+            self.finish(work, alerted=False)  # the alert itself raises: its user is still told
+        else:
+            self.move(work, self.channel, now + timedelta(seconds=FAULT_PAUSE))
+
+    def _is_moved(self, work: Work) -> bool:
+        done = (*self._moves, *self._finishes)
+        return any(entry[0] is work for entry in done)
 
     def has_time(self) -> bool:
         """Whether one more attempt fits in before the soft time limit."""
@@ -205,6 +273,13 @@ class Run:
                 for event in events
             ]
         )
+
+
+def _place_of(error: Exception) -> str:
+    """Only the kind and the place: a message may quote an address or a credential."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"unforeseen {type(error).__name__}{where}"
 
 
 def is_tired(step: ChainStep, due_at: datetime, now: datetime) -> bool:

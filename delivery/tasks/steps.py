@@ -150,13 +150,16 @@ class EmergencyStep:
             groups.setdefault((work.event.user_id, work.event.run_id), []).append(work)
         kept: list[Work] = []
         for group in groups.values():
-            if not run.has_time():
-                run.give_back(group)
-            elif not run.ledger.breakers.allows(run.channel):
-                kept.extend(run.turn_away(group))
-            else:
-                kept.extend(self._push(run, group))
+            kept.extend(run.guarded(group, lambda part: self._serve(run, part)))
         return kept
+
+    def _serve(self, run: Run, group: Sequence[Work]) -> list[Work]:
+        if not run.has_time():
+            run.give_back(group)
+            return []
+        if not run.ledger.breakers.allows(run.channel):
+            return run.turn_away(group)
+        return self._push(run, group)
 
     def _push(self, run: Run, group: Sequence[Work]) -> list[Work]:
         started_at = run.ledger.now()

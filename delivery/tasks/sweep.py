@@ -16,7 +16,7 @@ from delivery.domain.ports import Alerts, TaskQueue
 from delivery.domain.records import AlertGroup, Due
 from delivery.domain.stores import Ledger
 from delivery.domain.thresholds import Thresholds, breaches, broken
-from delivery.errors import ChannelError
+from delivery.errors import ChannelError, LedgerError
 from delivery.tasks.alerting import is_first
 from delivery.tasks.attempts import batches
 
@@ -173,7 +173,12 @@ class Alerter:
         Raises:
             LedgerUnavailable: the next run serves them.
         """
-        self._watch()
+        try:
+            self._watch()
+        except LedgerError:
+            raise
+        except Exception:
+            logger.exception("alerts: cannot look at the thresholds")
         served = 0
         for group in self._ledger.digests.firing():
             try:
@@ -181,6 +186,12 @@ class Alerter:
                 served += 1
             except ChannelError as error:
                 logger.warning("alert %s: the receiver did not take it: %s", group.id, error)
+            except LedgerError:
+                raise
+            except Exception:
+                # An error of ours with one group, or with a figure, must not keep operators from
+                # hearing of the others.
+                logger.exception("alert %s: cannot be told", group.id)
         return served
 
     def _serve(self, group: AlertGroup) -> None:

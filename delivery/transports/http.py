@@ -7,6 +7,7 @@ been taken". Never does: read what a status means to a provider.
 from __future__ import annotations
 
 import ipaddress
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from delivery.errors import ChannelUnavailable, ConfigError, OutcomeUnknown
 
 CONNECT_ATTEMPTS = 3
 MAX_RETRY_AFTER = 86_400.0
+_SECONDS = re.compile("[0-9]{1,18}")
 # In these the request cannot have left.
 _BEFORE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
@@ -117,7 +119,7 @@ def retry_after(response: httpx.Response) -> float | None:
     value = response.headers.get("Retry-After", "").strip()
     if not value:
         return None
-    if value.isdecimal():
+    if _SECONDS.fullmatch(value):
         return min(float(value), MAX_RETRY_AFTER)
     try:
         at = parsedate_to_datetime(value)

@@ -26,7 +26,8 @@ Accept = Callable[[dict[str, str], str], Answer]
 IsKnown = Callable[[str, str], bool]
 
 _PATH = re.compile(r"^/2010-04-01/Accounts/([^/]+)/Messages\.json$")
-_NUMBER = re.compile(r"^\+[1-9]\d{6,14}$")
+_NUMBER = re.compile(r"^\+[1-9][0-9]{6,14}$")
+_LENGTH = re.compile("[0-9]{1,9}")
 _MAX_BODY = 64 * 1024
 MAX_TEXT = 1_600
 # Twilio's own magic numbers for tests. Source: Twilio, "Test credentials".
@@ -52,7 +53,7 @@ def refusal_of(form: Mapping[str, str]) -> Answer | None:
     to, body = form.get("To", ""), form.get("Body", "")
     if to in _REFUSED:
         return _refusal(*_REFUSED[to])
-    if not _NUMBER.match(to):
+    if not _NUMBER.fullmatch(to):
         return _refusal(21211, "The 'To' number is not a valid phone number.")
     if not (form.get("From") or form.get("MessagingServiceSid")):
         return _refusal(21603, "A 'From' phone number is required.")
@@ -100,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler, ABC):
     def do_POST(self) -> None:
         """Answer one request."""
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > _MAX_BODY:
+        if not _LENGTH.fullmatch(length) or int(length) > _MAX_BODY:
             self.close_connection = True
             self._answer(413, {"code": 20413, "message": "Payload too large", "status": 413})
             return

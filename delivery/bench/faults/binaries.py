@@ -104,7 +104,7 @@ def _printed_version(binary: Path) -> str:
     printed = subprocess.run(
         [binary, "--version"], capture_output=True, text=True, check=True
     ).stdout
-    found = re.search(r"\d+(\.\d+)+", printed)
+    found = re.search(r"[0-9]+(\.[0-9]+)+", printed)
     return found.group() if found else printed.strip()
 
 
@@ -119,7 +119,7 @@ def _packaged_postgres() -> Path | None:
     folders = list(package.glob("pginstall*")) if package is not None else []
     if not folders:
         return None
-    return max(folders, key=lambda folder: int(re.sub(r"\D", "", folder.name) or 0))
+    return max(folders, key=lambda folder: int(re.sub("[^0-9]", "", folder.name) or 0))
 
 
 def _system_postgres() -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import secrets
 import threading
 import zlib
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 SUFFIX = ".spool"
 PAGE = 500
+_UNSAFE = re.compile("[^A-Za-z0-9_.-]")  # in a file's name
 
 Commit = Callable[[Sequence[Entry], Sequence[Confirmation]], object]
 """Records the entries first, then the proofs."""
@@ -48,7 +50,7 @@ class Spool:
         self.directory = directory
         self.max_bytes = max_bytes
         self._lock = threading.RLock()
-        safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in node)[:80]
+        safe = _UNSAFE.sub("_", node)[:80]
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.path = directory / f"{safe}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"

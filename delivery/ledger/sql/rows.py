@@ -57,11 +57,27 @@ def event(row: AnyRow) -> Event:
         run_id=columns["run_id"],
         seq=columns["seq"],
         at=columns["at"],
-        event_class=EventClass(columns["class"]),
+        event_class=class_of(columns["class"]),
         raw_data=msgspec.Raw(columns["data"].encode()),
         thread_id=columns["thread_id"],
-        meta=None if columns["meta"] is None else load(columns["meta"]),
+        meta=None if columns["meta"] is None else _meta(columns["meta"]),
     )
+
+
+def class_of(name: str) -> EventClass:
+    """The class of a column; ``standard`` for one that is not known here (any more)."""
+    try:
+        return EventClass(name)
+    except ValueError:
+        return EventClass.STANDARD
+
+
+def _meta(text: str) -> dict[str, Any]:
+    try:
+        found = load(text)
+    except msgspec.DecodeError:
+        found = None
+    return found if type(found) is dict else {"flags": ["unreadable:meta"]}
 
 
 def stored(row: AnyRow) -> Stored:
@@ -175,12 +191,22 @@ def contact(row: AnyRow) -> Contact:
         user_id=columns["user_id"],
         email=columns["email"],
         phone=columns["phone"],
-        push=tuple(load(columns["push"])),
+        push=_strings(columns["push"]),
         locale=columns["locale"],
         time_zone=columns["time_zone"],
         quiet_hours=None if begins is None or ends is None else (begins, ends),
-        opt_out=tuple(load(columns["opt_out"])),
+        opt_out=_strings(columns["opt_out"]),
     )
+
+
+def _strings(text: str) -> tuple[str, ...]:
+    """A column's list of strings, empty for anything else: a contact that is half readable is
+    better than none."""
+    try:
+        found = load(text)
+    except msgspec.DecodeError:
+        return ()
+    return tuple(item for item in found if isinstance(item, str)) if type(found) is list else ()
 
 
 def contact_values(item: Contact) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from delivery.ledger.sql.tables import digests, events
 CHANNEL = "alert"
 EVERYBODY = "*"
 SAMPLE = 5
+MAX_FAULTS = 3
+"""Different errors that a group keeps; they stand in the row's ``error``, as JSON."""
 THRESHOLDS = "thresholds"
 """Stands where the class of dead events does; the row's ``error`` lists the conditions."""
 
@@ -38,9 +40,15 @@ class AlertGroups:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def fire(self, event_class: EventClass, claims: Sequence[Claim]) -> AlertGroup:
+    def fire(
+        self, event_class: EventClass, claims: Sequence[Claim], faults: Sequence[str] = ()
+    ) -> AlertGroup:
         """Put claimed events into the firing group of their class; claims that were lost meanwhile
-        join nothing."""
+        join nothing.
+
+        Args:
+            faults: errors of ours that brought events here; the group keeps the last few.
+        """
         with self._database.write() as connection:
             lock(connection, CHANNEL, event_class.value)
             firing = sa.select(*rows.DIGEST_COLUMNS).where(
@@ -52,6 +60,8 @@ class AlertGroups:
                 self._open(connection, event_class.value)
                 row = connection.execute(firing).one()
             _join(connection, row.id, claims)
+            if faults:
+                row = _add_faults(connection, row, faults)
             return _group(connection, row, is_new=is_new)
 
     def watch(self, conditions: Sequence[Condition]) -> None:
@@ -147,6 +157,19 @@ def _join(connection: Connection, group_id: str, claims: Sequence[Claim]) -> Non
     connection.execute(sa.update(events).where(among(events.c.id, held)).values(digest_id=group_id))
 
 
+def _add_faults(
+    connection: Connection, row: rows.AnyRow, faults: Sequence[str]
+) -> sa.Row[*tuple[Any, ...]]:
+    kept = list(dict.fromkeys([*_faults(row.error), *faults]))[-MAX_FAULTS:]
+    mine = digests.c.id == row.id
+    connection.execute(sa.update(digests).where(mine).values(error=rows.dump(kept)))
+    return connection.execute(sa.select(*rows.DIGEST_COLUMNS).where(mine)).one()
+
+
+def _faults(text: str | None) -> tuple[str, ...]:
+    return msgspec.json.decode(text or _NOTHING, type=tuple[str, ...])
+
+
 def _conditions(text: str | None) -> tuple[Condition, ...]:
     return msgspec.json.decode(text or _NOTHING, type=tuple[Condition, ...])
 
@@ -163,13 +186,14 @@ def _group(connection: Connection, row: rows.AnyRow, *, is_new: bool) -> AlertGr
     ).scalars()
     return AlertGroup(
         id=row.id,
-        event_class=EventClass(row._mapping["class"]),
+        event_class=rows.class_of(row._mapping["class"]),
         since=row.created_at,
         count=count,
         users=users,
         sample=tuple(sample),
         notified_at=row.notified_at,
         is_new=is_new,
+        faults=_faults(row.error),
     )
 
 

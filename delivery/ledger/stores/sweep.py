@@ -73,12 +73,12 @@ def _sorted(page: Iterable[rows.AnyRow], now: datetime) -> tuple[list[rows.AnyRo
     """The page as: expired, entering the chain, on the chain, due without a reason."""
     over, entering, standing, strays = [], [], [], []
     for row in page:
-        state = State(row.state)
+        state = row.state  # text: one that is not known here settles with the strays
         if row.expires_at <= now and state in _EXPIRE:
             over.append(row)
         elif state in _HAND_OVER:
             entering.append(row)
-        elif state is State.FALLING_BACK:
+        elif state == State.FALLING_BACK:
             standing.append(row)
         else:
             strays.append(row)
@@ -182,7 +182,7 @@ def _audit(
 
 def _due(row: rows.AnyRow) -> Due:
     step = row.step if row.state == State.FALLING_BACK else None
-    return Due(row.id, EventClass(row._mapping["class"]), step)
+    return Due(row.id, rows.class_of(row._mapping["class"]), step)
 
 
 def _doublings(row: rows.AnyRow) -> int:

@@ -101,7 +101,15 @@ def test_a_rejected_item_without_a_document_is_invalid_anyway():
 
 
 @pytest.mark.parametrize(
-    ("header", "value"), [(None, None), ("3", 3.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None)]
+    ("header", "value"),
+    [
+        (None, None),
+        ("3", 3.0),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("\u00b2", None),  # a digit that is no decimal
+        ("\u0663", None),
+        ("9" * 400, None),
+    ],
 )
 def test_retry_after_in_seconds_is_read(header, value):
     assert seconds(header) == value

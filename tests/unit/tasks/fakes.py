@@ -386,7 +386,9 @@ class FakeLedger:
             self.groups[digest.id] = replace(digest, due_at=due_at)
         return True
 
-    def fire(self, event_class: EventClass, claims: Sequence[Claim]) -> AlertGroup:
+    def fire(
+        self, event_class: EventClass, claims: Sequence[Claim], faults: Sequence[str] = ()
+    ) -> AlertGroup:
         old = self.alert_groups.get(event_class)
         group = AlertGroup(
             id=f"alert-{event_class}",
@@ -397,6 +399,7 @@ class FakeLedger:
             sample=tuple(claim.stored.event.id for claim in claims),
             notified_at=old.notified_at if old else None,
             is_new=old is None,
+            faults=tuple(faults),
         )
         self.alert_groups[event_class] = group
         return group
@@ -507,7 +510,9 @@ class FakeLinks:
 class Bench:
     """An executor with everything around it faked."""
 
-    def __init__(self, policies: Policies, limits: TimeLimits | None = None) -> None:
+    def __init__(
+        self, policies: Policies, limits: TimeLimits | None = None, **options: Any
+    ) -> None:
         self.ledger = FakeLedger()
         self.channels = {name: FakeChannel(name) for name in ("emergency", "email", "sms")}
         self.alerts = FakeAlerts()
@@ -528,6 +533,7 @@ class Bench:
             dice=lambda: 0.5,
             limits=limits or TimeLimits(),
             callback_url="https://x/callback",
+            **options,
         )
 
     def _drain(self) -> None:

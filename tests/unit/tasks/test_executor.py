@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from delivery.domain.event import EventClass
@@ -26,6 +28,17 @@ WHOLE_CHAIN = (
     rung("sms", after=60.0),
     rung("alert", after=60.0),
 )
+
+
+def odd_breaks(*about: Any) -> None:
+    """An error that was not foreseen."""
+    if "odd" in str(about):
+        raise ZeroDivisionError("somebody@example.org")
+
+
+def stopped() -> None:
+    """The worker's time limit."""
+    raise InterruptedError
 
 
 class TestScheduling:
@@ -123,13 +136,41 @@ class TestScheduling:
     def test_one_event_that_cannot_be_decided_on_does_not_hold_up_the_others(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        bench = Bench(policies_of(rung("database")))
-        bad = bench.ledger.add(make_event("odd"), quiet_hours=("late", "early"))
+        bench = Bench(policies_of(rung("database"), rung("email")))
+        bad = bench.ledger.add(make_event("odd"), email=7)
         good = bench.ledger.add(make_event("plain"))
+        bench.channels["email"].unreachable = odd_breaks  # type: ignore[method-assign]
         bench.run("database", bad, good)
-        assert bench.ledger.state(good) is State.PARKED
-        assert bench.ledger.tries(bad) == []
+        assert bench.ledger.step(good) == "email"
+        assert bench.ledger.tries(bad) == [("decision", 1, "failed")]
+        assert bench.ledger.due_in(bad) == 30.0
         assert bad in caplog.text
+
+    def test_one_that_raises_twice_is_given_up_to_the_operators(self) -> None:
+        bench = Bench(policies_of(rung("database"), rung("email")))
+        bad = bench.ledger.add(make_event("odd"))
+        bench.channels["email"].unreachable = odd_breaks  # type: ignore[method-assign]
+        assert bench.play(bad) == ["database", "database", "alert"]
+        assert bench.ledger.state(bad) is State.DEAD
+        (group, _) = bench.alerts.fired[0]
+        assert group.faults == (bench.ledger.rows[bad].attempts[0].error,)
+        assert "ZeroDivisionError at test_executor.py" in group.faults[0]
+
+    def test_an_alert_that_raises_as_well_does_not_go_round_for_ever(self) -> None:
+        bench = Bench(policies_of(rung("email"), rung("alert")))
+        bad = bench.ledger.add(make_event("odd"))
+        bench.channels["email"].unreachable = odd_breaks  # type: ignore[method-assign]
+        bench.ledger.fire = odd_breaks  # type: ignore[method-assign]
+        bench.play(bad)
+        assert bench.ledger.state(bad) is State.PARKED
+
+    def test_an_interruption_of_the_task_is_no_fault_of_its_event(self) -> None:
+        bench = Bench(policies_of(rung("email")), interruptions=(InterruptedError,))
+        event_id = bench.ledger.add()
+        bench.ledger.before_sending = stopped
+        with pytest.raises(InterruptedError):
+            bench.run("email", event_id)
+        assert bench.ledger.tries(event_id) == []
 
     def test_what_there_is_no_time_for_goes_back_to_the_same_channel(self) -> None:
         bench = Bench(policies_of(rung("emergency")), TimeLimits(soft=0.0, hard=1.0, lease=2.0))
