@@ -11,7 +11,24 @@ from typing import Any
 
 import click
 
-from delivery.cli import bench, demo, flower, listen, operate, serve, speak, validate
+from delivery.cli import (
+    audit,
+    beat,
+    bench,
+    check,
+    demo,
+    emit,
+    events,
+    flower,
+    gateway,
+    listen,
+    migrate,
+    purge,
+    token,
+    up,
+    validate,
+    worker,
+)
 from delivery.cli.options import wants_json
 from delivery.cli.output import say_json
 from delivery.errors import (
@@ -72,6 +89,22 @@ def main() -> None:
     """
 
 
-for part in (serve, demo, flower, operate, speak, listen, validate, bench):
-    for command in part.COMMANDS:
-        main.add_command(command)
+for command in (
+    up.up,
+    gateway.gateway,
+    worker.worker,
+    beat.beat,
+    demo.demo,
+    flower.flower,
+    migrate.migrate,
+    check.check,
+    purge.purge,
+    audit.audit,
+    token.token,
+    emit.emit,
+    events.events,
+    listen.listen,
+    validate.validate,
+    bench.bench,
+):
+    main.add_command(command)

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from delivery.cli.options import json_option
+from delivery.cli.options import json_option, serving_settings
 from delivery.cli.output import say_json
-from delivery.cli.serve import serving_settings
 
 if TYPE_CHECKING:
     from delivery.bootstrap.embedded import Address
@@ -49,6 +48,3 @@ def _say(address: Address, *, as_json: bool) -> None:
     click.secho("The demo is on. Ctrl-C ends it.\n", bold=True)
     click.echo(f"Open this page:\n{page}\n")
     click.echo(f"The dashboard alone:\n{address.page}")
-
-
-COMMANDS = (demo,)

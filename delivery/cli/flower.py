@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import click
 
-from delivery.cli.options import json_option
-from delivery.cli.serve import serving_settings
+from delivery.cli.options import json_option, serving_settings
 
 
 @click.command()
@@ -32,6 +31,3 @@ def flower(host: str, port: int, control: bool, as_json: bool) -> None:
     run_flower(
         settings, host, port, control=control, ready=lambda url: listening(url, as_json=as_json)
     )
-
-
-COMMANDS = (flower,)

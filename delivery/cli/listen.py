@@ -1,13 +1,32 @@
-"""``delivery listen``: its options. What it does is in ``listening``."""
+"""``delivery listen``: events as they come, each acknowledged once it is printed.
+
+Owns: its options, what is printed, and a word on standard error when the transport changes. Never
+does: connect; that is ``Client``.
+"""
 
 from __future__ import annotations
 
+import json
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from delivery.cli.options import api_options, json_option, required_token
+from delivery.cli.output import clock, say_json
+from delivery.errors import ConfigError
+
+if TYPE_CHECKING:
+    from delivery.client.received import ReceivedEvent
+    from delivery.client.status import Status
+    from delivery.client.store import FileStore
+
+PATIENCE = 15.0
+"""Seconds without a connection after which listening gives up."""
+GOODBYE = 10.0
+"""Seconds for the last acknowledgements and the close."""
 
 
 @click.command()
@@ -35,10 +54,103 @@ def listen(
     """
     import asyncio
 
-    from delivery.cli.listening import Plan, listen_until
-
     held = required_token(token, "delivery token --user demo")
     asyncio.run(listen_until(Plan(url, held, count, transport, store, as_json)))
 
 
-COMMANDS = (listen,)
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to listen to, and how.
+
+    Attributes:
+        count: stop after so many events.
+        store: a file that remembers what was printed.
+    """
+
+    url: str
+    token: str
+    count: int | None
+    transport: Literal["auto", "websocket", "sse"]
+    store: Path | None
+    as_json: bool
+
+
+async def listen_until(plan: Plan) -> None:
+    """Print events until there were enough of them, or until a signal says stop.
+
+    Raises:
+        Unauthenticated: the token is not accepted; ``Unreachable``: nobody answers.
+        ConfigError: the store cannot be used.
+    """
+    import asyncio
+
+    from delivery.process.event_loop import Told
+
+    # The loop's own handlers: one that Python runs between two instructions can come a moment
+    # before the loop goes to sleep, and is then heard at the next heartbeat.
+    told = asyncio.create_task(Told().to_stop())
+    listening = asyncio.create_task(_listen(plan))
+    done, _ = await asyncio.wait({told, listening}, return_when=asyncio.FIRST_COMPLETED)
+    if listening in done:
+        told.cancel()
+        listening.result()
+        return
+    listening.cancel()
+    await asyncio.wait({listening}, timeout=GOODBYE)
+
+
+async def _listen(plan: Plan) -> None:
+    from delivery.client.client import Client
+    from delivery.client.store import MemoryStore
+
+    seen = 0
+    with ExitStack() as stack:
+        store = MemoryStore() if plan.store is None else stack.enter_context(_kept(plan.store))
+        client = Client(
+            plan.url, plan.token, patience=PATIENCE, store=store, transport=plan.transport,
+            on_status=Notices(),
+        )  # fmt: skip
+        async with client:
+            async for event in client:
+                say_json(dict(event.wire), indent=None) if plan.as_json else _say(event)
+                seen += 1
+                if seen == plan.count:
+                    return
+
+
+def _kept(path: Path) -> closing[FileStore]:
+    from delivery.client.store import FileStore
+
+    try:
+        return closing(FileStore(path))
+    except OSError as error:
+        raise ConfigError(f"--store: cannot use {path}: {error.strerror}") from error
+
+
+class Notices:
+    """Says on standard error when events come another way than before; the rest is silence."""
+
+    def __init__(self) -> None:
+        self._transport = "websocket"
+        self._reason: str | None = None
+
+    def __call__(self, status: Status) -> None:
+        """A status of the client."""
+        if status.transport is None:
+            self._reason = status.reason or self._reason
+        elif status.transport != self._transport:
+            self._transport = status.transport
+            click.echo(self._words(), err=True)
+
+    def _words(self) -> str:
+        if self._transport == "websocket":
+            return "listening over WebSocket again"
+        why = f" (WebSocket does not get through: {self._reason})" if self._reason else ""
+        return f"listening over SSE{why}"
+
+
+def _say(event: ReceivedEvent) -> None:
+    data = json.dumps(event.wire["data"], ensure_ascii=False)
+    place = "" if event.seq is None else f" #{event.seq}"
+    at = clock(str(event.wire["at"]))
+    click.echo(f"{at}  {click.style(event.type, bold=True)}  {event.run_id}{place}  {data}")

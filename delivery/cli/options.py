@@ -11,6 +11,7 @@ from delivery.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 _WANTS_JSON = "delivery.json"
+SERVICE_TOKEN = 'delivery token --service --scope "emit read operate"'  # noqa: S105
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 
@@ -50,3 +51,13 @@ def _remember(context: click.Context, _option: click.Parameter, value: bool) -> 
 def wants_json(context: click.Context) -> bool:
     """Whether the command that ran in this context was given ``--json``."""
     return bool(context.meta.get(_WANTS_JSON))
+
+
+def serving_settings(**overrides: Any) -> Any:
+    """Settings of a command that serves, with its log set up."""
+    from delivery.config import load_settings
+    from delivery.telemetry import setup_logging
+
+    settings = load_settings(**overrides)
+    setup_logging(settings.log_format, settings.log_level, secrets=settings.secret_values())
+    return settings

@@ -15,8 +15,8 @@ import httpx
 import jwt
 import pytest
 
-from delivery.cli.checking import AGENT_TYPES, UNHEARD_TYPE, Probe
-from delivery.cli.validating import Report, validate
+from delivery.cli.validate.checks import AGENT_TYPES, UNHEARD_TYPE, Probe
+from delivery.cli.validate.report import Report, validate
 from delivery.client.backoff import FullJitter
 from delivery.client.client import Client
 from delivery.client.store import FileStore

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from delivery.cli.api import Api
+from delivery.cli.http import Api
 from delivery.errors import ConfigError, RemoteError, Unreachable
 
 Answer = Callable[[httpx.Request], httpx.Response]

@@ -17,9 +17,9 @@ from pydantic import SecretStr
 
 from delivery.bootstrap.tokens import issue, issue_beside
 from delivery.cli import main
-from delivery.cli.api import Api
-from delivery.cli.checking import AGENT_TYPES, UNHEARD_TYPE, Broken, Checks, Probe
-from delivery.cli.watching import Watcher
+from delivery.cli.http import Api
+from delivery.cli.validate.checks import AGENT_TYPES, UNHEARD_TYPE, Broken, Checks, Probe
+from delivery.cli.validate.watcher import Watcher
 from delivery.config import Settings
 from delivery.errors import Unreachable
 

@@ -12,10 +12,10 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-import delivery.cli.api as api_module
+import delivery.cli.http as api_module
 from delivery.cli import main
-from delivery.cli.api import Api
-from delivery.cli.speak import REPLAY_PAGE, _replay_all
+from delivery.cli.events import REPLAY_PAGE, _replay_all
+from delivery.cli.http import Api
 
 TOTAL = 2 * REPLAY_PAGE + 5
 Bodies = list[dict[str, Any]]

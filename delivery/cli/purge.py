@@ -1,19 +1,18 @@
-"""Commands for operators that open the ledger: migrate, check, purge, audit.
+"""``delivery purge``: old events that have ended are deleted.
 
-Owns: their options and what they print. Never does: SQL.
+Owns: its options and the pace. Never does: SQL.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 import time
 from datetime import timedelta
 
 import click
 
 from delivery.cli.options import json_option
-from delivery.cli.output import say_json, say_table
+from delivery.cli.output import say_json
 
 MAX_DAYS = 36_500
 _DAYS = re.compile(r"[0-9]+(\.[0-9]+)?")
@@ -34,42 +33,6 @@ def _retention(
             raise click.BadParameter(f"{value!r}: write days from 0 to {MAX_DAYS}, as {state}=30")
         found[state] = days
     return found
-
-
-@click.command()
-@click.option("--down", metavar="REVISION", help="Go back to this revision instead.")
-@json_option
-def migrate(down: str | None, as_json: bool) -> None:
-    """Bring the database's tables to this version."""
-    from delivery.bootstrap.store import migrate_ledger
-    from delivery.config import load_settings
-
-    revision = migrate_ledger(load_settings(), down=down)
-    if as_json:
-        say_json({"revision": revision})
-    else:
-        click.echo(f"the tables are at {revision or 'nothing'}")
-
-
-@click.command()
-@json_option
-def check(as_json: bool) -> None:
-    """List what is misconfigured, unreachable or insecure, and the mend."""
-    from delivery.bootstrap.probes import probe_all
-
-    findings = probe_all()
-    problems = [finding for finding in findings if finding.level != "ok"]
-    if as_json:
-        say_json([
-            {"level": f.level, "what": f.what, "found": f.found, "mend": f.mend} for f in findings
-        ])  # fmt: skip
-    else:
-        say_table(
-            ("what", "", "found", "mend"), [(f.what, f.level, f.found, f.mend) for f in findings]
-        )
-        click.echo(f"\n{len(findings)} looked at, {len(problems)} to mend")
-    if problems:
-        sys.exit(max(finding.code for finding in problems))
 
 
 @click.command()
@@ -129,28 +92,3 @@ def _purge(keep: dict[str, float], *, batch: int, dry_run: bool) -> dict[str, in
                 # At most half of the time is ours: the others' commits come in between.
                 time.sleep(min(1.0, time.monotonic() - begun))
     return deleted
-
-
-@click.group()
-def audit() -> None:
-    """The compliance log."""
-
-
-@audit.command()
-@json_option
-def verify(as_json: bool) -> None:
-    """Find any changed, inserted or missing row of the compliance log."""
-    from delivery.bootstrap.store import open_ledger
-    from delivery.config import load_settings
-
-    with open_ledger(load_settings()) as ledger:
-        findings = ledger.audit.verify()
-    if as_json:
-        say_json({"findings": findings})
-    else:
-        click.echo("\n".join(findings) or "the chain is whole")
-    if findings:
-        sys.exit(1)
-
-
-COMMANDS = (migrate, check, purge, audit)

@@ -1,6 +1,6 @@
 """``delivery validate``: is this installation what the contract says, seen from outside?
 
-Owns: options, output, exit code. Never does: a check; that is ``validating``.
+Owns: options, output, exit code. Never does: a check; those are in ``checks``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from delivery.cli.output import WIDTH, say_json
 from delivery.errors import ConfigError
 
 if TYPE_CHECKING:
-    from delivery.cli.checking import Probe
-    from delivery.cli.validating import Finding, Report
+    from delivery.cli.validate.checks import Probe
+    from delivery.cli.validate.report import Finding, Report
 
 SERVICE_TOKEN = 'delivery token --service --scope "emit read"'  # noqa: S105
 COLORS = {"ok": "green", "failed": "red", "skipped": "yellow"}
@@ -50,8 +50,8 @@ def validate(
     """
     import asyncio
 
-    from delivery.cli.checking import Probe
-    from delivery.cli.validating import validate as validate_all
+    from delivery.cli.validate.checks import Probe
+    from delivery.cli.validate.report import validate as validate_all
 
     held = required_token(token, SERVICE_TOKEN)
     named = _subject(client_token) if client_token else None
@@ -115,6 +115,3 @@ def _say_summary(findings: list[Finding]) -> None:
     counts = {level: sum(f.level == level for f in findings) for level in COLORS}
     said = ", ".join(f"{count} {level}" for level, count in counts.items() if count)
     click.echo(f"\n{len(findings)} checks: {said}")
-
-
-COMMANDS = (validate,)

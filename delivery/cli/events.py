@@ -1,6 +1,6 @@
-"""Commands that speak HTTP with a running service: emit, events; and ``token``.
+"""``delivery events``: looks at events of a running service, and replays them.
 
-Owns: what they ask and how the answers look. Never does: open the ledger.
+Owns: what is asked and how the answers look. Never does: open the ledger.
 """
 
 from __future__ import annotations
@@ -11,124 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from delivery.cli.options import api_options, json_option, required_token
+from delivery.cli.options import SERVICE_TOKEN, api_options, json_option, required_token
 from delivery.cli.output import clock, say_fields, say_json, say_table
 
 if TYPE_CHECKING:
-    from delivery.cli.api import Api
+    from delivery.cli.http import Api
 
-SERVICE_TOKEN = 'delivery token --service --scope "emit read operate"'  # noqa: S105
 REPLAY_PAGE = 500
 STATES = ("accepted", "sent", "falling_back", "confirmed", "parked", "dead", "expired")
-
-
-@click.command()
-@click.option("--user", help="A client's token: it receives this user's events.")
-@click.option("--service", is_flag=True, help="A service's token, with --scope.")
-@click.option("--scope", default="emit read", show_default=True, help="Of emit, read, operate.")
-@click.option("--name", default="service", show_default=True, help="Who the service is.")
-@click.option("--ttl", type=click.FloatRange(min=1), default=86_400.0, show_default=True,
-              help="Seconds until it expires.")  # fmt: skip
-@click.option("--data-dir", default=None, help="Where `delivery up` keeps its secret.")
-@json_option
-def token(
-    user: str | None,
-    service: bool,
-    scope: str,
-    name: str,
-    ttl: float,
-    data_dir: str | None,
-    as_json: bool,
-) -> None:
-    """Make a token; prints only the token.
-
-    Signed with DELIVERY_JWT_SECRET, or with the development secret of a
-    `delivery up` in the same data directory.
-    """
-    if bool(user) == service:
-        raise click.UsageError("write either --user NAME or --service")
-    from delivery.bootstrap.tokens import issue
-    from delivery.config import load_settings
-
-    scopes = scope.split() if service else None
-    unknown = set(scopes or ()) - {"emit", "read", "operate"}
-    if unknown:
-        raise click.UsageError(f"unknown scope {sorted(unknown)[0]!r}: write emit, read, operate")
-    made = issue(load_settings(data_dir=data_dir), user or name, scopes=scopes, ttl=ttl)
-    say_json({"token": made}) if as_json else click.echo(made)
-
-
-@click.command()
-@click.argument("type", required=False)
-@click.option("--user", help="Whose event it is.")
-@click.option("--run", help="The run it belongs to.")
-@click.option("--thread", help="The thread it belongs to.")
-@click.option("--data", default="{}", show_default=True, help="The payload, a JSON object.")
-@click.option("--id", "event_id", help="Your own UUIDv7, the idempotency key.")
-@click.option("--file", "source", type=click.File("rb"),
-              help="One JSON event per line instead; - is standard input.")  # fmt: skip
-@api_options
-@json_option
-def emit(
-    type: str | None,
-    user: str | None,
-    run: str | None,
-    thread: str | None,
-    data: str,
-    event_id: str | None,
-    source: Any,
-    url: str,
-    token: str | None,
-    as_json: bool,
-) -> None:
-    """Send an event: `delivery emit agent_started --user demo --run r-1`."""
-    from delivery.cli.api import Api
-
-    held = required_token(token, SERVICE_TOKEN)
-    with Api(url, held) as api:
-        if source is not None:
-            answer = api.post_lines("/events", source.read())
-        else:
-            answer = api.post("/events", _event(type, user, run, thread, data, event_id))
-    if as_json:
-        say_json(answer)
-    else:
-        _say_receipts(answer)
-    if answer["rejected"]:
-        sys.exit(1)
-
-
-def _event(
-    type: str | None,
-    user: str | None,
-    run: str | None,
-    thread: str | None,
-    data: str,
-    event_id: str | None,
-) -> dict[str, Any]:
-    if not (type and user and run):
-        raise click.UsageError("write TYPE, --user and --run, or --file")
-    try:
-        parsed = json.loads(data)
-    except ValueError as error:
-        raise click.UsageError(f"--data is not JSON: {error}") from error
-    event = {"type": type, "user_id": user, "run_id": run, "data": parsed}
-    event |= {"thread_id": thread} if thread else {}
-    event |= {"id": event_id} if event_id else {}
-    return event
-
-
-def _say_receipts(answer: Any) -> None:
-    rows = [
-        (one["id"], one["seq"], "yes" if one["durable"] else "no",
-         "duplicate" if one["duplicate"] else "accepted")
-        for one in answer["accepted"]
-    ]  # fmt: skip
-    if rows:
-        say_table(("id", "seq", "durable", "outcome"), rows)
-    for one in answer["rejected"]:
-        problem = one["error"]
-        click.echo(f"#{one['index']} rejected: {problem.get('detail') or problem.get('title')}")
 
 
 @click.group()
@@ -142,7 +32,7 @@ def events() -> None:
 @json_option
 def show(event_id: str, url: str, token: str | None, as_json: bool) -> None:
     """One event with every attempt and every proof."""
-    from delivery.cli.api import Api
+    from delivery.cli.http import Api
 
     with Api(url, required_token(token, SERVICE_TOKEN)) as api:
         event = api.get(f"/events/{event_id}")
@@ -193,7 +83,7 @@ def list_events(
     as_json: bool,
 ) -> None:
     """Events, newest first."""
-    from delivery.cli.api import Api
+    from delivery.cli.http import Api
 
     query = {"user_id": user, "run_id": run, "state": state, "type": type_,
              "after": after, "limit": limit}  # fmt: skip
@@ -233,7 +123,7 @@ def replay(
     """Deliver anew: one event, or all in a state."""
     if bool(event_id) == bool(state):
         raise click.UsageError("write either EVENT_ID or --state")
-    from delivery.cli.api import Api
+    from delivery.cli.http import Api
 
     with Api(url, required_token(token, SERVICE_TOKEN)) as api:
         if event_id:
@@ -267,6 +157,3 @@ def _replay_all(api: Api, body: dict[str, Any], total: int, as_json: bool) -> in
             after = answer["next"]
             if not after:
                 return replayed
-
-
-COMMANDS = (token, emit, events)

@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 from uuid_utils import uuid7
 
-from delivery.cli.api import Api
-from delivery.cli.watching import Watcher
+from delivery.cli.http import Api
+from delivery.cli.validate.watcher import Watcher
 from delivery.domain.event import AGENT_TYPES
 from delivery.errors import Unreachable
 

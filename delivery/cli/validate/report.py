@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from delivery.cli.api import Api
-from delivery.cli.checking import CLIENT_TOKEN, GATEWAY, Broken, Checks, Probe
-from delivery.cli.watching import Watcher
+from delivery.cli.http import Api
+from delivery.cli.validate.checks import CLIENT_TOKEN, GATEWAY, Broken, Checks, Probe
+from delivery.cli.validate.watcher import Watcher
 from delivery.errors import Unreachable
 
 UNREACHABLE = 3

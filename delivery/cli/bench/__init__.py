@@ -10,8 +10,7 @@ from typing import Any
 
 import click
 
-from delivery.cli.bench_faults import faults
-from delivery.cli.bench_more import devices, growth, scaling
+from delivery.cli.bench import devices, faults, growth, scaling
 from delivery.cli.options import json_option
 from delivery.cli.output import say_json, say_table
 
@@ -171,6 +170,5 @@ def _waits(report: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-for command in (faults, growth, devices, scaling):
+for command in (faults.faults, growth.growth, devices.devices, scaling.scaling):
     bench.add_command(command)
-COMMANDS = (bench,)

@@ -1,6 +1,6 @@
-"""``bench growth``, ``devices``, ``scaling``: what piles up costs, what devices and processes earn.
+"""``delivery bench growth``: what an event costs as runs and history pile up.
 
-Owns: their options and tables. Never does: measure; that is ``delivery.bench``.
+Owns: its options and table. Never does: measure; that is ``delivery.bench``.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ LOAD_OPTIONS = (
 )  # fmt: skip
 
 
-def _load_options(function: Any) -> Any:
+def load_options(function: Any) -> Any:
     for option in reversed(LOAD_OPTIONS):
         function = option(function)
     return function
 
 
 @click.command()
-@_load_options
+@load_options
 @click.option("--events", type=click.IntRange(100, 10_000_000), default=50_000,
               show_default=True, help="Per round.")  # fmt: skip
 @click.option("--runs", type=click.IntRange(2, MAX_RUNS), default=1_000, show_default=True,
@@ -98,87 +98,3 @@ def _show_growth(report: dict[str, Any]) -> None:
     click.echo(
         f"\nfull: {report['finished']:,} finished events, recorded at {fill['filled_per_s']:,.0f}/s"
     )
-
-
-@click.command()
-@_load_options
-@click.option("--events", type=click.IntRange(100, 10_000_000), default=20_000,
-              show_default=True, help="Per round of batching and performance mode.")  # fmt: skip
-@click.option("--rate", type=click.FloatRange(1), default=3_000.0, show_default=True,
-              help="Events per second in paced rounds.")  # fmt: skip
-@click.option("--linger", type=click.FloatRange(0.001, 0.1), default=0.02, show_default=True,
-              help="Seconds that batching may hold an event.")  # fmt: skip
-@click.option("--pieces", type=click.IntRange(10, 10_000_000), default=20_000, show_default=True,
-              help="Ephemeral events for a slow reader.")  # fmt: skip
-@click.option("--pushes", type=click.IntRange(10, 10_000_000), default=5_000, show_default=True,
-              help="Events for a dead peer.")  # fmt: skip
-@json_option
-def devices(
-    users: int, window: int, payload: int, events: int, rate: float, as_json: bool, **sizes: Any
-) -> None:
-    """What does each device earn, on against off?
-
-    Batching (events of one user held to be sent together), performance mode
-    (which holds nothing) under the same policy, merging of text that waits for
-    a slow reader, and the breaker of a user whose client is dead. A gain over 1
-    is earned, under 1 is paid.
-    """
-    from delivery.bench.devices import Plan, run_devices
-    from delivery.bench.faults.commands import ended_by_sigterm
-    from delivery.bench.window import Load
-
-    with ended_by_sigterm():
-        report = run_devices(Plan(Load(users, events, window, rate, payload), **sizes))
-    if as_json:
-        say_json(report)
-    else:
-        _show_devices(report)
-
-
-def _show_devices(report: dict[str, Any]) -> None:
-    rows = []
-    last = ""
-    for one in report["devices"]:
-        gain = "-" if one["gain"] is None else f"{one['gain']:.2f}"
-        device = one["device"] if one["device"] != last else ""
-        rows.append((device, one["measure"], _figure(one["on"]), _figure(one["off"]), gain))
-        last = one["device"]
-    say_table(("device", "measure", "on", "off", "gain"), rows)
-
-
-@click.command()
-@click.option("--workers", type=click.IntRange(2, 64), default=2, show_default=True,
-              help="Gateway processes, against one.")  # fmt: skip
-@click.option("--users", type=click.IntRange(1, 10_000), default=100, show_default=True)
-@click.option("--events", type=click.IntRange(100, 10_000_000), default=150_000,
-              show_default=True, help="Per round.")  # fmt: skip
-@click.option("--rounds", type=click.IntRange(1, 99), default=3, show_default=True)
-@click.option("--at-least", type=click.FloatRange(0), default=None, metavar="RATIO",
-              help="Exit with 1 when they carry fewer times what one does.")  # fmt: skip
-@json_option
-def scaling(at_least: float | None, as_json: bool, **sizes: int) -> None:
-    """How much more do several gateway processes carry than one?
-
-    Posts events over HTTP to gateways behind one port, on PostgreSQL and Redis
-    of its own, and compares what an event costs: with several processes many of
-    them have to cross.
-    """
-    from delivery.bench.faults.commands import ended_by_sigterm
-    from delivery.bench.scaling import Scaling, run_scaling
-
-    with ended_by_sigterm():
-        report = run_scaling(Scaling(**sizes))
-    ratio = report["capacity_ratio"]
-    if as_json:
-        say_json(report)
-    else:
-        costs = report["cpu_s_per_million"]
-        rows = [(count, f"{cost:.1f}") for count, cost in costs.items()]
-        say_table(("gateway processes", "CPU s per million events"), rows)
-        click.echo(f"\n{report['workers']} processes carry {ratio:.2f} times what one carries")
-    if at_least is not None and ratio < at_least:
-        raise click.ClickException(f"capacity ratio {ratio:.2f}, under {at_least:.2f}")
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1_000 else f"{value:.2f}"

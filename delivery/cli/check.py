@@ -1,0 +1,34 @@
+"""``delivery check``: what is misconfigured, unreachable or insecure.
+
+Owns: its output and exit code. Never does: a check; those are in ``bootstrap``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from delivery.cli.options import json_option
+from delivery.cli.output import say_json, say_table
+
+
+@click.command()
+@json_option
+def check(as_json: bool) -> None:
+    """List what is misconfigured, unreachable or insecure, and the mend."""
+    from delivery.bootstrap.probes import probe_all
+
+    findings = probe_all()
+    problems = [finding for finding in findings if finding.level != "ok"]
+    if as_json:
+        say_json([
+            {"level": f.level, "what": f.what, "found": f.found, "mend": f.mend} for f in findings
+        ])  # fmt: skip
+    else:
+        say_table(
+            ("what", "", "found", "mend"), [(f.what, f.level, f.found, f.mend) for f in findings]
+        )
+        click.echo(f"\n{len(findings)} looked at, {len(problems)} to mend")
+    if problems:
+        sys.exit(max(finding.code for finding in problems))
