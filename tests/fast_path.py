@@ -110,7 +110,7 @@ class MemoryEvents:
         self._check()
         return [row for row in self.rows if row.event.id in event_ids]
 
-    def feed(
+    def page(
         self,
         user_id: str,
         start: str | FeedMark | timedelta | None,
@@ -155,10 +155,10 @@ class MemoryEvents:
 
 
 class MemoryLedger:
-    """Only its events."""
+    """Only its events; the stores of what is done with them are one."""
 
     def __init__(self) -> None:
-        self.events = MemoryEvents()
+        self.events = self.feed = self.operations = MemoryEvents()
 
 
 class MemoryJournal:
@@ -178,7 +178,7 @@ class MemoryJournal:
     def confirm(self, proofs: Sequence[Confirmation]) -> None:
         self.proofs.extend(proofs)
         for proof in proofs:
-            self._ledger.events.confirm(proof.event_id)
+            self._ledger.confirmations.confirm(proof.event_id)
 
     def hand_over(self, event_id: str, reason: str) -> None:
         self.hand_overs.append((event_id, reason))

@@ -126,7 +126,7 @@ class Callbacks:
         ]
         if not proofs:
             return
-        answer = await parts.journal.call(parts.ledger.events.confirm, proofs)
+        answer = await parts.journal.call(parts.ledger.confirmations.confirm, proofs)
         parts.on_confirmed(answer.confirmed)
 
     async def _digest(self, channel: str, provider_id: str) -> tuple[Digest, tuple[str, ...]]:

@@ -193,7 +193,7 @@ class EventsApi:
         if timeline is None:
             raise Problem("not-found", "no event has this id")
         ids = await parts.journal.call(
-            parts.ledger.events.replay, [event_id], policies=parts.policies
+            parts.ledger.operations.replay, [event_id], policies=parts.policies
         )
         if not ids:
             raise Problem("already-confirmed", f"event {event_id} reached its user")
@@ -211,7 +211,7 @@ class EventsApi:
         limit, after = _page(body)
         try:
             ids = await parts.journal.call(
-                parts.ledger.events.replay, _which(body), policies=parts.policies,
+                parts.ledger.operations.replay, _which(body), policies=parts.policies,
                 dry_run=dry_run, after=after, limit=limit,
             )  # fmt: skip
         except ValueError as error:
@@ -245,7 +245,7 @@ class EventsApi:
         if not ids:
             return set()
         proofs = [Confirmation(id_, user_id, "http", user_id, "POST /v1/acks") for id_ in ids]
-        answer = await self._parts.journal.call(self._parts.ledger.events.confirm, proofs)
+        answer = await self._parts.journal.call(self._parts.ledger.confirmations.confirm, proofs)
         if answer.confirmed:
             self._parts.on_confirmed(answer.confirmed)
             self._parts.registry.acknowledged(user_id, answer.confirmed)

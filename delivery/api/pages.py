@@ -233,7 +233,7 @@ class Pages:
             Confirmation(id_, digest.user_id, digest.channel, digest.user_id, f"link:{digest.id}")
             for id_ in listed
         ]
-        answer = await parts.journal.call(parts.ledger.events.confirm, proofs)
+        answer = await parts.journal.call(parts.ledger.confirmations.confirm, proofs)
         if answer.confirmed:
             parts.on_confirmed(answer.confirmed)
         address = client_address(request, parts.trusted_proxies)

@@ -69,7 +69,7 @@ class Looker:
     def _read(self) -> Picture:
         ledger = self._parts.ledger
         begun = self._clock()
-        stats, alerts = ledger.events.stats(), ledger.digests.firing()
+        stats, alerts = ledger.statistics.stats(), ledger.alerts.firing()
         nodes = ledger.nodes.all()
         now = self._clock()
         took = now - begun

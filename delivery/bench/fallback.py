@@ -91,7 +91,7 @@ async def _through(cluster: Cluster, events: int) -> None:
     deadline = time.monotonic() + PATIENCE
     with closing(cluster.ledger()) as ledger:
         while True:
-            channels = (await asyncio.to_thread(ledger.events.stats)).channels
+            channels = (await asyncio.to_thread(ledger.statistics.stats)).channels
             missing = _missing({name: one.attempts for name, one in channels.items()}, events)
             if not missing:
                 return

@@ -43,7 +43,7 @@ def fill(
     started = time.perf_counter()
     for start in range(0, events, BATCH):
         numbers = range(start, min(events, start + BATCH))
-        ledger.events.commit([_finished(number, names) for number in numbers])
+        ledger.recording.commit([_finished(number, names) for number in numbers])
         tell(numbers.stop)
     took = time.perf_counter() - started
     return {"finished": events, "fill_s": took, "filled_per_s": events / took if events else 0.0}
@@ -64,13 +64,13 @@ def _sweep_ms(ledger: SqlLedger, samples: int) -> float:
     for number in range(samples + 1):
         due = [_entry(_event("swept", f"due-{number}-{new_event_id()}", seq), hand_over=True)
                for seq in range(1, DUE + 1)]  # fmt: skip
-        ledger.events.commit(due)
+        ledger.recording.commit(due)
         started = time.perf_counter()
         swept = ledger.chain.sweep(DUE)
         found.append(time.perf_counter() - started)
         if len(swept.due) != DUE:
             raise BenchFailed(f"{len(swept.due)} of {DUE} due events were swept: no figures")
-        ledger.events.confirm([_proof(entry.event) for entry in due])
+        ledger.confirmations.confirm([_proof(entry.event) for entry in due])
     return _median_ms(found)
 
 
@@ -79,16 +79,16 @@ def _feed_ms(ledger: SqlLedger, samples: int) -> float:
     run_id = f"feed-{new_event_id()}"
     events = [_event(READER, run_id, seq) for seq in range(1, PAGE + 1)]
     handled, waiting = events[: PAGE // 2], events[PAGE // 2 :]
-    ledger.events.commit([_proved(event) for event in handled])
-    ledger.events.commit([_entry(event, sent=True) for event in waiting])
+    ledger.recording.commit([_proved(event) for event in handled])
+    ledger.recording.commit([_entry(event, sent=True) for event in waiting])
     found = []
     for _ in range(samples + 1):
         started = time.perf_counter()
-        owed, _ = ledger.events.feed(READER, handled[-1].id, by=DEVICE, limit=PAGE)
+        owed, _ = ledger.feed.page(READER, handled[-1].id, by=DEVICE, limit=PAGE)
         found.append(time.perf_counter() - started)
         if len(owed) != PAGE:
             raise BenchFailed(f"a page held {len(owed)} of {PAGE} events: no figures")
-    ledger.events.confirm([_proof(event) for event in waiting])
+    ledger.confirmations.confirm([_proof(event) for event in waiting])
     return _median_ms(found)
 
 

@@ -115,7 +115,7 @@ def _wait_until_confirmed(servers: Servers) -> None:
     deadline = time.monotonic() + PATIENCE
     with closing(SqlLedger(servers.postgres.url, pool_size=1)) as ledger:
         while True:
-            states = ledger.events.stats().states
+            states = ledger.statistics.stats().states
             unproved = sum(states.get(state.value, 0) for state in State if state.is_unconfirmed)
             if not unproved:
                 return

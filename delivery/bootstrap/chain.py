@@ -132,7 +132,7 @@ def drain_orphans(settings: Settings, ledger: Ledger) -> None:
     """Commit what processes of this machine left in their spools when they died."""
 
     def commit(entries: Sequence[Entry], proofs: Sequence[Confirmation]) -> None:
-        ledger.events.commit(entries, proofs, drained=True)
+        ledger.recording.commit(entries, proofs, drained=True)
 
     directory = settings.data_dir / "spool"
     if directory.is_dir():

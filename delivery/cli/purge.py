@@ -84,7 +84,7 @@ def _purge(keep: dict[str, float], *, batch: int, dry_run: bool) -> dict[str, in
         after: int | None = -1
         while after is not None:
             begun = time.monotonic()
-            step = ledger.events.purge(before, after=after, limit=batch, dry_run=dry_run)
+            step = ledger.retention.purge(before, after=after, limit=batch, dry_run=dry_run)
             after = step.after
             for ended, count in step.deleted.items():
                 deleted[ended.value] += count

@@ -37,8 +37,8 @@ from delivery.domain.records import (
 )
 
 
-class EventStore(Protocol):
-    """Events, their proofs and what can be read of them."""
+class RecordingStore(Protocol):
+    """Where accepted events become durable."""
 
     def commit(
         self,
@@ -58,6 +58,10 @@ class EventStore(Protocol):
         ``meta.conflicts_with``.
         """
 
+
+class ConfirmationStore(Protocol):
+    """Proofs that events reached their users."""
+
     def confirm(self, proofs: Sequence[Confirmation]) -> Confirmed:
         """Store proofs; ids whose event is not the proof's ``user_id``'s are unknown.
 
@@ -65,14 +69,9 @@ class EventStore(Protocol):
         moves. Safe to repeat: the same (event, channel, by, evidence) adds no second row.
         """
 
-    def hand_over(self, ids: Sequence[str], reason: str) -> None:
-        """Start the chain now for events still ``accepted`` or ``sent``; records a failed fast-path
-        attempt with ``reason``. Others are left alone."""
 
-    def expedite(self, ids: Sequence[str]) -> None:
-        """Nobody can acknowledge these any more: the time to do so is over now for those that are
-        still ``accepted`` or ``sent``. The next sweep takes them. One transaction: some thousands
-        at most."""
+class EventStore(Protocol):
+    """Reading events, one by one and in pages."""
 
     def get(self, event_id: str) -> Timeline | None: ...
 
@@ -88,7 +87,11 @@ class EventStore(Protocol):
     def read(self, event_ids: Sequence[str]) -> list[Stored]:
         """Those that exist, in order of recording."""
 
-    def feed(
+
+class FeedStore(Protocol):
+    """What a connecting client reads."""
+
+    def page(
         self,
         user_id: str,
         start: str | FeedMark | timedelta | None,
@@ -111,11 +114,21 @@ class EventStore(Protocol):
             user.
         """
 
-    def last_seq(self, user_id: str, run_id: str) -> int:
-        """0 for an unknown run."""
-
     def last_seqs(self, user_id: str, limit: int) -> dict[str, int]:
-        """The same for the runs of the user's last ``limit`` events."""
+        """The last sequence number of each run among the user's last ``limit`` events."""
+
+
+class OperationStore(Protocol):
+    """Changes to recorded events that are neither proofs nor steps of the chain."""
+
+    def hand_over(self, ids: Sequence[str], reason: str) -> None:
+        """Start the chain now for events still ``accepted`` or ``sent``; records a failed fast-path
+        attempt with ``reason``. Others are left alone."""
+
+    def expedite(self, ids: Sequence[str]) -> None:
+        """Nobody can acknowledge these any more: the time to do so is over now for those that are
+        still ``accepted`` or ``sent``. The next sweep takes them. One transaction: some thousands
+        at most."""
 
     def replay(
         self,
@@ -134,6 +147,10 @@ class EventStore(Protocol):
             ValueError: no event has the id ``after``.
         """
 
+
+class RetentionStore(Protocol):
+    """Deleting what has ended."""
+
     def purge(
         self,
         before: Mapping[State, datetime],
@@ -148,6 +165,10 @@ class EventStore(Protocol):
         Raises:
             ValueError: a state in ``before`` is not an end.
         """
+
+
+class StatisticsStore(Protocol):
+    """Figures of the last minutes."""
 
     def stats(self, window_s: int = 300) -> Stats: ...
 
@@ -190,7 +211,7 @@ class ChainStore(Protocol):
 
 
 class DigestStore(Protocol):
-    """Digests and grouped alerts."""
+    """Digests: many events for one user in one message."""
 
     def join(
         self, claim: Claim, channel: str, *, by: Sequence[str], window: float, min_interval: float
@@ -226,6 +247,10 @@ class DigestStore(Protocol):
         self, channel: str, provider_id: str
     ) -> tuple[Digest, tuple[str, ...]] | None:
         """The digest whose message the provider knows by this id, and the ids it listed."""
+
+
+class AlertStore(Protocol):
+    """Grouped alerts to operators."""
 
     def fire(
         self, event_class: EventClass, claims: Sequence[Claim], faults: Sequence[str] = ()
@@ -296,11 +321,25 @@ class Ledger(Protocol):
     """The one ledger, by what is asked of it."""
 
     @property
+    def recording(self) -> RecordingStore: ...
+    @property
+    def confirmations(self) -> ConfirmationStore: ...
+    @property
     def events(self) -> EventStore: ...
+    @property
+    def feed(self) -> FeedStore: ...
+    @property
+    def operations(self) -> OperationStore: ...
+    @property
+    def retention(self) -> RetentionStore: ...
+    @property
+    def statistics(self) -> StatisticsStore: ...
     @property
     def chain(self) -> ChainStore: ...
     @property
     def digests(self) -> DigestStore: ...
+    @property
+    def alerts(self) -> AlertStore: ...
     @property
     def contacts(self) -> ContactStore: ...
     @property

@@ -80,12 +80,12 @@ class Source:
     async def page(
         self, user_id: str, by: str, start: FeedMark | timedelta | None, after: int
     ) -> tuple[list[Owed], FeedMark | None]:
-        """The next events, at most ``size``; see ``EventStore.feed``.
+        """The next events, at most ``size``; see ``FeedStore.page``.
 
         Raises:
             LedgerError, TimeoutError: the ledger did not answer.
         """
-        read = partial(self._ledger.events.feed, user_id, start, by=by, limit=self.size)
+        read = partial(self._ledger.feed.page, user_id, start, by=by, limit=self.size)
         async with asyncio.timeout(QUEUE_TIMEOUT), self._turns, asyncio.timeout(READ_TIMEOUT):
             return await self._journal.call(read, after=after)
 
@@ -119,9 +119,9 @@ class Source:
     def _first(
         self, user_id: str, by: str, cursor: str | None
     ) -> tuple[dict[str, int], list[Owed], FeedMark | None]:
-        events = self._ledger.events
-        seqs = events.last_seqs(user_id, KNOWN_EVENTS)
-        return seqs, *events.feed(user_id, cursor, by=by, after=START, limit=self.size)
+        feed = self._ledger.feed
+        seqs = feed.last_seqs(user_id, KNOWN_EVENTS)
+        return seqs, *feed.page(user_id, cursor, by=by, after=START, limit=self.size)
 
     @staticmethod
     def _read_copies(second_copy: SecondCopy, user_id: str) -> list[Item]:

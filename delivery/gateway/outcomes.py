@@ -76,7 +76,7 @@ class Outcomes:
     async def _give_up(self, ids: Sequence[str]) -> None:
         parts = self._parts
         try:
-            await parts.journal.call(parts.ledger.events.expedite, ids)
+            await parts.journal.call(parts.ledger.operations.expedite, ids)
         except LedgerError as error:
             logger.debug("what a client left unacknowledged waits for its time: %s", error)
             return

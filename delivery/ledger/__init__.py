@@ -10,14 +10,21 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from delivery.ledger.sql.database import Database
+from delivery.ledger.stores.alerts import AlertSql
 from delivery.ledger.stores.audit import AuditSql
 from delivery.ledger.stores.breakers import BreakerSql
 from delivery.ledger.stores.chain import ChainSql
+from delivery.ledger.stores.commit import RecordingSql
+from delivery.ledger.stores.confirmations import ConfirmationSql
 from delivery.ledger.stores.contacts import ContactSql
 from delivery.ledger.stores.digests import DigestSql
 from delivery.ledger.stores.events import EventSql
+from delivery.ledger.stores.feed import FeedSql
 from delivery.ledger.stores.nodes import NodeSql
+from delivery.ledger.stores.operations import OperationSql
 from delivery.ledger.stores.queue_copies import MailboxSql
+from delivery.ledger.stores.retention import RetentionSql
+from delivery.ledger.stores.statistics import StatisticsSql
 
 
 class SqlLedger:
@@ -33,9 +40,16 @@ class SqlLedger:
             ConfigError: the URL is malformed or names another database.
         """
         self._database = Database(url, pool_size=pool_size)
+        self.recording = RecordingSql(self._database)
+        self.confirmations = ConfirmationSql(self._database)
         self.events = EventSql(self._database)
+        self.feed = FeedSql(self._database)
+        self.operations = OperationSql(self._database)
+        self.retention = RetentionSql(self._database)
+        self.statistics = StatisticsSql(self._database)
         self.chain = ChainSql(self._database)
         self.digests = DigestSql(self._database)
+        self.alerts = AlertSql(self._database)
         self.contacts = ContactSql(self._database)
         self.breakers = BreakerSql(self._database)
         self.mailbox = MailboxSql(self._database)

@@ -64,7 +64,7 @@ class AlertStep:
             return []
         faults = [fault for work in begun for fault in faults_of(work.attempts)]
         claims = [work.claim for work in begun]
-        group = run.ledger.digests.fire(event_class, claims, list(dict.fromkeys(faults)))
+        group = run.ledger.alerts.fire(event_class, claims, list(dict.fromkeys(faults)))
         first = is_first(group, started_at)
 
         def fire() -> Taken:
@@ -74,5 +74,5 @@ class AlertStep:
         kept = run.end(begun, result, started_at)
         run.report_health(result)
         if first and result.outcome is Outcome.DELIVERED:
-            run.ledger.digests.notified(group.id)
+            run.ledger.alerts.notified(group.id)
         return kept

@@ -267,7 +267,7 @@ class Run:
     ) -> None:
         """The policy takes the provider's word as proof."""
         evidence = result.provider_id or fallback_evidence
-        self.ledger.events.confirm(
+        self.ledger.confirmations.confirm(
             [
                 Confirmation(event.id, event.user_id, self.channel, "provider", evidence)
                 for event in events

@@ -124,10 +124,10 @@ class ThresholdWatch:
         Raises:
             LedgerUnavailable: the next look tells.
         """
-        stats = self._ledger.events.stats()
+        stats = self._ledger.statistics.stats()
         open_for = self._open_for(broken(stats))
         found = breaches(self._thresholds, stats, self._ledger.nodes.all(), open_for)
-        self._ledger.digests.watch(found)
+        self._ledger.alerts.watch(found)
 
     def _open_for(self, names: list[str]) -> dict[str, float]:
         now = self._clock()
@@ -143,7 +143,7 @@ class ThresholdWatch:
     def _told_of(self) -> set[str]:
         return {
             name
-            for group in self._ledger.digests.firing()
+            for group in self._ledger.alerts.firing()
             for condition in group.conditions
             if condition.name == "breaker_open"
             for name in condition.where
@@ -180,7 +180,7 @@ class Alerter:
         except Exception:
             logger.exception("alerts: cannot look at the thresholds")
         served = 0
-        for group in self._ledger.digests.firing():
+        for group in self._ledger.alerts.firing():
             try:
                 self._serve(group)
                 served += 1
@@ -197,9 +197,9 @@ class Alerter:
     def _serve(self, group: AlertGroup) -> None:
         if group.count == 0:
             self._alerts.resolve(group, self._timeout, ended_at=self._ledger.now())
-            self._ledger.digests.resolve(group.id)
+            self._ledger.alerts.resolve(group.id)
             return
         first = is_first(group, self._ledger.now())
         self._alerts.fire(group, first=first, timeout=self._timeout)
         if first:
-            self._ledger.digests.notified(group.id)
+            self._ledger.alerts.notified(group.id)

@@ -185,13 +185,13 @@ async def test_figures_out_of_their_limits_are_said_in_words(
 
     async def is_shown() -> bool:
         # The service's own look finds nothing of the kind, and may take it back at any moment.
-        ledger.digests.watch([Condition("breaker_open", 90.0, 60.0, ("sms",))])
+        ledger.alerts.watch([Condition("breaker_open", 90.0, 60.0, ("sms",))])
         return await alert.count() == 1
 
     try:
         await until("the alert is shown", is_shown)
     finally:
-        ledger.digests.watch([])
+        ledger.alerts.watch([])
         ledger.close()
     await alert.wait_for(state="detached")
 

@@ -179,7 +179,7 @@ class Chain:
             at=datetime.now(UTC),
             event_class=EventClass.CRITICAL,
         )
-        self._ledger.events.commit([Entry(event, ack_timeout=5.0, ttl=600.0, hand_over=True)])
+        self._ledger.recording.commit([Entry(event, ack_timeout=5.0, ttl=600.0, hand_over=True)])
         return event.id
 
     def sweep(self) -> None:

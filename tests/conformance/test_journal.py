@@ -42,10 +42,10 @@ def proof(one: Entry) -> Confirmation:
 
 
 class Outage:
-    """The real event store behind a switch."""
+    """The real recording behind a switch."""
 
     def __init__(self, ledger: SqlLedger) -> None:
-        self._events = ledger.events
+        self._recording = ledger.recording
         self.is_away = False
         self.refused_ids: set[str] = set()
         self.batches: list[int] = []
@@ -57,15 +57,12 @@ class Outage:
         if any(e.event.id in self.refused_ids for e in entries):
             raise ValueError("poison")
         self.batches.append(len(entries))
-        return self._events.commit(entries, proofs, **options)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._events, name)
+        return self._recording.commit(entries, proofs, **options)
 
 
 @pytest_asyncio.fixture
 async def journal(ledger: SqlLedger, tmp_path: Path) -> AsyncIterator[JournalThread]:
-    ledger.events = Outage(ledger)  # type: ignore[assignment]
+    ledger.recording = Outage(ledger)  # type: ignore[assignment]
     spool = Spool(tmp_path / "spool", "node")
     thread = JournalThread(ledger, spool=spool, max_pending=1_000)
     thread.start(asyncio.get_running_loop())
@@ -133,7 +130,7 @@ async def test_a_proof_finds_the_event_that_another_node_records_later(
     theirs = entry("theirs")
     journal.confirm([proof(theirs)])
     await journal.flush()
-    ledger.events.commit([theirs])
+    ledger.recording.commit([theirs])
 
     async def is_confirmed() -> bool:
         return ledger.events.read([theirs.event.id])[0].state is State.CONFIRMED
@@ -154,7 +151,7 @@ async def test_a_hand_over_follows_its_insert(journal: JournalThread, ledger: Sq
 async def test_an_outage_spools_and_everything_arrives_in_order_afterwards(
     journal: JournalThread, ledger: SqlLedger
 ) -> None:
-    outage: Any = ledger.events
+    outage: Any = ledger.recording
     outage.is_away = True
     entries = [entry(seq=number) for number in range(1, 51)]
     answers = await asyncio.wait_for(asyncio.gather(*(submit(journal, e) for e in entries)), 20)
@@ -168,7 +165,7 @@ async def test_an_outage_spools_and_everything_arrives_in_order_afterwards(
         return len(ledger.events.read([e.event.id for e in entries])) == 50
 
     await eventually(drained)
-    fed, _ = ledger.events.feed("ada", None, by="ada", limit=100)
+    fed, _ = ledger.feed.page("ada", None, by="ada", limit=100)
     assert [one.event.seq for one in fed] == list(range(2, 51))
     [first] = ledger.events.read([entries[0].event.id])
     assert first.state is State.CONFIRMED
@@ -177,7 +174,7 @@ async def test_an_outage_spools_and_everything_arrives_in_order_afterwards(
 async def test_a_journal_that_is_never_idle_comes_back_to_its_ledger(
     journal: JournalThread, ledger: SqlLedger
 ) -> None:
-    outage: Any = ledger.events
+    outage: Any = ledger.recording
     outage.is_away = True
     await asyncio.wait_for(submit(journal, entry(seq=1)), 10)
     outage.is_away = False
@@ -208,7 +205,7 @@ async def test_a_journal_that_is_never_idle_adopts_the_spool_of_a_dead_process(
 async def test_nobody_waits_for_the_question_whether_a_frozen_ledger_is_back(
     journal: JournalThread, ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outage: Any = ledger.events
+    outage: Any = ledger.recording
     asked, thawed = threading.Event(), threading.Event()
 
     def ping() -> None:
@@ -238,7 +235,7 @@ async def test_nobody_waits_for_the_question_whether_a_frozen_ledger_is_back(
 async def test_a_full_spool_refuses_instead_of_accepting(ledger: SqlLedger, tmp_path: Path) -> None:
     outage = Outage(ledger)
     outage.is_away = True
-    ledger.events = outage  # type: ignore[assignment]
+    ledger.recording = outage  # type: ignore[assignment]
     spool = Spool(tmp_path / "small", "node", max_bytes=100)
     journal = JournalThread(ledger, spool=spool)
     journal.start(asyncio.get_running_loop())
@@ -250,7 +247,7 @@ async def test_a_full_spool_refuses_instead_of_accepting(ledger: SqlLedger, tmp_
 async def test_without_a_spool_an_outage_is_an_error_and_no_promise(ledger: SqlLedger) -> None:
     outage = Outage(ledger)
     outage.is_away = True
-    ledger.events = outage  # type: ignore[assignment]
+    ledger.recording = outage  # type: ignore[assignment]
     journal = JournalThread(ledger)
     journal.start(asyncio.get_running_loop())
     with pytest.raises(LedgerUnavailable):
@@ -261,7 +258,7 @@ async def test_without_a_spool_an_outage_is_an_error_and_no_promise(ledger: SqlL
 async def test_one_poisoned_event_does_not_take_its_batch_along(
     journal: JournalThread, ledger: SqlLedger
 ) -> None:
-    outage: Any = ledger.events
+    outage: Any = ledger.recording
     good, bad, last = entry(), entry(), entry()
     outage.refused_ids.add(bad.event.id)
     futures = [submit(journal, one) for one in (good, bad, last)]
@@ -273,7 +270,7 @@ async def test_one_poisoned_event_does_not_take_its_batch_along(
 async def test_a_poisoned_event_in_the_spool_is_set_aside_and_the_rest_is_drained(
     journal: JournalThread, ledger: SqlLedger, tmp_path: Path
 ) -> None:
-    outage: Any = ledger.events
+    outage: Any = ledger.recording
     outage.is_away = True
     good, bad, last = entry(seq=1), entry(seq=2), entry(seq=3)
     outage.refused_ids.add(bad.event.id)
@@ -312,7 +309,7 @@ async def test_stopping_commits_what_is_queued(ledger: SqlLedger) -> None:
 
 
 async def test_reads_run_beside_the_loop(journal: JournalThread, ledger: SqlLedger) -> None:
-    assert await journal.call(ledger.events.last_seq, "ada", "none") == 0
+    assert await journal.call(ledger.feed.last_seqs, "ada", 1) == {}
 
 
 async def test_a_flush_waits_for_what_was_queued_and_not_for_what_keeps_coming(

@@ -35,7 +35,7 @@ def recorded(ledger: SqlLedger, user: str = "ada", run: str = "run-1", **changes
         event_class=changes.pop("event_class", EventClass.CRITICAL),
     )
     values: dict[str, Any] = {"ack_timeout": 5.0, "ttl": 3600.0} | changes
-    ledger.events.commit([Entry(event=event, **values)])
+    ledger.recording.commit([Entry(event=event, **values)])
     return event.id
 
 
@@ -61,7 +61,7 @@ def attempts(ledger: SqlLedger, event_id: str) -> list[Attempt]:
 
 
 def confirm(ledger: SqlLedger, event_id: str, user: str = "ada") -> None:
-    ledger.events.confirm([Confirmation(event_id, user, "websocket", user, "c-1")])
+    ledger.confirmations.confirm([Confirmation(event_id, user, "websocket", user, "c-1")])
 
 
 def at_once(*calls: Callable[[], Any]) -> list[Any]:
@@ -286,8 +286,8 @@ def test_a_claim_has_the_attempts_of_its_generation_only(ledger: SqlLedger) -> N
     claim = claimed(ledger, event_id)
     ledger.chain.begin(claim, "direct", 1)
     ledger.chain.end(claim, "direct", 1, Result(Outcome.FAILED, error="gone"))
-    ledger.events.replay([event_id], policies=parse_policies({}))
-    ledger.events.hand_over([event_id], "again")
+    ledger.operations.replay([event_id], policies=parse_policies({}))
+    ledger.operations.hand_over([event_id], "again")
     again = claimed(ledger, event_id)
     assert again.stored.generation == 2
     assert again.attempts == ()
@@ -353,7 +353,7 @@ def test_a_replay_makes_the_claim_stale(ledger: SqlLedger) -> None:
     event_id = handed_over(ledger)
     claim = claimed(ledger, event_id)
     ledger.chain.begin(claim, "emergency", 1)
-    ledger.events.replay([event_id], policies=parse_policies({}))
+    ledger.operations.replay([event_id], policies=parse_policies({}))
     assert not ledger.chain.end(claim, "emergency", 1, DELIVERED)
     assert not ledger.chain.finish(claim, alerted=True)
     assert stored(ledger, event_id).state is State.ACCEPTED

@@ -36,7 +36,7 @@ def on_chain(ledger: SqlLedger, run: str = "run-1", **changes: Any) -> str:
         event_class=changes.pop("event_class", EventClass.CRITICAL),
     )
     values: dict[str, Any] = {"ack_timeout": 5.0, "ttl": 36_000.0, "hand_over": True} | changes
-    ledger.events.commit([Entry(event=event, **values)])
+    ledger.recording.commit([Entry(event=event, **values)])
     return event.id
 
 
@@ -77,7 +77,7 @@ def attempts(ledger: SqlLedger, event_id: str) -> list[Attempt]:
 
 
 def confirm(ledger: SqlLedger, event_id: str) -> None:
-    ledger.events.confirm([Confirmation(event_id, "ada", "websocket", "ada", "c-1")])
+    ledger.confirmations.confirm([Confirmation(event_id, "ada", "websocket", "ada", "c-1")])
 
 
 def present(ledger: SqlLedger, digest: Digest) -> Digest:
@@ -336,8 +336,8 @@ def test_a_replayed_event_may_be_sent_again(ledger: SqlLedger, advance: Any) -> 
     first = join(ledger, event_id, min_interval=0.0)
     advance(31)
     ledger.digests.end(sending(ledger, first), DELIVERED, retry_in=None)
-    ledger.events.replay([event_id], policies=parse_policies({}))
-    ledger.events.hand_over([event_id], "again")
+    ledger.operations.replay([event_id], policies=parse_policies({}))
+    ledger.operations.hand_over([event_id], "again")
     second = join(ledger, event_id, min_interval=0.0)
     advance(31)
     assert ids(sending(ledger, second)) == [event_id]
@@ -489,7 +489,7 @@ def test_a_message_about_an_auth_event_is_in_the_audit_log(
 def dead(ledger: SqlLedger, *event_ids: str) -> Any:
     """Alert for the events and end their chains, as the executor does."""
     claims = [claimed(ledger, event_id) for event_id in event_ids]
-    group = ledger.digests.fire(EventClass.CRITICAL, claims)
+    group = ledger.alerts.fire(EventClass.CRITICAL, claims)
     for claim in claims:
         assert ledger.chain.finish(claim, alerted=True)
     return group
@@ -501,25 +501,25 @@ def test_a_thousand_dead_events_are_one_alert(ledger: SqlLedger) -> None:
     assert len(first.sample) == 5
     second = dead(ledger, on_chain(ledger, user="eve"))
     assert (second.id, second.count, second.users, second.is_new) == (first.id, 8, 2, False)
-    [group] = ledger.digests.firing()
+    [group] = ledger.alerts.firing()
     assert (group.id, group.count, group.event_class) == (first.id, 8, EventClass.CRITICAL)
 
 
 def test_every_class_has_its_own_alert(ledger: SqlLedger) -> None:
-    one = ledger.digests.fire(EventClass.CRITICAL, [claimed(ledger, on_chain(ledger))])
-    other = ledger.digests.fire(
+    one = ledger.alerts.fire(EventClass.CRITICAL, [claimed(ledger, on_chain(ledger))])
+    other = ledger.alerts.fire(
         EventClass.AUTH, [claimed(ledger, on_chain(ledger, event_class=EventClass.AUTH))]
     )
     assert one.id != other.id
-    assert [group.id for group in ledger.digests.firing()] == [one.id, other.id]
+    assert [group.id for group in ledger.alerts.firing()] == [one.id, other.id]
 
 
 def test_workers_that_fire_at_once_open_one_group(ledger: SqlLedger) -> None:
     claims = [claimed(ledger, on_chain(ledger)) for _ in range(4)]
-    groups = at_once(*[partial(ledger.digests.fire, EventClass.CRITICAL, [c]) for c in claims])
+    groups = at_once(*[partial(ledger.alerts.fire, EventClass.CRITICAL, [c]) for c in claims])
     assert len({group.id for group in groups}) == 1
     assert sum(group.is_new for group in groups) == 1
-    assert ledger.digests.firing()[0].count == 4
+    assert ledger.alerts.firing()[0].count == 4
 
 
 def test_a_lost_claim_does_not_fire(ledger: SqlLedger, advance: Any) -> None:
@@ -527,20 +527,20 @@ def test_a_lost_claim_does_not_fire(ledger: SqlLedger, advance: Any) -> None:
     stale = claimed(ledger, event_id)
     advance(LEASE + 1)
     claimed(ledger, event_id)
-    assert ledger.digests.fire(EventClass.CRITICAL, [stale]).count == 0
+    assert ledger.alerts.fire(EventClass.CRITICAL, [stale]).count == 0
 
 
 def test_an_alert_is_over_when_its_events_were_confirmed_after_all(ledger: SqlLedger) -> None:
     first, second = on_chain(ledger), on_chain(ledger)
     group = dead(ledger, first, second)
     confirm(ledger, first)
-    assert ledger.digests.firing()[0].count == 1
-    ledger.digests.resolve(group.id)  # not over yet: it goes on firing
-    assert [one.id for one in ledger.digests.firing()] == [group.id]
+    assert ledger.alerts.firing()[0].count == 1
+    ledger.alerts.resolve(group.id)  # not over yet: it goes on firing
+    assert [one.id for one in ledger.alerts.firing()] == [group.id]
     confirm(ledger, second)
-    assert ledger.digests.firing()[0].count == 0
-    ledger.digests.resolve(group.id)
-    assert ledger.digests.firing() == []
+    assert ledger.alerts.firing()[0].count == 0
+    ledger.alerts.resolve(group.id)
+    assert ledger.alerts.firing() == []
     assert stored(ledger, second).state is State.CONFIRMED
     assert dead(ledger, on_chain(ledger)).is_new
 
@@ -548,16 +548,16 @@ def test_an_alert_is_over_when_its_events_were_confirmed_after_all(ledger: SqlLe
 def test_a_replayed_event_is_not_counted_any_more(ledger: SqlLedger, advance: Any) -> None:
     event_id = on_chain(ledger)
     dead(ledger, event_id)
-    ledger.events.replay([event_id], policies=parse_policies({}))
+    ledger.operations.replay([event_id], policies=parse_policies({}))
     advance(3600)
     ledger.chain.sweep()
-    assert ledger.digests.firing()[0].count == 0
+    assert ledger.alerts.firing()[0].count == 0
 
 
 def test_the_ledger_knows_when_operators_were_told(ledger: SqlLedger) -> None:
     group = dead(ledger, on_chain(ledger))
     assert group.notified_at is None
-    ledger.digests.notified(group.id)
-    [after] = ledger.digests.firing()
+    ledger.alerts.notified(group.id)
+    [after] = ledger.alerts.firing()
     assert after.notified_at is not None
     assert abs(after.notified_at - ledger.now()) < timedelta(seconds=5)

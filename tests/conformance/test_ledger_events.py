@@ -58,13 +58,13 @@ def state(ledger: SqlLedger, one: Entry) -> State:
 
 
 def commit(ledger: SqlLedger, entries: Sequence[Entry], **options: Any) -> list[Recorded]:
-    return [answer.outcome for answer in ledger.events.commit(entries, **options)]
+    return [answer.outcome for answer in ledger.recording.commit(entries, **options)]
 
 
 def test_a_recorded_event_reads_back_as_it_was_given(ledger: SqlLedger) -> None:
     one = entry(data={"text": 'quo"te\\ \t ünïcode \u2028', "n": 1.5}, meta={"a": [1]},
                 thread_id="t")  # fmt: skip
-    [answer] = ledger.events.commit([one])
+    [answer] = ledger.recording.commit([one])
     assert (answer.outcome, answer.seq) == (Recorded.NEW, 1)
     timeline = ledger.events.get(one.event.id)
     assert timeline is not None
@@ -77,22 +77,21 @@ def test_a_recorded_event_reads_back_as_it_was_given(ledger: SqlLedger) -> None:
 
 def test_an_accepted_event_is_due_after_its_ack_timeout(ledger: SqlLedger) -> None:
     one = entry(ack_timeout=7.0)
-    ledger.events.commit([one])
+    ledger.recording.commit([one])
     [stored] = ledger.events.read([one.event.id])
     assert stored.due_at == stored.recorded_at + timedelta(seconds=7)
 
 
 def test_sequence_numbers_count_from_one_within_a_run(ledger: SqlLedger) -> None:
     first = [entry(run="a"), entry(run="b"), entry(run="a")]
-    assert [a.seq for a in ledger.events.commit(first)] == [1, 1, 2]
-    assert [a.seq for a in ledger.events.commit([entry(run="a")])] == [3]
-    assert ledger.events.last_seq("ada", "a") == 3
-    assert ledger.events.last_seq("ada", "none") == 0
+    assert [a.seq for a in ledger.recording.commit(first)] == [1, 1, 2]
+    assert [a.seq for a in ledger.recording.commit([entry(run="a")])] == [3]
+    assert ledger.feed.last_seqs("ada", 10)["a"] == 3
 
 
 def test_numbers_told_in_process_are_respected_by_later_http_events(ledger: SqlLedger) -> None:
-    ledger.events.commit([entry(seq=5), entry(seq=6)])
-    assert [a.seq for a in ledger.events.commit([entry()])] == [7]
+    ledger.recording.commit([entry(seq=5), entry(seq=6)])
+    assert [a.seq for a in ledger.recording.commit([entry()])] == [7]
 
 
 def test_the_same_id_with_the_same_content_is_a_duplicate(ledger: SqlLedger) -> None:
@@ -105,7 +104,7 @@ def test_the_same_id_with_other_content_is_a_conflict_and_the_rest_is_kept(
     ledger: SqlLedger,
 ) -> None:
     one = entry()
-    ledger.events.commit([one])
+    ledger.recording.commit([one])
     other = entry()
     outcomes = commit(ledger, [entry(id=one.event.id, data={"x": 1}), other])
     assert outcomes == [Recorded.CONFLICT, Recorded.NEW]
@@ -116,7 +115,7 @@ def test_an_id_repeated_within_one_batch_is_recorded_once(ledger: SqlLedger) -> 
     one = entry()
     twin = entry(id=one.event.id)
     other = entry(id=one.event.id, data={"x": 2})
-    answers = ledger.events.commit([one, twin, other])
+    answers = ledger.recording.commit([one, twin, other])
     assert [a.outcome for a in answers] == [
         Recorded.NEW, Recorded.DUPLICATE, Recorded.CONFLICT,
     ]  # fmt: skip
@@ -146,21 +145,21 @@ def test_two_producers_of_one_run_keep_both_events_in_commit_order(ledger: SqlLe
     def produce() -> None:
         start.wait(5)
         for _ in range(20):
-            ledger.events.commit([entry(), entry()])
+            ledger.recording.commit([entry(), entry()])
 
     threads = [threading.Thread(target=produce) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    fed, _ = ledger.events.feed("ada", None, by="ada", limit=200)
+    fed, _ = ledger.feed.page("ada", None, by="ada", limit=200)
     assert [one.event.seq for one in fed] == list(range(1, 81))
 
 
 def test_an_ack_that_beats_the_commit_is_inserted_with_the_event(ledger: SqlLedger) -> None:
     one = entry(sent=True)
     one.proofs.append(proof(one))
-    ledger.events.commit([one])
+    ledger.recording.commit([one])
     timeline = ledger.events.get(one.event.id)
     assert timeline is not None
     assert timeline.stored.state is State.CONFIRMED
@@ -171,18 +170,18 @@ def test_an_ack_that_beats_the_commit_is_inserted_with_the_event(ledger: SqlLedg
 
 def test_a_proof_confirms_and_clears_the_due_time(ledger: SqlLedger) -> None:
     one = entry(sent=True)
-    ledger.events.commit([one])
+    ledger.recording.commit([one])
     assert state(ledger, one) is State.SENT
-    assert ledger.events.confirm([proof(one)]).confirmed == (one.event.id,)
+    assert ledger.confirmations.confirm([proof(one)]).confirmed == (one.event.id,)
     [stored] = ledger.events.read([one.event.id])
     assert (stored.state, stored.due_at) == (State.CONFIRMED, None)
 
 
 def test_a_second_device_adds_a_row_and_a_repeated_proof_adds_none(ledger: SqlLedger) -> None:
     one = entry()
-    ledger.events.commit([one])
-    ledger.events.confirm([proof(one), proof(one)])
-    again = ledger.events.confirm([proof(one), proof(one, evidence="connection-2")])
+    ledger.recording.commit([one])
+    ledger.confirmations.confirm([proof(one), proof(one)])
+    again = ledger.confirmations.confirm([proof(one), proof(one, evidence="connection-2")])
     assert again.confirmed == (one.event.id,)
     timeline = ledger.events.get(one.event.id)
     assert timeline is not None
@@ -191,8 +190,8 @@ def test_a_second_device_adds_a_row_and_a_repeated_proof_adds_none(ledger: SqlLe
 
 def test_only_the_events_own_user_confirms_it(ledger: SqlLedger) -> None:
     one = entry()
-    ledger.events.commit([one])
-    stranger = ledger.events.confirm([proof(one, user_id="eve")])
+    ledger.recording.commit([one])
+    stranger = ledger.confirmations.confirm([proof(one, user_id="eve")])
     assert stranger.confirmed == ()
     assert stranger.unknown == (one.event.id,)
     assert state(ledger, one) is State.ACCEPTED
@@ -200,16 +199,16 @@ def test_only_the_events_own_user_confirms_it(ledger: SqlLedger) -> None:
 
 def test_proofs_of_nonsense_ids_are_unknown(ledger: SqlLedger) -> None:
     one = entry()
-    answer = ledger.events.confirm([proof(one), proof(one, event_id="no-uuid")])
+    answer = ledger.confirmations.confirm([proof(one), proof(one, event_id="no-uuid")])
     assert set(answer.unknown) == {one.event.id, "no-uuid"}
 
 
 def test_a_hand_over_starts_the_chain_once_and_says_why(ledger: SqlLedger) -> None:
     one, done = entry(), entry()
-    ledger.events.commit([one, done])
-    ledger.events.confirm([proof(done)])
-    ledger.events.hand_over([one.event.id, done.event.id], "nobody connected")
-    ledger.events.hand_over([one.event.id], "again")
+    ledger.recording.commit([one, done])
+    ledger.confirmations.confirm([proof(done)])
+    ledger.operations.hand_over([one.event.id, done.event.id], "nobody connected")
+    ledger.operations.hand_over([one.event.id], "again")
     timeline = ledger.events.get(one.event.id)
     assert timeline is not None
     assert timeline.stored.state is State.FALLING_BACK
@@ -227,7 +226,7 @@ def test_a_feed_reads_what_is_open_by_its_own_index(ledger: SqlLedger) -> None:
     note = lambda _c, _k, statement, values, *_: asked.append((statement, values))  # noqa: E731
     sa.event.listen(*listener, note)
     try:
-        ledger.events.feed("ada", None, by="ada", limit=10)
+        ledger.feed.page("ada", None, by="ada", limit=10)
     finally:
         sa.event.remove(*listener, note)
     [(statement, values)] = [one for one in asked if "expires_at" in one[0]]
@@ -240,11 +239,11 @@ def test_a_feed_reads_what_is_open_by_its_own_index(ledger: SqlLedger) -> None:
 
 def test_the_numbers_of_the_runs_that_moved_last_are_known(ledger: SqlLedger) -> None:
     for run, count in (("one", 3), ("two", 1), ("three", 2)):
-        ledger.events.commit([entry(run=run) for _ in range(count)])
-    ledger.events.commit([entry("eve", run="hers")])
-    assert ledger.events.last_seqs("ada", 10) == {"one": 3, "two": 1, "three": 2}
-    assert ledger.events.last_seqs("ada", 3) == {"two": 1, "three": 2}
-    assert ledger.events.last_seqs("nobody", 2) == {}
+        ledger.recording.commit([entry(run=run) for _ in range(count)])
+    ledger.recording.commit([entry("eve", run="hers")])
+    assert ledger.feed.last_seqs("ada", 10) == {"one": 3, "two": 1, "three": 2}
+    assert ledger.feed.last_seqs("ada", 3) == {"two": 1, "three": 2}
+    assert ledger.feed.last_seqs("nobody", 2) == {}
 
 
 ODD = "a\\b\"c'd{e},f\u2028g\u00e9 N\\N"
@@ -253,10 +252,10 @@ ODD = "a\\b\"c'd{e},f\u2028g\u00e9 N\\N"
 def test_no_character_of_an_id_or_of_data_is_special(ledger: SqlLedger) -> None:
     odd = entry(ODD, run=f"run {ODD}", data={ODD: f"{ODD}\n\t\r"}, thread_id=ODD)
     plain = entry(ODD, run="run-1")
-    ledger.events.commit([odd, plain])
+    ledger.recording.commit([odd, plain])
     kept, _ = ledger.events.find(EventFilter(user_id=ODD, run_id=f"run {ODD}"))
     assert [one.event for one in kept] == [odd.event.evolve(seq=1)]
-    ledger.events.confirm([proof(odd, by=ODD, evidence=ODD), proof(plain, user_id="a")])
+    ledger.confirmations.confirm([proof(odd, by=ODD, evidence=ODD), proof(plain, user_id="a")])
     timeline = ledger.events.get(odd.event.id)
     assert timeline is not None
     assert [(one.by, one.evidence) for one in timeline.confirmations] == [(ODD, ODD)]
@@ -265,7 +264,7 @@ def test_no_character_of_an_id_or_of_data_is_special(ledger: SqlLedger) -> None:
 
 def test_a_claim_finds_the_address_of_a_user_with_an_odd_name(ledger: SqlLedger) -> None:
     odd = entry(ODD, hand_over=True)
-    ledger.events.commit([odd])
+    ledger.recording.commit([odd])
     ledger.contacts.put(Contact(ODD, email="ada@example.org"))
     [claim] = ledger.chain.claim([odd.event.id], 60.0)
     assert claim.contact.email == "ada@example.org"
@@ -273,7 +272,7 @@ def test_a_claim_finds_the_address_of_a_user_with_an_odd_name(ledger: SqlLedger)
 
 def test_an_entry_without_a_connection_is_inserted_as_falling_back(ledger: SqlLedger) -> None:
     one = entry(hand_over=True, pushes=[(Outcome.FAILED, "not connected")])
-    ledger.events.commit([one])
+    ledger.recording.commit([one])
     [stored] = ledger.events.read([one.event.id])
     assert stored.state is State.FALLING_BACK
     assert stored.handed_over_at == stored.due_at == stored.recorded_at
@@ -283,34 +282,36 @@ def test_the_feed_holds_what_is_unconfirmed_in_order_and_what_is_recent(
     ledger: SqlLedger,
 ) -> None:
     entries = [entry() for _ in range(5)]
-    ledger.events.commit([*entries, entry(user="eve")])
-    ledger.events.confirm([proof(entries[1])])
-    fed, mark = ledger.events.feed("ada", None, by="ada", limit=10)
+    ledger.recording.commit([*entries, entry(user="eve")])
+    ledger.confirmations.confirm([proof(entries[1])])
+    fed, mark = ledger.feed.page("ada", None, by="ada", limit=10)
     wanted = [e.event.id for i, e in enumerate(entries) if i != 1]
     assert ([one.event.id for one in fed], mark) == (wanted, None)
-    everything, mark = ledger.events.feed("ada", entries[0].event.id, by="ada", limit=10)
+    everything, mark = ledger.feed.page("ada", entries[0].event.id, by="ada", limit=10)
     assert [one.event for one in everything] == [
         e.event.evolve(seq=number) for number, e in enumerate(entries, start=1)
     ]
-    rest, _ = ledger.events.feed("ada", mark, by="ada", after=everything[2].position, limit=10)
+    rest, _ = ledger.feed.page("ada", mark, by="ada", after=everything[2].position, limit=10)
     assert [one.event.id for one in rest] == [e.event.id for e in entries[3:]]
 
 
 def test_a_cursor_of_somebody_else_marks_nothing(ledger: SqlLedger) -> None:
     mine, hers = entry(), entry(user="eve")
-    ledger.events.commit([mine, hers])
+    ledger.recording.commit([mine, hers])
     for cursor in (hers.event.id, mine.event.id.replace("0", "1"), "no id"):
-        fed, mark = ledger.events.feed("ada", cursor, by="ada", limit=10)
+        fed, mark = ledger.feed.page("ada", cursor, by="ada", limit=10)
         assert ([one.event.id for one in fed], mark) == ([mine.event.id], None)
 
 
 def test_the_feed_says_what_this_client_acknowledged_already(ledger: SqlLedger) -> None:
     by_phone, by_laptop, by_mail, again, open_one = entries = [entry() for _ in range(5)]
-    ledger.events.commit(entries)
+    ledger.recording.commit(entries)
     for one, by in ((by_phone, "phone"), (by_laptop, "laptop"), (again, "laptop")):
-        ledger.events.confirm([proof(one, by=by)])
-    ledger.events.confirm([proof(by_mail, by="phone", channel="email"), proof(again, by="phone")])
-    fed, _ = ledger.events.feed("ada", by_phone.event.id, by="phone", limit=10)
+        ledger.confirmations.confirm([proof(one, by=by)])
+    ledger.confirmations.confirm(
+        [proof(by_mail, by="phone", channel="email"), proof(again, by="phone")]
+    )
+    fed, _ = ledger.feed.page("ada", by_phone.event.id, by="phone", limit=10)
     proved = [one.event.id for one in fed if one.is_proved]
     assert proved == [by_phone.event.id, again.event.id]
     assert open_one.event.id in [one.event.id for one in fed]
@@ -320,10 +321,10 @@ def test_what_is_far_older_than_the_cursor_is_not_even_looked_at(
     ledger: SqlLedger,
 ) -> None:
     old, odd, cursor = entry(), entry(), entry()
-    ledger.events.commit([old])
-    ledger.events.commit([odd])
-    ledger.events.commit([cursor])
-    ledger.events.confirm([proof(one) for one in (old, odd, cursor)])
+    ledger.recording.commit([old])
+    ledger.recording.commit([odd])
+    ledger.recording.commit([cursor])
+    ledger.confirmations.confirm([proof(one) for one in (old, odd, cursor)])
     for one, seconds in ((old, 46), (odd, 31)):
         with ledger.events._database.write() as connection:
             recorded_at = events.c.recorded_at
@@ -332,7 +333,7 @@ def test_what_is_far_older_than_the_cursor_is_not_even_looked_at(
             connection.execute(
                 sa.update(events).where(events.c.id == one.event.id).values(recorded_at=earlier)
             )
-    fed, mark = ledger.events.feed("ada", cursor.event.id, by="ada", limit=10)
+    fed, mark = ledger.feed.page("ada", cursor.event.id, by="ada", limit=10)
     assert [one.event.id for one in fed] == [cursor.event.id]
     [stored] = ledger.events.read([old.event.id])
     assert mark is not None
@@ -346,13 +347,13 @@ def test_a_page_after_nothing_known_is_refused(ledger: SqlLedger, after: str) ->
 
 
 def test_an_expired_event_is_not_fed(ledger: SqlLedger) -> None:
-    ledger.events.commit([entry(ttl=0.0)])
-    assert ledger.events.feed("ada", None, by="ada", limit=10) == ([], None)
+    ledger.recording.commit([entry(ttl=0.0)])
+    assert ledger.feed.page("ada", None, by="ada", limit=10) == ([], None)
 
 
 def test_listing_pages_from_the_newest_and_filters(ledger: SqlLedger) -> None:
     entries = [entry(run=f"r{i % 2}") for i in range(5)]
-    ledger.events.commit(entries)
+    ledger.recording.commit(entries)
     first, after = ledger.events.find(EventFilter(user_id="ada"), limit=3)
     second, end = ledger.events.find(EventFilter(user_id="ada"), after=after, limit=3)
     listed = [one.event.id for one in [*first, *second]]
@@ -367,12 +368,12 @@ def test_a_replay_starts_a_new_generation_but_never_a_confirmed_event(
     ledger: SqlLedger,
 ) -> None:
     one, done = entry(hand_over=True), entry()
-    ledger.events.commit([one, done])
-    ledger.events.confirm([proof(done)])
+    ledger.recording.commit([one, done])
+    ledger.confirmations.confirm([proof(done)])
     ids = [one.event.id, done.event.id]
-    assert ledger.events.replay(ids, policies=POLICIES, dry_run=True) == [one.event.id]
+    assert ledger.operations.replay(ids, policies=POLICIES, dry_run=True) == [one.event.id]
     assert state(ledger, one) is State.FALLING_BACK
-    assert ledger.events.replay(ids, policies=POLICIES) == [one.event.id]
+    assert ledger.operations.replay(ids, policies=POLICIES) == [one.event.id]
     [stored] = ledger.events.read([one.event.id])
     assert (stored.state, stored.generation) == (State.ACCEPTED, 2)
     assert stored.due_at is not None
@@ -380,11 +381,11 @@ def test_a_replay_starts_a_new_generation_but_never_a_confirmed_event(
 
 def test_purge_takes_only_old_events_of_the_state(ledger: SqlLedger) -> None:
     one, done = entry(), entry()
-    ledger.events.commit([one, done])
-    ledger.events.confirm([proof(done)])
+    ledger.recording.commit([one, done])
+    ledger.confirmations.confirm([proof(done)])
     hour = timedelta(hours=1)
-    assert ledger.events.purge({State.CONFIRMED: datetime.now(UTC) - hour}).deleted == {}
-    gone = ledger.events.purge({State.CONFIRMED: datetime.now(UTC) + hour})
+    assert ledger.retention.purge({State.CONFIRMED: datetime.now(UTC) - hour}).deleted == {}
+    gone = ledger.retention.purge({State.CONFIRMED: datetime.now(UTC) + hour})
     assert gone == Purged({State.CONFIRMED: 1}, None)
     assert ledger.events.get(done.event.id) is None
     assert ledger.events.get(one.event.id) is not None
@@ -394,9 +395,9 @@ def test_a_drained_event_whose_id_is_taken_is_kept_dead_under_a_new_id(
     ledger: SqlLedger,
 ) -> None:
     one = entry()
-    ledger.events.commit([one])
+    ledger.recording.commit([one])
     other = entry(id=one.event.id, data={"other": True})
-    [answer] = ledger.events.commit([other], drained=True)
+    [answer] = ledger.recording.commit([other], drained=True)
     assert answer.id != one.event.id
     timeline = ledger.events.get(answer.id)
     assert timeline is not None
@@ -406,9 +407,9 @@ def test_a_drained_event_whose_id_is_taken_is_kept_dead_under_a_new_id(
 
 def test_an_event_that_nobody_can_acknowledge_any_more_is_due_at_once(ledger: SqlLedger) -> None:
     sent, proved, later = entry(sent=True), entry(sent=True), entry(sent=True)
-    ledger.events.commit([sent, proved, later], [proof(proved)])
+    ledger.recording.commit([sent, proved, later], [proof(proved)])
     assert not ledger.chain.sweep(10).due
-    ledger.events.expedite([sent.event.id, proved.event.id, "no id"])
+    ledger.operations.expedite([sent.event.id, proved.event.id, "no id"])
     assert [due.id for due in ledger.chain.sweep(10).due] == [sent.event.id]
     assert state(ledger, proved) is State.CONFIRMED
     assert state(ledger, later) is State.SENT
@@ -416,9 +417,9 @@ def test_an_event_that_nobody_can_acknowledge_any_more_is_due_at_once(ledger: Sq
 
 def test_expediting_does_not_touch_what_is_with_the_chain(ledger: SqlLedger) -> None:
     one = entry(hand_over=True)
-    ledger.events.commit([one])
+    ledger.recording.commit([one])
     assert len(ledger.chain.sweep(10).due) == 1  # published: due again in some seconds
-    ledger.events.expedite([one.event.id])
+    ledger.operations.expedite([one.event.id])
     assert not ledger.chain.sweep(10).due
 
 
@@ -430,10 +431,10 @@ def test_draining_twice_records_once(ledger: SqlLedger) -> None:
 
 def test_an_auth_event_is_on_the_compliance_log(ledger: SqlLedger) -> None:
     one = entry(event_class=EventClass.AUTH, type="auth_completed")
-    ledger.events.commit([one])
-    ledger.events.hand_over([one.event.id], "nobody connected")
-    ledger.events.replay([one.event.id], policies=POLICIES)
-    ledger.events.confirm([proof(one)])
+    ledger.recording.commit([one])
+    ledger.operations.hand_over([one.event.id], "nobody connected")
+    ledger.operations.replay([one.event.id], policies=POLICIES)
+    ledger.confirmations.confirm([proof(one)])
     assert ledger.audit.seal() == 4
     assert ledger.audit.verify() == []
 

@@ -26,12 +26,12 @@ DAY = 86_400.0
 def record(ledger: SqlLedger, count: int = 1) -> list[str]:
     """Events that wait on the chain, in order."""
     events = [fresh_event() for _ in range(count)]
-    ledger.events.commit([make_entry(event, hand_over=True, ttl=1e7) for event in events])
+    ledger.recording.commit([make_entry(event, hand_over=True, ttl=1e7) for event in events])
     return [event.id for event in events]
 
 
 def confirm(ledger: SqlLedger, ids: list[str]) -> None:
-    ledger.events.confirm([Confirmation(i, "u", "websocket", "u", "c") for i in ids])
+    ledger.confirmations.confirm([Confirmation(i, "u", "websocket", "u", "c") for i in ids])
 
 
 def kill(ledger: SqlLedger, ids: list[str]) -> None:
@@ -50,7 +50,7 @@ def purge_all(ledger: SqlLedger, limit: int = 1_000, **days: float) -> dict[Stat
     before = {State(name): now - timedelta(days=value) for name, value in days.items()}
     deleted: dict[State, int] = {}
     while True:
-        step = ledger.events.purge(before, after=after, limit=limit)
+        step = ledger.retention.purge(before, after=after, limit=limit)
         for ended, count in step.deleted.items():
             deleted[ended] = deleted.get(ended, 0) + count
         if step.after is None:
@@ -107,9 +107,9 @@ def test_a_walk_ends_where_everything_is_young(
     advance(2 * DAY)
     record(ledger, 6)
     before = {State.CONFIRMED: ledger.now() - timedelta(days=1)}
-    first = ledger.events.purge(before, limit=2)
+    first = ledger.retention.purge(before, limit=2)
     assert first.after is not None
-    assert ledger.events.purge(before, after=first.after, limit=2).after is None
+    assert ledger.retention.purge(before, after=first.after, limit=2).after is None
 
 
 def test_a_dry_run_counts_and_deletes_nothing(
@@ -118,14 +118,14 @@ def test_a_dry_run_counts_and_deletes_nothing(
     ids = record(ledger, 2)
     confirm(ledger, ids)
     advance(2 * DAY)
-    step = ledger.events.purge({State.CONFIRMED: ledger.now()}, dry_run=True)
+    step = ledger.retention.purge({State.CONFIRMED: ledger.now()}, dry_run=True)
     assert step.deleted == {State.CONFIRMED: 2}
     assert present(ledger, ids) == [True, True]
 
 
 def test_what_still_waits_for_its_user_cannot_be_purged(ledger: SqlLedger) -> None:
     with pytest.raises(ValueError, match="parked"):
-        ledger.events.purge({State.PARKED: ledger.now()})
+        ledger.retention.purge({State.PARKED: ledger.now()})
 
 
 def test_a_dead_event_that_is_being_replayed_is_left_alone(
@@ -134,7 +134,7 @@ def test_a_dead_event_that_is_being_replayed_is_left_alone(
     ids = record(ledger, 2)
     kill(ledger, ids)
     advance(2 * DAY)
-    ledger.events.replay(ids[:1], policies=POLICIES)
+    ledger.operations.replay(ids[:1], policies=POLICIES)
     assert purge_all(ledger, dead=1) == {State.DEAD: 1}
     assert present(ledger, ids) == [True, False]
 
@@ -171,7 +171,7 @@ def test_a_replay_goes_page_by_page_through_all_that_matches(ledger: SqlLedger) 
     ids = record(ledger, 7)
     kill(ledger, ids)
     dead = EventFilter(state=State.DEAD)
-    replay = ledger.events.replay
+    replay = ledger.operations.replay
     assert replay(dead, policies=POLICIES, dry_run=True, limit=3) == ids[:3]
     assert replay(dead, policies=POLICIES, limit=3) == ids[:3]
     assert replay(dead, policies=POLICIES, limit=3, after=ids[2]) == ids[3:6]
@@ -184,4 +184,4 @@ def test_a_replay_goes_page_by_page_through_all_that_matches(ledger: SqlLedger) 
 def test_a_page_after_an_event_that_is_not_there_is_refused(ledger: SqlLedger) -> None:
     for nowhere in (make_event().id, "nonsense"):
         with pytest.raises(ValueError, match="page before"):
-            ledger.events.replay(EventFilter(), policies=POLICIES, after=nowhere)
+            ledger.operations.replay(EventFilter(), policies=POLICIES, after=nowhere)

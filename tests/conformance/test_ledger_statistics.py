@@ -27,9 +27,9 @@ def proof(one: Entry) -> Confirmation:
 
 def test_statistics_count_what_was_confirmed_and_what_fell_back(ledger: SqlLedger) -> None:
     entries = [entry(), entry(hand_over=True), entry()]
-    ledger.events.commit(entries)
-    ledger.events.confirm([proof(entries[0])])
-    stats = ledger.events.stats()
+    ledger.recording.commit(entries)
+    ledger.confirmations.confirm([proof(entries[0])])
+    stats = ledger.statistics.stats()
     assert stats.delivery_rate == pytest.approx(0.5)
     assert stats.fallback_share == pytest.approx(1 / 3)
     assert stats.states["confirmed"] == 1
@@ -42,10 +42,10 @@ def test_a_push_that_went_well_counts_for_its_channel_though_it_leaves_no_attemp
     ledger: SqlLedger,
 ) -> None:
     entries = [entry(), entry(), entry(event_class=EventClass.AUTH, type="auth_completed"), entry()]
-    ledger.events.commit(entries)
-    ledger.events.hand_over([entries[3].event.id], "nobody connected")
-    ledger.events.confirm([proof(one) for one in entries[:3]])
-    found = ledger.events.stats().channels["websocket"]
+    ledger.recording.commit(entries)
+    ledger.operations.hand_over([entries[3].event.id], "nobody connected")
+    ledger.confirmations.confirm([proof(one) for one in entries[:3]])
+    found = ledger.statistics.stats().channels["websocket"]
     assert (found.attempts, found.ok) == (4, 3)
     assert found.latency_ms is not None
 
@@ -55,9 +55,9 @@ def test_a_large_window_is_judged_by_an_even_sample(
 ) -> None:
     monkeypatch.setattr(statistics, "SAMPLE", 200)
     entries = [entry(hand_over=number % 4 == 0) for number in range(2_000)]
-    ledger.events.commit(entries)
-    ledger.events.confirm([proof(one) for one in entries if not one.hand_over])
-    stats = ledger.events.stats(window_s=100)
+    ledger.recording.commit(entries)
+    ledger.confirmations.confirm([proof(one) for one in entries if not one.hand_over])
+    stats = ledger.statistics.stats(window_s=100)
     assert stats.events_per_s == pytest.approx(20.0, rel=0.1)
     assert stats.fallback_share == pytest.approx(0.25, abs=0.05)
     assert stats.states["confirmed"] == pytest.approx(1_500, rel=0.1)
@@ -70,17 +70,17 @@ def test_what_was_recorded_before_the_window_is_not_in_its_figures(
 ) -> None:
     _confirmed(ledger, [entry() for _ in range(40)])
     advance(301.0)
-    assert ledger.events.stats().events_per_s == 0.0
+    assert ledger.statistics.stats().events_per_s == 0.0
     _confirmed(ledger, [entry() for _ in range(30)])
-    stats = ledger.events.stats()
+    stats = ledger.statistics.stats()
     assert stats.states["confirmed"] == 30
     assert stats.channels["websocket"].ok == 30
     advance(301.0)
-    assert ledger.events.stats().states["confirmed"] == 0
+    assert ledger.statistics.stats().states["confirmed"] == 0
 
 
 def test_an_empty_ledger_has_figures(ledger: SqlLedger) -> None:
-    stats = ledger.events.stats()
+    stats = ledger.statistics.stats()
     assert stats.delivery_rate == 1.0
     assert stats.events_per_s == 0.0
     assert stats.ack_p50_ms is None
@@ -88,5 +88,5 @@ def test_an_empty_ledger_has_figures(ledger: SqlLedger) -> None:
 
 
 def _confirmed(ledger: SqlLedger, entries: list[Entry]) -> None:
-    ledger.events.commit(entries)
-    ledger.events.confirm([proof(one) for one in entries])
+    ledger.recording.commit(entries)
+    ledger.confirmations.confirm([proof(one) for one in entries])

@@ -18,12 +18,12 @@ ONE_DEAD = parse_thresholds({"dead_events": {"over": 0}})
 
 
 def only(ledger: SqlLedger) -> AlertGroup:
-    (group,) = ledger.digests.firing()
+    (group,) = ledger.alerts.firing()
     return group
 
 
 def test_conditions_are_one_group_without_a_class(ledger: SqlLedger) -> None:
-    ledger.digests.watch([LOW, SHARE])
+    ledger.alerts.watch([LOW, SHARE])
     group = only(ledger)
     assert group.event_class is None
     assert (group.count, group.users, group.sample) == (2, 0, ())
@@ -32,38 +32,38 @@ def test_conditions_are_one_group_without_a_class(ledger: SqlLedger) -> None:
 
 
 def test_nothing_out_of_its_limit_opens_nothing(ledger: SqlLedger) -> None:
-    ledger.digests.watch([])
-    assert ledger.digests.firing() == []
+    ledger.alerts.watch([])
+    assert ledger.alerts.firing() == []
 
 
 def test_looking_again_keeps_the_group_and_what_operators_were_told(ledger: SqlLedger) -> None:
-    ledger.digests.watch([LOW, SHARE])
+    ledger.alerts.watch([LOW, SHARE])
     first = only(ledger)
-    ledger.digests.notified(first.id)
-    ledger.digests.watch([LOW])
+    ledger.alerts.notified(first.id)
+    ledger.alerts.watch([LOW])
     again = only(ledger)
     assert (again.id, again.since, again.conditions) == (first.id, first.since, (LOW,))
     assert again.notified_at is not None, "one condition less is no news"
-    ledger.digests.watch([LOW, SHARE])
+    ledger.alerts.watch([LOW, SHARE])
     assert only(ledger).notified_at is None, "one more is"
 
 
 def test_the_group_resolves_only_when_everything_is_back(ledger: SqlLedger) -> None:
-    ledger.digests.watch([LOW])
+    ledger.alerts.watch([LOW])
     group = only(ledger)
-    ledger.digests.resolve(group.id)
+    ledger.alerts.resolve(group.id)
     assert only(ledger).id == group.id
-    ledger.digests.watch([])
+    ledger.alerts.watch([])
     assert only(ledger).count == 0
-    ledger.digests.resolve(group.id)
-    assert ledger.digests.firing() == []
-    ledger.digests.watch([LOW])
+    ledger.alerts.resolve(group.id)
+    assert ledger.alerts.firing() == []
+    ledger.alerts.watch([LOW])
     assert only(ledger).id != group.id, "trouble that comes again is another alert"
 
 
 def die(ledger: SqlLedger) -> str:
     event = make_event(id=make_id())
-    ledger.events.commit([make_entry(event, hand_over=True)])
+    ledger.recording.commit([make_entry(event, hand_over=True)])
     (claim,) = ledger.chain.claim([event.id], 60.0)
     assert ledger.chain.finish(claim, alerted=True)
     return event.id
@@ -79,18 +79,18 @@ def test_operators_are_told_once_and_told_when_it_is_over(ledger: SqlLedger) -> 
         ((Condition("dead_events", 1.0, 0.0),), True),
         ((Condition("dead_events", 1.0, 0.0),), False),
     ]
-    assert [group.event_class for group in ledger.digests.firing()] == [None]
-    ledger.events.replay([event_id], policies=parse_policies({}))
+    assert [group.event_class for group in ledger.alerts.firing()] == [None]
+    ledger.operations.replay([event_id], policies=parse_policies({}))
     alerter.run()
     assert [group.count for group in alerts.resolved] == [0]
-    assert ledger.digests.firing() == []
+    assert ledger.alerts.firing() == []
 
 
 def test_an_overdue_event_is_noticed(ledger: SqlLedger, advance: Callable[[float], None]) -> None:
-    ledger.events.commit([make_entry(make_event(id=make_id()), hand_over=True)])
+    ledger.recording.commit([make_entry(make_event(id=make_id()), hand_over=True)])
     watch = ThresholdWatch(ledger, parse_thresholds({}))
     watch.look()
-    assert ledger.digests.firing() == []
+    assert ledger.alerts.firing() == []
     advance(90.0)
     watch.look()
     assert [condition.name for condition in only(ledger).conditions] == ["overdue"]
@@ -111,7 +111,7 @@ def test_a_breaker_is_told_of_after_a_minute_whichever_process_looks(ledger: Sql
     first.look()
     clock.now = 59.0
     first.look()
-    assert ledger.digests.firing() == []
+    assert ledger.alerts.firing() == []
     clock.now = 61.0
     first.look()
     assert only(ledger).conditions[0].where == ("sms",)

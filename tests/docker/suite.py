@@ -31,7 +31,7 @@ def hand_over(ledger: SqlLedger) -> str:
         at=datetime.now(UTC),
         event_class=EventClass.CRITICAL,
     )
-    ledger.events.commit([Entry(event, ack_timeout=5.0, ttl=600.0, hand_over=True)])
+    ledger.recording.commit([Entry(event, ack_timeout=5.0, ttl=600.0, hand_over=True)])
     return event.id
 
 

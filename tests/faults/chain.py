@@ -102,7 +102,7 @@ class Chain:
         """Accept events that nobody is there to receive."""
         events = [make_event(user, run) for _ in range(count)]
         ttl = self._policies.of(events[0].event_class).ttl
-        self.ledger.events.commit([make_entry(e, hand_over=True, ttl=ttl) for e in events])
+        self.ledger.recording.commit([make_entry(e, hand_over=True, ttl=ttl) for e in events])
         return [event.id for event in events]
 
     def contact(self, user: str = "ada", **fields: Any) -> None:
@@ -135,7 +135,7 @@ class Chain:
     def ack(self, event_id: str, user: str = "ada", device: str = "phone") -> None:
         """The user's proof."""
         proof = Confirmation(event_id, user, "websocket", device, "connection")
-        self.ledger.events.confirm([proof])
+        self.ledger.confirmations.confirm([proof])
 
     def state(self, event_id: str) -> State:
         """Where the event stands."""

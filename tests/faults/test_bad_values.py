@@ -152,4 +152,4 @@ def test_an_alert_that_cannot_be_told_holds_up_no_other(
     chain.alerts.faults = [ZeroDivisionError("a value that was not foreseen")]
     chain.look_at_alerts()
     chain.look_at_alerts()
-    assert ledger.digests.firing()
+    assert ledger.alerts.firing()

@@ -134,14 +134,14 @@ class Sqlite(World):
 
     def hand_over(self) -> str:
         event = make_event()
-        self.ledger.events.commit([make_entry(event, hand_over=True, ttl=TTL)])
+        self.ledger.recording.commit([make_entry(event, hand_over=True, ttl=TTL)])
         return event.id
 
     def ack(self, event_id: str) -> None:
-        self.ledger.events.confirm([Confirmation(event_id, "u", "websocket", "u", "c")])
+        self.ledger.confirmations.confirm([Confirmation(event_id, "u", "websocket", "u", "c")])
 
     def replay(self, event_id: str) -> bool:
-        return bool(self.ledger.events.replay([event_id], policies=POLICIES))
+        return bool(self.ledger.operations.replay([event_id], policies=POLICIES))
 
     def sweep(self) -> list[tuple[str, list[str]]]:
         self._sweeper.sweep()

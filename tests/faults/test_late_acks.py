@@ -83,7 +83,7 @@ def test_acks_that_race_their_timeouts_leave_every_event_confirmed_and_nothing_d
     chain: Chain, ledger: SqlLedger, advance: Advance
 ) -> None:
     events = [make_event("ada", f"run-{n}") for n in range(60)]
-    ledger.events.commit([make_entry(e, sent=True, ack_timeout=1.0) for e in events])
+    ledger.recording.commit([make_entry(e, sent=True, ack_timeout=1.0) for e in events])
     advance(2.0)
     ready = threading.Barrier(3)
     failures: list[Exception] = []
@@ -92,7 +92,7 @@ def test_acks_that_race_their_timeouts_leave_every_event_confirmed_and_nothing_d
         ready.wait(10)
         for event in events:
             proof = Confirmation(event.id, "ada", "websocket", "phone", "c")
-            ledger.events.confirm([proof])
+            ledger.confirmations.confirm([proof])
 
     def serve() -> None:
         ready.wait(10)

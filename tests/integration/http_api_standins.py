@@ -250,7 +250,11 @@ class World:
         """The gateway's parts, made of these."""
         ledger = SimpleNamespace(
             events=self.events,
+            confirmations=self.events,
+            operations=self.events,
+            statistics=self.events,
             digests=self.digests,
+            alerts=self.digests,
             contacts=self.contacts,
             nodes=SimpleNamespace(all=lambda: self.nodes),
             ping=lambda: None,

@@ -129,7 +129,7 @@ class World:
             for _ in range(count)
         ]
         self.ledger.contacts.put(Contact(user_id, email="u@example.org", phone="+491701234567"))
-        self.ledger.events.commit(
+        self.ledger.recording.commit(
             [Entry(e, ack_timeout=0.1, ttl=3600.0, sent=True) for e in events]
         )
         return [event.id for event in events]
@@ -233,7 +233,7 @@ def test_an_ack_cancels_the_pending_email(tmp_path: Path) -> None:
         world.start()
         [event_id] = world.accept()
         until(lambda: world.timeline(event_id).stored.digest_id)
-        world.ledger.events.confirm([Confirmation(event_id, "u", "websocket", "u", "c1")])
+        world.ledger.confirmations.confirm([Confirmation(event_id, "u", "websocket", "u", "c1")])
         other = world.accept(user_id="other")  # its mail is due later than the cancelled one
         until(lambda: world.boxes["email"].messages)
         assert {m.user_id for m in world.boxes["email"].messages} == {"other"}
@@ -266,8 +266,8 @@ def test_what_the_broker_lost_is_published_again(tmp_path: Path) -> None:
 def test_an_alert_is_resolved_when_its_event_is_confirmed_after_all(world: World) -> None:
     [event_id] = world.accept()
     until(lambda: world.all_are([event_id], State.DEAD))
-    world.ledger.events.confirm([Confirmation(event_id, "u", "websocket", "u", "c1")])
-    until(lambda: not world.ledger.digests.firing())
+    world.ledger.confirmations.confirm([Confirmation(event_id, "u", "websocket", "u", "c1")])
+    until(lambda: not world.ledger.alerts.firing())
     assert len(world.resolved) == 1
 
 

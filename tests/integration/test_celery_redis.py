@@ -99,7 +99,7 @@ class Chain:
             event_class=EventClass.CRITICAL,
         )
         entry = Entry(event, ack_timeout=5.0, ttl=3600.0, hand_over=True)
-        self.ledger.events.commit([entry])
+        self.ledger.recording.commit([entry])
         return event.id
 
     def tries(self, event_id: str) -> list[tuple[int, str]]:

@@ -56,9 +56,9 @@ def put_event(ledger: SqlLedger, *, hand_over: bool = False, confirmed: bool = F
         id=new_event_id(), type="note", user_id="u", run_id=uuid.uuid4().hex, seq=None,
         at=datetime.now(UTC), event_class=EventClass.STANDARD,
     )  # fmt: skip
-    ledger.events.commit([Entry(event, ack_timeout=5, ttl=600, hand_over=hand_over)])
+    ledger.recording.commit([Entry(event, ack_timeout=5, ttl=600, hand_over=hand_over)])
     if confirmed:
-        ledger.events.confirm([Confirmation(event.id, "u", "http", "u", "test")])
+        ledger.confirmations.confirm([Confirmation(event.id, "u", "http", "u", "test")])
     return event.id
 
 

@@ -195,7 +195,7 @@ class Committer:
             answers = self._record(entries, batch.proofs)
             self._offer_early_proofs()
             for reason, ids in batch.hand_overs.items():
-                self._ledger.events.hand_over(ids, reason)
+                self._ledger.operations.hand_over(ids, reason)
         except LedgerUnavailable as error:
             return self._to_spool(entries, batch.proofs, error)
         self._outage.worked()
@@ -236,7 +236,7 @@ class Committer:
         missed: list[Confirmation] = []
         try:
             answers: list[Answer] = list(
-                self._ledger.events.commit(entries, proofs, drained=drained, missed=missed)
+                self._ledger.recording.commit(entries, proofs, drained=drained, missed=missed)
             )
             self._early.settle((), missed)
             return answers
@@ -249,21 +249,21 @@ class Committer:
         answers = []
         for entry in entries:
             try:
-                answers.extend(self._ledger.events.commit([entry], drained=drained))
+                answers.extend(self._ledger.recording.commit([entry], drained=drained))
             except LedgerUnavailable:
                 raise
             except Exception as error:
                 logger.exception("event %s cannot be recorded", entry.event.id)
                 answers.append(error)
         if proofs:
-            self._ledger.events.confirm(proofs)
+            self._ledger.confirmations.confirm(proofs)
         return answers
 
     def _offer_early_proofs(self) -> None:
         """Again, now and then: their events may have come from another node meanwhile."""
         due = self._early.due()
         if due:
-            unknown = set(self._ledger.events.confirm(due).unknown)
+            unknown = set(self._ledger.confirmations.confirm(due).unknown)
             self._early.settle(due, [proof for proof in due if proof.event_id in unknown])
 
     def _to_spool(

@@ -34,8 +34,8 @@ _NOTHING = "[]"
 _TROUBLED = events.c.state.in_([State.FALLING_BACK.value, State.DEAD.value])
 
 
-class AlertGroups:
-    """The alert half of ``DigestStore``: groups are digests for operators."""
+class AlertSql:
+    """``AlertStore`` over SQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

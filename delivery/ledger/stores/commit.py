@@ -36,8 +36,8 @@ FAST_PATH = "websocket"
 _CLASS = {one: one.value for one in EventClass}  # a look into it is faster than the property
 
 
-class Recording:
-    """The writing half of the event store: ``commit``."""
+class RecordingSql:
+    """``RecordingStore`` over SQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -50,7 +50,7 @@ class Recording:
         drained: bool = False,
         missed: list[Confirmation] | None = None,
     ) -> list[Receipted]:
-        """See the port ``EventStore.commit``."""
+        """See the port ``RecordingStore.commit``."""
         try:
             answers, unknown = self._commit(entries, proofs, is_repeated=drained, drained=drained)
         except (sa.exc.IntegrityError, sqlite3.IntegrityError, psycopg.errors.UniqueViolation):

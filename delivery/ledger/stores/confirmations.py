@@ -15,6 +15,7 @@ from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
 from delivery.domain.records import Confirmed
 from delivery.ledger.sql import bulk
+from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import array
 from delivery.ledger.sql.rows import is_id
 from delivery.ledger.stores.audit import AuditRow, audit_rows
@@ -48,10 +49,22 @@ Owner = tuple[str, str, str, str]
 """Id, user, state and class of an event as it was found."""
 
 
+class ConfirmationSql:
+    """``ConfirmationStore`` over SQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def confirm(self, proofs: Sequence[Confirmation]) -> Confirmed:
+        """See the port."""
+        with self._database.write() as connection:
+            return store_proofs(connection, proofs, self._database.now(connection))
+
+
 def store_proofs(
     connection: Connection, proofs: Sequence[Confirmation], now: datetime
 ) -> Confirmed:
-    """See the port ``EventStore.confirm``; inside the caller's transaction."""
+    """See the port ``ConfirmationStore.confirm``; inside the caller's transaction."""
     named = [proof for proof in proofs if is_id(proof.event_id)]
     found = {row[0]: row for row in _prove(connection, named, now)} if named else {}
     valid: list[Confirmation] = []

@@ -22,7 +22,6 @@ from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import among, insert
 from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
 from delivery.ledger.stores import digest_joining
-from delivery.ledger.stores.alerts import AlertGroups
 from delivery.ledger.stores.audit import AuditRow, audit_rows
 from delivery.ledger.stores.chain import outcome_values
 from delivery.ledger.stores.claims import LOST
@@ -101,11 +100,10 @@ _SENT = (Outcome.DELIVERED, Outcome.CONFIRMED, Outcome.UNKNOWN)
 EMPTY = "nothing was left to send"
 
 
-class DigestSql(AlertGroups):
+class DigestSql:
     """``DigestStore`` over SQL."""
 
     def __init__(self, database: Database) -> None:
-        super().__init__(database)
         self._database = database
 
     def join(

@@ -1,18 +1,131 @@
-"""The event store: recording, reading, operating, deleting and counting, as one port."""
+"""Reading events: one with its timeline, and listings.
+
+Never writes. Every query is bounded.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from delivery.domain.lifecycle import Attempt, Outcome, State
+from delivery.domain.records import ConfirmationRow, EventFilter, Stored, Timeline
+from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
-from delivery.ledger.stores.commit import Recording
-from delivery.ledger.stores.feed import Feeding
-from delivery.ledger.stores.operations import Operations
-from delivery.ledger.stores.queries import Queries
-from delivery.ledger.stores.retention import Retention
-from delivery.ledger.stores.statistics import Statistics
+from delivery.ledger.sql.dialect import among
+from delivery.ledger.sql.rows import (
+    ATTEMPT_COLUMNS,
+    EVENT_COLUMNS,
+    attempt,
+    confirmation,
+    is_id,
+    stored,
+)
+from delivery.ledger.sql.tables import attempts, confirmations, events
+
+_POSITION = re.compile("[0-9]{1,18}")  # what fits into a BIGINT
+ENDED_FOR_FEEDS = (State.CONFIRMED.value, State.EXPIRED.value)
+LIVE_CHANNELS = ("websocket", "sse", "http")
 
 
-class EventSql(Recording, Queries, Feeding, Operations, Retention, Statistics):
-    """Implements the ``EventStore`` port."""
+class EventSql:
+    """``EventStore`` over SQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def get(self, event_id: str) -> Timeline | None:
+        """See the port."""
+        if not is_id(event_id):
+            return None
+        with self._database.read() as connection:
+            row = connection.execute(
+                sa.select(*EVENT_COLUMNS).where(events.c.id == event_id)
+            ).one_or_none()
+            if row is None:
+                return None
+            tries = connection.execute(
+                sa.select(*ATTEMPT_COLUMNS)
+                .where(attempts.c.event_id == event_id)
+                .order_by(attempts.c.started_at, attempts.c.id)
+            ).all()
+            proofs = connection.execute(
+                sa.select(confirmations)
+                .where(confirmations.c.event_id == event_id)
+                .order_by(confirmations.c.at)
+            ).all()
+        return _timeline(
+            stored(row), [attempt(t) for t in tries], [confirmation(p) for p in proofs]
+        )
+
+    def find(
+        self, which: EventFilter, *, after: str | None = None, limit: int = 50
+    ) -> tuple[list[Stored], str | None]:
+        """See the port. ``after`` is a position: a wrong one must not start from the newest, or
+        who follows the pages never ends."""
+        query = sa.select(*EVENT_COLUMNS).where(*conditions(which))
+        if after is not None:
+            query = query.where(events.c.position < _position(after))
+        query = query.order_by(events.c.position.desc()).limit(limit + 1)
+        with self._database.read() as connection:
+            found = [stored(row) for row in connection.execute(query)]
+        if len(found) <= limit:
+            return found, None
+        return found[:limit], str(found[limit - 1].position)
+
+    def read(self, event_ids: Sequence[str]) -> list[Stored]:
+        """See the port."""
+        found: list[Stored] = []
+        with self._database.read() as connection:
+            for page in bulk.pages([i for i in event_ids if is_id(i)]):
+                rows = connection.execute(sa.select(*EVENT_COLUMNS).where(among(events.c.id, page)))
+                found.extend(stored(row) for row in rows)
+        return sorted(found, key=lambda one: one.position)
+
+
+def _position(after: str) -> int:
+    if _POSITION.fullmatch(after) is None:
+        raise ValueError(f"{after[:64]!r} is not the next of a page before")
+    return int(after)
+
+
+def conditions(which: EventFilter) -> list[sa.ColumnElement[bool]]:
+    """The filter as SQL conditions."""
+    wanted: dict[Any, Any] = {
+        events.c.user_id: which.user_id,
+        events.c.run_id: which.run_id,
+        events.c.state: None if which.state is None else which.state.value,
+        events.c.type: which.type,
+    }
+    found = [column == value for column, value in wanted.items() if value is not None]
+    if which.before is not None:
+        found.append(events.c.recorded_at < which.before)
+    return found
+
+
+def unconfirmed() -> sa.ColumnElement[bool]:
+    """Spelled as the partial index spells it, so that both databases use the index; values that are
+    bound to a statement say nothing to the planner."""
+    return events.c.state.notin_([sa.literal_column(f"'{state}'") for state in ENDED_FOR_FEEDS])
+
+
+def _timeline(event: Stored, tries: list[Attempt], proofs: list[ConfirmationRow]) -> Timeline:
+    """Add the successful push: it leaves no attempt row, its proof says all there is to know."""
+    live = next((proof for proof in proofs if proof.channel in LIVE_CHANNELS), None)
+    if live is not None and event.handed_over_at is None:
+        number = 1 + sum(one.channel == live.channel for one in tries)
+        tries.append(
+            Attempt(
+                event_id=event.event.id,
+                generation=event.generation,
+                channel=live.channel,
+                number=number,
+                outcome=Outcome.CONFIRMED,
+                started_at=min(event.event.at, live.at),
+                ended_at=live.at,
+            )
+        )
+    return Timeline(event, tuple(tries), tuple(proofs))

@@ -20,7 +20,7 @@ from delivery.domain.records import FeedMark, Owed
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.rows import is_id, load
 from delivery.ledger.sql.tables import confirmations, events
-from delivery.ledger.stores.queries import unconfirmed
+from delivery.ledger.stores.events import unconfirmed
 
 CURSOR_OVERLAP = timedelta(seconds=30)
 """A commit that began before the cursor's may end after it, and commits end within 10 s."""
@@ -81,13 +81,13 @@ _LAST_SEQS = (
 )
 
 
-class Feeding:
-    """The part of the event store that connecting clients read."""
+class FeedSql:
+    """``FeedStore`` over SQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def feed(
+    def page(
         self,
         user_id: str,
         start: str | FeedMark | timedelta | None,
@@ -97,13 +97,13 @@ class Feeding:
         limit: int,
     ) -> tuple[list[Owed], FeedMark | None]:
         """See the port."""
-        page = {"user_id": user_id, "after": after, "limit": limit}
+        which = {"user_id": user_id, "after": after, "limit": limit}
         with self._database.read() as connection:
             mark = self._mark(connection, user_id, start)
-            found = {row.position: row for row in connection.execute(self._open, page)}
+            found = {row.position: row for row in connection.execute(self._open, which)}
             if mark is not None:
-                page |= {"after": max(after, mark.behind), "since": mark.since, "by": by}
-                for row in connection.execute(_RECENT, page):
+                which |= {"after": max(after, mark.behind), "since": mark.since, "by": by}
+                for row in connection.execute(_RECENT, which):
                     found.setdefault(row.position, row)
         return [_owed(user_id, found[position]) for position in sorted(found)[:limit]], mark
 

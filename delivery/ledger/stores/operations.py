@@ -1,4 +1,4 @@
-"""What operators and the fast path change about recorded events: proofs, hand over, replay."""
+"""What operators and the fast path change about recorded events: hand over and replay."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.event import EventClass
-from delivery.domain.lifecycle import Cause, Confirmation, Outcome, State
+from delivery.domain.lifecycle import Cause, Outcome, State
 from delivery.domain.policy import Policies
-from delivery.domain.records import Confirmed, EventFilter
+from delivery.domain.records import EventFilter
 from delivery.ledger.sql import bulk, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import among
@@ -20,20 +20,14 @@ from delivery.ledger.sql.rows import AnyRow, attempt_values, is_id
 from delivery.ledger.sql.tables import attempts, events
 from delivery.ledger.stores.audit import AuditRow, audit_rows
 from delivery.ledger.stores.commit import FAST_PATH
-from delivery.ledger.stores.confirmations import store_proofs
-from delivery.ledger.stores.queries import conditions
+from delivery.ledger.stores.events import conditions
 
 
-class Operations:
-    """The changing half of the event store."""
+class OperationSql:
+    """``OperationStore`` over SQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    def confirm(self, proofs: Sequence[Confirmation]) -> Confirmed:
-        """See the port."""
-        with self._database.write() as connection:
-            return store_proofs(connection, proofs, self._database.now(connection))
 
     def hand_over(self, ids: Sequence[str], reason: str) -> None:
         """See the port."""

@@ -21,8 +21,8 @@ from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.tables import attempts, confirmations, events, mailbox
 
 
-class Retention:
-    """The deleting part of the event store."""
+class RetentionSql:
+    """``RetentionStore`` over SQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

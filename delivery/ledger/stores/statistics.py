@@ -20,7 +20,7 @@ from delivery.domain.records import ChannelStats, Stats
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.tables import attempts, breakers, confirmations, events
-from delivery.ledger.stores.queries import LIVE_CHANNELS, unconfirmed
+from delivery.ledger.stores.events import LIVE_CHANNELS, unconfirmed
 
 SAMPLE = 2_000
 STRETCH = 16
@@ -100,8 +100,8 @@ class _Recent:
     latencies: list[float]
 
 
-class Statistics:
-    """The counting part of the event store."""
+class StatisticsSql:
+    """``StatisticsStore`` over SQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

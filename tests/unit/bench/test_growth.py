@@ -32,7 +32,7 @@ def ledger(tmp_path: Path) -> Iterator[SqlLedger]:
 
 
 def states(ledger: SqlLedger) -> dict[str, int]:
-    return {state: count for state, count in ledger.events.stats().states.items() if count}
+    return {state: count for state, count in ledger.statistics.stats().states.items() if count}
 
 
 def test_a_past_is_spread_over_the_users_and_all_of_it_is_confirmed(ledger: SqlLedger) -> None:

@@ -233,7 +233,7 @@ async def test_a_fault_while_feeding_makes_the_client_come_back() -> None:
     def broken(*args: object, **kwargs: object) -> list[Stored]:
         raise ZeroDivisionError
 
-    desk.node.events.feed = broken  # type: ignore[method-assign]
+    desk.node.events.page = broken  # type: ignore[method-assign]
     _, sink = desk.begin()
     await until(lambda: sink.closed)
     assert (sink.closed or (0, ""))[0] == 3011

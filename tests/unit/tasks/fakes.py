@@ -93,7 +93,8 @@ class FakeLedger:
         self.is_down = False
         self.before_begin: Callable[[str], None] = lambda event_id: None
         self.before_sending: Callable[[], None] = lambda: None
-        self.chain = self.events = self.digests = self.breakers = self
+        self.chain = self.events = self.confirmations = self.statistics = self
+        self.digests = self.alerts = self.breakers = self
 
     def now(self) -> datetime:
         return self.clock
