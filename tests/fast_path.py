@@ -178,7 +178,7 @@ class MemoryJournal:
     def confirm(self, proofs: Sequence[Confirmation]) -> None:
         self.proofs.extend(proofs)
         for proof in proofs:
-            self._ledger.confirmations.confirm(proof.event_id)
+            self._ledger.events.confirm(proof.event_id)
 
     def hand_over(self, event_id: str, reason: str) -> None:
         self.hand_overs.append((event_id, reason))
