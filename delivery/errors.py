@@ -18,6 +18,7 @@
     │ ├ AckTimeout
     │ ├ ChannelUnavailable
     │ ├ ChannelRejected
+    │ │ └ Unrenderable             no message could be made of the event; nothing was sent
     │ └ OutcomeUnknown             the provider may have taken it
     ├ LedgerError
     │ ├ LedgerUnavailable          the database cannot be reached now; nothing was written
@@ -33,7 +34,7 @@ Vendor exceptions are translated where the vendor is called, ``raise … from``.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 
 class DeliveryError(Exception):
@@ -135,9 +136,12 @@ class ChannelError(DeliveryError):
     Attributes:
         retryable: whether the same attempt may succeed later.
         retry_after: seconds the provider asked for, if it did.
+        health: what it says about the provider, for its breaker: ``True`` it works (it answered,
+            and refused this recipient or message), ``False`` it does not, ``None`` nothing.
     """
 
     retryable = True
+    health: bool | None = False
 
     def __init__(
         self, message: str, *, retryable: bool | None = None, retry_after: float | None = None
@@ -146,6 +150,16 @@ class ChannelError(DeliveryError):
         if retryable is not None:
             self.retryable = retryable
         self.retry_after = retry_after
+
+    def of_recipient(self) -> Self:
+        """The same error, the recipient's or the message's; the provider answered and works."""
+        self.health = True
+        return self
+
+    def of_nobody(self) -> Self:
+        """The same error, which says nothing about a provider: none was asked."""
+        self.health = None
+        return self
 
 
 class NotConnected(ChannelError):
@@ -164,6 +178,13 @@ class ChannelRejected(ChannelError):
     """The provider refused for good (bad address, blocked, malformed)."""
 
     retryable = False
+    health: bool | None = True
+
+
+class Unrenderable(ChannelRejected):
+    """No message could be made of the event, so nothing was sent and no provider was asked."""
+
+    health = None
 
 
 class OutcomeUnknown(ChannelError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -172,6 +172,18 @@ class Channel(Protocol):
         Raises:
             ChannelUnavailable: transient; ``ChannelRejected``: permanent; ``OutcomeUnknown``: it
             may have been taken.
+        """
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A channel whose provider can be asked by itself whether it works."""
+
+    def check(self, timeout: float) -> None:
+        """Speak to the provider without giving it a message.
+
+        Raises:
+            ChannelUnavailable: it does not work now.
         """
 
 

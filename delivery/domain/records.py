@@ -190,13 +190,17 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The end of an attempt, to be recorded with the move that follows from it."""
+    """The end of an attempt, to be recorded with the move that follows from it.
+
+    ``health`` is what it says about the provider, see ``ChannelError.health``; it is not recorded.
+    """
 
     outcome: Outcome
     error: str | None = None
     retryable: bool = True
     retry_after: float | None = None
     provider_id: str | None = None
+    health: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -284,9 +284,10 @@ class BreakerStore(Protocol):
     """Breakers of external channels, shared by all workers; times are epoch seconds."""
 
     def get(self, name: str) -> Breaker: ...
-    def allows(self, name: str) -> bool:
-        """Whether a call may pass now (turns an open one half open for one probe). The answer may
-        be one second old; ``True`` when the ledger is away."""
+    def allows(self, name: str, *, probe: bool = True) -> bool:
+        """Whether a call may pass now (turns an open one half open for one probe, unless the call
+        is none to probe with). The answer may be one second old; ``True`` when the ledger is
+        away."""
 
     def report(self, name: str, ok: bool) -> Breaker: ...
     def all(self) -> dict[str, Breaker]: ...

@@ -53,7 +53,7 @@ class AlertStep:
         if not run.has_time():
             run.give_back(works)
             return []
-        if not run.ledger.breakers.allows(run.channel):
+        if not run.may_call(works, self._alerts):
             return run.turn_away(works)
         return self._fire(run, event_class, works)
 

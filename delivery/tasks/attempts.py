@@ -18,7 +18,7 @@ from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.policy import ChainStep, ClassPolicy
 from delivery.domain.ports import Taken
 from delivery.domain.records import Claim, Result
-from delivery.errors import ChannelError, LedgerError, NotConnected, OutcomeUnknown
+from delivery.errors import ChannelError, ConfigError, LedgerError, NotConnected, OutcomeUnknown
 
 logger = logging.getLogger(__name__)
 
@@ -114,11 +114,17 @@ def result_of(channel: str, call: Callable[[], Taken | None]) -> Result:
 
     Anything unforeseen from an external channel, a time limit's interruption included, means that
     the provider may have taken the message; inside the system it is a failure that may be retried.
+    It says nothing about the provider: its own failures are translated where it is called.
     """
     try:
         taken = call()
     except OutcomeUnknown as error:
-        return Result(Outcome.UNKNOWN, error=str(error), retry_after=error.retry_after)
+        return Result(
+            Outcome.UNKNOWN,
+            error=str(error),
+            retry_after=error.retry_after,
+            health=error.health,
+        )
     except NotConnected as error:
         return Result(Outcome.FAILED, error=str(error) or "not connected")
     except ChannelError as error:
@@ -127,8 +133,13 @@ def result_of(channel: str, call: Callable[[], Taken | None]) -> Result:
             error=str(error),
             retryable=error.retryable,
             retry_after=error.retry_after,
+            health=error.health,
         )
     except LedgerError as error:
+        return Result(Outcome.FAILED, error=str(error))
+    except ConfigError as error:
+        # A template or a setting that its owner can mend; nothing was sent.
+        logger.error("%s: %s", channel, error)
         return Result(Outcome.FAILED, error=str(error))
     except Exception as error:
         # Only the kind and the place: a vendor's message may quote an address or a credential.
@@ -137,4 +148,5 @@ def result_of(channel: str, call: Callable[[], Taken | None]) -> Result:
         logger.error("%s: unforeseen %s at %s:%s", channel, name, where.filename, where.lineno)
         outcome = Outcome.UNKNOWN if channel in (*EXTERNAL, "alert") else Outcome.FAILED
         return Result(outcome, error=f"unforeseen {name}")
-    return Result(Outcome.DELIVERED, provider_id=taken.provider_id if taken else None)
+    provider_id = taken.provider_id if taken else None
+    return Result(Outcome.DELIVERED, provider_id=provider_id, health=True)

@@ -97,7 +97,7 @@ class DigestStep:
         # Whoever has most attempts left speaks for the digest: it is retried while anybody may.
         speaker = min(group, key=lambda work: work.number)
         now = run.ledger.now()
-        blocked = not run.ledger.breakers.allows(run.channel)
+        blocked = not run.may_call(group, self._channel)
         since = max(speaker.due_at, digest.due_at or speaker.due_at)
         if blocked and not is_tired(speaker.step(run.channel), since, now):
             run.postpone(group, now + timedelta(seconds=RECOVERY))
@@ -122,9 +122,15 @@ class DigestStep:
         return self._record(run, claim, result, group, speaker, started_at=now)
 
     def _deliver(self, run: Run, claim: DigestClaim, speaker: Work) -> Result:
-        step = speaker.step(run.channel)
+        def deliver() -> Taken:
+            return self._channel.deliver(self._message(claim, speaker), run.limits.attempt)
+
+        return result_of(run.channel, deliver)
+
+    def _message(self, claim: DigestClaim, speaker: Work) -> Message:
+        step = speaker.step(self._channel.name)
         digest = claim.digest
-        message = Message(
+        return Message(
             key=digest.message_id or digest.id,
             user_id=digest.user_id,
             run_id=digest.run_id,
@@ -133,17 +139,12 @@ class DigestStep:
             number=max(1, digest.number),
             confirm_url=self._links.confirm_url(digest.id) if step.confirms == "link" else None,
             unsubscribe_url=(
-                self._links.unsubscribe_url(digest.user_id, run.channel)
+                self._links.unsubscribe_url(digest.user_id, self._channel.name)
                 if "opt_out" in step.respects
                 else None
             ),
             callback_url=self._callback_url,
         )
-
-        def deliver() -> Taken:
-            return self._channel.deliver(message, run.limits.attempt)
-
-        return result_of(run.channel, deliver)
 
     def _record(
         self,

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import PurePath
 
 from delivery.domain.event import Event
@@ -18,10 +19,11 @@ from delivery.domain.fallback import DECISION, FAULT_PAUSE, MAX_FAULTS, faults_o
 from delivery.domain.health import RECOVERY
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome
 from delivery.domain.policy import ChainStep
+from delivery.domain.ports import Checked
 from delivery.domain.records import Result
 from delivery.domain.stores import Ledger
 from delivery.errors import LedgerError
-from delivery.tasks.attempts import Report, TimeLimits, Work
+from delivery.tasks.attempts import Report, TimeLimits, Work, result_of
 
 logger = logging.getLogger(__name__)
 
@@ -257,10 +259,28 @@ class Run:
         self.postpone([w for w in works if w not in tired], again)
         return self.end(self.begin(tired), BREAKER_OPEN, now)
 
+    def may_call(self, works: Sequence[Work], channel: object) -> bool:
+        """Whether the provider may be called for these events now.
+
+        An open breaker's probe is never an event that failed here before: were the event the
+        cause, it would keep the provider from everybody. Where there is no fresh one, the provider
+        is asked by itself, if its channel knows how.
+        """
+        breakers = self.ledger.breakers
+        if not any(_has_failed(work, self.channel) for work in works):
+            return breakers.allows(self.channel)
+        if breakers.allows(self.channel, probe=False):
+            return True
+        if not isinstance(channel, Checked) or not breakers.allows(self.channel):
+            return False
+        result = result_of(self.channel, partial(channel.check, self.limits.attempt))
+        self.report_health(result)
+        return result.health is True
+
     def report_health(self, result: Result) -> None:
-        """Tell the channel's breaker. A refusal of one recipient shows a provider that works."""
-        refused = result.outcome is Outcome.FAILED and not result.retryable
-        self.ledger.breakers.report(self.channel, result.outcome is Outcome.DELIVERED or refused)
+        """Tell the channel's breaker what an attempt says about the provider, if anything."""
+        if result.health is not None:
+            self.ledger.breakers.report(self.channel, result.health)
 
     def confirm_accepted(
         self, events: Sequence[Event], result: Result, fallback_evidence: str
@@ -280,6 +300,15 @@ def _place_of(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"unforeseen {type(error).__name__}{where}"
+
+
+def _has_failed(work: Work, channel: str) -> bool:
+    return any(
+        attempt.channel == channel
+        and attempt.outcome in (Outcome.FAILED, Outcome.UNKNOWN)
+        and attempt.error != BREAKER_OPEN.error
+        for attempt in work.attempts
+    )
 
 
 def is_tired(step: ChainStep, due_at: datetime, now: datetime) -> bool:

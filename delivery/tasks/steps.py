@@ -157,7 +157,7 @@ class EmergencyStep:
         if not run.has_time():
             run.give_back(group)
             return []
-        if not run.ledger.breakers.allows(run.channel):
+        if not run.may_call(group, self._channel):
             return run.turn_away(group)
         return self._push(run, group)
 
@@ -166,10 +166,9 @@ class EmergencyStep:
         begun = run.begin(group)
         if not begun:
             return []
-        message = self._message(begun)
 
         def deliver() -> Taken:
-            return self._channel.deliver(message, run.limits.attempt)
+            return self._channel.deliver(self._message(begun), run.limits.attempt)
 
         result = result_of(run.channel, deliver)
         kept = run.end(begun, result, started_at)

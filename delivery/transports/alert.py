@@ -18,6 +18,7 @@ from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable, O
 from delivery.transports.http import Poster, checked_base_url, retry_after
 from delivery.transports.notify import notify, open_targets
 from delivery.transports.render import Notice, Renderer
+from delivery.transports.rendering import rendering
 
 if TYPE_CHECKING:
     from apprise import NotifyBase
@@ -66,7 +67,8 @@ class AlertReceivers:
         Raises:
             ChannelUnavailable: receivers are configured and none was reached.
         """
-        notice = self._renderer.alert(group)
+        with rendering("alert"):
+            notice = self._renderer.alert(group)
         nobody = self._poster is None and not self._targets
         logger.log(
             logging.ERROR if first else logging.DEBUG,  # a lasting alert comes by every few seconds

@@ -21,6 +21,7 @@ from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
 from delivery.errors import ChannelRejected, ConfigError
 from delivery.transports.render import Renderer
+from delivery.transports.rendering import rendering
 from delivery.transports.smtp import Deadline, SmtpSession, parse_smtp_url
 
 # The standard library would fold or encode a long URL in a header and so break it; lines may
@@ -63,6 +64,10 @@ class EmailChannel:
         """Why this contact gets no mail, ``None`` if it can."""
         return None if contact.email else "no email address"
 
+    def check(self, timeout: float) -> None:
+        """Ask the server whether it works; see ``Checked``."""
+        SmtpSession(self._server, self._tls, Deadline(timeout), self._local_hostname).check()
+
     def deliver(self, message: Message, timeout: float) -> Taken:
         """Send one mail; ``provider_id`` is its ``Message-ID``, the same on every attempt.
 
@@ -72,8 +77,9 @@ class EmailChannel:
         """
         recipient = message.contact.email
         if not recipient:
-            raise ChannelRejected(f"user {message.user_id!r} has no email address")
-        mail = self._compose(message, recipient)
+            raise ChannelRejected(f"user {message.user_id!r} has no email address").of_nobody()
+        with rendering(self.name):
+            mail = self._compose(message, recipient)
         policy = (SMTP if recipient.isascii() else SMTPUTF8).clone(max_line_length=_WIDE)
         session = SmtpSession(self._server, self._tls, Deadline(timeout), self._local_hostname)
         session.send(self._from.addr_spec, recipient, mail.as_bytes(policy=policy))
@@ -88,7 +94,7 @@ class EmailChannel:
         except (HeaderParseError, ValueError, IndexError) as error:
             raise ChannelRejected(
                 f"the email address of user {message.user_id!r} cannot stand in a header"
-            ) from error
+            ).of_nobody() from error
         mail["Subject"] = words.subject
         mail["Date"] = format_datetime(datetime.now(UTC))
         mail["Message-ID"] = message_id(message.key, self._from.domain)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -81,6 +81,32 @@ class Poster:
             ChannelUnavailable: the provider could not be reached; nothing left.
             OutcomeUnknown: the request left and no answer came.
         """
+
+        def send(client: httpx.Client) -> httpx.Response:
+            return client.post(
+                self._base_url + path,
+                data=data,
+                json=json,
+                headers=dict(headers or {}),
+                auth=auth or httpx.USE_CLIENT_DEFAULT,
+            )
+
+        return self._exchange(send, timeout)
+
+    def get(self, path: str, *, timeout: float, auth: tuple[str, str]) -> httpx.Response:
+        """GET; the answer, whatever its status, as ``post``.
+
+        Raises:
+            ChannelUnavailable: the provider could not be reached, or did not answer.
+        """
+        try:
+            return self._exchange(lambda c: c.get(self._base_url + path, auth=auth), timeout)
+        except OutcomeUnknown as error:
+            raise ChannelUnavailable(f"{self.who} did not answer") from error
+
+    def _exchange(
+        self, send: Callable[[httpx.Client], httpx.Response], timeout: float
+    ) -> httpx.Response:
         deadline = time.monotonic() + timeout
 
         def once() -> httpx.Response:
@@ -88,13 +114,7 @@ class Poster:
             with httpx.Client(
                 verify=self._tls, timeout=left, trust_env=self._trust_env, follow_redirects=False
             ) as client:
-                return client.post(
-                    self._base_url + path,
-                    data=data,
-                    json=json,
-                    headers=dict(headers or {}),
-                    auth=auth or httpx.USE_CLIENT_DEFAULT,
-                )
+                return send(client)
 
         retrying = Retrying(
             retry=retry_if_exception_type(httpx.ConnectError),
@@ -123,7 +143,7 @@ def retry_after(response: httpx.Response) -> float | None:
         return min(float(value), MAX_RETRY_AFTER)
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
     if at.tzinfo is None:
         at = at.replace(tzinfo=UTC)

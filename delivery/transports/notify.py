@@ -6,8 +6,11 @@ may take. Never does: decide which URLs are allowed.
 
 from __future__ import annotations
 
+import enum
+import logging
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
     from apprise import AppriseAsset, NotifyBase
 
     from delivery.transports.render import Notice
+
+
+# What each of Apprise's plugins logs where no HTTP answer came; its results do not tell.
+_NO_ANSWER = "Connection error occurred"
 
 
 def asset() -> AppriseAsset:
@@ -60,30 +67,61 @@ def open_targets(urls: Sequence[str], setting: str) -> list[NotifyBase]:
     return targets
 
 
-def notify(targets: Sequence[NotifyBase], notice: Notice, timeout: float) -> int:
-    """Send one notice to each target; how many took it within ``timeout`` seconds.
+class Answer(enum.Enum):
+    """What became of a notice: the service took it, refused it, or nothing answered."""
 
-    A target that is still busy then counts as failed; its thread ends with the service's own
+    TAKEN = "taken"
+    REFUSED = "refused"
+    NONE = "none"
+
+
+def notify(targets: Sequence[NotifyBase], notice: Notice, timeout: float) -> int:
+    """Send one notice to each target; how many took it within ``timeout`` seconds."""
+    return notify_each(targets, notice, timeout).count(Answer.TAKEN)
+
+
+def notify_each(targets: Sequence[NotifyBase], notice: Notice, timeout: float) -> list[Answer]:
+    """Send one notice to each target; each one's answer within ``timeout`` seconds.
+
+    A target that is still busy then has not answered; its thread ends with the service's own
     socket limits.
     """
-    from apprise import Apprise, NotifyFormat
-
-    taken: queue.Queue[int] = queue.Queue(1)
-    service = Apprise(asset=asset())
-    service.add(list(targets))
-
-    def send() -> None:
-        result = service.notify(
-            body=notice.body or notice.title,
-            title=notice.title,
-            body_format=NotifyFormat.TEXT,
-            timeout=timeout,
-        )
-        taken.put(result.success_count)
-
     # Apprise has a limit of its own, but not over every one of its plugins.
-    threading.Thread(target=send, name="apprise", daemon=True).start()
-    try:
-        return taken.get(timeout=timeout + 0.5)
-    except queue.Empty:
-        return 0
+    answers: queue.Queue[tuple[int, Answer]] = queue.Queue(len(targets) or 1)
+
+    def send(number: int, target: NotifyBase) -> None:
+        answers.put((number, _send(target, notice, timeout)))
+
+    for number, target in enumerate(targets):
+        name = f"apprise-{number}"
+        threading.Thread(target=send, args=(number, target), name=name, daemon=True).start()
+    found = [Answer.NONE] * len(targets)
+    ends = time.monotonic() + timeout + 0.5
+    for _ in targets:
+        try:
+            number, answer = answers.get(timeout=max(0.0, ends - time.monotonic()))
+        except queue.Empty:
+            break
+        found[number] = answer
+    return found
+
+
+def _send(target: NotifyBase, notice: Notice, timeout: float) -> Answer:
+    from apprise import Apprise, AppriseResultStatus, NotifyFormat
+
+    service = Apprise(asset=asset())
+    service.add(target)
+    result = service.notify(
+        body=notice.body or notice.title,
+        title=notice.title,
+        body_format=NotifyFormat.TEXT,
+        timeout=timeout,
+        log_level=logging.WARNING,
+    )
+    if result.status is AppriseResultStatus.SUCCESS:
+        return Answer.TAKEN
+    if result.status is AppriseResultStatus.TIMEOUT or any(
+        _NO_ANSWER in entry.message for entry in result.logs()
+    ):
+        return Answer.NONE
+    return Answer.REFUSED

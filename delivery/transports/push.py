@@ -1,13 +1,14 @@
 """The ``emergency`` channel: the user's own push targets, through Apprise.
 
 Owns: which of a user's URLs may be called at all, since users write them and our workers call
-them. Never does: count as proof; a push that was taken confirms nothing.
+them, and a breaker for each of the hosts. Never does: count as proof; a push that was taken
+confirms nothing. A failure is never the channel's: each target is one user's.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -16,8 +17,10 @@ from delivery.domain.ports import Message, Taken
 from delivery.domain.push_target import SCHEMES, scheme_of, shape_fault
 from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable
 from delivery.transports.addresses import Resolve, require_public, resolve
-from delivery.transports.notify import notify, open_target
-from delivery.transports.render import Renderer
+from delivery.transports.host_breakers import HostBreakers
+from delivery.transports.notify import Answer, notify_each, open_target
+from delivery.transports.render import Notice, Renderer
+from delivery.transports.rendering import rendering
 
 if TYPE_CHECKING:
     from apprise import NotifyBase
@@ -42,6 +45,7 @@ class PushChannel:
         *,
         allow_private: bool = False,
         resolve: Resolve = resolve,
+        breakers: HostBreakers | None = None,
     ) -> None:
         self._renderer = renderer
         self._schemes = frozenset(
@@ -49,6 +53,7 @@ class PushChannel:
         )
         self._allow_private = allow_private
         self._resolve = resolve
+        self._breakers = breakers or HostBreakers()
 
     def unreachable(self, contact: Contact) -> str | None:
         """Why this contact has no push target, ``None`` if it has one."""
@@ -65,25 +70,39 @@ class PushChannel:
             ChannelUnavailable: none took it in time; ``ChannelRejected``: none is allowed.
         """
         deadline = time.monotonic() + timeout
-        targets, faults, retryable = [], [], False
+        with rendering(self.name):
+            notice = self._renderer.push(message)
+        targets: list[tuple[str, NotifyBase]] = []
+        faults, retryable = [], False
         share = timeout * _RESOLVE_SHARE / max(1, len(message.contact.push))
+        # A host's probe is never an event that failed before.
+        is_fresh = message.number <= 1
         for url in message.contact.push:
             try:
-                targets.append(self._target(url, share))
+                targets.append(self._target(url, share, is_fresh))
             except ChannelError as error:
                 faults.append(str(error))
                 retryable = retryable or error.retryable
         if targets:
-            notice = self._renderer.push(message)
-            taken = notify(targets, notice, max(0.1, deadline - time.monotonic()))
+            taken = self._notify(targets, notice, max(0.1, deadline - time.monotonic()))
             if taken:
                 return Taken(note=f"{taken} of {len(message.contact.push)} targets took it")
             faults.append(f"{len(targets)} target(s) did not take it")
             retryable = True
         text = "; ".join(faults) or "no push target"
-        raise ChannelUnavailable(text) if retryable else ChannelRejected(text)
+        raise (ChannelUnavailable(text) if retryable else ChannelRejected(text)).of_nobody()
 
-    def _target(self, url: str, timeout: float) -> NotifyBase:
+    def _notify(
+        self, targets: Sequence[tuple[str, NotifyBase]], notice: Notice, timeout: float
+    ) -> int:
+        answers = notify_each([target for _, target in targets], notice, timeout)
+        for (name, _), answer in zip(targets, answers, strict=True):
+            # A host that refuses works: the topic or the token is this user's.
+            self._breakers.report(name, answer is not Answer.NONE)
+        return answers.count(Answer.TAKEN)
+
+    def _target(self, url: str, timeout: float, is_fresh: bool) -> tuple[str, NotifyBase]:
+        """The service behind a URL, and the name of its breaker."""
         fault = shape_fault(url, self._schemes)
         if fault is not None:
             raise ChannelRejected(fault)
@@ -91,9 +110,16 @@ class PushChannel:
         if target is None:
             raise ChannelRejected(f"the {scheme_of(url)} URL is not complete")
         host = _called_host(target)
+        name = scheme_of(url) if host is None else f"{host}:{target.port or ''}".lower()
+        if not self._breakers.allows(name, probe=is_fresh):
+            raise ChannelUnavailable("a push target's host is away (its breaker is open)")
         if host is not None and not self._allow_private:
-            require_public(host, timeout, resolve=self._resolve)
-        return target
+            try:
+                require_public(host, timeout, resolve=self._resolve)
+            except ChannelUnavailable:
+                self._breakers.report(name, False)
+                raise
+        return name, target
 
 
 def _called_host(target: NotifyBase) -> str | None:

@@ -16,13 +16,13 @@ from delivery.domain.ports import Message, Taken
 from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.transports.http import Poster, checked_base_url, retry_after
 from delivery.transports.render import Renderer
+from delivery.transports.rendering import rendering
 
 logger = logging.getLogger(__name__)
 
 # Answers with status 400 that are about us or the moment, not about this recipient or text.
 # Source: Twilio's error dictionary.
 _PASSING_CODES = {
-    14107: "too many messages",
     21611: "the sender's queue is full",
     20429: "too many requests",
     21606: "the sender cannot send; check DELIVERY_SMS_FROM",
@@ -31,6 +31,10 @@ _PASSING_CODES = {
     21659: "the sender is not ours; check DELIVERY_SMS_FROM",
     21609: "the callback URL is not valid; check DELIVERY_PUBLIC_URL",
 }
+
+
+_RECIPIENTS = frozenset({14107})
+"""Passing ones about this recipient: too many texts to one number."""
 
 
 class SmsChannel:
@@ -58,7 +62,9 @@ class SmsChannel:
         status_callback: str | None = None,
     ) -> None:
         self._poster = Poster("the SMS gateway", checked_base_url(base_url, "DELIVERY_SMS_URL"))
-        self._path = f"/2010-04-01/Accounts/{quote(account, safe='')}/Messages.json"
+        accounts = f"/2010-04-01/Accounts/{quote(account, safe='')}"
+        self._path = f"{accounts}/Messages.json"
+        self._account_path = f"{accounts}.json"
         self._auth = (account, token)
         self._sender = sender
         self._renderer = renderer
@@ -68,6 +74,12 @@ class SmsChannel:
         """Why this contact gets no text, ``None`` if it can."""
         return None if contact.phone else "no phone number"
 
+    def check(self, timeout: float) -> None:
+        """Ask for the account, which costs nothing; see ``Checked``."""
+        response = self._poster.get(self._account_path, auth=self._auth, timeout=timeout)
+        if response.status_code == 429 or response.status_code >= 500:
+            raise ChannelUnavailable(f"the SMS gateway answered {response.status_code}")
+
     def deliver(self, message: Message, timeout: float) -> Taken:
         """Send one text; ``provider_id`` is the provider's SID.
 
@@ -76,8 +88,10 @@ class SmsChannel:
             ``OutcomeUnknown``: the request left and no answer came.
         """
         if not message.contact.phone:
-            raise ChannelRejected(f"user {message.user_id!r} has no phone number")
-        form = {"To": message.contact.phone, "Body": self._renderer.sms(message)}
+            raise ChannelRejected(f"user {message.user_id!r} has no phone number").of_nobody()
+        with rendering(self.name):
+            body = self._renderer.sms(message)
+        form = {"To": message.contact.phone, "Body": body}
         form["MessagingServiceSid" if self._sender.startswith("MG") else "From"] = self._sender
         callback = message.callback_url or self._status_callback
         if callback is not None:
@@ -107,6 +121,8 @@ def _read(response: httpx.Response) -> Taken:
         raise ChannelUnavailable(
             f"{text}; check DELIVERY_SMS_URL, DELIVERY_SMS_ACCOUNT and DELIVERY_SMS_TOKEN"
         )
+    if code in _RECIPIENTS:
+        raise ChannelUnavailable(text, retry_after=retry_after(response)).of_recipient()
     if code in _PASSING_CODES:
         raise ChannelUnavailable(
             f"{text} ({_PASSING_CODES[code]})", retry_after=retry_after(response)

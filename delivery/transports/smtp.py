@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import smtplib
 import ssl
 import time
@@ -38,6 +39,7 @@ _SHAPE = "smtp://user:password@host:port?tls=none|starttls|implicit"
 _PORTS = {"none": 25, "starttls": 587, "implicit": 465}
 # About us and our login, not about the recipient. Source: RFC 4954, section 6.
 _ABOUT_US = frozenset({421, 530, 534, 535, 538})
+_ENHANCED = re.compile(r"4[0-9]{2} 4\.3\.")
 _LOST = OSError  # every exception of smtplib is one too
 
 
@@ -137,6 +139,21 @@ class SmtpSession:
                 raise self._away(error, "before the message was sent") from error
             self._content(smtp, content)
 
+    def check(self) -> None:
+        """Speak to the server without giving it a message.
+
+        Raises:
+            ChannelUnavailable: it cannot be reached, or turns us away.
+        """
+        with self._opened() as smtp:
+            self._pace(smtp)
+            try:
+                code, reply = smtp.noop()
+            except _LOST as error:
+                raise self._away(error, "while it was checked") from error
+            if code != 250:
+                raise ChannelUnavailable(f"{self._server} answered {_answer(code, reply)}")
+
     @contextlib.contextmanager
     def _opened(self) -> Iterator[smtplib.SMTP]:
         smtp = self._connect()
@@ -231,7 +248,8 @@ class SmtpSession:
         options = []
         if not recipient.isascii():
             if not smtp.has_extn("smtputf8"):
-                raise ChannelRejected(f"{self._server} takes no address with such characters")
+                text = f"{self._server} takes no address with such characters"
+                raise ChannelRejected(text).of_recipient()
             options = ["SMTPUTF8", "BODY=8BITMIME"]
         code, reply = smtp.mail(sender, options)
         if code != 250:
@@ -280,7 +298,11 @@ class SmtpSession:
         text = f"{self._server} refused {what}: {_answer(code, reply)}"
         if 500 <= code < 600 and code not in _ABOUT_US:
             return ChannelRejected(text)
-        return ChannelUnavailable(text)
+        later = ChannelUnavailable(text)
+        # Later, for this recipient or this message: greylisting, a full mailbox, a filter. The
+        # server itself is in trouble where it says so. Source: RFC 3463, section 3.4 (X.3).
+        is_servers = code in _ABOUT_US or _ENHANCED.match(_answer(code, reply)) is not None
+        return later if is_servers else later.of_recipient()
 
     def _away(self, error: Exception, when: str) -> ChannelUnavailable:
         return ChannelUnavailable(f"{self._server} was lost {when} ({_why(error)})")

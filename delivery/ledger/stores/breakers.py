@@ -40,19 +40,22 @@ class BreakerSql:
         with self._database.read() as connection:
             return _breaker(_row(connection, name))
 
-    def allows(self, name: str) -> bool:
-        """Whether a call may pass now. Turns an open breaker half open for one caller's probe."""
+    def allows(self, name: str, *, probe: bool = True) -> bool:
+        """Whether a call may pass now. Turns an open breaker half open for one caller's probe, and
+        never for a call that is none to probe with."""
         with self._remembering:
             answer, until = self._answers.get(name, (False, 0.0))
         if time.monotonic() < until:
             return answer
         try:
-            answer, lasting = self._ask(name)
+            answer, lasting = self._ask(name, probe)
         except LedgerUnavailable as error:
             # Losing the ledger must not close the channels, which are what is left then.
             logger.warning("breaker %s: %s; calls pass", name, error)
             answer, lasting = True, True
-        self._remember(name, lasting)
+        if probe or lasting:
+            # What a call that may not probe was refused must not keep the next one from probing.
+            self._remember(name, lasting)
         return answer
 
     def report(self, name: str, ok: bool) -> Breaker:
@@ -81,7 +84,7 @@ class BreakerSql:
             found = connection.execute(sa.select(breakers).order_by(breakers.c.name)).all()
         return {row.name: _breaker(row) for row in found}
 
-    def _ask(self, name: str) -> tuple[bool, bool]:
+    def _ask(self, name: str, probe: bool) -> tuple[bool, bool]:
         """The answer for this caller, and the one for whoever asks within the next second."""
         with self._database.read() as connection:
             row = _row(connection, name)
@@ -89,7 +92,7 @@ class BreakerSql:
         breaker = _breaker(row)
         if row is None or breaker.state is BreakerState.CLOSED:
             return True, True
-        if not breaker.allows(_seconds(now)):
+        if not probe or not breaker.allows(_seconds(now)):
             return False, False
         probing = breaker.on_attempt(_seconds(now))
         with self._database.write() as connection:

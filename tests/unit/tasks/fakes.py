@@ -10,7 +10,7 @@ from typing import Any
 
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
-from delivery.domain.health import Breaker
+from delivery.domain.health import Breaker, BreakerState
 from delivery.domain.lifecycle import Attempt, Cause, Confirmation, Outcome, State, transition
 from delivery.domain.policy import ChainStep, ClassPolicy, Policies
 from delivery.domain.ports import Message, Taken
@@ -282,8 +282,10 @@ class FakeLedger:
         """The client's ack."""
         self.confirm([Confirmation(event_id, "u", "websocket", "u", "connection")])
 
-    def allows(self, name: str) -> bool:
+    def allows(self, name: str, *, probe: bool = True) -> bool:
         breaker = self.switches.get(name, Breaker())
+        if not probe:
+            return breaker.state is BreakerState.CLOSED
         if not breaker.allows(self.clock.timestamp()):
             return False
         self.switches[name] = breaker.on_attempt(self.clock.timestamp())

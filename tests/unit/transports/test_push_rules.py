@@ -9,6 +9,7 @@ import pytest
 
 from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.transports import push
+from delivery.transports.notify import Answer
 from delivery.transports.push import PushChannel
 from delivery.transports.render import Renderer
 from tests.messages import make_message
@@ -34,11 +35,11 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
     """How many targets each call of Apprise got, and its time limit; all of them take it."""
     calls: list[tuple[int, float]] = []
 
-    def notify(targets: Sequence[Any], notice: object, timeout: float) -> int:
+    def notify_each(targets: Sequence[Any], notice: object, timeout: float) -> list[Answer]:
         calls.append((len(targets), timeout))
-        return len(targets)
+        return [Answer.TAKEN] * len(targets)
 
-    monkeypatch.setattr(push, "notify", notify)
+    monkeypatch.setattr(push, "notify_each", notify_each)
     return calls
 
 
@@ -108,14 +109,15 @@ def test_a_name_that_does_not_resolve_now_may_be_tried_again(
 
 
 def test_one_target_that_took_it_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(push, "notify", lambda targets, notice, timeout: 1)
+    answers = [Answer.REFUSED, Answer.TAKEN]
+    monkeypatch.setattr(push, "notify_each", lambda targets, notice, timeout: answers)
     assert deliver(channel(), GOTIFY, DISCORD, "file:///x") == "1 of 3 targets took it"
 
 
 def test_targets_that_took_nothing_are_a_retryable_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(push, "notify", lambda targets, notice, timeout: 0)
+    monkeypatch.setattr(push, "notify_each", lambda targets, notice, timeout: [Answer.NONE])
     with pytest.raises(ChannelUnavailable) as caught:
         deliver(channel(), GOTIFY)
     assert caught.value.retryable
