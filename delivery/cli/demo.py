@@ -27,7 +27,7 @@ def demo(host: str | None, port: int | None, data_dir: str | None, as_json: bool
     """
     from delivery.bootstrap.demo import demo_policies
 
-    settings = serving_settings(host=host, port=port, data_dir=data_dir)
+    settings = serving_settings(queued=True, host=host, port=port, data_dir=data_dir)
     if settings.policies is None:
         settings = settings.model_copy(update={"policies": demo_policies()})
     from delivery.bootstrap.embedded import run_up

@@ -18,7 +18,7 @@ from delivery.cli.options import json_option, serving_settings
 @json_option
 def gateway(host: str | None, port: int | None, workers: int, as_json: bool) -> None:
     """Run the sockets and the HTTP API of a cluster."""
-    settings = serving_settings(host=host, port=port)
+    settings = serving_settings(queued=True, host=host, port=port)
     from delivery.bootstrap.gateway import run_gateways
     from delivery.cli.welcome import listening
 

@@ -53,11 +53,17 @@ def wants_json(context: click.Context) -> bool:
     return bool(context.meta.get(_WANTS_JSON))
 
 
-def serving_settings(**overrides: Any) -> Any:
-    """Settings of a command that serves, with its log set up."""
+def serving_settings(*, queued: bool = False, **overrides: Any) -> Any:
+    """Settings of a command that serves, with its log set up.
+
+    Args:
+        queued: the command runs an event loop, which no log line may hold up.
+    """
     from delivery.config import load_settings
     from delivery.telemetry import setup_logging
 
     settings = load_settings(**overrides)
-    setup_logging(settings.log_format, settings.log_level, secrets=settings.secret_values())
+    setup_logging(
+        settings.log_format, settings.log_level, secrets=settings.secret_values(), queued=queued
+    )
     return settings

@@ -22,7 +22,7 @@ def up(host: str | None, port: int | None, data_dir: str | None, as_json: bool) 
     sinks whose messages the page shows. A service whose URL is set is used
     instead of its stand-in. Ctrl-C finishes what is under way.
     """
-    settings = serving_settings(host=host, port=port, data_dir=data_dir)
+    settings = serving_settings(queued=True, host=host, port=port, data_dir=data_dir)
     from delivery.bootstrap.embedded import run_up
     from delivery.cli.welcome import welcome
     from delivery.process.event_loop import run

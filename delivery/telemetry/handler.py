@@ -1,0 +1,316 @@
+"""Setting up a process's log; the handler, its rate, and the queue before its writer.
+
+Owns: the root handler, and that logging never holds up an event loop: what does not fit into the
+queue is dropped, counted and told. Never does: decide what is logged, or read settings.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TextIO
+
+from delivery.telemetry.entries import Entry, JsonLine, TextLine, take
+from delivery.telemetry.redaction import Redactor
+
+MAX_RECORDS = 4_096
+MAX_CHARACTERS = 4 * 1024 * 1024
+"""Bounds of the queue: records, and characters of all of them."""
+BURST = 50
+RATE = 10.0
+"""Records at once and per second from one place in the code."""
+FLUSH_TIMEOUT = 5.0
+_MAX_PLACES = 4_096
+_IDLE = 60.0
+
+# One line per request, mail, task and beat says nothing that the ledger does not know.
+_NOISY = (
+    "aiohttp.access",
+    "alembic",
+    "amqp",
+    "asyncio",
+    "celery.app.trace",
+    "celery.beat",
+    "celery.bootsteps",
+    "celery.pool",
+    "celery.utils.functional",
+    "celery.worker.consumer.connection",
+    "celery.worker.consumer.mingle",
+    "celery.worker.request",
+    "celery.worker.strategy",
+    "httpcore",
+    "httpx",
+    "kombu",
+    "mail.log",
+)
+
+
+class Pace:
+    """How often one place in the code may log: what strangers cause must not fill a disk.
+
+    Args:
+        burst: records at once.
+        rate: records per second in the long run.
+    """
+
+    def __init__(
+        self,
+        burst: int = BURST,
+        rate: float = RATE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._burst = float(burst)
+        self._rate = rate
+        self._clock = clock
+        self._places: dict[tuple[str, int], tuple[float, float, int]] = {}
+
+    def admit(self, pathname: str, line: int) -> int | None:
+        """Records from there that were left out since the last one; ``None`` leaves this one out
+        too."""
+        now = self._clock()
+        if len(self._places) > _MAX_PLACES:
+            self._places.clear()
+        tokens, then, left_out = self._places.get((pathname, line), (self._burst, now, 0))
+        tokens = min(self._burst, tokens + (now - then) * self._rate)
+        if tokens < 1.0:
+            self._places[pathname, line] = tokens, now, left_out + 1
+            return None
+        self._places[pathname, line] = tokens - 1.0, now, 0
+        return left_out
+
+    def untold(self) -> int:
+        """Records that were left out and that no line has told; told with this."""
+        count = sum(left_out for _, _, left_out in self._places.values())
+        self._places.clear()
+        return count
+
+
+class Backlog:
+    """Entries on their way to the thread that writes them, bounded in number and size.
+
+    Safe to use after a fork: the child begins with an empty queue, since the entries are the
+    parent's, and with a thread of its own once there is something to write.
+    """
+
+    def __init__(self, write: Callable[[Entry], None]) -> None:
+        self._write = write
+        self.lost = 0
+        self._reset()
+        _backlogs.add(self)
+
+    def _reset(self) -> None:
+        # Reentrant: a signal handler or a finalizer may log while its thread is in here.
+        self._changed = threading.Condition(threading.RLock())
+        self.writing = threading.Lock()
+        self._waiting: deque[Entry] = deque()
+        self._characters = 0
+        self._untold = 0
+        self._is_busy = False
+        self._is_closed = False
+        self._writer: threading.Thread | None = None
+
+    def put(self, entry: Entry) -> None:
+        """Take an entry, or count it as lost when there is no room."""
+        with self._changed:
+            full = len(self._waiting) >= MAX_RECORDS
+            if full or self._characters + entry.size > MAX_CHARACTERS:
+                self.lost += 1
+                self._untold += 1
+                return
+            self._waiting.append(entry)
+            self._characters += entry.size
+            if self._writer is None or not self._writer.is_alive():
+                self._start()
+            self._changed.notify_all()
+
+    def drain(self, timeout: float) -> bool:
+        """Wait until everything is written; false when it was not in time."""
+        if threading.current_thread() is self._writer:
+            return False
+        with self._changed:
+            return self._changed.wait_for(self._is_idle, timeout)
+
+    def close(self, timeout: float) -> None:
+        """Write what waits, and end the thread."""
+        self.drain(timeout)
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def after_fork(self) -> None:
+        """Begin anew in a child process."""
+        self._reset()
+
+    def _start(self) -> None:
+        self._is_closed = False
+        self._writer = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        try:
+            self._writer.start()
+        except RuntimeError:  # the interpreter is about to end
+            self._writer = None
+            while self._waiting:
+                self._write(self._next())
+
+    def _is_idle(self) -> bool:
+        return not self._waiting and not self._is_busy
+
+    def _next(self) -> Entry:
+        entry = self._waiting.popleft()
+        self._characters -= entry.size
+        return entry
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting:
+                    self._is_busy = False
+                    self._changed.notify_all()
+                    if self._is_closed:
+                        self._writer = None
+                        return
+                    self._changed.wait(_IDLE)
+                self._is_busy = True
+                entry = self._next()
+                untold, self._untold = self._untold, 0
+            with self.writing:
+                if untold:
+                    self._write(_told(f"{untold} log records were lost: the queue was full"))
+                self._write(entry)
+
+
+_backlogs: weakref.WeakSet[Backlog] = weakref.WeakSet()
+_held: list[threading.Lock] = []
+
+
+def _before_fork() -> None:
+    # A child must not inherit a stream whose buffer a writer has locked. A writer that is stuck in
+    # a full pipe is not waited for.
+    _held.extend(one.writing for one in _backlogs if one.writing.acquire(timeout=1.0))
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop().release()
+
+
+def _after_fork_in_child() -> None:
+    _held.clear()
+    for backlog in _backlogs:
+        backlog.after_fork()
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=_after_fork_in_parent,
+    after_in_child=_after_fork_in_child,
+)
+
+
+def _told(message: str) -> Entry:
+    return take(logging.makeLogRecord({
+        "name": __name__, "msg": message, "levelname": "WARNING", "levelno": logging.WARNING,
+    }))  # fmt: skip
+
+
+class LogHandler(logging.Handler):
+    """Bounds each record, then writes it, or leaves that to a thread.
+
+    Args:
+        line: makes the line of an entry.
+        queued: for a process with an event loop: a slow reader of the log, or a long line, holds
+            up nothing. Records that a kill finds in the queue are gone.
+    """
+
+    def __init__(
+        self, stream: TextIO, line: Callable[[Entry], str], *, queued: bool, pace: Pace
+    ) -> None:
+        super().__init__()
+        self._stream = stream
+        self._line = line
+        self._pace = pace
+        self._unwritten = 0
+        self._backlog = Backlog(self._write) if queued else None
+
+    @property
+    def lost(self) -> int:
+        """Records that were not written: no room in the queue, or the stream refused them."""
+        return self._unwritten + (self._backlog.lost if self._backlog is not None else 0)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See ``logging.Handler``."""
+        left_out: int | None = 0
+        if record.levelno > logging.DEBUG:
+            left_out = self._pace.admit(record.pathname, record.lineno)
+        if left_out is None:
+            return
+        try:
+            entry = take(record, left_out)
+        except Exception:  # an argument's own __str__ may raise anything
+            entry = _told(f"a log record of {record.name} cannot be shown: line {record.lineno}")
+        self._put(entry)
+
+    def flush(self) -> None:
+        """Wait until what was logged is written, at most ``FLUSH_TIMEOUT`` seconds."""
+        if self._backlog is not None:
+            self._backlog.drain(FLUSH_TIMEOUT)
+
+    def close(self) -> None:
+        """Write what waits, and how much was left out."""
+        if count := self._pace.untold():
+            self._put(_told(f"{count} log records were left out: too many from one place"))
+        if self._backlog is not None:
+            self._backlog.close(FLUSH_TIMEOUT)
+        super().close()
+
+    def _put(self, entry: Entry) -> None:
+        if self._backlog is not None:
+            self._backlog.put(entry)
+        else:
+            self._write(entry)
+
+    def _write(self, entry: Entry) -> None:
+        try:
+            self._stream.write(self._line(entry) + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # closed, full, or gone: there is no other place to say so
+            self._unwritten += 1
+
+
+def setup_logging(
+    log_format: str = "text",
+    level: str = "INFO",
+    *,
+    secrets: Iterable[str] = (),
+    stream: TextIO | None = None,
+    queued: bool = False,
+) -> None:
+    """Send this process's log to ``stream`` (standard error) and nowhere else.
+
+    Args:
+        log_format: ``text`` or ``json``.
+        level: a level's name.
+        secrets: values that no line may show, whoever logs it.
+        queued: leave formatting and writing to a thread, as a process with an event loop must.
+    """
+    redact = Redactor(secrets)
+    line = JsonLine(redact) if log_format == "json" else TextLine(redact)
+    root = logging.getLogger()
+    for old in root.handlers:
+        if isinstance(old, LogHandler):
+            old.close()
+    root.handlers[:] = [LogHandler(stream or sys.stderr, line, queued=queued, pace=Pace())]
+    root.setLevel(level.upper())
+    for noisy in _NOISY:
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+
+
+def records_lost() -> int:
+    """Log records of this process that were not written, since its log was set up."""
+    return sum(one.lost for one in logging.getLogger().handlers if isinstance(one, LogHandler))
