@@ -22,6 +22,8 @@ class Figures:
     backlog: int
     stats: Stats | None
     alerts: Sequence[AlertGroup]
+    malformed_requests: int = 0
+    log_records_lost: int = 0
 
 
 def render(figures: Figures) -> str:
@@ -37,6 +39,10 @@ def render(figures: Figures) -> str:
                 [(node, figures.backlog)]),
         *_gauge("delivery_ledger_up", "Whether the ledger answered this scrape.",
                 [(node, int(figures.stats is not None))]),
+        *_counter("delivery_malformed_requests_total", "Requests to this node that were no HTTP.",
+                  [(node, figures.malformed_requests)]),
+        *_counter("delivery_log_records_lost_total", "Log records of this node never written.",
+                  [(node, figures.log_records_lost)]),
     ]  # fmt: skip
     if figures.stats is not None:
         lines += _ledger(figures.stats)
@@ -80,7 +86,15 @@ def _ledger(stats: Stats) -> list[str]:
 
 
 def _gauge(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> list[str]:
-    lines = [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
+    return _family("gauge", name, text, samples)
+
+
+def _counter(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> list[str]:
+    return _family("counter", name, text, samples)
+
+
+def _family(kind: str, name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> list[str]:
+    lines = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
     for labels, value in samples:
         listed = ",".join(f'{label}="{_escape(word)}"' for label, word in labels)
         lines.append(f"{name}{{{listed}}} {value}" if listed else f"{name} {value}")

@@ -24,6 +24,7 @@ from delivery.api.views import mail_html, sink_view, stats_view
 from delivery.domain.ports import SinkMessage
 from delivery.errors import LedgerError
 from delivery.gateway.parts import GatewayParts
+from delivery.telemetry import records_lost
 
 logger = logging.getLogger(__name__)
 
@@ -134,5 +135,7 @@ class OpsApi:
             backlog=self._parts.journal.backlog,
             stats=picture.stats if picture else None,
             alerts=picture.alerts if picture else [],
+            malformed_requests=self._parts.malformed_requests,
+            log_records_lost=records_lost(),
         )
         return web.Response(body=render(figures).encode(), headers={"Content-Type": CONTENT_TYPE})

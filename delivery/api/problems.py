@@ -160,6 +160,9 @@ _BY_STATUS = {
     413: "payload-too-large",
 }
 RETRY_AFTER = 2.0
+MAX_ECHO = 200
+MAX_DETAIL = 1_000
+"""Characters of a detail: it may repeat what the caller sent, which has no other bound."""
 
 
 class Problem(DeliveryError):
@@ -185,7 +188,7 @@ class Problem(DeliveryError):
     ) -> None:
         super().__init__(detail)
         self.slug = slug
-        self.detail = detail
+        self.detail = detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]}…"
         self.field = field
         self.retry_after = retry_after
         self.headers = dict(headers or {})
@@ -250,8 +253,8 @@ def problem_of(error: Exception) -> Problem:
 def _of_http(error: web.HTTPException, request: web.Request) -> Problem:
     slug = _BY_STATUS.get(error.status, "bad-request" if error.status < 500 else "internal")
     details = {
-        "not-found": f"no page {request.path!r}",
-        "method-not-allowed": f"{request.method} is not known here",
+        "not-found": f"no page {request.path[:MAX_ECHO]!r}",
+        "method-not-allowed": f"{request.method[:MAX_ECHO]} is not known here",
     }
     allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
     return Problem(slug, details.get(slug, error.reason), headers=allow)

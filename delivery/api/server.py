@@ -14,6 +14,7 @@ from aiohttp import web
 from delivery.api import routes
 from delivery.api.problems import problem_middleware
 from delivery.api.requests import caller
+from delivery.api.runner import Runner, name_server
 from delivery.errors import LedgerError
 from delivery.gateway.connection import SEND_TIMEOUT
 from delivery.gateway.fast_path import FastPath
@@ -57,6 +58,7 @@ class Gateway:
         """The application; usable on its own or with ``add_subapp``. Starts and stops the fast path
         with itself."""
         app = web.Application(middlewares=[problem_middleware], client_max_size=MAX_BODY)
+        app.on_response_prepare.append(name_server)
         self.mount(app)
         return app
 
@@ -75,7 +77,7 @@ class Gateway:
         Raises:
             OSError: the address is taken.
         """
-        runner = web.AppRunner(self.build_app(), access_log=None, shutdown_timeout=5.0)
+        runner = Runner(self.build_app(), self._count_malformed, shutdown_timeout=5.0)
         await runner.setup()
         self._runner = runner
         self._site = web.TCPSite(runner, host, port, reuse_port=reuse_port or None)
@@ -129,6 +131,9 @@ class Gateway:
     def wake(self, user_ids: Sequence[str]) -> None:
         """Let these users' connections catch up from the ledger."""
         self.path.wake(user_ids)
+
+    def _count_malformed(self) -> None:
+        self._parts.malformed_requests += 1
 
     async def _on_startup(self, app: web.Application) -> None:
         await self.path.start()

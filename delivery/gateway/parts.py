@@ -37,6 +37,7 @@ class GatewayParts:
         thresholds: limits of the page's lights; what alerts operators is the workers' look at them.
         inbox: the embedded sinks' messages, ``None`` in production.
         stage: the demonstration's agent, ``None`` in production.
+        malformed_requests: how many arrived here that were no HTTP, for the metrics.
     """
 
     node: str
@@ -61,3 +62,4 @@ class GatewayParts:
     thresholds: Thresholds = field(default_factory=Thresholds)
     inbox: Inbox | None = None
     stage: Stage | None = None
+    malformed_requests: int = 0

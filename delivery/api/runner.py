@@ -1,0 +1,102 @@
+"""The HTTP server below the application: what is answered to bytes that are no request.
+
+Owns: the answer, the log line and the count of malformed requests, and the ``Server`` header.
+Never does: see a request that could be read; those are the application's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http import HttpProcessingError
+
+from delivery.api.problems import Problem
+
+logger = logging.getLogger(__name__)
+
+SERVER = "delivery"
+"""The ``Server`` header of every answer: versions are for operators, not for strangers."""
+MAX_REASON = 100
+# aiohttp's own text names the fault first; behind it stand the sender's bytes.
+_BYTES = re.compile(r" b['\"]|[:\n]")
+
+
+async def name_server(request: web.Request, response: web.StreamResponse) -> None:
+    """Put our name in place of aiohttp's and Python's versions (an ``on_response_prepare``)."""
+    response.headers["Server"] = SERVER
+
+
+class Runner(web.AppRunner):
+    """Runs an application, and answers malformed requests as problems.
+
+    Args:
+        on_malformed: called for each.
+        shutdown_timeout: seconds that open connections get at the end.
+    """
+
+    def __init__(
+        self, app: web.Application, on_malformed: Callable[[], None], *, shutdown_timeout: float
+    ) -> None:
+        super().__init__(app, access_log=None, shutdown_timeout=shutdown_timeout)
+        self._on_malformed = on_malformed
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        return _Server(
+            self._on_malformed,
+            made.request_handler,
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+        )
+
+
+class _Server(web.Server):
+    def __init__(self, on_malformed: Callable[[], None], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.on_malformed = on_malformed
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=asyncio.get_running_loop(), access_log=None)
+
+
+class _Connection(web.RequestHandler):
+    """One connection of a client, from the first byte on."""
+
+    __slots__ = ("_on_malformed",)
+
+    def __init__(self, server: _Server, **kwargs: Any) -> None:
+        super().__init__(server, **kwargs)
+        self._on_malformed = server.on_malformed
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what the application never saw, or could not answer, and end the connection."""
+        if isinstance(exc, HttpProcessingError) and status < 500:
+            self._on_malformed()
+            reason = _reason(exc)
+            logger.warning("malformed request from %s: %s", request.remote, reason)
+            problem = Problem("bad-request", reason)
+        else:
+            logger.error("a request from %s failed", request.remote, exc_info=exc)
+            problem = Problem("internal", "the request failed; the log of the service says why")
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer has begun and cannot be replaced")
+        response = problem.response()
+        response.headers["Server"] = SERVER
+        response.force_close()
+        return response
+
+
+def _reason(error: HttpProcessingError) -> str:
+    fault = _BYTES.split(error.message, maxsplit=1)[0].strip()
+    return f"{type(error).__name__}: {fault[:MAX_REASON]}"
