@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -20,7 +20,6 @@ from delivery.domain.ports import Answered, Pushed
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.errors import Overloaded
 
-T = TypeVar("T")
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 
@@ -158,10 +157,6 @@ class FakeJournal:
     def hand_over(self, event_id: str, reason: str) -> None:
         """See the port."""
         self.hand_overs.append((event_id, reason))
-
-    async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Runs the function here and now."""
-        return function(*args, **kwargs)
 
     async def flush(self, timeout: float = 10.0) -> None:
         """Commits."""

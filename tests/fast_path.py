@@ -18,19 +18,18 @@ from delivery.api.server import Gateway
 from delivery.bus.redis_bus import LocalBus
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, State
-from delivery.domain.policy import parse_policies
-from delivery.domain.ports import Bus, Intake, Journal, TaskQueue
+from delivery.domain.ports import Bus, Journal
 from delivery.domain.records import FeedMark, Owed, Stored
 from delivery.domain.stores import Ledger
 from delivery.errors import LedgerUnavailable, Unauthenticated
 from delivery.gateway.auth import Authenticator, Principal
 from delivery.gateway.connection import Connection, Surroundings
-from delivery.gateway.feed import Source
+from delivery.gateway.fast_path import FastPath
+from delivery.gateway.feed import SecondCopy, Source
 from delivery.gateway.outcomes import Outcomes
-from delivery.gateway.parts import GatewayParts
 from delivery.gateway.registry import Registry
 from delivery.gateway.session import Session
-from delivery.links import LinkSigner
+from delivery.ledger.access import LedgerAccess
 from delivery.protocol import Ack, Limits, ServerFrame, encode_event
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -116,7 +115,7 @@ class MemoryEvents:
         start: str | FeedMark | timedelta | None,
         *,
         by: str,
-        after: int,
+        after: int = -1,
         limit: int,
     ) -> tuple[list[Owed], FeedMark | None]:
         self._check()
@@ -183,9 +182,6 @@ class MemoryJournal:
     def hand_over(self, event_id: str, reason: str) -> None:
         self.hand_overs.append((event_id, reason))
 
-    async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return await asyncio.to_thread(function, *args, **kwargs)
-
     async def flush(self, timeout: float = 10.0) -> None:
         self.flushes += 1
 
@@ -217,7 +213,7 @@ class Node:
         limits: Limits | None = None,
         bus: Bus | None = None,
         ledger: MemoryLedger | None = None,
-        second_copy: Callable[[str], list[Event]] | None = None,
+        second_copy: SecondCopy | None = None,
         max_per_user: int = 50,
         send_timeout: float = 10.0,
     ) -> None:
@@ -229,22 +225,28 @@ class Node:
         self.chain_calls = 0
         bus = bus or LocalBus()
         self.registry = Registry(name, bus, max_per_user=max_per_user)
-        self.parts = GatewayParts(
-            node=name,
-            ledger=cast(Ledger, self.ledger),
-            journal=cast(Journal, self.journal),
-            intake=cast(Intake, None),
-            registry=self.registry,
-            auth=cast(Authenticator, self.tokens),
-            links=LinkSigner("s" * 32, None, "http://127.0.0.1"),
-            policies=parse_policies({}),
-            bus=bus,
-            tasks=cast(TaskQueue, None),
-            limits=limits or Limits(),
+        self.bus = bus
+        self.limits = limits or Limits()
+        self.access = LedgerAccess(cast(Ledger, self.ledger))
+        self.outcomes = Outcomes(
+            cast(Journal, self.journal),
+            self.access,
+            self.registry,
             on_confirmed=self.confirmed.extend,
             wake_chain=self._on_chain,
         )
-        self.gateway = Gateway(self.parts, second_copy, send_timeout=send_timeout)
+        path = FastPath(
+            name,
+            auth=cast(Authenticator, self.tokens),
+            bus=bus,
+            limits=self.limits,
+            outcomes=self.outcomes,
+            reads=self.access,
+            registry=self.registry,
+            source=Source(self.access, cast(Journal, self.journal), second_copy),
+            send_timeout=send_timeout,
+        )
+        self.gateway = Gateway(path, cast(Journal, self.journal))
         self.port = 0
 
     def _on_chain(self) -> None:
@@ -345,11 +347,9 @@ class Desk:
         self.registry._clock = self.clock
         self.around = Surroundings(
             node="node-1",
-            source=Source(
-                cast(Ledger, self.node.ledger), cast(Journal, self.node.journal), page=10
-            ),
+            source=Source(self.node.access, cast(Journal, self.node.journal), page=10),
             registry=self.registry,
-            outcomes=Outcomes(self.node.parts),
+            outcomes=self.node.outcomes,
             send_timeout=send_timeout,
             clock=self.clock,
             dice=lambda: 0.5,
@@ -359,7 +359,7 @@ class Desk:
         self, user_id: str = "ada", *, is_stream: bool = False, cursor: str | None = None
     ) -> tuple[Connection, MemorySink]:
         sink = MemorySink()
-        session = Session("c", self.node.parts.limits, self.clock.now, is_stream=is_stream)
+        session = Session("c", self.node.limits, self.clock.now, is_stream=is_stream)
         session.cursor = cursor
         connection = Connection(session, sink, self.around)
         expires_at = datetime.now(UTC) + timedelta(hours=1)

@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import hmac
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -26,9 +26,10 @@ from standardwebhooks.webhooks import (
 from delivery.api.problems import Problem
 from delivery.api.requests import client_address, parse_json, read_body
 from delivery.domain.lifecycle import Confirmation
+from delivery.domain.policy import Policies
+from delivery.domain.ports import Reads, Writes
 from delivery.domain.records import Digest
 from delivery.errors import ConfigError
-from delivery.gateway.parts import GatewayParts
 
 logger = logging.getLogger(__name__)
 
@@ -58,17 +59,38 @@ class Callbacks:
     """Handlers of ``/v1/callbacks/*``.
 
     Args:
-        parts: the gateway's parts.
+        public_url: what providers signed: this service's address without a trailing slash.
+        on_confirmed: told which events a receipt confirmed.
+        sms_token / email_secret: secrets of the providers, ``None`` refuses their callbacks.
+        trusted_proxies: addresses whose ``X-Forwarded-*`` count.
         delays: seconds between looks for a digest that is not recorded yet.
 
     Raises:
         ConfigError: the mail callback's secret is not base64.
     """
 
-    def __init__(self, parts: GatewayParts, delays: Sequence[float] = LOOKUP_DELAYS) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        *,
+        reads: Reads,
+        writes: Writes,
+        policies: Policies,
+        public_url: str,
+        on_confirmed: Callable[[Sequence[str]], None],
+        sms_token: str | None = None,
+        email_secret: str | None = None,
+        trusted_proxies: Sequence[str] = (),
+        delays: Sequence[float] = LOOKUP_DELAYS,
+    ) -> None:
+        self._reads = reads
+        self._writes = writes
+        self._policies = policies
+        self._public_url = public_url
+        self._on_confirmed = on_confirmed
+        self._sms_token = sms_token
+        self._webhook = _webhook(email_secret)
+        self._trusted_proxies = trusted_proxies
         self._delays = delays
-        self._webhook = _webhook(parts.email_callback_secret)
 
     def routes(self) -> list[web.RouteDef]:
         """What to mount."""
@@ -80,9 +102,9 @@ class Callbacks:
     async def twilio(self, request: web.Request) -> web.Response:
         """A Twilio-shaped status callback (form post)."""
         fields = _form(await read_body(request, MAX_BODY))
-        url = self._parts.public_url + request.path_qs
+        url = self._public_url + request.path_qs
         given = request.headers.get("X-Twilio-Signature", "")
-        secret = self._parts.sms_token
+        secret = self._sms_token
         if secret is None or not hmac.compare_digest(
             twilio_signature(secret, url, fields).encode(), given.encode("utf-8", "replace")
         ):
@@ -113,27 +135,25 @@ class Callbacks:
 
     async def _receipt(self, channel: str, provider_id: str, provider: str) -> None:
         """Confirm the events of a delivered message whose policy takes a receipt as proof."""
-        parts = self._parts
         digest, listed = await self._digest(channel, provider_id)
-        stored = await parts.journal.call(parts.ledger.events.read, listed)
+        stored = await self._reads.events(listed)
         proofs = [
             Confirmation(
                 event.event.id, digest.user_id, channel, provider, f"receipt:{provider_id}"
             )
             for event in stored
-            if (step := parts.policies.of(event.event.event_class).step(channel)) is not None
+            if (step := self._policies.of(event.event.event_class).step(channel)) is not None
             and step.confirms == "receipt"
         ]
         if not proofs:
             return
-        answer = await parts.journal.call(parts.ledger.confirmations.confirm, proofs)
-        parts.on_confirmed(answer.confirmed)
+        answer = await self._writes.confirm(proofs)
+        self._on_confirmed(answer.confirmed)
 
     async def _digest(self, channel: str, provider_id: str) -> tuple[Digest, tuple[str, ...]]:
-        find = self._parts.ledger.digests.by_provider_id
         for delay in (*self._delays, None):
             for spelling in _spellings(channel, provider_id):
-                found = await self._parts.journal.call(find, channel, spelling)
+                found = await self._reads.digest_by_provider_id(channel, spelling)
                 if found is not None:
                     return found
             if delay is not None:
@@ -142,7 +162,7 @@ class Callbacks:
         raise Problem("not-found", "no message is known by this id")
 
     def _refused(self, request: web.Request) -> Problem:
-        address = client_address(request, self._parts.trusted_proxies)
+        address = client_address(request, self._trusted_proxies)
         logger.warning("callback %s from %s: wrong signature", request.path, address)
         return Problem("invalid-signature", "the signature does not fit the body and the URL")
 

@@ -15,9 +15,10 @@ from aiohttp import web
 from delivery.api.problems import Problem
 from delivery.api.requests import json_response, owner_or, parse_json, path_user_id, read_body
 from delivery.domain.contact import parse_contact
-from delivery.domain.push_target import is_public, scheme_of, shape_fault
+from delivery.domain.ports import Reads, Writes
+from delivery.domain.push_target import SCHEMES, is_public, scheme_of, shape_fault
 from delivery.errors import InvalidEvent
-from delivery.gateway.parts import GatewayParts
+from delivery.gateway.auth import Authenticator
 
 # These talk to one address of their own: what stands in the host's place is a key.
 _FIXED_HOST = frozenset({"discord", "gchat", "pbul", "pover", "slack", "tgram", "wxteams"})
@@ -71,11 +72,28 @@ def _addresses(host: str) -> list[str]:
 RESOLVE_TIMEOUT = 5.0
 
 
-class UsersApi:
-    """Handlers of ``/v1/users/{id}/contacts``."""
+class ContactsApi:
+    """Handlers of ``/v1/users/{id}/contacts``.
 
-    def __init__(self, parts: GatewayParts) -> None:
-        self._parts = parts
+    Args:
+        push_schemes: Apprise schemes that a contact may name.
+        allow_private_push: also take push targets in private networks (tests, closed networks).
+    """
+
+    def __init__(
+        self,
+        auth: Authenticator,
+        *,
+        reads: Reads,
+        writes: Writes,
+        push_schemes: Collection[str] = SCHEMES,
+        allow_private_push: bool = False,
+    ) -> None:
+        self._auth = auth
+        self._reads = reads
+        self._writes = writes
+        self._push_schemes = push_schemes
+        self._allow_private_push = allow_private_push
 
     def routes(self) -> list[web.RouteDef]:
         """What to mount."""
@@ -90,13 +108,13 @@ class UsersApi:
             raise Problem("invalid-request", "the body must be a JSON object")
         contact = parse_contact(user_id, body)
         await self._check_push(contact.push)
-        await self._parts.journal.call(self._parts.ledger.contacts.put, contact)
+        await self._writes.put_contact(contact)
         return json_response(contact.as_wire())
 
     async def get(self, request: web.Request) -> web.Response:
         """Show it; 404 when none is stored."""
         user_id = await self._authorised(request)
-        contact = await self._parts.journal.call(self._parts.ledger.contacts.get, user_id)
+        contact = await self._reads.contact(user_id)
         if contact is None:
             raise Problem("not-found", "this user has no contact data")
         return json_response(contact.as_wire())
@@ -104,18 +122,18 @@ class UsersApi:
     async def delete(self, request: web.Request) -> web.Response:
         """Forget it; safe to repeat."""
         user_id = await self._authorised(request)
-        await self._parts.journal.call(self._parts.ledger.contacts.delete, user_id)
+        await self._writes.delete_contact(user_id)
         return web.Response(status=204, headers={"Cache-Control": "no-store"})
 
     async def _authorised(self, request: web.Request) -> str:
         user_id = path_user_id(request)
-        await owner_or(request, self._parts.auth, "operate", user_id)
+        await owner_or(request, self._auth, "operate", user_id)
         return user_id
 
     async def _check_push(self, urls: tuple[str, ...]) -> None:
         def check() -> None:
             for url in urls:
-                check_push_url(url, self._parts.push_schemes, self._parts.allow_private_push)
+                check_push_url(url, self._push_schemes, self._allow_private_push)
 
         if not urls:
             return

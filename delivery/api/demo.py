@@ -11,8 +11,8 @@ from aiohttp import web
 
 from delivery.api.problems import Problem
 from delivery.api.requests import json_response, read_object, service
-from delivery.gateway.parts import GatewayParts
-from delivery.gateway.stage import Stage
+from delivery.api.stage import Stage
+from delivery.gateway.auth import Authenticator
 
 MAX_PROMPT = 500
 
@@ -20,8 +20,9 @@ MAX_PROMPT = 500
 class DemoApi:
     """Handlers of the demonstration."""
 
-    def __init__(self, parts: GatewayParts) -> None:
-        self._parts = parts
+    def __init__(self, auth: Authenticator, stage: Stage | None) -> None:
+        self._auth = auth
+        self._on_stage = stage
 
     def routes(self) -> list[web.RouteDef]:
         """What to mount; without a stage both answer 404."""
@@ -32,13 +33,13 @@ class DemoApi:
 
     async def session(self, request: web.Request) -> web.Response:
         """``POST /v1/demo/session``: become the demonstration's user (scope operate)."""
-        await service(request, self._parts.auth, "operate")
+        await service(request, self._auth, "operate")
         part = self._stage().part()
         return json_response({"user_id": part.user_id, "token": part.token, "quick": part.is_quick})
 
     async def start_run(self, request: web.Request) -> web.Response:
         """``POST /v1/demo/runs``: ask the agent something (scope emit)."""
-        await service(request, self._parts.auth, "emit")
+        await service(request, self._auth, "emit")
         prompt = (await read_object(request, ("prompt",))).get("prompt")
         if not isinstance(prompt, str) or not 0 < len(prompt.strip()) <= MAX_PROMPT:
             raise Problem(
@@ -48,6 +49,6 @@ class DemoApi:
         return json_response({"run_id": self._stage().start_run(prompt.strip())}, status=202)
 
     def _stage(self) -> Stage:
-        if self._parts.stage is None:
+        if self._on_stage is None:
             raise Problem("not-found", "no demonstration runs here; start one: delivery demo")
-        return self._parts.stage
+        return self._on_stage

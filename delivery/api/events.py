@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +29,12 @@ from delivery.api.requests import (
 from delivery.api.views import accepted_view, stored_view, timeline_view
 from delivery.domain.event import check_event_id
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
-from delivery.domain.ports import Accepted
+from delivery.domain.policy import Policies
+from delivery.domain.ports import Accepted, Intake, Journal, Reads, Writes
 from delivery.domain.records import EventFilter
 from delivery.errors import InvalidEvent
-from delivery.gateway.auth import Principal
-from delivery.gateway.parts import GatewayParts
+from delivery.gateway.auth import Authenticator, Principal
+from delivery.gateway.registry import Registry
 from delivery.protocol import MAX_ACK_IDS, encode_event
 
 logger = logging.getLogger(__name__)
@@ -119,10 +120,32 @@ FLUSH_TIMEOUT = 5.0
 
 
 class EventsApi:
-    """Handlers of ``/v1/events``, ``/v1/replay`` and ``/v1/acks``."""
+    """Handlers of ``/v1/events``, ``/v1/replay`` and ``/v1/acks``.
 
-    def __init__(self, parts: GatewayParts) -> None:
-        self._parts = parts
+    Args:
+        on_confirmed: told which events an acknowledgement over HTTP confirmed.
+    """
+
+    def __init__(
+        self,
+        auth: Authenticator,
+        *,
+        intake: Intake,
+        journal: Journal,
+        reads: Reads,
+        writes: Writes,
+        registry: Registry,
+        policies: Policies,
+        on_confirmed: Callable[[Sequence[str]], None],
+    ) -> None:
+        self._auth = auth
+        self._intake = intake
+        self._journal = journal
+        self._reads = reads
+        self._writes = writes
+        self._registry = registry
+        self._policies = policies
+        self._on_confirmed = on_confirmed
 
     def routes(self) -> list[web.RouteDef]:
         """What to mount."""
@@ -137,16 +160,16 @@ class EventsApi:
 
     async def accept(self, request: web.Request) -> web.Response:
         """``POST /v1/events``: 202 when at least one event is durable now."""
-        await service(request, self._parts.auth, "emit")
+        await service(request, self._auth, "emit")
         batch = parse_batch(request.content_type, await read_body(request, MAX_BODY))
-        return accept_response(batch, await self._parts.intake.accept(batch.items))
+        return accept_response(batch, await self._intake.accept(batch.items))
 
     async def show(self, request: web.Request) -> web.Response:
         """``GET /v1/events/{id}``: another user's event does not exist."""
-        principal = await caller(request, self._parts.auth)
+        principal = await caller(request, self._auth)
         _must_read(principal)
         event_id = path_event_id(request)
-        timeline = await self._parts.journal.call(self._parts.ledger.events.get, event_id)
+        timeline = await self._reads.event(event_id)
         if timeline is None or not (
             principal.may("read") or principal.is_user(timeline.stored.event.user_id)
         ):
@@ -155,7 +178,7 @@ class EventsApi:
 
     async def find(self, request: web.Request) -> web.Response:
         """``GET /v1/events``: newest first, a page at a time."""
-        principal = await caller(request, self._parts.auth)
+        principal = await caller(request, self._auth)
         _must_read(principal)
         query = request.query
         check_known(query, {"user_id", "run_id", "state", "type", "after", "limit"})
@@ -172,9 +195,7 @@ class EventsApi:
         )
         after, limit = query.get("after"), _limit(query.get("limit"))
         try:
-            found, following = await self._parts.journal.call(
-                self._parts.ledger.events.find, which, after=after, limit=limit
-            )
+            found, following = await self._reads.find(which, after=after, limit=limit)
         except ValueError:
             raise Problem(
                 "invalid-request", "after must be the next of a page before", field="after"
@@ -185,16 +206,13 @@ class EventsApi:
 
     async def replay_one(self, request: web.Request) -> web.Response:
         """``POST /v1/events/{id}/replay``: start one event anew."""
-        parts = self._parts
-        await service(request, parts.auth, "operate")
+        await service(request, self._auth, "operate")
         event_id = path_event_id(request)
         await read_object(request, (), may_be_empty=True)
-        timeline = await parts.journal.call(parts.ledger.events.get, event_id)
+        timeline = await self._reads.event(event_id)
         if timeline is None:
             raise Problem("not-found", "no event has this id")
-        ids = await parts.journal.call(
-            parts.ledger.operations.replay, [event_id], policies=parts.policies
-        )
+        ids = await self._writes.replay([event_id], policies=self._policies)
         if not ids:
             raise Problem("already-confirmed", f"event {event_id} reached its user")
         await self._push(ids)
@@ -202,18 +220,16 @@ class EventsApi:
 
     async def replay(self, request: web.Request) -> web.Response:
         """``POST /v1/replay``: start anew whatever a filter matches."""
-        parts = self._parts
-        await service(request, parts.auth, "operate")
+        await service(request, self._auth, "operate")
         body = await read_object(request, REPLAY_FIELDS)
         dry_run = body.get("dry_run", False)
         if not isinstance(dry_run, bool):
             raise Problem("invalid-request", "dry_run must be true or false", field="dry_run")
         limit, after = _page(body)
         try:
-            ids = await parts.journal.call(
-                parts.ledger.operations.replay, _which(body), policies=parts.policies,
-                dry_run=dry_run, after=after, limit=limit,
-            )  # fmt: skip
+            ids = await self._writes.replay(
+                _which(body), policies=self._policies, dry_run=dry_run, after=after, limit=limit
+            )
         except ValueError as error:
             raise Problem("invalid-request", str(error), field="after") from error
         if not dry_run:
@@ -225,14 +241,13 @@ class EventsApi:
 
     async def acknowledge(self, request: web.Request) -> web.Response:
         """``POST /v1/acks``: confirms at any node what the caller's user has handled."""
-        parts = self._parts
-        user_id = (await caller(request, parts.auth)).subject
+        user_id = (await caller(request, self._auth)).subject
         given = _ack_ids((await read_object(request, ("ids",))).get("ids"))
         wanted = {known: id_ for id_ in given if (known := _canonical(id_)) is not None}
         confirmed = await self._confirm(user_id, list(wanted))
-        if len(confirmed) < len(wanted) and parts.journal.backlog:
+        if len(confirmed) < len(wanted) and self._journal.backlog:
             # The event may have been pushed while it commits: an ack can be faster than the disk.
-            await parts.journal.flush(FLUSH_TIMEOUT)
+            await self._journal.flush(FLUSH_TIMEOUT)
             confirmed |= await self._confirm(user_id, [i for i in wanted if i not in confirmed])
         return json_response(
             {
@@ -245,18 +260,18 @@ class EventsApi:
         if not ids:
             return set()
         proofs = [Confirmation(id_, user_id, "http", user_id, "POST /v1/acks") for id_ in ids]
-        answer = await self._parts.journal.call(self._parts.ledger.confirmations.confirm, proofs)
+        answer = await self._writes.confirm(proofs)
         if answer.confirmed:
-            self._parts.on_confirmed(answer.confirmed)
-            self._parts.registry.acknowledged(user_id, answer.confirmed)
+            self._on_confirmed(answer.confirmed)
+            self._registry.acknowledged(user_id, answer.confirmed)
         return set(answer.confirmed)
 
     async def _push(self, ids: Sequence[str]) -> None:
         """Show replayed events to whoever is connected; the rest is the due times' work."""
         for start in range(0, len(ids), PUSH_PAGE):
             page = ids[start : start + PUSH_PAGE]
-            for stored in await self._parts.journal.call(self._parts.ledger.events.read, page):
-                self._parts.registry.push(stored.event, encode_event(stored.event))
+            for stored in await self._reads.events(page):
+                self._registry.push(stored.event, encode_event(stored.event))
 
 
 def _must_read(principal: Principal) -> None:

@@ -18,12 +18,14 @@ from aiohttp import web
 from delivery.api.metrics import CONTENT_TYPE, Figures, render
 from delivery.api.problems import Problem
 from delivery.api.requests import json_response, service
-from delivery.api.snapshot import Looker
+from delivery.api.snapshot import SharedSnapshot, connections_of
 from delivery.api.stats_stream import StatsStream
 from delivery.api.views import mail_html, sink_view, stats_view
-from delivery.domain.ports import SinkMessage
+from delivery.domain.ports import Inbox, Journal, Reads, SinkMessage
+from delivery.domain.thresholds import Thresholds
 from delivery.errors import LedgerError
-from delivery.gateway.parts import GatewayParts
+from delivery.gateway.auth import Authenticator
+from delivery.gateway.registry import Registry
 from delivery.telemetry import records_lost
 
 logger = logging.getLogger(__name__)
@@ -43,20 +45,50 @@ MAIL_HEADERS = {
 }
 
 
-class OpsApi:
+class OperationsApi:
     """Handlers for operators.
 
     Args:
-        parts: the gateway's parts.
+        thresholds: limits of the page's lights.
+        inbox: the embedded sinks' messages, ``None`` in production.
         clock: monotonic seconds.
     """
 
-    def __init__(self, parts: GatewayParts, clock: Callable[[], float] = time.monotonic) -> None:
-        self._parts = parts
-        self._look = Looker(parts, clock).look
-        self._stream = StatsStream(parts, self._look, clock)
+    def __init__(
+        self,
+        auth: Authenticator,
+        *,
+        node: str,
+        journal: Journal,
+        reads: Reads,
+        registry: Registry,
+        thresholds: Thresholds,
+        inbox: Inbox | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._auth = auth
+        self._node = node
+        self._journal = journal
+        self._reads = reads
+        self._registry = registry
+        self._inbox = inbox
+        self._snapshot = SharedSnapshot(reads, clock)
+        self._stream = StatsStream(
+            auth,
+            self._snapshot,
+            node=node,
+            registry=registry,
+            thresholds=thresholds,
+            inbox=inbox,
+            clock=clock,
+        )
+        self._malformed_requests = 0
         self._ticket_key = secrets.token_bytes(32)
         self.sampling = self._stream.sampling
+
+    def count_malformed(self) -> None:
+        """A request arrived that could not be read."""
+        self._malformed_requests += 1
 
     def routes(self) -> list[web.RouteDef]:
         """What to mount; the inbox only where there are embedded sinks."""
@@ -67,7 +99,7 @@ class OpsApi:
             web.get("/readyz", self.ready),
             web.get("/metrics", self.metrics),
         ]
-        if self._parts.inbox is not None:
+        if self._inbox is not None:
             routes += [
                 web.get("/v1/inbox", self.inbox),
                 web.get("/inbox/{ticket}", self.mail),
@@ -76,15 +108,15 @@ class OpsApi:
 
     async def stats(self, request: web.Request) -> web.Response:
         """``GET /v1/stats``: the last minutes in figures, connections of all gateways."""
-        await service(request, self._parts.auth, "read")
-        picture = await self._look()
-        connections = picture.connections(self._parts.node, self._parts.registry.connections)
-        return json_response(stats_view(picture.stats, connections, picture.alerts))
+        await service(request, self._auth, "read")
+        snapshot = await self._snapshot.get()
+        connections = connections_of(snapshot, self._node, self._registry.connections)
+        return json_response(stats_view(snapshot.stats, connections, snapshot.alerts))
 
     async def inbox(self, request: web.Request) -> web.Response:
         """``GET /v1/inbox``: what the embedded mail and SMS sinks took, newest first."""
-        await service(request, self._parts.auth, "read")
-        messages = self._parts.inbox.messages() if self._parts.inbox is not None else []
+        await service(request, self._auth, "read")
+        messages = self._inbox.messages() if self._inbox is not None else []
         views = [sink_view(message, self._ticket(message)) for message in messages]
         return json_response({"messages": views})
 
@@ -92,7 +124,7 @@ class OpsApi:
         """``GET /inbox/{ticket}``: a mail as its reader sees it, for a frame, which cannot send a
         token: ``/v1/inbox`` gives out tickets that cannot be guessed."""
         ticket = request.match_info["ticket"].encode()
-        for message in self._parts.inbox.messages() if self._parts.inbox is not None else []:
+        for message in self._inbox.messages() if self._inbox is not None else []:
             if hmac.compare_digest(self._ticket(message).encode(), ticket):
                 return web.Response(
                     body=mail_html(message).encode(), content_type="text/html", charset="utf-8",
@@ -105,37 +137,37 @@ class OpsApi:
 
     async def alive(self, request: web.Request) -> web.Response:
         """``GET /healthz``: the event loop answers."""
-        return json_response({"status": "ok", "node": self._parts.node})
+        return json_response({"status": "ok", "node": self._node})
 
     async def ready(self, request: web.Request) -> web.Response:
         """``GET /readyz``: 503 with reasons while new work should go elsewhere."""
         reasons = []
         try:
-            await asyncio.wait_for(self._parts.journal.call(self._parts.ledger.ping), PING_TIMEOUT)
+            await asyncio.wait_for(self._reads.ping(), PING_TIMEOUT)
         except (LedgerError, TimeoutError) as error:
             logger.warning("not ready: ledger: %s", str(error) or "no answer in time")
             reasons.append("the ledger does not answer")
-        backlog = self._parts.journal.backlog
+        backlog = self._journal.backlog
         if backlog > MAX_READY_BACKLOG:
             reasons.append(f"{backlog} events wait for their commit")
-        body = {"status": "not ready" if reasons else "ready", "node": self._parts.node,
+        body = {"status": "not ready" if reasons else "ready", "node": self._node,
                 "backlog": backlog, "reasons": reasons}  # fmt: skip
         return json_response(body, status=503 if reasons else 200)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """``GET /metrics``: Prometheus text; without the ledger the local figures remain."""
-        picture = None
+        snapshot = None
         try:
-            picture = await self._look()
+            snapshot = await self._snapshot.get()
         except (LedgerError, TimeoutError) as error:
             logger.warning("metrics: ledger: %s", str(error) or "no answer in time")
         figures = Figures(
-            node=self._parts.node,
-            connections=self._parts.registry.connections,
-            backlog=self._parts.journal.backlog,
-            stats=picture.stats if picture else None,
-            alerts=picture.alerts if picture else [],
-            malformed_requests=self._parts.malformed_requests,
+            node=self._node,
+            connections=self._registry.connections,
+            backlog=self._journal.backlog,
+            stats=snapshot.stats if snapshot else None,
+            alerts=snapshot.alerts if snapshot else [],
+            malformed_requests=self._malformed_requests,
             log_records_lost=records_lost(),
         )
         return web.Response(body=render(figures).encode(), headers={"Content-Type": CONTENT_TYPE})

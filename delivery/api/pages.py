@@ -20,10 +20,10 @@ from delivery.api.problems import KINDS, Problem, problem_of
 from delivery.api.requests import client_address
 from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import Confirmation
+from delivery.domain.ports import Reads, Writes
 from delivery.domain.records import Digest, Stored
 from delivery.errors import DeliveryError, LinkInvalid
-from delivery.gateway.parts import GatewayParts
-from delivery.links import CONFIRM, UNSUBSCRIBE
+from delivery.links import CONFIRM, UNSUBSCRIBE, LinkSigner
 
 logger = logging.getLogger(__name__)
 
@@ -197,10 +197,27 @@ _Page = Callable[[web.Request], Awaitable[web.Response]]
 
 
 class Pages:
-    """Handlers of the pages that people see."""
+    """Handlers of the pages that people see.
 
-    def __init__(self, parts: GatewayParts) -> None:
-        self._parts = parts
+    Args:
+        on_confirmed: told which events a link confirmed.
+        trusted_proxies: addresses whose ``X-Forwarded-*`` count.
+    """
+
+    def __init__(
+        self,
+        *,
+        reads: Reads,
+        writes: Writes,
+        links: LinkSigner,
+        on_confirmed: Callable[[Sequence[str]], None],
+        trusted_proxies: Sequence[str] = (),
+    ) -> None:
+        self._reads = reads
+        self._writes = writes
+        self._links = links
+        self._on_confirmed = on_confirmed
+        self._trusted_proxies = trusted_proxies
 
     def routes(self) -> list[web.RouteDef]:
         """What to mount."""
@@ -215,7 +232,7 @@ class Pages:
     async def show_confirm(self, request: web.Request) -> web.Response:
         """What the message was about, and a button; confirms nothing."""
         digest, listed = await self._digest(request)
-        stored = await self._parts.journal.call(self._parts.ledger.events.read, listed[:MAX_LISTED])
+        stored = await self._reads.events(listed[:MAX_LISTED])
         words, zone = await self._reader(digest.user_id)
         ask = words.ask_one if len(listed) == 1 else words.ask_many
         body = (
@@ -226,17 +243,16 @@ class Pages:
 
     async def confirm(self, request: web.Request) -> web.Response:
         """Confirm exactly the events that the message listed; a repeat has no second effect."""
-        parts = self._parts
         digest, listed = await self._digest(request)
         words, _ = await self._reader(digest.user_id)  # first: what is done is also said
         proofs = [
             Confirmation(id_, digest.user_id, digest.channel, digest.user_id, f"link:{digest.id}")
             for id_ in listed
         ]
-        answer = await parts.journal.call(parts.ledger.confirmations.confirm, proofs)
+        answer = await self._writes.confirm(proofs)
         if answer.confirmed:
-            parts.on_confirmed(answer.confirmed)
-        address = client_address(request, parts.trusted_proxies)
+            self._on_confirmed(answer.confirmed)
+        address = client_address(request, self._trusted_proxies)
         logger.info("digest %s: %d events confirmed by link from %s",
                     digest.id, len(answer.confirmed), address)  # fmt: skip
         count = words.count(len(listed))
@@ -255,7 +271,7 @@ class Pages:
         """Opt out, by the button or by a mail client's one click (RFC 8058)."""
         user_id, channel = self._subscription(request)
         words, _ = await self._reader(user_id)
-        await self._parts.journal.call(self._parts.ledger.contacts.opt_out, user_id, channel)
+        await self._writes.opt_out(user_id, channel)
         stopped = words.stopped.format(words.channels.get(channel, channel))
         return page(words.done, f"<p>{escape(stopped)}</p>", lang=words.lang)
 
@@ -269,21 +285,21 @@ class Pages:
         return page(kind.title, body)
 
     async def _digest(self, request: web.Request) -> tuple[Digest, tuple[str, ...]]:
-        claims = self._parts.links.read(request.match_info["token"], CONFIRM)
-        found = await self._parts.journal.call(self._parts.ledger.digests.get, claims.subject)
+        claims = self._links.read(request.match_info["token"], CONFIRM)
+        found = await self._reads.digest(claims.subject)
         if found is None:
             raise LinkInvalid("the message behind this link is no longer known")
         return found
 
     async def _reader(self, user_id: str) -> tuple[Words, tzinfo]:
         """The words and the time zone of the user whom the message was for."""
-        contact = await self._parts.journal.call(self._parts.ledger.contacts.get, user_id)
+        contact = await self._reads.contact(user_id)
         if contact is None:
             return words_for(None), UTC
         return words_for(contact.locale), contact.zone
 
     def _subscription(self, request: web.Request) -> tuple[str, str]:
-        claims = self._parts.links.read(request.match_info["token"], UNSUBSCRIBE)
+        claims = self._links.read(request.match_info["token"], UNSUBSCRIBE)
         return claims.subject, claims.channel or ""
 
 

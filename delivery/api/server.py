@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from time import monotonic
 
 from aiohttp import web
 
 from delivery.api import routes
 from delivery.api.problems import problem_middleware
 from delivery.api.requests import caller
+from delivery.api.routes import Background, Handlers
 from delivery.api.runner import Runner, name_server
+from delivery.domain.ports import Journal
 from delivery.errors import LedgerError
-from delivery.gateway.connection import SEND_TIMEOUT
 from delivery.gateway.fast_path import FastPath
-from delivery.gateway.feed import SecondCopy
-from delivery.gateway.parts import GatewayParts
 from delivery.gateway.sse import serve_stream
 from delivery.gateway.websocket import serve_socket
 
@@ -35,21 +33,24 @@ class Gateway:
     """One gateway. ``build_app`` for a server of its own (``start``) or for somebody else's.
 
     Args:
-        second_copy: reads a user's events from the ``queue`` channel's copy, in a thread, when the
-            ledger is away.
-        send_timeout: seconds a client may leave its socket full before it is closed with 3008.
+        handlers: of the HTTP API.
+        background: work beside the requests.
+        on_malformed: called for each request that could not be read.
     """
 
     def __init__(
         self,
-        parts: GatewayParts,
-        second_copy: SecondCopy | None = None,
-        *,
-        send_timeout: float = SEND_TIMEOUT,
-        clock: Callable[[], float] = monotonic,
+        path: FastPath,
+        journal: Journal,
+        handlers: Sequence[Handlers] = (),
+        background: Sequence[Background] = (),
+        on_malformed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._parts = parts
-        self.path = FastPath(parts, second_copy, send_timeout=send_timeout, clock=clock)
+        self.path = path
+        self._journal = journal
+        self._handlers = handlers
+        self._background = background
+        self._on_malformed = on_malformed
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
         self._is_drained = False
@@ -66,7 +67,7 @@ class Gateway:
         """Add routes and life cycle to an application (which brings ``problem_middleware``)."""
         app.router.add_get("/v1/ws", self._socket)
         app.router.add_get("/v1/stream", self._stream)
-        routes.mount(app, self._parts)
+        routes.mount(app, self._handlers, self._background)
         app.on_startup.append(self._on_startup)
         # Added before runner.setup(): aiohttp waits for open sockets after it and closes none.
         app.on_shutdown.append(self._on_shutdown)
@@ -77,7 +78,7 @@ class Gateway:
         Raises:
             OSError: the address is taken.
         """
-        runner = Runner(self.build_app(), self._count_malformed, shutdown_timeout=5.0)
+        runner = Runner(self.build_app(), self._on_malformed, shutdown_timeout=5.0)
         await runner.setup()
         self._runner = runner
         self._site = web.TCPSite(runner, host, port, reuse_port=reuse_port or None)
@@ -87,7 +88,7 @@ class Gateway:
             await self.stop(0.0)
             raise
         bound = int(runner.addresses[0][1])
-        logger.info("node %s serves http://%s:%d", self._parts.node, host, bound)
+        logger.info("node %s serves http://%s:%d", self.path.node, host, bound)
         return bound
 
     async def stop(self, drain: float = 5.0) -> None:
@@ -110,15 +111,15 @@ class Gateway:
         if self._is_drained:
             return
         self._is_drained = True
-        registry = self._parts.registry
+        registry = self.path.registry
         told = await registry.send_away("shutdown", timeout, min(timeout, BACK_IN))
         told += registry.close_all("shutdown", min(timeout, BACK_IN))  # whoever came meanwhile
         await self.path.close_rest(max(MIN_GOODBYE, timeout))
         try:
-            await self._parts.journal.flush(max(1.0, timeout))
+            await self._journal.flush(max(1.0, timeout))
         except (LedgerError, TimeoutError) as error:
             logger.error("the journal was not flushed: %s", error)
-        logger.info("node %s has drained; %d clients were sent elsewhere", self._parts.node, told)
+        logger.info("node %s has drained; %d clients were sent elsewhere", self.path.node, told)
 
     async def resend(self, user_id: str, event_ids: Sequence[str], timeout: float) -> int:
         """The ``direct`` channel's way to the sockets here; see ``Registry.resend``.
@@ -132,9 +133,6 @@ class Gateway:
         """Let these users' connections catch up from the ledger."""
         self.path.wake(user_ids)
 
-    def _count_malformed(self) -> None:
-        self._parts.malformed_requests += 1
-
     async def _on_startup(self, app: web.Application) -> None:
         await self.path.start()
 
@@ -146,5 +144,5 @@ class Gateway:
         return await serve_socket(request, self.path)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        principal = await caller(request, self._parts.auth)
+        principal = await caller(request, self.path.auth)
         return await serve_stream(request, self.path, principal)

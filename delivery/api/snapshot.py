@@ -1,7 +1,7 @@
-"""One look at the ledger for everybody who asks: figures, page, metrics, samples.
+"""One snapshot of the ledger for every reader: figures, page, metrics, samples.
 
-Owns: that the ledger is read once a second at most, whoever asks, and more rarely when that takes
-long. Never does: HTTP.
+Owns: that the ledger is read once a second at most, and more rarely when reading takes long.
+Never does: HTTP.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from delivery.domain.records import AlertGroup, NodeInfo, Stats
-from delivery.gateway.parts import GatewayParts
+from delivery.domain.ports import Reads
+from delivery.domain.records import Snapshot
 
 READ_TIMEOUT = 5.0
 FRESH_SECONDS = 1.0
@@ -22,56 +21,36 @@ REST = 20.0
 millions of events open, watching must not become the ledger's work."""
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """What the ledger said.
-
-    Attributes:
-        stale_at: monotonic seconds.
-    """
-
-    stats: Stats
-    alerts: list[AlertGroup]
-    nodes: list[NodeInfo]
-    stale_at: float
-
-    def connections(self, node: str, here: int) -> int:
-        """Of all gateways; this node's own number is fresher than its row."""
-        return here + sum(other.connections for other in self.nodes if other.node != node)
-
-
-class Looker:
-    """Shares a picture.
+class SharedSnapshot:
+    """The ledger's figures for every reader of this process.
 
     Args:
         clock: monotonic seconds.
     """
 
-    def __init__(self, parts: GatewayParts, clock: Callable[[], float] = time.monotonic) -> None:
-        self._parts = parts
+    def __init__(self, reads: Reads, clock: Callable[[], float] = time.monotonic) -> None:
+        self._reads = reads
         self._clock = clock
-        self._picture: Picture | None = None
-        self._looking = asyncio.Lock()
+        self._snapshot: Snapshot | None = None
+        self._stale_at = 0.0
+        self._reading = asyncio.Lock()
 
-    async def look(self) -> Picture:
-        """The ledger's figures, at most a second old unless reading them takes long.
+    async def get(self) -> Snapshot:
+        """Figures, alerts and nodes, at most a second old unless reading them takes long.
 
         Raises:
-            LedgerError, TimeoutError: it cannot be read now.
+            LedgerError, TimeoutError: the ledger cannot be read now.
         """
-        async with asyncio.timeout(READ_TIMEOUT), self._looking:
-            picture = self._picture
-            if picture is None or self._clock() >= picture.stale_at:
-                picture = await self._parts.journal.call(self._read)
-                self._picture = picture
-            return picture
+        async with asyncio.timeout(READ_TIMEOUT), self._reading:
+            if self._snapshot is None or self._clock() >= self._stale_at:
+                begun = self._clock()
+                self._snapshot = await self._reads.snapshot()
+                now = self._clock()
+                took = now - begun
+                self._stale_at = now + (REST * took if took >= SLOW else FRESH_SECONDS)
+            return self._snapshot
 
-    def _read(self) -> Picture:
-        ledger = self._parts.ledger
-        begun = self._clock()
-        stats, alerts = ledger.statistics.stats(), ledger.alerts.firing()
-        nodes = ledger.nodes.all()
-        now = self._clock()
-        took = now - begun
-        rest = REST * took if took >= SLOW else FRESH_SECONDS
-        return Picture(stats, alerts, nodes, now + rest)
+
+def connections_of(snapshot: Snapshot, node: str, here: int) -> int:
+    """Connections of all gateways; this node's own number is fresher than its row."""
+    return here + sum(other.connections for other in snapshot.nodes if other.node != node)

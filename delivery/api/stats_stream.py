@@ -2,7 +2,7 @@
 
 Owns: the last hour in samples (of this process; a database for history is Prometheus), the four
 conditions of the traffic light, and the stream. Never does: read the ledger by itself: it looks at
-the picture that all readers share, once a second at most.
+the snapshot that all readers share, once a second at most.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
 
 from delivery.api.requests import service
-from delivery.api.snapshot import Picture
+from delivery.api.snapshot import SharedSnapshot, connections_of
 from delivery.api.views import node_view, stats_view
 from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import State
-from delivery.domain.thresholds import broken, fast_nodes
+from delivery.domain.ports import Inbox
+from delivery.domain.records import Snapshot
+from delivery.domain.thresholds import Thresholds, broken, fast_nodes
 from delivery.errors import LedgerError, Overloaded
-from delivery.gateway.parts import GatewayParts
+from delivery.gateway.auth import Authenticator
+from delivery.gateway.registry import Registry
 from delivery.gateway.sse import HEADERS
 from delivery.protocol import encode_json
 
@@ -42,18 +45,26 @@ class StatsStream:
     """The stream and what it needs to remember.
 
     Args:
-        look: the ledger's figures, at most a second old.
         clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        parts: GatewayParts,
-        look: Callable[[], Awaitable[Picture]],
+        auth: Authenticator,
+        snapshot: SharedSnapshot,
+        *,
+        node: str,
+        registry: Registry,
+        thresholds: Thresholds,
+        inbox: Inbox | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._parts = parts
-        self._look = look
+        self._auth = auth
+        self._snapshot = snapshot
+        self._node = node
+        self._registry = registry
+        self._thresholds = thresholds
+        self._inbox = inbox
         self._clock = clock
         self._samples: deque[dict[str, Any]] = deque(maxlen=SAMPLES)
         self._open_since: dict[str, float] = {}
@@ -69,14 +80,14 @@ class StatsStream:
     async def _sample_on(self) -> None:
         while True:
             try:
-                self._samples.append(self._sample(await self._look()))
+                self._samples.append(self._sample(await self._snapshot.get()))
             except (LedgerError, TimeoutError) as error:
                 logger.warning("no sample: ledger: %s", str(error) or "no answer in time")
             await asyncio.sleep(SAMPLE_EVERY)
 
-    def _sample(self, picture: Picture) -> dict[str, Any]:
-        self._watch_breakers(picture)
-        stats = picture.stats
+    def _sample(self, snapshot: Snapshot) -> dict[str, Any]:
+        self._watch_breakers(snapshot)
+        stats = snapshot.stats
         return {
             "at": format_instant(datetime.now(UTC)),
             "delivery_rate": stats.delivery_rate,
@@ -84,14 +95,14 @@ class StatsStream:
             "events_per_s": stats.events_per_s,
             "p50": stats.ack_p50_ms,
             "p99": stats.ack_p99_ms,
-            "connections": self._connections(picture),
+            "connections": self._connections(snapshot),
             "dead": stats.states.get(State.DEAD.value, 0),
             "open_breakers": len(self._open_since),
         }
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """``GET /v1/stats/stream``: ``history`` once, then ``stats`` whenever something changed."""
-        principal = await service(request, self._parts.auth, "read")
+        principal = await service(request, self._auth, "read")
         if self._readers >= MAX_READERS:
             raise Overloaded("too many pages read the figures of this node")
         response = web.StreamResponse(headers=HEADERS)
@@ -110,7 +121,7 @@ class StatsStream:
         last: Any = None
         said_at = self._clock()
         # A token that ends, ends what it opened; and a node that drains waits for nobody.
-        while time.time() < expires_at and not self._parts.registry.is_closing:
+        while time.time() < expires_at and not self._registry.is_closing:
             now = self._clock()
             message = await self._figures()
             if message != last or message["moving"]:
@@ -123,37 +134,37 @@ class StatsStream:
 
     async def _figures(self) -> dict[str, Any]:
         try:
-            picture = await self._look()
+            snapshot = await self._snapshot.get()
         except (LedgerError, TimeoutError) as error:
             logger.warning("figures: ledger: %s", str(error) or "no answer in time")
             return {"stats": None, "moving": False}
-        self._watch_breakers(picture)
-        inbox = self._parts.inbox
+        self._watch_breakers(snapshot)
+        inbox = self._inbox
         return {
-            "stats": stats_view(picture.stats, self._connections(picture), picture.alerts),
-            "channel_ms": {n: c.latency_ms for n, c in picture.stats.channels.items()},
-            "conditions": self._conditions(picture),
-            "nodes": [node_view(node) for node in picture.nodes],
+            "stats": stats_view(snapshot.stats, self._connections(snapshot), snapshot.alerts),
+            "channel_ms": {n: c.latency_ms for n, c in snapshot.stats.channels.items()},
+            "conditions": self._conditions(snapshot),
+            "nodes": [node_view(node) for node in snapshot.nodes],
             "inbox": None if inbox is None else [message.id for message in inbox.messages()[:50]],
             # Steps that are skipped change no figure; while events move, say so every second.
-            "moving": any(picture.stats.states.get(state, 0) for state in _MOVING),
+            "moving": any(snapshot.stats.states.get(state, 0) for state in _MOVING),
         }
 
-    def _connections(self, picture: Picture) -> int:
-        return picture.connections(self._parts.node, self._parts.registry.connections)
+    def _connections(self, snapshot: Snapshot) -> int:
+        return connections_of(snapshot, self._node, self._registry.connections)
 
-    def _watch_breakers(self, picture: Picture) -> None:
+    def _watch_breakers(self, snapshot: Snapshot) -> None:
         now = self._clock()
-        self._open_since = {n: self._open_since.get(n, now) for n in broken(picture.stats)}
+        self._open_since = {n: self._open_since.get(n, now) for n in broken(snapshot.stats)}
 
-    def _conditions(self, picture: Picture) -> list[dict[str, Any]]:
-        stats, limits = picture.stats, self._parts.thresholds
+    def _conditions(self, snapshot: Snapshot) -> list[dict[str, Any]]:
+        stats, limits = snapshot.stats, self._thresholds
         stuck = [
             name
             for name, since in self._open_since.items()
             if self._clock() - since >= limits.breaker_open.value
         ]
-        fast = list(fast_nodes(picture.nodes, limits.performance_mode.value))
+        fast = list(fast_nodes(snapshot.nodes, limits.performance_mode.value))
         return [
             _condition("delivery_rate", "bad", stats.delivery_rate < limits.delivery_rate.value),
             _condition("fallback_share", "bad", stats.fallback_share > limits.fallback_share.value),

@@ -14,11 +14,11 @@ from typing import Any
 from uuid import uuid4
 
 from delivery import resources
+from delivery.api.stage import Part
 from delivery.bootstrap.tokens import issue
 from delivery.config import Settings
 from delivery.domain.emission import Emission
 from delivery.errors import DeliveryError, Overloaded
-from delivery.gateway.stage import Part
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def demo_policies() -> Path:
 
 
 class DemoStage:
-    """See ``delivery.gateway.stage.Stage``.
+    """See ``delivery.api.stage.Stage``.
 
     Args:
         settings: signs the visitor's token; its policies tell whether the times are short.

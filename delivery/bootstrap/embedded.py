@@ -70,12 +70,14 @@ class Embedded:
         with ExitStack() as held:
             held.enter_context(holding(settings.data_dir))
             self.settings = self._with_stand_ins(settings, held)
-            self.node = Node(self.settings, "up", inbox=self.inbox)
-            self._stage = DemoStage(self.settings, self.node.emitter)
-            self.node.put_on_stage(self._stage)
+            self.node = Node(self.settings, "up", inbox=self.inbox, stage=self._make_stage)
             self._worker = EmbeddedWorker(self.node.celery)
             self._closing = AsyncExitStack()
             self._closing.callback(held.pop_all().close)
+
+    def _make_stage(self, node: Node) -> DemoStage:
+        self._stage = DemoStage(self.settings, node.emitter)
+        return self._stage
 
     def _with_stand_ins(self, settings: Settings, held: ExitStack) -> Settings:
         found: dict[str, Any] = {}

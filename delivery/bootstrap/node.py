@@ -13,25 +13,35 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from delivery.api.callbacks import Callbacks
+from delivery.api.contacts import ContactsApi
+from delivery.api.demo import DemoApi
+from delivery.api.events import EventsApi
+from delivery.api.operations import OperationsApi
+from delivery.api.pages import Pages
+from delivery.api.routes import Handlers
 from delivery.api.server import Gateway
+from delivery.api.stage import Stage
 from delivery.bootstrap.chain import HintedSweep, make_celery
 from delivery.bootstrap.settings_parts import make_links
 from delivery.bootstrap.sockets import make_copies
 from delivery.bootstrap.store import database_url
 from delivery.bus.redis_bus import LocalBus, RedisBus
 from delivery.config import Settings, load_policies, load_thresholds, secret
+from delivery.domain.event import Event
 from delivery.domain.lifecycle import State
-from delivery.domain.ports import Accepted, Bus, Inbox
+from delivery.domain.ports import Bus, Inbox
 from delivery.emitter.emitter import Emitter, EmitterCore
 from delivery.emitter.intake import HttpIntake
 from delivery.emitter.receipts import Receipts
 from delivery.emitter.second_copies import CopyThread
-from delivery.errors import Overloaded
 from delivery.gateway.auth import Authenticator
-from delivery.gateway.parts import GatewayParts
+from delivery.gateway.fast_path import FastPath
+from delivery.gateway.feed import Source
+from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.registry import Registry
-from delivery.gateway.stage import Stage
 from delivery.ledger import SqlLedger
+from delivery.ledger.access import LedgerAccess
 from delivery.ledger.journal.journal import JournalThread
 from delivery.ledger.journal.spool import Spool
 from delivery.process.data_directory import make_data_dir
@@ -47,6 +57,9 @@ logger = logging.getLogger(__name__)
 
 MAX_PENDING = 20_000
 
+Told = Callable[[Sequence[str]], None]
+"""Told ids of events on the loop's thread."""
+
 
 class Node:
     """Everything of one process that holds sockets, and the door for emitters in it.
@@ -56,6 +69,7 @@ class Node:
         kind: what the nodes table calls this process.
         index: which of several processes on one port this is.
         inbox: the embedded sinks' messages.
+        stage: makes the demonstration's agent, which emits through this node.
     """
 
     def __init__(
@@ -65,6 +79,7 @@ class Node:
         *,
         index: int | None = None,
         inbox: Inbox | None = None,
+        stage: Callable[[Node], Stage] | None = None,
     ) -> None:
         self.settings = settings
         self.name = node_name(settings, kind, index)
@@ -79,32 +94,98 @@ class Node:
         sweeper = Sweeper(self.ledger, self.policies, self.relay)
         self._sweep = HintedSweep(sweeper.sweep)
         self._spool = spool
-        self._parts = self._make_parts(settings, inbox)
-        self.gateway = Gateway(self._parts, self.copies.read)
-        self._core: EmitterCore | None = None
+        self._access = LedgerAccess(self.ledger)
+        self._receipts = Receipts(self._is_confirmed)
+        self._confirmed_here: list[Told] = [self._receipts.confirmed]
+        self._bus = _bus(settings, self.name)
+        self._registry = Registry(self.name, self._bus)
+        self._auth = _authenticator(settings)
+        self._copy_thread = CopyThread(self.copies.put)
+        self._core = EmitterCore(
+            self.policies,
+            self.journal,
+            self._registry,
+            utcnow=lambda: datetime.now(UTC),
+            receipts=self._receipts,
+            on_hand_over=self._sweep.hint,
+            on_auth=self._copy_thread.put,
+            max_backlog=MAX_PENDING,
+        )
+        operations = self._operations(inbox)
+        self.gateway = Gateway(
+            self._live_path(),
+            self.journal,
+            self._handlers(operations, stage(self) if stage is not None else None),
+            (operations.sampling,),
+            operations.count_malformed,
+        )
         self._closing = AsyncExitStack()
 
-    def _make_parts(self, settings: Settings, inbox: Inbox | None) -> GatewayParts:
-        bus = _bus(settings, self.name)
-        return GatewayParts(
+    def _live_path(self) -> FastPath:
+        async def second_copy(user_id: str) -> list[Event]:
+            return await self._access.call(self.copies.read, user_id)
+
+        return FastPath(
+            self.name,
+            auth=self._auth,
+            bus=self._bus,
+            limits=Limits(max_in_flight=self.settings.max_in_flight),
+            outcomes=Outcomes(
+                self.journal,
+                self._access,
+                self._registry,
+                on_confirmed=self._tell_confirmed,
+                wake_chain=self._sweep.hint,
+            ),
+            reads=self._access,
+            registry=self._registry,
+            source=Source(self._access, self.journal, second_copy),
+        )
+
+    def _operations(self, inbox: Inbox | None) -> OperationsApi:
+        return OperationsApi(
+            self._auth,
             node=self.name,
-            ledger=self.ledger,
             journal=self.journal,
-            intake=_NotYet(),
-            registry=Registry(self.name, bus),
-            auth=_authenticator(settings),
-            links=make_links(settings),
-            policies=self.policies,
-            bus=bus,
-            tasks=self.relay,
-            limits=Limits(max_in_flight=settings.max_in_flight),
-            public_url=settings.base_url,
-            wake_chain=self._sweep.hint,
-            sms_token=secret(settings.sms_token),
-            email_callback_secret=secret(settings.email_callback_secret),
-            trusted_proxies=settings.trusted_proxies,
-            thresholds=load_thresholds(settings),
+            reads=self._access,
+            registry=self._registry,
+            thresholds=load_thresholds(self.settings),
             inbox=inbox,
+        )
+
+    def _handlers(self, operations: OperationsApi, stage: Stage | None) -> tuple[Handlers, ...]:
+        settings, ledger = self.settings, self._access
+        return (
+            EventsApi(
+                self._auth,
+                intake=HttpIntake(self._core),
+                journal=self.journal,
+                reads=ledger,
+                writes=ledger,
+                registry=self._registry,
+                policies=self.policies,
+                on_confirmed=self._tell_confirmed,
+            ),
+            ContactsApi(self._auth, reads=ledger, writes=ledger),
+            operations,
+            DemoApi(self._auth, stage),
+            Callbacks(
+                reads=ledger,
+                writes=ledger,
+                policies=self.policies,
+                public_url=settings.base_url,
+                on_confirmed=self._tell_confirmed,
+                sms_token=secret(settings.sms_token),
+                email_secret=secret(settings.email_callback_secret),
+                trusted_proxies=settings.trusted_proxies,
+            ),
+            Pages(
+                reads=ledger,
+                writes=ledger,
+                links=make_links(settings),
+                on_confirmed=self._tell_confirmed,
+                trusted_proxies=settings.trusted_proxies,
+            ),
         )
 
     async def open(self) -> None:
@@ -115,41 +196,24 @@ class Node:
         close.callback(self.copies.close)
         close.callback(self._spool.close)
         self.journal.start(loop)
+        close.callback(self._access.close)
         close.push_async_callback(self.journal.stop)
-        copies = CopyThread(self.copies.put)
         heart = Heart(
             self.ledger, self.name, self.kind,
             connections=lambda: self.connections,
             info=self._info,
         )  # fmt: skip
-        for part in (self.relay, self._sweep, copies, heart):
+        for part in (self.relay, self._sweep, self._copy_thread, heart):
             part.start()
             _closes_beside_the_loop(close, part.stop)
-        receipts = Receipts(loop, self._is_confirmed)
-        self._core = EmitterCore(
-            self.policies,
-            self.journal,
-            self._parts.registry,
-            utcnow=lambda: datetime.now(UTC),
-            receipts=receipts,
-            loop=loop,
-            on_hand_over=self._sweep.hint,
-            on_auth=copies.put,
-            max_backlog=MAX_PENDING,
-        )
+        self._core.start(loop)
         close.callback(self._core.close)
-        close.push_async_callback(self._parts.auth.close)
-        self._parts.intake = HttpIntake(self._core)
-        self._parts.on_confirmed = receipts.confirmed
-
-    def put_on_stage(self, stage: Stage) -> None:
-        """Let the demonstration's page find its agent here; before the gateway starts."""
-        self._parts.stage = stage
+        close.push_async_callback(self._auth.close)
 
     @property
     def connections(self) -> int:
         """Clients connected to this process."""
-        return self._parts.registry.connections
+        return self._registry.connections
 
     @property
     def live(self) -> int:
@@ -158,24 +222,21 @@ class Node:
 
     def acked(self, user_id: str) -> int:
         """See ``Registry.acked``."""
-        return self._parts.registry.acked(user_id)
+        return self._registry.acked(user_id)
 
-    def on_confirmed(self, told: Callable[[Sequence[str]], None]) -> None:
-        """Also tell somebody else which events were just confirmed here; on the loop's thread."""
-        receipts = self._parts.on_confirmed
+    def on_confirmed(self, told: Told) -> None:
+        """Also tell ``told`` which events were just confirmed here; on the loop's thread."""
+        self._confirmed_here.append(told)
 
-        def both(ids: Sequence[str]) -> None:
-            receipts(ids)
+    def _tell_confirmed(self, ids: Sequence[str]) -> None:
+        for told in self._confirmed_here:
             told(ids)
 
-        self._parts.on_confirmed = both
-
     def _info(self) -> dict[str, Any]:
-        core = self._core
         return {
             "url": self.settings.base_url,
             "backlog": self.journal.backlog,
-            "performance_s": None if core is None else core.performance_age(),
+            "performance_s": self._core.performance_age(),
         }
 
     async def close(self) -> None:
@@ -194,20 +255,11 @@ class Node:
         Raises:
             InvalidContext: an id cannot address anybody; ``Overloaded``: not started yet.
         """
-        if self._core is None:
-            raise Overloaded("the gateway has not started yet; emit after the app's start-up")
         return self._core.emitter(user_id, run_id, thread_id, performance)
 
     async def _is_confirmed(self, event_id: str) -> bool:
-        found = await self.journal.call(self.ledger.events.read, [event_id])
+        found = await self._access.events([event_id])
         return bool(found) and found[0].state is State.CONFIRMED
-
-
-class _NotYet:
-    """The intake before the loop runs."""
-
-    async def accept(self, items: Sequence[Any]) -> list[Accepted | Exception]:
-        return [Overloaded("the gateway is starting")] * len(items)
 
 
 def _bus(settings: Settings, name: str) -> Bus:

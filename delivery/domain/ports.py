@@ -7,22 +7,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from datetime import datetime, timedelta
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import Confirmation
+from delivery.domain.policy import Policies
 from delivery.domain.records import (
     AlertGroup,
+    Confirmed,
+    Digest,
     Entry,
+    EventFilter,
+    FeedMark,
+    Owed,
     Receipted,
+    Snapshot,
+    Stored,
+    Timeline,
 )
-
-T = TypeVar("T")
-
 
 Answered = Callable[[Entry, Receipted | Exception], None]
 """Told what became of an entry that was submitted."""
@@ -46,14 +52,88 @@ class Journal(Protocol):
     def hand_over(self, event_id: str, reason: str) -> None:
         """Start the chain for this event after its insert."""
 
-    async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """Run a read (or a rare write) of the ledger in a thread, with a deadline."""
-
     async def flush(self, timeout: float = 10.0) -> None:
         """Wait until everything queued so far is durable; not for what is queued meanwhile."""
 
     @property
     def backlog(self) -> int: ...
+
+
+class Reads(Protocol):
+    """The ledger's answers for the event loop: read in a thread, bounded, with a deadline.
+
+    Every call may raise ``LedgerUnavailable``: the ledger is away, did not answer within 12 s, or
+    too many calls wait already.
+    """
+
+    async def event(self, event_id: str) -> Timeline | None:
+        """One event with its attempts and confirmations."""
+
+    async def events(self, event_ids: Sequence[str]) -> list[Stored]:
+        """Those that exist, in order of recording."""
+
+    async def find(
+        self, which: EventFilter, *, after: str | None = None, limit: int = 50
+    ) -> tuple[list[Stored], str | None]:
+        """A page, newest first; see ``EventStore.find``."""
+
+    async def feed(
+        self,
+        user_id: str,
+        start: FeedMark | timedelta | None,
+        *,
+        by: str,
+        after: int,
+        limit: int,
+    ) -> tuple[list[Owed], FeedMark | None]:
+        """A page of what a connection is owed; see ``FeedStore.page``."""
+
+    async def first_feed(
+        self, user_id: str, cursor: str | None, *, by: str, runs_of: int, limit: int
+    ) -> tuple[dict[str, int], list[Owed], FeedMark | None]:
+        """The last numbers of the runs of the user's last ``runs_of`` events, and then the first
+        page: what is recorded in between is on the page, or ahead of its run's number."""
+
+    async def digest(self, digest_id: str) -> tuple[Digest, tuple[str, ...]] | None:
+        """A digest and the ids that its message listed."""
+
+    async def digest_by_provider_id(
+        self, channel: str, provider_id: str
+    ) -> tuple[Digest, tuple[str, ...]] | None:
+        """The digest whose message the provider knows by this id."""
+
+    async def contact(self, user_id: str) -> Contact | None: ...
+
+    async def snapshot(self) -> Snapshot:
+        """Figures, firing alerts and nodes, read together."""
+
+    async def ping(self) -> None:
+        """Raises ``LedgerUnavailable`` when the ledger cannot serve."""
+
+
+class Writes(Protocol):
+    """Changes that a request asks for, for the event loop. Raises as ``Reads``."""
+
+    async def confirm(self, confirmations: Sequence[Confirmation]) -> Confirmed:
+        """See ``ConfirmationStore.confirm``."""
+
+    async def expedite(self, event_ids: Sequence[str]) -> None:
+        """See ``OperationStore.expedite``."""
+
+    async def replay(
+        self,
+        which: EventFilter | Sequence[str],
+        *,
+        policies: Policies,
+        dry_run: bool = False,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> list[str]:
+        """See ``OperationStore.replay``."""
+
+    async def put_contact(self, contact: Contact) -> None: ...
+    async def delete_contact(self, user_id: str) -> bool: ...
+    async def opt_out(self, user_id: str, channel: str) -> None: ...
 
 
 class Pushed(msgspec.Struct, frozen=True, gc=False):

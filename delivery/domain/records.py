@@ -305,3 +305,17 @@ class Stats:
     states: dict[str, int]
     channels: dict[str, ChannelStats]
     oldest_overdue_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What operators are shown, read together.
+
+    Attributes:
+        alerts: groups that fire.
+        nodes: processes that were alive lately.
+    """
+
+    stats: Stats
+    alerts: list[AlertGroup]
+    nodes: list[NodeInfo]

@@ -41,7 +41,9 @@ Done = Callable[[Accepted | Exception], None]
 
 
 class EmitterCore:
-    """What all emitters of a process share."""
+    """What all emitters of a process share; usable after ``start``."""
+
+    _loop: asyncio.AbstractEventLoop
 
     def __init__(
         self,
@@ -51,7 +53,6 @@ class EmitterCore:
         *,
         utcnow: Callable[[], datetime],
         receipts: Receipts,
-        loop: asyncio.AbstractEventLoop,
         on_hand_over: Callable[[], None] = lambda: None,
         new_id: Callable[[], str] = new_event_id,
         dice: Callable[[], float] = random.random,
@@ -72,7 +73,6 @@ class EmitterCore:
         self.receipts = receipts
         self._journal = journal
         self._utcnow = utcnow
-        self._loop = loop
         self._hint_hand_over = on_hand_over
         self._is_hinted = False
         self._at: datetime | None = None
@@ -81,7 +81,15 @@ class EmitterCore:
         self._max_backlog = max_backlog
         self._runs = Runs(run_capacity)
         self._performance_at: float | None = None
-        self._pusher = Pusher(push, journal, loop=loop, dice=dice, on_hand_over=self._hint)
+        self._pusher = Pusher(push, journal, dice=dice, on_hand_over=self._hint)
+        self.is_started = False
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop runs: events may come from now on, on its thread."""
+        self._loop = loop
+        self._pusher.start(loop)
+        self.receipts.start(loop)
+        self.is_started = True
 
     def emitter(
         self,
@@ -90,7 +98,14 @@ class EmitterCore:
         thread_id: str | None = None,
         performance: bool = False,
     ) -> Emitter:
-        """An emitter for one run of one user. Raises ``InvalidContext``."""
+        """An emitter for one run of one user.
+
+        Raises:
+            InvalidContext: names the id that cannot address a user.
+            Overloaded: not started yet.
+        """
+        if not self.is_started:
+            raise Overloaded("the gateway has not started yet; emit after the app's start-up")
         return Emitter(self, user_id, run_id, thread_id, performance)
 
     def performance_age(self) -> float | None:

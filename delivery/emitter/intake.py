@@ -31,6 +31,8 @@ class HttpIntake:
         """See the port: validate and record a batch; one answer per item, in order."""
         if not items:
             return []
+        if not self._core.is_started:
+            return [Overloaded("the gateway is starting") for _ in items]
         batch = _Batch(self._core, len(items))
         for index, item in enumerate(items):
             batch.take(index, item)

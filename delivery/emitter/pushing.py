@@ -55,20 +55,20 @@ def _parcel(
 
 
 class Pusher:
-    """Pushes parcels, each user's in order. On the loop's thread."""
+    """Pushes parcels, each user's in order. On the loop's thread, after ``start``."""
+
+    _loop: asyncio.AbstractEventLoop
 
     def __init__(
         self,
         push: Push,
         journal: Journal,
         *,
-        loop: asyncio.AbstractEventLoop,
         dice: Callable[[], float],
         on_hand_over: Callable[[], None],
     ) -> None:
         self._push = push
         self._journal = journal
-        self._loop = loop
         self._dice = dice
         self._on_hand_over = on_hand_over
         self._batcher: Batcher[Parcel] = Batcher()
@@ -76,6 +76,10 @@ class Pusher:
         self._retry_timers: dict[str, asyncio.TimerHandle] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop runs; timers are its own."""
+        self._loop = loop
 
     def offer(
         self, event: Event, policy: ClassPolicy, performance: bool, entry: Entry | None = None

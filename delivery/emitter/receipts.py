@@ -23,11 +23,13 @@ IsConfirmed = Callable[[str], Awaitable[bool]]
 
 
 class Receipts:
-    """Implements the ``Desk`` of local receipts. Everything here runs on the loop's thread."""
+    """Implements the ``Desk`` of local receipts. Everything here runs on the loop's thread, after
+    ``start``."""
+
+    _loop: asyncio.AbstractEventLoop
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
         is_confirmed: IsConfirmed,
         *,
         accept_timeout: float = 30.0,
@@ -39,7 +41,6 @@ class Receipts:
             accept_timeout: seconds after which a missing answer of the journal is an error.
             capacity: waits for confirmation at one time; more are refused.
         """
-        self._loop = loop
         self._is_confirmed = is_confirmed
         self._accept_timeout = accept_timeout
         self._capacity = capacity
@@ -49,6 +50,10 @@ class Receipts:
         self._recent: set[str] = set()  # two generations: bounded without an eviction each
         self._recent_before: set[str] = set()
         self._count = 0
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop runs; waits are its futures."""
+        self._loop = loop
 
     def waiter(self) -> asyncio.Future[None]:
         """A wait for the journal's answer; one timer serves them all."""

@@ -14,18 +14,19 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from delivery.domain.event import decode_event
+from delivery.domain.ports import Bus, Reads
 from delivery.errors import LedgerError
 from delivery.gateway.connection import SEND_TIMEOUT, Connection, Surroundings
 from delivery.gateway.departures import Leavers
-from delivery.gateway.feed import SecondCopy, Source
+from delivery.gateway.feed import Source
 from delivery.gateway.outcomes import Outcomes
-from delivery.gateway.parts import GatewayParts
+from delivery.gateway.registry import Registry
 from delivery.gateway.session import Session
 from delivery.gateway.sink import Sink
-from delivery.protocol import Close, encode_event
+from delivery.protocol import Close, Limits, encode_event
 
 if TYPE_CHECKING:
-    from delivery.gateway.auth import Principal
+    from delivery.gateway.auth import Authenticator, Principal
 
 logger = logging.getLogger(__name__)
 
@@ -39,25 +40,38 @@ class FastPath:
     """The live side of a gateway.
 
     Args:
-        second_copy: reads the ``queue`` channel's copy when the ledger is away.
+        node: this process's name, as in ``connected`` frames.
         send_timeout: seconds a client may leave its socket full.
+        clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        parts: GatewayParts,
-        second_copy: SecondCopy | None = None,
+        node: str,
         *,
+        auth: Authenticator,
+        bus: Bus,
+        outcomes: Outcomes,
+        reads: Reads,
+        registry: Registry,
+        source: Source,
+        limits: Limits | None = None,
         send_timeout: float = SEND_TIMEOUT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.parts = parts
+        self.node = node
+        self.auth = auth
+        self.registry = registry
+        self.limits = limits or Limits()
         self.clock = clock
+        self._bus = bus
+        self._outcomes = outcomes
+        self._reads = reads
         self._around = Surroundings(
-            node=parts.node,
-            source=Source(parts.ledger, parts.journal, second_copy),
-            registry=parts.registry,
-            outcomes=Outcomes(parts),
+            node=node,
+            source=source,
+            registry=registry,
+            outcomes=outcomes,
             send_timeout=send_timeout,
             clock=clock,
         )
@@ -75,7 +89,7 @@ class FastPath:
         """A new connection, not yet anybody's."""
         session = Session(
             uuid.uuid4().hex,
-            self.parts.limits,
+            self.limits,
             self.clock(),
             header_token=header is not None,
             is_stream=is_stream,
@@ -118,24 +132,24 @@ class FastPath:
 
     async def start(self) -> None:
         """Listen to the bus, say hello, start the ticker."""
-        await self.parts.bus.start(self.on_message)
-        self.parts.registry.peers.publish("hello")
+        await self._bus.start(self.on_message)
+        self.registry.peers.publish("hello")
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
 
     async def stop(self) -> None:
         """Stop the ticker, pending resends and the bus."""
-        self._around.outcomes.close()
+        self._outcomes.close()
         tasks = [*self._resends, *([self._ticker] if self._ticker is not None else [])]
         self._ticker = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.parts.bus.stop()
+        await self._bus.stop()
 
     def wake(self, user_ids: Sequence[str]) -> None:
         """Let these users' connections catch up from the ledger."""
         for user_id in user_ids:
-            self.parts.registry.wake(user_id)
+            self.registry.wake(user_id)
 
     async def resend(self, user_id: str, ids: Sequence[str], timeout: float) -> int:
         """Read these events and resend them to the user's sockets here; see ``Registry.resend``.
@@ -143,10 +157,10 @@ class FastPath:
         Raises:
             LedgerError: the events cannot be read now.
         """
-        if not self.parts.registry.connections_of(user_id):
+        if not self.registry.connections_of(user_id):
             return 0
-        stored = await self.parts.journal.call(self.parts.ledger.events.read, ids)
-        return await self.parts.registry.resend(user_id, stored, timeout)
+        stored = await self._reads.events(ids)
+        return await self.registry.resend(user_id, stored, timeout)
 
     def on_message(self, message: dict[str, Any]) -> None:
         """Another node said something. Nothing malformed may harm this one."""
@@ -156,7 +170,7 @@ class FastPath:
             logger.warning("a bus message of kind %r is malformed: %r", message.get("kind"), error)
 
     def _on_message(self, message: dict[str, Any]) -> None:
-        registry = self.parts.registry
+        registry = self.registry
         match message["kind"]:
             case "pushes":
                 self._on_pushes(message)
@@ -172,10 +186,10 @@ class FastPath:
             case "gap":
                 registry.wake_all()
             case "confirmed":
-                self.parts.on_confirmed([str(event_id) for event_id in message["ids"]])
+                self._outcomes.on_confirmed([str(event_id) for event_id in message["ids"]])
             case "acked":
                 ids = [str(event_id) for event_id in message["ids"]]
-                self.parts.on_confirmed(ids)
+                self._outcomes.on_confirmed(ids)
                 registry.acknowledged_here(str(message["user"]), ids)
             case "disconnect":
                 registry.disconnect(message["user"])
@@ -185,7 +199,7 @@ class FastPath:
                 return  # of a newer version, or for somebody else
 
     def _on_pushes(self, message: dict[str, Any]) -> None:
-        registry, peers = self.parts.registry, self.parts.registry.peers
+        registry, peers = self.registry, self.registry.peers
         if not peers.is_for_us(message):
             return
         node, is_addressed = message["node"], bool(message.get("to"))
@@ -216,14 +230,14 @@ class FastPath:
         except LedgerError as error:
             logger.warning("cannot resend: %s", error)
             count = 0
-        self.parts.registry.peers.publish("resent", request=request, count=count)
+        self.registry.peers.publish("resent", request=request, count=count)
 
     async def _tick(self) -> None:
-        period = min(TICK, self.parts.limits.heartbeat / 4.0)
+        period = min(TICK, self.limits.heartbeat / 4.0)
         while True:
             await asyncio.sleep(period)
             now = self.clock()
-            self.parts.registry.on_tick(now)
+            self.registry.on_tick(now)
             for connection in tuple(self._connections):
                 try:
                     connection.on_tick(now)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 
 from delivery.domain.event import Event
-from delivery.domain.ports import Journal
+from delivery.domain.ports import Journal, Reads
 from delivery.domain.records import FeedMark, Owed
-from delivery.domain.stores import Ledger
 from delivery.errors import ChannelError, LedgerError
 from delivery.gateway.outbound import Item, Read
 from delivery.protocol import encode_event
@@ -35,7 +33,8 @@ FLUSH_TIMEOUT = 1.0
 MAX_READERS = 16
 """Reads at once; a crowd that reconnects waits its turn instead of exhausting the ledger."""
 
-SecondCopy = Callable[[str], list[Event]]
+SecondCopy = Callable[[str], Awaitable[list[Event]]]
+"""A user's events in the ``queue`` channel's copy. Raises ``LedgerError`` or ``ChannelError``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +59,18 @@ class Source:
     """The shared way to the ledger's feed.
 
     Args:
-        second_copy: reads the ``queue`` channel's copy of a user's events, in a thread.
+        second_copy: reads the ``queue`` channel's copy of a user's events, without blocking.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
+        reads: Reads,
         journal: Journal,
         second_copy: SecondCopy | None = None,
         *,
         page: int = PAGE,
     ) -> None:
-        self._ledger = ledger
+        self._reads = reads
         self._journal = journal
         self._second_copy = second_copy
         self.size = page
@@ -85,9 +84,8 @@ class Source:
         Raises:
             LedgerError, TimeoutError: the ledger did not answer.
         """
-        read = partial(self._ledger.feed.page, user_id, start, by=by, limit=self.size)
         async with asyncio.timeout(QUEUE_TIMEOUT), self._turns, asyncio.timeout(READ_TIMEOUT):
-            return await self._journal.call(read, after=after)
+            return await self._reads.feed(user_id, start, by=by, after=after, limit=self.size)
 
     async def first(
         self, user_id: str, by: str, cursor: str | None
@@ -95,7 +93,9 @@ class Source:
         """The numbers of the user's runs, and then the first events: whatever is recorded in
         between is on the page, or ahead of its run's number. Raises as ``page``."""
         async with asyncio.timeout(QUEUE_TIMEOUT), self._turns, asyncio.timeout(READ_TIMEOUT):
-            return await self._journal.call(self._first, user_id, by, cursor)
+            return await self._reads.first_feed(
+                user_id, cursor, by=by, runs_of=KNOWN_EVENTS, limit=self.size
+            )
 
     async def settle(self) -> None:
         """Let what was accepted so far reach the ledger before it is read, within reason."""
@@ -111,25 +111,11 @@ class Source:
             return []
         try:
             async with asyncio.timeout(READ_TIMEOUT):
-                return await self._journal.call(self._read_copies, self._second_copy, user_id)
+                events = await self._second_copy(user_id)
         except (LedgerError, ChannelError, TimeoutError) as error:
             logger.warning("the second copy cannot be read either: %s", error)
             return []
-
-    def _first(
-        self, user_id: str, by: str, cursor: str | None
-    ) -> tuple[dict[str, int], list[Owed], FeedMark | None]:
-        feed = self._ledger.feed
-        seqs = feed.last_seqs(user_id, KNOWN_EVENTS)
-        return seqs, *feed.page(user_id, cursor, by=by, after=START, limit=self.size)
-
-    @staticmethod
-    def _read_copies(second_copy: SecondCopy, user_id: str) -> list[Item]:
-        return [
-            (event, encode_event(event))
-            for event in second_copy(user_id)
-            if event.user_id == user_id
-        ]
+        return [(event, encode_event(event)) for event in events if event.user_id == user_id]
 
 
 class Feed:

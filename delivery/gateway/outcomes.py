@@ -9,21 +9,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from delivery.domain.lifecycle import Confirmation
+from delivery.domain.ports import Journal, Writes
 from delivery.errors import LedgerError
 from delivery.gateway.departures import Departures
-from delivery.gateway.parts import GatewayParts
+from delivery.gateway.registry import Registry
 
 logger = logging.getLogger(__name__)
 
 
 class Outcomes:
-    """The gateway's way to the journal, the receipts and the chain."""
+    """The gateway's way to the journal, the receipts and the chain.
 
-    def __init__(self, parts: GatewayParts) -> None:
-        self._parts = parts
+    Args:
+        on_confirmed: told on the loop which events were just confirmed; receipts wait for it.
+        wake_chain: a hint for the sweeper that events were handed over.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        writes: Writes,
+        registry: Registry,
+        *,
+        on_confirmed: Callable[[Sequence[str]], None] = lambda ids: None,
+        wake_chain: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._journal = journal
+        self._writes = writes
+        self._registry = registry
+        self.on_confirmed = on_confirmed
+        self._wake_chain = wake_chain
         self._departures = Departures(self._is_away, self._give_up)
         self._proofs: list[Confirmation] = []
 
@@ -41,19 +59,19 @@ class Outcomes:
     def _tell(self) -> None:
         proofs, self._proofs = self._proofs, []
         ids = [proof.event_id for proof in proofs]
-        self._parts.journal.confirm(proofs)
-        self._parts.on_confirmed(ids)
-        self._parts.registry.peers.confirmed(ids)
+        self._journal.confirm(proofs)
+        self.on_confirmed(ids)
+        self._registry.peers.confirmed(ids)
 
     def refused(self, event_id: str, reason: str) -> None:
         """A client cannot handle the event: its chain starts at once."""
-        self._parts.journal.hand_over(event_id, reason)
-        self._parts.wake_chain()
+        self._journal.hand_over(event_id, reason)
+        self._wake_chain()
 
     def left(self, user_id: str, ids: Sequence[str]) -> None:
         """These were in flight to a user's last connection when it ended: unless the client is back
         in a moment, the chain has them, and not only when their ``ack_timeout`` is over."""
-        if not self._parts.registry.is_closing:
+        if not self._registry.is_closing:
             self._departures.add(user_id, ids)
 
     def close(self) -> None:
@@ -66,18 +84,17 @@ class Outcomes:
         if not ids:
             return
         for event_id in ids:
-            self._parts.journal.hand_over(event_id, reason)
-        self._parts.wake_chain()
+            self._journal.hand_over(event_id, reason)
+        self._wake_chain()
 
     def _is_away(self, user_id: str) -> bool:
-        registry = self._parts.registry
+        registry = self._registry
         return not registry.connections_of(user_id) and not registry.peers.hosts_of(user_id)
 
     async def _give_up(self, ids: Sequence[str]) -> None:
-        parts = self._parts
         try:
-            await parts.journal.call(parts.ledger.operations.expedite, ids)
+            await self._writes.expedite(ids)
         except LedgerError as error:
             logger.debug("what a client left unacknowledged waits for its time: %s", error)
             return
-        parts.wake_chain()
+        self._wake_chain()

@@ -99,7 +99,7 @@ async def serve_stream(
     Raises:
         Overloaded: the user has too many connections, or the node is shutting down.
     """
-    registry = path.parts.registry
+    registry = path.registry
     if registry.is_closing or not registry.has_room(principal.subject):
         raise Overloaded("too many connections of this user, or the node is shutting down")
     response = web.StreamResponse(headers=HEADERS)

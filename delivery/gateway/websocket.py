@@ -158,7 +158,7 @@ async def _header_principal(
 async def _verify(path: FastPath, token: str) -> Principal:
     try:
         async with asyncio.timeout(VERIFY_TIMEOUT):
-            return await path.parts.auth.verify(token)
+            return await path.auth.verify(token)
     except TimeoutError as error:
         raise Unauthenticated(
             "the token could not be checked in time; come back", close_code=Close.FORCED_RECONNECT

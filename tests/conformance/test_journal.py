@@ -308,10 +308,6 @@ async def test_stopping_commits_what_is_queued(ledger: SqlLedger) -> None:
         journal.submit(entry(), lambda entry, answer: None)
 
 
-async def test_reads_run_beside_the_loop(journal: JournalThread, ledger: SqlLedger) -> None:
-    assert await journal.call(ledger.feed.last_seqs, "ada", 1) == {}
-
-
 async def test_a_flush_waits_for_what_was_queued_and_not_for_what_keeps_coming(
     journal: JournalThread, ledger: SqlLedger
 ) -> None:

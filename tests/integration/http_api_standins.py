@@ -8,6 +8,12 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+from delivery.api.callbacks import Callbacks
+from delivery.api.contacts import ContactsApi
+from delivery.api.demo import DemoApi
+from delivery.api.events import EventsApi
+from delivery.api.operations import OperationsApi
+from delivery.api.pages import Pages
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
@@ -25,9 +31,10 @@ from delivery.domain.records import (
     Stored,
     Timeline,
 )
+from delivery.domain.thresholds import Thresholds
 from delivery.errors import LedgerUnavailable
 from delivery.gateway.auth import Authenticator, make_token
-from delivery.gateway.parts import GatewayParts
+from delivery.ledger.access import LedgerAccess
 from delivery.links import LinkSigner
 
 SECRET = "s" * 32
@@ -186,18 +193,23 @@ class Contacts:
         self.contacts[user_id] = replace(contact, opt_out=(*contact.opt_out, channel))
 
 
-class Journal:
-    """Runs calls in place; `fault` is raised instead while it is set."""
+class Access(LedgerAccess):
+    """Calls the ledger in place; `fault` is raised instead while it is set."""
 
-    def __init__(self) -> None:
+    def __init__(self, ledger: Any) -> None:
+        super().__init__(ledger)
         self.fault: Exception | None = None
-        self.backlog = 0
-        self.on_flush: Callable[[], object] = lambda: None
 
     async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self.fault is not None:
             raise self.fault
         return function(*args, **kwargs)
+
+
+class Journal:
+    def __init__(self) -> None:
+        self.backlog = 0
+        self.on_flush: Callable[[], object] = lambda: None
 
     async def flush(self, timeout: float = 10.0) -> None:
         self.on_flush()
@@ -246,8 +258,7 @@ class World:
     confirmed: list[str] = field(default_factory=list)
     now: float = 1_000_000.0
 
-    def parts(self, policy: dict[str, Any] | None = None, **changes: Any) -> GatewayParts:
-        """The gateway's parts, made of these."""
+    def __post_init__(self) -> None:
         ledger = SimpleNamespace(
             events=self.events,
             confirmations=self.events,
@@ -259,27 +270,62 @@ class World:
             nodes=SimpleNamespace(all=lambda: self.nodes),
             ping=lambda: None,
         )
-        settings: dict[str, Any] = {
-            "node": "n1",
-            "ledger": ledger,
-            "journal": self.journal,
-            "intake": self.intake,
-            "registry": self.registry,
-            "auth": Authenticator(SECRET),
-            "links": LinkSigner(SECRET, None, PUBLIC_URL, ttl=100, clock=lambda: self.now),
-            "policies": parse_policies(policy or {}),
-            "bus": SimpleNamespace(),
-            "tasks": SimpleNamespace(),
-            "public_url": PUBLIC_URL,
-            "on_confirmed": self.confirmed.extend,
-            "sms_token": SMS_TOKEN,
-            "email_callback_secret": MAIL_SECRET,
-        }
-        return GatewayParts(**(settings | changes))
+        self.access = Access(ledger)
+        self.auth = Authenticator(SECRET)
+        self.links = LinkSigner(SECRET, None, PUBLIC_URL, ttl=100, clock=lambda: self.now)
+
+    def handlers(
+        self,
+        policy: dict[str, Any] | None = None,
+        *,
+        node: str = "n1",
+        registry: Any = None,
+        inbox: Any = None,
+        stage: Any = None,
+        sms_token: str | None = SMS_TOKEN,
+        email_secret: str | None = MAIL_SECRET,
+    ) -> tuple[Any, ...]:
+        """The handlers of the whole API, with these behind them; operations come first."""
+        shared: dict[str, Any] = {"reads": self.access, "writes": self.access}
+        told: dict[str, Any] = {"on_confirmed": self.confirmed.extend}
+        journal: Any = self.journal
+        registry = registry or self.registry
+        policies = parse_policies(policy or {})
+        return (
+            OperationsApi(
+                self.auth,
+                node=node,
+                journal=journal,
+                reads=self.access,
+                registry=registry,
+                thresholds=Thresholds(),
+                inbox=inbox,
+            ),
+            EventsApi(
+                self.auth,
+                intake=self.intake,
+                journal=journal,
+                registry=registry,
+                policies=policies,
+                **shared,
+                **told,
+            ),
+            ContactsApi(self.auth, **shared),
+            DemoApi(self.auth, stage),
+            Callbacks(
+                policies=policies,
+                public_url=PUBLIC_URL,
+                sms_token=sms_token,
+                email_secret=email_secret,
+                **shared,
+                **told,
+            ),
+            Pages(links=self.links, **shared, **told),
+        )
 
     def go_away(self) -> None:
         """From now on the ledger does not answer."""
-        self.journal.fault = LedgerUnavailable("postgresql://u:hunter2@db is away")
+        self.access.fault = LedgerUnavailable("postgresql://u:hunter2@db is away")
 
 
 def bearer(subject: str, scope: str | None = None, **options: Any) -> dict[str, str]:

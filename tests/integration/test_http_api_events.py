@@ -49,7 +49,7 @@ def world() -> World:
 async def client(world: World) -> AsyncIterator[Client]:
     # aiohttp's own limit stays at its default: the API reads bodies by its own.
     app = web.Application(middlewares=[problem_middleware])
-    app.add_routes(routes.routes(world.parts()))
+    app.add_routes(routes.routes(world.handlers()))
     async with TestClient(TestServer(app)) as client:
         yield client
 
@@ -581,7 +581,7 @@ async def test_a_ledger_that_is_away_is_503_and_stays_inside(client: Client, wor
 
 
 async def test_an_unexpected_error_is_500_and_tells_nothing(client: Client, world: World) -> None:
-    world.journal.fault = RuntimeError("hunter2")
+    world.access.fault = RuntimeError("hunter2")
     response = await client.get("/v1/events", headers=READ)
     assert "hunter2" not in str(await problem(response, 500, "internal"))
 

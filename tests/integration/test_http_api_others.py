@@ -67,7 +67,7 @@ async def serve(world: World) -> AsyncIterator[Callable[..., Any]]:
 
     async def start(**settings: Any) -> Client:
         app = web.Application(middlewares=[problem_middleware])
-        app.add_routes(routes.routes(world.parts(**settings)))
+        app.add_routes(routes.routes(world.handlers(**settings)))
         client = TestClient(TestServer(app))
         await client.start_server()
         started.append(client)
@@ -292,7 +292,7 @@ async def test_a_wrong_signature_is_403_and_confirms_nothing(client: Client, wor
 
 
 async def test_without_a_secret_every_callback_is_403(serve: Callable[..., Any]) -> None:
-    client = await serve(sms_token=None, email_callback_secret=None)
+    client = await serve(sms_token=None, email_secret=None)
     response = await twilio(client, MessageSid="SM1", MessageStatus="delivered")
     await problem(response, 403, "invalid-signature")
     await problem(await mail_callback(client, "email.delivered"), 403, "invalid-signature")
@@ -366,7 +366,7 @@ async def test_a_signed_report_without_its_fields_is_422(
 
 def test_a_mail_secret_that_is_none_stops_the_start(world: World) -> None:
     with pytest.raises(ConfigError):
-        routes.routes(world.parts(email_callback_secret="a"))
+        routes.routes(world.handlers(email_secret="a"))
 
 
 # ---- pages behind links
@@ -397,7 +397,7 @@ async def test_opening_a_link_confirms_nothing_and_its_button_the_events_it_list
     for number in (1, 2, 3):
         world.events.add(make_stored(number, type="<b>tool_completed"))
     digest = world.digests.add("email", [event_id(1), event_id(2)])
-    path = path_of(world.parts().links.confirm_url(digest))
+    path = path_of(world.links.confirm_url(digest))
     for _ in range(2):
         response = await client.get(path)
         assert response.status == 200
@@ -425,7 +425,7 @@ async def test_the_pages_speak_the_language_of_the_mail_and_its_time_zone(
 ) -> None:
     world.contacts.put(Contact("u1", locale="de-AT", time_zone="Europe/Vienna"))
     world.events.add(make_stored(1, type="agent_completed"))
-    links = world.parts().links
+    links = world.links
     confirm = path_of(links.confirm_url(world.digests.add("email", [event_id(1)])))
     stop = path_of(links.unsubscribe_url("u1", "email"))
     said = {
@@ -446,7 +446,7 @@ async def test_the_pages_speak_the_language_of_the_mail_and_its_time_zone(
 
 
 async def test_a_bad_link_is_404_and_an_old_one_410(client: Client, world: World) -> None:
-    links = world.parts().links
+    links = world.links
     digest = world.digests.add("email", [event_id(1)])
     world.events.add(make_stored(1))
     good = path_of(links.confirm_url(digest))
@@ -466,7 +466,7 @@ async def test_a_bad_link_is_404_and_an_old_one_410(client: Client, world: World
 
 
 async def test_a_link_opened_while_the_ledger_is_away_says_so(client: Client, world: World) -> None:
-    path = path_of(world.parts().links.confirm_url(world.digests.add("email", [event_id(1)])))
+    path = path_of(world.links.confirm_url(world.digests.add("email", [event_id(1)])))
     world.go_away()
     response = await client.post(path)
     assert response.status == 503
@@ -478,7 +478,7 @@ async def test_a_link_opened_while_the_ledger_is_away_says_so(client: Client, wo
 async def test_unsubscribing_takes_one_click_and_opening_the_link_none(
     client: Client, world: World
 ) -> None:
-    path = path_of(world.parts().links.unsubscribe_url("u1", "email"))
+    path = path_of(world.links.unsubscribe_url("u1", "email"))
     response = await client.get(path)
     assert response.status == 200
     check_page(response, await response.text())

@@ -14,11 +14,12 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from delivery.api import routes, stats_stream
 from delivery.api.problems import problem_middleware
-from delivery.api.snapshot import Looker
+from delivery.api.snapshot import SharedSnapshot
+from delivery.api.stage import Part
 from delivery.api.stats_stream import StatsStream
 from delivery.domain.ports import SinkMessage
 from delivery.domain.records import ChannelStats, NodeInfo, Stats
-from delivery.gateway.stage import Part
+from delivery.domain.thresholds import Thresholds
 from tests.integration.http_api_standins import CLIENT, EMIT, NOW, OPERATE, READ, Registry, World
 
 Client = TestClient[web.Request, web.Application]
@@ -58,9 +59,15 @@ class Fixed:
         self.stats = FINE
         self.now = 100.0
         world.events.stats = lambda window_s=300: self.stats  # type: ignore[method-assign]
-        parts = world.parts(registry=Open())
-        self.looker = Looker(parts, lambda: self.now)
-        self.stream = StatsStream(parts, self.looker.look, lambda: self.now)
+        self.snapshot = SharedSnapshot(world.access, lambda: self.now)
+        self.stream = StatsStream(
+            world.auth,
+            self.snapshot,
+            node="n1",
+            registry=Open(),  # type: ignore[arg-type]
+            thresholds=Thresholds(),
+            clock=lambda: self.now,
+        )
 
     async def levels(self) -> dict[str, str]:
         """Condition -> level, of a fresh look."""
@@ -90,7 +97,8 @@ async def clients() -> AsyncIterator[list[Client]]:
 async def serve(clients: list[Client], world: World, **changes: Any) -> Client:
     """A server with everything behind it."""
     app = web.Application(middlewares=[problem_middleware])
-    routes.mount(app, world.parts(**{"registry": Open(), **changes}))
+    handlers = world.handlers(**{"registry": Open(), **changes})
+    routes.mount(app, handlers, [handlers[0].sampling])
     client: Client = TestClient(TestServer(app))
     await client.start_server()
     clients.append(client)
@@ -163,11 +171,11 @@ async def test_a_ledger_that_is_slow_to_tell_is_asked_less_often(fixed: Fixed) -
         return fixed.stats
 
     fixed.world.events.stats = slow  # type: ignore[method-assign]
-    first = await fixed.looker.look()
+    first = await fixed.snapshot.get()
     fixed.now += 39.0
-    assert await fixed.looker.look() is first
+    assert await fixed.snapshot.get() is first
     fixed.now += 2.0
-    assert await fixed.looker.look() is not first
+    assert await fixed.snapshot.get() is not first
 
 
 async def test_the_stream_speaks_only_when_something_changed(

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from delivery.bus.redis_bus import LocalBus, LocalHub
-from delivery.domain.event import EventClass
+from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import State
 from delivery.gateway import session as sessions
 from delivery.protocol import Limits
@@ -181,7 +181,11 @@ async def test_an_unknown_cursor_says_so_and_brings_the_unconfirmed() -> None:
 
 async def test_without_the_ledger_the_second_copy_is_sent_and_pushes_flow() -> None:
     copy = make_event()
-    async with serve(Node(second_copy=lambda user: [copy])) as node:
+
+    async def second_copy(user_id: str) -> list[Event]:
+        return [copy]
+
+    async with serve(Node(second_copy=second_copy)) as node:
         node.events.is_away = True
         async with joined(node) as (ws, welcome):
             assert welcome["recovered"] is False

@@ -10,9 +10,8 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.ports import Answered
@@ -21,11 +20,9 @@ from delivery.domain.stores import Ledger
 from delivery.errors import LedgerUnavailable, Overloaded
 from delivery.ledger.journal.committing import RETRY, Answer, Committer
 from delivery.ledger.journal.gathering import Batch, Gathering
-from delivery.ledger.journal.readers import Readers
 from delivery.ledger.journal.spool import Spool
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 BATCH = 5_000
 GATHER = 0.02
@@ -60,7 +57,6 @@ class JournalThread:
         *,
         spool: Spool | None = None,
         max_pending: int = 20_000,
-        readers: int = 4,
         gather: float = GATHER,
     ) -> None:
         self._max_pending = max_pending
@@ -78,7 +74,6 @@ class JournalThread:
         self._flushes: list[_Flush] = []
         self._thread = threading.Thread(target=self._run, name="delivery-journal", daemon=True)
         self._committer = Committer(ledger, spool)
-        self._readers = Readers(readers)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -99,7 +94,6 @@ class JournalThread:
         if self._thread.is_alive():
             logger.error("the journal did not finish within %.0f s", timeout)
         self._committer.close()
-        self._readers.close()
 
     @property
     def is_ledger_up(self) -> bool:
@@ -134,10 +128,6 @@ class JournalThread:
         self._gathering.hand_over(event_id, reason)
         if not self._is_scheduled:
             self._schedule()
-
-    async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        """See the port."""
-        return await self._readers.call(function, *args, **kwargs)
 
     async def flush(self, timeout: float = 10.0) -> None:
         """See the port.

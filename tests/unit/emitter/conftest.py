@@ -21,7 +21,7 @@ class Bench:
         self.push = FakePush()
         self.hints = 0
         self.confirmed_in_ledger: set[str] = set()
-        self.receipts = Receipts(loop, self._is_confirmed)
+        self.receipts = Receipts(self._is_confirmed)
         self.core = EmitterCore(
             policies or make_policies(),
             self.journal,
@@ -29,11 +29,11 @@ class Bench:
             utcnow=self.clock.utcnow,
             new_id=FakeIds(),
             receipts=self.receipts,
-            loop=loop,
             on_hand_over=self._on_hand_over,
             dice=lambda: 0.5,
             **options,
         )
+        self.core.start(loop)
         self.emitter = self.core.emitter("u1", "r1")
 
     def _on_hand_over(self) -> None:

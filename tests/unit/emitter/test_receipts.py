@@ -13,7 +13,9 @@ def desk(ledger: set[str], **options) -> Receipts:
     async def is_confirmed(event_id: str) -> bool:
         return event_id in ledger
 
-    return Receipts(asyncio.get_running_loop(), is_confirmed, **options)
+    receipts = Receipts(is_confirmed, **options)
+    receipts.start(asyncio.get_running_loop())
+    return receipts
 
 
 async def test_a_confirmation_wakes_its_waiters():
@@ -56,7 +58,8 @@ async def test_a_ledger_that_is_away_is_not_a_confirmation_and_not_an_error():
     async def is_confirmed(event_id: str) -> bool:
         raise LedgerUnavailable("away")
 
-    receipts = Receipts(asyncio.get_running_loop(), is_confirmed)
+    receipts = Receipts(is_confirmed)
+    receipts.start(asyncio.get_running_loop())
     assert await receipts.wait_confirmed("a", 0.01) is False
 
 

@@ -11,13 +11,15 @@ from delivery.domain.ports import Journal
 from delivery.domain.records import Stored
 from delivery.domain.stores import Ledger
 from delivery.gateway.feed import Feed, Source
+from delivery.ledger.access import LedgerAccess
 from delivery.protocol import Connected, Limits
 from tests.fast_path import Desk, MemoryJournal, MemoryLedger, Node, make_event, make_id, until
 
 
 def source(ledger: MemoryLedger, **options: object) -> Source:
     journal = MemoryJournal(ledger)
-    return Source(cast(Ledger, ledger), cast(Journal, journal), **options)  # type: ignore[arg-type]
+    reads = LedgerAccess(cast(Ledger, ledger))
+    return Source(reads, cast(Journal, journal), **options)  # type: ignore[arg-type]
 
 
 def ids(page_items: list[tuple[Event, bytes]]) -> list[str]:
@@ -69,9 +71,11 @@ async def test_without_the_ledger_the_users_own_second_copy_is_read() -> None:
     ledger = MemoryLedger()
     ledger.events.is_away = True
     mine, strangers = make_event(), make_event("eve")
-    page = await Feed(
-        source(ledger, second_copy=lambda user: [mine, strangers]), "ada", "phone"
-    ).open(None)
+
+    async def second_copy(user_id: str) -> list[Event]:
+        return [mine, strangers]
+
+    page = await Feed(source(ledger, second_copy=second_copy), "ada", "phone").open(None)
     assert (ids(page.items), page.recovered, page.is_degraded) == ([mine.id], False, True)
 
 

@@ -43,7 +43,7 @@ async def nodes(*names: str) -> AsyncIterator[list[Node]]:
 
 
 def pushes(node: Node) -> list[list[str]]:
-    bus = node.parts.bus
+    bus = node.bus
     assert isinstance(bus, Recorder)
     return bus.pushes
 
@@ -112,7 +112,7 @@ async def test_the_proof_of_an_event_is_told_to_its_node_alone() -> None:
         await until(lambda: sink.ids == [event.id])
         desk.ack(connection)
         await until(lambda: first.confirmed == [event.id])
-        bus = second.parts.bus
+        bus = second.bus
         assert isinstance(bus, Recorder)
         assert bus.told == [["n1"]]
 

@@ -1,0 +1,178 @@
+"""The ledger for the event loop: a few threads, a bounded queue before them, a deadline each.
+
+Owns: the threads and the bounds. Never does: group commit, whose order matters; that is the
+journal's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from delivery.domain.contact import Contact
+from delivery.domain.lifecycle import Confirmation
+from delivery.domain.policy import Policies
+from delivery.domain.records import (
+    Confirmed,
+    Digest,
+    EventFilter,
+    FeedMark,
+    Owed,
+    Snapshot,
+    Stored,
+    Timeline,
+)
+from delivery.domain.stores import Ledger
+from delivery.errors import LedgerUnavailable
+
+T = TypeVar("T")
+
+CALL_TIMEOUT = 12.0
+MAX_CALLS = 256
+
+
+class LedgerAccess:
+    """Implements the ``Reads`` and ``Writes`` ports: each call of the ledger in a thread."""
+
+    def __init__(self, ledger: Ledger, threads: int = 4) -> None:
+        self._ledger = ledger
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="delivery-ledger")
+        self._calls = 0
+
+    async def call(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Run a blocking function in one of the threads.
+
+        Raises:
+            LedgerUnavailable: no answer within 12 s, or too many calls wait already.
+        """
+        if self._calls >= MAX_CALLS:
+            raise LedgerUnavailable("too many ledger reads wait already; try again")
+        self._calls += 1
+        try:
+            future = asyncio.get_running_loop().run_in_executor(
+                self._pool, lambda: function(*args, **kwargs)
+            )
+            return await asyncio.wait_for(future, CALL_TIMEOUT)
+        except TimeoutError:
+            raise LedgerUnavailable(
+                f"the ledger did not answer within {CALL_TIMEOUT:g} s"
+            ) from None
+        finally:
+            self._calls -= 1
+
+    def close(self) -> None:
+        """Take no more calls; those under way end by themselves."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # Reads
+
+    async def event(self, event_id: str) -> Timeline | None:
+        """See ``Reads``."""
+        return await self.call(self._ledger.events.get, event_id)
+
+    async def events(self, event_ids: Sequence[str]) -> list[Stored]:
+        """See ``Reads``."""
+        return await self.call(self._ledger.events.read, event_ids)
+
+    async def find(
+        self, which: EventFilter, *, after: str | None = None, limit: int = 50
+    ) -> tuple[list[Stored], str | None]:
+        """See ``Reads``."""
+        return await self.call(self._ledger.events.find, which, after=after, limit=limit)
+
+    async def feed(
+        self,
+        user_id: str,
+        start: FeedMark | timedelta | None,
+        *,
+        by: str,
+        after: int,
+        limit: int,
+    ) -> tuple[list[Owed], FeedMark | None]:
+        """See ``Reads``."""
+        return await self.call(
+            self._ledger.feed.page, user_id, start, by=by, after=after, limit=limit
+        )
+
+    async def first_feed(
+        self, user_id: str, cursor: str | None, *, by: str, runs_of: int, limit: int
+    ) -> tuple[dict[str, int], list[Owed], FeedMark | None]:
+        """See ``Reads``."""
+        return await self.call(self._first_feed, user_id, cursor, by, runs_of, limit)
+
+    def _first_feed(
+        self, user_id: str, cursor: str | None, by: str, runs_of: int, limit: int
+    ) -> tuple[dict[str, int], list[Owed], FeedMark | None]:
+        feed = self._ledger.feed
+        seqs = feed.last_seqs(user_id, runs_of)
+        return seqs, *feed.page(user_id, cursor, by=by, limit=limit)
+
+    async def digest(self, digest_id: str) -> tuple[Digest, tuple[str, ...]] | None:
+        """See ``Reads``."""
+        return await self.call(self._ledger.digests.get, digest_id)
+
+    async def digest_by_provider_id(
+        self, channel: str, provider_id: str
+    ) -> tuple[Digest, tuple[str, ...]] | None:
+        """See ``Reads``."""
+        return await self.call(self._ledger.digests.by_provider_id, channel, provider_id)
+
+    async def contact(self, user_id: str) -> Contact | None:
+        """See ``Reads``."""
+        return await self.call(self._ledger.contacts.get, user_id)
+
+    async def snapshot(self) -> Snapshot:
+        """See ``Reads``."""
+        return await self.call(self._snapshot)
+
+    def _snapshot(self) -> Snapshot:
+        ledger = self._ledger
+        return Snapshot(ledger.statistics.stats(), ledger.alerts.firing(), ledger.nodes.all())
+
+    async def ping(self) -> None:
+        """See ``Reads``."""
+        await self.call(self._ledger.ping)
+
+    # Writes
+
+    async def confirm(self, confirmations: Sequence[Confirmation]) -> Confirmed:
+        """See ``Writes``."""
+        return await self.call(self._ledger.confirmations.confirm, confirmations)
+
+    async def expedite(self, event_ids: Sequence[str]) -> None:
+        """See ``Writes``."""
+        await self.call(self._ledger.operations.expedite, event_ids)
+
+    async def replay(
+        self,
+        which: EventFilter | Sequence[str],
+        *,
+        policies: Policies,
+        dry_run: bool = False,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> list[str]:
+        """See ``Writes``."""
+        return await self.call(
+            self._ledger.operations.replay,
+            which,
+            policies=policies,
+            dry_run=dry_run,
+            after=after,
+            limit=limit,
+        )
+
+    async def put_contact(self, contact: Contact) -> None:
+        """See ``Writes``."""
+        await self.call(self._ledger.contacts.put, contact)
+
+    async def delete_contact(self, user_id: str) -> bool:
+        """See ``Writes``."""
+        return await self.call(self._ledger.contacts.delete, user_id)
+
+    async def opt_out(self, user_id: str, channel: str) -> None:
+        """See ``Writes``."""
+        await self.call(self._ledger.contacts.opt_out, user_id, channel)
