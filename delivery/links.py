@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from delivery.domain.limits import MIN_SECRET_BYTES
 from delivery.errors import ConfigError, LinkExpired, LinkInvalid
 
 CONFIRM = "confirm"
@@ -28,7 +29,6 @@ DEFAULT_TTL = 7 * DAY
 # A mail may be read weeks later and its unsubscribe link must still work; 30 days is what
 # anti-spam laws ask for.
 UNSUBSCRIBE_TTL = 60 * DAY
-MIN_SECRET_BYTES = 32
 MAX_TOKEN_CHARS = 2_048
 
 _EXPIRY_BYTES = 4

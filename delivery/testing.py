@@ -15,6 +15,7 @@ import msgspec
 
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation
+from delivery.domain.limits import DEFAULT_TTL
 from delivery.domain.policy import Policies, parse_policies
 from delivery.domain.ports import Answered, Pushed
 from delivery.domain.records import Entry, Receipted, Recorded
@@ -45,7 +46,7 @@ def make_event(**changes: Any) -> Event:
 
 def make_entry(event: Event | None = None, **changes: Any) -> Entry:
     """An entry around ``event`` with an ack timeout of 5 s and a time to live of 3 days."""
-    plain = Entry(event or make_event(), ack_timeout=5.0, ttl=259_200.0)
+    plain = Entry(event or make_event(), ack_timeout=5.0, ttl=DEFAULT_TTL)
     return msgspec.structs.replace(plain, **changes)
 
 

@@ -25,6 +25,7 @@ from standardwebhooks.webhooks import (
 
 from delivery.api.problems import Problem
 from delivery.api.requests import client_address, parse_json, read_body
+from delivery.domain.channels import Channel, Confirms
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.policy import Policies
 from delivery.domain.ports import Reads, Writes
@@ -116,7 +117,7 @@ class Callbacks:
             raise Problem("invalid-request", "MessageSid is missing", field="MessageSid")
         rank = RANKS.get(status, 0)
         if rank >= _DELIVERED:
-            await self._receipt("sms", sid, "twilio")
+            await self._receipt(Channel.SMS, sid, "twilio")
         elif rank == _FAILED:
             logger.warning("sms %s: %s, error %s", sid, status, values.get("ErrorCode", "none"))
         return web.Response(status=204)
@@ -128,7 +129,7 @@ class Callbacks:
             raise self._refused(request)
         kind, message_id = _mail_report(parse_json(raw))
         if kind == "email.delivered":
-            await self._receipt("email", message_id, "email-provider")
+            await self._receipt(Channel.EMAIL, message_id, "email-provider")
         elif kind == "email.bounced":
             logger.warning("email %s bounced", message_id)
         return web.Response(status=204)
@@ -143,7 +144,7 @@ class Callbacks:
             )
             for event in stored
             if (step := self._policies.of(event.event.event_class).step(channel)) is not None
-            and step.confirms == "receipt"
+            and step.confirms == Confirms.RECEIPT
         ]
         if not proofs:
             return
@@ -188,7 +189,7 @@ def _form(raw: bytes) -> list[tuple[str, str]]:
 
 def _spellings(channel: str, provider_id: str) -> tuple[str, ...]:
     # Some providers report a Message-ID without its angle brackets, some with them.
-    if channel != "email":
+    if channel != Channel.EMAIL:
         return (provider_id,)
     bare = provider_id.strip("<>")
     return tuple(dict.fromkeys((provider_id, bare, f"<{bare}>")))

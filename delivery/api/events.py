@@ -27,8 +27,10 @@ from delivery.api.requests import (
     service,
 )
 from delivery.api.views import accepted_view, stored_view, timeline_view
+from delivery.domain.channels import Channel
 from delivery.domain.event import check_event_id
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
+from delivery.domain.limits import MAX_BODY_BYTES, MAX_EVENTS
 from delivery.domain.policy import Policies
 from delivery.domain.ports import Accepted, Intake, Journal, Reads, Writes
 from delivery.domain.records import EventFilter
@@ -40,8 +42,6 @@ from delivery.protocol import MAX_ACK_IDS, encode_event
 logger = logging.getLogger(__name__)
 
 
-MAX_EVENTS = 1_000
-MAX_BODY = 16 << 20
 NDJSON = ("application/x-ndjson", "application/jsonl")
 
 
@@ -161,7 +161,7 @@ class EventsApi:
     async def accept(self, request: web.Request) -> web.Response:
         """``POST /v1/events``: 202 when at least one event is durable now."""
         await service(request, self._auth, "emit")
-        batch = parse_batch(request.content_type, await read_body(request, MAX_BODY))
+        batch = parse_batch(request.content_type, await read_body(request, MAX_BODY_BYTES))
         return accept_response(batch, await self._intake.accept(batch.items))
 
     async def show(self, request: web.Request) -> web.Response:
@@ -259,7 +259,7 @@ class EventsApi:
     async def _confirm(self, user_id: str, ids: Sequence[str]) -> set[str]:
         if not ids:
             return set()
-        proofs = [Confirmation(id_, user_id, "http", user_id, "POST /v1/acks") for id_ in ids]
+        proofs = [Confirmation(id_, user_id, Channel.HTTP, user_id, "POST /v1/acks") for id_ in ids]
         answer = await self._writes.confirm(proofs)
         if answer.confirmed:
             self._on_confirmed(answer.confirmed)

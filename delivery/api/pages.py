@@ -18,6 +18,7 @@ from aiohttp import web
 
 from delivery.api.problems import KINDS, Problem, problem_of
 from delivery.api.requests import client_address
+from delivery.domain.channels import Channel
 from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.ports import Reads, Writes
@@ -77,7 +78,11 @@ ENGLISH = Words(
     unsubscribe="Unsubscribe",
     done="Done",
     stopped="You will get no more {} from this service.",
-    channels={"email": "emails", "sms": "text messages", "emergency": "push notifications"},
+    channels={
+        Channel.EMAIL: "emails",
+        Channel.SMS: "text messages",
+        Channel.EMERGENCY: "push notifications",
+    },
 )
 GERMAN = Words(
     lang="de",
@@ -98,7 +103,7 @@ GERMAN = Words(
     unsubscribe="Abbestellen",
     done="Erledigt",
     stopped="Sie erhalten keine {} mehr von diesem Dienst.",
-    channels={"email": "E-Mails", "sms": "SMS", "emergency": "Push-Nachrichten"},
+    channels={Channel.EMAIL: "E-Mails", Channel.SMS: "SMS", Channel.EMERGENCY: "Push-Nachrichten"},
     types={
         "agent_started": "Agent hat begonnen",
         "agent_thinking": "Agent dachte nach",

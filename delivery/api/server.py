@@ -15,6 +15,7 @@ from delivery.api.problems import problem_middleware
 from delivery.api.requests import caller
 from delivery.api.routes import Background, Handlers
 from delivery.api.runner import Runner, name_server
+from delivery.domain.limits import MAX_BODY_BYTES
 from delivery.domain.ports import Journal
 from delivery.errors import LedgerError
 from delivery.gateway.fast_path import FastPath
@@ -23,7 +24,6 @@ from delivery.gateway.websocket import serve_socket
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY = 16 * 1024 * 1024
 MIN_GOODBYE = 0.5
 BACK_IN = 0.2
 """Seconds within which a client that was sent elsewhere comes back."""
@@ -58,7 +58,7 @@ class Gateway:
     def build_app(self) -> web.Application:
         """The application; usable on its own or with ``add_subapp``. Starts and stops the fast path
         with itself."""
-        app = web.Application(middlewares=[problem_middleware], client_max_size=MAX_BODY)
+        app = web.Application(middlewares=[problem_middleware], client_max_size=MAX_BODY_BYTES)
         app.on_response_prepare.append(name_server)
         self.mount(app)
         return app

@@ -8,6 +8,7 @@ from email import message_from_string, policy
 from html import escape
 from typing import Any
 
+from delivery.domain.channels import Channel
 from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import Attempt
 from delivery.domain.ports import Accepted, SinkMessage
@@ -90,7 +91,7 @@ def sink_view(message: SinkMessage, ticket: str) -> dict[str, Any]:
         "subject": message.subject,
         "body": message.body,
         "text": _readable(message),
-        "view": f"inbox/{ticket}" if message.kind == "email" else None,
+        "view": f"inbox/{ticket}" if message.kind == Channel.EMAIL else None,
         "at": _instant(message.at),
     }
 
@@ -108,7 +109,7 @@ def mail_html(message: SinkMessage) -> str:
 
 def _readable(message: SinkMessage) -> str:
     """The text a person would read: of a mail its plain part, decoded."""
-    if message.kind == "sms":
+    if message.kind == Channel.SMS:
         return message.body
     found = _part(message, ("plain", "html"))
     return message.body if found is None else found

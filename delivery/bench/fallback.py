@@ -17,11 +17,12 @@ from typing import Any
 import delivery
 from delivery.bench.faults.cluster import Cluster, Servers, Shape, running, two_servers
 from delivery.bench.window import Load
+from delivery.domain.channels import Channel
 from delivery.domain.event import AGENT_TYPES
 from delivery.errors import DeliveryError
 from delivery.process.event_loop import run
 
-STEPS = ("database", "queue", "direct")
+STEPS = (Channel.DATABASE, Channel.QUEUE, Channel.DIRECT)
 TRIES = 3
 """Attempts of the ``direct`` step under the cluster's policy."""
 SHAPE = Shape(gateways=1, workers=2, pace=0.05)
@@ -101,5 +102,5 @@ async def _through(cluster: Cluster, events: int) -> None:
 
 
 def _missing(attempts: dict[str, int], events: int) -> Sequence[str]:
-    wanted = dict.fromkeys(STEPS, events) | {"direct": events * TRIES}
+    wanted = dict.fromkeys(STEPS, events) | {Channel.DIRECT: events * TRIES}
     return [name for name, count in wanted.items() if attempts.get(name, 0) < count]

@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from delivery.bench.children import BenchFailed
+from delivery.domain.channels import Channel
 from delivery.domain.event import AGENT_TYPES, Event, EventClass
 from delivery.domain.lifecycle import Confirmation
+from delivery.domain.policy import ClassPolicy
 from delivery.domain.records import Entry
 from delivery.emitter.validate import new_event_id
 from delivery.ledger import SqlLedger
@@ -27,8 +29,7 @@ PER_RUN = 100
 """Events of each finished run."""
 DUE = 100
 PAGE = 100
-ACK_TIMEOUT = 5.0
-TTL = 259_200.0
+POLICY = ClassPolicy(EventClass.CRITICAL)
 
 
 def fill(
@@ -111,12 +112,12 @@ def _event(user_id: str, run_id: str, seq: int) -> Event:
 
 
 def _entry(event: Event, *, hand_over: bool = False, sent: bool = False) -> Entry:
-    return Entry(event, ACK_TIMEOUT, TTL, sent=sent, hand_over=hand_over)
+    return Entry(event, POLICY.ack_timeout, POLICY.ttl, sent=sent, hand_over=hand_over)
 
 
 def _proved(event: Event) -> Entry:
-    return Entry(event, ACK_TIMEOUT, TTL, sent=True, proofs=[_proof(event)])
+    return Entry(event, POLICY.ack_timeout, POLICY.ttl, sent=True, proofs=[_proof(event)])
 
 
 def _proof(event: Event) -> Confirmation:
-    return Confirmation(event.id, event.user_id, "websocket", DEVICE, "bench")
+    return Confirmation(event.id, event.user_id, Channel.WEBSOCKET, DEVICE, "bench")

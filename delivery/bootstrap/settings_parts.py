@@ -8,7 +8,8 @@ from __future__ import annotations
 import secrets
 
 from delivery.config import Settings, secret
-from delivery.domain.ports import Channel
+from delivery.domain.channels import Channel
+from delivery.domain.ports import Transport
 from delivery.links import LinkSigner
 from delivery.transports.alert import AlertReceivers
 from delivery.transports.email import EmailChannel
@@ -28,14 +29,14 @@ def make_renderer(settings: Settings) -> Renderer:
     return Renderer(settings.templates)
 
 
-def make_channels(settings: Settings, renderer: Renderer) -> dict[str, Channel]:
+def make_channels(settings: Settings, renderer: Renderer) -> dict[str, Transport]:
     """The external channels that are configured; the chain skips the others."""
-    channels: dict[str, Channel] = {"emergency": PushChannel(renderer)}
+    channels: dict[str, Transport] = {Channel.EMERGENCY: PushChannel(renderer)}
     if settings.smtp_url is not None:
         smtp_url = settings.smtp_url.get_secret_value()
-        channels["email"] = EmailChannel(smtp_url, settings.mail_from, renderer)
+        channels[Channel.EMAIL] = EmailChannel(smtp_url, settings.mail_from, renderer)
     if settings.sms_url is not None:
-        channels["sms"] = SmsChannel(
+        channels[Channel.SMS] = SmsChannel(
             settings.sms_url,
             settings.sms_account or "",
             secret(settings.sms_token) or "",

@@ -13,13 +13,13 @@ from delivery.bus.resend import BusResend
 from delivery.bus.user_streams import RedisStreams
 from delivery.config import Settings, secret
 from delivery.domain.event import Event
+from delivery.domain.limits import QUEUE_COPY_AGE
 from delivery.domain.ports import Resend
 from delivery.domain.stores import Ledger
 from delivery.errors import ChannelUnavailable
 
 logger = logging.getLogger(__name__)
 
-COPY_AGE = 259_200.0
 """Seconds a second copy is kept: the longest default time to live."""
 
 
@@ -62,7 +62,7 @@ def make_copies(settings: Settings, ledger: Ledger) -> Copies:
     if url is None:
         mailbox = ledger.mailbox
         return Copies(mailbox.put, mailbox.read, mailbox.trim, lambda: None)
-    streams = RedisStreams(url, COPY_AGE)
+    streams = RedisStreams(url, QUEUE_COPY_AGE)
 
     def trim(max_age: float) -> int:
         try:

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 import jwt
 
 from delivery.config import Settings
+from delivery.domain.limits import TOKEN_TTL
 from delivery.errors import ConfigError
 from delivery.gateway.auth import make_token
 from delivery.process.data_directory import signing_secret
 
 
 def issue(
-    settings: Settings, subject: str, *, scopes: Sequence[str] | None, ttl: float = 86_400.0
+    settings: Settings, subject: str, *, scopes: Sequence[str] | None, ttl: float = TOKEN_TTL
 ) -> str:
     """A signed token that this installation accepts.
 

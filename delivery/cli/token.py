@@ -9,6 +9,7 @@ import click
 
 from delivery.cli.options import json_option
 from delivery.cli.output import say_json
+from delivery.domain.limits import TOKEN_TTL
 
 
 @click.command()
@@ -16,7 +17,7 @@ from delivery.cli.output import say_json
 @click.option("--service", is_flag=True, help="A service's token, with --scope.")
 @click.option("--scope", default="emit read", show_default=True, help="Of emit, read, operate.")
 @click.option("--name", default="service", show_default=True, help="Who the service is.")
-@click.option("--ttl", type=click.FloatRange(min=1), default=86_400.0, show_default=True,
+@click.option("--ttl", type=click.FloatRange(min=1), default=TOKEN_TTL, show_default=True,
               help="Seconds until it expires.")  # fmt: skip
 @click.option("--data-dir", default=None, help="Where `delivery up` keeps its secret.")
 @json_option

@@ -27,12 +27,12 @@ from delivery.client.endpoints import Endpoints
 from delivery.client.problems import BUSY, item_error, seconds, to_error
 from delivery.client.tokens import Token, read_token
 from delivery.domain.emission import Receipt
+from delivery.domain.limits import MAX_EVENTS
 from delivery.errors import DeliveryError, InvalidFrame, Overloaded, RemoteError, Unreachable
 from delivery.protocol import decode_json
 
 logger = logging.getLogger(__name__)
 
-MAX_EVENTS = 1_000
 MAX_BYTES = 1_000_000
 _TRANSIENT = BUSY | {408, 500, 502, 504}
 _wait = wait_random_exponential(multiplier=0.1, max=2.0)

@@ -15,12 +15,11 @@ from delivery.config.checks import (
     require_trust,
     unknown_variables,
 )
-from delivery.config.settings import MIN_SECRET_BYTES, Settings, load_settings, secret
+from delivery.config.settings import Settings, load_settings, secret
 from delivery.config.sources import config_file, read_toml
 
 __all__ = [
     "DEV_SECRET_PREFIX",
-    "MIN_SECRET_BYTES",
     "Settings",
     "config_file",
     "load_policies",

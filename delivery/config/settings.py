@@ -21,9 +21,8 @@ from pydantic_settings import (
 )
 
 from delivery.config.sources import PREFIX, Environment, File, config_file, secrets_of
+from delivery.domain.limits import MIN_SECRET_BYTES
 from delivery.errors import ConfigError
-
-MIN_SECRET_BYTES = 32  # Source: RFC 7518, section 3.2: a key as long as the hash
 
 _URL_LIST = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)|\s+")
 _COMMAS = re.compile(r"[\s,]+")

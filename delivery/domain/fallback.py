@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+from delivery.domain.channels import Channel, OnUnknown
 from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.policy import ChainStep, ClassPolicy
 
@@ -131,7 +132,7 @@ def faults_of(attempts: Sequence[Attempt]) -> tuple[str, ...]:
 def given_up(policy: ClassPolicy) -> ClassPolicy:
     """What is left of a policy for an event that raised too often: operators are told at once,
     whether the class has such a step or not."""
-    step = policy.step("alert") or ChainStep("alert")
+    step = policy.step(Channel.ALERT) or ChainStep(Channel.ALERT)
     return replace(policy, chain=(replace(step, after=0.0),))
 
 
@@ -223,7 +224,7 @@ def _end_of(step: ChainStep, mine: Sequence[Attempt], policy: ClassPolicy) -> da
     """When a rung was over. The last resend still waits for its acknowledgement: the next rung
     would otherwise overtake it."""
     end = max(a.ended_at or a.started_at for a in mine)
-    if step.channel == "direct" and mine[-1].outcome is Outcome.DELIVERED:
+    if step.channel == Channel.DIRECT and mine[-1].outcome is Outcome.DELIVERED:
         end += timedelta(seconds=policy.ack_timeout)
     return end
 
@@ -234,8 +235,10 @@ def _may_repeat(step: ChainStep, mine: Sequence[Attempt]) -> bool:
         return last.retryable
     if last.outcome is Outcome.DELIVERED:
         # A resend reached a socket, but only an acknowledgement ends the event.
-        return step.channel == "direct"
+        return step.channel == Channel.DIRECT
     if last.outcome in (Outcome.UNKNOWN, Outcome.STARTED):
         unknown = sum(a.outcome in (Outcome.UNKNOWN, Outcome.STARTED) for a in mine)
-        return step.on_unknown == "retry" or (step.on_unknown == "once" and unknown <= 1)
+        return step.on_unknown == OnUnknown.RETRY or (
+            step.on_unknown == OnUnknown.ONCE and unknown <= 1
+        )
     return False

@@ -6,21 +6,24 @@ this module gets the parsed mapping and answers with values, or with an error na
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import enum
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
+from delivery.domain.channels import CHAIN, DIGESTED, Channel, Confirms, OnUnknown
 from delivery.domain.event import AGENT_TYPES, AUTH_TYPES, EventClass
 from delivery.domain.health import MAX_LINGER
+from delivery.domain.limits import DEFAULT_TTL
 from delivery.domain.retry import Backoff
 from delivery.errors import ConfigError
 
-CHANNELS = ("database", "queue", "direct", "emergency", "email", "sms", "alert")
-CONFIRMS = ("link", "accepted", "receipt", "never")
-ON_UNKNOWN = ("retry", "once", "skip")
+CHANNELS = CHAIN
 RESPECTS = ("quiet_hours", "opt_out")
 DIGEST_KEYS = ("user_id", "run_id")
 MAX_SECONDS = 10 * 366 * 86_400
+
+Word = TypeVar("Word", bound=enum.StrEnum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +42,22 @@ class DigestRule:
     min_interval: float = 600.0
 
 
+SINGLE = DigestRule(window=0.0, min_interval=0.0)
+"""Of a step whose policy says nothing of digests: what is due together is one message."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChainStep:
     """One rung of a chain. ``after`` counts from the start of the step before, in seconds."""
 
-    channel: str
+    channel: Channel
     after: float = 0.0
     attempts: int = 3
     backoff: Backoff = field(default_factory=Backoff)
     digest: DigestRule | None = None
     only: tuple[str, ...] = ()
-    confirms: str = "never"
-    on_unknown: str = "retry"
+    confirms: Confirms = Confirms.NEVER
+    on_unknown: OnUnknown = OnUnknown.RETRY
     respects: tuple[str, ...] = ()
 
 
@@ -64,7 +71,7 @@ class ClassPolicy:
     retries: int = 3
     backoff: Backoff = field(default_factory=Backoff)
     linger: float = 0.0
-    ttl: float = 259_200.0
+    ttl: float = DEFAULT_TTL
     chain: tuple[ChainStep, ...] = ()
 
     def step(self, channel: str | None) -> ChainStep | None:
@@ -74,7 +81,7 @@ class ClassPolicy:
     @property
     def ends_in_alert(self) -> bool:
         """Whether an exhausted chain means ``dead`` (operators know) rather than ``parked``."""
-        return any(step.channel == "alert" for step in self.chain)
+        return any(step.channel == Channel.ALERT for step in self.chain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +118,8 @@ def parse_policies(document: Mapping[str, Any], *, source: str = "policies") -> 
     classes: dict[EventClass, ClassPolicy] = {}
     by_type: dict[str, EventClass] = {}
     for event_class in EventClass:
-        default = _DEFAULT_TYPES.get(event_class, ())
-        policy = reader.event_class(event_class, tables.get(event_class.value, {}), default)
+        default = _DEFAULTS.get(event_class) or ClassPolicy(event_class)
+        policy = reader.event_class(default, tables.get(event_class.value, {}))
         classes[event_class] = policy
         for name in policy.types:
             if name in by_type:
@@ -124,10 +131,13 @@ def parse_policies(document: Mapping[str, Any], *, source: str = "policies") -> 
     return Policies(classes, by_type)
 
 
-_DEFAULT_TYPES: dict[EventClass, tuple[str, ...]] = {
-    EventClass.CRITICAL: AGENT_TYPES,
-    EventClass.AUTH: AUTH_TYPES,
+_DEFAULTS = {
+    EventClass.CRITICAL: ClassPolicy(EventClass.CRITICAL, AGENT_TYPES),
+    EventClass.AUTH: ClassPolicy(EventClass.AUTH, AUTH_TYPES, retries=5),
 }
+_STEP = ChainStep(Channel.DATABASE)
+_DIGEST = DigestRule()
+_DEFAULT_CONFIRMS = {Channel.EMAIL: Confirms.LINK, Channel.SMS: Confirms.RECEIPT}
 
 _CLASS_KEYS = {"types", "ack_timeout", "retries", "backoff", "linger", "ttl", "chain"}
 _STEP_KEYS = {
@@ -149,7 +159,7 @@ class _Reader:
     def __init__(self, source: str) -> None:
         self.source = source
 
-    def fail(self, key: str, what: str) -> None:
+    def fail(self, key: str, what: str) -> NoReturn:
         raise ConfigError(f"{self.source}: {key or 'top level'}: {what}")
 
     def table(self, value: Any, key: str, allowed: set[str]) -> Mapping[str, Any]:
@@ -161,7 +171,7 @@ class _Reader:
                 f"{key}.{unknown[0]}".lstrip("."),
                 f"unknown key; known here: {', '.join(sorted(allowed))}",
             )
-        return value  # type: ignore[no-any-return]
+        return value
 
     def number(self, table: Mapping[str, Any], key: str, name: str, default: float) -> float:
         value = table.get(name, default)
@@ -194,12 +204,13 @@ class _Reader:
         return tuple(value)
 
     def choice(
-        self, table: Mapping[str, Any], key: str, name: str, default: str, known: Sequence[str]
-    ) -> str:
+        self, table: Mapping[str, Any], key: str, name: str, default: Word, known: Iterable[Word]
+    ) -> Word:
         value = table.get(name, default)
-        if value not in known:
-            self.fail(f"{key}.{name}", f"{value!r} is not one of {', '.join(known)}")
-        return str(value)
+        for word in known:
+            if word == value:
+                return word
+        self.fail(f"{key}.{name}", f"{value!r} is not one of {', '.join(known)}")
 
     def backoff(self, table: Mapping[str, Any], key: str, default: Backoff) -> Backoff:
         if "backoff" not in table:
@@ -217,30 +228,27 @@ class _Reader:
             self.fail(f"{key}.max", f"must be at least base ({read.base:g})")
         return read
 
-    def event_class(
-        self, event_class: EventClass, table: Any, default_types: Sequence[str]
-    ) -> ClassPolicy:
+    def event_class(self, default: ClassPolicy, table: Any) -> ClassPolicy:
+        event_class = default.event_class
         key = f"class.{event_class}"
         table = self.table(table, key, _CLASS_KEYS)
         if event_class is EventClass.EPHEMERAL and table.get("chain"):
             self.fail(f"{key}.chain", "ephemeral events are never stored and have no chain")
-        backoff = self.backoff(table, key, Backoff())
-        ack_timeout = self.number(table, key, "ack_timeout", 5.0)
-        ttl = self.number(table, key, "ttl", 259_200.0)
+        backoff = self.backoff(table, key, default.backoff)
+        ack_timeout = self.number(table, key, "ack_timeout", default.ack_timeout)
+        ttl = self.number(table, key, "ttl", default.ttl)
         if ack_timeout <= 0:
             self.fail(f"{key}.ack_timeout", "must be over 0 seconds")
         if ttl <= ack_timeout:
             self.fail(f"{key}.ttl", f"must be longer than ack_timeout ({ack_timeout:g})")
-        linger = self.number(table, key, "linger", 0.0)
+        linger = self.number(table, key, "linger", default.linger)
         if linger > MAX_LINGER:
             self.fail(f"{key}.linger", f"is at most {MAX_LINGER:g} seconds")
         return ClassPolicy(
             event_class=event_class,
-            types=self.words(table, key, "types", default_types),
+            types=self.words(table, key, "types", default.types),
             ack_timeout=ack_timeout,
-            retries=self.count(
-                table, key, "retries", 5 if event_class is EventClass.AUTH else 3, least=0
-            ),
+            retries=self.count(table, key, "retries", default.retries, least=0),
             backoff=backoff,
             linger=linger,
             ttl=ttl,
@@ -257,36 +265,39 @@ class _Reader:
         names = [step.channel for step in steps]
         for index, name in enumerate(names):
             if name in names[:index]:
-                self.fail(f"{key}[{index}].channel", f"{name!r} stands in this chain already")
-        if "alert" in names[:-1]:
-            self.fail(f"{key}[{names.index('alert')}].channel", "'alert' must be the last step")
+                self.fail(f"{key}[{index}].channel", f"'{name}' stands in this chain already")
+        if Channel.ALERT in names[:-1]:
+            self.fail(
+                f"{key}[{names.index(Channel.ALERT)}].channel", "'alert' must be the last step"
+            )
         return steps
 
     def step(self, value: Any, key: str, backoff: Backoff) -> ChainStep:
         table = self.table(value, key, _STEP_KEYS)
         if "channel" not in table:
             self.fail(f"{key}.channel", f"is missing; write one of {', '.join(CHANNELS)}")
-        channel = self.choice(table, key, "channel", "", CHANNELS)
+        channel = self.choice(table, key, "channel", CHANNELS[0], CHANNELS)
         digest = None
         if "digest" in table:
-            if channel not in ("email", "sms"):
+            if channel not in DIGESTED:
                 self.fail(f"{key}.digest", "only email and sms gather digests")
             digest = self.digest(table["digest"], f"{key}.digest")
-        elif channel in ("email", "sms"):
-            digest = DigestRule(window=0.0, min_interval=0.0)
-        confirms = self.choice(table, key, "confirms", _DEFAULT_CONFIRMS.get(channel, "never"),
-                               CONFIRMS)  # fmt: skip
-        if confirms != "never" and channel not in ("email", "sms"):
+        elif channel in DIGESTED:
+            digest = SINGLE
+        confirms = self.choice(
+            table, key, "confirms", _DEFAULT_CONFIRMS.get(channel, _STEP.confirms), Confirms
+        )
+        if confirms != Confirms.NEVER and channel not in DIGESTED:
             self.fail(f"{key}.confirms", f"channel {channel} never confirms; leave it out")
         return ChainStep(
             channel=channel,
-            after=self.number(table, key, "after", 0.0),
-            attempts=self.count(table, key, "attempts", 3, least=1),
+            after=self.number(table, key, "after", _STEP.after),
+            attempts=self.count(table, key, "attempts", _STEP.attempts, least=1),
             backoff=self.backoff(table, key, backoff),
             digest=digest,
             only=self.words(table, key, "only"),
             confirms=confirms,
-            on_unknown=self.choice(table, key, "on_unknown", "retry", ON_UNKNOWN),
+            on_unknown=self.choice(table, key, "on_unknown", _STEP.on_unknown, OnUnknown),
             respects=self.words(table, key, "respects", (), RESPECTS),
         )
 
@@ -297,9 +308,6 @@ class _Reader:
             self.fail(f"{key}.by", "must contain 'user_id': a message goes to one user")
         return DigestRule(
             by=by,
-            window=self.number(table, key, "window", 30.0),
-            min_interval=self.number(table, key, "min_interval", 600.0),
+            window=self.number(table, key, "window", _DIGEST.window),
+            min_interval=self.number(table, key, "min_interval", _DIGEST.min_interval),
         )
-
-
-_DEFAULT_CONFIRMS = {"email": "link", "sms": "receipt"}

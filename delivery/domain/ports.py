@@ -237,7 +237,7 @@ class Taken:
     note: str | None = None
 
 
-class Channel(Protocol):
+class Transport(Protocol):
     """A last-mile transport: emergency, email, sms. Synchronous, in workers."""
 
     @property

@@ -10,11 +10,12 @@ import heapq
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
+from delivery.domain.health import MAX_LINGER
+
 T = TypeVar("T")
 
 LEAST = 5
 MOST = 20
-MAX_LINGER = 0.1
 _WEIGHT = 0.3
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import jwt
 
 from delivery.domain.event import check_context_id
+from delivery.domain.limits import MIN_SECRET_BYTES
 from delivery.errors import ConfigError, InvalidContext, Unauthenticated
 from delivery.gateway.jwks import ALGORITHMS, KeySet
 from delivery.protocol import Close
@@ -26,7 +27,6 @@ from delivery.protocol import Close
 logger = logging.getLogger(__name__)
 
 SCOPES = ("emit", "read", "operate")
-MIN_SECRET_BYTES = 32  # Source: RFC 7518, section 3.2
 MAX_TOKEN_CHARS = 8_192
 CACHE_SIZE = 1_024
 CACHE_SECONDS = 30.0

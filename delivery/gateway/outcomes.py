@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
+from delivery.domain.channels import Channel
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.ports import Journal, Writes
 from delivery.errors import LedgerError
@@ -18,6 +19,8 @@ from delivery.gateway.departures import Departures
 from delivery.gateway.registry import Registry
 
 logger = logging.getLogger(__name__)
+
+_CHANNEL = Channel.WEBSOCKET.value  # plain text: made once per acknowledged event
 
 
 class Outcomes:
@@ -54,7 +57,7 @@ class Outcomes:
         if not proofs:
             asyncio.get_running_loop().call_soon(self._tell)
         for event_id in ids:
-            proofs.append(Confirmation(event_id, user_id, "websocket", by, evidence))
+            proofs.append(Confirmation(event_id, user_id, _CHANNEL, by, evidence))
 
     def _tell(self) -> None:
         proofs, self._proofs = self._proofs, []

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from delivery.domain.channels import EXTERNAL, Channel
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.policy import ChainStep, ClassPolicy
@@ -21,9 +22,6 @@ from delivery.domain.records import Claim, Result
 from delivery.errors import ChannelError, ConfigError, LedgerError, NotConnected, OutcomeUnknown
 
 logger = logging.getLogger(__name__)
-
-EXTERNAL = ("emergency", "email", "sms")
-"""Channels that leave the system through a transport and its breaker."""
 
 MAX_BATCH = 100
 MAX_EXTERNAL_BATCH = 20
@@ -146,7 +144,7 @@ def result_of(channel: str, call: Callable[[], Taken | None]) -> Result:
         where = traceback.extract_tb(error.__traceback__)[-1]
         name = type(error).__name__
         logger.error("%s: unforeseen %s at %s:%s", channel, name, where.filename, where.lineno)
-        outcome = Outcome.UNKNOWN if channel in (*EXTERNAL, "alert") else Outcome.FAILED
+        outcome = Outcome.UNKNOWN if channel in (*EXTERNAL, Channel.ALERT) else Outcome.FAILED
         return Result(outcome, error=f"unforeseen {name}")
     provider_id = taken.provider_id if taken else None
     return Result(Outcome.DELIVERED, provider_id=provider_id, health=True)

@@ -11,19 +11,20 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
+from delivery.domain.channels import Confirms, OnUnknown
 from delivery.domain.event import EventClass
 from delivery.domain.fallback import retry_at
 from delivery.domain.health import RECOVERY
 from delivery.domain.lifecycle import Attempt, Outcome
-from delivery.domain.policy import DigestRule, Policies
-from delivery.domain.ports import Channel, Dice, Links, Message, Taken
+from delivery.domain.policy import SINGLE, Policies
+from delivery.domain.ports import Dice, Links, Message, Taken, Transport
 from delivery.domain.records import Digest, DigestClaim, Result
 from delivery.tasks.attempts import Work, result_of
 from delivery.tasks.run import BREAKER_OPEN, Run, is_tired
 
 logger = logging.getLogger(__name__)
 
-UNKNOWN_LIMIT = {"skip": 0, "once": 1, "retry": None}
+UNKNOWN_LIMIT = {OnUnknown.SKIP: 0, OnUnknown.ONCE: 1, OnUnknown.RETRY: None}
 """How many messages that may have gone out allow another one, by the step's ``on_unknown``."""
 
 TAKEN_RECHECK = 2.0
@@ -35,7 +36,7 @@ class DigestStep:
 
     def __init__(
         self,
-        channel: Channel,
+        channel: Transport,
         policies: Policies,
         links: Links,
         callback_url: str | None,
@@ -83,7 +84,7 @@ class DigestStep:
         return None
 
     def _join(self, run: Run, work: Work) -> Digest:
-        rule = work.step(run.channel).digest or DigestRule(window=0.0, min_interval=0.0)
+        rule = work.step(run.channel).digest or SINGLE
         return run.ledger.digests.join(
             work.claim,
             run.channel,
@@ -137,7 +138,9 @@ class DigestStep:
             events=tuple(member.event for member in claim.members),
             contact=claim.contact,
             number=max(1, digest.number),
-            confirm_url=self._links.confirm_url(digest.id) if step.confirms == "link" else None,
+            confirm_url=self._links.confirm_url(digest.id)
+            if step.confirms == Confirms.LINK
+            else None,
             unsubscribe_url=(
                 self._links.unsubscribe_url(digest.user_id, self._channel.name)
                 if "opt_out" in step.respects
@@ -165,7 +168,7 @@ class DigestStep:
             run.postpone(group, run.ledger.now() + timedelta(seconds=TAKEN_RECHECK))
             return []
         step = speaker.step(run.channel)
-        if result.outcome is Outcome.DELIVERED and step.confirms == "accepted":
+        if result.outcome is Outcome.DELIVERED and step.confirms == Confirms.ACCEPTED:
             events = [member.event for member in claim.members]
             run.confirm_accepted(events, result, claim.digest.message_id)
             run.note([work for work in group if work.event in events], result, started_at)

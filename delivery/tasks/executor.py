@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
+from delivery.domain.channels import EXTERNAL, Channel
 from delivery.domain.event import Event
 from delivery.domain.fallback import (
     MAX_FAULTS,
@@ -23,11 +24,11 @@ from delivery.domain.fallback import (
     next_step,
 )
 from delivery.domain.policy import CHANNELS, Policies
-from delivery.domain.ports import Alerts, Channel, Dice, Links, Resend, TaskQueue
+from delivery.domain.ports import Alerts, Dice, Links, Resend, TaskQueue, Transport
 from delivery.domain.records import Claim
 from delivery.domain.stores import Ledger
 from delivery.tasks.alerting import AlertStep
-from delivery.tasks.attempts import EXTERNAL, Report, TimeLimits, Work, batches
+from delivery.tasks.attempts import Report, TimeLimits, Work, batches
 from delivery.tasks.digests import DigestStep
 from delivery.tasks.run import Run
 from delivery.tasks.steps import DatabaseStep, DirectStep, EmergencyStep, QueueStep, StepRunner
@@ -53,7 +54,7 @@ class Executor:
         *,
         ledger: Ledger,
         policies: Policies,
-        channels: Mapping[str, Channel],
+        channels: Mapping[str, Transport],
         alerts: Alerts,
         resend: Resend,
         queue_copy: Callable[[Sequence[Event]], None],
@@ -73,15 +74,15 @@ class Executor:
         self._interruptions = interruptions
         self._salt = dice()
         self._runners: dict[str, StepRunner] = {
-            "database": DatabaseStep(drain_spool),
-            "queue": QueueStep(queue_copy, resend),
-            "direct": DirectStep(resend),
-            "alert": AlertStep(alerts),
+            Channel.DATABASE: DatabaseStep(drain_spool),
+            Channel.QUEUE: QueueStep(queue_copy, resend),
+            Channel.DIRECT: DirectStep(resend),
+            Channel.ALERT: AlertStep(alerts),
         }
         for name, channel in self._channels.items():
             self._runners[name] = (
                 EmergencyStep(channel)
-                if name == "emergency"
+                if name == Channel.EMERGENCY
                 else DigestStep(channel, policies, links, callback_url, dice)
             )
 

@@ -15,6 +15,7 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 
+from delivery.domain.limits import QUEUE_COPY_AGE
 from delivery.domain.policy import CHANNELS
 from delivery.errors import LedgerError
 from delivery.tasks.app import RESOLVE_ALERTS, SEAL_AUDIT, SWEEP, TRIM_MAILBOX, task_name
@@ -28,7 +29,6 @@ INTERRUPTIONS = (SoftTimeLimitExceeded,)
 
 SEAL_PAGE = 1_000
 MAX_SEAL_PAGES = 50
-MAILBOX_AGE = 259_200.0
 """Seconds that a second copy is worth keeping: the longest default time to live."""
 
 
@@ -73,7 +73,7 @@ def register_maintenance(app: Celery, get_maintenance: Callable[[], Maintenance]
         get_maintenance().alerter.run()
 
     def trim_mailbox() -> None:
-        get_maintenance().trim(MAILBOX_AGE)
+        get_maintenance().trim(QUEUE_COPY_AGE)
 
     for name, work in (
         (SWEEP, sweep),

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import PurePath
 
+from delivery.domain.channels import Channel
 from delivery.domain.event import Event
 from delivery.domain.fallback import DECISION, FAULT_PAUSE, MAX_FAULTS, faults_of
 from delivery.domain.health import RECOVERY
@@ -97,7 +98,7 @@ class Run:
         self.ledger.chain.end_all(starts, DECISION, result)
         now = self.ledger.now()
         if work.number == MAX_FAULTS:
-            self.hand_on(work, "alert", now)
+            self.hand_on(work, Channel.ALERT, now)
         elif work.number > 2 * MAX_FAULTS:
             self.finish(work, alerted=False)  # the alert itself raises: its user is still told
         else:

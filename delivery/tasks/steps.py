@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Protocol
 
+from delivery.domain.channels import Channel
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import Outcome
-from delivery.domain.ports import Channel, Message, Resend, Taken
+from delivery.domain.ports import Message, Resend, Taken, Transport
 from delivery.domain.records import Result
 from delivery.errors import ChannelError, NotConnected
 from delivery.tasks.attempts import Work, result_of
@@ -114,7 +115,7 @@ class DirectStep:
 
     def _probe(self, run: Run, ids: dict[str, list[str]]) -> dict[str, Result]:
         timeout = min(PROBE_TIMEOUT, run.limits.attempt)
-        pool = ThreadPoolExecutor(min(MAX_PROBES, len(ids)), thread_name_prefix="direct")
+        pool = ThreadPoolExecutor(min(MAX_PROBES, len(ids)), thread_name_prefix=Channel.DIRECT)
         try:
             probes: dict[str, Future[Result]] = {
                 user: pool.submit(self._resend_to, user, mine, timeout)
@@ -135,13 +136,13 @@ class DirectStep:
             if self._resend.resend(user_id, ids, timeout) == 0:
                 raise NotConnected("not connected")
 
-        return result_of("direct", resend)
+        return result_of(Channel.DIRECT, resend)
 
 
 class EmergencyStep:
     """One push message per user and run, so that nobody is stormed; one attempt row per event."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Transport) -> None:
         self._channel = channel
 
     def run(self, run: Run, works: Sequence[Work]) -> list[Work]:

@@ -17,6 +17,7 @@ from email.message import EmailMessage
 from email.policy import SMTP, SMTPUTF8
 from email.utils import format_datetime, parseaddr
 
+from delivery.domain.channels import Channel
 from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
 from delivery.errors import ChannelRejected, ConfigError
@@ -43,7 +44,7 @@ class EmailChannel:
         ConfigError: a value cannot be used; names the setting.
     """
 
-    name = "email"
+    name = Channel.EMAIL
 
     def __init__(
         self,

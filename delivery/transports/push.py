@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
+from delivery.domain.channels import Channel
 from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
 from delivery.domain.push_target import SCHEMES, scheme_of, shape_fault
@@ -36,7 +37,7 @@ class PushChannel:
         allow_private: let targets be on private networks (a trusted installation, or a test).
     """
 
-    name = "emergency"
+    name = Channel.EMERGENCY
 
     def __init__(
         self,

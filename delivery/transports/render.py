@@ -11,6 +11,7 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
+from delivery.domain.limits import MAX_SMS_CHARS
 from delivery.domain.ports import Message
 from delivery.domain.records import AlertGroup
 from delivery.errors import ConfigError
@@ -18,7 +19,6 @@ from delivery.transports.story import MAX_LINES, newest, one_line, story, zone_n
 from delivery.transports.templates import FALLBACK, SENTENCES, Templates, locales_of
 
 MAX_SUBJECT = 180
-MAX_SMS = 1_600  # Source: Twilio, error 21617
 
 # One character outside GSM's alphabet makes a text cost more than twice as much: 70 characters go
 # into a part instead of 160. These have equals inside. Source: 3GPP TS 23.038, section 6.2.1.
@@ -78,9 +78,11 @@ class Renderer:
     def sms(self, message: Message) -> str:
         """One short text; raises ``ConfigError`` as ``digest`` does, also for one over 1,600."""
         text = self._render("sms.txt", message).strip().translate(_CHEAP)
-        if len(text) > MAX_SMS:
+        if len(text) > MAX_SMS_CHARS:
             # Cutting would cut the link.
-            raise ConfigError(f"template sms.txt made {len(text)} characters, at most {MAX_SMS} go")
+            raise ConfigError(
+                f"template sms.txt made {len(text)} characters, at most {MAX_SMS_CHARS} go"
+            )
         return text
 
     def push(self, message: Message) -> Notice:

@@ -25,6 +25,7 @@ import httpx
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from delivery.domain.channels import Channel
 from delivery.domain.ports import SinkMessage
 from delivery.transports.inbox import MAX_MESSAGES, SinkInbox
 from delivery.transports.sms_http import Answer, refusal_of, sms_server, twilio_signature
@@ -89,7 +90,7 @@ class MailSink:
         parsed = message_from_bytes(raw, policy=default_policy)
         self.inbox.add(
             SinkMessage(
-                kind="email",
+                kind=Channel.EMAIL,
                 to=", ".join(envelope.rcpt_tos),
                 subject=str(parsed.get("Subject", "")),
                 body=raw.decode("utf-8", "replace"),
@@ -217,7 +218,9 @@ class SmsSink:
             self._forms[sid] = {**form, "AccountSid": account}
             while len(self._forms) > MAX_MESSAGES:
                 self._forms.popitem(last=False)
-        self.inbox.add(SinkMessage("sms", form["To"], "", form["Body"], datetime.now(UTC), sid))
+        self.inbox.add(
+            SinkMessage(Channel.SMS, form["To"], "", form["Body"], datetime.now(UTC), sid)
+        )
         for status in self._statuses:
             self._queue(sid, status)
         return 201, {

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
+from delivery.domain.channels import Channel
 from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
 from delivery.errors import ChannelRejected, ChannelUnavailable
@@ -50,7 +51,7 @@ class SmsChannel:
         ConfigError: ``base_url`` is not an http(s) URL.
     """
 
-    name = "sms"
+    name = Channel.SMS
 
     def __init__(
         self,

@@ -19,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from delivery.domain.limits import MAX_SMS_CHARS
+
 logger = logging.getLogger(__name__)
 
 Answer = tuple[int, dict[str, Any]]
@@ -29,7 +31,6 @@ _PATH = re.compile(r"^/2010-04-01/Accounts/([^/]+)/Messages\.json$")
 _NUMBER = re.compile(r"^\+[1-9][0-9]{6,14}$")
 _LENGTH = re.compile("[0-9]{1,9}")
 _MAX_BODY = 64 * 1024
-MAX_TEXT = 1_600
 # Twilio's own magic numbers for tests. Source: Twilio, "Test credentials".
 _REFUSED = {
     "+15005550001": (21211, "The 'To' number is not a valid phone number."),
@@ -57,7 +58,7 @@ def refusal_of(form: Mapping[str, str]) -> Answer | None:
         return _refusal(21211, "The 'To' number is not a valid phone number.")
     if not (form.get("From") or form.get("MessagingServiceSid")):
         return _refusal(21603, "A 'From' phone number is required.")
-    if not body or len(body) > MAX_TEXT:
+    if not body or len(body) > MAX_SMS_CHARS:
         return _refusal(21617 if body else 21602, "The message body is empty or too long.")
     return None
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from delivery.domain.contact import Contact
-from delivery.domain.ports import Channel
+from delivery.domain.ports import Transport
 from delivery.errors import ChannelUnavailable
 from delivery.transports.email import EmailChannel
 from delivery.transports.push import PushChannel
@@ -28,7 +28,7 @@ TIMEOUT = 5.0
 class Case:
     """A channel on a server that takes everything."""
 
-    channel: Channel
+    channel: Transport
     contact: dict[str, Any]
     arrived: Callable[[], int]
     away: Callable[[], None]

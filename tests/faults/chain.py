@@ -13,7 +13,7 @@ from typing import Any
 from delivery.domain.contact import Contact
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.policy import Policies, parse_policies
-from delivery.domain.ports import Channel
+from delivery.domain.ports import Transport
 from delivery.ledger import SqlLedger
 from delivery.tasks.executor import Executor, TimeLimits
 from delivery.tasks.sweep import Alerter, Sweeper
@@ -55,7 +55,7 @@ def sms_channel(url: str) -> SmsChannel:
 def executor_of(
     ledger: SqlLedger,
     policies: Policies,
-    channels: Mapping[str, Channel],
+    channels: Mapping[str, Transport],
     *,
     alerts: FakeAlerts | None = None,
     queue: FakeQueue | None = None,
@@ -85,7 +85,7 @@ class Chain:
         ledger: SqlLedger,
         policies: Policies,
         advance: Advance,
-        channels: Mapping[str, Channel],
+        channels: Mapping[str, Transport],
     ) -> None:
         self.ledger = ledger
         self.advance = advance

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from delivery.domain.policy import Policies
-from delivery.domain.ports import Channel
+from delivery.domain.ports import Transport
 from delivery.ledger import SqlLedger
 from tests.faults.chain import Advance, Chain, email_channel, opened, policies_of, sms_channel
 from tests.smtp_servers import Behaviour, smtp_server
@@ -32,7 +32,7 @@ class World:
         self.ledger = ledger
         self.texts = texts
         self._advance = advance
-        self._channels: dict[str, Channel] = {
+        self._channels: dict[str, Transport] = {
             "email": email_channel(mails),
             "sms": sms_channel(texts.url),
         }

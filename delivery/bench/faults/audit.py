@@ -13,6 +13,7 @@ from typing import Any
 
 from delivery.bench.faults.audience import Listener, Sight
 from delivery.bench.faults.producing import Sent
+from delivery.domain.channels import Channel
 from delivery.domain.lifecycle import ENDED, Attempt, Outcome, State
 from delivery.domain.records import Stored
 from delivery.domain.stores import Ledger
@@ -161,14 +162,16 @@ class Audit:
         if stored.handed_over_at is None:
             return "live"
         resent = any(
-            one.channel == "direct" and one.outcome in (Outcome.CONFIRMED, Outcome.DELIVERED)
+            one.channel == Channel.DIRECT and one.outcome in (Outcome.CONFIRMED, Outcome.DELIVERED)
             for one in self._attempts(stored.event.id)
         )
         return "fallback" if resent else "live"
 
     def _by_message(self, event_id: str) -> bool:
         timeline = self._ledger.events.get(event_id)
-        return timeline is not None and any(c.channel == "email" for c in timeline.confirmations)
+        return timeline is not None and any(
+            c.channel == Channel.EMAIL for c in timeline.confirmations
+        )
 
     def _attempts(self, event_id: str) -> Sequence[Attempt]:
         timeline = self._ledger.events.get(event_id)

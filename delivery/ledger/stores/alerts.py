@@ -14,6 +14,7 @@ import sqlalchemy as sa
 import uuid_utils
 from sqlalchemy.engine import Connection
 
+from delivery.domain.channels import Channel
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.records import AlertGroup, Claim, Condition
@@ -22,7 +23,6 @@ from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import among, lock
 from delivery.ledger.sql.tables import digests, events
 
-CHANNEL = "alert"
 EVERYBODY = "*"
 SAMPLE = 5
 MAX_FAULTS = 3
@@ -50,7 +50,7 @@ class AlertSql:
             faults: errors of ours that brought events here; the group keeps the last few.
         """
         with self._database.write() as connection:
-            lock(connection, CHANNEL, event_class.value)
+            lock(connection, Channel.ALERT, event_class.value)
             firing = sa.select(*rows.DIGEST_COLUMNS).where(
                 *_is_firing(), digests.c["class"] == event_class.value
             )
@@ -72,7 +72,7 @@ class AlertSql:
         if row is None and not conditions:
             return
         with self._database.write() as connection:
-            lock(connection, CHANNEL, THRESHOLDS)
+            lock(connection, Channel.ALERT, THRESHOLDS)
             if connection.execute(sa.select(digests.c.id).where(*standing)).first() is None:
                 if not conditions:
                     return
@@ -88,7 +88,7 @@ class AlertSql:
         with self._database.write() as connection:
             connection.execute(
                 sa.update(digests)
-                .where(digests.c.id == group_id, digests.c.channel == CHANNEL)
+                .where(digests.c.id == group_id, digests.c.channel == Channel.ALERT)
                 .values(notified_at=self._database.now(connection))
             )
 
@@ -108,7 +108,7 @@ class AlertSql:
             ).scalar_one_or_none()
             if subject is None:
                 return
-            lock(connection, CHANNEL, subject)
+            lock(connection, Channel.ALERT, subject)
             over = (
                 digests.c.error == _NOTHING
                 if subject == THRESHOLDS
@@ -125,7 +125,7 @@ class AlertSql:
         values: dict[str, Any] = {
             "id": group_id,
             "user_id": EVERYBODY,
-            "channel": CHANNEL,
+            "channel": Channel.ALERT,
             "class": subject,
             "state": "firing",
             "message_id": group_id,
@@ -137,7 +137,7 @@ class AlertSql:
 def _is_firing() -> tuple[sa.ColumnElement[bool], ...]:
     return (
         digests.c.user_id == EVERYBODY,
-        digests.c.channel == CHANNEL,
+        digests.c.channel == Channel.ALERT,
         digests.c.state == "firing",
     )
 

@@ -14,13 +14,14 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from delivery.domain.channels import Channel
 from delivery.domain.contact import Contact
 from delivery.domain.lifecycle import Attempt, Outcome, State
 from delivery.domain.records import Claim
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
-from delivery.ledger.stores.sweep import FAST_PATH, expire
+from delivery.ledger.stores.sweep import expire
 
 LOST = "the worker was lost"
 
@@ -69,7 +70,7 @@ def _end_lost(connection: Connection, now: datetime, free: Sequence[rows.AnyRow]
         sa.update(attempts)
         .where(
             among(attempts.c.event_id, [row.id for row in free]),
-            attempts.c.channel != FAST_PATH,
+            attempts.c.channel != Channel.WEBSOCKET,
             attempts.c.outcome == Outcome.STARTED.value,
             sa.or_(attempts.c.digest_id.is_(None), attempts.c.digest_id.notin_(running)),
         )
@@ -115,7 +116,7 @@ def _attempts(connection: Connection, won: Sequence[str]) -> dict[str, list[Atte
                 events.c.generation == attempts.c.generation,
             ),
         )
-        .where(among(attempts.c.event_id, won), attempts.c.channel != FAST_PATH)
+        .where(among(attempts.c.event_id, won), attempts.c.channel != Channel.WEBSOCKET)
         .order_by(attempts.c.id)
     )
     by_event: dict[str, list[Attempt]] = defaultdict(list)

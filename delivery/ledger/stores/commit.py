@@ -18,6 +18,7 @@ import sqlalchemy as sa
 import uuid_utils
 from sqlalchemy.engine import Connection
 
+from delivery.domain.channels import Channel
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.records import Entry, Receipted, Recorded
@@ -32,7 +33,6 @@ from delivery.ledger.stores.confirmations import store_proofs
 
 logger = logging.getLogger(__name__)
 
-FAST_PATH = "websocket"
 _CLASS = {one: one.value for one in EventClass}  # a look into it is faster than the property
 
 
@@ -278,7 +278,7 @@ def _is_proved(entry: Entry) -> bool:
 def _push_rows(entry: Entry, now: datetime) -> Iterable[dict[str, Any]]:
     for number, (outcome, error) in enumerate(entry.pushes, start=1):
         yield attempt_values(
-            entry.event.id, 1, FAST_PATH, number, outcome,
+            entry.event.id, 1, Channel.WEBSOCKET, number, outcome,
             started_at=entry.event.at, ended_at=now, error=error,
         )  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from delivery.domain.channels import LIVE
 from delivery.domain.lifecycle import Attempt, Outcome, State
 from delivery.domain.records import ConfirmationRow, EventFilter, Stored, Timeline
 from delivery.ledger.sql import bulk
@@ -28,7 +29,6 @@ from delivery.ledger.sql.tables import attempts, confirmations, events
 
 _POSITION = re.compile("[0-9]{1,18}")  # what fits into a BIGINT
 ENDED_FOR_FEEDS = (State.CONFIRMED.value, State.EXPIRED.value)
-LIVE_CHANNELS = ("websocket", "sse", "http")
 
 
 class EventSql:
@@ -114,7 +114,7 @@ def unconfirmed() -> sa.ColumnElement[bool]:
 
 def _timeline(event: Stored, tries: list[Attempt], proofs: list[ConfirmationRow]) -> Timeline:
     """Add the successful push: it leaves no attempt row, its proof says all there is to know."""
-    live = next((proof for proof in proofs if proof.channel in LIVE_CHANNELS), None)
+    live = next((proof for proof in proofs if proof.channel in LIVE), None)
     if live is not None and event.handed_over_at is None:
         number = 1 + sum(one.channel == live.channel for one in tries)
         tries.append(

@@ -14,6 +14,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from delivery.domain.channels import Channel
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.records import FeedMark, Owed
@@ -27,7 +28,6 @@ CURSOR_OVERLAP = timedelta(seconds=30)
 DISORDER = timedelta(seconds=15)
 """How far positions and instants of recording may disagree; a transaction that is idle for so long
 is ended by the server."""
-SOCKET = "websocket"
 
 _USER = sa.bindparam("user_id", type_=events.c.user_id.type)
 _AFTER = sa.bindparam("after", type_=sa.BigInteger())
@@ -53,7 +53,7 @@ _BEHIND = (
 )
 _PROOF = sa.exists().where(
     confirmations.c.event_id == events.c.id,
-    confirmations.c.channel == SOCKET,
+    confirmations.c.channel == Channel.WEBSOCKET,
     confirmations.c.by == sa.bindparam("by", type_=confirmations.c.by.type),
 )
 _RECENT = (

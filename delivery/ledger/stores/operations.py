@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from delivery.domain.channels import Channel
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Outcome, State
 from delivery.domain.policy import Policies
@@ -19,7 +20,6 @@ from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.rows import AnyRow, attempt_values, is_id
 from delivery.ledger.sql.tables import attempts, events
 from delivery.ledger.stores.audit import AuditRow, audit_rows
-from delivery.ledger.stores.commit import FAST_PATH
 from delivery.ledger.stores.events import conditions
 
 
@@ -129,7 +129,7 @@ def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: dat
     tried = _tries(connection, moved)
     bulk.insert_attempts(connection, [
         attempt_values(
-            row.id, row.generation, FAST_PATH, tried.get((row.id, row.generation), 0) + 1,
+            row.id, row.generation, Channel.WEBSOCKET, tried.get((row.id, row.generation), 0) + 1,
             Outcome.FAILED, started_at=now, ended_at=now, error=reason[:500],
         )
         for row in rows
@@ -152,7 +152,7 @@ def _tries(connection: Connection, ids: Sequence[str]) -> dict[tuple[str, int], 
     """Fast-path attempts so far by (event, generation)."""
     query = (
         sa.select(attempts.c.event_id, attempts.c.generation, sa.func.max(attempts.c.number))
-        .where(among(attempts.c.event_id, ids), attempts.c.channel == FAST_PATH)
+        .where(among(attempts.c.event_id, ids), attempts.c.channel == Channel.WEBSOCKET)
         .group_by(attempts.c.event_id, attempts.c.generation)
     )
     return {(row[0], row[1]): row[2] for row in connection.execute(query)}

@@ -15,12 +15,13 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from delivery.domain.channels import LIVE
 from delivery.domain.lifecycle import State
 from delivery.domain.records import ChannelStats, Stats
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.tables import attempts, breakers, confirmations, events
-from delivery.ledger.stores.events import LIVE_CHANNELS, unconfirmed
+from delivery.ledger.stores.events import unconfirmed
 
 SAMPLE = 2_000
 STRETCH = 16
@@ -227,7 +228,7 @@ def _pushed(connection: Connection, recorded: Window) -> dict[str, _Channel]:
         )
         .join(events, events.c.id == confirmations.c.event_id)
         .where(recorded.rows(events.c.position, events.c.recorded_at))
-        .where(confirmations.c.channel.in_(LIVE_CHANNELS))
+        .where(confirmations.c.channel.in_(LIVE))
     )
     found: defaultdict[str, _Channel] = defaultdict(_Channel)
     for name, has_fallen, at, proved_at in connection.execute(query):

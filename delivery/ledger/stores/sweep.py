@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain import lifecycle
+from delivery.domain.channels import Channel
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Outcome, State
 from delivery.domain.records import Due, Swept
@@ -22,7 +23,6 @@ from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.tables import UtcDateTime, attempts, events
 from delivery.ledger.stores.audit import AuditRow, audit_rows
 
-FAST_PATH = "websocket"
 AGAIN = 5.0
 """Seconds until a step is published again the first time; doubles with every publish."""
 AGAIN_MAX = 60.0
@@ -113,13 +113,13 @@ def _record_timeouts(connection: Connection, now: datetime, found: Sequence[rows
     ours = sa.and_(
         attempts.c.event_id == events.c.id,
         attempts.c.generation == events.c.generation,
-        attempts.c.channel == FAST_PATH,
+        attempts.c.channel == Channel.WEBSOCKET,
     )
     last = sa.select(sa.func.max(attempts.c.number)).where(ours).correlate(events)
     values = {
         "event_id": events.c.id,
         "generation": events.c.generation,
-        "channel": sa.literal(FAST_PATH),
+        "channel": sa.literal(Channel.WEBSOCKET.value),
         "number": sa.func.coalesce(last.scalar_subquery(), 0) + 1,
         "outcome": sa.literal(Outcome.FAILED.value),
         "error": sa.literal(TIMED_OUT),

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from delivery.domain.event import EventClass
+from delivery.domain.limits import MAX_SMS_CHARS
 from delivery.errors import ConfigError
-from delivery.transports.render import MAX_SMS, Renderer
+from delivery.transports.render import Renderer
 from delivery.transports.story import MAX_LINES, one_line, paragraphs
 from tests.messages import CONFIRM, UNSUBSCRIBE, make_event, make_group, make_message
 
@@ -199,7 +200,7 @@ def test_a_text_stays_in_the_alphabet_that_is_cheap_to_send(renderer: Renderer) 
 
 def test_a_text_too_long_to_send_is_a_configuration_fault(tmp_path: Path) -> None:
     (tmp_path / "en").mkdir()
-    (tmp_path / "en/sms.txt").write_text("x" * (MAX_SMS + 1))
+    (tmp_path / "en/sms.txt").write_text("x" * (MAX_SMS_CHARS + 1))
     with pytest.raises(ConfigError, match=r"sms\.txt"):
         Renderer(tmp_path).sms(make_message())
 
