@@ -1,7 +1,7 @@
 """``GET /v1/stats/stream``: the operators' page is told what changed, it never has to ask.
 
-Owns: the last hour in samples (of this process; a database for history is Prometheus), the four
-conditions of the traffic light, and the stream. Never does: read the ledger by itself: it looks at
+Owns: the last hour in samples (of this process; a database for history is Prometheus), the lights
+of the conditions, and the stream. Never does: read the ledger by itself: it looks at
 the snapshot that all readers share, once a second at most.
 """
 
@@ -24,7 +24,7 @@ from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import State
 from delivery.domain.ports import Inbox
 from delivery.domain.records import Snapshot
-from delivery.domain.thresholds import Thresholds, broken, fast_nodes
+from delivery.domain.thresholds import CONDITIONS, BreakerAges, Thresholds, breaches, broken
 from delivery.errors import LedgerError, Overloaded
 from delivery.gateway.auth import Authenticator
 from delivery.gateway.registry import Registry
@@ -38,6 +38,7 @@ SAMPLES = 360
 PUSH_EVERY = 1.0
 PING_EVERY = 15.0
 MAX_READERS = 64
+_TONES = {"performance_mode": "warn"}  # every other condition is bad
 _MOVING = (State.ACCEPTED.value, State.SENT.value, State.FALLING_BACK.value)
 
 
@@ -67,7 +68,7 @@ class StatsStream:
         self._inbox = inbox
         self._clock = clock
         self._samples: deque[dict[str, Any]] = deque(maxlen=SAMPLES)
-        self._open_since: dict[str, float] = {}
+        self._breakers = BreakerAges()
         self._readers = 0
 
     async def sampling(self, app: web.Application) -> AsyncIterator[None]:
@@ -86,7 +87,6 @@ class StatsStream:
             await asyncio.sleep(SAMPLE_EVERY)
 
     def _sample(self, snapshot: Snapshot) -> dict[str, Any]:
-        self._watch_breakers(snapshot)
         stats = snapshot.stats
         return {
             "at": format_instant(datetime.now(UTC)),
@@ -97,7 +97,7 @@ class StatsStream:
             "p99": stats.ack_p99_ms,
             "connections": self._connections(snapshot),
             "dead": stats.states.get(State.DEAD.value, 0),
-            "open_breakers": len(self._open_since),
+            "open_breakers": len(broken(snapshot.stats)),
         }
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -138,7 +138,6 @@ class StatsStream:
         except (LedgerError, TimeoutError) as error:
             logger.warning("figures: ledger: %s", str(error) or "no answer in time")
             return {"stats": None, "moving": False}
-        self._watch_breakers(snapshot)
         inbox = self._inbox
         return {
             "stats": stats_view(snapshot.stats, self._connections(snapshot), snapshot.alerts),
@@ -153,30 +152,20 @@ class StatsStream:
     def _connections(self, snapshot: Snapshot) -> int:
         return connections_of(snapshot, self._node, self._registry.connections)
 
-    def _watch_breakers(self, snapshot: Snapshot) -> None:
-        now = self._clock()
-        self._open_since = {n: self._open_since.get(n, now) for n in broken(snapshot.stats)}
-
     def _conditions(self, snapshot: Snapshot) -> list[dict[str, Any]]:
-        stats, limits = snapshot.stats, self._thresholds
-        stuck = [
-            name
-            for name, since in self._open_since.items()
-            if self._clock() - since >= limits.breaker_open.value
-        ]
-        fast = list(fast_nodes(snapshot.nodes, limits.performance_mode.value))
+        """A light for each condition that can alert operators, by the rule that alerts them."""
+        limits, stats = self._thresholds, snapshot.stats
+        limit = limits.breaker_open.value
+        open_for = self._breakers.look(stats, snapshot.alerts, limit, self._clock())
+        out = {one.name: one for one in breaches(limits, stats, snapshot.nodes, open_for)}
         return [
-            _condition("delivery_rate", "bad", stats.delivery_rate < limits.delivery_rate.value),
-            _condition("fallback_share", "bad", stats.fallback_share > limits.fallback_share.value),
-            _condition("performance_mode", "warn", bool(fast), fast),
-            _condition("breaker_open", "bad", bool(stuck), stuck),
+            {
+                "name": name,
+                "level": _TONES.get(name, "bad") if name in out else "ok",
+                "where": list(out[name].where) if name in out else [],
+            }
+            for name in CONDITIONS
         ]
-
-
-def _condition(
-    name: str, tone: str, is_met: bool, where: list[str] | None = None
-) -> dict[str, Any]:
-    return {"name": name, "level": tone if is_met else "ok", "where": where or []}
 
 
 def _message(name: str, value: Any) -> bytes:

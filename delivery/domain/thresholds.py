@@ -12,7 +12,7 @@ from typing import Any
 
 from delivery.domain.health import BreakerState
 from delivery.domain.lifecycle import State
-from delivery.domain.records import Condition, NodeInfo, Stats
+from delivery.domain.records import AlertGroup, Condition, NodeInfo, Stats
 from delivery.errors import ConfigError
 
 MAX_SECONDS = 86_400.0
@@ -79,6 +79,32 @@ def breaches(
     return tuple(condition for condition in found if condition is not None)
 
 
+class BreakerAges:
+    """For how long each breaker that is not closed has not been, as this process saw it."""
+
+    def __init__(self) -> None:
+        self._since: dict[str, float] = {}
+
+    def look(
+        self, stats: Stats, alerts: Sequence[AlertGroup], limit: float, now: float
+    ) -> dict[str, float]:
+        """Seconds by channel.
+
+        Args:
+            alerts: groups that fire: several processes look, and what one has seen for long enough,
+                another that has just started must not take back.
+            limit: seconds after which an open breaker is out of its limit.
+            now: monotonic seconds.
+        """
+        self._since = {name: self._since.get(name, now) for name in broken(stats)}
+        ages = {name: now - since for name, since in self._since.items()}
+        for group in alerts:
+            for condition in group.conditions:
+                if condition.name == "breaker_open":
+                    ages |= {n: max(ages[n], limit) for n in condition.where if n in ages}
+        return ages
+
+
 def fast_nodes(nodes: Sequence[NodeInfo], within: float) -> dict[str, float]:
     """Nodes that emitted in performance mode within so many seconds, and how long ago."""
     ages = {node.node: node.info.get("performance_s") for node in nodes}
@@ -103,6 +129,15 @@ def _breach(
     return Condition(name, round(float(value), 4), limit.value, where)
 
 
+CONDITIONS = (
+    "delivery_rate",
+    "fallback_share",
+    "performance_mode",
+    "breaker_open",
+    "overdue",
+    "dead_events",
+)
+"""Names of the conditions, in the order of the file."""
 _KEYS: dict[str, tuple[str, float]] = {
     "delivery_rate": ("under", 1.0),
     "fallback_share": ("over", 1.0),

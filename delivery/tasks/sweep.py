@@ -15,7 +15,7 @@ from delivery.domain.policy import CHANNELS, Policies
 from delivery.domain.ports import Alerts, TaskQueue
 from delivery.domain.records import AlertGroup, Due
 from delivery.domain.stores import Ledger
-from delivery.domain.thresholds import Thresholds, breaches, broken
+from delivery.domain.thresholds import BreakerAges, Thresholds, breaches
 from delivery.errors import ChannelError, LedgerError
 from delivery.tasks.alerting import is_first
 from delivery.tasks.attempts import batches
@@ -114,7 +114,7 @@ class ThresholdWatch:
         self._ledger = ledger
         self._thresholds = thresholds
         self._clock = clock
-        self._open_since: dict[str, float] = {}
+        self._breakers = BreakerAges()
 
     def look(self) -> None:
         """Note what is out of its limit now.
@@ -125,29 +125,11 @@ class ThresholdWatch:
             LedgerUnavailable: the next look tells.
         """
         stats = self._ledger.statistics.stats()
-        open_for = self._open_for(broken(stats))
+        alerts = self._ledger.alerts.firing()
+        limit = self._thresholds.breaker_open.value
+        open_for = self._breakers.look(stats, alerts, limit, self._clock())
         found = breaches(self._thresholds, stats, self._ledger.nodes.all(), open_for)
         self._ledger.alerts.watch(found)
-
-    def _open_for(self, names: list[str]) -> dict[str, float]:
-        now = self._clock()
-        self._open_since = {name: self._open_since.get(name, now) for name in names}
-        ages = {name: now - since for name, since in self._open_since.items()}
-        # Several processes look in turn; what one has seen for long enough, another that has just
-        # started must not take back.
-        for name in self._told_of() if names else ():
-            if name in ages:
-                ages[name] = max(ages[name], self._thresholds.breaker_open.value)
-        return ages
-
-    def _told_of(self) -> set[str]:
-        return {
-            name
-            for group in self._ledger.alerts.firing()
-            for condition in group.conditions
-            if condition.name == "breaker_open"
-            for name in condition.where
-        }
 
 
 class Alerter:

@@ -18,8 +18,8 @@ from delivery.api.snapshot import SharedSnapshot
 from delivery.api.stage import Part
 from delivery.api.stats_stream import StatsStream
 from delivery.domain.ports import SinkMessage
-from delivery.domain.records import ChannelStats, NodeInfo, Stats
-from delivery.domain.thresholds import Thresholds
+from delivery.domain.records import AlertGroup, ChannelStats, Condition, NodeInfo, Stats
+from delivery.domain.thresholds import Thresholds, parse_thresholds
 from tests.integration.http_api_standins import CLIENT, EMIT, NOW, OPERATE, READ, Registry, World
 
 Client = TestClient[web.Request, web.Application]
@@ -125,6 +125,36 @@ async def test_a_low_delivery_rate_and_much_fallback_light_up(fixed: Fixed) -> N
     assert set((await fixed.levels()).values()) == {"ok"}
 
 
+async def test_a_share_of_few_events_says_nothing_neither_here_nor_to_operators(
+    fixed: Fixed,
+) -> None:
+    fixed.stats = replace(FINE, events_per_s=1 / 300, delivery_rate=0.0, fallback_share=1.0)
+    assert set((await fixed.levels()).values()) == {"ok"}
+
+
+async def test_a_condition_that_is_switched_off_lights_nothing(fixed: Fixed) -> None:
+    fixed.stream._thresholds = parse_thresholds({"delivery_rate": {"enabled": False}})
+    fixed.stats = replace(FINE, delivery_rate=0.0)
+    assert (await fixed.levels())["delivery_rate"] == "ok"
+
+
+async def test_what_is_overdue_and_many_dead_events_light_up_as_they_alert(fixed: Fixed) -> None:
+    fixed.stats = replace(FINE, oldest_overdue_s=61.0, states={"dead": 101})
+    levels = await fixed.levels()
+    assert (levels["overdue"], levels["dead_events"]) == ("bad", "bad")
+
+
+async def test_a_gateway_that_has_just_started_shows_the_breaker_that_alerts(
+    fixed: Fixed, world: World
+) -> None:
+    fixed.stats = replace(FINE, channels={"email": ChannelStats(4, 0, "open")})
+    condition = Condition("breaker_open", 70.0, 60.0, ("email",))
+    world.digests.alerts = [
+        AlertGroup("g1", None, NOW, 1, 0, (), NOW, False, conditions=(condition,))
+    ]
+    assert (await fixed.levels())["breaker_open"] == "bad"
+
+
 async def test_a_breaker_lights_up_after_a_minute_though_it_probes_meanwhile(fixed: Fixed) -> None:
     for state in ("open", "half_open", "open"):
         fixed.stats = replace(FINE, channels={"email": ChannelStats(4, 0, state)})
@@ -162,7 +192,7 @@ async def test_the_stream_begins_with_the_hour_and_follows_with_figures(
     assert name == "stats"
     assert figures["stats"]["connections"] == 7
     assert [node["node"] for node in figures["nodes"]] == ["n2"]
-    assert len(figures["conditions"]) == 4
+    assert len(figures["conditions"]) == 6
 
 
 async def test_a_ledger_that_is_slow_to_tell_is_asked_less_often(fixed: Fixed) -> None:
