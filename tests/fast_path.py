@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from delivery.api.server import Gateway
-from delivery.bus.redis_bus import LocalBus
+from delivery.bus.in_process import LocalBus
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.ports import Bus, Journal

@@ -26,7 +26,8 @@ from delivery.bootstrap.chain import HintedSweep, make_celery
 from delivery.bootstrap.settings_parts import make_links
 from delivery.bootstrap.sockets import make_copies
 from delivery.bootstrap.store import database_url
-from delivery.bus.redis_bus import LocalBus, RedisBus
+from delivery.bus.in_process import LocalBus
+from delivery.bus.redis_bus import RedisBus
 from delivery.config import Settings, load_policies, load_thresholds, secret
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import State

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
-from typing import Any
 
-from delivery.bus.envelope import pack, seal, unpack, unseal
+from delivery.bus.envelope import Reader, kind_of, pack, seal
+from delivery.domain.node_messages import NodeMessage
 
 logger = logging.getLogger(__name__)
 
-OnMessage = Callable[[dict[str, Any]], None]
+OnMessage = Callable[[NodeMessage], None]
 
 
 class LocalHub:
@@ -33,17 +33,22 @@ class LocalHub:
         if bus in self._buses:
             self._buses.remove(bus)
 
-    def spread(self, sender: LocalBus, raw: bytes) -> None:
-        """Hand a message to every bus but the sender's."""
+    def spread(self, sender: LocalBus | None, raw: bytes) -> None:
+        """Hand an envelope to every bus but the sender's."""
         for bus in self._buses:
             if bus is not sender:
                 bus.take(raw)
 
 
 class LocalBus:
-    """The bus of a single process. With no hub of its own, a publish reaches nobody."""
+    """The bus of a single process. With no hub of its own, a publish has no hearer.
+
+    Attributes:
+        reader: counts what this node could not read.
+    """
 
     def __init__(self, hub: LocalHub | None = None) -> None:
+        self.reader = Reader()
         self._hub = hub or LocalHub()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_message: OnMessage = lambda message: None
@@ -59,17 +64,17 @@ class LocalBus:
         self._loop = asyncio.get_running_loop()
         self._hub.join(self)
 
-    def publish(self, message: dict[str, Any], to: Collection[str] = ()) -> None:
+    def publish(self, message: NodeMessage, to: Collection[str] = ()) -> None:
         """Send to every other node. Raises ``TypeError`` for what JSON cannot say."""
         self._hub.spread(self, seal("local", [pack(message)]))
 
     def take(self, raw: bytes) -> None:
-        """Queue one message of another node on this node's loop."""
-        envelope = unseal(raw)
+        """Queue the messages of another node on this node's loop."""
+        envelope = self.reader.unseal(raw)
         if self._loop is None or envelope is None:
             return
-        for message in unpack(envelope):
-            self._loop.call_soon_threadsafe(call, self._on_message, message)
+        for message in self.reader.unpack(envelope):
+            self._loop.call_soon_threadsafe(carry_out, self._on_message, message)
 
     async def stop(self) -> None:
         """Hear nothing more."""
@@ -77,9 +82,14 @@ class LocalBus:
         self._loop = None
 
 
-def call(on_message: OnMessage, message: dict[str, Any]) -> None:
-    """Hand over one message; one that a node cannot digest must not make it deaf to all others."""
+def carry_out(on_message: OnMessage, message: NodeMessage) -> None:
+    """Hand one message to its handler. An error there is a bug of this node: it is logged as one,
+    and the node goes on hearing the next."""
     try:
         on_message(message)
     except Exception:
-        logger.exception("a bus message of kind %r failed", message.get("kind"))
+        logger.exception(
+            "the handler of a bus message failed: kind %s from node %r",
+            kind_of(message),
+            message.node[:100],
+        )

@@ -3,7 +3,7 @@
 Owns: the connection, its health, and the bound on what waits for it. Never does: make a caller
 wait, promise an arrival, or read what a message means, with three exceptions: the answer to a
 question that named a ``reply`` channel goes there alone, where messages may have been lost it says
-so with a ``gap``, and in a Redis cluster what comes per event goes to every node's own channel.
+so with a ``Gap``, and in a Redis cluster what comes per event goes to every node's own channel.
 """
 
 from __future__ import annotations
@@ -20,10 +20,18 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from delivery.bus.envelope import pack, seal, unpack, unseal
-from delivery.bus.in_process import LocalBus, LocalHub, OnMessage, call
-from delivery.bus.subscriber import RECONNECT, Ear, level
+from delivery.bus.envelope import Envelope, Reader, node_name, pack, seal
+from delivery.bus.in_process import OnMessage, carry_out
+from delivery.bus.subscriber import RECONNECT, Subscriber, log_level
 from delivery.bus.topology import Layout, Shards
+from delivery.domain.node_messages import (
+    Confirmed,
+    Gap,
+    NodeMessage,
+    Pushes,
+    ResendAnswer,
+    ResendRequest,
+)
 from delivery.domain.ports import Dice
 
 logger = logging.getLogger(__name__)
@@ -76,7 +84,7 @@ class Outbox:
     def drop(self, count: int) -> None:
         """Count messages that will not leave."""
         before, self.dropped, self.lossy = self.dropped, self.dropped + count, True
-        # Said at 1, 2, 4, 8 …: an overload must not flood the log as well.
+        # Logged at 1, 2, 4, 8 …: an overload must not flood the log as well.
         if before.bit_length() != self.dropped.bit_length():
             logger.warning("the bus dropped %d message(s) so far; the chain delivers", self.dropped)
 
@@ -85,15 +93,12 @@ class Outbox:
         await self._queue.join()
 
 
-__all__ = ["CHANNEL", "LocalBus", "LocalHub", "OnMessage", "RedisBus"]
-
-
 CHANNEL = "delivery:bus"
 _MAX_REPLIES = 10_000
 # For the way out; the loops outlive whatever the client throws.
 _FAILURES = (RedisError, OSError, TimeoutError)
 # Kinds that come with every event; all others are few.
-_PER_EVENT = frozenset({"pushes", "confirmed"})
+_PER_EVENT = (Pushes, Confirmed)
 _EVERY_NODE = "*"
 
 
@@ -108,6 +113,9 @@ class RedisBus:
         url: ``redis://…`` or ``rediss://…``; of a cluster, any server.
         node: this node's name; its own messages are not heard.
         timeout: seconds for a connect or an answer of Redis.
+
+    Attributes:
+        reader: counts what this node could not read.
 
     Raises:
         ConfigError: the URL cannot be read.
@@ -125,6 +133,7 @@ class RedisBus:
         max_queue: int = MAX_MESSAGES,
         dice: Dice = random.random,
     ) -> None:
+        self.reader = Reader()
         # Two nodes with one name must still hear each other.
         self._node = node
         self._sender = f"{node}#{secrets.token_hex(4)}"
@@ -136,8 +145,8 @@ class RedisBus:
         self._on_message: OnMessage = lambda message: None
         self._outbox = Outbox(max_queue)
         self._replies: OrderedDict[str, str] = OrderedDict()
-        self._peers: dict[str, float] = {}  # who has a channel of its own, and when it was heard
-        self._ears: list[Ear] = []
+        self._peers: dict[str, float] = {}  # with a channel of their own; when last heard
+        self._subscribers: list[Subscriber] = []
         self._has_inbox = False
         self._tasks: list[asyncio.Task[None]] = []
         # Two sets of connections, so that a publisher that waits never holds up the subscriber.
@@ -152,7 +161,7 @@ class RedisBus:
     @property
     def healthy(self) -> bool:
         """Whether this node heard itself lately."""
-        return bool(self._tasks) and all(ear.is_healthy for ear in self._ears)
+        return bool(self._tasks) and all(one.is_healthy for one in self._subscribers)
 
     async def start(self, on_message: OnMessage) -> None:
         """Subscribe; waits a short while for Redis, and goes on without it."""
@@ -161,16 +170,16 @@ class RedisBus:
             async with asyncio.timeout(2 * self._timeout):
                 self._listen_to(self._channel, beside=[self._inbox(self._sender)])
                 self._listen_to_inbox(await self._readers.learn())
-                for ear in self._ears:
-                    await ear.subscribed.wait()
+                for subscriber in self._subscribers:
+                    await subscriber.subscribed.wait()
         except _FAILURES:
             logger.warning("the bus has no Redis yet; events for other nodes take the chain")
         self._run(self._write_for_ever(), "bus-writer")
         self._run(self._probe_for_ever(), "bus-probe")
 
-    def publish(self, message: dict[str, Any], to: Collection[str] = ()) -> None:
+    def publish(self, message: NodeMessage, to: Collection[str] = ()) -> None:
         """Send to the nodes of these names, or to every other node; never waits, drops when
-        overloaded. A node of an older release has no channel of its own: then all hear it.
+        overloaded. When a name's own channel is not known (yet), all nodes hear it.
 
         Raises:
             TypeError: the message holds what JSON cannot say.
@@ -191,7 +200,7 @@ class RedisBus:
             for task in tasks:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=0.1)
-        self._ears = []
+        self._subscribers = []
         for shards in (self._writers, self._readers):
             try:
                 async with asyncio.timeout(self._timeout):
@@ -215,7 +224,7 @@ class RedisBus:
                 # Whether Redis spread some of it is not known: sent again, it could come twice.
                 self._outbox.drop(len(batch))
                 failures += 1
-                logger.log(level(failures), "the bus cannot publish: %r", error)
+                logger.log(log_level(failures), "the bus cannot publish: %r", error)
                 await asyncio.sleep(RECONNECT.delay(failures, self._dice()))
             finally:
                 self._outbox.done(batch)
@@ -246,16 +255,15 @@ class RedisBus:
         one."""
         if not names:
             return []
-        found = [peer for peer in self._peers if _name(peer) in names]
-        if len({_name(peer) for peer in found}) < len(names):
+        found = [peer for peer in self._peers if node_name(peer) in names]
+        if len({node_name(peer) for peer in found}) < len(names):
             return []
         return [self._inbox(peer) for peer in found]
 
-    def _channel_of(self, message: dict[str, Any]) -> str:
-        kind = message.get("kind")
-        if kind == "resent":
-            return self._replies.pop(str(message.get("request")), self._channel)
-        return _EVERY_NODE if kind in _PER_EVENT else self._channel
+    def _channel_of(self, message: NodeMessage) -> str:
+        if isinstance(message, ResendAnswer):
+            return self._replies.pop(message.request, self._channel)
+        return _EVERY_NODE if isinstance(message, _PER_EVENT) else self._channel
 
     def _channels(self, name: str, layout: Layout) -> list[str]:
         if name != _EVERY_NODE:
@@ -270,14 +278,14 @@ class RedisBus:
                 failures = 0
             except Exception as error:
                 failures += 1
-                logger.log(level(failures), "the bus cannot probe itself: %r", error)
+                logger.log(log_level(failures), "the bus cannot probe itself: %r", error)
             await asyncio.sleep(self._probe_every)
 
     async def _probe(self) -> None:
         self._listen_to_inbox(await self._writers.learn(), has_missed=True)
         self._forget_peers()
         probe = self._sealed([], probe=True)
-        await self._deliver([(ear.channel, probe) for ear in self._ears])
+        await self._deliver([(one.channel, probe) for one in self._subscribers])
 
     def _sealed(self, packed: list[bytes], *, probe: bool = False) -> bytes:
         return seal(self._sender, packed, probe=probe, has_inbox=self._has_inbox)
@@ -285,8 +293,8 @@ class RedisBus:
     # What is heard
 
     def _listen_to_inbox(self, layout: Layout, *, has_missed: bool = False) -> None:
-        """Also when Redis, and what it is, is found later. Outside of a cluster the first ear hears
-        both channels."""
+        """Also when Redis, and what it is, is found later. Outside of a cluster the first
+        subscriber hears both channels."""
         if not self._has_inbox and layout.is_cluster:
             self._listen_to(self._inbox(self._sender), has_missed=has_missed)
         self._has_inbox = True
@@ -294,7 +302,7 @@ class RedisBus:
     def _listen_to(
         self, channel: str, *, beside: Sequence[str] = (), has_missed: bool = False
     ) -> None:
-        ear = Ear(
+        subscriber = Subscriber(
             self._readers,
             channel,
             self._on_raw,
@@ -305,52 +313,49 @@ class RedisBus:
             dice=self._dice,
             has_missed=has_missed,
         )
-        self._ears.append(ear)
-        self._run(ear.listen(), f"bus-ear-{len(self._ears)}")
+        self._subscribers.append(subscriber)
+        self._run(subscriber.listen(), f"bus-subscriber-{len(self._subscribers)}")
 
     def _on_raw(self, raw: bytes) -> bool:
-        envelope = unseal(raw)
+        envelope = self.reader.unseal(raw)
         if envelope is None:
             return False
         if envelope.sender == self._sender:
             return envelope.probe
-        if envelope.has_inbox:
-            self._peers[envelope.sender] = asyncio.get_running_loop().time()
-        for message in unpack(envelope):
-            self._remember_reply(message)
-            call(self._on_message, message)
+        self._on_envelope(envelope)
         return False
 
+    def _on_envelope(self, envelope: Envelope) -> None:
+        if envelope.has_inbox:
+            self._peers[envelope.sender] = asyncio.get_running_loop().time()
+        for message in self.reader.unpack(envelope):
+            if isinstance(message, ResendRequest) and message.reply:
+                self._remember_reply(message)
+            carry_out(self._on_message, message)
+
     def _on_gap(self) -> None:
-        # Nobody was heard meanwhile: that says nothing about the others.
+        # No peer could be heard meanwhile, which says nothing about the peers.
         self._peers = dict.fromkeys(self._peers, asyncio.get_running_loop().time())
-        call(self._on_message, self._gap())
+        carry_out(self._on_message, self._gap())
 
     def _forget_peers(self) -> None:
         if self.healthy:
             horizon = asyncio.get_running_loop().time() - 2 * self._deaf_after
             self._peers = {peer: at for peer, at in self._peers.items() if at > horizon}
 
-    def _remember_reply(self, message: dict[str, Any]) -> None:
-        request, reply = message.get("request"), message.get("reply")
-        if isinstance(request, str) and isinstance(reply, str):
-            self._replies[request] = reply
-            while len(self._replies) > _MAX_REPLIES:
-                self._replies.popitem(last=False)
+    def _remember_reply(self, message: ResendRequest) -> None:
+        self._replies[message.request] = message.reply
+        while len(self._replies) > _MAX_REPLIES:
+            self._replies.popitem(last=False)
 
-    def _gap(self) -> dict[str, Any]:
-        return {"kind": "gap", "node": self._node}
+    def _gap(self) -> Gap:
+        return Gap(node=self._node)
 
     def _inbox(self, sender: str) -> str:
         return f"{self._channel}:{sender}"
 
     def _run(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.append(asyncio.create_task(work, name=name))
-
-
-def _name(sender: str) -> str:
-    """The node's name in a sender's."""
-    return sender.rpartition("#")[0]
 
 
 async def _publish(client: Redis, part: list[tuple[str, bytes]], layout: Layout) -> None:

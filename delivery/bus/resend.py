@@ -16,15 +16,16 @@ from typing import Any
 from redis.client import PubSub
 from redis.exceptions import RedisError
 
-from delivery.bus.envelope import pack, seal, unpack, unseal
+from delivery.bus.envelope import Reader, pack, seal
 from delivery.bus.redis_bus import CHANNEL
 from delivery.bus.topology import Shard
+from delivery.domain.node_messages import NodeMessage, ResendAnswer, ResendRequest, Wake
 from delivery.errors import ChannelUnavailable, LedgerError
 
 logger = logging.getLogger(__name__)
 
 RegistryResend = Callable[[str, Sequence[str], float], Coroutine[Any, Any, int]]
-Wake = Callable[[Sequence[str]], None]
+WakeUsers = Callable[[Sequence[str]], None]
 # What crossing a thread or the bus may take beyond the sockets' own time.
 _MARGIN = 0.5
 
@@ -38,7 +39,7 @@ class LoopResend:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, registry_resend: RegistryResend, wake: Wake
+        self, loop: asyncio.AbstractEventLoop, registry_resend: RegistryResend, wake: WakeUsers
     ) -> None:
         self._loop = loop
         self._registry_resend = registry_resend
@@ -97,6 +98,7 @@ class BusResend:
         self._channel = channel
         self._sender = f"worker#{uuid.uuid4().hex}"
         self._shard = Shard(redis_url, connect_timeout, channel)
+        self._reader = Reader()
 
     def resend(self, user_id: str, event_ids: Sequence[str], timeout: float) -> int:
         """Ask all gateways and add up what they answer within ``timeout`` seconds.
@@ -107,22 +109,21 @@ class BusResend:
         request = uuid.uuid4().hex
         # The braces put it on the same server of a cluster as the channel itself.
         reply = f"{{{self._channel}}}:reply:{request}"
-        message = {
-            "kind": "resend",
-            "node": self._sender,
-            "request": request,
-            "user": user_id,
-            "ids": list(event_ids),
-            "reply": reply,
-            "timeout": timeout,
-        }
+        message = ResendRequest(
+            node=self._sender,
+            request=request,
+            user=user_id,
+            ids=list(event_ids),
+            reply=reply,
+            timeout=timeout,
+        )
         deadline = time.monotonic() + timeout + _MARGIN
         try:
             redis, is_sharded = self._shard.get()
             with redis.pubsub() as pubsub:  # type: ignore[no-untyped-call]
                 _subscribe(pubsub, reply, deadline, is_sharded)
                 asked = self._publish(message)
-                return _gather(pubsub, request, asked, deadline)
+                return self._gather(pubsub, request, asked, deadline)
         except (RedisError, OSError) as error:
             self._shard.forget()
             raise ChannelUnavailable(f"the gateways cannot be asked over Redis: {error}") from error
@@ -134,7 +135,7 @@ class BusResend:
             ChannelUnavailable: Redis is away; nothing is lost but the hint.
         """
         try:
-            self._publish({"kind": "wake", "node": self._sender, "users": list(user_ids)})
+            self._publish(Wake(node=self._sender, users=list(user_ids)))
         except (RedisError, OSError) as error:
             self._shard.forget()
             raise ChannelUnavailable(f"the gateways cannot be woken: {error}") from error
@@ -143,12 +144,26 @@ class BusResend:
         """Disconnect."""
         self._shard.close()
 
-    def _publish(self, message: dict[str, Any]) -> int:
+    def _publish(self, message: NodeMessage) -> int:
         """How many gateways hear it."""
         redis, is_sharded = self._shard.get()
         raw = seal(self._sender, [pack(message)])
         publish = redis.spublish if is_sharded else redis.publish
         return int(publish(self._channel, raw))
+
+    def _gather(self, pubsub: PubSub, request: str, asked: int, deadline: float) -> int:
+        """Add up the answers until every gateway that heard the question has answered."""
+        total, answers = 0, 0
+        while answers < asked and time.monotonic() < deadline:
+            item = pubsub.get_message(timeout=max(0.01, deadline - time.monotonic()))
+            if item is None or item["type"] not in ("message", "smessage"):
+                continue
+            envelope = self._reader.unseal(item["data"])
+            for message in self._reader.unpack(envelope) if envelope is not None else ():
+                if isinstance(message, ResendAnswer) and message.request == request:
+                    answers += 1
+                    total += message.count
+        return total
 
 
 def _subscribe(pubsub: PubSub, channel: str, deadline: float, is_sharded: bool) -> None:
@@ -159,19 +174,3 @@ def _subscribe(pubsub: PubSub, channel: str, deadline: float, is_sharded: bool) 
         if item is not None and item["type"] in ("subscribe", "ssubscribe"):
             return
     raise ChannelUnavailable("Redis did not confirm the subscription for the gateways' answers")
-
-
-def _gather(pubsub: PubSub, request: str, asked: int, deadline: float) -> int:
-    """Add up the answers until every gateway that heard the question has answered."""
-    total, answers = 0, 0
-    while answers < asked and time.monotonic() < deadline:
-        item = pubsub.get_message(timeout=max(0.01, deadline - time.monotonic()))
-        if item is None or item["type"] not in ("message", "smessage"):
-            continue
-        envelope = unseal(item["data"])
-        for message in unpack(envelope) if envelope is not None else ():
-            if message.get("kind") == "resent" and message.get("request") == request:
-                answers += 1
-                count = message.get("count")
-                total += count if isinstance(count, int) else 0
-    return total

@@ -1,8 +1,8 @@
 """One subscription of the bus, kept alive.
 
 Owns: subscribing anew when the connection breaks, goes deaf, or the channel moves. A connection can
-look alive and hear nothing, so the ear must hear a probe now and then. Never does: publish, or read
-what it hears.
+look alive and hear nothing, so a subscriber must hear a probe now and then. Never does: publish, or
+decode what it hears.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 RECONNECT = Backoff(base=0.1, max=1.0, jitter=0.5)
 
 
-class Ear:
+class Subscriber:
     """Listens to one channel, for ever; or to several that one server carries, in the order in
     which it took what they say.
 
@@ -76,7 +76,9 @@ class Ear:
                 await self._listen()
             except Exception as error:
                 failures = 1 if self.subscribed.is_set() else failures + 1
-                logger.log(level(failures), "the bus hears nothing and subscribes anew: %r", error)
+                logger.log(
+                    log_level(failures), "the bus hears nothing and subscribes anew: %r", error
+                )
             self._shards.forget()
             self.subscribed.clear()
             self._missed = True
@@ -119,6 +121,6 @@ class Ear:
             raise ConnectionError("the channel moved to another server")
 
 
-def level(failures: int) -> int:
-    """How loud to be about a failure in a row of them."""
+def log_level(failures: int) -> int:
+    """The level at which to log the last of so many failures in a row."""
     return logging.WARNING if failures in (1, 10) or failures % 100 == 0 else logging.DEBUG

@@ -43,7 +43,7 @@ class Layout:
         """The owner of the channel's slot, ``None`` for the server that was asked.
 
         Raises:
-            ClusterError: nobody owns the slot now.
+            ClusterError: no server owns the slot now.
         """
         if not self.ranges:
             return None

@@ -32,7 +32,7 @@ class RedisStreams:
     """``MailboxStore`` over Redis streams. Synchronous and thread-safe.
 
     Args:
-        max_age: seconds a copy is kept; a stream nobody writes to vanishes after it.
+        max_age: seconds a copy is kept; a stream without new ones vanishes after it.
         max_length: copies kept per user, the newest; Redis may keep some more.
         timeout: seconds for a connect or an answer.
 

@@ -136,11 +136,11 @@ def decode_event(raw: bytes) -> Event:
     """The event that was encoded to these bytes.
 
     Raises:
-        TypeError, ValueError: they are no event.
+        ValueError: they are no event.
     """
     try:
         return _decode(raw)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"no event: {error}") from error
 
 

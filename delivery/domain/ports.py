@@ -15,6 +15,7 @@ import msgspec
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import Confirmation
+from delivery.domain.node_messages import NodeMessage
 from delivery.domain.policy import Policies
 from delivery.domain.records import (
     AlertGroup,
@@ -285,10 +286,13 @@ class TaskQueue(Protocol):
 
 
 class Bus(Protocol):
-    """Messages between nodes: small JSON objects, at most once."""
+    """Messages between nodes, at most once."""
 
-    async def start(self, on_message: Callable[[dict[str, Any]], None]) -> None: ...
-    def publish(self, message: dict[str, Any], to: Collection[str] = ()) -> None:
+    async def start(self, on_message: Callable[[NodeMessage], None]) -> None:
+        """Call ``on_message`` on this loop with every message of another node. What is malformed,
+        or of another version, never gets there; what it raises is logged as a bug of this node."""
+
+    def publish(self, message: NodeMessage, to: Collection[str] = ()) -> None:
         """Send to the nodes of these names, or to every other node; never waits, drops when
         overloaded. Others may hear what is addressed, too."""
 

@@ -11,9 +11,27 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, assert_never
+
+import msgspec
 
 from delivery.domain.event import decode_event
+from delivery.domain.node_messages import (
+    Acked,
+    Bye,
+    Confirmed,
+    Disconnect,
+    Gap,
+    Heartbeat,
+    Hello,
+    NodeMessage,
+    PresenceChange,
+    PresenceReport,
+    Pushes,
+    ResendAnswer,
+    ResendRequest,
+    Wake,
+)
 from delivery.domain.ports import Bus, Reads
 from delivery.errors import LedgerError
 from delivery.gateway.connection import SEND_TIMEOUT, Connection, Surroundings
@@ -43,6 +61,9 @@ class FastPath:
         node: this process's name, as in ``connected`` frames.
         send_timeout: seconds a client may leave its socket full.
         clock: monotonic seconds.
+
+    Attributes:
+        malformed_events: events of other nodes that could not be decoded.
     """
 
     def __init__(
@@ -64,6 +85,7 @@ class FastPath:
         self.registry = registry
         self.limits = limits or Limits()
         self.clock = clock
+        self.malformed_events = 0
         self._bus = bus
         self._outcomes = outcomes
         self._reads = reads
@@ -118,7 +140,7 @@ class FastPath:
     async def close_rest(self, timeout: float) -> None:
         """Wait until every handler has ended; after ``timeout`` seconds end those that have not."""
         for connection in tuple(self._connections):
-            connection.close(Close.SHUTDOWN, "shutting down")  # those nobody was admitted on
+            connection.close(Close.SHUTDOWN, "shutting down")  # those that were never admitted
         if not self._connections:
             return
         self._emptied = asyncio.Event()
@@ -133,7 +155,7 @@ class FastPath:
     async def start(self) -> None:
         """Listen to the bus, say hello, start the ticker."""
         await self._bus.start(self.on_message)
-        self.registry.peers.publish("hello")
+        self.registry.peers.publish(Hello(node=self.node))
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
 
     async def stop(self) -> None:
@@ -162,75 +184,89 @@ class FastPath:
         stored = await self._reads.events(ids)
         return await self.registry.resend(user_id, stored, timeout)
 
-    def on_message(self, message: dict[str, Any]) -> None:
-        """Another node said something. Nothing malformed may harm this one."""
-        try:
-            self._on_message(message)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            logger.warning("a bus message of kind %r is malformed: %r", message.get("kind"), error)
-
-    def _on_message(self, message: dict[str, Any]) -> None:
-        registry = self.registry
-        match message["kind"]:
-            case "pushes":
-                self._on_pushes(message)
-            case "presence":
-                registry.peers.on_presence(message, self.clock())
-            case "hello":
-                registry.peers.on_hello(message["node"], self.clock())
-                registry.beat()
-            case "bye":
-                registry.peers.on_bye(message["node"])
-            case "wake":
-                self.wake(message["users"])
-            case "gap":
-                registry.wake_all()
-            case "confirmed":
-                self._outcomes.on_confirmed([str(event_id) for event_id in message["ids"]])
-            case "acked":
-                ids = [str(event_id) for event_id in message["ids"]]
-                self._outcomes.on_confirmed(ids)
-                registry.acknowledged_here(str(message["user"]), ids)
-            case "disconnect":
-                registry.disconnect(message["user"])
-            case "resend":
-                self._on_resend(message)
-            case _:
-                return  # of a newer version, or for somebody else
-
-    def _on_pushes(self, message: dict[str, Any]) -> None:
+    def on_message(self, message: NodeMessage) -> None:
+        """Carry out what another node said. What this raises is a bug of this node, which the bus
+        logs as one: the message itself was checked when it was decoded."""
         registry, peers = self.registry, self.registry.peers
-        if not peers.is_for_us(message):
-            return
-        node, is_addressed = message["node"], bool(message.get("to"))
-        for user_id, raw in zip(message["users"], message["events"], strict=True):
-            if registry.connections_of(user_id):
-                event = decode_event(raw)
-                peers.on_push(event.id, node)
-                registry.push_here(event, encode_event(event))
-            elif is_addressed:
-                peers.pass_on(node, user_id, raw)
+        match message:
+            case Pushes():
+                self._on_pushes(message)
+            case Confirmed():
+                self._outcomes.on_confirmed(message.ids)
+            case Acked():
+                self._outcomes.on_confirmed(message.ids)
+                registry.acknowledged_here(message.user, message.ids)
+            case Heartbeat():
+                peers.on_heartbeat(message.node, self.clock())
+            case PresenceChange():
+                peers.on_presence_change(message, self.clock())
+            case PresenceReport():
+                peers.on_presence_report(message, self.clock())
+            case Hello():
+                peers.on_hello(message.node, self.clock())
+                registry.report_presence()
+            case Bye():
+                peers.on_bye(message.node)
+            case Wake():
+                self.wake(message.users)
+            case Gap():
+                registry.wake_all()
+            case Disconnect():
+                registry.disconnect(message.user)
+            case ResendRequest():
+                self._on_resend_request(message)
+            case ResendAnswer():
+                pass  # for the worker that asked
+            case _:
+                assert_never(message)
 
-    def _on_resend(self, message: dict[str, Any]) -> None:
-        if len(self._resends) >= MAX_RESENDS:
-            logger.warning("too many resends at once; the chain asks again")
+    def _on_pushes(self, message: Pushes) -> None:
+        registry, peers = self.registry, self.registry.peers
+        if not peers.is_addressed(message.to):
             return
-        ids = [str(event_id) for event_id in message["ids"]][:MAX_RESEND_IDS]
-        timeout = min(MAX_RESEND_TIMEOUT, float(message["timeout"]))
-        work = self._answer_resend(message["request"], str(message["user"]), ids, timeout)
-        task = asyncio.get_running_loop().create_task(work)
+        for user_id, raw in zip(message.users, message.events, strict=True):
+            if registry.connections_of(user_id):
+                self._push_from(message.node, raw)
+            elif message.to:
+                peers.pass_on(message.node, user_id, raw)
+
+    def _push_from(self, node: str, raw: msgspec.Raw) -> None:
+        """Push an event of another node; one that fails does not cost the others of its message."""
+        try:
+            event = decode_event(raw)
+        except ValueError as error:
+            self.malformed_events += 1
+            if self.malformed_events & (self.malformed_events - 1) == 0:  # 1, 2, 4, 8 …
+                logger.warning(
+                    "malformed events from other nodes, %d so far, the last from %r: %.200s",
+                    self.malformed_events,
+                    node[:100],
+                    error,
+                )
+            return
+        try:
+            self.registry.peers.on_push(event.id, node)
+            self.registry.push_here(event, encode_event(event))
+        except Exception:
+            logger.exception("event %s of node %r was not pushed", event.id, node[:100])
+
+    def _on_resend_request(self, message: ResendRequest) -> None:
+        if len(self._resends) >= MAX_RESENDS:
+            logger.warning("more than %d resends at once; the chain asks again", MAX_RESENDS)
+            return
+        task = asyncio.get_running_loop().create_task(self._answer_resend(message))
         self._resends.add(task)
         task.add_done_callback(self._resends.discard)
 
-    async def _answer_resend(
-        self, request: Any, user_id: str, ids: list[str], timeout: float
-    ) -> None:
+    async def _answer_resend(self, message: ResendRequest) -> None:
+        timeout = min(MAX_RESEND_TIMEOUT, message.timeout)
         try:
-            count = await self.resend(user_id, ids, timeout)
+            count = await self.resend(message.user, message.ids[:MAX_RESEND_IDS], timeout)
         except LedgerError as error:
             logger.warning("cannot resend: %s", error)
             count = 0
-        self.registry.peers.publish("resent", request=request, count=count)
+        answer = ResendAnswer(node=self.node, request=message.request, count=count)
+        self.registry.peers.publish(answer)
 
     async def _tick(self) -> None:
         period = min(TICK, self.limits.heartbeat / 4.0)

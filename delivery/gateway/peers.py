@@ -1,33 +1,27 @@
-"""What nodes tell each other over the bus, and who is connected where.
+"""The other nodes of one bus: which users are connected where, and which nodes hear of an event.
 
-Owns: the messages' shapes (docs below), presence with its expiry, and who must hear of an event.
-Never does: trust what came from the bus for more than its own fields: an event reaches only the
-connections of the user that the event itself names.
-
-Messages, each with ``kind`` and ``node``:
-    pushes    {"users": [user], "events": [<wire>], "to"?: [node]}  push to their connections here;
-                                                   what was addressed and finds nobody goes to all
-    presence  {"joined": [user], "left": [user]}   {"users": [user], "first": bool} every 10 s,
-                                                   and bare every 2 s: its sender lives
-    hello     {}                                   a node has come up; answer with presence
-    bye       {}                                   a node has gone
-    wake      {"users": [user]}                    catch up from the ledger
-    gap       {}                                   the bus lost something: everybody catches up
-    confirmed {"ids": [id]}                        receipts wait for these
-    acked     {"user", "ids"}                      the user acknowledged them over HTTP
-    resend    {"request", "user", "ids", "timeout"}  answered with resent {"request", "count"}
-    disconnect {"user"}                            an operator's
+Owns: presence with its expiry, and what this node says to the others. Never does: trust a message
+for more than its own fields: an event reaches only the connections of the user that the event
+itself names.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import msgspec
 
 from delivery.domain.event import Event
+from delivery.domain.node_messages import (
+    Acked,
+    Confirmed,
+    Heartbeat,
+    NodeMessage,
+    PresenceChange,
+    PresenceReport,
+    Pushes,
+)
 from delivery.domain.ports import Bus
 
 MAX_EVENTS = 200
@@ -58,7 +52,7 @@ class Crossing:
 
         Args:
             origin: the node whose event it is.
-            to: the names of the nodes that it is for; none: everybody.
+            to: the names of the nodes that it is for; none: all.
         """
         key = (origin, to)
         load = self._loads.get(key)
@@ -80,32 +74,23 @@ class Crossing:
                 self._send(origin, to, load)
 
     def _send(self, origin: str, to: Sequence[str], load: _Load) -> None:
-        message: dict[str, Any] = {
-            "kind": "pushes",
-            "node": origin,
-            "users": load.users,
-            "events": load.events,
-        }
-        if to:
-            message["to"] = to
-        self._bus.publish(message, to)
+        pushes = Pushes(node=origin, users=load.users, events=load.events, to=list(to))
+        self._bus.publish(pushes, to)
 
 
-BEAT = 10.0
-ALIVE = 2.0
+REPORT_EVERY = 10.0
+HEARTBEAT_EVERY = 2.0
 EXPIRY = 7.0
-"""Three signs of life may be lost. Whoever is believed to be on a dead node waits out the ack
-timeout; whoever is wrongly believed to be nowhere is found by the chain: so rather short."""
+"""Three heartbeats may be lost. A user believed to be on a dead node waits out the ack timeout; a
+user wrongly believed to be on none is found by the chain: so rather short."""
 CHUNK = 500
-_BARE = 2
-"""Fields of a message that only says that its sender lives."""
 REMEMBERED = 10_000
 """Events of other nodes, at least, whose confirmation is passed on; a receipt that is not told
 asks the ledger."""
 
 
 class _Node:
-    """Another node: who is there, by its last two full reports (one may be half read)."""
+    """Another node: its users by its last two full reports (one may be half read)."""
 
     __slots__ = ("before", "until", "users")
 
@@ -123,9 +108,9 @@ class Peers:
         self._bus = bus
         self._crossing = None if bus is None else Crossing(bus)
         self._nodes: dict[str, _Node] = {}
-        self._news: dict[str, bool] = {}
-        self._hosts: dict[str, tuple[str, ...]] = {}  # found since the last news
-        # Event -> whose it is. Two generations: bounded without an eviction each.
+        self._changes: dict[str, bool] = {}  # user -> whether connected here now
+        self._hosts: dict[str, tuple[str, ...]] = {}  # found since presence last changed
+        # Event -> its node. Two generations: bounded without an eviction each.
         self._heard: dict[str, str] = {}
         self._heard_before: dict[str, str] = {}
 
@@ -147,21 +132,21 @@ class Peers:
 
     # What this node says
 
-    def publish(self, kind: str, **fields: Any) -> None:
-        """Send one message to every other node."""
+    def publish(self, message: NodeMessage, to: Sequence[str] = ()) -> None:
+        """Send one message to the nodes of these names, or to every other node."""
         if self._bus is not None:
-            self._bus.publish({"kind": kind, "node": self.node, **fields})
+            self._bus.publish(message, to)
 
     def push(self, event: Event, encoded: bytes, *, is_here: bool) -> int:
         """Offer an event to the nodes that are known to host its user; how many those are. With
-        nobody known here or there all of them hear it: a connection may be newer than its news."""
+        no connection known here or there all hear it: a connection may be newer than its news."""
         hosts = self.hosts_of(event.user_id)
         if self._crossing is not None and (hosts or (self._nodes and not is_here)):
             self._crossing.add(self.node, hosts, event.user_id, encoded)
         return len(hosts)
 
     def pass_on(self, origin: str, user_id: str, encoded: bytes) -> None:
-        """A push was addressed to this node, whose user has just left: others may have them."""
+        """Offer to all nodes a push that was addressed to this one, whose user has just left."""
         if self._crossing is not None:
             self._crossing.add(origin, (), user_id, encoded)
 
@@ -174,12 +159,13 @@ class Peers:
                 by_node.setdefault(node, []).append(one)
         for node, heard in by_node.items():
             for start in range(0, len(heard), CHUNK):
-                self._tell(node, "confirmed", ids=heard[start : start + CHUNK])
+                chunk = heard[start : start + CHUNK]
+                self.publish(Confirmed(node=self.node, ids=chunk), (node,))
 
     def acknowledged(self, user_id: str, ids: Sequence[str]) -> None:
         """Tell the nodes on which they may be in flight, and receipts may wait."""
         if self._nodes:
-            self.publish("acked", user=user_id, ids=list(ids))
+            self.publish(Acked(node=self.node, user=user_id, ids=list(ids)))
 
     def joined(self, user_id: str) -> None:
         """The user's first connection here."""
@@ -190,38 +176,34 @@ class Peers:
         self._moved(user_id, is_here=False)
 
     def _moved(self, user_id: str, *, is_here: bool) -> None:
-        """Who came and went in one turn of the loop is told as one: a crowd must not flood."""
-        if not self._news:
-            asyncio.get_running_loop().call_soon(self._tell_news)
-        self._news[user_id] = is_here
+        """Changes of one turn of the loop are told as one: a crowd must not flood the bus."""
+        if not self._changes:
+            asyncio.get_running_loop().call_soon(self._tell_changes)
+        self._changes[user_id] = is_here
 
-    def _tell_news(self) -> None:
-        news, self._news = list(self._news.items()), {}
-        for start in range(0, len(news), CHUNK):
-            chunk = news[start : start + CHUNK]
+    def _tell_changes(self) -> None:
+        changes, self._changes = list(self._changes.items()), {}
+        for start in range(0, len(changes), CHUNK):
+            chunk = changes[start : start + CHUNK]
             joined = [user_id for user_id, is_here in chunk if is_here]
             left = [user_id for user_id, is_here in chunk if not is_here]
-            self.publish("presence", joined=joined, left=left)
+            self.publish(PresenceChange(node=self.node, joined=joined, left=left))
 
-    def beat(self, users: Iterable[str]) -> None:
-        """Say who is here, in chunks; also when it is nobody: it says that this node lives."""
+    def report_presence(self, users: Iterable[str]) -> None:
+        """Tell all users connected here, in chunks; also when there are none: it is a heartbeat."""
         everyone = list(users)
         for start in range(0, max(1, len(everyone)), CHUNK):
-            self.publish("presence", users=everyone[start : start + CHUNK], first=start == 0)
+            chunk = everyone[start : start + CHUNK]
+            self.publish(PresenceReport(node=self.node, users=chunk, is_first=start == 0))
 
-    def alive(self) -> None:
-        """Say only that this node lives."""
-        self.publish("presence")
-
-    def _tell(self, to: str, kind: str, **fields: Any) -> None:
-        if self._bus is not None:
-            self._bus.publish({"kind": kind, "node": self.node, **fields}, (to,))
+    def heartbeat(self) -> None:
+        """Tell only that this node lives."""
+        self.publish(Heartbeat(node=self.node))
 
     # What it hears
 
-    def is_for_us(self, message: dict[str, Any]) -> bool:
-        """Whether it is addressed to this node, or to nobody in particular."""
-        to = message.get("to")
+    def is_addressed(self, to: Sequence[str]) -> bool:
+        """Whether pushes to these nodes are for this one; no names: for all."""
         return not to or self.node in to
 
     def on_push(self, event_id: str, node: str) -> None:
@@ -230,22 +212,34 @@ class Peers:
         if len(self._heard) > REMEMBERED:
             self._heard_before, self._heard = self._heard, {}
 
-    def on_presence(self, message: dict[str, Any], now: float) -> None:
-        """Another node said who is there, or just that it lives."""
-        node = self._nodes.setdefault(message["node"], _Node())
-        node.until = now + EXPIRY
-        if len(message) > _BARE:
-            self._hosts.clear()
-        if message.get("first"):
+    def on_heartbeat(self, name: str, now: float) -> None:
+        """Another node lives."""
+        self._heard_from(name, now)
+
+    def on_presence_change(self, message: PresenceChange, now: float) -> None:
+        """Users came to another node, or left it."""
+        node = self._heard_from(message.node, now)
+        node.users.update(message.joined)
+        node.users.difference_update(message.left)
+        node.before.difference_update(message.left)
+        self._hosts.clear()
+
+    def on_presence_report(self, message: PresenceReport, now: float) -> None:
+        """Another node told its users, or a part of them."""
+        node = self._heard_from(message.node, now)
+        if message.is_first:
             node.before = node.users
             node.users = set()
-        node.users.update(message.get("users", ()), message.get("joined", ()))
-        left = message.get("left", ())
-        node.users.difference_update(left)
-        node.before.difference_update(left)
+        node.users.update(message.users)
+        self._hosts.clear()
+
+    def _heard_from(self, name: str, now: float) -> _Node:
+        node = self._nodes.setdefault(name, _Node())
+        node.until = now + EXPIRY
+        return node
 
     def on_hello(self, name: str, now: float) -> None:
-        """Another node has come up, with nobody connected yet."""
+        """Another node has come up, with no user connected yet."""
         node = self._nodes[name] = _Node()
         node.until = now + EXPIRY
         self._hosts.clear()

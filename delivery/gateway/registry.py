@@ -16,10 +16,11 @@ from typing import Protocol
 
 from delivery.domain.event import Event
 from delivery.domain.health import OPEN_BELOW, Breaker, BreakerState
+from delivery.domain.node_messages import Bye
 from delivery.domain.ports import Bus, Pushed
 from delivery.domain.records import Stored
 from delivery.gateway.outbound import Item
-from delivery.gateway.peers import ALIVE, BEAT, Peers
+from delivery.gateway.peers import HEARTBEAT_EVERY, REPORT_EVERY, Peers
 from delivery.protocol import Close, encode_event
 
 logger = logging.getLogger(__name__)
@@ -101,8 +102,8 @@ class Registry:
         self._marked: list[Member] = []
         self._is_scheduled = False
         self._health_at = 0.0
-        self._beat_at = 0.0
-        self._alive_at = 0.0
+        self._report_at = 0.0
+        self._heartbeat_at = 0.0
 
     @property
     def connections(self) -> int:
@@ -124,7 +125,7 @@ class Registry:
         return 0 if user is None else user.connections[0].acked
 
     def breaker_of(self, user_id: str) -> BreakerState:
-        """The state of this user's breaker; closed for whoever is not connected."""
+        """The state of this user's breaker; closed for a user who is not connected."""
         user = self._users.get(user_id)
         return BreakerState.CLOSED if user is None else user.breaker.state
 
@@ -144,7 +145,7 @@ class Registry:
         return user.pushed
 
     def _push_elsewhere_too(self, user: User | None, event: Event, encoded: bytes) -> Pushed:
-        """A push that is not the everyday one: other nodes, nobody here, a breaker, a drain."""
+        """A push out of the ordinary: other nodes, a user who is not here, a breaker, a drain."""
         if self.is_closing:
             return _SHUTTING_DOWN
         elsewhere = self.peers.push(event, encoded, is_here=user is not None)
@@ -266,7 +267,7 @@ class Registry:
             connection.catch_up()
 
     def wake_all(self) -> None:
-        """Something was lost on the way between nodes: everybody catches up."""
+        """Messages between nodes were lost: all connections catch up."""
         for user_id in self._users:
             self.wake(user_id)
 
@@ -299,12 +300,12 @@ class Registry:
 
     def close_all(self, reason: str, back_in: float) -> int:
         """Drain: tell every client to come back within ``back_in`` seconds, each at its own time,
-        and close with 3001. Nobody is attached afterwards. Returns how many there were."""
+        and close with 3001. None is attached afterwards. Returns how many there were."""
         self.is_closing = True
         connections = [one for user in self._users.values() for one in user.connections]
         for connection in connections:
             connection.reconnect(int(self._dice() * back_in * 1_000.0), reason)
-        self.peers.publish("bye")
+        self.peers.publish(Bye(node=self.peers.node))
         return len(connections)
 
     async def resend(self, user_id: str, stored: Sequence[Stored], timeout: float) -> int:
@@ -343,21 +344,21 @@ class Registry:
 
     def on_tick(self, now: float) -> None:
         """Presence and health, every few seconds."""
-        if now >= self._alive_at:
-            self._alive_at = now + ALIVE
+        if now >= self._heartbeat_at:
+            self._heartbeat_at = now + HEARTBEAT_EVERY
             self.peers.on_tick(now)
-            if now >= self._beat_at:
-                self.beat()
+            if now >= self._report_at:
+                self.report_presence()
             else:
-                self.peers.alive()
+                self.peers.heartbeat()
         if now >= self._health_at:
             self._health_at = now + HEALTH_EVERY
             self._check_health(self._users.values(), now)
 
-    def beat(self) -> None:
-        """Tell the other nodes who is here."""
-        self._beat_at = self._clock() + BEAT
-        self.peers.beat(self._users)
+    def report_presence(self) -> None:
+        """Tell the other nodes which users are connected here."""
+        self._report_at = self._clock() + REPORT_EVERY
+        self.peers.report_presence(self._users)
 
     def _check_health(self, users: Iterable[User], now: float) -> None:
         for user in users:

@@ -5,23 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any, Protocol
+from typing import Protocol
 
+import msgspec
 import pytest
 
-from delivery.bus.redis_bus import LocalBus, LocalHub, RedisBus
+from delivery.bus.in_process import LocalBus, LocalHub
+from delivery.bus.redis_bus import RedisBus
+from delivery.domain.node_messages import Hello, NodeMessage, Pushes, Wake
+from delivery.domain.ports import Bus
 
 DEADLINE = 10.0
 
 
-class AnyBus(Protocol):
+class AnyBus(Bus, Protocol):
     """A bus that also tells its health."""
 
     @property
     def healthy(self) -> bool: ...
-    async def start(self, on_message: Callable[[dict[str, Any]], None]) -> None: ...
-    def publish(self, message: dict[str, Any]) -> None: ...
-    async def stop(self) -> None: ...
+
+
+def number(n: int) -> NodeMessage:
+    """A message that tells a number."""
+    return Wake(node="one", users=[str(n)])
 
 
 class Node:
@@ -29,14 +35,14 @@ class Node:
 
     def __init__(self, bus: AnyBus) -> None:
         self.bus = bus
-        self.heard: list[dict[str, Any]] = []
+        self.heard: list[NodeMessage] = []
         self._news = asyncio.Event()
 
-    def on_message(self, message: dict[str, Any]) -> None:
+    def on_message(self, message: NodeMessage) -> None:
         self.heard.append(message)
         self._news.set()
 
-    async def hears(self, count: int) -> list[dict[str, Any]]:
+    async def hears(self, count: int) -> list[NodeMessage]:
         """What was heard, once there are ``count`` messages."""
         async with asyncio.timeout(DEADLINE):
             while len(self.heard) < count:
@@ -66,25 +72,27 @@ async def start(request: pytest.FixtureRequest) -> AsyncIterator[StartNode]:
 
 async def test_a_message_reaches_every_other_node_and_not_its_own(start: StartNode) -> None:
     one, two, three = [await start(name) for name in ("one", "two", "three")]
-    one.bus.publish({"kind": "hello", "from": "one"})
+    one.bus.publish(Hello(node="one"))
     for node in (two, three):
-        assert await node.hears(1) == [{"kind": "hello", "from": "one"}]
-    two.bus.publish({"kind": "hello", "from": "two"})
-    assert await one.hears(1) == [{"kind": "hello", "from": "two"}]
+        assert await node.hears(1) == [Hello(node="one")]
+    two.bus.publish(Hello(node="two"))
+    assert await one.hears(1) == [Hello(node="two")]
     await three.hears(2)
     assert len(two.heard) == 1
 
 
 async def test_messages_of_one_node_arrive_in_order(start: StartNode) -> None:
     one, two = await start("one"), await start("two")
-    for number in range(1_000):
-        one.bus.publish({"n": number})
-    assert [message["n"] for message in await two.hears(1_000)] == list(range(1_000))
+    said = [number(n) for n in range(1_000)]
+    for message in said:
+        one.bus.publish(message)
+    assert await two.hears(1_000) == said
 
 
 async def test_a_message_arrives_with_all_that_json_can_say(start: StartNode) -> None:
     one, two = await start("one"), await start("two")
-    message = {"kind": "push", "event": {"data": {"ü": [1, 2.5, None, True, {"x": "é\n"}]}}}
+    event = '{"data": {"ü": [1, 2.5, null, true, {"x": "é\\n"}]}}'.encode()
+    message = Pushes(node="one", users=["ü\n"], events=[msgspec.Raw(event)], to=["two"])
     one.bus.publish(message)
     assert await two.hears(1) == [message]
 
@@ -92,13 +100,13 @@ async def test_a_message_arrives_with_all_that_json_can_say(start: StartNode) ->
 async def test_a_message_that_json_cannot_say_is_the_callers_error(start: StartNode) -> None:
     one = await start("one")
     with pytest.raises(TypeError):
-        one.bus.publish({"kind": object()})
+        one.bus.publish(Hello(node=object()))  # type: ignore[arg-type]
 
 
 async def test_two_nodes_with_one_name_still_hear_each_other(start: StartNode) -> None:
     one, twin = await start("same"), await start("same")
-    one.bus.publish({"n": 1})
-    assert await twin.hears(1) == [{"n": 1}]
+    one.bus.publish(number(1))
+    assert await twin.hears(1) == [number(1)]
 
 
 async def test_a_node_that_fails_on_a_message_hears_the_next(
@@ -107,17 +115,18 @@ async def test_a_node_that_fails_on_a_message_hears_the_next(
     one, two = await start("one"), await start("two")
     heard = two.on_message
 
-    def fragile(message: dict[str, Any]) -> None:
-        if message["n"] == 1:
+    def fragile(message: NodeMessage) -> None:
+        if message == number(1):
             raise KeyError("no such field")
         heard(message)
 
     await two.bus.stop()
     await two.bus.start(fragile)
-    one.bus.publish({"n": 1})
-    one.bus.publish({"n": 2})
-    assert (await two.hears(1))[-1] == {"n": 2}
-    assert "a bus message" in caplog.text
+    one.bus.publish(number(1))
+    one.bus.publish(number(2))
+    assert (await two.hears(1))[-1] == number(2)
+    assert "the handler of a bus message failed" in caplog.text
+    assert "KeyError" in caplog.text
 
 
 async def test_a_node_that_has_stopped_hears_nothing_more(start: StartNode) -> None:
@@ -125,12 +134,12 @@ async def test_a_node_that_has_stopped_hears_nothing_more(start: StartNode) -> N
     assert two.bus.healthy
     await two.bus.stop()
     assert not two.bus.healthy
-    one.bus.publish({"n": 1})
+    one.bus.publish(number(1))
     await three.hears(1)
     assert two.heard == []
 
 
 async def test_a_bus_without_others_takes_messages_and_is_healthy(start: StartNode) -> None:
     one = await start("one")
-    one.bus.publish({"n": 1})
+    one.bus.publish(number(1))
     assert one.bus.healthy

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, closing
-from typing import Any
 
+import msgspec
 import pytest
 import redis
 from redis.exceptions import ClusterError
@@ -15,6 +15,15 @@ from delivery.bus.redis_bus import CHANNEL, RedisBus
 from delivery.bus.resend import BusResend
 from delivery.bus.topology import Layout
 from delivery.bus.user_streams import RedisStreams
+from delivery.domain.node_messages import (
+    Gap,
+    Hello,
+    NodeMessage,
+    Pushes,
+    ResendAnswer,
+    ResendRequest,
+    Wake,
+)
 from tests import servers
 from tests.messages import make_event
 
@@ -36,6 +45,11 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
+def push(number: int) -> Pushes:
+    """A push that tells a number."""
+    return Pushes(node="one", users=[str(number)], events=[msgspec.Raw(b"{}")])
+
+
 class Nodes:
     """Buses by name, and what each heard."""
 
@@ -43,22 +57,22 @@ class Nodes:
         self._urls = urls
         self._stack = stack
         self.buses: dict[str, RedisBus] = {}
-        self.heard: dict[str, list[dict[str, Any]]] = {}
+        self.heard: dict[str, list[NodeMessage]] = {}
 
     async def start(self, name: str) -> RedisBus:
         """One more; they enter the cluster at different doors."""
         bus = RedisBus(self._urls[len(self.buses) % len(self._urls)], name, **QUICK)
         heard = self.heard[name] = []
 
-        def on_message(message: dict[str, Any]) -> None:
+        def on_message(message: NodeMessage) -> None:
             heard.append(message)
-            if message["kind"] == "resend":
-                bus.publish({"kind": "resent", "request": message["request"], "count": 1})
+            if isinstance(message, ResendRequest):
+                bus.publish(ResendAnswer(node=name, request=message.request, count=1))
 
         await bus.start(on_message)
         self._stack.push_async_callback(bus.stop)
         self.buses[name] = bus
-        bus.publish({"kind": "hello", "node": name})
+        bus.publish(Hello(node=name))
         return bus
 
     async def know_each_other(self) -> None:
@@ -69,7 +83,9 @@ class Nodes:
 
     def pushes(self, name: str) -> list[int]:
         """The numbers of the pushes that a node heard."""
-        return [message["n"] for message in self.heard[name] if message["kind"] == "push"]
+        return [
+            int(message.users[0]) for message in self.heard[name] if isinstance(message, Pushes)
+        ]
 
 
 @pytest.fixture
@@ -94,7 +110,7 @@ async def test_what_comes_per_event_reaches_every_other_node_once_and_in_order(
         await nodes.start(name)
     await nodes.know_each_other()
     for number in range(500):
-        nodes.buses["one"].publish({"kind": "push", "n": number})
+        nodes.buses["one"].publish(push(number))
     await until(lambda: len(nodes.pushes("two")) >= 500 and len(nodes.pushes("three")) >= 500)
     assert nodes.pushes("two") == nodes.pushes("three") == list(range(500))
     assert nodes.pushes("one") == []
@@ -119,8 +135,8 @@ async def test_each_node_has_a_channel_of_its_own_and_none_is_an_ordinary_one(
 async def test_a_node_is_known_as_soon_as_it_says_hello(nodes: Nodes) -> None:
     one = await nodes.start("one")
     await nodes.start("two")
-    await until(lambda: {"kind": "hello", "node": "two"} in nodes.heard["one"])
-    one.publish({"kind": "push", "n": 1})
+    await until(lambda: Hello(node="two") in nodes.heard["one"])
+    one.publish(push(1))
     await until(lambda: nodes.pushes("two") == [1])
 
 
@@ -141,7 +157,7 @@ async def test_a_worker_asks_all_gateways_and_wakes_them(nodes: Nodes) -> None:
             await asyncio.to_thread(worker.wake, ["ada"])
     await until(
         lambda: all(
-            sum(message["kind"] == "wake" for message in heard) == 2
+            sum(isinstance(message, Wake) for message in heard) == 2
             for heard in nodes.heard.values()
         )
     )
@@ -156,13 +172,13 @@ async def test_a_server_that_comes_back_is_listened_to_again_and_the_gap_is_repo
             for member in members:
                 member.kill()
             await until(lambda: not one.healthy and not two.healthy)
-            one.publish({"kind": "push", "n": 1})
+            one.publish(push(1))
             for member in members:
                 member.restart()
             await until(lambda: one.healthy and two.healthy)
             await nodes.know_each_other()
-            assert {"kind": "gap", "node": "two"} in nodes.heard["two"]
-            one.publish({"kind": "push", "n": 2})
+            assert Gap(node="two") in nodes.heard["two"]
+            one.publish(push(2))
             await until(lambda: 2 in nodes.pushes("two"))
             # Whether the first one still made it depends on how soon the servers were back.
             assert nodes.pushes("two") in ([2], [1, 2])
@@ -178,9 +194,9 @@ async def test_a_cluster_that_is_away_at_the_start_is_found_later() -> None:
             only.restart()
             await nodes.know_each_other()
             await until(lambda: all(bus.healthy for bus in nodes.buses.values()))
-            one.publish({"kind": "push", "n": 1})
+            one.publish(push(1))
             await until(lambda: nodes.pushes("two") == [1])
-            assert {"kind": "gap", "node": "two"} in nodes.heard["two"]
+            assert Gap(node="two") in nodes.heard["two"]
 
 
 def test_second_copies_are_spread_over_the_servers(members: list[servers.Server]) -> None:

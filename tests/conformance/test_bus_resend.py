@@ -6,12 +6,12 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
 
 import pytest
 
 from delivery.bus.redis_bus import RedisBus
 from delivery.bus.resend import BusResend, LoopResend
+from delivery.domain.node_messages import NodeMessage, ResendAnswer, ResendRequest, Wake
 from delivery.errors import ChannelUnavailable, LedgerUnavailable
 from tests import servers
 
@@ -24,20 +24,20 @@ class Gateways:
     def __init__(self, url: str, stack: AsyncExitStack) -> None:
         self._url = url
         self._stack = stack
-        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.asked: list[tuple[str, NodeMessage]] = []
         self.woken = asyncio.Event()
 
     async def start(self, name: str, connections: int | None) -> None:
         """``None`` connections: a gateway that never answers."""
         bus = RedisBus(self._url, name)
 
-        def on_message(message: dict[str, Any]) -> None:
+        def on_message(message: NodeMessage) -> None:
             self.asked.append((name, message))
-            if message["kind"] == "wake":
+            if isinstance(message, Wake):
                 self.woken.set()
-            if message["kind"] == "resend" and connections is not None:
-                request = message["request"]
-                bus.publish({"kind": "resent", "request": request, "count": connections})
+            if isinstance(message, ResendRequest) and connections is not None:
+                request = message.request
+                bus.publish(ResendAnswer(node=name, request=request, count=connections))
 
         await bus.start(on_message)
         self._stack.push_async_callback(bus.stop)
@@ -61,7 +61,8 @@ async def test_the_answers_of_all_gateways_are_added_up_without_waiting_out_the_
     assert time.monotonic() - begun < 6.0
     assert {name for name, _ in gateways.asked} == {"one", "two", "three"}
     message = gateways.asked[0][1]
-    assert (message["kind"], message["user"], message["ids"]) == ("resend", "ada", ["id-1", "id-2"])
+    assert isinstance(message, ResendRequest)
+    assert (message.user, message.ids, message.timeout) == ("ada", ["id-1", "id-2"], 8.0)
     worker.close()
 
 
@@ -85,7 +86,7 @@ async def test_answers_go_to_the_worker_that_asked_and_not_to_the_gateways(
         *(asyncio.to_thread(worker.resend, "ada", ["id-1"], 5.0) for worker in workers)
     )
     assert answers == [3] * 8
-    assert {message["kind"] for _, message in gateways.asked} == {"resend"}
+    assert {type(message) for _, message in gateways.asked} == {ResendRequest}
 
 
 async def test_without_any_gateway_nobody_took_it(redis_url: str) -> None:
@@ -99,7 +100,9 @@ async def test_waking_reaches_every_gateway(gateways: Gateways, redis_url: str) 
     await asyncio.to_thread(BusResend(redis_url).wake, ["ada", "bob"])
     async with asyncio.timeout(DEADLINE):
         await gateways.woken.wait()
-    assert gateways.asked[0][1]["users"] == ["ada", "bob"]
+    woken = gateways.asked[0][1]
+    assert isinstance(woken, Wake)
+    assert woken.users == ["ada", "bob"]
 
 
 @pytest.mark.parametrize("fault", ["kill", "stop"])

@@ -14,9 +14,16 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from delivery.bus.redis_bus import LocalBus, LocalHub
+from delivery.bus.in_process import LocalBus, LocalHub
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import State
+from delivery.domain.node_messages import (
+    Disconnect,
+    NodeMessage,
+    ResendAnswer,
+    ResendRequest,
+    Wake,
+)
 from delivery.gateway import session as sessions
 from delivery.protocol import Limits
 from tests.fast_path import Node, make_event, make_id, serve, until
@@ -396,7 +403,7 @@ async def test_an_event_emitted_on_one_node_reaches_a_client_of_another() -> Non
         assert frame["events"] == [event.as_wire()]
         await say(ws, type="ack", upto=1)
         await until(lambda: first.confirmed == [event.id])
-        first.registry.peers.publish("disconnect", user="ada")
+        first.registry.peers.publish(Disconnect(node="n1", user="ada"))
         assert await closed_with(ws) == 3503
 
 
@@ -419,20 +426,16 @@ async def test_a_worker_asks_over_the_bus_for_a_resend_and_gets_the_count() -> N
     hub = LocalHub()
     node = Node("n1", bus=LocalBus(hub))
     worker = LocalBus(hub)
-    answers: list[dict[str, Any]] = []
-    await worker.start(answers.append)
+    heard: list[NodeMessage] = []
+    await worker.start(heard.append)
     async with serve(node), joined(node) as (ws, _):
         stored = node.events.add(make_event())
         reading = asyncio.create_task(events_of(ws, 1))
-        worker.publish(
-            {"kind": "resend", "node": "w", "request": "r1", "user": "ada",
-             "ids": [stored.event.id], "timeout": 5.0}
-        )  # fmt: skip
+        ids = [stored.event.id]
+        worker.publish(ResendRequest(node="w", request="r1", user="ada", ids=ids, timeout=5.0))
         assert (await reading)[0] == [stored.event.id]
-        await until(lambda: [a for a in answers if a["kind"] == "resent"])
-        [answer] = [a for a in answers if a["kind"] == "resent"]
-        assert (answer["request"], answer["count"]) == ("r1", 1)
+        await until(lambda: ResendAnswer(node="n1", request="r1", count=1) in heard)
         woken = node.events.add(make_event()).event.id
-        worker.publish({"kind": "wake", "node": "w", "users": ["ada"]})
+        worker.publish(Wake(node="w", users=["ada"]))
         assert (await events_of(ws, 1))[0] == [woken]
     await worker.stop()

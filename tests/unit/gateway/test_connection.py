@@ -7,6 +7,7 @@ from typing import cast
 
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import Confirmation, State
+from delivery.domain.node_messages import Gap
 from delivery.domain.ports import Journal
 from delivery.domain.records import Stored
 from delivery.domain.stores import Ledger
@@ -153,7 +154,7 @@ async def test_a_gap_on_the_bus_makes_everybody_catch_up() -> None:
     desk = Desk()
     _, sink = await desk.connect()
     lost = desk.node.events.add(make_event()).event.id
-    desk.node.gateway.path.on_message({"kind": "gap", "node": "node-1"})
+    desk.node.gateway.path.on_message(Gap(node="node-1"))
     await until(lambda: sink.ids == [lost])
 
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Collection
 
-import pytest
-
-from delivery.bus.redis_bus import LocalBus, LocalHub
+from delivery.bus.in_process import LocalBus, LocalHub
 from delivery.domain.event import EventClass
 from delivery.domain.health import BreakerState
+from delivery.domain.node_messages import Bye, Heartbeat, NodeMessage, PresenceReport
 from delivery.gateway.registry import Registry
 from delivery.protocol import Connected, Limits, Nack, Reconnect, encode_event
 from tests.fast_path import Clock, Desk, Node, make_event, until
+
+
+class Recorder(LocalBus):
+    """Remembers what was published."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.published: list[NodeMessage] = []
+
+    def publish(self, message: NodeMessage, to: Collection[str] = ()) -> None:
+        self.published.append(message)
+        super().publish(message, to)
 
 
 async def test_everything_pushed_in_one_turn_leaves_as_one_frame() -> None:
@@ -241,7 +252,7 @@ async def test_nodes_push_to_each_other_and_count_who_is_there() -> None:
         await until(lambda: not first.registry.peers.hosts_of("ada"))
         assert first.emit(make_event()) == 0
         await second.gateway.path.stop()
-        second.registry.peers.publish("bye")
+        second.registry.peers.publish(Bye(node="n2"))
         await until(lambda: not first.registry.peers.are_there)
     finally:
         for node in (first, second):
@@ -269,55 +280,44 @@ async def test_a_confirmation_is_told_to_the_node_whose_event_it_is_and_not_for_
 
 
 async def test_a_node_alone_publishes_nothing_per_event() -> None:
-    published: list[object] = []
-    bus = LocalBus()
-    bus.publish = published.append  # type: ignore[method-assign]
+    bus = Recorder()
     Node("n1", bus=bus).emit(make_event())
-    assert published == []
+    assert bus.published == []
+
+
+def report(*users: str) -> PresenceReport:
+    return PresenceReport(node="n2", users=list(users), is_first=True)
 
 
 def test_a_node_that_falls_silent_is_forgotten() -> None:
     peers = Node().registry.peers
-    peers.on_presence({"node": "n2", "users": ["ada"], "first": True}, 0.0)
+    peers.on_presence_report(report("ada"), 0.0)
     peers.on_tick(6.0)
     assert peers.hosts_of("ada") == ("n2",)
-    peers.on_presence({"node": "n2"}, 6.0)
+    peers.on_heartbeat("n2", 6.0)
     peers.on_tick(12.0)
-    assert peers.hosts_of("ada") == ("n2",), "a bare sign of life is enough"
+    assert peers.hosts_of("ada") == ("n2",), "a heartbeat is enough"
     peers.on_tick(14.0)
     assert (peers.hosts_of("ada"), peers.are_there) == ((), False)
 
 
-async def test_a_node_says_every_two_seconds_that_it_lives_and_every_ten_who_is_there() -> None:
-    published: list[dict[str, Any]] = []
-    bus = LocalBus()
-    bus.publish = published.append  # type: ignore[method-assign]
+async def test_a_heartbeat_comes_every_two_seconds_and_a_report_of_presence_every_ten() -> None:
+    bus = Recorder()
     clock = Clock()
     registry = Registry("n1", bus, clock=clock)
     for _ in range(81):
         registry.on_tick(clock())
         clock.now += 0.25
-    assert [message["kind"] for message in published] == ["presence"] * 11
-    reports = [number for number, message in enumerate(published) if "users" in message]
-    assert reports == [0, 5, 10]
+    kinds: list[type[NodeMessage]] = [PresenceReport, *[Heartbeat] * 4]
+    assert [type(message) for message in bus.published] == [*kinds, *kinds, PresenceReport]
 
 
 def test_a_user_missing_from_two_reports_is_gone() -> None:
     peers = Node().registry.peers
-    peers.on_presence({"node": "n2", "users": ["ada"], "first": True}, 0.0)
-    peers.on_presence({"node": "n2", "users": [], "first": True}, 10.0)
-    peers.on_presence({"node": "n2", "users": [], "first": True}, 20.0)
+    peers.on_presence_report(report("ada"), 0.0)
+    peers.on_presence_report(report(), 10.0)
+    peers.on_presence_report(report(), 20.0)
     assert peers.hosts_of("ada") == ()
-
-
-@pytest.mark.parametrize(
-    "message",
-    [{}, {"kind": "pushes"}, {"kind": "pushes", "users": [], "events": [{"id": 1}]},
-     {"kind": "pushes", "users": ["ada"], "events": [{"id": 1}]}, {"kind": "wake", "users": None},
-     {"kind": "resend", "ids": 3}, {"kind": "presence"}, {"kind": "of a newer version"}],
-)  # fmt: skip
-async def test_a_malformed_bus_message_harms_nobody(message: dict[str, object]) -> None:
-    Node().gateway.path.on_message(message)
 
 
 async def test_the_welcome_says_what_the_session_grants() -> None:

@@ -1,4 +1,4 @@
-"""Which nodes hear of an event: those that host its user, and everybody when nobody is known."""
+"""Which nodes hear of an event: those that host its user, or all when none is known to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from delivery.bus.redis_bus import LocalBus, LocalHub
+from delivery.bus.in_process import LocalBus, LocalHub
+from delivery.domain.node_messages import (
+    Confirmed,
+    NodeMessage,
+    PresenceChange,
+    Pushes,
+)
 from delivery.gateway.peers import MAX_BYTES, MAX_EVENTS
 from tests.fast_path import Desk, Node, make_event, until
 
@@ -19,10 +25,10 @@ class Recorder(LocalBus):
         self.pushes: list[list[str]] = []
         self.told: list[list[str]] = []
 
-    def publish(self, message: dict[str, Any], to: Any = ()) -> None:
-        if message["kind"] == "pushes":
+    def publish(self, message: NodeMessage, to: Any = ()) -> None:
+        if isinstance(message, Pushes):
             self.pushes.append(list(to))
-        elif message["kind"] == "confirmed":
+        elif isinstance(message, Confirmed):
             self.told.append(list(to))
         super().publish(message, to)
 
@@ -123,7 +129,9 @@ async def test_an_event_that_finds_its_user_gone_is_passed_on_once() -> None:
         await until(lambda: first.registry.peers.hosts_of("ada") == ("n3",))
         # n1 has heard that ada came to n2, and not yet that she left for n3.
         first.registry.peers.on_bye("n3")
-        first.registry.peers.on_presence({"node": "n2", "joined": ["ada"]}, 0.0)
+        first.registry.peers.on_presence_change(
+            PresenceChange(node="n2", joined=["ada"], left=[]), 0.0
+        )
         first.emit(event := make_event())
         await until(lambda: sink.ids == [event.id])
         assert pushes(first) == [["n2"]]
