@@ -6,7 +6,7 @@ nothing happens until a test says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
@@ -195,41 +195,3 @@ class FakePush:
         if isinstance(answer, Exception):
             raise answer
         return answer
-
-
-class FakeBus:
-    """Several of these share one list of peers and hear each other at once."""
-
-    def __init__(self, peers: list[FakeBus] | None = None) -> None:
-        self._peers = [] if peers is None else peers
-        self._peers.append(self)
-        self._on_message: Callable[[dict[str, Any]], None] | None = None
-        self.published: list[dict[str, Any]] = []
-
-    async def start(self, on_message: Callable[[dict[str, Any]], None]) -> None:
-        """See the port."""
-        self._on_message = on_message
-
-    def publish(self, message: dict[str, Any]) -> None:
-        """See the port."""
-        # As on a wire: what arrives is what JSON can say.
-        heard: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(message))
-        self.published.append(heard)
-        for peer in self._peers:
-            if peer is not self and peer._on_message is not None:
-                peer._on_message(heard)
-
-    async def stop(self) -> None:
-        """See the port."""
-        self._on_message = None
-
-
-class FakeTaskQueue:
-    """Notes what was published: ``(channel, ids)`` in order."""
-
-    def __init__(self) -> None:
-        self.published: list[tuple[str, tuple[str, ...]]] = []
-
-    def publish(self, channel: str, ids: Sequence[str]) -> None:
-        """See the port."""
-        self.published.append((channel, tuple(ids)))
