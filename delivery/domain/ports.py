@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -31,14 +31,16 @@ from delivery.domain.records import (
     Timeline,
 )
 
-Answered = Callable[[Entry, Receipted | Exception], None]
-"""Told what became of an entry that was submitted."""
+E = TypeVar("E", bound=Entry)
+
+Answered = Callable[[Any, Receipted | Exception], None]
+"""Told what became of an entry that was submitted; gets that same entry."""
 
 
 class Journal(Protocol):
     """The loop's side of the ledger: never waits, commits whatever has gathered in one thread."""
 
-    def submit(self, entry: Entry, answered: Answered) -> None:
+    def submit(self, entry: E, answered: Callable[[E, Receipted | Exception], None]) -> None:
         """Queue an entry; ``answered`` runs on the loop after the commit (or the spool's fsync).
         An entry that is ``awaited`` may wait a few milliseconds for its proof, to be inserted with
         it.

@@ -26,7 +26,8 @@ class Entry(msgspec.Struct):
         awaited: that socket is this node's, so that its proof may come in time for the insert.
         hand_over: nobody could be reached; the chain starts at once.
         pushes: fast-path attempts to record: ``(outcome, error)``.
-        ticket: whatever its submitter needs when the answer comes; nobody else looks at it.
+
+    A submitter that needs more when the answer comes adds fields in a subclass of its own.
     """
 
     event: Event
@@ -37,7 +38,6 @@ class Entry(msgspec.Struct):
     awaited: bool = False
     proofs: list[Confirmation] = []
     pushes: list[tuple[Outcome, str | None]] = []
-    ticket: Any = None
 
 
 class Recorded(enum.StrEnum):

@@ -40,6 +40,22 @@ logger = logging.getLogger(__name__)
 Done = Callable[[Accepted | Exception], None]
 
 
+class Emitted(Entry, kw_only=True):
+    """An event that is pushed while it commits."""
+
+    run: Run
+    receipt: Receipt
+
+
+class Numbered(Entry, kw_only=True):
+    """An event that the ledger numbers; it is pushed once it is recorded."""
+
+    policy: ClassPolicy
+    run: Run
+    done: Done
+    performance: bool
+
+
 class EmitterCore:
     """What all emitters of a process share; usable after ``start``."""
 
@@ -195,7 +211,7 @@ class EmitterCore:
         self, event: Event, policy: ClassPolicy, run: Run, receipt: Receipt, performance: bool
     ) -> None:
         """Push while it commits: the result of the push is part of the insert."""
-        entry = Entry(event, policy.ack_timeout, policy.ttl, ticket=(run, receipt))
+        entry = Emitted(event, policy.ack_timeout, policy.ttl, run=run, receipt=receipt)
         parcel = self._pusher.offer(event, policy, performance, entry)
         try:
             self._journal.submit(entry, self._committed)
@@ -208,10 +224,10 @@ class EmitterCore:
         if event.event_class is EventClass.AUTH:
             self._copy_auth(event)
 
-    def _on_committed(self, entry: Entry, answer: Receipted | Exception) -> None:
-        run, receipt = entry.ticket
+    def _on_committed(self, entry: Emitted, answer: Receipted | Exception) -> None:
+        receipt = entry.receipt
         if isinstance(answer, Exception):
-            run.distrust()
+            entry.run.distrust()
             _settle(receipt, answer)
             return
         if entry.hand_over:
@@ -224,23 +240,30 @@ class EmitterCore:
     def _commit_first(self, draft: Draft, run: Run, done: Done, performance: bool) -> None:
         """Let the ledger number it (and recognise a duplicate), then push."""
         policy = draft.policy
-        entry = Entry(draft.event, policy.ack_timeout, policy.ttl)
-        entry.ticket = policy, run, done, performance
+        entry = Numbered(
+            draft.event,
+            policy.ack_timeout,
+            policy.ttl,
+            policy=policy,
+            run=run,
+            done=done,
+            performance=performance,
+        )
         self._journal.submit(entry, self._on_numbered)
         run.outstanding += 1
 
-    def _on_numbered(self, entry: Entry, answer: Receipted | Exception) -> None:
-        policy, run, done, performance = entry.ticket
+    def _on_numbered(self, entry: Numbered, answer: Receipted | Exception) -> None:
+        run = entry.run
         run.outstanding -= 1
         if isinstance(answer, Exception):
-            done(answer)
+            entry.done(answer)
             return
         if answer.outcome is Recorded.NEW:
             run.on_recorded(answer.seq)
             numbered = entry.event.evolve(seq=answer.seq)
-            self._pusher.offer(numbered, policy, performance)
+            self._pusher.offer(numbered, entry.policy, entry.performance)
             self._copy_auth(numbered)
-        done(_accepted(answer))
+        entry.done(_accepted(answer))
 
     def look(self) -> datetime:
         """The instant of this turn of the loop: what is accepted in one turn has the same."""
