@@ -18,7 +18,7 @@ up: env  ## run everything in one process on the embedded default
 test: env  ## run the tests (ARGS="-k name" picks some)
 	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
-check: env  ## lint, formatting, types and the layers
+check: env  ## lint, formatting, types, import walls and words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict delivery
