@@ -17,7 +17,11 @@ from delivery.domain.policy import CHANNELS
 from delivery.errors import InvalidEvent
 
 # An address that can stand in a header and an SMTP envelope; the server has the last word.
-_EMAIL = re.compile(r"^[^\s@<>(),;:\"\\\[\]\x00-\x1f\x7f]{1,64}@[A-Za-z0-9.-]{1,253}$")
+# The domain may be of any script; its ASCII form is made when a mail is sent.
+_EMAIL = re.compile(
+    r"^[^\s@<>(),;:\"\\\[\]\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,64}"
+    r"@([A-Za-z0-9.-]|[^\s\x00-\xa0\ud800-\udfff]){1,253}$"
+)
 _PHONE = re.compile(r"^\+[1-9][0-9]{6,14}$")  # Source: ITU-T E.164
 _LOCALE = re.compile(r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*$")  # Source: RFC 5646, loosely
 _CLOCK = re.compile(r"^([01][0-9]|2[0-3]):[0-5][0-9]$")

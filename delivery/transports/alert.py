@@ -19,6 +19,7 @@ from delivery.transports.http import Poster, checked_base_url, retry_after
 from delivery.transports.notify import notify, open_targets
 from delivery.transports.render import Notice, Renderer
 from delivery.transports.rendering import rendering
+from delivery.transports.text import provider_text
 
 if TYPE_CHECKING:
     from apprise import NotifyBase
@@ -136,7 +137,7 @@ class AlertReceivers:
             # Alertmanager merges by labels: telling it twice is harmless, so this is a plain retry.
             raise ChannelUnavailable(str(error)) from error
         if response.status_code >= 300:
-            text = f"Alertmanager answered {response.status_code}: {response.text[:200]}"
+            text = f"Alertmanager answered {response.status_code}: {provider_text(response.text)}"
             if response.status_code == 400:
                 raise ChannelRejected(text)
             raise ChannelUnavailable(text, retry_after=retry_after(response))

@@ -6,30 +6,41 @@ a mail or when, or retry a mail whose outcome is unknown.
 
 from __future__ import annotations
 
+import binascii
 import hashlib
+import logging
 import re
 import socket
 import ssl
 from datetime import UTC, datetime
-from email.errors import HeaderParseError
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.policy import SMTP, SMTPUTF8
-from email.utils import format_datetime, parseaddr
+from email.utils import format_datetime
+from uuid import uuid4
 
 from delivery.domain.channels import Channel
 from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
-from delivery.errors import ChannelRejected, ConfigError
-from delivery.transports.render import Renderer
+from delivery.errors import ChannelRejected, ConfigError, Unrenderable
+from delivery.transports.headers import (
+    MailAddress,
+    address_header,
+    fixed_header,
+    mail_address,
+    text_header,
+)
+from delivery.transports.mail_check import Expected, mail_faults
+from delivery.transports.render import Digest, Renderer
 from delivery.transports.rendering import rendering
 from delivery.transports.smtp import Deadline, SmtpSession, parse_smtp_url
+from delivery.transports.text import REPLACEMENT
 
-# The standard library would fold or encode a long URL in a header and so break it; lines may
-# have 998 characters. Source: RFC 5322, section 2.1.1.
-_WIDE = 990
-_SAFE_KEY = re.compile(r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}$")
-_SAFE_URL = re.compile(r"^https?://[!-;=?-~]{1,900}$")  # printable ASCII without < and >
+logger = logging.getLogger(__name__)
+
+_SAFE_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
+_SAFE_URL = re.compile(r"https?://[!-;=?-~]{1,900}")  # printable ASCII without < and >
+_SENDER = re.compile(r"(?P<name>.*?) *<(?P<spec>[^<>]+)>|(?P<bare>[^<> ]+)")
+_PARTS = ("text/plain", "text/html")
+# Neither a line end of ours nor a character of text: no server may be given these.
+_UNSENDABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
 class EmailChannel:
@@ -55,7 +66,7 @@ class EmailChannel:
         tls_context: ssl.SSLContext | None = None,
     ) -> None:
         self._server = parse_smtp_url(smtp_url)
-        self._from = _sender(mail_from)
+        self._from_name, self._from = parse_sender(mail_from)
         self._renderer = renderer
         self._tls = tls_context or ssl.create_default_context()
         # Never getfqdn(): it may wait for a name server.
@@ -63,7 +74,13 @@ class EmailChannel:
 
     def unreachable(self, contact: Contact) -> str | None:
         """Why this contact gets no mail, ``None`` if it can."""
-        return None if contact.email else "no email address"
+        if not contact.email:
+            return "no email address"
+        try:
+            mail_address(contact.email)
+        except ValueError as error:
+            return f"the email address cannot be used: {error}"
+        return None
 
     def check(self, timeout: float) -> None:
         """Ask the server whether it works; see ``Checked``."""
@@ -76,75 +93,111 @@ class EmailChannel:
             ChannelUnavailable: transient; ``ChannelRejected``: refused for good;
             ``OutcomeUnknown``: sent, but the answer was lost.
         """
-        recipient = message.contact.email
-        if not recipient:
+        if not message.contact.email:
             raise ChannelRejected(f"user {message.user_id!r} has no email address").of_nobody()
-        with rendering(self.name):
-            mail = self._compose(message, recipient)
-        policy = (SMTP if recipient.isascii() else SMTPUTF8).clone(max_line_length=_WIDE)
-        session = SmtpSession(self._server, self._tls, Deadline(timeout), self._local_hostname)
-        session.send(self._from.addr_spec, recipient, mail.as_bytes(policy=policy))
-        return Taken(provider_id=str(mail["Message-ID"]))
-
-    def _compose(self, message: Message, recipient: str) -> EmailMessage:
-        words = self._renderer.digest(message)
-        mail = EmailMessage(policy=SMTP)
-        mail["From"] = self._from
         try:
-            mail["To"] = _address(recipient)
-        except (HeaderParseError, ValueError, IndexError) as error:
+            recipient = mail_address(message.contact.email)
+        except ValueError as error:
             raise ChannelRejected(
-                f"the email address of user {message.user_id!r} cannot stand in a header"
+                f"the email address of user {message.user_id!r} cannot be used: {error}"
             ).of_nobody() from error
-        mail["Subject"] = words.subject
-        mail["Date"] = format_datetime(datetime.now(UTC))
-        mail["Message-ID"] = message_id(message.key, self._from.domain)
-        mail["Auto-Submitted"] = "auto-generated"  # Source: RFC 3834, section 5
+        mail_id = message_id(message.key, self._from.domain)
+        with rendering(self.name):
+            content = self._compose(message, recipient, mail_id)
+        session = SmtpSession(self._server, self._tls, Deadline(timeout), self._local_hostname)
+        session.send(self._from.spec, recipient.spec, content)
+        return Taken(provider_id=mail_id)
+
+    def _compose(self, message: Message, recipient: MailAddress, mail_id: str) -> bytes:
+        words = self._renderer.digest(message)
+        boundary = f"=_{uuid4().hex}"
+        fields = {
+            "From": address_header("From", self._from, self._from_name),
+            "To": address_header("To", recipient),
+            "Subject": text_header("Subject", words.subject),
+            "Date": fixed_header("Date", format_datetime(datetime.now(UTC))),
+            "Message-ID": fixed_header("Message-ID", mail_id),
+            "Auto-Submitted": "Auto-Submitted: auto-generated\r\n",  # Source: RFC 3834, section 5
+        }
         if message.unsubscribe_url is not None:
             # Source: RFC 8058, section 3.1
-            mail["List-Unsubscribe"] = f"<{_header_url(message.unsubscribe_url)}>"
-            mail["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
-        # Quoted-printable: no line is too long, and none can end the message early.
-        mail.set_content(words.text, cte="quoted-printable")
-        mail.add_alternative(words.html, subtype="html", cte="quoted-printable")
+            fields["List-Unsubscribe"] = _link_header(message.unsubscribe_url)
+            fields["List-Unsubscribe-Post"] = (
+                "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
+            )
+        fields["MIME-Version"] = "MIME-Version: 1.0\r\n"
+        fields["Content-Type"] = (
+            f'Content-Type: multipart/alternative;\r\n boundary="{boundary}"\r\n'
+        )
+        mail = "".join(fields.values()).encode() + b"\r\n" + _body(words, boundary)
+        expected = Expected(
+            names=list(fields),
+            subject=words.subject,
+            to=f"{recipient.local}@{recipient.domain}",
+            parts=_PARTS,
+            utf8=not recipient.spec.isascii(),
+        )
+        if faults := mail_faults(mail, expected):
+            # A bug of ours, met before it can do harm: the chain goes on to the next step.
+            logger.error("mail %s is not sent: %s", mail_id, "; ".join(faults))
+            raise Unrenderable(f"the mail cannot be written: {'; '.join(faults)}"[:500])
         return mail
 
 
 def message_id(key: str, domain: str) -> str:
     """``<key@domain>``, stable for the key; a key that cannot stand there is hashed."""
     left = key.strip("<>").partition("@")[0]
-    if not _SAFE_KEY.match(left) or ".." in left or left.endswith("."):
-        left = hashlib.sha256(key.encode()).hexdigest()
+    if not _SAFE_KEY.fullmatch(left) or ".." in left or left.endswith("."):
+        left = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
     return f"<{left}@{domain}>"
 
 
-def _address(spec: str) -> Address:
-    if spec.isascii():
-        return Address(addr_spec=spec)
-    # The standard library parses no such address, yet writes one where SMTPUTF8 allows it.
-    username, _, domain = spec.rpartition("@")
-    return Address(username=username, domain=domain)
+def parse_sender(text: str) -> tuple[str, MailAddress]:
+    """Display name (or ``""``) and address of ``name@host`` or ``Some Name <name@host>``.
 
+    The name may be in quotes and hold commas; it is our own reading, not a header's.
 
-def _sender(mail_from: str) -> Address:
-    name, spec = parseaddr(mail_from)
+    Raises:
+        ConfigError: names the setting.
+    """
+    found = _SENDER.fullmatch(text.strip()) if text.isprintable() else None
     try:
-        address = Address(display_name=name, addr_spec=spec)
-    except (HeaderParseError, ValueError, IndexError):
-        address = Address()
-    is_one_line = mail_from.isprintable()
-    if not (is_one_line and address.username and address.domain and spec.isascii()):
+        address = mail_address((found["spec"] or found["bare"]).strip()) if found else None
+    except ValueError:
+        address = None
+    if found is None or address is None or not address.local.isascii():
         raise ConfigError(
             "DELIVERY_MAIL_FROM must be an address like delivery@example.org or "
             "Some Name <delivery@example.org>"
         )
-    return address
+    name = (found["name"] or "").strip()
+    if len(name) > 1 and name[0] == name[-1] == '"':
+        name = re.sub(r"\\(.)", r"\1", name[1:-1])
+    return name, address
 
 
-def _header_url(url: str) -> str:
-    if not _SAFE_URL.match(url):
+def _body(words: Digest, boundary: str) -> bytes:
+    """Both parts. Quoted-printable: no line is too long, and none can end the message early."""
+    parts = []
+    for kind, text in zip(_PARTS, (words.text, words.html), strict=True):
+        lines = _UNSENDABLE.sub(REPLACEMENT, "\n".join(text.splitlines())) + "\n"
+        encoded = binascii.b2a_qp(lines.encode(), istext=True).replace(b"\n", b"\r\n")
+        parts.append(
+            f"--{boundary}\r\nContent-Type: {kind}; charset=utf-8\r\n"
+            "Content-Transfer-Encoding: quoted-printable\r\n\r\n".encode()
+            + encoded
+        )
+    return b"".join(parts) + f"--{boundary}--\r\n".encode()
+
+
+def _link_header(url: str) -> str:
+    try:
+        if not _SAFE_URL.fullmatch(url):
+            raise ValueError("not a link")
+        # The standard library would fold a long URL and so break it; a line may have 998.
+        return fixed_header("List-Unsubscribe", f"<{url}>")
+    except ValueError as error:
         raise ConfigError(
             "the unsubscribe link cannot stand in a mail header: it must be an http(s) URL of "
             "at most 900 printable characters; check DELIVERY_PUBLIC_URL"
-        )
-    return url
+        ) from error

@@ -7,6 +7,7 @@ been taken". Never does: read what a status means to a provider.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -25,9 +26,13 @@ from tenacity import (
 )
 
 from delivery.errors import ChannelUnavailable, ConfigError, OutcomeUnknown
+from delivery.transports.text import provider_text
+
+logger = logging.getLogger(__name__)
 
 CONNECT_ATTEMPTS = 3
 MAX_RETRY_AFTER = 86_400.0
+MAX_ANSWER = 64 * 1024  # bytes of an answer that are read
 _SECONDS = re.compile("[0-9]{1,18}")
 # In these the request cannot have left.
 _BEFORE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
@@ -82,16 +87,13 @@ class Poster:
             OutcomeUnknown: the request left and no answer came.
         """
 
-        def send(client: httpx.Client) -> httpx.Response:
-            return client.post(
-                self._base_url + path,
-                data=data,
-                json=json,
-                headers=dict(headers or {}),
-                auth=auth or httpx.USE_CLIENT_DEFAULT,
-            )
-
-        return self._exchange(send, timeout)
+        return self._exchange(
+            lambda client: client.build_request(
+                "POST", self._base_url + path, data=data, json=json, headers=dict(headers or {})
+            ),
+            auth,
+            timeout,
+        )
 
     def get(self, path: str, *, timeout: float, auth: tuple[str, str]) -> httpx.Response:
         """GET; the answer, whatever its status, as ``post``.
@@ -100,21 +102,33 @@ class Poster:
             ChannelUnavailable: the provider could not be reached, or did not answer.
         """
         try:
-            return self._exchange(lambda c: c.get(self._base_url + path, auth=auth), timeout)
+            return self._exchange(
+                lambda client: client.build_request("GET", self._base_url + path), auth, timeout
+            )
         except OutcomeUnknown as error:
             raise ChannelUnavailable(f"{self.who} did not answer") from error
 
     def _exchange(
-        self, send: Callable[[httpx.Client], httpx.Response], timeout: float
+        self,
+        build: Callable[[httpx.Client], httpx.Request],
+        auth: tuple[str, str] | None,
+        timeout: float,
     ) -> httpx.Response:
         deadline = time.monotonic() + timeout
 
         def once() -> httpx.Response:
             left = max(0.01, deadline - time.monotonic())
-            with httpx.Client(
+            client = httpx.Client(
                 verify=self._tls, timeout=left, trust_env=self._trust_env, follow_redirects=False
-            ) as client:
-                return send(client)
+            )
+            with client:
+                request = build(client)
+                request.headers["Accept-Encoding"] = "identity"
+                response = client.send(request, auth=auth or httpx.USE_CLIENT_DEFAULT, stream=True)
+                try:
+                    return _bounded(response, deadline)
+                finally:
+                    response.close()
 
         retrying = Retrying(
             retry=retry_if_exception_type(httpx.ConnectError),
@@ -134,6 +148,30 @@ class Poster:
             ) from error
 
 
+def _bounded(response: httpx.Response, deadline: float) -> httpx.Response:
+    """The answer with what came of its body in time, at most ``MAX_ANSWER`` bytes: the status
+    counts all the same. Not decompressed: a few bytes could become gigabytes."""
+    body = b""
+    try:
+        for chunk in response.iter_raw(4_096):
+            body += chunk
+            if len(body) >= MAX_ANSWER or time.monotonic() >= deadline:
+                break
+    except httpx.HTTPError as error:
+        logger.debug("an answer %d broke off: %s", response.status_code, _why(error))
+    kept = [
+        (name, value)
+        for name, value in response.headers.raw
+        if name.lower() not in (b"content-encoding", b"content-length", b"transfer-encoding")
+    ]
+    return httpx.Response(
+        response.status_code,
+        headers=kept,
+        content=body[:MAX_ANSWER],
+        extensions={"reason_phrase": response.extensions.get("reason_phrase", b"")},
+    )
+
+
 def retry_after(response: httpx.Response) -> float | None:
     """Seconds the provider asked to wait, at most a day. Source: RFC 9110, section 10.2.3."""
     value = response.headers.get("Retry-After", "").strip()
@@ -143,11 +181,12 @@ def retry_after(response: httpx.Response) -> float | None:
         return min(float(value), MAX_RETRY_AFTER)
     try:
         at = parsedate_to_datetime(value)
-    except (ValueError, TypeError, OverflowError):
-        return None
-    if at.tzinfo is None:
-        at = at.replace(tzinfo=UTC)
-    return min(max(0.0, (at - datetime.now(UTC)).total_seconds()), MAX_RETRY_AFTER)
+        if at.tzinfo is None:
+            at = at.replace(tzinfo=UTC)
+        left = (at - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None  # it is the provider's word: whatever stands there, the attempt is recorded
+    return min(max(0.0, left), MAX_RETRY_AFTER)
 
 
 def _is_loopback(host: str) -> bool:
@@ -160,4 +199,4 @@ def _is_loopback(host: str) -> bool:
 
 
 def _why(error: Exception) -> str:
-    return str(error)[:200] or type(error).__name__
+    return provider_text(error) or type(error).__name__

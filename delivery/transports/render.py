@@ -15,15 +15,12 @@ from delivery.domain.limits import MAX_SMS_CHARS
 from delivery.domain.ports import Message
 from delivery.domain.records import AlertGroup
 from delivery.errors import ConfigError
-from delivery.transports.story import MAX_LINES, newest, one_line, story, zone_name
+from delivery.transports.sms_text import cheap, units
+from delivery.transports.story import MAX_LINES, newest, story, zone_name
 from delivery.transports.templates import FALLBACK, SENTENCES, Templates, locales_of
+from delivery.transports.text import one_line
 
 MAX_SUBJECT = 180
-
-# One character outside GSM's alphabet makes a text cost more than twice as much: 70 characters go
-# into a part instead of 160. These have equals inside. Source: 3GPP TS 23.038, section 6.2.1.
-_CHEAP = str.maketrans({"…": "...", "–": "-", "—": "-", "‘": "'", "’": "'", "‚": "'", "“": '"',
-                        "”": '"', "„": '"', "\u00a0": " ", "\u202f": " "})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +74,11 @@ class Renderer:
 
     def sms(self, message: Message) -> str:
         """One short text; raises ``ConfigError`` as ``digest`` does, also for one over 1,600."""
-        text = self._render("sms.txt", message).strip().translate(_CHEAP)
-        if len(text) > MAX_SMS_CHARS:
+        text = cheap(self._render("sms.txt", message).strip())
+        if (length := units(text, "UCS-2")) > MAX_SMS_CHARS:
             # Cutting would cut the link.
             raise ConfigError(
-                f"template sms.txt made {len(text)} characters, at most {MAX_SMS_CHARS} go"
+                f"template sms.txt made {length} characters, at most {MAX_SMS_CHARS} go"
             )
         return text
 

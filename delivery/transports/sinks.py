@@ -29,6 +29,7 @@ from delivery.domain.channels import Channel
 from delivery.domain.ports import SinkMessage
 from delivery.transports.inbox import MAX_MESSAGES, SinkInbox
 from delivery.transports.sms_http import Answer, refusal_of, sms_server, twilio_signature
+from delivery.transports.sms_text import segments
 
 __all__ = ["MailSink", "SinkInbox", "SmsSink"]
 
@@ -229,6 +230,7 @@ class SmsSink:
             "to": form["To"],
             "from": form.get("From"),
             "body": form["Body"],
+            "num_segments": str(len(segments(form["Body"]).parts)),
             "status": "queued",
         }
 

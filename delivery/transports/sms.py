@@ -5,6 +5,7 @@ Owns: the request and what the provider's answers mean. Never does: receive stat
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +19,8 @@ from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.transports.http import Poster, checked_base_url, retry_after
 from delivery.transports.render import Renderer
 from delivery.transports.rendering import rendering
+from delivery.transports.sms_text import Segments, segments
+from delivery.transports.text import MAX_PROVIDER_ID, provider_id, provider_text
 
 logger = logging.getLogger(__name__)
 
@@ -91,30 +94,36 @@ class SmsChannel:
         if not message.contact.phone:
             raise ChannelRejected(f"user {message.user_id!r} has no phone number").of_nobody()
         with rendering(self.name):
-            body = self._renderer.sms(message)
-        form = {"To": message.contact.phone, "Body": body}
+            text = self._renderer.sms(message)
+        form = {"To": message.contact.phone, "Body": text}
         form["MessagingServiceSid" if self._sender.startswith("MG") else "From"] = self._sender
         callback = message.callback_url or self._status_callback
         if callback is not None:
             form["StatusCallback"] = callback
         # Whoever knows one of these makes a repeat harmless; the others ignore them.
-        keys = {"I-Twilio-Idempotency-Token": message.key, "Idempotency-Key": message.key}
+        key = _header_key(message.key)
+        keys = {"I-Twilio-Idempotency-Token": key, "Idempotency-Key": key}
         response = self._poster.post(
             self._path, data=form, headers=keys, auth=self._auth, timeout=timeout
         )
-        return _read(response)
+        return _read(response, segments(text))
 
 
-def _read(response: httpx.Response) -> Taken:
+def _read(response: httpx.Response, sent: Segments) -> Taken:
     status = response.status_code
     body = _json(response)
     if 200 <= status < 300:
-        sid = body.get("sid")
-        if isinstance(sid, str) and sid:
-            return Taken(provider_id=sid)
-        return Taken(note="the SMS gateway took it without naming it; no receipt can be matched")
+        parts = f"{len(sent.parts)} part{'s' if len(sent.parts) > 1 else ''} of {sent.encoding}"
+        sid = provider_id(body.get("sid"))
+        if sid is not None:
+            return Taken(provider_id=sid, note=parts)
+        return Taken(
+            note=f"{parts}; the SMS gateway took it without a name that can be kept, so no "
+            "receipt can be matched"
+        )
     code = body.get("code")
-    told = " ".join(str(body.get("message") or response.reason_phrase).split())[:200]
+    code = code if isinstance(code, int) else None
+    told = provider_text(body.get("message") or response.reason_phrase)
     text = f"the SMS gateway answered {status}" + (f", code {code}" if code else "") + f": {told}"
     if status == 429 or status >= 500 or 300 <= status < 400:
         raise ChannelUnavailable(text, retry_after=retry_after(response))
@@ -131,10 +140,16 @@ def _read(response: httpx.Response) -> Taken:
     raise ChannelRejected(text)
 
 
+def _header_key(key: str) -> str:
+    """The key itself, or what stands for one that no header can hold."""
+    is_plain = key.isascii() and key.isprintable() and 0 < len(key) <= MAX_PROVIDER_ID
+    return key if is_plain else hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _json(response: httpx.Response) -> dict[str, Any]:
     try:
         body = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         logger.debug("the SMS gateway's answer %d is not JSON", response.status_code)
         return {}
     return body if isinstance(body, dict) else {}

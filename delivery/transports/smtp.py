@@ -31,6 +31,7 @@ from delivery.errors import (
     ConfigError,
     OutcomeUnknown,
 )
+from delivery.transports.text import provider_text
 
 logger = logging.getLogger(__name__)
 CONNECT_ATTEMPTS = 3
@@ -258,7 +259,8 @@ class SmtpSession:
                 f"{self._server} refused the sender {sender}: {_answer(code, reply)}"
             )
         self._pace(smtp)
-        code, reply = smtp.rcpt(recipient)
+        # Not rcpt(): it reads the address as a header would be read.
+        code, reply = smtp.docmd("RCPT", f"TO:<{recipient}>")
         if code not in (250, 251):
             raise self._refused("the recipient", code, reply)
         self._pace(smtp)
@@ -317,9 +319,8 @@ def _is_passing(error: BaseException) -> bool:
 
 
 def _answer(code: int, reply: bytes | str) -> str:
-    text = reply.decode("utf-8", "replace") if isinstance(reply, bytes) else reply
-    return f"{code} {' '.join(text.split())[:200]}"
+    return f"{code} {provider_text(reply)}"
 
 
 def _why(error: Exception) -> str:
-    return "timed out" if isinstance(error, TimeoutError) else str(error)[:200] or "closed"
+    return "timed out" if isinstance(error, TimeoutError) else provider_text(error) or "closed"

@@ -6,23 +6,19 @@ Never does: choose words; it is given a function that has them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from typing import Any
 
 from delivery.domain.event import Event
+from delivery.transports.text import one_line
 
 MAX_LINES = 80  # a mail of over 102 KB is cut by Gmail, and its button with it
 MAX_ANSWER = 2_000
 MAX_ANSWER_LINES = 40
 FEW_ANSWERS = 5  # that many go in at full length, more of them at a tenth of it
 
-# Controls, and the marks that reorder or hide text: a name must not disguise a line.
-_UNPRINTABLE = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]+"
-)
 _ANSWERS = ("result", "answer", "output", "summary", "message", "text")
 _TITLED = ("agent_started", "agent_completed")
 
@@ -50,18 +46,6 @@ class Run:
     run_id: str
     title: str | None
     lines: tuple[Line, ...]
-
-
-def one_line(value: object, length: int = 120) -> str:
-    """Any value as one printable line of at most ``length`` characters."""
-    text = " ".join(_UNPRINTABLE.sub(" ", str(value)).split())
-    if len(text) <= length:
-        return text
-    kept = text[: length - 1]
-    before, _, piece = kept.rpartition(" ")
-    # Between words, unless a very long one would leave too little.
-    is_in_word = text[length - 1] != " " and before and len(piece) < length // 3
-    return (before if is_in_word else kept).rstrip() + "…"
 
 
 def paragraphs(value: str, length: int) -> tuple[str, ...]:

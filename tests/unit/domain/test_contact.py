@@ -35,6 +35,11 @@ def test_an_empty_contact_has_nothing():
     [
         ("email", "no-at-sign"),
         ("email", "a@b@c"),
+        ("email", "a@b c.org"),
+        ("email", "a@b\u2028.org"),
+        ("email", "a\x85@example.org"),
+        ("email", "a\ud800@example.org"),
+        ("email", "a@\ud800.org"),
         ("email", "a\nBcc: x@example.org"),
         ("email", f"{'x' * 65}@example.org"),
         ("email", "name@example.org\n"),
@@ -241,3 +246,8 @@ def test_every_change_of_every_zone_keeps_the_end_of_quiet_hours_ahead():
 def test_quiet_hours_of_any_length_around_any_change(change, begins, ends, minutes):
     if begins != ends:
         check_around(*change, begins, ends, minutes)
+
+
+@pytest.mark.parametrize("email", ["ada@bücher.example", "用户@例え.テスト", "ada@हिन्दी.भारत"])
+def test_an_address_may_be_of_any_script(email: str) -> None:
+    assert parse_contact("ada", {"email": email}).email == email
