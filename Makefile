@@ -21,7 +21,7 @@ test: env  ## run the tests (ARGS="-k name" picks some)
 check: env  ## lint, formatting, types, import walls and words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict delivery
+	$(BIN)/mypy --strict delivery benchmarks
 	$(BIN)/lint-imports
 
 format: env  ## sort imports and format, fixing what can be fixed

@@ -10,14 +10,17 @@ from collections.abc import Iterator
 
 import redis
 
-from delivery.bench.faults.binaries import postgres_version, redis_binary, redis_version
-from delivery.bench.faults.server import Server, wait_until
 from delivery.bench.faults.servers import (
+    Server,
     free_port,
     postgres,
+    postgres_version,
+    redis_binary,
     redis_server,
+    redis_version,
     running_server,
     server_folder,
+    wait_until,
 )
 
 __all__ = [

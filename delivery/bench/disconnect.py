@@ -9,7 +9,6 @@ floor: a bare server would have dropped all of it.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,12 +16,18 @@ from dataclasses import asdict, dataclass
 from subprocess import Popen
 from typing import Any
 
-from delivery.bench.children import PATIENCE, BenchFailed, answer, child, tell
-from delivery.bench.faults.binaries import ServerMissing, any_redis
-from delivery.bench.faults.servers import redis_server
-from delivery.bench.runner import environment_of
-from delivery.bench.window import Load, percentiles
-from delivery.gateway.auth import make_token
+from delivery.bench.faults.servers import ServerMissing, any_redis, redis_server
+from delivery.bench.load import percentiles
+from delivery.bench.processes import (
+    PATIENCE,
+    BenchFailed,
+    answer,
+    child,
+    client_tokens,
+    environment_of,
+    new_folder,
+    tell,
+)
 from delivery.gateway.departures import GRACE
 
 LOOK = 0.25
@@ -73,10 +78,9 @@ def run_disconnect(plan: Disconnect, database_url: str | None) -> dict[str, Any]
     """
     with (
         _broker() as (kind, url),
-        tempfile.TemporaryDirectory(prefix="delivery-bench-", ignore_cleanup_errors=True) as folder,
+        new_folder() as folder,
     ):
-        load = Load(plan.users, plan.users * plan.open_events, 1_000)
-        environment = environment_of(load, database_url, folder) | {"DELIVERY_BROKER_URL": url}
+        environment = environment_of(folder, 1_000, database_url, {"BROKER_URL": url})
         seen = _play(plan, environment)
     return {
         "mode": "disconnect",
@@ -127,7 +131,7 @@ def _connect(
     secret = environment["DELIVERY_JWT_SECRET"]
     found = []
     for role, name, users in (("crowd", "crowd", plan.users), ("client", "user", plan.others)):
-        tokens = [make_token(secret, f"{name}-{user}", ttl=3600.0) for user in range(users)]
+        tokens = client_tokens(secret, users, name)
         order = {"role": role, "url": url, "users": users, "tokens": tokens, "patience": PATIENCE}
         process = stack.enter_context(child(order, 1, environment))
         answer(process)

@@ -16,9 +16,9 @@ from typing import Any
 
 from celery.signals import after_task_publish
 
-from delivery.bench.client import connect
+from delivery.bench.clients import connect
+from delivery.bench.load import BURST
 from delivery.bench.product import MAX_BACKLOG, PAGE
-from delivery.bench.window import BURST
 from delivery.bootstrap.gateway import node_from_environment, serve_node
 from delivery.bootstrap.node import Node
 from delivery.domain.event import AGENT_TYPES, EventClass

@@ -7,7 +7,6 @@ bare server would have dropped all of it.
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -16,8 +15,9 @@ from typing import Any
 
 import delivery
 from delivery.bench.faults.cluster import Cluster, Servers, Shape, running, two_servers
-from delivery.bench.window import Load
 from delivery.domain.channels import Channel
+from delivery.bench.load import Load
+from delivery.bench.processes import new_folder
 from delivery.domain.event import AGENT_TYPES
 from delivery.errors import DeliveryError
 from delivery.process.event_loop import run
@@ -43,12 +43,12 @@ def run_fallback(load: Load) -> dict[str, Any]:
     """
     with (
         two_servers() as servers,
-        tempfile.TemporaryDirectory(prefix="delivery-bench-", ignore_cleanup_errors=True) as folder,
+        new_folder() as folder,
     ):
         found: list[dict[str, Any]] = []
 
         async def main() -> None:
-            found.append(await _measure(load, servers, Path(folder)))
+            found.append(await _measure(load, servers, folder))
 
         run(main())
         return found[0]

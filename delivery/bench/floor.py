@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from delivery.bench.window import Load, Window
+from delivery.bench.load import Load, Window
 from delivery.domain.event import AGENT_TYPES
 
 _encode = msgspec.json.Encoder().encode

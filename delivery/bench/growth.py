@@ -13,8 +13,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from delivery.bench.stand import Stand, new_stand
-from delivery.bench.window import Load
+from delivery.bench.installation import Installation, new_installation
+from delivery.bench.load import Load
 
 EMPTY, FULL = "empty", "full"
 Cell = tuple[str, int]
@@ -59,9 +59,9 @@ def run_growth(plan: Plan) -> dict[str, Any]:
         BenchFailed: an event was lost, came twice or stayed unconfirmed, or a process died.
     """
     with ExitStack() as stack:
-        full = _Full(plan, stack.enter_context(new_stand(plan.database_url)))
-        with new_stand(plan.database_url) as stand:
-            probes = {EMPTY: stand.ask(role="probe", samples=plan.samples)}
+        full = _Full(plan, stack.enter_context(new_installation(plan.database_url)))
+        with new_installation(plan.database_url) as installation:
+            probes = {EMPTY: installation.ask(role="probe", samples=plan.samples)}
         costs: dict[Cell, list[float]] = {cell: [] for cell in plan.cells()}
         for cell in plan.cells():
             costs[cell].append(_cost(plan, cell, full))
@@ -73,18 +73,20 @@ def run_growth(plan: Plan) -> dict[str, Any]:
 class _Full:
     """The full ledger, filled when it is first asked for."""
 
-    def __init__(self, plan: Plan, stand: Stand) -> None:
+    def __init__(self, plan: Plan, installation: Installation) -> None:
         self.facts: dict[str, Any] = {}
         self._plan = plan
-        self._stand = stand
+        self._installation = installation
         self._at = 0.0
 
-    def filled(self) -> Stand:
+    def filled(self) -> Installation:
         if not self.facts:
             plan = self._plan
-            self.facts = self._stand.ask(role="fill", events=plan.finished, users=plan.load.users)
+            self.facts = self._installation.ask(
+                role="fill", events=plan.finished, users=plan.load.users
+            )
             self._at = time.monotonic()
-        return self._stand
+        return self._installation
 
     def wait(self) -> None:
         """Until what it holds is the past."""
@@ -97,8 +99,8 @@ def _cost(plan: Plan, cell: Cell, full: _Full) -> float:
     if ledger == FULL:
         result = full.filled().round(plan.load, runs=runs)
     else:
-        with new_stand(plan.database_url) as stand:
-            result = stand.round(plan.load, runs=runs)
+        with new_installation(plan.database_url) as installation:
+            result = installation.round(plan.load, runs=runs)
     return float(result["cpu_s_per_million"])
 
 

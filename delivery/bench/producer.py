@@ -10,7 +10,7 @@ import time
 from collections import deque
 
 import delivery
-from delivery.bench.window import BURST, Load, percentiles
+from delivery.bench.load import BURST, Load, percentiles
 from delivery.domain.emission import Receipt
 from delivery.domain.event import AGENT_TYPES
 

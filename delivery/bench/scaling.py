@@ -8,7 +8,6 @@ N processes carry N times what one carries, divided by how much dearer an event 
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -17,10 +16,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from delivery.bench.children import BenchFailed, answer, child
-from delivery.bench.faults.cluster import Servers, two_servers
-from delivery.bench.faults.commands import Command
+from delivery.bench.faults.cluster import Command, Servers, two_servers
 from delivery.bench.faults.servers import free_port
+from delivery.bench.processes import (
+    TOKEN_TTL,
+    BenchFailed,
+    answer,
+    child,
+    client_tokens,
+    new_folder,
+)
 from delivery.domain.lifecycle import State
 from delivery.gateway.auth import make_token
 from delivery.ledger import SqlLedger
@@ -52,8 +57,8 @@ def run_scaling(plan: Scaling) -> dict[str, Any]:
     found: dict[int, list[float]] = {count: [] for count in counts}
     for _ in range(plan.rounds):
         for count in counts:
-            with two_servers() as servers, _folder() as folder:
-                found[count].append(_measure(plan, count, servers, Path(folder)))
+            with two_servers() as servers, new_folder() as folder:
+                found[count].append(_measure(plan, count, servers, folder))
     costs = {count: median(found[count]) for count in counts}
     return {
         "workers": plan.workers,
@@ -63,10 +68,6 @@ def run_scaling(plan: Scaling) -> dict[str, Any]:
         "cpu_s_per_million": {str(count): cost for count, cost in costs.items()},
         "capacity_ratio": plan.workers * costs[1] / costs[plan.workers],
     }
-
-
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="delivery-bench-", ignore_cleanup_errors=True)
 
 
 def _measure(plan: Scaling, workers: int, servers: Servers, folder: Path) -> float:
@@ -87,12 +88,12 @@ def _measure(plan: Scaling, workers: int, servers: Servers, folder: Path) -> flo
         gateways.begin()
         gateways.ready()
         url = f"http://127.0.0.1:{port}"
-        tokens = [make_token(secret, f"user-{user}", ttl=3600.0) for user in range(plan.users)]
+        tokens = client_tokens(secret, plan.users)
         order = {"role": "client", "url": url, "users": plan.users, "tokens": tokens,
                  "patience": PATIENCE}  # fmt: skip
         answer(stack.enter_context(child(order, 1, dict(os.environ))))
         before = _cpu_seconds(gateways)
-        _produce(plan, url, make_token(secret, "bench", scope="emit", ttl=3600.0))
+        _produce(plan, url, make_token(secret, "bench", scope="emit", ttl=TOKEN_TTL))
         _wait_until_confirmed(servers)
         return (_cpu_seconds(gateways) - before) / plan.events * 1e6
 

@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 
 from delivery.bench.faults.cluster import Cluster, Shape, running, two_servers
+from delivery.bench.faults.injection import Plan
 from delivery.bench.faults.runner import Outcome, run_scenario
 from delivery.bench.faults.scenarios import BY_NAME
-from delivery.bench.faults.stage import Plan
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow, pytest.mark.timeout(120)]
 

@@ -11,7 +11,7 @@ import pytest
 import uuid_utils
 
 import delivery
-from delivery.bench.faults.binaries import postgres_folder
+from delivery.bench.faults.servers import postgres_folder
 from delivery.client.store import MemoryStore
 from tests import databases
 from tests.acceptance.conftest import Service, Start

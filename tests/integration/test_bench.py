@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from delivery.bench.children import BenchFailed
 from delivery.bench.disconnect import Disconnect, run_disconnect
-from delivery.bench.runner import _audit
-from delivery.bench.window import percentiles
+from delivery.bench.load import percentiles
+from delivery.bench.processes import BenchFailed
+from delivery.bench.ratio import _audit
 from tests.processes import run_command
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from delivery.bench.faults.commands import Command, CommandFailed
+from delivery.bench.faults.cluster import Command, CommandFailed
 
 BENCHMARK = """
 import signal
-from delivery.bench.faults.commands import ended_by_sigterm
+from delivery.bench.processes import ended_by_sigterm
 with ended_by_sigterm():
     try:
         print("up", flush=True)

@@ -1,14 +1,18 @@
-"""A whole cluster of one's own: PostgreSQL, Redis, gateways, workers and beat as processes.
+"""A whole cluster of the run's own: PostgreSQL, Redis, gateways, workers and beat as processes.
 
-Owns: their settings, how they are wired through fault proxies, and that everything ends. Never
-does: load or break anything.
+Owns: their settings and logs, how they are wired through fault proxies, and that everything ends.
+Never does: load or break anything.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +20,121 @@ from urllib.parse import urlsplit, urlunsplit
 
 from sqlalchemy import make_url
 
-from delivery.bench.faults.binaries import any_redis
-from delivery.bench.faults.commands import Command, ended_by_sigterm
 from delivery.bench.faults.proxy import FaultProxy, fault_proxy
-from delivery.bench.faults.server import Server
-from delivery.bench.faults.servers import free_port, postgres, redis_server
+from delivery.bench.faults.servers import (
+    Server,
+    any_redis,
+    free_port,
+    postgres,
+    redis_server,
+    wait_until,
+)
+from delivery.bench.processes import ended_by_sigterm
+from delivery.errors import DeliveryError
 from delivery.gateway.auth import make_token
 from delivery.ledger import SqlLedger
 from delivery.transports.sinks import MailSink
+
+READY_TIMEOUT = 60.0
+STOP_TIMEOUT = 30.0
+
+
+class CommandFailed(DeliveryError):
+    """A command of the run ended by itself, or did not get ready."""
+
+
+class Command:
+    """``delivery ARGS`` as a process of its own, which may be started again."""
+
+    def __init__(
+        self, name: str, args: Sequence[str], settings: Mapping[str, str], folder: Path
+    ) -> None:
+        """
+        Args:
+            settings: ``DELIVERY_*`` without the prefix.
+            folder: where it runs and logs.
+        """
+        self.name = name
+        self._args = args
+        self._settings = settings
+        self._folder = folder
+        self._said = 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        """What it logged, over all its starts."""
+        return self._folder / f"{self.name}.log"
+
+    @property
+    def _output(self) -> Path:
+        return self._folder / f"{self.name}.out"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process exists."""
+        return self.process is not None and self.process.poll() is None
+
+    def begin(self) -> None:
+        """Start it; ``ready`` waits until it has said so."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("DELIVERY_")}
+        ours = {f"DELIVERY_{name}": value for name, value in self._settings.items()}
+        with self.log.open("ab") as log, self._output.open("ab") as output:
+            self._said = output.tell()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "delivery", *self._args],
+                cwd=self._folder,
+                env=kept | ours,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for whoever started this, who then closes it
+            )
+
+    def ready(self) -> None:
+        """Wait until it has said that it works.
+
+        Raises:
+            CommandFailed: it ended instead; the end of its log says why.
+        """
+        wait_until(self._has_spoken, f"{self.name} is ready; its log: {self.log}", READY_TIMEOUT)
+
+    def _has_spoken(self) -> bool:
+        said = self._output.read_bytes()[self._said :]
+        if said.startswith(b'{"error"') or not self.is_running:
+            raise CommandFailed(f"{self.name} ended:\n{self.log.read_text()[-2000:]}")
+        return b"\n" in said
+
+    def stop(self) -> int:
+        """SIGTERM, and wait; its exit status."""
+        process = self._started()
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        return process.wait(STOP_TIMEOUT)
+
+    def kill(self) -> None:
+        """SIGKILL for it and its children, which lead no sessions of their own."""
+        if self.process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(STOP_TIMEOUT)
+
+    def run(self) -> None:
+        """Start it and wait for its end.
+
+        Raises:
+            CommandFailed: it did not end well.
+        """
+        self.begin()
+        if self._started().wait(READY_TIMEOUT):
+            raise CommandFailed(f"{self.name} failed:\n{self.log.read_text()[-2000:]}")
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self.process is None:
+            raise CommandFailed(f"{self.name} has not begun")
+        return self.process
+
 
 # The shipped chain with the waits for people cut short; ``pace`` stretches all of it.
 POLICIES = """

@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from delivery.bench.faults.audience import Audience, Away, Listener
 from delivery.bench.faults.audit import Audit, Verdict
 from delivery.bench.faults.cluster import Cluster, Servers, Shape, running, two_servers
-from delivery.bench.faults.producing import Producing
+from delivery.bench.faults.injection import Plan, Stage, restore
+from delivery.bench.faults.listeners import Audience, Away, Listener
+from delivery.bench.faults.producers import Producing
 from delivery.bench.faults.scenarios import ODD_CLIENTS, Scenario, budget_misses
-from delivery.bench.faults.stage import Plan, Stage, restore
-from delivery.bench.process import raise_file_limit
+from delivery.bench.processes import raise_file_limit
 from delivery.domain.contact import Contact
 from delivery.errors import LedgerUnavailable
 from delivery.process.event_loop import run

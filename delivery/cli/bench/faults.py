@@ -64,9 +64,9 @@ def faults(
     """
     try:
         from delivery.bench.faults.cluster import Shape
+        from delivery.bench.faults.injection import Plan
         from delivery.bench.faults.runner import run_scenarios
         from delivery.bench.faults.scenarios import SCENARIOS, chosen
-        from delivery.bench.faults.stage import Plan
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"this benchmark needs {error.name}: pip install 'delivery[test]'"

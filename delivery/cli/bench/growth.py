@@ -61,9 +61,9 @@ def growth(
     On SQLite every round starts from a new file or the full one, in turn; a
     PostgreSQL database is measured empty first, then filled.
     """
-    from delivery.bench.faults.commands import ended_by_sigterm
     from delivery.bench.growth import Plan, run_growth
-    from delivery.bench.window import Load
+    from delivery.bench.load import Load
+    from delivery.bench.processes import ended_by_sigterm
 
     with ended_by_sigterm():
         report = run_growth(Plan(Load(users, events, window, payload=payload), **sizes))

@@ -28,7 +28,7 @@ def scaling(at_least: float | None, as_json: bool, **sizes: int) -> None:
     of its own, and compares what an event costs: with several processes many of
     them have to cross.
     """
-    from delivery.bench.faults.commands import ended_by_sigterm
+    from delivery.bench.processes import ended_by_sigterm
     from delivery.bench.scaling import Scaling, run_scaling
 
     with ended_by_sigterm():

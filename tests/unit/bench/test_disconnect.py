@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from delivery.bench import disconnect
-from delivery.bench.children import BenchFailed
 from delivery.bench.disconnect import Disconnect, Seen, _audit, judge
+from delivery.bench.processes import BenchFailed
 from delivery.cli import main
 
 SAMPLES = [[11.5, 0.002], [12.0, 0.004], [20.5, 0.006], [99.0, 1.0]]

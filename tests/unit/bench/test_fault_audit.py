@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from delivery.bench.faults.audience import Listener, Sight
 from delivery.bench.faults.audit import Audit, Window
-from delivery.bench.faults.producing import Sent
+from delivery.bench.faults.listeners import Listener, Sight
+from delivery.bench.faults.producers import Sent
 from delivery.domain.lifecycle import Attempt, Outcome, State
 from delivery.domain.records import ConfirmationRow, Stored
 from delivery.testing import make_entry

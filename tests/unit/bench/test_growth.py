@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from delivery.bench import growth
 from delivery.bench.growth import EMPTY, FULL, Plan, _report
 from delivery.bench.history import READER, fill, probe
-from delivery.bench.window import Load
+from delivery.bench.load import Load
 from delivery.cli import main
 from delivery.domain.lifecycle import State
 from delivery.domain.records import EventFilter

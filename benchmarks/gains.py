@@ -1,7 +1,9 @@
-"""What each device earns: the same load with the device on and off, in turn.
+"""What each mechanism gains: the same load with the mechanism on and off, in turn.
 
-Owns: which devices, what is measured of each, and what counts as a gain. One that earns nothing in
-a measure, or costs something, is reported like any other.
+    $ python -m benchmarks.gains --help
+
+Owns: which mechanisms, what is measured of each, and what counts as a gain. A mechanism that gains
+nothing in a measure, or costs something, is reported like any other.
 """
 
 from __future__ import annotations
@@ -11,9 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from delivery.bench.slow_reader import read_slowly
-from delivery.bench.stand import Stand, new_stand
-from delivery.bench.window import Load
+import click
+
+from benchmarks.slow_reader import read_slowly
+from delivery.bench.installation import Installation, new_installation
+from delivery.bench.load import Load
+from delivery.bench.processes import ended_by_sigterm
+from delivery.cli.bench.growth import load_options
+from delivery.cli.options import json_option
+from delivery.cli.output import say_json, say_table
 
 HIGHER, LOWER = "higher", "lower"
 Figures = dict[str, float]
@@ -42,7 +50,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One figure of a device; ``better`` is the direction of a gain."""
+    """One figure of a mechanism; ``better`` is the direction of a gain."""
 
     key: str
     what: str
@@ -68,8 +76,8 @@ PUSHED = (
 )
 
 
-def run_devices(plan: Plan) -> dict[str, Any]:
-    """Every device of the plan: medians, and what it earns.
+def run_all(plan: Plan) -> dict[str, Any]:
+    """Every mechanism of the plan: medians, and what it gains.
 
     Raises:
         BenchFailed: an event was lost, came twice or stayed unconfirmed, or a process died.
@@ -85,7 +93,7 @@ def run_devices(plan: Plan) -> dict[str, Any]:
         "pieces": plan.pieces,
         "pushes": plan.pushes,
         "rounds": plan.rounds,
-        "devices": rows,
+        "mechanisms": rows,
     }
 
 
@@ -111,8 +119,8 @@ def _lingering(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _loaded(plan: Plan, load: Load, linger: float, mode: str = "durable") -> Figures:
-    with new_stand() as stand:
-        result = stand.with_linger(linger).round(load, mode=mode)
+    with new_installation() as installation:
+        result = installation.with_linger(linger).round(load, mode=mode)
     return {
         "events_per_cpu_s": result["events_per_cpu_s"],
         "client_us": result["client_cpu_s_per_million"],
@@ -130,15 +138,17 @@ def _merging(plan: Plan, behind: int) -> list[dict[str, Any]]:
 
 def _breaker(plan: Plan) -> list[dict[str, Any]]:
     def push(is_open: bool) -> Figures:
-        with new_stand() as stand:
-            return _asked(stand, plan.pushes, is_open)
+        with new_installation() as installation:
+            return _asked(installation, plan.pushes, is_open)
 
     found = _in_turn(plan.rounds, {"on": lambda: push(True), "off": lambda: push(False)})
     return _compared("breaker, dead peer", PUSHED, found["on"], found["off"])
 
 
-def _asked(stand: Stand, events: int, is_open: bool) -> Figures:
-    return stand.ask(role="dead_peer", events=events, is_open=is_open)
+def _asked(installation: Installation, events: int, is_open: bool) -> Figures:
+    return installation.ask(
+        module="benchmarks.dead_peer", role="dead_peer", events=events, is_open=is_open
+    )
 
 
 def _in_turn(rounds: int, ways: dict[str, Callable[[], Figures]]) -> dict[str, list[Figures]]:
@@ -151,7 +161,7 @@ def _in_turn(rounds: int, ways: dict[str, Callable[[], Figures]]) -> dict[str, l
 
 
 def _compared(
-    device: str, measures: Sequence[Measure], on: Sequence[Figures], off: Sequence[Figures]
+    mechanism: str, measures: Sequence[Measure], on: Sequence[Figures], off: Sequence[Figures]
 ) -> list[dict[str, Any]]:
     rows = []
     for measure in measures:
@@ -159,7 +169,7 @@ def _compared(
         without = statistics.median(one[measure.key] for one in off)
         rows.append(
             {
-                "device": device,
+                "mechanism": mechanism,
                 "measure": measure.what,
                 "better": measure.better,
                 "on": with_it,
@@ -171,6 +181,57 @@ def _compared(
 
 
 def _gain(measure: Measure, on: float, off: float) -> float | None:
-    """Over 1 where the device earns something; ``None`` where there is nothing to divide by."""
+    """Over 1 where the mechanism gains something; ``None`` where there is nothing to divide by."""
     above, below = (on, off) if measure.better == HIGHER else (off, on)
     return above / below if below else None
+
+
+@click.command()
+@load_options
+@click.option("--events", type=click.IntRange(100, 10_000_000), default=20_000,
+              show_default=True, help="Per round of batching and performance mode.")  # fmt: skip
+@click.option("--rate", type=click.FloatRange(1), default=3_000.0, show_default=True,
+              help="Events per second in paced rounds.")  # fmt: skip
+@click.option("--linger", type=click.FloatRange(0.001, 0.1), default=0.02, show_default=True,
+              help="Seconds that batching may hold an event.")  # fmt: skip
+@click.option("--pieces", type=click.IntRange(10, 10_000_000), default=20_000, show_default=True,
+              help="Ephemeral events for a slow reader.")  # fmt: skip
+@click.option("--pushes", type=click.IntRange(10, 10_000_000), default=5_000, show_default=True,
+              help="Events for a dead peer.")  # fmt: skip
+@json_option
+def main(
+    users: int, window: int, payload: int, events: int, rate: float, as_json: bool, **sizes: Any
+) -> None:
+    """What does each mechanism gain, on against off?
+
+    Batching (events of one user held to be sent together), performance mode
+    (which holds nothing) under the same policy, merging of text that waits for
+    a slow reader, and the breaker of a user whose client is dead. A gain over 1
+    is earned, under 1 is paid.
+    """
+
+    with ended_by_sigterm():
+        report = run_all(Plan(Load(users, events, window, rate, payload), **sizes))
+    if as_json:
+        say_json(report)
+    else:
+        _show(report)
+
+
+def _show(report: dict[str, Any]) -> None:
+    rows = []
+    last = ""
+    for one in report["mechanisms"]:
+        gain = "-" if one["gain"] is None else f"{one['gain']:.2f}"
+        mechanism = one["mechanism"] if one["mechanism"] != last else ""
+        rows.append((mechanism, one["measure"], _figure(one["on"]), _figure(one["off"]), gain))
+        last = one["mechanism"]
+    say_table(("mechanism", "measure", "on", "off", "gain"), rows)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1_000 else f"{value:.2f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""`delivery bench devices`: the slow reader, what counts as a gain, what is printed."""
+"""`python -m benchmarks.gains`: the slow reader, what counts as a gain, what is printed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from delivery.bench import devices
-from delivery.bench.devices import HIGHER, LOWER, Measure, Plan, _compared, _in_turn
-from delivery.bench.slow_reader import read_slowly
-from delivery.bench.window import Load
-from delivery.cli import main
+from benchmarks import gains
+from benchmarks.gains import HIGHER, LOWER, Measure, Plan, _compared, _in_turn, main
+from benchmarks.slow_reader import read_slowly
+from delivery.bench.load import Load
 
 
 def test_merged_pieces_arrive_whole_in_fewer_events() -> None:
@@ -51,21 +50,21 @@ def test_on_and_off_take_turns() -> None:
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_report_is_printed(monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
-    row = {"device": "merging, 2,000 behind", "measure": "share of the text that arrives",
+    row = {"mechanism": "merging, 2,000 behind", "measure": "share of the text that arrives",
            "better": HIGHER, "on": 1.0, "off": 12_000.0, "gain": None}  # fmt: skip
     plans: list[Plan] = []
 
     def pretend(plan: Plan) -> dict[str, Any]:
         plans.append(plan)
-        return {"devices": [row, row]}
+        return {"mechanisms": [row, row]}
 
-    monkeypatch.setattr(devices, "run_devices", pretend)
-    args = ["bench", "devices", "--rate", "500", *(["--json"] if as_json else [])]
+    monkeypatch.setattr(gains, "run_all", pretend)
+    args = ["--rate", "500", *(["--json"] if as_json else [])]
     done = CliRunner().invoke(main, args)
     assert done.exit_code == 0, done.output
     assert plans == [Plan(Load(10, 20_000, 1_000, 500.0))]
     if as_json:
-        assert json.loads(done.output) == {"devices": [row, row]}
+        assert json.loads(done.output) == {"mechanisms": [row, row]}
     else:
         assert done.output.count("merging, 2,000 behind") == 1
         assert all(len(line) <= 80 for line in done.output.splitlines())

@@ -1,24 +1,37 @@
 """Runs product and floor in turn, and judges their results.
 
 Owns: the order of a round, in fresh processes, on the same cores: figures drift with the machine
-and the hour, ratios of one session do not.
+and the hour, ratios of one session do not; and a flame graph of the product's last round, if asked
+for. py-spy draws it and is not a dependency: it is installed when it is wanted.
 """
 
 from __future__ import annotations
 
-import os
+import shutil
+import signal
 import statistics
 import subprocess
-import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from delivery.bench.children import PATIENCE, BenchFailed, answer, child, tell
-from delivery.bench.profile import profiling
-from delivery.bench.window import Load
+from delivery.bench.load import Load
+from delivery.bench.processes import (
+    PATIENCE,
+    TOKEN_TTL,
+    BenchFailed,
+    answer,
+    audit,
+    child,
+    client_tokens,
+    environment_of,
+    new_folder,
+    tell,
+)
+from delivery.errors import ConfigError
 from delivery.gateway.auth import make_token
 
 WAITS = ("ack_ms", "accepted_ms", "handler_ms")
@@ -67,12 +80,16 @@ def run_plan(plan: Plan) -> dict[str, Any]:
 
 
 def _round(plan: Plan, role: str) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="delivery-bench-") as folder:
-        environment = environment_of(plan.load, plan.database_url, folder)
+    with new_folder() as folder:
+        environment = environment_of(folder, plan.load.window, plan.database_url)
         order = {"role": role, "mode": plan.mode, "load": asdict(plan.load)}
         with child(order, 0, environment) as server:
             url = answer(server)["url"]
-            tokens = None if role == "floor" else _tokens(environment, plan.load.users)
+            tokens = (
+                None
+                if role == "floor"
+                else client_tokens(environment["DELIVERY_JWT_SECRET"], plan.load.users)
+            )
             users = {"role": "client", "url": url, "users": plan.load.users, "tokens": tokens,
                      "patience": PATIENCE}  # fmt: skip
             with child(users, 1, environment) as clients:
@@ -96,7 +113,7 @@ def _run(
         found: dict[str, Any] = {}
         if role == "product" and plan.mode == "remote":
             token = make_token(
-                environment["DELIVERY_JWT_SECRET"], "bench", scope="emit", ttl=3600.0
+                environment["DELIVERY_JWT_SECRET"], "bench", scope="emit", ttl=TOKEN_TTL
             )
             order = {"role": "producer", "load": asdict(plan.load), "url": url, "token": token}
             producer = stack.enter_context(child(order, 1, environment))
@@ -108,38 +125,9 @@ def _run(
 def _audit(role: str, result: dict[str, Any], counted: dict[str, Any]) -> None:
     """A run that lost or repeated something has no figure."""
     if role == "product":
-        if counted["received"] < result["events"]:
-            raise BenchFailed(
-                f"{result['events'] - counted['received']} events did not arrive: no figures"
-            )
-        if result["unconfirmed"] or counted["repeated"]:
-            raise BenchFailed(
-                f"{result['unconfirmed']} events are not confirmed in the ledger and "
-                f"{counted['repeated']} came twice: no figures"
-            )
+        audit(result, counted)
     elif counted["received"] != result["events"]:
         raise BenchFailed(f"the floor lost {result['events'] - counted['received']} events")
-
-
-def environment_of(load: Load, database_url: str | None, folder: str) -> dict[str, str]:
-    """What the processes of a run are told: nothing of this machine's settings."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("DELIVERY_")}
-    found = {
-        "DELIVERY_DATA_DIR": folder,
-        "DELIVERY_PORT": "0",
-        "DELIVERY_JWT_SECRET": os.urandom(32).hex(),
-        "DELIVERY_BROKER_URL": "memory://",
-        "DELIVERY_MAX_IN_FLIGHT": str(max(1_000, load.window)),
-        "DELIVERY_LOG_LEVEL": "WARNING",
-    }
-    if database_url is not None:
-        found["DELIVERY_DATABASE_URL"] = database_url
-    return kept | found
-
-
-def _tokens(environment: dict[str, str], users: int) -> list[str]:
-    secret = environment["DELIVERY_JWT_SECRET"]
-    return [make_token(secret, f"user-{user}", ttl=3600.0) for user in range(users)]
 
 
 def _finish(clients: subprocess.Popen[str]) -> dict[str, Any]:
@@ -160,3 +148,53 @@ def _median(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
     typical = sorted(results, key=lambda result: result["ack_ms"]["p99"])[len(results) // 2]
     return plain | {name: typical[name] for name in WAITS if typical.get(name)}
+
+
+SAMPLE_RATE = 250
+DRAW_TIMEOUT = 30.0
+
+
+def find_profiler() -> str:
+    """The path of py-spy, beside this interpreter or on the PATH.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    beside = Path(sys.executable).with_name("py-spy")
+    found = str(beside) if beside.exists() else shutil.which("py-spy")
+    if found is None:
+        raise ConfigError("--profile needs py-spy: pip install py-spy")
+    return found
+
+
+@contextmanager
+def profiling(pid: int, target: Path) -> Iterator[None]:
+    """Sample a process during the block and write the picture.
+
+    Raises:
+        ConfigError: there is no profiler, or it may not look into other processes here.
+    """
+    command = [
+        find_profiler(),
+        "record",
+        "--gil",
+        "--threads",
+        "--rate",
+        str(SAMPLE_RATE),
+        "--output",
+        str(target),
+        "--pid",
+        str(pid),
+    ]
+    spy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        yield
+    finally:
+        spy.send_signal(signal.SIGINT)  # it draws what it has and ends
+        try:
+            _, said = spy.communicate(timeout=DRAW_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            spy.kill()
+            said = "it did not end in time"
+    if not target.exists():
+        raise ConfigError(f"py-spy wrote no profile: {said.strip()[-300:]}")

@@ -7,16 +7,18 @@ chain has by the time the last event is accepted.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from delivery.bench.client import connect, masked
+from delivery.bench.clients import connect, masked
+from delivery.bench.load import BURST, measured
 from delivery.bench.product import MAX_BACKLOG
-from delivery.bench.window import BURST, measured
-from delivery.bootstrap.gateway import serve_node
+from delivery.bench.roles import Order, Say, main
+from delivery.bootstrap.gateway import node_from_environment, serve_node
 from delivery.bootstrap.node import Node
 from delivery.domain.event import AGENT_TYPES
 from delivery.domain.health import THRESHOLD
@@ -107,3 +109,12 @@ def _handed_over(node: Node, ids: Sequence[str]) -> int:
         page = node.ledger.events.read(ids[start : start + PAGE])
         found += sum(one.handed_over_at is not None for one in page)
     return found
+
+
+async def _be_gateway(order: Order, say: Say) -> None:
+    secret = os.environ["DELIVERY_JWT_SECRET"]
+    say(**await push_to_dead_peer(node_from_environment("bench"), secret=secret, **order))
+
+
+if __name__ == "__main__":
+    main({"dead_peer": _be_gateway})

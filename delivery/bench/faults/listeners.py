@@ -1,7 +1,7 @@
-"""The users: real clients, and what the handler of each saw.
+"""The users: real clients, what the handler of each saw, and clients that do not behave.
 
-Owns: every first and repeated sight of an event, with its instant and its connection. Never does:
-judge them; that is the audit.
+Owns: every first and repeated sight of an event, with its instant and its connection; and the ways
+of the misbehaving ones on the wire. Never does: judge what was seen; that is the audit.
 """
 
 from __future__ import annotations
@@ -9,13 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import aiohttp
 
+from delivery.bench.faults.proxy import fault_proxy
 from delivery.client.backoff import FullJitter
 from delivery.client.client import Client
+from delivery.client.endpoints import parse_url
 from delivery.client.store import MemoryStore
+from delivery.protocol import SUBPROTOCOL, Connect, encode
 
 WELCOME_TIMEOUT = 60.0
 CLOSE_TIMEOUT = 15.0
@@ -154,3 +159,63 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
         task.cancel()
     if tasks:
         await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT)
+
+
+SLOW = 300.0
+"""Bytes per second, less than one event."""
+DEAF = 10.0
+RESTLESS = 0.3
+PAUSE = 0.3
+SOCKET_CLOSE_TIMEOUT = 1.0
+
+
+async def slow(listener: Listener, url: str, session: aiohttp.ClientSession) -> None:
+    """Well, but behind a line that is too thin for what it is sent."""
+    async with fault_proxy(urlsplit(url).port or 0, throttle=SLOW) as line:
+        await listener.listen(f"http://127.0.0.1:{line.port}", session, None)
+
+
+async def deaf(listener: Listener, url: str, session: aiohttp.ClientSession) -> None:
+    """Connects and never reads, so that it answers no ping either."""
+
+    async def wait(_socket: aiohttp.ClientWebSocketResponse) -> None:
+        await asyncio.sleep(DEAF)
+
+    await _for_ever(listener, url, session, wait)
+
+
+async def mute(listener: Listener, url: str, session: aiohttp.ClientSession) -> None:
+    """Reads everything and acknowledges nothing."""
+
+    async def read(socket: aiohttp.ClientWebSocketResponse) -> None:
+        async for _ in socket:
+            pass
+
+    await _for_ever(listener, url, session, read)
+
+
+async def restless(listener: Listener, url: str, session: aiohttp.ClientSession) -> None:
+    """Connects and leaves, again and again, without a word."""
+
+    async def leave(_socket: aiohttp.ClientWebSocketResponse) -> None:
+        await asyncio.sleep(RESTLESS)
+
+    await _for_ever(listener, url, session, leave)
+
+
+async def _for_ever(
+    listener: Listener,
+    url: str,
+    session: aiohttp.ClientSession,
+    use: Callable[[aiohttp.ClientWebSocketResponse], Awaitable[None]],
+) -> None:
+    """Connect, again and again: whatever the network does to such a client is only its end."""
+    timeout = aiohttp.ClientWSTimeout(ws_close=SOCKET_CLOSE_TIMEOUT)
+    while True:
+        with suppress(aiohttp.ClientError, OSError, TimeoutError):
+            async with session.ws_connect(
+                parse_url(url).socket, protocols=(SUBPROTOCOL,), max_msg_size=0, timeout=timeout
+            ) as socket:
+                await socket.send_str(encode(Connect(listener.token)).decode())
+                await use(socket)
+        await asyncio.sleep(PAUSE)

@@ -11,7 +11,7 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from delivery.bench.faults.audience import Audience
+from delivery.bench.faults.listeners import Audience
 from delivery.client.remote import Remote, RemoteEmitter, connect
 from delivery.domain.emission import Receipt
 from delivery.domain.event import AGENT_TYPES
