@@ -188,16 +188,41 @@ def _gain(measure: Measure, on: float, off: float) -> float | None:
 
 @click.command()
 @load_options
-@click.option("--events", type=click.IntRange(100, 10_000_000), default=20_000,
-              show_default=True, help="Per round of batching and performance mode.")  # fmt: skip
-@click.option("--rate", type=click.FloatRange(1), default=3_000.0, show_default=True,
-              help="Events per second in paced rounds.")  # fmt: skip
-@click.option("--linger", type=click.FloatRange(0.001, 0.1), default=0.02, show_default=True,
-              help="Seconds that batching may hold an event.")  # fmt: skip
-@click.option("--pieces", type=click.IntRange(10, 10_000_000), default=20_000, show_default=True,
-              help="Ephemeral events for a slow reader.")  # fmt: skip
-@click.option("--pushes", type=click.IntRange(10, 10_000_000), default=5_000, show_default=True,
-              help="Events for a dead peer.")  # fmt: skip
+@click.option(
+    "--events",
+    type=click.IntRange(100, 10_000_000),
+    default=20_000,
+    show_default=True,
+    help="Per round of batching and performance mode.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(1),
+    default=3_000.0,
+    show_default=True,
+    help="Events per second in paced rounds.",
+)
+@click.option(
+    "--linger",
+    type=click.FloatRange(0.001, 0.1),
+    default=0.02,
+    show_default=True,
+    help="Seconds that batching may hold an event.",
+)
+@click.option(
+    "--pieces",
+    type=click.IntRange(10, 10_000_000),
+    default=20_000,
+    show_default=True,
+    help="Ephemeral events for a slow reader.",
+)
+@click.option(
+    "--pushes",
+    type=click.IntRange(10, 10_000_000),
+    default=5_000,
+    show_default=True,
+    help="Events for a dead peer.",
+)
 @json_option
 def main(
     users: int, window: int, payload: int, events: int, rate: float, as_json: bool, **sizes: Any

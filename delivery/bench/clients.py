@@ -165,8 +165,9 @@ async def connect(
         if are_silent:
             kind = SilentUser
 
-        def factory(kind: type[User] = kind, request: bytes = request,
-                    hello: bytes | None = hello) -> User:  # fmt: skip
+        def factory(
+            kind: type[User] = kind, request: bytes = request, hello: bytes | None = hello
+        ) -> User:
             return kind(request, hello)
 
         _, protocol = await loop.create_connection(

@@ -104,8 +104,14 @@ def _broker() -> Iterator[tuple[str, str]]:
 
 
 def _play(plan: Disconnect, environment: dict[str, str]) -> Seen:
-    order = {"role": "crowded", "others": plan.others, "rate": plan.rate, "crowd": plan.users,
-             "open_events": plan.open_events, "payload": plan.payload}  # fmt: skip
+    order = {
+        "role": "crowded",
+        "others": plan.others,
+        "rate": plan.rate,
+        "crowd": plan.users,
+        "open_events": plan.open_events,
+        "payload": plan.payload,
+    }
     with ExitStack() as stack:
         gateway = stack.enter_context(child(order, 0, environment))
         url = answer(gateway)["url"]

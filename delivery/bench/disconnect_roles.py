@@ -121,8 +121,12 @@ async def be_gateway(order: dict[str, Any], say: Say) -> None:
         await told()
         started = time.monotonic()
         crowd = await _fill_crowd(node, order)
-        say(started=started, emitted=time.monotonic(), events=len(crowd),
-            ack_timeout=node.policies.of(EventClass.CRITICAL).ack_timeout)  # fmt: skip
+        say(
+            started=started,
+            emitted=time.monotonic(),
+            events=len(crowd),
+            ack_timeout=node.policies.of(EventClass.CRITICAL).ack_timeout,
+        )
         await told()
         await others.end()
         await node.journal.flush(60.0)
@@ -171,8 +175,11 @@ def _count(node: Node, ids: Sequence[str], state: State) -> dict[str, int]:
         for start in range(0, len(ids), PAGE)
         for stored in node.ledger.events.read(ids[start : start + PAGE])
     ]
-    return {"emitted": len(ids), "found": len(found),
-            "right": sum(stored.state is state for stored in found)}  # fmt: skip
+    return {
+        "emitted": len(ids),
+        "found": len(found),
+        "right": sum(stored.state is state for stored in found),
+    }
 
 
 class Others:

@@ -63,8 +63,10 @@ def probe(ledger: SqlLedger, *, samples: int) -> dict[str, Any]:
 def _sweep_ms(ledger: SqlLedger, samples: int) -> float:
     found = []
     for number in range(samples + 1):
-        due = [_entry(_event("swept", f"due-{number}-{new_event_id()}", seq), hand_over=True)
-               for seq in range(1, DUE + 1)]  # fmt: skip
+        due = [
+            _entry(_event("swept", f"due-{number}-{new_event_id()}", seq), hand_over=True)
+            for seq in range(1, DUE + 1)
+        ]
         ledger.recording.commit(due)
         started = time.perf_counter()
         swept = ledger.chain.sweep(DUE)

@@ -90,8 +90,13 @@ def _round(plan: Plan, role: str) -> dict[str, Any]:
                 if role == "floor"
                 else client_tokens(environment["DELIVERY_JWT_SECRET"], plan.load.users)
             )
-            users = {"role": "client", "url": url, "users": plan.load.users, "tokens": tokens,
-                     "patience": PATIENCE}  # fmt: skip
+            users = {
+                "role": "client",
+                "url": url,
+                "users": plan.load.users,
+                "tokens": tokens,
+                "patience": PATIENCE,
+            }
             with child(users, 1, environment) as clients:
                 answer(clients)
                 result = _run(plan, role, server, url, environment)

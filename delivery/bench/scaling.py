@@ -89,8 +89,13 @@ def _measure(plan: Scaling, workers: int, servers: Servers, folder: Path) -> flo
         gateways.ready()
         url = f"http://127.0.0.1:{port}"
         tokens = client_tokens(secret, plan.users)
-        order = {"role": "client", "url": url, "users": plan.users, "tokens": tokens,
-                 "patience": PATIENCE}  # fmt: skip
+        order = {
+            "role": "client",
+            "url": url,
+            "users": plan.users,
+            "tokens": tokens,
+            "patience": PATIENCE,
+        }
         answer(stack.enter_context(child(order, 1, dict(os.environ))))
         before = _cpu_seconds(gateways)
         _produce(plan, url, make_token(secret, "bench", scope="emit", ttl=TOKEN_TTL))
@@ -99,8 +104,12 @@ def _measure(plan: Scaling, workers: int, servers: Servers, folder: Path) -> flo
 
 
 def _produce(plan: Scaling, url: str, token: str) -> None:
-    load = {"users": plan.users, "events": plan.events // PRODUCERS, "window": plan.window,
-            "payload": plan.payload}  # fmt: skip
+    load = {
+        "users": plan.users,
+        "events": plan.events // PRODUCERS,
+        "window": plan.window,
+        "payload": plan.payload,
+    }
     order = {"role": "producer", "load": load, "url": url, "token": token}
     with ExitStack() as stack:
         producers = [

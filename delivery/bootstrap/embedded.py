@@ -93,8 +93,12 @@ class Embedded:
             sms = SmsSink(token=token, account=_SINK_ACCOUNT, inbox=self.inbox)
             sms.start()
             held.callback(sms.stop)
-            found |= {"sms_url": sms.url, "sms_account": _SINK_ACCOUNT, "sms_from": _SINK_NUMBER,
-                      "sms_token": SecretStr(token)}  # fmt: skip
+            found |= {
+                "sms_url": sms.url,
+                "sms_account": _SINK_ACCOUNT,
+                "sms_from": _SINK_NUMBER,
+                "sms_token": SecretStr(token),
+            }
         return settings.model_copy(update=found)
 
     async def open(self) -> None:

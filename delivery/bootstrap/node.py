@@ -200,10 +200,12 @@ class Node:
         close.callback(self._access.close)
         close.push_async_callback(self.journal.stop)
         heart = Heart(
-            self.ledger, self.name, self.kind,
+            self.ledger,
+            self.name,
+            self.kind,
             connections=lambda: self.connections,
             info=self._info,
-        )  # fmt: skip
+        )
         for part in (self.relay, self._sweep, self._copy_thread, heart):
             part.start()
             _closes_beside_the_loop(close, part.stop)

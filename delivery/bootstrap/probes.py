@@ -102,8 +102,11 @@ def _settings(settings: Settings) -> Iterator[Finding]:
     yield _address(settings)
     yield _limits(settings)
     if settings.redis_url and settings.broker_url and _same_server(settings):
-        yield warn("broker", "the same server as redis_url",
-                   "use two servers: one outage then takes one of them")  # fmt: skip
+        yield warn(
+            "broker",
+            "the same server as redis_url",
+            "use two servers: one outage then takes one of them",
+        )
 
 
 def _trust(settings: Settings) -> Finding:
@@ -125,11 +128,17 @@ def _address(settings: Settings) -> Finding:
     url = urlsplit(settings.base_url)
     is_local = (url.hostname or "").startswith(_LOOPBACK)
     if settings.public_url is None and not settings.host.startswith(_LOOPBACK):
-        return warn("public_url", f"not set; links start with {settings.base_url}",
-                    "set DELIVERY_PUBLIC_URL to the address that people use")  # fmt: skip
+        return warn(
+            "public_url",
+            f"not set; links start with {settings.base_url}",
+            "set DELIVERY_PUBLIC_URL to the address that people use",
+        )
     if url.scheme != "https" and not is_local:
-        return warn("public_url", f"{settings.base_url} is not https",
-                    "put TLS before the gateway and write https:// here")  # fmt: skip
+        return warn(
+            "public_url",
+            f"{settings.base_url} is not https",
+            "put TLS before the gateway and write https:// here",
+        )
     return ok("public_url", settings.base_url)
 
 
@@ -183,8 +192,13 @@ def _database(settings: Settings) -> Finding:
     except DeliveryError as error:
         return unreachable("database", str(error), "start it, or correct DELIVERY_DATABASE_URL")
     if present != head:
-        return Finding("database", "fail", f"tables at {present or 'nothing'}, not {head}",
-                       "delivery migrate", FINDING)  # fmt: skip
+        return Finding(
+            "database",
+            "fail",
+            f"tables at {present or 'nothing'}, not {head}",
+            "delivery migrate",
+            FINDING,
+        )
     return ok("database", f"reachable, tables at {head}")
 
 

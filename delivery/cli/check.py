@@ -22,9 +22,9 @@ def check(as_json: bool) -> None:
     findings = probe_all()
     problems = [finding for finding in findings if finding.level != "ok"]
     if as_json:
-        say_json([
-            {"level": f.level, "what": f.what, "found": f.found, "mend": f.mend} for f in findings
-        ])  # fmt: skip
+        say_json(
+            [{"level": f.level, "what": f.what, "found": f.found, "mend": f.mend} for f in findings]
+        )
     else:
         say_table(
             ("what", "", "found", "mend"), [(f.what, f.level, f.found, f.mend) for f in findings]

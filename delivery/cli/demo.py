@@ -40,10 +40,15 @@ def _say(address: Address, *, as_json: bool) -> None:
     page = address.page.replace("/#", "/demo#") if "/#" in address.page else f"{address.url}/demo"
     if as_json:
         say_json(
-            {"url": address.url, "page": page, "user": address.user,
-             "client_token": address.client_token, "service_token": address.service_token},
+            {
+                "url": address.url,
+                "page": page,
+                "user": address.user,
+                "client_token": address.client_token,
+                "service_token": address.service_token,
+            },
             indent=None,
-        )  # fmt: skip
+        )
         return
     click.secho("The demo is on. Ctrl-C ends it.\n", bold=True)
     click.echo(f"Open this page:\n{page}\n")

@@ -22,8 +22,12 @@ from delivery.cli.output import say_json, say_table
 @click.option("--thread", help="The thread it belongs to.")
 @click.option("--data", default="{}", show_default=True, help="The payload, a JSON object.")
 @click.option("--id", "event_id", help="Your own UUIDv7, the idempotency key.")
-@click.option("--file", "source", type=click.File("rb"),
-              help="One JSON event per line instead; - is standard input.")  # fmt: skip
+@click.option(
+    "--file",
+    "source",
+    type=click.File("rb"),
+    help="One JSON event per line instead; - is standard input.",
+)
 @api_options
 @json_option
 def emit(
@@ -77,10 +81,14 @@ def _event(
 
 def _say_receipts(answer: Any) -> None:
     rows = [
-        (one["id"], one["seq"], "yes" if one["durable"] else "no",
-         "duplicate" if one["duplicate"] else "accepted")
+        (
+            one["id"],
+            one["seq"],
+            "yes" if one["durable"] else "no",
+            "duplicate" if one["duplicate"] else "accepted",
+        )
         for one in answer["accepted"]
-    ]  # fmt: skip
+    ]
     if rows:
         say_table(("id", "seq", "durable", "outcome"), rows)
     for one in answer["rejected"]:

@@ -39,21 +39,37 @@ def show(event_id: str, url: str, token: str | None, as_json: bool) -> None:
     if as_json:
         say_json(event)
         return
-    say_fields([
-        ("id", event["id"]), ("type", event["type"]), ("class", event["class"]),
-        ("user", event["user_id"]), ("run", f"{event['run_id']} #{event['seq']}"),
-        ("state", event["state"] + (f" ({event['step']})" if event.get("step") else "")),
-        ("accepted", event["at"]), ("due", event.get("due_at")),
-        ("expires", event.get("expires_at")), ("generation", event.get("generation")),
-        ("data", json.dumps(event["data"], ensure_ascii=False)),
-    ])  # fmt: skip
+    say_fields(
+        [
+            ("id", event["id"]),
+            ("type", event["type"]),
+            ("class", event["class"]),
+            ("user", event["user_id"]),
+            ("run", f"{event['run_id']} #{event['seq']}"),
+            ("state", event["state"] + (f" ({event['step']})" if event.get("step") else "")),
+            ("accepted", event["at"]),
+            ("due", event.get("due_at")),
+            ("expires", event.get("expires_at")),
+            ("generation", event.get("generation")),
+            ("data", json.dumps(event["data"], ensure_ascii=False)),
+        ]
+    )
     click.echo()
     say_table(
         ("channel", "#", "outcome", "started", "ms", "error"),
-        [(a["channel"], a["number"], a["outcome"], clock(a["started_at"]), a["latency_ms"],
-          a["error"]) for a in event["attempts"]],
+        [
+            (
+                a["channel"],
+                a["number"],
+                a["outcome"],
+                clock(a["started_at"]),
+                a["latency_ms"],
+                a["error"],
+            )
+            for a in event["attempts"]
+        ],
         title="Attempts",
-    )  # fmt: skip
+    )
     click.echo()
     say_table(
         ("channel", "by", "evidence", "at"),
@@ -85,8 +101,14 @@ def list_events(
     """Events, newest first."""
     from delivery.cli.http import Api
 
-    query = {"user_id": user, "run_id": run, "state": state, "type": type_,
-             "after": after, "limit": limit}  # fmt: skip
+    query = {
+        "user_id": user,
+        "run_id": run,
+        "state": state,
+        "type": type_,
+        "after": after,
+        "limit": limit,
+    }
     with Api(url, required_token(token, SERVICE_TOKEN)) as api:
         page = api.get("/events", query)
     if as_json:

@@ -13,8 +13,13 @@ from delivery.cli.options import json_option, serving_settings
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65_535), default=5555, show_default=True,
-              help="Port; 0 takes a free one.")  # fmt: skip
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=5555,
+    show_default=True,
+    help="Port; 0 takes a free one.",
+)
 @click.option("--control", is_flag=True, help="Let its users stop tasks and workers.")
 @json_option
 def flower(host: str, port: int, control: bool, as_json: bool) -> None:

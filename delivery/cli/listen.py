@@ -32,11 +32,17 @@ GOODBYE = 10.0
 @click.command()
 @click.option("--count", type=click.IntRange(min=1), help="Stop after so many events.")
 @click.option(
-    "--transport", type=click.Choice(["auto", "websocket", "sse"]), default="auto",
-    show_default=True, help="auto: SSE while WebSocket does not get through.",
-)  # fmt: skip
-@click.option("--store", type=click.Path(dir_okay=False, path_type=Path),
-              help="File that remembers what was printed, for the next start.")  # fmt: skip
+    "--transport",
+    type=click.Choice(["auto", "websocket", "sse"]),
+    default="auto",
+    show_default=True,
+    help="auto: SSE while WebSocket does not get through.",
+)
+@click.option(
+    "--store",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File that remembers what was printed, for the next start.",
+)
 @api_options
 @json_option
 def listen(
@@ -107,9 +113,13 @@ async def _listen(plan: Plan) -> None:
     with ExitStack() as stack:
         store = MemoryStore() if plan.store is None else stack.enter_context(_kept(plan.store))
         client = Client(
-            plan.url, plan.token, patience=PATIENCE, store=store, transport=plan.transport,
+            plan.url,
+            plan.token,
+            patience=PATIENCE,
+            store=store,
+            transport=plan.transport,
             on_status=Notices(),
-        )  # fmt: skip
+        )
         async with client:
             async for event in client:
                 say_json(dict(event.wire), indent=None) if plan.as_json else _say(event)

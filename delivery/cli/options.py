@@ -18,13 +18,20 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 def api_options(function: F) -> F:
     """Adds ``--url`` and ``--token`` (or DELIVERY_URL and DELIVERY_TOKEN)."""
     url = click.option(
-        "--url", envvar="DELIVERY_URL", default=DEFAULT_URL, show_default=True,
-        show_envvar=True, help="Address of the service.",
-    )  # fmt: skip
+        "--url",
+        envvar="DELIVERY_URL",
+        default=DEFAULT_URL,
+        show_default=True,
+        show_envvar=True,
+        help="Address of the service.",
+    )
     token = click.option(
-        "--token", envvar="DELIVERY_TOKEN", default=None, show_envvar=True,
+        "--token",
+        envvar="DELIVERY_TOKEN",
+        default=None,
+        show_envvar=True,
         help="Bearer token; other users of this machine can see options, so prefer the variable.",
-    )  # fmt: skip
+    )
     return url(token(function))
 
 

@@ -36,13 +36,23 @@ def _retention(
 
 
 @click.command()
-@click.option("--keep", metavar="STATE=DAYS", multiple=True, callback=_retention,
-              help="How long events that ended so are kept; repeatable.")  # fmt: skip
+@click.option(
+    "--keep",
+    metavar="STATE=DAYS",
+    multiple=True,
+    callback=_retention,
+    help="How long events that ended so are kept; repeatable.",
+)
 @click.option("--state", type=click.Choice(ENDS), help="With --older-than: the same for one.")
 @click.option("--older-than", "days", type=click.FloatRange(min=0), help="Days, with --state.")
 @click.option("--dry-run", is_flag=True, help="Count them, delete nothing.")
-@click.option("--batch", type=click.IntRange(1, 10_000), default=1_000, show_default=True,
-              help="Events looked at in one transaction.")  # fmt: skip
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 10_000),
+    default=1_000,
+    show_default=True,
+    help="Events looked at in one transaction.",
+)
 @json_option
 def purge(
     keep: dict[str, float],

@@ -17,8 +17,13 @@ from delivery.domain.limits import TOKEN_TTL
 @click.option("--service", is_flag=True, help="A service's token, with --scope.")
 @click.option("--scope", default="emit read", show_default=True, help="Of emit, read, operate.")
 @click.option("--name", default="service", show_default=True, help="Who the service is.")
-@click.option("--ttl", type=click.FloatRange(min=1), default=TOKEN_TTL, show_default=True,
-              help="Seconds until it expires.")  # fmt: skip
+@click.option(
+    "--ttl",
+    type=click.FloatRange(min=1),
+    default=TOKEN_TTL,
+    show_default=True,
+    help="Seconds until it expires.",
+)
 @click.option("--data-dir", default=None, help="Where `delivery up` keeps its secret.")
 @json_option
 def token(

@@ -44,8 +44,12 @@ def welcome(address: Address, *, as_json: bool) -> None:
     listen = f"{own_command()} listen --url {address.url}"
     click.echo(f"DELIVERY_TOKEN={address.client_token} {listen}\n")
     click.secho("2. Send, in a third:", bold=True)
-    event = {"type": "agent_started", "user_id": address.user, "run_id": "run-1",
-             "data": {"text": "hello"}}  # fmt: skip
+    event = {
+        "type": "agent_started",
+        "user_id": address.user,
+        "run_id": "run-1",
+        "data": {"text": "hello"},
+    }
     click.echo(
         f"curl -sS {address.url}/v1/events -H 'Content-Type: application/json' "
         f"-H 'Authorization: Bearer {address.service_token}' -d '{json.dumps(event)}'\n"

@@ -12,10 +12,20 @@ from delivery.cli.options import json_option, serving_settings
 
 @click.command()
 @click.option("--queues", help="Comma separated; all when left out.")
-@click.option("--concurrency", type=click.IntRange(1, 512), default=8, show_default=True,
-              help="Tasks at once.")  # fmt: skip
-@click.option("--pool", type=click.Choice(["threads", "prefork", "solo"]), default="threads",
-              show_default=True, help="How tasks share the machine.")  # fmt: skip
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 512),
+    default=8,
+    show_default=True,
+    help="Tasks at once.",
+)
+@click.option(
+    "--pool",
+    type=click.Choice(["threads", "prefork", "solo"]),
+    default="threads",
+    show_default=True,
+    help="How tasks share the machine.",
+)
 @json_option
 def worker(queues: str | None, concurrency: int, pool: str, as_json: bool) -> None:
     """Run a Celery worker of the fallback chain."""
@@ -25,6 +35,9 @@ def worker(queues: str | None, concurrency: int, pool: str, as_json: bool) -> No
 
     names = [name.strip() for name in (queues or "").split(",") if name.strip()]
     run_worker(
-        settings, queues=names, concurrency=concurrency, pool=pool,
+        settings,
+        queues=names,
+        concurrency=concurrency,
+        pool=pool,
         ready=lambda node: working("worker", node, as_json=as_json),
-    )  # fmt: skip
+    )

@@ -85,8 +85,9 @@ class FaultProxy:
 
     # Commands
 
-    def cut(self, share: float = 1.0, *, reset: bool = True,
-            dice: Callable[[], float] = random.random) -> int:  # fmt: skip
+    def cut(
+        self, share: float = 1.0, *, reset: bool = True, dice: Callable[[], float] = random.random
+    ) -> int:
         """End a random share of the connections; how many.
 
         Args:

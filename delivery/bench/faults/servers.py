@@ -356,8 +356,19 @@ def postgres() -> Iterator[Server]:
 
 
 def _initialise(installed: Path, data: Path, options: Mapping[str, Any]) -> None:
-    command = [str(installed / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust",
-               "-E", "UTF8", "--no-locale", "-N"]  # fmt: skip
+    command = [
+        str(installed / "initdb"),
+        "-D",
+        str(data),
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--no-locale",
+        "-N",
+    ]
     made = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     if made.returncode:
         raise RuntimeError(f"initdb failed:\n{made.stdout}{made.stderr}")

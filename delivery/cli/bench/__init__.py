@@ -18,25 +18,68 @@ MODES = ("durable", "performance", "ephemeral", "remote", "fallback", "disconnec
 
 
 @click.group(invoke_without_command=True)
-@click.option("--mode", type=click.Choice(MODES), default="durable",
-              show_default=True, help="What is emitted, and how.")  # fmt: skip
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    default="durable",
+    show_default=True,
+    help="What is emitted, and how.",
+)
 @click.option("--users", type=click.IntRange(1, 10_000), default=10, show_default=True)
-@click.option("--events", type=click.IntRange(100, 10_000_000), default=50_000,
-              show_default=True, help="Per round.")  # fmt: skip
-@click.option("--window", type=click.IntRange(1, 100_000), default=1_000, show_default=True,
-              help="Events unacknowledged at most.")  # fmt: skip
-@click.option("--rate", type=click.FloatRange(0), default=0.0, show_default=True,
-              help="Events per second; 0 for as fast as it goes.")  # fmt: skip
-@click.option("--payload", type=click.IntRange(1, 60_000), default=100, show_default=True,
-              help="Bytes of text in each event.")  # fmt: skip
-@click.option("--rounds", type=click.IntRange(1, 99), default=3, show_default=True,
-              help="Product and floor in turn, so often.")  # fmt: skip
-@click.option("--database-url", envvar="DELIVERY_DATABASE_URL", default=None, show_envvar=True,
-              help="PostgreSQL to fill with events; a new SQLite file if left out.")  # fmt: skip
-@click.option("--profile", type=click.Path(dir_okay=False, writable=True, path_type=Path),
-              help="Write a flame graph of the gateway there (needs py-spy).")  # fmt: skip
-@click.option("--at-least", type=click.FloatRange(0), default=0.0, metavar="RATIO",
-              help="Exit with 1 when the ratio by CPU is lower.")  # fmt: skip
+@click.option(
+    "--events",
+    type=click.IntRange(100, 10_000_000),
+    default=50_000,
+    show_default=True,
+    help="Per round.",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(1, 100_000),
+    default=1_000,
+    show_default=True,
+    help="Events unacknowledged at most.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Events per second; 0 for as fast as it goes.",
+)
+@click.option(
+    "--payload",
+    type=click.IntRange(1, 60_000),
+    default=100,
+    show_default=True,
+    help="Bytes of text in each event.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 99),
+    default=3,
+    show_default=True,
+    help="Product and floor in turn, so often.",
+)
+@click.option(
+    "--database-url",
+    envvar="DELIVERY_DATABASE_URL",
+    default=None,
+    show_envvar=True,
+    help="PostgreSQL to fill with events; a new SQLite file if left out.",
+)
+@click.option(
+    "--profile",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write a flame graph of the gateway there (needs py-spy).",
+)
+@click.option(
+    "--at-least",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="RATIO",
+    help="Exit with 1 when the ratio by CPU is lower.",
+)
 @json_option
 @click.pass_context
 def bench(
@@ -111,17 +154,25 @@ def _show_disconnect(report: dict[str, Any], as_json: bool) -> None:
     )
     ratio = report["p99_ratio"]
     rows = (
-        ("from the cut until all are handed over", f"{report['handed_over_s']:.2f} s",
-         f"under {aims['handed_over_s']:g} s"),
+        (
+            "from the cut until all are handed over",
+            f"{report['handed_over_s']:.2f} s",
+            f"under {aims['handed_over_s']:g} s",
+        ),
         ("from the cut until the last is due", f"{report['last_due_s']:.2f} s", ""),
         ("from there until it is handed over", f"{report['late_s']:.2f} s", ""),
         ("handed over before the cut", f"{report['before_cut']:,}", ""),
-        *((f"others' ack p99 {when}", _milliseconds(wait, "p99"), "")
-          for when, wait in report["ack_ms"].items()),
+        *(
+            (f"others' ack p99 {when}", _milliseconds(wait, "p99"), "")
+            for when, wait in report["ack_ms"].items()
+        ),
         ("others' longest ack meanwhile", _milliseconds(report["ack_ms"]["meanwhile"], "max"), ""),
-        ("ratio of the p99", "-" if ratio is None else f"{ratio:.2f}",
-         f"at most {aims['p99_ratio']:g}"),
-    )  # fmt: skip
+        (
+            "ratio of the p99",
+            "-" if ratio is None else f"{ratio:.2f}",
+            f"at most {aims['p99_ratio']:g}",
+        ),
+    )
     say_table(("", "found", "aim"), rows)
 
 

@@ -20,32 +20,80 @@ if TYPE_CHECKING:
 
 NAME_WIDTH = 18
 COLUMNS = (
-    ("accept", 6), ("live", 6), ("replay", 6), ("chain", 5), ("dead", 4), ("lost", 4),
-    ("twice", 5), ("p50", 5), ("p99", 5), ("max", 5),
-)  # fmt: skip
+    ("accept", 6),
+    ("live", 6),
+    ("replay", 6),
+    ("chain", 5),
+    ("dead", 4),
+    ("lost", 4),
+    ("twice", 5),
+    ("p50", 5),
+    ("p99", 5),
+    ("max", 5),
+)
 
 
 @click.command()
-@click.option("--scenario", "names", multiple=True, metavar="NAME",
-              help="Only this one; may be given several times.")  # fmt: skip
+@click.option(
+    "--scenario",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Only this one; may be given several times.",
+)
 @click.option("--list", "only_list", is_flag=True, help="Name the scenarios and do nothing.")
 @click.option("--users", type=click.IntRange(1, 10_000), default=200, show_default=True)
-@click.option("--rate", type=click.FloatRange(1, 10_000), default=200.0, show_default=True,
-              help="Events per second, over all users.")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(1, 86_400), default=60.0, show_default=True,
-              help="How long the load of a scenario lasts.")  # fmt: skip
-@click.option("--outage", type=click.FloatRange(0.1, 3_600), default=20.0, show_default=True,
-              help="Seconds that a server is away.")  # fmt: skip
-@click.option("--away", type=click.FloatRange(0, 3_600), default=2.0, show_default=True,
-              help="Seconds that a client stays away whose line was cut.")  # fmt: skip
-@click.option("--every", type=click.FloatRange(0.1, 3_600), default=5.0, show_default=True,
-              help="Seconds between faults that repeat.")  # fmt: skip
-@click.option("--backlog", type=click.IntRange(1, 1_000_000), default=10_000, show_default=True,
-              help="Events that the backlog scenarios gather.")  # fmt: skip
+@click.option(
+    "--rate",
+    type=click.FloatRange(1, 10_000),
+    default=200.0,
+    show_default=True,
+    help="Events per second, over all users.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(1, 86_400),
+    default=60.0,
+    show_default=True,
+    help="How long the load of a scenario lasts.",
+)
+@click.option(
+    "--outage",
+    type=click.FloatRange(0.1, 3_600),
+    default=20.0,
+    show_default=True,
+    help="Seconds that a server is away.",
+)
+@click.option(
+    "--away",
+    type=click.FloatRange(0, 3_600),
+    default=2.0,
+    show_default=True,
+    help="Seconds that a client stays away whose line was cut.",
+)
+@click.option(
+    "--every",
+    type=click.FloatRange(0.1, 3_600),
+    default=5.0,
+    show_default=True,
+    help="Seconds between faults that repeat.",
+)
+@click.option(
+    "--backlog",
+    type=click.IntRange(1, 1_000_000),
+    default=10_000,
+    show_default=True,
+    help="Events that the backlog scenarios gather.",
+)
 @click.option("--gateways", type=click.IntRange(1, 64), default=2, show_default=True)
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
-@click.option("--drain", type=click.FloatRange(1, 3_600), default=90.0, show_default=True,
-              help="Seconds in which every event must have ended after the load.")  # fmt: skip
+@click.option(
+    "--drain",
+    type=click.FloatRange(1, 3_600),
+    default=90.0,
+    show_default=True,
+    help="Seconds in which every event must have ended after the load.",
+)
 @json_option
 def faults(
     names: tuple[str, ...],
@@ -105,8 +153,15 @@ def _say_head() -> None:
 def _say(scenario: Scenario, outcome: Outcome) -> None:
     """A line of figures, and below it whatever else is worth a word."""
     verdict = outcome.verdict
-    counts = (verdict.accepted, verdict.live, verdict.replay, verdict.fallback, verdict.dead,
-              verdict.lost + verdict.unproved, verdict.twice)  # fmt: skip
+    counts = (
+        verdict.accepted,
+        verdict.live,
+        verdict.replay,
+        verdict.fallback,
+        verdict.dead,
+        verdict.lost + verdict.unproved,
+        verdict.twice,
+    )
     times = [_seconds(verdict.to_handler_s.get(share)) for share in ("p50", "p99", "max")]
     cells = [str(count) for count in counts] + times
     figures = "".join(f" {cell:>{width}}" for cell, (_, width) in zip(cells, COLUMNS, strict=True))

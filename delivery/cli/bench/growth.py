@@ -17,13 +17,28 @@ MAX_RUNS = 4_000
 event, and read the ledger for every one."""
 LOAD_OPTIONS = (
     click.option("--users", type=click.IntRange(1, 10_000), default=10, show_default=True),
-    click.option("--window", type=click.IntRange(1, 100_000), default=1_000, show_default=True,
-                 help="Events unacknowledged at most."),
-    click.option("--payload", type=click.IntRange(1, 60_000), default=100, show_default=True,
-                 help="Bytes of text in each event."),
-    click.option("--rounds", type=click.IntRange(1, 99), default=3, show_default=True,
-                 help="How often each load runs, in turn with the others."),
-)  # fmt: skip
+    click.option(
+        "--window",
+        type=click.IntRange(1, 100_000),
+        default=1_000,
+        show_default=True,
+        help="Events unacknowledged at most.",
+    ),
+    click.option(
+        "--payload",
+        type=click.IntRange(1, 60_000),
+        default=100,
+        show_default=True,
+        help="Bytes of text in each event.",
+    ),
+    click.option(
+        "--rounds",
+        type=click.IntRange(1, 99),
+        default=3,
+        show_default=True,
+        help="How often each load runs, in turn with the others.",
+    ),
+)
 
 
 def load_options(function: Any) -> Any:
@@ -34,25 +49,65 @@ def load_options(function: Any) -> Any:
 
 @click.command()
 @load_options
-@click.option("--events", type=click.IntRange(100, 10_000_000), default=50_000,
-              show_default=True, help="Per round.")  # fmt: skip
-@click.option("--runs", type=click.IntRange(2, MAX_RUNS), default=1_000, show_default=True,
-              help="Runs per user, against one.")  # fmt: skip
-@click.option("--finished", type=click.IntRange(1, 100_000_000), default=200_000,
-              show_default=True, help="Confirmed events beforehand, against none.")  # fmt: skip
-@click.option("--samples", type=click.IntRange(1, 10_000), default=15, show_default=True,
-              help="Sweeps and feed pages that are timed.")  # fmt: skip
-@click.option("--settle", type=click.FloatRange(0, 3_600), default=46.0, show_default=True,
-              help="Seconds until the finished events are the past.")  # fmt: skip
-@click.option("--database-url", envvar="DELIVERY_DATABASE_URL", default=None, show_envvar=True,
-              help="A new, empty PostgreSQL database; SQLite files if left out.")  # fmt: skip
-@click.option("--at-most", type=click.FloatRange(0), default=None, metavar="RATIO",
-              help="Exit with 1 when something costs more times than that.")  # fmt: skip
+@click.option(
+    "--events",
+    type=click.IntRange(100, 10_000_000),
+    default=50_000,
+    show_default=True,
+    help="Per round.",
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(2, MAX_RUNS),
+    default=1_000,
+    show_default=True,
+    help="Runs per user, against one.",
+)
+@click.option(
+    "--finished",
+    type=click.IntRange(1, 100_000_000),
+    default=200_000,
+    show_default=True,
+    help="Confirmed events beforehand, against none.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1, 10_000),
+    default=15,
+    show_default=True,
+    help="Sweeps and feed pages that are timed.",
+)
+@click.option(
+    "--settle",
+    type=click.FloatRange(0, 3_600),
+    default=46.0,
+    show_default=True,
+    help="Seconds until the finished events are the past.",
+)
+@click.option(
+    "--database-url",
+    envvar="DELIVERY_DATABASE_URL",
+    default=None,
+    show_envvar=True,
+    help="A new, empty PostgreSQL database; SQLite files if left out.",
+)
+@click.option(
+    "--at-most",
+    type=click.FloatRange(0),
+    default=None,
+    metavar="RATIO",
+    help="Exit with 1 when something costs more times than that.",
+)
 @json_option
 def growth(
-    users: int, window: int, payload: int, events: int, at_most: float | None, as_json: bool,
+    users: int,
+    window: int,
+    payload: int,
+    events: int,
+    at_most: float | None,
+    as_json: bool,
     **sizes: Any,
-) -> None:  # fmt: skip
+) -> None:
     """Does an event cost more as runs and history pile up?
 
     Measures the gateway's CPU per acked event with one and with many runs per
@@ -86,10 +141,13 @@ def _show_growth(report: dict[str, Any]) -> None:
     }
     ratio = report["ratio"]
     rows = [
-        (name, *(f"{report['measures'][key][ledger]:.1f}" for ledger in ("empty", "full")),
-         f"{ratio[key]:.2f}")
+        (
+            name,
+            *(f"{report['measures'][key][ledger]:.1f}" for ledger in ("empty", "full")),
+            f"{ratio[key]:.2f}",
+        )
         for key, name in names.items()
-    ]  # fmt: skip
+    ]
     rows.append(
         (f"{runs} against 1", f"{ratio['runs_empty']:.2f}", f"{ratio['runs_full']:.2f}", "")
     )

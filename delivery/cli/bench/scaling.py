@@ -12,14 +12,29 @@ from delivery.cli.output import say_json, say_table
 
 
 @click.command()
-@click.option("--workers", type=click.IntRange(2, 64), default=2, show_default=True,
-              help="Gateway processes, against one.")  # fmt: skip
+@click.option(
+    "--workers",
+    type=click.IntRange(2, 64),
+    default=2,
+    show_default=True,
+    help="Gateway processes, against one.",
+)
 @click.option("--users", type=click.IntRange(1, 10_000), default=100, show_default=True)
-@click.option("--events", type=click.IntRange(100, 10_000_000), default=150_000,
-              show_default=True, help="Per round.")  # fmt: skip
+@click.option(
+    "--events",
+    type=click.IntRange(100, 10_000_000),
+    default=150_000,
+    show_default=True,
+    help="Per round.",
+)
 @click.option("--rounds", type=click.IntRange(1, 99), default=3, show_default=True)
-@click.option("--at-least", type=click.FloatRange(0), default=None, metavar="RATIO",
-              help="Exit with 1 when they carry fewer times what one does.")  # fmt: skip
+@click.option(
+    "--at-least",
+    type=click.FloatRange(0),
+    default=None,
+    metavar="RATIO",
+    help="Exit with 1 when they carry fewer times what one does.",
+)
 @json_option
 def scaling(at_least: float | None, as_json: bool, **sizes: int) -> None:
     """How much more do several gateway processes carry than one?

@@ -27,10 +27,19 @@ TOKEN_TTL = 600.0
 
 @click.command()
 @click.option("--user", help="Whose events the probe is; a new user if left out.")
-@click.option("--client-token", envvar="DELIVERY_CLIENT_TOKEN", show_envvar=True,
-              help="Token of that user's client, to connect with.")  # fmt: skip
-@click.option("--timeout", type=click.FloatRange(min=0.1, max=300), default=10.0,
-              show_default=True, help="Seconds for one check.")  # fmt: skip
+@click.option(
+    "--client-token",
+    envvar="DELIVERY_CLIENT_TOKEN",
+    show_envvar=True,
+    help="Token of that user's client, to connect with.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1, max=300),
+    default=10.0,
+    show_default=True,
+    help="Seconds for one check.",
+)
 @api_options
 @json_option
 def validate(
@@ -75,8 +84,13 @@ def _as_json(probe: Probe, report: Report) -> dict[str, Any]:
         {"check": one.check, "level": one.level, "found": one.found, "mend": one.mend}
         for one in report.findings
     ]
-    return {"ok": not report.code, "url": probe.url, "user": probe.user, "run": report.run_id,
-            "checks": checks}  # fmt: skip
+    return {
+        "ok": not report.code,
+        "url": probe.url,
+        "user": probe.user,
+        "run": report.run_id,
+        "checks": checks,
+    }
 
 
 def _subject(token: str) -> str:

@@ -149,8 +149,13 @@ class Checks:
 
     def _event(self, type_: str, run_id: str, step: int) -> dict[str, Any]:
         data = {"text": "delivery validate", "step": step}
-        return {"id": str(uuid7()), "type": type_, "user_id": self.probe.user,
-                "run_id": run_id, "data": data}  # fmt: skip
+        return {
+            "id": str(uuid7()),
+            "type": type_,
+            "user_id": self.probe.user,
+            "run_id": run_id,
+            "data": data,
+        }
 
     async def order(self) -> str:
         if self._seqs != list(range(1, len(self._events) + 1)):

@@ -54,9 +54,12 @@ class Watcher:
         try:
             async with asyncio.timeout(timeout):
                 link = await Connection.open(
-                    self._session, self._endpoints.socket, self._tokens,
-                    cursor=None, device=DEVICE,
-                )  # fmt: skip
+                    self._session,
+                    self._endpoints.socket,
+                    self._tokens,
+                    cursor=None,
+                    device=DEVICE,
+                )
         except (TimeoutError, ProtocolError) as error:
             raise Unreachable(str(error) or f"no welcome within {timeout:g} s") from error
         return await self._adopt(link, began)
@@ -65,9 +68,11 @@ class Watcher:
         """Connect over SSE; seconds until the welcome. Raises as ``open_socket``."""
         began = time.monotonic()
         acks = AckPoster(
-            Http(self._session, self._tokens.current, timeout), self._endpoints.acks,
-            FullJitter(), lambda: 0.5,
-        )  # fmt: skip
+            Http(self._session, self._tokens.current, timeout),
+            self._endpoints.acks,
+            FullJitter(),
+            lambda: 0.5,
+        )
         try:
             async with asyncio.timeout(timeout):
                 link = await Stream.open(
