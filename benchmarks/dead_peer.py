@@ -24,7 +24,7 @@ from delivery.domain.event import AGENT_TYPES
 from delivery.domain.health import THRESHOLD
 from delivery.emitter.emitter import Emitter
 from delivery.gateway.auth import make_token
-from delivery.process.event_loop import settle_in
+from delivery.process.event_loop import tune_garbage_collector
 
 USER = "user-0"
 PATIENCE = 60.0
@@ -59,7 +59,7 @@ async def push_to_dead_peer(
         client = (await connect(node.settings.base_url, 1, [make_token(secret, USER)]))[0]
         emitter = node.emitter(USER, "run-0")
         await _go_dead(node, emitter, client.transport, is_open=is_open)
-        settle_in()
+        tune_garbage_collector()
         async with measured(events) as result:
             before = time.thread_time()
             ids = await _emit(node, emitter, events)

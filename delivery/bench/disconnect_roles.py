@@ -24,7 +24,7 @@ from delivery.bootstrap.node import Node
 from delivery.domain.event import AGENT_TYPES, EventClass
 from delivery.domain.lifecycle import State
 from delivery.emitter.emitter import Emitter
-from delivery.process.event_loop import settle_in
+from delivery.process.event_loop import tune_garbage_collector
 from delivery.tasks.app import SWEEP_INTERVAL
 from delivery.tasks.sweep import Sweeper
 
@@ -114,7 +114,7 @@ async def be_gateway(order: dict[str, Any], say: Say) -> None:
         await serve_node(node)
         say(url=node.settings.base_url)
         await told()
-        settle_in()
+        tune_garbage_collector()
         others = Others(node, order["others"], order["rate"], order["payload"])
         await others.begin()
         say(pacing=time.monotonic())

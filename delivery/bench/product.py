@@ -19,7 +19,7 @@ from delivery.domain.event import AGENT_TYPES
 from delivery.domain.lifecycle import State
 from delivery.emitter.emitter import Emitter
 from delivery.emitter.validate import new_event_id
-from delivery.process.event_loop import settle_in
+from delivery.process.event_loop import tune_garbage_collector
 
 PAGE = 500
 PATIENCE = 120.0
@@ -68,7 +68,7 @@ class Product:
             for user in range(self.load.users)
         ]
         await self._introduce_runs()
-        settle_in()
+        tune_garbage_collector()
         result = await self._window.run()
         return result | {"accepted_ms": await self._accepted.percentiles()}
 
@@ -123,7 +123,7 @@ class EphemeralProduct(Product):
     async def run(self) -> dict[str, Any]:
         """See ``Product.run``; afterwards nothing is to be found in the ledger."""
         self._emitters = [self.node.emitter(name, f"run-of-{name}") for name in self._names]
-        settle_in()
+        tune_garbage_collector()
         return await self._polled.run()
 
     def _emit(self, user: int, number: int) -> Any:
@@ -148,7 +148,7 @@ class RemoteProduct(Product):
 
     async def run(self) -> dict[str, Any]:
         """From the first acknowledgement that comes to the last."""
-        settle_in()
+        tune_garbage_collector()
         async with measured(self.load.events) as result:
             async with asyncio.timeout(PATIENCE):
                 await self._all.wait()
@@ -184,7 +184,7 @@ class ManyRuns(Product):
             for number in range(users * self._runs)
         ]
         await self._open_runs()
-        settle_in()
+        tune_garbage_collector()
         return await self._window.run()
 
     async def _open_runs(self) -> None:

@@ -25,8 +25,8 @@ from delivery.bus.resend import LoopResend
 from delivery.config import Settings, secret
 from delivery.domain.contact import Contact
 from delivery.ledger import migrate
-from delivery.process.data_directory import development_secret, holding, make_data_dir
-from delivery.process.event_loop import Told
+from delivery.process.data_directory import development_secret, locked, make_data_dir
+from delivery.process.event_loop import StopSignal
 from delivery.tasks.embedded import EmbeddedWorker
 from delivery.transports.sinks import MailSink, SinkInbox, SmsSink
 
@@ -68,7 +68,7 @@ class Embedded:
         self.inbox = SinkInbox()
         make_data_dir(settings.data_dir)
         with ExitStack() as held:
-            held.enter_context(holding(settings.data_dir))
+            held.enter_context(locked(settings.data_dir))
             self.settings = self._with_stand_ins(settings, held)
             self.node = Node(self.settings, "up", inbox=self.inbox, stage=self._make_stage)
             self._worker = EmbeddedWorker(self.node.celery)
@@ -171,14 +171,14 @@ async def run_up(settings: Settings, *, ready: Callable[[Address], None]) -> Non
         ConfigError: a setting is wrong, the address is taken, or another process holds the data
             directory.
     """
-    told = Told()
+    stop_signal = StopSignal()
     embedded = Embedded(with_port(settings))
     try:
         await embedded.open()
         await serve_node(embedded.node)
         try:
             ready(embedded.address())
-            await told.to_stop()
+            await stop_signal.wait()
         finally:
             await embedded.node.gateway.stop(DRAIN)
     finally:

@@ -14,7 +14,7 @@ from delivery.bootstrap.store import database_url, require_current
 from delivery.config import Settings, load_settings, require_services, require_trust
 from delivery.errors import ConfigError, LedgerUnavailable
 from delivery.ledger import migrate
-from delivery.process.event_loop import Told, run
+from delivery.process.event_loop import StopSignal, run
 from delivery.process.supervisor import supervise
 
 logger = logging.getLogger(__name__)
@@ -55,14 +55,14 @@ def run_gateways(settings: Settings, processes: int, *, ready: Ready) -> None:
 
 async def run_gateway(settings: Settings, *, index: int | None = None, ready: Ready) -> None:
     """Serve in this process until told to stop, then send the clients elsewhere and drain."""
-    told = Told(by_parent=index is not None)
+    stop_signal = StopSignal(by_parent=index is not None)
     node = Node(settings, "gateway", index=index)
     await node.open()
     try:
         await serve_node(node, reuse_port=index is not None)
         try:
             ready(settings.base_url)
-            await told.to_stop()
+            await stop_signal.wait()
         finally:
             await node.gateway.stop()
     finally:

@@ -46,7 +46,7 @@ from delivery.ledger.access import LedgerAccess
 from delivery.ledger.journal.journal import JournalThread
 from delivery.ledger.journal.spool import Spool
 from delivery.process.data_directory import make_data_dir
-from delivery.process.heartbeat import Heart, node_name
+from delivery.process.heartbeat import Heartbeat, node_name
 from delivery.protocol import Limits
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Sweeper
@@ -199,14 +199,14 @@ class Node:
         self.journal.start(loop)
         close.callback(self._access.close)
         close.push_async_callback(self.journal.stop)
-        heart = Heart(
+        heartbeat = Heartbeat(
             self.ledger,
             self.name,
             self.kind,
             connections=lambda: self.connections,
             info=self._info,
         )
-        for part in (self.relay, self._sweep, self._copy_thread, heart):
+        for part in (self.relay, self._sweep, self._copy_thread, heartbeat):
             part.start()
             _closes_beside_the_loop(close, part.stop)
         self._core.start(loop)

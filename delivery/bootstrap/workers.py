@@ -29,7 +29,7 @@ from delivery.config import (
 from delivery.domain.policy import CHANNELS
 from delivery.errors import ConfigError
 from delivery.ledger import SqlLedger
-from delivery.process.heartbeat import Heart, node_name
+from delivery.process.heartbeat import Heartbeat, node_name
 from delivery.tasks.app import ALL_QUEUES, MAINTENANCE_QUEUE, queue_name
 from delivery.tasks.relay import Relay
 from delivery.telemetry import setup_logging
@@ -142,11 +142,13 @@ def run_worker(
         quiet=True,
         redirect_stdouts=False,
     )
-    heart = _heart_on(signals.worker_ready, settings, node, "worker", {"queues": names}, ready)
+    stop_heartbeat = _start_heartbeat_on(
+        signals.worker_ready, settings, node, "worker", {"queues": names}, ready
+    )
     try:
         worker.start()
     finally:
-        heart()
+        stop_heartbeat()
     if worker.exitcode:
         sys.exit(worker.exitcode)
 
@@ -158,11 +160,11 @@ def run_beat(settings: Settings, *, ready: Callable[[str], None] = lambda node: 
     _own_logging(settings)
     logging.getLogger("celery.beat").addFilter(_brief)
     node = node_name(settings, "beat")
-    heart = _heart_on(signals.beat_init, settings, node, "beat", {}, ready)
+    stop_heartbeat = _start_heartbeat_on(signals.beat_init, settings, node, "beat", {}, ready)
     try:
         app.Beat(loglevel=settings.log_level, quiet=True, redirect_stdouts=False).run()
     finally:
-        heart()
+        stop_heartbeat()
 
 
 def _brief(record: logging.LogRecord) -> bool:
@@ -197,7 +199,7 @@ def _queue(name: str) -> str:
     )
 
 
-def _heart_on(
+def _start_heartbeat_on(
     signal: Any,
     settings: Settings,
     node: str,
@@ -214,9 +216,9 @@ def _heart_on(
     def start(**_signal: Any) -> None:
         ledger = SqlLedger(database_url(settings), pool_size=1)
         closing.callback(ledger.close)
-        heart = Heart(ledger, node, kind, info=lambda: info)
-        heart.start()
-        closing.callback(heart.stop)
+        heartbeat = Heartbeat(ledger, node, kind, info=lambda: info)
+        heartbeat.start()
+        closing.callback(heartbeat.stop)
         logger.info("%s %s is up", kind, node)
         ready(node)
 

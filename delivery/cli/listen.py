@@ -90,11 +90,11 @@ async def listen_until(plan: Plan) -> None:
     """
     import asyncio
 
-    from delivery.process.event_loop import Told
+    from delivery.process.event_loop import StopSignal
 
     # The loop's own handlers: one that Python runs between two instructions can come a moment
     # before the loop goes to sleep, and is then heard at the next heartbeat.
-    told = asyncio.create_task(Told().to_stop())
+    told = asyncio.create_task(StopSignal().wait())
     listening = asyncio.create_task(_listen(plan))
     done, _ = await asyncio.wait({told, listening}, return_when=asyncio.FIRST_COMPLETED)
     if listening in done:

@@ -1,6 +1,6 @@
-"""The data directory: who holds it, and the development secret that lies in it.
+"""The data directory: its lock, its permissions, and the development secret in it.
 
-Owns: its lock, its permissions, the secret of ``delivery up``. Never does: read or write events.
+Never does: read or write events.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def make_data_dir(path: Path) -> Path:
     """Make the directory, readable by its owner alone.
 
     Raises:
-        ConfigError: it cannot be made or written.
+        ConfigError: the directory cannot be made or written.
     """
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -35,11 +35,11 @@ def make_data_dir(path: Path) -> Path:
 
 
 @contextmanager
-def holding(path: Path) -> Iterator[None]:
-    """Hold the directory as the one ``delivery up`` on it. The lock ends with the process.
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock that admits one ``delivery up`` per directory; it ends with the process.
 
     Raises:
-        ConfigError: another one holds it.
+        ConfigError: another process holds the lock.
     """
     handle = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -56,7 +56,13 @@ def holding(path: Path) -> Iterator[None]:
 
 
 def development_secret(path: Path) -> str:
-    """The secret of this data directory, made on first use; refused outside of ``delivery up``."""
+    """The secret of this data directory, made on first use.
+
+    Only ``delivery up`` accepts it; see ``require_trust``.
+
+    Raises:
+        ConfigError: the file holds something else.
+    """
     file = path / SECRET_FILE
     made = DEV_SECRET_PREFIX + secrets.token_hex(32)
     try:
@@ -72,7 +78,7 @@ def development_secret(path: Path) -> str:
 
 
 def signing_secret(settings: Settings) -> str:
-    """What tokens for this installation are signed with.
+    """The secret that signs tokens of this installation.
 
     Raises:
         ConfigError: no secret is set and no ``delivery up`` has made one here.

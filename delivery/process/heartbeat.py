@@ -1,6 +1,7 @@
-"""A process's sign of life in the ``nodes`` table, for people to look at.
+"""The heartbeat of a process: its row in the ``nodes`` table, shown to operators.
 
-Owns: one thread that writes a row every 5 seconds. Never does: matter; no decision reads the rows.
+Owns: one thread that writes the row every 5 seconds. Never does: decide anything; no decision reads
+the rows.
 """
 
 from __future__ import annotations
@@ -22,15 +23,20 @@ EVERY = 5.0
 
 
 def node_name(settings: Settings, kind: str, index: int | None = None) -> str:
-    """A name that no other process has: the one that is set, or host name and process id."""
+    """Name of this process in the cluster: the one that is set, or host name and process id."""
     if settings.node is None:
         return f"{socket.gethostname()}-{os.getpid()}"
     name = settings.node if kind in ("gateway", "up") else f"{settings.node}-{kind}"
     return name if index is None else f"{name}-{index}"
 
 
-class Heart:
-    """Writes this process's row until it is stopped."""
+class Heartbeat:
+    """Writes this process's row until it is stopped.
+
+    Args:
+        connections: asked each time for the number of open connections.
+        info: asked each time for further facts to show.
+    """
 
     def __init__(
         self,
@@ -47,14 +53,14 @@ class Heart:
         self._connections = connections
         self._info = info
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="delivery-heart", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="delivery-heartbeat", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
 
     def stop(self, timeout: float = 6.0) -> None:
-        """End the thread and take the row away."""
+        """End the thread and delete the row."""
         self._stopping.set()
         self._thread.join(timeout)
 
@@ -71,11 +77,11 @@ class Heart:
                 was_up = True
             except LedgerError as error:
                 if was_up:
-                    logger.warning("the ledger did not take this node's sign of life: %s", error)
+                    logger.warning("heartbeat of node %s not recorded: %s", self._node, error)
                 was_up = False
             if self._stopping.wait(EVERY):
                 break
         try:
             self._ledger.nodes.leave(self._node)
         except LedgerError as error:
-            logger.debug("the node's row stays until it is forgotten: %s", error)
+            logger.debug("row of node %s not deleted, it expires: %s", self._node, error)

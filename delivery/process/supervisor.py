@@ -1,4 +1,4 @@
-"""Several processes as one: started together, restarted when one dies, stopped together.
+"""The supervisor of forked processes: starts them, restarts the dead, stops all of them.
 
 Owns: forks and signals. Never does: know what the processes do.
 """
@@ -17,34 +17,36 @@ from typing import NoReturn
 
 logger = logging.getLogger(__name__)
 
-PAUSE = 1.0
+RESTART_DELAY = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-WRONG = 2  # the exit code of a wrong configuration: a restart cannot help
+CONFIGURATION = 2
+"""Exit code of a wrong configuration: a restart cannot mend it."""
 
 
 def supervise(count: int, serve: Callable[[int], None]) -> None:
     """Run ``serve(index)`` in ``count`` forked processes until SIGTERM or SIGINT.
 
     A process that dies is started again after a second, and ends when this one does. Returns in
-    the parent only; in a child ``serve`` ends the process.
+    the parent only; a child exits after ``serve``.
 
     Raises:
-        SystemExit: a child found the configuration wrong.
+        SystemExit: a child ended with the exit code of a wrong configuration.
     """
-    _Family(count, serve).run()
+    _Supervisor(count, serve).run()
 
 
-class _Family:
+class _Supervisor:
     def __init__(self, count: int, serve: Callable[[int], None]) -> None:
         self._count = count
         self._serve = serve
         self._children: dict[int, int] = {}
         self._is_stopping = threading.Event()
         self._failed = 0
-        self._watched, self._alive = os.pipe()
+        # The write end closes with the parent, which the children see at the read end.
+        self._read_end, self._write_end = os.pipe()
 
     def run(self) -> None:
-        """Until every child has ended."""
+        """Start the children; return when every one has ended."""
         for number in _SIGNALS:
             signal.signal(number, self._on_signal)
         for index in range(self._count):
@@ -70,9 +72,9 @@ class _Family:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def _be_child(self, index: int) -> NoReturn:
-        os.close(self._alive)
-        threading.Thread(target=_end_with, args=(self._watched,), daemon=True).start()
-        # Ctrl-C reaches parent and child; a second signal would be one too many.
+        os.close(self._write_end)
+        threading.Thread(target=_end_with_parent, args=(self._read_end,), daemon=True).start()
+        # Ctrl-C reaches parent and child, and the parent sends SIGTERM: the child takes that one.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -82,12 +84,12 @@ class _Family:
     def _on_end(self, index: int, code: int) -> None:
         if self._is_stopping.is_set():
             return
-        if code == WRONG:
+        if code == CONFIGURATION:
             self._failed = code
             self._stop()
             return
-        logger.error("process %d of %d ended with %d; starting it again", index, self._count, code)
-        if not self._is_stopping.wait(PAUSE):
+        logger.error("process %d of %d ended with status %d; restarting", index, self._count, code)
+        if not self._is_stopping.wait(RESTART_DELAY):
             self._start(index)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -104,8 +106,8 @@ def _end(pid: int) -> None:
         os.kill(pid, signal.SIGTERM)
 
 
-def _end_with(parent: int) -> None:
-    """In a child: nobody would stop it, or start it again, after its parent."""
-    os.read(parent, 1)  # nothing is ever written; the end comes with the parent's
-    logger.error("the parent process is gone; stopping")
+def _end_with_parent(read_end: int) -> None:
+    """End this child when its parent is gone: it would never be stopped or restarted."""
+    os.read(read_end, 1)  # nothing is ever written: it returns when the parent has ended
+    logger.error("parent process ended; stopping")
     _end(os.getpid())

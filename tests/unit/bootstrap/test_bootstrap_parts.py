@@ -20,7 +20,7 @@ from delivery.emitter.second_copies import CopyThread
 from delivery.errors import ChannelUnavailable, ConfigError, DeliveryError, LedgerUnavailable
 from delivery.process.data_directory import (
     development_secret,
-    holding,
+    locked,
     make_data_dir,
     signing_secret,
 )
@@ -51,9 +51,9 @@ def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_a_held_directory_is_refused_until_it_is_given_back(tmp_path: Path) -> None:
-    with holding(tmp_path), pytest.raises(ConfigError, match="another"), holding(tmp_path):
+    with locked(tmp_path), pytest.raises(ConfigError, match="another"), locked(tmp_path):
         pass
-    with holding(tmp_path):
+    with locked(tmp_path):
         pass
 
 
