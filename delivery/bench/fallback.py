@@ -15,9 +15,9 @@ from typing import Any
 
 import delivery
 from delivery.bench.faults.cluster import Cluster, Servers, Shape, running, two_servers
-from delivery.domain.channels import Channel
 from delivery.bench.load import Load
 from delivery.bench.processes import new_folder
+from delivery.domain.channels import Channel
 from delivery.domain.event import AGENT_TYPES
 from delivery.errors import DeliveryError
 from delivery.process.event_loop import run

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from delivery.domain.channels import Channel
 from delivery.bench.processes import BenchFailed
+from delivery.domain.channels import Channel
 from delivery.domain.event import AGENT_TYPES, Event, EventClass
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.policy import ClassPolicy

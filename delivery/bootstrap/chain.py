@@ -5,17 +5,12 @@ Owns: how the parts of ``tasks`` meet ledger, transports and sockets. Never does
 
 from __future__ import annotations
 
-import logging
 import random
-import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import httpx
-
-from delivery.bootstrap.settings_parts import (
+from delivery.bootstrap.transports import (
     make_alerts,
     make_channels,
     make_links,
@@ -29,24 +24,17 @@ from delivery.domain.policy import Policies
 from delivery.domain.ports import Resend
 from delivery.domain.records import Entry
 from delivery.domain.stores import Ledger
-from delivery.errors import DeliveryError, LedgerUnavailable
 from delivery.ledger.journal.spool import adopt_orphans
 from delivery.tasks.app import check_limits, is_rabbitmq, make_app
+from delivery.tasks.dead_mans_switch import DeadMansSwitch, WatchedSweeper
 from delivery.tasks.executor import Executor, TimeLimits
 from delivery.tasks.fallback import INTERRUPTIONS, Maintenance, register, register_maintenance
 from delivery.tasks.relay import Relay
-from delivery.tasks.sweep import Alerter, Sweeper, SweepReport, ThresholdWatch
+from delivery.tasks.sweep import Alerter, ThresholdWatch
 
 if TYPE_CHECKING:
     from celery import Celery
 
-logger = logging.getLogger(__name__)
-
-PING_EVERY = 30.0
-HINT_DELAY = 0.02
-HINT_EVERY = 0.25
-"""Seconds between two hinted sweeps, at least: what a crowd of absent users is sent meanwhile goes
-through the chain as one batch, which costs little more than one event."""
 QueueCopy = Callable[[Sequence[Event]], None]
 
 
@@ -121,7 +109,8 @@ def make_chain(
         callback_url=sms_callback(settings),
         interruptions=INTERRUPTIONS,
     )
-    sweeper = WatchedSweeper(ledger, policies, relay, watch=make_watch(settings))
+    switch = DeadMansSwitch(secret(settings.heartbeat_url))
+    sweeper = WatchedSweeper(ledger, policies, relay, switch)
     thresholds = ThresholdWatch(ledger, load_thresholds(settings))
     alerter = Alerter(ledger, alerts, thresholds.look)
     maintenance = Maintenance(sweeper, alerter, ledger.audit.seal, trim)
@@ -137,92 +126,6 @@ def drain_orphans(settings: Settings, ledger: Ledger) -> None:
     directory = settings.data_dir / "spool"
     if directory.is_dir():
         adopt_orphans(directory, commit)
-
-
-class WatchedSweeper(Sweeper):
-    """A sweeper that tells a dead man's switch that it still runs."""
-
-    def __init__(
-        self, ledger: Ledger, policies: Policies, publish: Relay, *, watch: Callable[[], None]
-    ) -> None:
-        super().__init__(ledger, policies, publish)
-        self._watch = watch
-
-    def sweep(self) -> SweepReport:
-        """See ``Sweeper``; tells the switch only when the sweep succeeded."""
-        report = super().sweep()
-        self._watch()
-        return report
-
-
-def make_watch(settings: Settings) -> Callable[[], None]:
-    """Fetches DELIVERY_HEARTBEAT_URL at most every 30 s, beside the caller; nothing if unset."""
-    url = secret(settings.heartbeat_url)
-    if url is None:
-        return lambda: None
-    last = [0.0]
-    lock = threading.Lock()
-
-    def fetch() -> None:
-        try:
-            httpx.get(url, timeout=5.0).raise_for_status()
-        except httpx.HTTPError as error:
-            logger.warning("DELIVERY_HEARTBEAT_URL does not answer: %s", type(error).__name__)
-
-    def watch() -> None:
-        now = time.monotonic()
-        with lock:
-            if last[0] and now - last[0] < PING_EVERY:
-                return
-            last[0] = now
-        threading.Thread(target=fetch, name="delivery-watch", daemon=True).start()
-
-    return watch
-
-
-class HintedSweep:
-    """Sweeps soon after a hint, so that a handed-over event need not wait for beat's second.
-
-    One thread; hints that come meanwhile are one. ``hint`` never waits.
-    """
-
-    def __init__(self, sweep: Callable[[], object]) -> None:
-        self._sweep = sweep
-        self._hinted = threading.Event()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="delivery-sweep", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def hint(self) -> None:
-        """Something is due now."""
-        self._hinted.set()
-
-    def stop(self, timeout: float = 5.0) -> None:
-        """End the thread after the sweep under way."""
-        self._stopping.set()
-        self._hinted.set()
-        self._thread.join(timeout)
-
-    def _run(self) -> None:
-        swept_at = float("-inf")
-        while not self._stopping.is_set():
-            if not self._hinted.wait(5.0):
-                continue
-            # The commit that the hint speaks of may still be under way.
-            self._stopping.wait(max(HINT_DELAY, swept_at + HINT_EVERY - time.monotonic()))
-            self._hinted.clear()
-            if self._stopping.is_set():
-                return
-            swept_at = time.monotonic()
-            try:
-                self._sweep()
-            except LedgerUnavailable as error:
-                logger.debug("hinted sweep: %s", error)  # beat's next sweep finds it
-            except DeliveryError:
-                logger.exception("hinted sweep failed")
 
 
 def check_order(settings: Settings) -> str:

@@ -11,15 +11,17 @@ import secrets
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
+from delivery import resources
+from delivery.api.demo_agent import DemoAgent
 from delivery.bootstrap.chain import attach, make_chain
-from delivery.bootstrap.demo import USER, DemoStage
 from delivery.bootstrap.gateway import serve_node, with_port
+from delivery.bootstrap.ledger import database_url
 from delivery.bootstrap.node import Node
-from delivery.bootstrap.store import database_url
 from delivery.bootstrap.tokens import issue
 from delivery.bus.resend import LoopResend
 from delivery.config import Settings, secret
@@ -30,8 +32,10 @@ from delivery.process.event_loop import StopSignal
 from delivery.tasks.embedded import EmbeddedWorker
 from delivery.transports.sinks import MailSink, SinkInbox, SmsSink
 
+USER = "demo"
 SERVICE = "demo-service"
 TOKEN_TTL = 30 * 86_400.0
+DEMO_TOKEN_TTL = 3_600.0
 DRAIN = 2.0
 _SINK_NUMBER = "+15005550006"
 _SINK_ACCOUNT = "AC" + "0" * 32
@@ -70,14 +74,20 @@ class Embedded:
         with ExitStack() as held:
             held.enter_context(locked(settings.data_dir))
             self.settings = self._with_stand_ins(settings, held)
-            self.node = Node(self.settings, "up", inbox=self.inbox, stage=self._make_stage)
+            self.node = Node(self.settings, "up", inbox=self.inbox, stage=self._make_demo_agent)
             self._worker = EmbeddedWorker(self.node.celery)
             self._closing = AsyncExitStack()
             self._closing.callback(held.pop_all().close)
 
-    def _make_stage(self, node: Node) -> DemoStage:
-        self._stage = DemoStage(self.settings, node.emitter)
-        return self._stage
+    def _make_demo_agent(self, node: Node) -> DemoAgent:
+        settings = self.settings
+        self._demo_agent = DemoAgent(
+            USER,
+            lambda: issue(settings, USER, scopes=None, ttl=DEMO_TOKEN_TTL),
+            node.emitter,
+            is_quick=settings.policies == demo_policies(),
+        )
+        return self._demo_agent
 
     def _with_stand_ins(self, settings: Settings, held: ExitStack) -> Settings:
         found: dict[str, Any] = {}
@@ -122,7 +132,7 @@ class Embedded:
         attach(node.celery, lambda: parts)
         self._closing.push_async_callback(asyncio.to_thread, self._worker.stop)
         await asyncio.to_thread(self._worker.start)
-        self._closing.push_async_callback(self._stage.close)
+        self._closing.push_async_callback(self._demo_agent.close)
 
     async def close(self) -> None:
         """Let tasks end, then stop everything in reverse order and give the directory back."""
@@ -162,6 +172,15 @@ def _place(url: SecretStr | None, otherwise: str) -> str:
         return otherwise
     scheme, _, rest = plain.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
+def demo_policies() -> Path:
+    """The policy file of the demonstration, whose chain takes seconds.
+
+    Raises:
+        ConfigError: the package lacks it.
+    """
+    return resources.file("config", "policies-demo.toml")
 
 
 async def run_up(settings: Settings, *, ready: Callable[[Address], None]) -> None:

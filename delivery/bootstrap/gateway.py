@@ -9,8 +9,8 @@ import logging
 import socket
 from collections.abc import Callable
 
+from delivery.bootstrap.ledger import database_url, require_current
 from delivery.bootstrap.node import Node
-from delivery.bootstrap.store import database_url, require_current
 from delivery.config import Settings, load_settings, require_services, require_trust
 from delivery.errors import ConfigError, LedgerUnavailable
 from delivery.ledger import migrate

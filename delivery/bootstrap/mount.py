@@ -11,8 +11,8 @@ from aiohttp import web
 
 from delivery.api.problems import problem_middleware
 from delivery.bootstrap.embedded import Embedded
+from delivery.bootstrap.ledger import database_url, require_current
 from delivery.bootstrap.node import Node
-from delivery.bootstrap.store import database_url, require_current
 from delivery.config import Settings, load_settings, require_services, require_trust
 from delivery.emitter.emitter import Emitter
 

@@ -22,10 +22,10 @@ from delivery.api.pages import Pages
 from delivery.api.routes import Handlers
 from delivery.api.server import Gateway
 from delivery.api.stage import Stage
-from delivery.bootstrap.chain import HintedSweep, make_celery
-from delivery.bootstrap.settings_parts import make_links
-from delivery.bootstrap.sockets import make_copies
-from delivery.bootstrap.store import database_url
+from delivery.bootstrap.bus import make_copies
+from delivery.bootstrap.chain import make_celery
+from delivery.bootstrap.ledger import database_url
+from delivery.bootstrap.transports import make_links
 from delivery.bus.in_process import LocalBus
 from delivery.bus.redis_bus import RedisBus
 from delivery.config import Settings, load_policies, load_thresholds, secret
@@ -48,6 +48,7 @@ from delivery.ledger.journal.spool import Spool
 from delivery.process.data_directory import make_data_dir
 from delivery.process.heartbeat import Heartbeat, node_name
 from delivery.protocol import Limits
+from delivery.tasks.hinted_sweep import HintedSweep
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Sweeper
 

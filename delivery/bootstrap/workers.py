@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
+from delivery.bootstrap.bus import make_remote
 from delivery.bootstrap.chain import ChainParts, attach, make_celery, make_chain
-from delivery.bootstrap.sockets import make_remote
-from delivery.bootstrap.store import database_url, require_current
+from delivery.bootstrap.ledger import database_url, require_current
 from delivery.config import (
     Settings,
     load_policies,

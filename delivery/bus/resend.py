@@ -174,3 +174,16 @@ def _subscribe(pubsub: PubSub, channel: str, deadline: float, is_sharded: bool) 
         if item is not None and item["type"] in ("subscribe", "ssubscribe"):
             return
     raise ChannelUnavailable("Redis did not confirm the subscription for the gateways' answers")
+
+
+class NoResend:
+    """A worker's resend without Redis: the chain goes on to the next channel."""
+
+    def resend(self, user_id: str, event_ids: Sequence[str], timeout: float) -> int:
+        """Raises ``ChannelUnavailable``: there is no way to the gateways."""
+        raise ChannelUnavailable(
+            "workers cannot reach the gateways: set DELIVERY_REDIS_URL", retryable=False
+        )
+
+    def wake(self, user_ids: Sequence[str]) -> None:
+        """Do nothing: clients find their events when they connect."""

@@ -22,7 +22,7 @@ def audit() -> None:
 @json_option
 def verify(as_json: bool) -> None:
     """Find any changed, inserted or missing row of the compliance log."""
-    from delivery.bootstrap.store import open_ledger
+    from delivery.bootstrap.ledger import open_ledger
     from delivery.config import load_settings
 
     with open_ledger(load_settings()) as ledger:

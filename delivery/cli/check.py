@@ -17,9 +17,9 @@ from delivery.cli.output import say_json, say_table
 @json_option
 def check(as_json: bool) -> None:
     """List what is misconfigured, unreachable or insecure, and the mend."""
-    from delivery.bootstrap.probes import probe_all
+    from delivery.bootstrap.checks import check_all
 
-    findings = probe_all()
+    findings = check_all()
     problems = [finding for finding in findings if finding.level != "ok"]
     if as_json:
         say_json(

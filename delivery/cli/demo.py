@@ -25,13 +25,12 @@ def demo(host: str | None, port: int | None, data_dir: str | None, as_json: bool
     chain until a mail gets it confirmed. Everything runs in this process; the
     chain's times are shortened so that the tour takes less than a minute.
     """
-    from delivery.bootstrap.demo import demo_policies
-
     settings = serving_settings(queued=True, host=host, port=port, data_dir=data_dir)
+    from delivery.bootstrap.embedded import demo_policies, run_up
+    from delivery.process.event_loop import run
+
     if settings.policies is None:
         settings = settings.model_copy(update={"policies": demo_policies()})
-    from delivery.bootstrap.embedded import run_up
-    from delivery.process.event_loop import run
 
     run(run_up(settings, ready=lambda address: _say(address, as_json=as_json)))
 

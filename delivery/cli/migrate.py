@@ -16,7 +16,7 @@ from delivery.cli.output import say_json
 @json_option
 def migrate(down: str | None, as_json: bool) -> None:
     """Bring the database's tables to this version."""
-    from delivery.bootstrap.store import migrate_ledger
+    from delivery.bootstrap.ledger import migrate_ledger
     from delivery.config import load_settings
 
     revision = migrate_ledger(load_settings(), down=down)

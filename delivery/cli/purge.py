@@ -83,7 +83,7 @@ def purge(
 
 
 def _purge(keep: dict[str, float], *, batch: int, dry_run: bool) -> dict[str, int]:
-    from delivery.bootstrap.store import open_ledger
+    from delivery.bootstrap.ledger import open_ledger
     from delivery.config import load_settings
     from delivery.domain.lifecycle import State
 

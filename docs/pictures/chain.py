@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 from playwright.async_api import Browser, Page, ViewportSize
 
-from delivery.bootstrap.demo import demo_policies, script
+from delivery.api.demo_agent import script
+from delivery.bootstrap.embedded import demo_policies
 from docs.pictures.camera import take
 from tests import servers
 from tests.cluster.conftest import Cluster, making, start

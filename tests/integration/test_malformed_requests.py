@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
-
 from delivery.bench.faults.server import wait_until
+
 from tests.processes import Process, running
 
 BUDGET = 0.35

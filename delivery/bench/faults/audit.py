@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from delivery.domain.channels import Channel
 from delivery.bench.faults.listeners import Listener, Sight
 from delivery.bench.faults.producers import Sent
+from delivery.domain.channels import Channel
 from delivery.domain.lifecycle import ENDED, Attempt, Outcome, State
 from delivery.domain.records import Stored
 from delivery.domain.stores import Ledger

@@ -1,4 +1,4 @@
-"""The small parts that wiring brings of its own: data directory, threads, hints, probes."""
+"""The small parts that wiring brings of its own: data directory, threads, hints, checks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from delivery.bootstrap import probes
-from delivery.bootstrap.chain import HINT_EVERY, HintedSweep, check_order, make_watch
-from delivery.bootstrap.sockets import NoGateways
-from delivery.bootstrap.store import database_url, migrate_ledger
+from delivery.bootstrap import checks
+from delivery.bootstrap.chain import check_order
+from delivery.bootstrap.ledger import database_url, migrate_ledger
+from delivery.bus.resend import NoResend
 from delivery.config import DEV_SECRET_PREFIX, load_settings
 from delivery.domain.event import Event
 from delivery.emitter.second_copies import CopyThread
@@ -25,6 +25,8 @@ from delivery.process.data_directory import (
     signing_secret,
 )
 from delivery.process.heartbeat import node_name
+from delivery.tasks.dead_mans_switch import DeadMansSwitch
+from delivery.tasks.hinted_sweep import HINT_EVERY, HintedSweep
 from tests.messages import make_event
 from tests.web_server import Reply, web_server
 
@@ -165,25 +167,25 @@ def test_copies_that_do_not_fit_are_dropped_and_never_waited_for() -> None:
     assert copies.dropped == 1
 
 
-def test_the_heartbeat_is_fetched_at_most_once_per_interval() -> None:
+def test_the_dead_mans_switch_is_pinged_at_most_once_per_interval() -> None:
     with web_server() as server:
-        watch = make_watch(load_settings(heartbeat_url=f"{server.url}/ping"))
+        switch = DeadMansSwitch(f"{server.url}/ping")
         for _ in range(3):
-            watch()
+            switch.ping()
         server.wait_for(1)
         assert [request.path for request in server.requests] == ["/ping"]
 
 
-def test_a_heartbeat_that_fails_hurts_nobody() -> None:
+def test_a_ping_that_fails_is_no_error() -> None:
     with web_server() as server:
         server.answer = lambda request: Reply(status=500)
-        make_watch(load_settings(heartbeat_url=server.url))()
+        DeadMansSwitch(server.url).ping()
         server.wait_for(1)
 
 
 def test_without_a_bus_workers_say_that_gateways_cannot_be_asked() -> None:
     with pytest.raises(ChannelUnavailable, match="DELIVERY_REDIS_URL") as caught:
-        NoGateways().resend("u", ["e"], 1.0)
+        NoResend().resend("u", ["e"], 1.0)
     assert not caught.value.retryable
 
 
@@ -196,7 +198,7 @@ def levels(**settings: object) -> dict[str, str]:
     for name, value in settings.items():
         os.environ[f"DELIVERY_{name.upper()}"] = str(value)
     try:
-        return {finding.what: finding.level for finding in probes.probe_all()}
+        return {finding.what: finding.level for finding in checks.check_all()}
     finally:
         for name in settings:
             del os.environ[f"DELIVERY_{name.upper()}"]
@@ -247,7 +249,7 @@ def test_check_warns_when_one_redis_is_bus_and_broker() -> None:
     url = "redis://127.0.0.1:1"
     found = levels(redis_url=f"{url}/0", broker_url=f"{url}/1")
     assert found["broker"] in ("warn", "fail")
-    assert [f.level for f in probes._settings(load_settings(redis_url=url, broker_url=url))
+    assert [f.level for f in checks._settings(load_settings(redis_url=url, broker_url=url))
             if f.what == "broker"] == ["warn"]  # fmt: skip
 
 
@@ -260,7 +262,7 @@ def test_no_finding_shows_a_password() -> None:
     os.environ["DELIVERY_DATABASE_URL"] = "postgresql://u:hunter22@127.0.0.1:1/x"
     os.environ["DELIVERY_REDIS_URL"] = "redis://:hunter22@127.0.0.1:1/0"
     try:
-        findings = probes.probe_all()
+        findings = checks.check_all()
     finally:
         del os.environ["DELIVERY_DATABASE_URL"], os.environ["DELIVERY_REDIS_URL"]
     assert "hunter22" not in repr(findings)

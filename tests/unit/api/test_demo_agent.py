@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from delivery.bootstrap import demo
+from delivery.api.demo_agent import script
+from delivery.bootstrap.embedded import demo_policies
 from delivery.config import read_toml
 from delivery.domain.event import EventClass
 from delivery.domain.policy import parse_policies
 
 
 def test_a_run_begins_ends_and_takes_less_than_fifteen_seconds() -> None:
-    beats = demo.script("why?")
+    beats = script("why?")
     types = [type for _, type, _ in beats]
     assert types[0] == "agent_started"
     assert types[-1] == "agent_completed"
@@ -18,13 +19,13 @@ def test_a_run_begins_ends_and_takes_less_than_fifteen_seconds() -> None:
 
 
 def test_the_streamed_words_are_the_answer() -> None:
-    beats = demo.script("why?")
+    beats = script("why?")
     streamed = "".join(data["text"] for _, type, data in beats if type == "token_delta")
     assert streamed.strip() == beats[-1][2]["result"]
 
 
 def test_the_demonstrations_policies_reach_a_mail_within_seconds() -> None:
-    policies = parse_policies(read_toml(demo.demo_policies()))
+    policies = parse_policies(read_toml(demo_policies()))
     critical = policies.of(EventClass.CRITICAL)
     chain = {step.channel: step for step in critical.chain}
     assert list(chain) == [

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import redis
 
 from delivery.bootstrap.chain import check_order, make_celery
-from delivery.bootstrap.store import SQLITE_FILE, database_url, revisions
+from delivery.bootstrap.ledger import SQLITE_FILE, database_url, revisions
 from delivery.config import (
     Settings,
     load_policies,
@@ -71,7 +71,7 @@ def wrong(what: str, error: ConfigError) -> Finding:
     return Finding(what, "fail", str(error), "see left", CONFIGURATION)
 
 
-def probe_all() -> list[Finding]:
+def check_all() -> list[Finding]:
     """Look at everything, services side by side, each within a few seconds."""
     try:
         settings = load_settings()

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from delivery.bus.resend import BusResend
+from delivery.bus.resend import BusResend, NoResend
 from delivery.bus.user_streams import RedisStreams
 from delivery.config import Settings, secret
 from delivery.domain.event import Event
@@ -43,19 +43,6 @@ class Remote:
     close: Callable[[], None]
 
 
-class NoGateways:
-    """Without Redis a worker cannot ask the gateways; the chain goes on to the next channel."""
-
-    def resend(self, user_id: str, event_ids: Sequence[str], timeout: float) -> int:
-        """Raises ``ChannelUnavailable``: there is no way to the sockets."""
-        raise ChannelUnavailable(
-            "workers cannot reach the gateways: set DELIVERY_REDIS_URL", retryable=False
-        )
-
-    def wake(self, user_ids: Sequence[str]) -> None:
-        """Nobody to wake; clients find their events when they connect."""
-
-
 def make_copies(settings: Settings, ledger: Ledger) -> Copies:
     """Where second copies go."""
     url = secret(settings.redis_url)
@@ -79,7 +66,7 @@ def make_remote(settings: Settings, ledger: Ledger) -> Remote:
     copies = make_copies(settings, ledger)
     url = secret(settings.redis_url)
     if url is None:
-        return Remote(NoGateways(), copies.put, copies.trim, copies.close)
+        return Remote(NoResend(), copies.put, copies.trim, copies.close)
     resend = BusResend(url)
 
     def close() -> None:

@@ -1,7 +1,7 @@
-"""The demonstration: an agent that answers on a stage, through the same emitter as everybody.
+"""The agent of the demonstration page: emits the events of a run through the public emitter.
 
-Owns: what the agent says and when, and the visitor's token. Never does: deliver; what happens to
-the events is the pipeline's work.
+Owns: the script, which events with which data and pauses. Never does: deliver; its events take the
+way of all events.
 """
 
 from __future__ import annotations
@@ -9,24 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from delivery import resources
 from delivery.api.stage import Part
-from delivery.bootstrap.tokens import issue
-from delivery.config import Settings
 from delivery.domain.emission import Emission
 from delivery.errors import DeliveryError, Overloaded
 
 logger = logging.getLogger(__name__)
 
-USER = "demo"
-TOKEN_TTL = 3_600.0
 MAX_RUNS = 8
 
-Beat = tuple[float, str, dict[str, Any]]
+Step = tuple[float, str, dict[str, Any]]
 """Seconds of pause, event type, data."""
 
 _ANSWER = (
@@ -36,26 +30,28 @@ _ANSWER = (
 )
 
 
-def demo_policies() -> Path:
-    """The policy file with the chain's times shortened.
-
-    Raises:
-        ConfigError: the package lacks it.
-    """
-    return resources.file("config", "policies-demo.toml")
-
-
-class DemoStage:
+class DemoAgent:
     """See ``delivery.api.stage.Stage``.
 
     Args:
-        settings: signs the visitor's token; its policies tell whether the times are short.
-        emitter: makes an emitter for a user and a run.
+        user_id: the demonstration's user.
+        make_token: signs a client's token for that user; may raise ``ConfigError``.
+        make_emitter: makes an emitter for a user and a run.
+        is_quick: the policies are the demonstration's, whose chain takes seconds.
     """
 
-    def __init__(self, settings: Settings, emitter: Callable[[str, str], Emission]) -> None:
-        self._settings = settings
-        self._emitter = emitter
+    def __init__(
+        self,
+        user_id: str,
+        make_token: Callable[[], str],
+        make_emitter: Callable[[str, str], Emission],
+        *,
+        is_quick: bool,
+    ) -> None:
+        self._user_id = user_id
+        self._make_token = make_token
+        self._make_emitter = make_emitter
+        self._is_quick = is_quick
         self._runs: set[asyncio.Task[None]] = set()
 
     def part(self) -> Part:
@@ -64,11 +60,10 @@ class DemoStage:
         Raises:
             ConfigError: tokens come from an identity provider here.
         """
-        token = issue(self._settings, USER, scopes=None, ttl=TOKEN_TTL)
-        return Part(USER, token, self._settings.policies == demo_policies())
+        return Part(self._user_id, self._make_token(), self._is_quick)
 
     def start_run(self, prompt: str) -> str:
-        """Let the agent answer; see ``Stage``."""
+        """Start a run that answers the prompt; see ``Stage``."""
         if len(self._runs) >= MAX_RUNS:
             raise Overloaded("the demonstration's agent has enough to do; ask again in a moment")
         run_id = f"run-{uuid4().hex[:12]}"
@@ -78,13 +73,13 @@ class DemoStage:
         return run_id
 
     async def close(self) -> None:
-        """End what is on stage."""
+        """End the runs under way."""
         for task in self._runs:
             task.cancel()
         await asyncio.gather(*self._runs, return_exceptions=True)
 
     async def _play(self, run_id: str, prompt: str) -> None:
-        emitter = self._emitter(USER, run_id)
+        emitter = self._make_emitter(self._user_id, run_id)
         try:
             for pause, type, data in script(prompt):
                 await asyncio.sleep(pause)
@@ -93,15 +88,15 @@ class DemoStage:
                 else:
                     await emitter.emit(type, data)
         except DeliveryError as error:
-            logger.warning("the demonstration's run %s ended early: %s", run_id, error)
+            logger.warning("demonstration run %s ended early: %s", run_id, error)
 
 
-def script(prompt: str) -> list[Beat]:
-    """What the agent does with a question: about ten seconds."""
+def script(prompt: str) -> list[Step]:
+    """Events of a run that answers a question, about ten seconds long."""
     search = {"query": "orders delivered late, last quarter"}
     draft = {"to": "Northwind", "about": "9 late orders"}
     words = _ANSWER.split(" ")
-    deltas: list[Beat] = [(0.03, "token_delta", {"text": f"{word} "}) for word in words]
+    deltas: list[Step] = [(0.03, "token_delta", {"text": f"{word} "}) for word in words]
     return [
         (0.2, "agent_started", {"agent": "supply analyst", "title": prompt}),
         (0.9, "agent_thinking", {"thought": "I need the deliveries of the last quarter."}),
