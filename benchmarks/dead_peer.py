@@ -1,7 +1,7 @@
-"""A user whose only client is dead and does not know it yet: what each further event costs.
+"""The cost of each event for a user whose only client has died without a close.
 
-Owns: the client that goes dead, with its user's breaker open or closed, and the count of what the
-chain has by the time the last event is accepted.
+Owns: the client that dies, with its user's breaker open or closed, and the count of the events that
+the chain has when the last one is accepted.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from delivery.gateway.auth import make_token
 from delivery.process.event_loop import tune_garbage_collector
 
 USER = "user-0"
-PATIENCE = 60.0
+TIMEOUT = 60.0
 PAGE = 500
 _TEXT = 0x1
 
 
 class _Deaf(asyncio.Protocol):
-    """Takes over a connection: whatever comes is thrown away."""
+    """Takes over a connection and discards all that comes."""
 
     def data_received(self, data: bytes) -> None:
         pass
@@ -42,7 +42,7 @@ class _Deaf(asyncio.Protocol):
 async def push_to_dead_peer(
     node: Node, *, secret: str, events: int, is_open: bool
 ) -> dict[str, Any]:
-    """Emit to it, through everything that an event passes.
+    """Emit to the dead client through the whole product.
 
     Args:
         is_open: the client refused so many events that its user's breaker opened.
@@ -64,7 +64,7 @@ async def push_to_dead_peer(
             before = time.thread_time()
             ids = await _emit(node, emitter, events)
             loop_s = time.thread_time() - before
-            await node.journal.flush(PATIENCE)
+            await node.journal.flush(TIMEOUT)
         handed = await asyncio.to_thread(_handed_over, node, ids)
         return {
             "loop_us_per_event": loop_s / events * 1e6,
@@ -77,8 +77,8 @@ async def push_to_dead_peer(
 
 
 async def _go_dead(node: Node, emitter: Emitter, transport: Any, *, is_open: bool) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not node.connections:  # noqa: ASYNC110 - connections announce themselves to nobody
+    async with asyncio.timeout(TIMEOUT):
+        while not node.connections:  # noqa: ASYNC110 - connections are not announced
             await asyncio.sleep(0.01)
         transport.set_protocol(_Deaf())
         ids = [(await emitter.emit("run_opened", {})).id for _ in range(THRESHOLD)]
@@ -98,7 +98,7 @@ async def _emit(node: Node, emitter: Emitter, events: int) -> list[str]:
         ids.append(emitter.emit_nowait(AGENT_TYPES[number % len(AGENT_TYPES)], data).id)
         if number % BURST == 0:
             await asyncio.sleep(0)
-            while node.journal.backlog > MAX_BACKLOG:  # noqa: ASYNC110 - nobody announces it
+            while node.journal.backlog > MAX_BACKLOG:  # noqa: ASYNC110 - the journal announces no room
                 await asyncio.sleep(0.001)
     return ids
 

@@ -2,7 +2,7 @@
 
     $ python -m benchmarks.gains --help
 
-Owns: which mechanisms, what is measured of each, and what counts as a gain. A mechanism that gains
+Owns: the mechanisms, the measures of each, and the definition of a gain. A mechanism that gains
 nothing in a measure, or costs something, is reported like any other.
 """
 
@@ -29,15 +29,15 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure.
+    """Sizes of the comparison.
 
     Attributes:
         load: of batching and performance mode; its rate is that of the paced rounds.
         linger: seconds, when batching is on.
         pieces: ephemeral events for the slow reader.
-        behind: how many of them come between two of its looks; each is a comparison of its own.
+        behind: how many of them come between two of its reads; each is a comparison of its own.
         pushes: events for the dead peer.
-        rounds: on and off each, in turn.
+        rounds: rounds of on and off, in turn.
     """
 
     load: Load
@@ -98,7 +98,7 @@ def run_all(plan: Plan) -> dict[str, Any]:
 
 
 def _lingering(plan: Plan) -> list[dict[str, Any]]:
-    """Batching, and what performance mode does where a policy lingers."""
+    """Batching, and performance mode under a policy that lingers."""
     fast = replace(plan.load, rate=0.0)
     found = _in_turn(
         plan.rounds,
@@ -151,12 +151,12 @@ def _asked(installation: Installation, events: int, is_open: bool) -> Figures:
     )
 
 
-def _in_turn(rounds: int, ways: dict[str, Callable[[], Figures]]) -> dict[str, list[Figures]]:
-    """Each way once per round: what drifts with the hour drifts for all of them."""
-    found: dict[str, list[Figures]] = {name: [] for name in ways}
+def _in_turn(rounds: int, variants: dict[str, Callable[[], Figures]]) -> dict[str, list[Figures]]:
+    """Each variant once per round, so that a drift of the machine is the same for all."""
+    found: dict[str, list[Figures]] = {name: [] for name in variants}
     for _ in range(rounds):
-        for name, way in ways.items():
-            found[name].append(way())
+        for name, measure in variants.items():
+            found[name].append(measure())
     return found
 
 

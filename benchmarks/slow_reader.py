@@ -1,7 +1,7 @@
-"""Ephemeral pieces of text for a client that reads now and then: merged while they wait, or not.
+"""Ephemeral pieces of text for a client that reads rarely: merged while they wait, or not.
 
-Owns: a connection's lanes without a socket, since a socket's buffers would hold most of what is to
-be seen, and as much as each system likes.
+Owns: a connection's lanes without a socket, since a socket's buffers hold an amount that differs
+from system to system.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from delivery.protocol import Limits, encode_event
 PIECE = "a few words, "
 MERGED = PIECES[0]
 SINGLE = "x" * len(MERGED)
-"""As long a name for the text, but one that stands for nothing in particular."""
+"""A name as long as that of mergeable text, which is not merged."""
 
 
 def read_slowly(*, events: int, behind: int, is_merged: bool) -> dict[str, Any]:

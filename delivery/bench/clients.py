@@ -1,7 +1,7 @@
-"""The users: one process with many lean WebSocket clients that parse and acknowledge everything.
+"""The clients: many lean WebSocket clients in one process, which acknowledge every event.
 
-Owns: a minimal client of RFC 6455, since a full one would be the bottleneck. It checks that each
-event arrives once; what came twice or was lost fails the run.
+Owns: a minimal client of RFC 6455, since a full one would be the bottleneck. It counts the events
+that came, and those that came twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 _decode = msgspec.json.Decoder().decode
 _TEXT, _CLOSE, _PING, _PONG = 0x1, 0x8, 0x9, 0xA
 SAMPLE = 8
-"""One frame of so many is compared with the clock; the first, of a run's begin, never is."""
+"""One frame of so many is compared with the clock, never the first, which begins a run."""
 
 
 def masked(opcode: int, payload: bytes) -> bytes:
@@ -33,7 +33,7 @@ def masked(opcode: int, payload: bytes) -> bytes:
 
 
 class User(asyncio.Protocol, ABC):
-    """One connection. Subclasses answer ``on_text``."""
+    """One connection of a client; subclasses handle its text frames."""
 
     def __init__(self, request: bytes, hello: bytes | None) -> None:
         self._request = request
@@ -97,7 +97,7 @@ class User(asyncio.Protocol, ABC):
 
     @abstractmethod
     def on_text(self, payload: bytes) -> None:
-        """Handle one text frame; what is to be answered goes to ``out``."""
+        """Handle one text frame; put frames to send into ``out``."""
 
 
 class FloorUser(User):
@@ -139,7 +139,7 @@ def _epoch(instant: str) -> float:
 
 
 class SilentUser(User):
-    """Counts what comes and acknowledges nothing."""
+    """Counts the events that come and acknowledges none."""
 
     def on_text(self, payload: bytes) -> None:
         frame = _decode(payload)
@@ -150,11 +150,11 @@ class SilentUser(User):
 async def connect(
     url: str, users: int, tokens: list[str] | None, *, are_silent: bool = False
 ) -> list[User]:
-    """Connect everybody, one after the other.
+    """Connect all clients, one after the other.
 
     Args:
         tokens: one per user for the product, ``None`` for the floor.
-        are_silent: they acknowledge nothing.
+        are_silent: the clients acknowledge nothing.
     """
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()

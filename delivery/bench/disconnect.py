@@ -1,10 +1,10 @@
-"""Everybody of a crowd is cut off at once: how soon the chain has their events, and what the others
-feel meanwhile.
+"""A mass disconnect: how soon the chain has the events of many users who are cut off at once, and
+how long the other users' acknowledgements take meanwhile.
 
-Owns: the order of the run, the cut, and the audit. One gateway, on a core of its own, with the
-users who stay; the sweep that beat orders runs in a process of its own, as a worker's does. There
-are no workers behind the queues: what they do with the events is ``fallback``'s figure. It has no
-floor: a bare server would have dropped all of it.
+Owns: the order of the run, the cut, and the audit. One gateway, on a core of its own, serves all
+users; the sweep that beat orders runs in a process of its own, as a worker's does. There are no
+workers behind the queues: their share is measured by ``fallback``. There is no floor: a bare server
+drops these events.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from delivery.bench.faults.servers import ServerMissing, any_redis, redis_server
 from delivery.bench.load import percentiles
 from delivery.bench.processes import (
-    PATIENCE,
+    ANSWER_TIMEOUT,
     BenchFailed,
     answer,
     child,
@@ -30,9 +30,9 @@ from delivery.bench.processes import (
 )
 from delivery.gateway.departures import GRACE
 
-LOOK = 0.25
+POLL = 0.25
 WARM_UP = 1.0
-"""Seconds of the calm that do not count: the first acknowledgements of a process take longer."""
+"""First seconds of the calm, not counted: a process's first acknowledgements take longer."""
 MAX_SECONDS = 5.0
 MAX_RATIO = 2.0
 """The aims: seconds to the hand-over, and how much longer the others may wait at p99."""
@@ -42,12 +42,13 @@ Process = Popen[str]
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """What happens.
+    """Sizes of a run.
 
     Attributes:
-        users: who is cut off, with ``open_events`` each that they received and did not acknowledge.
-        others: who stays, and gets ``rate`` events per second in all.
-        calm: seconds of quiet, with everybody connected, to compare with.
+        users: number of users who are cut off, with ``open_events`` each, received and not
+            acknowledged.
+        others: number of users who stay, and get ``rate`` events per second in all.
+        calm: seconds before the cut, with all users connected, to compare with.
         payload: bytes of text in each event.
     """
 
@@ -61,7 +62,7 @@ class Disconnect:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the processes said: instants, who was published when, what the others waited."""
+    """Reports of the processes: instants, publications, the waits of the other users."""
 
     cut: float
     paced_from: float
@@ -93,7 +94,7 @@ def run_disconnect(plan: Disconnect, database_url: str | None) -> dict[str, Any]
 
 @contextmanager
 def _broker() -> Iterator[tuple[str, str]]:
-    """A Redis of one's own where there is one; else what is published stays in its process."""
+    """A Redis of the run's own; without one, tasks stay in the memory of their publisher."""
     try:
         kind = any_redis()
     except ServerMissing:
@@ -138,7 +139,13 @@ def _connect(
     found = []
     for role, name, users in (("crowd", "crowd", plan.users), ("client", "user", plan.others)):
         tokens = client_tokens(secret, users, name)
-        order = {"role": role, "url": url, "users": users, "tokens": tokens, "patience": PATIENCE}
+        order = {
+            "role": role,
+            "url": url,
+            "users": users,
+            "tokens": tokens,
+            "timeout": ANSWER_TIMEOUT,
+        }
         process = stack.enter_context(child(order, 1, environment))
         answer(process)
         found.append(process)
@@ -151,32 +158,32 @@ def _ask(process: Process, line: str) -> dict[str, Any]:
 
 
 def _wait_for(process: Process, what: str, count: int) -> None:
-    """Ask until a process has counted so many.
+    """Ask a process until its count of ``what`` has come to ``count``.
 
     Raises:
-        BenchFailed: it did not in time.
+        BenchFailed: it had not in time.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + ANSWER_TIMEOUT
     while (found := _ask(process, "count")[what]) < count:
         if time.monotonic() > deadline:
             raise BenchFailed(f"{count - found} of {count} events were not {what}: no figures")
-        time.sleep(LOOK)
+        time.sleep(POLL)
 
 
 def _audit(served: Mapping[str, Any], counted: Mapping[str, Any]) -> None:
-    """A run that lost something has no figure."""
+    """Refuse a run that lost an event: it has no figures."""
     crowd, others = served["crowd"], served["others"]
     lost = sum(one["emitted"] - one["found"] for one in (crowd, others))
     if lost:
         raise BenchFailed(f"{lost} events are not in the ledger: no figures")
-    if crowd["right"] < crowd["emitted"]:
+    if crowd["in_state"] < crowd["emitted"]:
         raise BenchFailed(
-            f"{crowd['emitted'] - crowd['right']} events of the crowd are not with the chain: "
+            f"{crowd['emitted'] - crowd['in_state']} events of the crowd are not with the chain: "
             "no figures"
         )
-    if others["right"] < others["emitted"] or counted["repeated"]:
+    if others["in_state"] < others["emitted"] or counted["repeated"]:
         raise BenchFailed(
-            f"{others['emitted'] - others['right']} events of the others are not confirmed and "
+            f"{others['emitted'] - others['in_state']} events of the others are not confirmed and "
             f"{counted['repeated']} came twice: no figures"
         )
 
@@ -193,8 +200,8 @@ def judge(seen: Seen) -> dict[str, Any]:
         raise BenchFailed(f"{len(missing)} events were never published: no figures")
     instants = [published[one] for one in seen.gateway["ids"]]
     done, cut = max(instants), seen.cut
-    # Due when nobody came back, or when the time to acknowledge is over, which counts from the
-    # commit.
+    # An event is due when its user has not come back within the grace, or when its time to
+    # acknowledge is over, which counts from the commit.
     last_due = min(cut + GRACE, seen.filled["emitted"] + seen.filled["ack_timeout"])
     waits = {
         "before": _between(

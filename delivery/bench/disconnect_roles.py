@@ -1,8 +1,8 @@
-"""What runs inside the processes of a mass disconnect: the gateway, the crowd, the sweeper.
+"""The processes of a mass disconnect: the gateway, the crowd's clients, the sweeper.
 
-Owns: the crowd's open events, the paced load of those who stay, who was published when. Never does:
-cut anybody off; the parent kills the crowd's process. Instants are monotonic seconds, which all
-processes of one machine share.
+Owns: the crowd's open events, the paced load of the other users, the instant at which each event's
+task was published. Never does: cut a connection; the parent kills the crowd's process. Instants are
+monotonic seconds, which all processes of one machine share.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from delivery.tasks.app import SWEEP_INTERVAL
 from delivery.tasks.sweep import Sweeper
 
 Say = Callable[..., None]
-PATIENCE = 120.0
+TIMEOUT = 120.0
 CHILDREN = 2
 """Sweeps at one time: as many as a worker with two children would run."""
 STEPS = (AGENT_TYPES[1], AGENT_TYPES[2], AGENT_TYPES[3])
 
 
-async def told() -> str:
+async def next_line() -> str:
     """The parent's next line."""
     reading = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
     line: str = await reading
@@ -43,7 +43,7 @@ async def told() -> str:
 
 
 class Published:
-    """When each event's task was handed to the broker by this process, the first time."""
+    """When this process first published a task for each event."""
 
     def __init__(self) -> None:
         self.at: dict[str, float] = {}
@@ -56,15 +56,15 @@ class Published:
 
 
 async def be_crowd(order: dict[str, Any], say: Say) -> None:
-    """Connect and acknowledge nothing; ``count`` asks what came. Ends by being killed."""
+    """Connect and acknowledge nothing; answer each line with the count. The parent kills it."""
     users = await connect(order["url"], len(order["tokens"]), order["tokens"], are_silent=True)
     say(connected=len(users))
-    while await told():
+    while await next_line():
         say(received=sum(user.received for user in users))
 
 
 async def be_sweeper(_order: dict[str, Any], say: Say) -> None:
-    """Sweep as often as beat orders it, as the worker does that gets the order."""
+    """Sweep as often as beat orders it, as a worker does."""
     node = node_from_environment("sweeper")  # never opened: its ledger, policies and relay
     published = Published()
     node.relay.start()
@@ -73,7 +73,7 @@ async def be_sweeper(_order: dict[str, Any], say: Say) -> None:
     stopping = asyncio.Event()
     sweeping = asyncio.create_task(_sweep_until(stopping, sweeper, sweeps))
     say(ready=True)
-    while (line := await told()) and line != "done":
+    while (line := await next_line()) and line != "done":
         say(published=len(published.at))
     stopping.set()
     await sweeping
@@ -85,7 +85,7 @@ async def be_sweeper(_order: dict[str, Any], say: Say) -> None:
 async def _sweep_until(
     stopping: asyncio.Event, sweeper: Sweeper, sweeps: list[tuple[float, float, int]]
 ) -> None:
-    """Beat does not wait for the sweep before: another child of the worker takes the order."""
+    """Sweep side by side: beat does not wait for the sweep before, and another child takes it."""
     running: set[asyncio.Task[None]] = set()
 
     async def sweep() -> None:
@@ -106,19 +106,19 @@ async def _sweep_until(
 
 
 async def be_gateway(order: dict[str, Any], say: Say) -> None:
-    """``pace``, ``crowd``, ``done``: what happens in between is the parent's."""
+    """Serve, and emit on the parent's lines ``pace``, ``crowd`` and ``done``."""
     node = node_from_environment("bench")
     published = Published()
     await node.open()
     try:
         await serve_node(node)
         say(url=node.settings.base_url)
-        await told()
+        await next_line()
         tune_garbage_collector()
         others = Others(node, order["others"], order["rate"], order["payload"])
         await others.begin()
         say(pacing=time.monotonic())
-        await told()
+        await next_line()
         started = time.monotonic()
         crowd = await _fill_crowd(node, order)
         say(
@@ -127,7 +127,7 @@ async def be_gateway(order: dict[str, Any], say: Say) -> None:
             events=len(crowd),
             ack_timeout=node.policies.of(EventClass.CRITICAL).ack_timeout,
         )
-        await told()
+        await next_line()
         await others.end()
         await node.journal.flush(60.0)
         say(
@@ -143,7 +143,7 @@ async def be_gateway(order: dict[str, Any], say: Say) -> None:
 
 
 async def _fill_crowd(node: Node, order: dict[str, Any]) -> list[str]:
-    """Emit everybody's events, one round after the other; returns when all are durable."""
+    """Emit the crowd's events, one round after the other; returns when all are durable."""
     data = {"text": "x" * order["payload"]}
     emitters = [
         node.emitter(f"crowd-{user}", f"crowd-run-{user}") for user in range(order["crowd"])
@@ -163,13 +163,13 @@ async def _fill_crowd(node: Node, order: dict[str, Any]) -> list[str]:
 
 async def _wait_for_room(node: Node) -> None:
     await asyncio.sleep(0)
-    async with asyncio.timeout(PATIENCE):
-        while node.journal.backlog > MAX_BACKLOG:  # noqa: ASYNC110 - nobody announces it
+    async with asyncio.timeout(TIMEOUT):
+        while node.journal.backlog > MAX_BACKLOG:  # noqa: ASYNC110 - the journal announces no room
             await asyncio.sleep(0.001)
 
 
 def _count(node: Node, ids: Sequence[str], state: State) -> dict[str, int]:
-    """How many of these the ledger has, and how many of them stand where they should."""
+    """Count of these events, of those in the ledger, and of those in the expected state."""
     found = [
         stored
         for start in range(0, len(ids), PAGE)
@@ -178,15 +178,15 @@ def _count(node: Node, ids: Sequence[str], state: State) -> dict[str, int]:
     return {
         "emitted": len(ids),
         "found": len(found),
-        "right": sum(stored.state is state for stored in found),
+        "in_state": sum(stored.state is state for stored in found),
     }
 
 
 class Others:
-    """The users who stay: a paced load, and what each acknowledgement took.
+    """The users who stay: a paced load, and how long each acknowledgement took.
 
-    A wait begins when the event was to be emitted: a loop that is held up emits late, and that is
-    what its users would feel.
+    A wait begins when the event was due to be emitted: a loop that is held up emits late, and users
+    wait for that, too.
 
     Attributes:
         samples: instant and seconds of each acknowledged event, in order of acknowledgement.
@@ -205,7 +205,7 @@ class Others:
         node.on_confirmed(self._acked)
 
     async def begin(self) -> None:
-        """Introduce the runs, then emit until ``end``."""
+        """Open the runs, then emit until ``end``."""
         await asyncio.gather(*(one.emit("run_opened", self._data) for one in self._emitters))
         self._pacing = asyncio.create_task(self._pace())
 
@@ -213,14 +213,14 @@ class Others:
         """Stop, and wait for the last acknowledgement.
 
         Raises:
-            TimeoutError: it stayed away.
+            TimeoutError: it did not come.
         """
         if self._pacing is not None:
             self._pacing.cancel()
             with suppress(asyncio.CancelledError):
                 await self._pacing
-        async with asyncio.timeout(PATIENCE):
-            while self._sent:  # noqa: ASYNC110 - at the end of a run nobody minds a look
+        async with asyncio.timeout(TIMEOUT):
+            while self._sent:  # noqa: ASYNC110 - the run is over
                 await asyncio.sleep(0.01)
 
     async def _pace(self) -> None:
@@ -230,7 +230,7 @@ class Others:
             ahead = due - time.monotonic()
             if ahead > 0:
                 await asyncio.sleep(ahead)
-            elif number % BURST == 0:  # catching up must not keep acknowledgements waiting
+            elif number % BURST == 0:  # late events must not keep acknowledgements waiting
                 await asyncio.sleep(0)
             emitter = self._emitters[number % len(self._emitters)]
             receipt = emitter.emit_nowait(AGENT_TYPES[number % len(AGENT_TYPES)], self._data)

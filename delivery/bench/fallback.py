@@ -1,7 +1,7 @@
-"""Everybody is away: events per second through the first three steps of the chain.
+"""The chain at full speed: events of absent users per second through its first three steps.
 
-Owns: the load on a cluster of its own, with real workers, PostgreSQL and Redis. It has no floor: a
-bare server would have dropped all of it.
+Owns: the load on a cluster of its own, with real workers, PostgreSQL and Redis. There is no floor:
+a bare server drops these events.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ STEPS = (Channel.DATABASE, Channel.QUEUE, Channel.DIRECT)
 TRIES = 3
 """Attempts of the ``direct`` step under the cluster's policy."""
 SHAPE = Shape(gateways=1, workers=2, pace=0.05)
-PATIENCE = 300.0
-LOOK = 0.1
+TIMEOUT = 300.0
+POLL = 0.1
 
 
 class FallbackStuck(DeliveryError):
-    """The chain did not get through in time."""
+    """Not every event took the steps in time."""
 
 
 def run_fallback(load: Load) -> dict[str, Any]:
@@ -59,7 +59,7 @@ async def _measure(load: Load, servers: Servers, folder: Path) -> dict[str, Any]
         started = time.perf_counter()
         await _post(cluster, load)
         posted = time.perf_counter() - started
-        await _through(cluster, load.events)
+        await _wait_for_steps(cluster, load.events)
         took = time.perf_counter() - started
     return {
         "mode": "fallback",
@@ -75,8 +75,8 @@ async def _post(cluster: Cluster, load: Load) -> None:
     token = cluster.token("bench", "emit")
     data = {"text": "x" * load.payload}
     async with (
-        asyncio.timeout(PATIENCE),
-        delivery.connect(cluster.door_url, token, max_buffered=load.events) as remote,
+        asyncio.timeout(TIMEOUT),
+        delivery.connect(cluster.producers_url, token, max_buffered=load.events) as remote,
     ):
         emitters = [remote.emitter(f"user-{user}", f"run-{user}") for user in range(load.users)]
         receipts = [
@@ -87,9 +87,9 @@ async def _post(cluster: Cluster, load: Load) -> None:
             await receipt.accepted()
 
 
-async def _through(cluster: Cluster, events: int) -> None:
+async def _wait_for_steps(cluster: Cluster, events: int) -> None:
     """Wait until each event has had its last attempt of the third step."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     with closing(cluster.ledger()) as ledger:
         while True:
             channels = (await asyncio.to_thread(ledger.statistics.stats)).channels
@@ -97,8 +97,8 @@ async def _through(cluster: Cluster, events: int) -> None:
             if not missing:
                 return
             if time.monotonic() > deadline:
-                raise FallbackStuck(f"after {PATIENCE:g} s these are short: {', '.join(missing)}")
-            await asyncio.sleep(LOOK)
+                raise FallbackStuck(f"after {TIMEOUT:g} s these are short: {', '.join(missing)}")
+            await asyncio.sleep(POLL)
 
 
 def _missing(attempts: dict[str, int], events: int) -> Sequence[str]:

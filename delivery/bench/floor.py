@@ -1,7 +1,7 @@
-"""The floor: bare aiohttp, one frame per event, one acknowledgement per event, nothing else.
+"""The floor: bare aiohttp, one frame and one acknowledgement per event.
 
-What remains of a realtime server when everything it promises is taken away. It validates nothing,
-stores nothing and knows no policy; a run of it stands beside each run of the product.
+A realtime server without promises, to compare with: it validates nothing, stores nothing and knows
+no policy. Never does: import the product's live path.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Floor:
     def __init__(self, load: Load) -> None:
         self._load = load
         self._sockets: dict[int, web.WebSocketResponse] = {}
-        self._everybody = asyncio.Event()
+        self._all_connected = asyncio.Event()
         self._seq = [0] * load.users
         self._queue: asyncio.Queue[None] = asyncio.Queue()
         self._window = Window(load, self._emit)
@@ -33,7 +33,7 @@ class Floor:
         self._outgoing: list[tuple[int, bytes]] = []
 
     async def serve(self, tell: Any) -> dict[str, Any]:
-        """Listen, tell the address, run the load once everybody is there."""
+        """Listen, report the address, run the load once all clients are connected."""
         app = web.Application()
         app.router.add_get("/ws", self._handle)
         runner = web.AppRunner(app, access_log=None)
@@ -42,7 +42,7 @@ class Floor:
         await site.start()
         host, port = runner.addresses[0][:2]
         tell(f"http://{host}:{port}/ws")
-        await asyncio.wait_for(self._everybody.wait(), 60)
+        await asyncio.wait_for(self._all_connected.wait(), 60)
         sender = asyncio.create_task(self._send())
         try:
             return await self._window.run()
@@ -55,7 +55,7 @@ class Floor:
         await socket.prepare(request)
         self._sockets[user] = socket
         if len(self._sockets) == self._load.users:
-            self._everybody.set()
+            self._all_connected.set()
         async for message in socket:
             self._window.acked((user, msgspec.json.decode(message.data)["ack"]))
         return socket

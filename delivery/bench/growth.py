@@ -1,7 +1,7 @@
-"""Does it cost more as runs and history pile up? The same work with few and with many of them.
+"""The cost of an event as runs and history grow: the same work with few and with many of them.
 
-Owns: what is compared with what, and in which order. An event costs processor time; a sweep and a
-feed page take time.
+Owns: the comparisons and their order. The cost of an event is processor time; that of a sweep and
+of a feed page is time.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from delivery.bench.load import Load
 
 EMPTY, FULL = "empty", "full"
 Cell = tuple[str, int]
-"""Which ledger, and how many runs per user."""
+"""Ledger (empty or full), and runs per user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure.
+    """Sizes of a comparison.
 
     Attributes:
         runs: runs per user, against one.
@@ -31,8 +31,8 @@ class Plan:
         rounds: of each load.
         samples: sweeps and feed pages.
         settle: seconds between the last finished event and the first page. A client that comes back
-            is owed what was recorded up to 45 s before its cursor, whatever became of it: a past
-            that was written a moment ago is none.
+            gets every event recorded up to 45 s before its cursor, finished or not: events that
+            finished a moment ago are not history yet.
         database_url: a new, empty PostgreSQL database; ``None`` for SQLite files.
     """
 
@@ -45,8 +45,8 @@ class Plan:
     database_url: str | None = None
 
     def cells(self) -> list[Cell]:
-        """Every round of every load. Files are many, and rounds alternate; in the one database
-        that was given, all that wants it empty comes first."""
+        """Every round of every load. With SQLite files rounds alternate; in the one PostgreSQL
+        database the rounds that need it empty come first."""
         cells = [(ledger, runs) for runs in (1, self.runs) for ledger in (EMPTY, FULL)]
         found = cells * self.rounds
         return found if self.database_url is None else sorted(found)
@@ -71,7 +71,7 @@ def run_growth(plan: Plan) -> dict[str, Any]:
 
 
 class _Full:
-    """The full ledger, filled when it is first asked for."""
+    """The full ledger, filled at its first use."""
 
     def __init__(self, plan: Plan, installation: Installation) -> None:
         self.facts: dict[str, Any] = {}
@@ -89,7 +89,7 @@ class _Full:
         return self._installation
 
     def wait(self) -> None:
-        """Until what it holds is the past."""
+        """Wait until its events are history."""
         self.filled()
         time.sleep(max(0.0, self._at + self._plan.settle - time.monotonic()))
 
@@ -107,7 +107,7 @@ def _cost(plan: Plan, cell: Cell, full: _Full) -> float:
 def _report(
     plan: Plan, costs: dict[Cell, list[float]], probes: dict[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """Every measure in both ledgers, and what grew: full to empty, and many runs to one."""
+    """Every measure in both ledgers, and its growth: full to empty, and many runs to one."""
     cost = {cell: statistics.median(found) for cell, found in costs.items()}
     measures = {
         "cpu_s_per_million": {which: cost[which, 1] for which in (EMPTY, FULL)},

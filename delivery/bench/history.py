@@ -1,7 +1,7 @@
-"""A ledger with a past, and what one look into it takes.
+"""A ledger full of finished events, and the time of one sweep and one feed page in it.
 
-Owns: finished events in any number, the sweep and the feed page that are timed. Everything goes
-through the ledger's own doors; what is timed leaves nothing due behind.
+Owns: the finished events, and the timing. All goes through the ledger's own methods. Never does:
+leave an event due.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from delivery.emitter.validate import new_event_id
 from delivery.ledger import SqlLedger
 
 READER = "reader"
-"""The user whose feed is read. Has a past like all others, and gets no load."""
+"""The user whose feed is read: has finished events like the others, and gets no load."""
 DEVICE = "phone"
 BATCH = 5_000
 PER_RUN = 100
@@ -38,7 +38,7 @@ def fill(
     """Record finished events, spread evenly over the users of a load and the reader.
 
     Args:
-        tell: hears how many there are so far, after each batch.
+        tell: called with the count so far after each batch.
     """
     names = [*(f"user-{user}" for user in range(users)), READER]
     started = time.perf_counter()
@@ -52,7 +52,7 @@ def fill(
 
 def _finished(number: int, names: Sequence[str]) -> Entry:
     user_id, before = names[number % len(names)], number // len(names)
-    return _proved(_event(user_id, f"past-{before // PER_RUN}", before % PER_RUN + 1))
+    return _confirmed(_event(user_id, f"past-{before // PER_RUN}", before % PER_RUN + 1))
 
 
 def probe(ledger: SqlLedger, *, samples: int) -> dict[str, Any]:
@@ -73,16 +73,16 @@ def _sweep_ms(ledger: SqlLedger, samples: int) -> float:
         found.append(time.perf_counter() - started)
         if len(swept.due) != DUE:
             raise BenchFailed(f"{len(swept.due)} of {DUE} due events were swept: no figures")
-        ledger.confirmations.confirm([_proof(entry.event) for entry in due])
+        ledger.confirmations.confirm([_confirmation(entry.event) for entry in due])
     return _median_ms(found)
 
 
 def _feed_ms(ledger: SqlLedger, samples: int) -> float:
-    """A client that comes back: half of its page it handled already, half is open."""
+    """Feed of a client that comes back: half of its page is confirmed, half is open."""
     run_id = f"feed-{new_event_id()}"
     events = [_event(READER, run_id, seq) for seq in range(1, PAGE + 1)]
     handled, waiting = events[: PAGE // 2], events[PAGE // 2 :]
-    ledger.recording.commit([_proved(event) for event in handled])
+    ledger.recording.commit([_confirmed(event) for event in handled])
     ledger.recording.commit([_entry(event, sent=True) for event in waiting])
     found = []
     for _ in range(samples + 1):
@@ -91,12 +91,12 @@ def _feed_ms(ledger: SqlLedger, samples: int) -> float:
         found.append(time.perf_counter() - started)
         if len(owed) != PAGE:
             raise BenchFailed(f"a page held {len(owed)} of {PAGE} events: no figures")
-    ledger.confirmations.confirm([_proof(event) for event in waiting])
+    ledger.confirmations.confirm([_confirmation(event) for event in waiting])
     return _median_ms(found)
 
 
 def _median_ms(seconds: Sequence[float]) -> float:
-    """Without the first, which opens connections and fills caches."""
+    """Median without the first, which opens connections and fills caches."""
     return statistics.median(seconds[1:]) * 1_000.0
 
 
@@ -117,9 +117,9 @@ def _entry(event: Event, *, hand_over: bool = False, sent: bool = False) -> Entr
     return Entry(event, POLICY.ack_timeout, POLICY.ttl, sent=sent, hand_over=hand_over)
 
 
-def _proved(event: Event) -> Entry:
-    return Entry(event, POLICY.ack_timeout, POLICY.ttl, sent=True, proofs=[_proof(event)])
+def _confirmed(event: Event) -> Entry:
+    return Entry(event, POLICY.ack_timeout, POLICY.ttl, sent=True, proofs=[_confirmation(event)])
 
 
-def _proof(event: Event) -> Confirmation:
+def _confirmation(event: Event) -> Confirmation:
     return Confirmation(event.id, event.user_id, Channel.WEBSOCKET, DEVICE, "bench")

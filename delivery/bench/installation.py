@@ -14,7 +14,7 @@ from typing import Any
 
 from delivery.bench.load import Load
 from delivery.bench.processes import (
-    PATIENCE,
+    ANSWER_TIMEOUT,
     ROLES,
     answer,
     audit,
@@ -79,7 +79,7 @@ class Installation:
                 "url": answer(server)["url"],
                 "users": load.users,
                 "tokens": client_tokens(environment["DELIVERY_JWT_SECRET"], load.users),
-                "patience": PATIENCE,
+                "timeout": ANSWER_TIMEOUT,
             }
             with child(users, 1, environment) as clients:
                 answer(clients)

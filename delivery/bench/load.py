@@ -1,4 +1,4 @@
-"""The work that counts: acked events, at most so many unacknowledged, or paced.
+"""The load: events emitted at full speed within a window, or paced, and their acknowledgements.
 
 Owns: the emission loop and the samples. Product and floor run the same one.
 """
@@ -15,18 +15,18 @@ from typing import Any
 
 from delivery.domain.emission import Receipt
 
-PATIENCE = 120.0
+TIMEOUT = 120.0
 BURST = 64
-"""Events per loop turn: acknowledgements are read between two bursts."""
+"""Events per turn of the loop: acknowledgements are read between two bursts."""
 SAMPLE = 50
-"""At full speed one event of so many is watched until it is durable: each watch is a task, and the
-product itself makes none per event."""
+"""At full speed one event of so many is watched until it is durable, because each watch is a task
+and the product makes none per event."""
 MAX_SAMPLES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is emitted.
+    """Sizes of a load.
 
     Attributes:
         window: events that may be unacknowledged at any time.
@@ -53,7 +53,7 @@ class Window:
         """
         Args:
             emit: called with user and event number; answers with the key of the acknowledgement.
-            is_full: whether the server asks for a pause, for another reason than the window.
+            is_full: whether the gateway asks for a pause, for another reason than the window.
         """
         self._is_full = is_full
         self.load = load
@@ -63,8 +63,7 @@ class Window:
         self._room: asyncio.Future[None] | None = None
 
     def acked(self, key: Any) -> bool:
-        """An acknowledgement came; ``False`` for one that is not waited for, which does not
-        count."""
+        """Note an acknowledgement; ``False`` for an unknown key, which does not count."""
         sent = self._sent.pop(key, None)
         if sent is None:
             return False
@@ -77,7 +76,7 @@ class Window:
         """Emit everything and wait for the last acknowledgement.
 
         Raises:
-            TimeoutError: acknowledgements stayed away.
+            TimeoutError: an acknowledgement did not come.
         """
         async with measured(self.load.events) as result:
             started = time.perf_counter()
@@ -98,17 +97,17 @@ class Window:
         while len(self._sent) >= self.load.window:
             await self._wait_for_ack()
         if number % BURST == 0 and self._is_full():
-            async with asyncio.timeout(PATIENCE):
-                while self._is_full():  # noqa: ASYNC110 - nobody announces it
+            async with asyncio.timeout(TIMEOUT):
+                while self._is_full():  # noqa: ASYNC110 - the journal announces no room
                     await asyncio.sleep(0.001)
 
     async def _wait_for_ack(self) -> None:
         self._room = asyncio.get_running_loop().create_future()
-        await asyncio.wait_for(self._room, PATIENCE)
+        await asyncio.wait_for(self._room, TIMEOUT)
 
 
 class PolledWindow(Window):
-    """A window whose acknowledgements nobody announces: it looks for them.
+    """A window that polls for acknowledgements: the gateway does not announce them.
 
     Args:
         look: calls ``acked`` for what came since the last look.
@@ -126,7 +125,7 @@ class PolledWindow(Window):
             self._look()
 
     async def _wait_for_ack(self) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             before = len(self._sent)
             while len(self._sent) == before:
                 await asyncio.sleep(0)
@@ -136,7 +135,7 @@ class PolledWindow(Window):
 class Acceptances:
     """How long sampled events took until they were durable, as a caller of ``accepted()`` sees it.
 
-    Paced loads leave time between two events, so there every event is watched, within a bound.
+    A paced load leaves time between two events, so that every event is watched, within a bound.
     """
 
     def __init__(self, load: Load) -> None:
@@ -145,13 +144,13 @@ class Acceptances:
         self._watching: set[asyncio.Task[None]] = set()
 
     def watch(self, number: int, receipt: Receipt) -> None:
-        """Event ``number`` was emitted just now."""
+        """Watch event ``number``, emitted just now."""
         if number % self._every == 0:
             task = asyncio.create_task(self._wait(receipt, time.perf_counter()))
             self._watching.add(task)
 
     async def percentiles(self) -> dict[str, float]:
-        """See ``percentiles``; waits for those that are not durable yet.
+        """See ``percentiles``; waits for sampled events that are not durable yet.
 
         Raises:
             DeliveryError: a sampled event was not accepted.
@@ -166,7 +165,7 @@ class Acceptances:
 
 @asynccontextmanager
 async def measured(events: int) -> AsyncIterator[dict[str, Any]]:
-    """Time and processor time of the block, in the mapping that it gives, filled at its end."""
+    """Time and processor time of the block, put into the yielded mapping at its end."""
     result: dict[str, Any] = {}
     before, started = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     yield result

@@ -1,6 +1,7 @@
-"""The processes of a benchmark, seen from their parent: started, pinned, told, heard, ended.
+"""The processes of a benchmark, seen from their parent.
 
-Owns: one line of JSON each way, and that none outlives its block. Never does: know their roles.
+Owns: their environment, cores and end, and one line of JSON in each direction. Never does: know
+their roles; those are in ``roles``.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from typing import Any
 from delivery.errors import DeliveryError
 from delivery.gateway.auth import make_token
 
-PATIENCE = 180.0
-GOODBYE = 10.0
+ANSWER_TIMEOUT = 180.0
+EXIT_TIMEOUT = 10.0
 TOKEN_TTL = 3600.0
 ROLES = "delivery.bench.roles"
 
@@ -41,7 +42,7 @@ def child(
     environment: dict[str, str],
     module: str = ROLES,
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own, on a core of its own where the machine has one."""
+    """A new process with an order, on a core of its own where the machine has one."""
     process = subprocess.Popen(
         [sys.executable, "-m", module],
         stdin=subprocess.PIPE,
@@ -55,20 +56,20 @@ def child(
         tell(process, json.dumps(order))
         yield process
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GOODBYE)  # it has said its result and ends by itself
+            process.wait(EXIT_TIMEOUT)  # after its result it ends by itself
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(EXIT_TIMEOUT)
 
 
 def pin(pid: int, core: int) -> None:
-    """Keep a process on one core; with fewer cores than that, they share."""
+    """Keep a process on one core; with fewer cores than processes, they share."""
     available = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(pid, {available[core % len(available)]})
 
 
 def tell(process: subprocess.Popen[str], line: str) -> None:
-    """Say one line to a process."""
+    """Write one line to a process."""
     if process.stdin is None:
         raise BenchFailed("a benchmark process has no input")
     process.stdin.write(line + "\n")
@@ -76,10 +77,14 @@ def tell(process: subprocess.Popen[str], line: str) -> None:
 
 
 def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """The next line of a process, within the patience of the whole run."""
+    """The next line of a process.
+
+    Raises:
+        BenchFailed: the process ended, or said nothing in time.
+    """
     if process.stdout is None:
         raise BenchFailed("a benchmark process has no output")
-    ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
+    ready, _, _ = select.select([process.stdout], [], [], ANSWER_TIMEOUT)
     line = process.stdout.readline() if ready else ""
     if not line:
         raise BenchFailed("a benchmark process ended without a result; its errors stand above")
@@ -89,7 +94,7 @@ def answer(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM is what Ctrl-C is, so that what was started ends with this process."""
+    """Treat SIGTERM as Ctrl-C, so that every process that was started ends with this one."""
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield
         return
@@ -101,7 +106,7 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 def _as_ctrl_c(_number: int, frame: FrameType | None) -> None:
-    """Whatever handles Ctrl-C now handles this; where it is ignored, what it would be."""
+    """Call the present handler of Ctrl-C; where Ctrl-C is ignored, raise as its default does."""
     handler = signal.getsignal(signal.SIGINT)
     if not callable(handler):
         raise KeyboardInterrupt
@@ -109,7 +114,7 @@ def _as_ctrl_c(_number: int, frame: FrameType | None) -> None:
 
 
 def raise_file_limit() -> None:
-    """As many sockets as the system allows without asking anybody."""
+    """Raise the limit of open files to the most that the system allows without root."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

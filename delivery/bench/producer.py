@@ -1,6 +1,6 @@
 """A producer in a process of its own: events over HTTP, through the public emitter.
 
-Owns: the window of unaccepted events and what it waited for each. Never does: connect as a user.
+Owns: the window of unaccepted events and the wait for each. Never does: connect as a user.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from delivery.bench.load import BURST, Load, percentiles
 from delivery.domain.emission import Receipt
 from delivery.domain.event import AGENT_TYPES
 
-PATIENCE = 120.0
+TIMEOUT = 120.0
 
 
 async def produce(url: str, token: str, load: Load, name: str = "run") -> dict[str, float]:
     """Post everything; milliseconds from the emission to the acceptance, as percentiles.
 
     Args:
-        name: of its runs. A run that several producers number at once is read from the ledger
-            wherever their events cross.
+        name: of its runs. Producers must not share a run: where events of several producers cross,
+            a gateway has to read the run from the ledger.
     """
     data = {"text": "x" * load.payload}
     waiting: deque[tuple[Receipt, float]] = deque()
@@ -35,7 +35,7 @@ async def produce(url: str, token: str, load: Load, name: str = "run") -> dict[s
             waits.append(time.perf_counter() - at)
 
     async with (
-        asyncio.timeout(PATIENCE),
+        asyncio.timeout(TIMEOUT),
         delivery.connect(url, token, max_buffered=load.window) as remote,
     ):
         emitters = [remote.emitter(f"user-{user}", f"{name}-{user}") for user in range(load.users)]

@@ -1,7 +1,7 @@
-"""The product under load: a whole gateway process, with everything on, that emits to its own users.
+"""The product under load: a complete gateway process that emits to its own users.
 
-Owns: the emission through the public emitter and the audit afterwards. A run that lost an event, or
-left one unconfirmed in the ledger, has no figure.
+Owns: the emission through the public emitter, and the count of events that the ledger does not have
+as confirmed afterwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from delivery.emitter.validate import new_event_id
 from delivery.process.event_loop import tune_garbage_collector
 
 PAGE = 500
-PATIENCE = 120.0
+TIMEOUT = 120.0
 MAX_BACKLOG = 15_000
 """Events that wait for their commit, beyond which the load pauses."""
 AT_ONCE = 1_000
@@ -43,7 +43,7 @@ class Product:
         self._emitters: list[Emitter] = []
 
     async def serve(self, tell: Callable[[str], None]) -> dict[str, Any]:
-        """Listen, tell the address, run the load once everybody is there, audit."""
+        """Listen, report the address, run the load once all clients are connected, audit."""
         node = self.node
         await node.open()
         try:
@@ -51,7 +51,7 @@ class Product:
             node.on_confirmed(self.acked)
             before = resident_kib()
             tell(node.settings.base_url)
-            await self._everybody()
+            await self._all_connected()
             each = (resident_kib() - before) / self.load.users
             result = await self.run()
             await node.journal.flush(60.0)
@@ -76,15 +76,14 @@ class Product:
         # Acknowledgements can outrun the commits of a slow ledger; the emitter would refuse.
         return self.node.journal.backlog > MAX_BACKLOG
 
-    async def _everybody(self) -> None:
+    async def _all_connected(self) -> None:
         async with asyncio.timeout(60):
-            # Nobody announces it. One that still reads the ledger gets its events when it has, and
-            # what is measured is a gateway under way.
+            # A client that still catches up gets its events late, which is not to be measured.
             while self.node.live < self.load.users:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     async def _introduce_runs(self) -> None:
-        """A run's first event is numbered by the ledger; what is measured is a run under way."""
+        """Emit each run's first event: the ledger numbers it, which is not to be measured."""
         await asyncio.gather(*(e.emit("run_opened", self._data) for e in self._emitters))
 
     def _emit(self, user: int, number: int) -> str:
@@ -94,13 +93,13 @@ class Product:
         return receipt.id
 
     def acked(self, ids: Sequence[str]) -> None:
-        """The gateway's: these were acknowledged."""
+        """Note acknowledged ids; called by the gateway."""
         acked = self._window.acked
         for identity in ids:
             acked(identity)
 
     def _unconfirmed(self) -> int:
-        """How many events the ledger does not know as confirmed; 0 is the only good answer."""
+        """Count of events that the ledger does not have as confirmed; must be 0."""
         confirmed = 0
         for start in range(0, len(self.ids), PAGE):
             found = self.node.ledger.events.read(self.ids[start : start + PAGE])
@@ -109,19 +108,19 @@ class Product:
 
 
 class EphemeralProduct(Product):
-    """Events that nobody stores: what is acknowledged is known to the connection alone."""
+    """Events that are not stored: only their connection knows of their acknowledgement."""
 
     def __init__(self, node: Node, load: Load, mode: str) -> None:
         super().__init__(node, load, mode)
         self._polled = PolledWindow(load, self._emit, self._look)
-        # Not "text": texts that wait for a slow reader would be merged, and fewer acknowledged.
+        # Not "text": texts that wait for a slow reader are merged, and fewer acknowledged.
         self._data = {"body": "x" * load.payload}
         self._names = [f"user-{user}" for user in range(load.users)]
         self._emitted = [0] * load.users
         self._seen = [0] * load.users
 
     async def run(self) -> dict[str, Any]:
-        """See ``Product.run``; afterwards nothing is to be found in the ledger."""
+        """See ``Product.run``; the ledger holds none of the events."""
         self._emitters = [self.node.emitter(name, f"run-of-{name}") for name in self._names]
         tune_garbage_collector()
         return await self._polled.run()
@@ -147,15 +146,15 @@ class RemoteProduct(Product):
         self._all = asyncio.Event()
 
     async def run(self) -> dict[str, Any]:
-        """From the first acknowledgement that comes to the last."""
+        """The load, until the last acknowledgement."""
         tune_garbage_collector()
         async with measured(self.load.events) as result:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 await self._all.wait()
         return result
 
     def acked(self, ids: Sequence[str]) -> None:
-        """The gateway's: these were acknowledged."""
+        """Note acknowledged ids; called by the gateway."""
         self.ids.extend(ids)
         if len(self.ids) >= self.load.events:
             self._all.set()
@@ -170,10 +169,10 @@ class ManyRuns(Product):
         self._seen = 0
 
     async def run(self) -> dict[str, Any]:
-        """See ``Product.run``; what opened the runs is over before the load begins."""
+        """See ``Product.run``; the runs are open before the load begins."""
         users = self.load.users
-        # New runs each time: a connection that meets a run in its middle looks into the ledger, and
-        # thousands of looks are not what is measured.
+        # New runs each time: a connection that gets a run from its middle on reads the ledger, and
+        # thousands of such reads are not to be measured.
         of_this_round = new_event_id()
         self._emitters = [
             self.node.emitter(
@@ -188,23 +187,23 @@ class ManyRuns(Product):
         return await self._window.run()
 
     async def _open_runs(self) -> None:
-        """Else the first events of thousands of runs would be paid for by the load."""
+        """Open the runs beforehand: their first events cost more and are no part of the load."""
         for start in range(0, len(self._emitters), AT_ONCE):
             some = self._emitters[start : start + AT_ONCE]
             await asyncio.gather(*(one.emit("run_opened", self._data) for one in some))
-        async with asyncio.timeout(PATIENCE):
-            while self._seen < len(self._emitters):  # noqa: ASYNC110 - nobody announces it
+        async with asyncio.timeout(TIMEOUT):
+            while self._seen < len(self._emitters):  # noqa: ASYNC110 - counted by ``acked``
                 await asyncio.sleep(0.01)
-        await self.node.journal.flush(PATIENCE)
+        await self.node.journal.flush(TIMEOUT)
 
     def acked(self, ids: Sequence[str]) -> None:
-        """The gateway's: these were acknowledged."""
+        """Note acknowledged ids; called by the gateway."""
         self._seen += len(ids)
         super().acked(ids)
 
     def _emit(self, user: int, number: int) -> str:
-        # As many emitters as users, times runs: the number names this user's next run. No event is
-        # watched until it is durable: a task each would blur what else differs between two rounds.
+        # As many emitters as users, times runs: the number selects this user's next run. No event
+        # is watched until it is durable: a task each would hide the difference between rounds.
         emitter = self._emitters[number % len(self._emitters)]
         identity = emitter.emit_nowait(AGENT_TYPES[number % len(AGENT_TYPES)], self._data).id
         self.ids.append(identity)
@@ -212,7 +211,7 @@ class ManyRuns(Product):
 
 
 def resident_kib() -> int:
-    """Memory of this process in KiB; where the system does not say, the most it ever had."""
+    """Memory of this process in KiB; without ``/proc``, its maximum so far."""
     statm = Path("/proc/self/statm")
     if not statm.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,8 +1,8 @@
-"""Runs product and floor in turn, and judges their results.
+"""Product and floor in turn, and the ratio between them.
 
-Owns: the order of a round, in fresh processes, on the same cores: figures drift with the machine
-and the hour, ratios of one session do not; and a flame graph of the product's last round, if asked
-for. py-spy draws it and is not a dependency: it is installed when it is wanted.
+Owns: the order of a round, in fresh processes, on the same cores (figures drift with the machine
+and the hour, ratios of one session do not), and a flame graph of the product's last round. py-spy,
+which draws it, is no dependency.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from delivery.bench.load import Load
 from delivery.bench.processes import (
-    PATIENCE,
+    ANSWER_TIMEOUT,
     TOKEN_TTL,
     BenchFailed,
     answer,
@@ -40,12 +40,12 @@ WAITS = ("ack_ms", "accepted_ms", "handler_ms")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure.
+    """Sizes of a measurement.
 
     Attributes:
         mode: ``durable``, ``performance``, ``ephemeral`` or ``remote``.
         database_url: the ledger; ``None`` for a new SQLite file.
-        rounds: product and floor each run so often, in turn.
+        rounds: runs of product and floor each, in turn.
         profile: where to write a flame graph of the product's last round.
     """
 
@@ -95,14 +95,16 @@ def _round(plan: Plan, role: str) -> dict[str, Any]:
                 "url": url,
                 "users": plan.load.users,
                 "tokens": tokens,
-                "patience": PATIENCE,
+                "timeout": ANSWER_TIMEOUT,
             }
             with child(users, 1, environment) as clients:
                 answer(clients)
                 result = _run(plan, role, server, url, environment)
                 counted = _finish(clients)
     result["client_cpu_s"] = counted["cpu_s"]
-    if role == "product" and plan.mode != "remote":  # whose events are stamped when they come in
+    if (
+        role == "product" and plan.mode != "remote"
+    ):  # there the instant of an event is that of its intake
         result["handler_ms"] = counted["handler_ms"]
     _audit(role, result, counted)
     return result
@@ -111,7 +113,7 @@ def _round(plan: Plan, role: str) -> dict[str, Any]:
 def _run(
     plan: Plan, role: str, server: subprocess.Popen[str], url: str, environment: dict[str, str]
 ) -> dict[str, Any]:
-    """What the server measured, with the figures of a producer or a profile beside it."""
+    """Figures of the server, and those of a producer where the mode has one."""
     with ExitStack() as stack:
         if role == "product" and plan.profile is not None:
             stack.enter_context(profiling(server.pid, plan.profile))
@@ -128,7 +130,7 @@ def _run(
 
 
 def _audit(role: str, result: dict[str, Any], counted: dict[str, Any]) -> None:
-    """A run that lost or repeated something has no figure."""
+    """Refuse a run that lost or repeated an event: it has no figures."""
     if role == "product":
         audit(result, counted)
     elif counted["received"] != result["events"]:
@@ -174,10 +176,10 @@ def find_profiler() -> str:
 
 @contextmanager
 def profiling(pid: int, target: Path) -> Iterator[None]:
-    """Sample a process during the block and write the picture.
+    """Sample a process during the block and write the flame graph.
 
     Raises:
-        ConfigError: there is no profiler, or it may not look into other processes here.
+        ConfigError: there is no profiler, or it may not read other processes here.
     """
     command = [
         find_profiler(),
@@ -195,7 +197,7 @@ def profiling(pid: int, target: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        spy.send_signal(signal.SIGINT)  # it draws what it has and ends
+        spy.send_signal(signal.SIGINT)  # it writes its samples and ends
         try:
             _, said = spy.communicate(timeout=DRAW_TIMEOUT)
         except subprocess.TimeoutExpired:

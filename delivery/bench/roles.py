@@ -1,4 +1,4 @@
-"""What runs inside each process of a benchmark: ``python -m delivery.bench.roles``.
+"""The processes of a benchmark, from inside: ``python -m delivery.bench.roles``.
 
 Owns: the roles, and their lines of JSON. The parent starts, pins and times the processes.
 """
@@ -70,7 +70,7 @@ async def _be_client(order: Order, say: Say) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF)
     say(connected=len(users))
     reading = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-    await asyncio.wait_for(reading, order["patience"])
+    await asyncio.wait_for(reading, order["timeout"])
     usage = resource.getrusage(resource.RUSAGE_SELF)
     waits = [wait for user in users if isinstance(user, ProductUser) for wait in user.waits]
     say(

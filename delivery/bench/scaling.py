@@ -1,8 +1,8 @@
-"""One gateway process against several behind one port: what an event costs when it has to cross.
+"""One gateway process against several behind one port: the cost of events that have to cross.
 
 Owns: the load over HTTP from several producers, and the processor time of all gateway processes. On
-a machine with fewer cores than processes the time an event takes says nothing, what it costs does:
-N processes carry N times what one carries, divided by how much dearer an event becomes.
+a machine with fewer cores than processes only the cost of an event is meaningful, not its time: N
+processes carry N times as much as one, divided by the growth of the cost per event.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from delivery.domain.lifecycle import State
 from delivery.gateway.auth import make_token
 from delivery.ledger import SqlLedger
 
-PATIENCE = 120.0
+TIMEOUT = 120.0
 PRODUCERS = 4
 """Each keeps a connection of its own: the system spreads them over the processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
-    """What to measure: ``workers`` processes against one, ``rounds`` times in turn."""
+    """Sizes of a comparison: ``workers`` processes against one, ``rounds`` times in turn."""
 
     workers: int = 2
     users: int = 100
@@ -94,7 +94,7 @@ def _measure(plan: Scaling, workers: int, servers: Servers, folder: Path) -> flo
             "url": url,
             "users": plan.users,
             "tokens": tokens,
-            "patience": PATIENCE,
+            "timeout": TIMEOUT,
         }
         answer(stack.enter_context(child(order, 1, dict(os.environ))))
         before = _cpu_seconds(gateways)
@@ -121,16 +121,16 @@ def _produce(plan: Scaling, url: str, token: str) -> None:
 
 
 def _wait_until_confirmed(servers: Servers) -> None:
-    """Everything was accepted; wait until nothing of it is open."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait until no event is unconfirmed."""
+    deadline = time.monotonic() + TIMEOUT
     with closing(SqlLedger(servers.postgres.url, pool_size=1)) as ledger:
         while True:
             states = ledger.statistics.stats().states
-            unproved = sum(states.get(state.value, 0) for state in State if state.is_unconfirmed)
-            if not unproved:
+            unconfirmed = sum(states.get(state.value, 0) for state in State if state.is_unconfirmed)
+            if not unconfirmed:
                 return
             if time.monotonic() > deadline:
-                raise BenchFailed(f"{unproved} events were not confirmed: no figures")
+                raise BenchFailed(f"{unconfirmed} events were not confirmed: no figures")
             time.sleep(0.2)
 
 

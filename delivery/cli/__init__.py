@@ -1,7 +1,7 @@
-"""The ``delivery`` command: what an operator and a developer type.
+"""The ``delivery`` command, one file per subcommand.
 
-Owns: arguments, help, exit codes, what is printed. Never does: work; each command imports what it
-needs when it runs, so that ``delivery --help`` answers at once.
+Owns: arguments, help, exit codes, output. Never does: the work itself. A command imports its heavy
+modules when it runs, so that ``delivery --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FINE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 
 
 def exit_code(error: DeliveryError) -> int:
-    """0 fine, 1 finding or failure, 2 usage or configuration, 3 unreachable."""
+    """Exit code: 0 fine, 1 finding or failure, 2 usage or configuration, 3 unreachable."""
     if isinstance(error, ConfigError):
         return USAGE
     if isinstance(error, Unreachable | LedgerUnavailable | Overloaded):
@@ -53,8 +53,10 @@ def exit_code(error: DeliveryError) -> int:
 
 
 class _Root(click.Group):
-    """Turns our errors into one line on standard error and an exit code; with ``--json`` also into
-    ``{"error": …}`` on standard output."""
+    """Turns delivery's errors into one line on standard error and an exit code.
+
+    With ``--json`` also into ``{"error": …}`` on standard output.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""``delivery check``: what is misconfigured, unreachable or insecure.
+"""``delivery check``: findings about settings and services.
 
 Owns: its output and exit code. Never does: a check; those are in ``bootstrap``.
 """

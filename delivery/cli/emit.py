@@ -1,6 +1,6 @@
 """``delivery emit``: events sent to a running service over HTTP.
 
-Owns: its options and how the answer looks. Never does: open the ledger.
+Owns: its options and output. Never does: open the ledger.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""``delivery events``: looks at events of a running service, and replays them.
+"""``delivery events``: events of a running service, shown and replayed.
 
-Owns: what is asked and how the answers look. Never does: open the ledger.
+Owns: its options, requests and output. Never does: open the ledger.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def events() -> None:
 @api_options
 @json_option
 def show(event_id: str, url: str, token: str | None, as_json: bool) -> None:
-    """One event with every attempt and every proof."""
+    """One event with every attempt and every confirmation."""
     from delivery.cli.http import Api
 
     with Api(url, required_token(token, SERVICE_TOKEN)) as api:
@@ -165,7 +165,7 @@ def replay(
 
 
 def _replay_all(api: Api, body: dict[str, Any], total: int, as_json: bool) -> int:
-    """Page by page, so that no request takes long; a bar on standard error for people."""
+    """Replay page by page, so that no request takes long; shows a bar on a terminal."""
     replayed, after = 0, ""
     hidden = as_json or not sys.stderr.isatty()
     with click.progressbar(

@@ -1,6 +1,7 @@
-"""The HTTP side of the commands: one request, one answer, errors as ours.
+"""HTTP requests of the commands to a running service.
 
-Owns: address and token of the service, and what its refusals look like here.
+Owns: its address and token, and the translation of failures into delivery's errors. Never does:
+print.
 """
 
 from __future__ import annotations
@@ -64,10 +65,10 @@ class Api:
         )
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and parsed answer, refusals too; ``path`` from the root of the service.
+        """Status and parsed body of the answer, refusals included; ``path`` is from the root.
 
         Raises:
-            Unreachable: nothing answered.
+            Unreachable: no answer came.
         """
         more = {} if body is None else {"json": body}
         answer = self._send(method, self._url + path, **more)
@@ -77,7 +78,7 @@ class Api:
         """The parsed answer.
 
         Raises:
-            Unreachable: nothing answered, or something else than the service did.
+            Unreachable: no answer came, or not one of the service.
             RemoteError: the service refused.
         """
         answer = self._send(method, path, **more)
@@ -97,8 +98,8 @@ class Api:
         except httpx.InvalidURL as error:
             raise ConfigError(f"DELIVERY_URL is not a URL: {error}") from error
         except httpx.HTTPError as error:
-            what = str(error) or type(error).__name__
-            raise Unreachable(f"{self._url} does not answer: {what}") from error
+            reason = str(error) or type(error).__name__
+            raise Unreachable(f"{self._url} does not answer: {reason}") from error
 
 
 def _parsed(answer: httpx.Response) -> Any:

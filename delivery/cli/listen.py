@@ -1,7 +1,7 @@
 """``delivery listen``: events as they come, each acknowledged once it is printed.
 
-Owns: its options, what is printed, and a word on standard error when the transport changes. Never
-does: connect; that is ``Client``.
+Owns: its options, its output, and a line on standard error when the transport changes. Never does:
+connect; that is ``Client``.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from delivery.client.status import Status
     from delivery.client.store import FileStore
 
-PATIENCE = 15.0
-"""Seconds without a connection after which listening gives up."""
-GOODBYE = 10.0
+CONNECT_TIMEOUT = 15.0
+"""Seconds without a connection after which the command gives up."""
+CLOSE_TIMEOUT = 10.0
 """Seconds for the last acknowledgements and the close."""
 
 
@@ -66,7 +66,7 @@ def listen(
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to listen to, and how.
+    """Options of one call.
 
     Attributes:
         count: stop after so many events.
@@ -82,27 +82,27 @@ class Plan:
 
 
 async def listen_until(plan: Plan) -> None:
-    """Print events until there were enough of them, or until a signal says stop.
+    """Print events until ``count`` of them came, or until a signal stops it.
 
     Raises:
-        Unauthenticated: the token is not accepted; ``Unreachable``: nobody answers.
+        Unauthenticated: the token is not accepted; ``Unreachable``: no answer came.
         ConfigError: the store cannot be used.
     """
     import asyncio
 
     from delivery.process.event_loop import StopSignal
 
-    # The loop's own handlers: one that Python runs between two instructions can come a moment
-    # before the loop goes to sleep, and is then heard at the next heartbeat.
-    told = asyncio.create_task(StopSignal().wait())
+    # The loop's own signal handlers: one that Python runs between two instructions can come right
+    # before the loop goes to sleep, which then wakes up with the next frame only.
+    stopped = asyncio.create_task(StopSignal().wait())
     listening = asyncio.create_task(_listen(plan))
-    done, _ = await asyncio.wait({told, listening}, return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait({stopped, listening}, return_when=asyncio.FIRST_COMPLETED)
     if listening in done:
-        told.cancel()
+        stopped.cancel()
         listening.result()
         return
     listening.cancel()
-    await asyncio.wait({listening}, timeout=GOODBYE)
+    await asyncio.wait({listening}, timeout=CLOSE_TIMEOUT)
 
 
 async def _listen(plan: Plan) -> None:
@@ -115,7 +115,7 @@ async def _listen(plan: Plan) -> None:
         client = Client(
             plan.url,
             plan.token,
-            patience=PATIENCE,
+            patience=CONNECT_TIMEOUT,
             store=store,
             transport=plan.transport,
             on_status=Notices(),
@@ -138,14 +138,14 @@ def _kept(path: Path) -> closing[FileStore]:
 
 
 class Notices:
-    """Says on standard error when events come another way than before; the rest is silence."""
+    """Prints a line on standard error when events come over another transport than before."""
 
     def __init__(self) -> None:
         self._transport = "websocket"
         self._reason: str | None = None
 
     def __call__(self, status: Status) -> None:
-        """A status of the client."""
+        """Take the client's status."""
         if status.transport is None:
             self._reason = status.reason or self._reason
         elif status.transport != self._transport:

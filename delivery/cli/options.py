@@ -1,4 +1,7 @@
-"""Options that several commands share. Light: every start of the command imports this."""
+"""Options and settings that several commands share.
+
+Never does: import heavy modules; every start of the command imports this one.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 
 
 def api_options(function: F) -> F:
-    """Adds ``--url`` and ``--token`` (or DELIVERY_URL and DELIVERY_TOKEN)."""
+    """Add ``--url`` and ``--token`` (or DELIVERY_URL and DELIVERY_TOKEN)."""
     url = click.option(
         "--url",
         envvar="DELIVERY_URL",
@@ -36,14 +39,21 @@ def api_options(function: F) -> F:
 
 
 def required_token(token: str | None, make: str) -> str:
-    """The token, or an error that says how to make one."""
+    """The token.
+
+    Args:
+        make: the command that makes one.
+
+    Raises:
+        ConfigError: there is no token.
+    """
     if not token:
         raise ConfigError(f"DELIVERY_TOKEN is not set: export DELIVERY_TOKEN=$({make})")
     return token
 
 
 def json_option(function: F) -> F:
-    """Adds ``--json``, handed over as ``as_json``; ``wants_json`` knows it where commands end."""
+    """Add ``--json``, passed as ``as_json`` and remembered for ``wants_json``."""
     option = click.option(
         "--json", "as_json", is_flag=True, callback=_remember, help="Print JSON for programs."
     )
@@ -61,10 +71,12 @@ def wants_json(context: click.Context) -> bool:
 
 
 def serving_settings(*, queued: bool = False, **overrides: Any) -> Any:
-    """Settings of a command that serves, with its log set up.
+    """Settings of a command that serves.
 
     Args:
         queued: the command runs an event loop, which no log line may hold up.
+
+    Effect: sets up the log.
     """
     from delivery.config import load_settings
     from delivery.telemetry import setup_logging

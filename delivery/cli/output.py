@@ -1,4 +1,4 @@
-"""What commands print: tables for people within 80 columns, JSON for programs.
+"""Output of the commands: tables for people within 80 columns, JSON for programs.
 
 Owns: the shape of output. Never does: fetch anything.
 """
@@ -15,12 +15,12 @@ WIDTH = 80
 
 
 def say_json(value: Any, *, indent: int | None = 2) -> None:
-    """One JSON document on standard output; ``indent=None`` for one line per document."""
+    """Print one JSON document; ``indent=None`` prints it in one line."""
     click.echo(json.dumps(value, ensure_ascii=False, indent=indent, default=str))
 
 
 def say_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> None:
-    """A table that fits 80 columns; the first column never wraps, so that it can be copied."""
+    """Print a table in 80 columns; its first column never wraps, so that it can be copied."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -34,7 +34,7 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: s
 
 
 def say_fields(fields: Sequence[tuple[str, Any]]) -> None:
-    """Names and values, one per line; long values wrap under themselves."""
+    """Print names and values, one per line; long values wrap in their column."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

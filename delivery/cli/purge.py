@@ -62,11 +62,11 @@ def purge(
     batch: int,
     as_json: bool,
 ) -> None:
-    """Delete old events that have ended, with their attempts and proofs.
+    """Delete old events that have ended, with their attempts and confirmations.
 
     `delivery purge --keep confirmed=30 --keep expired=90 --keep dead=365`
     once a day. Works in small transactions with a pause after each, beside
-    everything else; what somebody works on is left for the next time.
+    everything else; events that a worker holds are left for the next time.
     """
     if (state is None) != (days is None):
         raise click.UsageError("--state and --older-than belong together")
@@ -99,6 +99,6 @@ def _purge(keep: dict[str, float], *, batch: int, dry_run: bool) -> dict[str, in
             for ended, count in step.deleted.items():
                 deleted[ended.value] += count
             if step.deleted and not dry_run:
-                # At most half of the time is ours: the others' commits come in between.
+                # Half of the time at most: the commits of gateways and workers come in between.
                 time.sleep(min(1.0, time.monotonic() - begun))
     return deleted

@@ -1,4 +1,4 @@
-"""What a server says once it listens: where it is, and what to paste next."""
+"""Output of the commands that serve, once they are ready: addresses, tokens, lines to paste."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def welcome(address: Address, *, as_json: bool) -> None:
-    """Print the page, the tokens and two lines that make an event arrive."""
+    """Print the page, the tokens, and two lines that send and receive an event."""
     if as_json:
         say_json(
             {
@@ -73,7 +73,7 @@ def _heading(address: Address) -> None:
 
 
 def own_command() -> str:
-    """How to call this command again from any directory."""
+    """The command line that calls this command from any directory."""
     if shutil.which("delivery"):
         return "delivery"
     beside = Path(sys.executable).with_name("delivery")
@@ -83,12 +83,12 @@ def own_command() -> str:
 
 
 def listening(url: str, *, as_json: bool) -> None:
-    """One line: the gateway answers here."""
+    """Print the address of a gateway that answers."""
     say_json({"url": url}, indent=None) if as_json else click.echo(f"listening on {url}")
 
 
 def working(kind: str, node: str, *, as_json: bool) -> None:
-    """One line: this process of the chain is up."""
+    """Print that a process of the chain is up."""
     if as_json:
         say_json({"kind": kind, "node": node}, indent=None)
     else:

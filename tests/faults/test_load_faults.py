@@ -41,7 +41,9 @@ async def played(
     outcome = await run_scenario(cluster, replace(BY_NAME[name], leaves=True), plan)
     verdict = outcome.verdict
     assert verdict.accepted > 0
-    assert (verdict.refused, verdict.lost, verdict.unproved, verdict.twice) == (0, 0, 0, 0), verdict
+    assert (verdict.refused, verdict.lost, verdict.unconfirmed, verdict.twice) == (0, 0, 0, 0), (
+        verdict
+    )
     assert verdict.disordered == 0 or not in_order, verdict
     return outcome
 

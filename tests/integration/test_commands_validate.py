@@ -15,7 +15,7 @@ import httpx
 import jwt
 import pytest
 
-from delivery.cli.validate.checks import AGENT_TYPES, UNHEARD_TYPE, Probe
+from delivery.cli.validate.checks import AGENT_TYPES, UNHEARD_TYPE, Target
 from delivery.cli.validate.report import Report, validate
 from delivery.client.backoff import FullJitter
 from delivery.client.client import Client
@@ -81,7 +81,7 @@ def settings(service: Service, **more: str) -> dict[str, str]:
 
 
 async def looked_at(service: Service, url: str, user: str, token: str | None = None) -> Report:
-    probe = Probe(url, token or service.token, service.client_token(user), user, 5.0)
+    probe = Target(url, token or service.token, service.client_token(user), user, 5.0)
     return await validate(probe, lambda finding: None)
 
 

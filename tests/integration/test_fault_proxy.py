@@ -102,7 +102,7 @@ async def test_a_cut_connection_is_reset_or_closed_and_new_ones_work() -> None:
         assert await caller.hear() == b""
         caller = await Caller.through(proxy)
         assert await caller.ask(b"three\n") == b"server took three\n"
-    assert [deed.kind for deed in proxy.deeds if deed.kind != "connect"] == ["reset", "cut"]
+    assert [action.kind for action in proxy.actions if action.kind != "connect"] == ["reset", "cut"]
 
 
 async def test_a_share_of_the_connections_is_cut_by_the_dice() -> None:
@@ -127,7 +127,7 @@ async def test_a_silenced_connection_stays_open_and_others_hear() -> None:
         assert await other.ask(b"PING\n") == b"server took PING\n"
         assert answering.heard == [b"SUBSCRIBE\n", b"PING\n", b"lost\n", b"PING\n"]
         assert proxy.connections == [0, 1]
-    (dropped,) = [deed for deed in proxy.deeds if deed.kind == "drop"]
+    (dropped,) = [action for action in proxy.actions if action.kind == "drop"]
     assert (dropped.connection, dropped.size) == (0, len(b"server took lost\n"))
 
 

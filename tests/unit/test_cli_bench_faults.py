@@ -22,7 +22,7 @@ def run(*args: str) -> Result:
 
 def verdict(**changes: Any) -> Verdict:
     figures = dict.fromkeys(
-        ("refused", "live", "replay", "fallback", "dead", "waiting", "lost", "unproved", "twice",
+        ("refused", "live", "replay", "fallback", "dead", "waiting", "lost", "unconfirmed", "twice",
          "disordered"), 0,
     )  # fmt: skip
     times = {"p50": 0.01, "p99": 2.5, "max": 61.23}
@@ -68,7 +68,7 @@ def test_the_table_fits_80_columns(outcome: Callable[[Verdict], None]) -> None:
     assert "over budget" in result.output
 
 
-@pytest.mark.parametrize("fault", ["lost", "twice", "unproved"])
+@pytest.mark.parametrize("fault", ["lost", "twice", "unconfirmed"])
 def test_one_bad_event_ends_with_1(outcome: Callable[[Verdict], None], fault: str) -> None:
     outcome(verdict(**{fault: 1}))
     result = run("--scenario", "calm", "--json")

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from delivery.bootstrap.tokens import issue, issue_beside
 from delivery.cli import main
 from delivery.cli.http import Api
-from delivery.cli.validate.checks import AGENT_TYPES, UNHEARD_TYPE, Broken, Checks, Probe
+from delivery.cli.validate.checks import AGENT_TYPES, UNHEARD_TYPE, CheckFailed, Checks, Target
 from delivery.cli.validate.watcher import Watcher
 from delivery.config import Settings
 from delivery.errors import Unreachable
@@ -52,7 +52,7 @@ class Sight(Watcher):
 
 def checks(answer: Answer, watcher: Watcher | None = None, timeout: float = 0.05) -> Checks:
     transport = httpx.MockTransport(answer)
-    probe = Probe("http://service:1", "service", "client", "ada", timeout)
+    probe = Target("http://service:1", "service", "client", "ada", timeout)
     service, client = (Api(probe.url, t, transport=transport) for t in ("service", "client"))
     return Checks(probe, service, client, watcher or Sight())
 
@@ -66,8 +66,8 @@ def rows(*seqs: int, **changes: Any) -> dict[str, Any]:
     return {"accepted": [row | {"index": i, "seq": seq} for i, seq in enumerate(seqs)]}
 
 
-async def broken(check: Any) -> Broken:
-    with pytest.raises(Broken) as caught:
+async def broken(check: Any) -> CheckFailed:
+    with pytest.raises(CheckFailed) as caught:
         await check()
     assert caught.value.mend
     return caught.value
@@ -103,7 +103,7 @@ async def test_a_token_that_is_refused_is_told_apart_from_one_without_a_scope() 
 async def test_a_clients_token_that_may_emit_is_none() -> None:
     found = checks(lambda request: httpx.Response(200 if request.method == "GET" else 422, json={}))
     assert "no scope" in str(await broken(found.client_token))
-    assert not found.is_heard
+    assert not found.can_acknowledge
 
 
 async def test_the_events_of_an_agent_are_sent_only_where_somebody_can_acknowledge() -> None:
@@ -117,7 +117,7 @@ async def test_the_events_of_an_agent_are_sent_only_where_somebody_can_acknowled
     await found.accepted()
     assert {one["type"] for one in sent} == {UNHEARD_TYPE}
     sent.clear()
-    found.is_heard = True
+    found.can_acknowledge = True
     await found.accepted()
     assert tuple(one["type"] for one in sent) == AGENT_TYPES
 

@@ -1,4 +1,4 @@
-"""What is lost when things break, measured by whoever wants to know: ``delivery bench faults``.
+"""The fault benchmark of ``delivery bench faults``.
 
 Owns: a whole cluster of its own (PostgreSQL, Redis, gateways, workers, beat), a paced load, the
 faults, and the audit of every event against the ledger and against what the handlers saw. Never

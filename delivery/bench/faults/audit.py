@@ -1,7 +1,7 @@
-"""Every single event, against the ledger and against what the handlers saw.
+"""The audit of every event against the ledger and against the clients' handlers.
 
-Owns: what counts as lost, as seen twice, as out of order, and by which way an event came. Figures
-come from the raw samples of all users. Never does: wait, or repair.
+Owns: the conditions for lost, handled twice and out of order, and how an event reached its user.
+Figures come from the raw samples of all users. Never does: wait, or repair.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of the events of one scenario.
+    """Counts and times of one scenario's events.
 
     Attributes:
-        accepted: the service said that they are durable; ``refused`` the rest.
+        accepted: durable by the service's answer; ``refused`` are the rest.
         live: handled on the connection that stood when they were emitted.
         replay: handled on a later connection.
-        fallback: brought by a rung of the chain: a resend, or a mail that is its own proof.
-        dead: nobody took them, and operators know; ``waiting`` are still on their way by the chain.
+        fallback: brought by a step of the chain: a resend, or a mail that confirms by itself.
+        dead: unconfirmed at the end of their chain, operators alerted; ``waiting`` are still in it.
         lost: not in the ledger, or never handled by a user who came back.
-        unproved: handled, but the ledger does not know it.
-        twice: a handler saw them more than once.
+        unconfirmed: handled, but not confirmed in the ledger.
+        twice: given to a handler more than once.
         disordered: handled after a later event of their run, as the ledger orders it.
         to_handler_s: from the emission, waits for the service included; over all first sights of
-            users who are not odd.
+            users whose clients behave.
         recover_s: from the end of a fault until no event was late any more; the longest.
-        settle_s: from the end of load and faults until the ledger had every proof.
+        settle_s: from the end of load and faults until the ledger had every confirmation.
     """
 
     accepted: int
@@ -60,7 +60,7 @@ class Verdict:
     dead: int
     waiting: int
     lost: int
-    unproved: int
+    unconfirmed: int
     twice: int
     disordered: int
     to_handler_s: Mapping[str, float]
@@ -72,7 +72,7 @@ class Verdict:
     @property
     def is_good(self) -> bool:
         """Nothing lost, nothing handled twice."""
-        return not (self.lost or self.twice or self.unproved)
+        return not (self.lost or self.twice or self.unconfirmed)
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
@@ -80,7 +80,7 @@ class Verdict:
 
 
 class Audit:
-    """The accepted events of a scenario, and all that is known of them."""
+    """The accepted events of a scenario, with their rows and the handlers' sights of them."""
 
     def __init__(
         self, ledger: Ledger, accepted: Sequence[Sent], listeners: Iterable[Listener]
@@ -91,7 +91,7 @@ class Audit:
         self._stored: dict[str, Stored] = {}
 
     def open_events(self) -> list[str]:
-        """Ids of events that are not where they should end; asks the ledger about these only.
+        """Ids of events that have not ended as they should; reads only these from the ledger.
 
         Raises:
             LedgerUnavailable: the ledger is away.
@@ -108,39 +108,39 @@ class Audit:
         stored = self._stored.get(one.receipt.id)
         if stored is None:
             return False
-        # A user who comes back must have it, whatever operators were told meanwhile.
+        # The event of a user who comes back must be confirmed, even after an alert.
         ends = {State.CONFIRMED} if self._listeners[one.user_id].returns else ENDED
         return stored.state in ends
 
     def verdict(
         self, refusals: Sequence[str], windows: Sequence[Window], settle_s: float | None
     ) -> Verdict:
-        """Judge what was read last."""
+        """Judge the rows that were read last."""
         sights = {user: _by_event(one.sights) for user, one in self._listeners.items()}
-        ways: Counter[str] = Counter()
+        outcomes: Counter[str] = Counter()
         examples: dict[str, list[str]] = {}
         samples: list[tuple[float, float]] = []
         for one in self._accepted:
             seen = sights[one.user_id].get(one.receipt.id, [])
-            if seen and not self._listeners[one.user_id].is_odd:
+            if seen and not self._listeners[one.user_id].misbehaves:
                 samples.append((one.at, seen[0].at))
-            for way in self._ways(one, seen):
-                ways[way] += 1
-                if way not in ("live", "replay", "fallback", "dead"):
-                    examples.setdefault(way, []).append(f"{one.user_id} {one.receipt.id}")
+            for outcome in self._outcomes(one, seen):
+                outcomes[outcome] += 1
+                if outcome not in ("live", "replay", "fallback", "dead"):
+                    examples.setdefault(outcome, []).append(f"{one.user_id} {one.receipt.id}")
         return Verdict(
             accepted=len(self._accepted),
             refused=len(refusals),
-            **{way: ways[way] for way in WAYS},
+            **{outcome: outcomes[outcome] for outcome in OUTCOMES},
             disordered=sum(self._disordered(one) for one in self._listeners.values()),
             to_handler_s=_shares([handled - at for at, handled in samples]),
             recover_s=_recovery(samples, windows),
             settle_s=settle_s,
             refusals=Counter(refusals),
-            examples={way: found[:5] for way, found in examples.items()},
+            examples={outcome: found[:5] for outcome, found in examples.items()},
         )
 
-    def _ways(self, one: Sent, seen: Sequence[Sight]) -> Iterable[str]:
+    def _outcomes(self, one: Sent, seen: Sequence[Sight]) -> Iterable[str]:
         stored = self._stored.get(one.receipt.id)
         if len(seen) > 1:
             yield "twice"
@@ -149,7 +149,7 @@ class Audit:
         elif seen:
             yield "replay" if seen[0].connection != one.connection else self._standing(stored)
             if stored.state is not State.CONFIRMED:
-                yield "unproved"
+                yield "unconfirmed"
         elif stored.state is State.CONFIRMED and self._by_message(one.receipt.id):
             yield "fallback"
         elif self._listeners[one.user_id].returns:
@@ -158,7 +158,7 @@ class Audit:
             yield "dead" if stored.state is State.DEAD else "waiting"
 
     def _standing(self, stored: Stored) -> str:
-        """How it came on a connection that stood all the time."""
+        """How an event came whose connection stood all the time."""
         if stored.handed_over_at is None:
             return "live"
         resent = any(
@@ -178,7 +178,7 @@ class Audit:
         return () if timeline is None else timeline.attempts
 
     def _disordered(self, listener: Listener) -> int:
-        """Events that were handled after a later one of their run."""
+        """Count of events handled after a later one of their run."""
         last: dict[str, int] = {}
         count = 0
         for sights in _by_event(listener.sights).values():
@@ -191,7 +191,7 @@ class Audit:
         return count
 
 
-WAYS = ("live", "replay", "fallback", "dead", "waiting", "lost", "unproved", "twice")
+OUTCOMES = ("live", "replay", "fallback", "dead", "waiting", "lost", "unconfirmed", "twice")
 
 
 def _by_event(sights: Sequence[Sight]) -> dict[str, list[Sight]]:
@@ -213,7 +213,7 @@ def _shares(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def _recovery(samples: Sequence[tuple[float, float]], windows: Sequence[Window]) -> float:
-    """How long after its end a fault was felt, at most."""
+    """Longest time from the end of a fault until an event held up by it was handled."""
     ordered = sorted(windows, key=lambda window: window.begin)
     nexts = [window.begin - LATE for window in ordered[1:]] + [float("inf")]
     felt = [

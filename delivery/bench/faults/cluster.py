@@ -63,7 +63,7 @@ class Command:
 
     @property
     def log(self) -> Path:
-        """What it logged, over all its starts."""
+        """Its log, over all its starts."""
         return self._folder / f"{self.name}.log"
 
     @property
@@ -76,7 +76,7 @@ class Command:
         return self.process is not None and self.process.poll() is None
 
     def begin(self) -> None:
-        """Start it; ``ready`` waits until it has said so."""
+        """Start it; ``ready`` waits until it is."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("DELIVERY_")}
         ours = {f"DELIVERY_{name}": value for name, value in self._settings.items()}
         with self.log.open("ab") as log, self._output.open("ab") as output:
@@ -88,11 +88,11 @@ class Command:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for whoever started this, who then closes it
+                start_new_session=True,  # Ctrl-C goes to the parent alone, which then stops it
             )
 
     def ready(self) -> None:
-        """Wait until it has said that it works.
+        """Wait until it has printed its first line.
 
         Raises:
             CommandFailed: it ended instead; the end of its log says why.
@@ -132,7 +132,7 @@ class Command:
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self.process is None:
-            raise CommandFailed(f"{self.name} has not begun")
+            raise CommandFailed(f"{self.name} has not started_at")
         return self.process
 
 
@@ -170,7 +170,7 @@ TOKEN_TTL = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a cluster is made of.
+    """Sizes of a cluster.
 
     Attributes:
         pace: seconds of the policies' waits are multiplied by it; 1.0 is the shipped ack timeout.
@@ -205,11 +205,11 @@ def two_servers() -> Iterator[Servers]:
 
 
 class Cluster:
-    """What runs.
+    """The servers and processes of a run.
 
     Attributes:
-        front: the clients' way to the gateways; ``door`` the producers'.
-        database_way, redis_way: the gateways' ways, if the shape says so.
+        clients_proxy: the clients' way to the gateways; ``producers_proxy`` the producers'.
+        database_proxy, redis_proxy: the gateways' ways, if the shape says so.
         mails: the mail server.
     """
 
@@ -221,39 +221,39 @@ class Cluster:
         self.gateways: list[Command] = []
         self.ports = [free_port() for _ in range(shape.gateways)]
         self.workers: list[Command] = []
-        self.front: FaultProxy = FaultProxy()
-        self.door: FaultProxy = FaultProxy()
-        self.database_way: FaultProxy | None = None
-        self.redis_way: FaultProxy | None = None
+        self.clients_proxy: FaultProxy = FaultProxy()
+        self.producers_proxy: FaultProxy = FaultProxy()
+        self.database_proxy: FaultProxy | None = None
+        self.redis_proxy: FaultProxy | None = None
         self._secret = os.urandom(32).hex()
 
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"http://127.0.0.1:{self.front.port}"
+        return f"http://127.0.0.1:{self.clients_proxy.port}"
 
     @property
-    def door_url(self) -> str:
+    def producers_url(self) -> str:
         """Where producers post."""
-        return f"http://127.0.0.1:{self.door.port}"
+        return f"http://127.0.0.1:{self.producers_proxy.port}"
 
     def route(self, *, apart: bool) -> None:
         """New connections of clients and producers go to the same gateways, or to others."""
         apart = apart and len(self.ports) > 1
-        self.door.targets = self.ports[:1] if apart else self.ports
-        self.front.targets = self.ports[1:] if apart else self.ports
+        self.producers_proxy.targets = self.ports[:1] if apart else self.ports
+        self.clients_proxy.targets = self.ports[1:] if apart else self.ports
 
     def token(self, user_id: str, scope: str | None = None) -> str:
         """A client's token, or with ``scope`` a service's."""
         return make_token(self._secret, user_id, scope=scope, ttl=TOKEN_TTL)
 
     def ledger(self) -> SqlLedger:
-        """A handle on the ledger that no proxy stands before."""
+        """A handle on the ledger, not through a proxy."""
         return SqlLedger(self.servers.postgres.url, pool_size=4)
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Migrate, and start everything side by side."""
-        await self._start_ways(stack)
+        await self._start_proxies(stack)
         self.mails.start()
         stack.callback(self.mails.stop)
         settings = self._settings()
@@ -264,7 +264,7 @@ class Cluster:
         beat = self._command("beat", ["beat", "--json"], settings)
         for number, port in enumerate(self.ports):
             args = ["gateway", "--json", "--port", str(port)]
-            own = settings | self._ways() | {"NODE": f"gateway-{number}"}
+            own = settings | self._proxied_urls() | {"NODE": f"gateway-{number}"}
             self.gateways.append(self._command(f"gateway-{number}", args, own))
         commands = [*self.gateways, *self.workers, beat]
         for command in commands:
@@ -272,15 +272,15 @@ class Cluster:
             command.begin()
         await asyncio.gather(*(asyncio.to_thread(command.ready) for command in commands))
 
-    async def _start_ways(self, stack: AsyncExitStack) -> None:
-        self.front = await stack.enter_async_context(fault_proxy(*self.ports))
-        self.door = await stack.enter_async_context(fault_proxy(*self.ports))
+    async def _start_proxies(self, stack: AsyncExitStack) -> None:
+        self.clients_proxy = await stack.enter_async_context(fault_proxy(*self.ports))
+        self.producers_proxy = await stack.enter_async_context(fault_proxy(*self.ports))
         if self.shape.proxied:
             database, cache = (
                 _port(server.url) for server in (self.servers.postgres, self.servers.redis)
             )
-            self.database_way = await stack.enter_async_context(fault_proxy(database))
-            self.redis_way = await stack.enter_async_context(fault_proxy(cache))
+            self.database_proxy = await stack.enter_async_context(fault_proxy(database))
+            self.redis_proxy = await stack.enter_async_context(fault_proxy(cache))
 
     def _settings(self) -> dict[str, str]:
         policies = self.folder / "policies.toml"
@@ -296,18 +296,18 @@ class Cluster:
             "DATA_DIR": str(self.folder / "data"),
             "SMTP_URL": self.mails.url,
             "MAIL_FROM": "delivery@example.org",
-            "PUBLIC_URL": self.door_url,
+            "PUBLIC_URL": self.producers_url,
             "LOG_LEVEL": "WARNING",
         }
 
-    def _ways(self) -> dict[str, str]:
+    def _proxied_urls(self) -> dict[str, str]:
         """The gateways' own addresses of the servers."""
-        if self.database_way is None or self.redis_way is None:
+        if self.database_proxy is None or self.redis_proxy is None:
             return {}
-        database = make_url(self.servers.postgres.url).set(port=self.database_way.port)
+        database = make_url(self.servers.postgres.url).set(port=self.database_proxy.port)
         return {
             "DATABASE_URL": database.render_as_string(hide_password=False),
-            "REDIS_URL": _with_port(self.servers.redis.url, self.redis_way.port),
+            "REDIS_URL": _with_port(self.servers.redis.url, self.redis_proxy.port),
             "BROKER_URL": self.servers.redis.url,
         }
 

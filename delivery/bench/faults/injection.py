@@ -22,17 +22,17 @@ from sqlalchemy import make_url
 
 from delivery.bench.faults.audit import Window
 from delivery.bench.faults.cluster import Cluster, Command
-from delivery.bench.faults.listeners import Audience
-from delivery.bench.faults.producers import Producing
+from delivery.bench.faults.listeners import Clients
+from delivery.bench.faults.producers import Producers
 from delivery.bench.faults.servers import Server
 from delivery.errors import DeliveryError
 
-PATIENCE = 5.0
+TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How large and how long.
+    """Sizes and times of a scenario.
 
     Attributes:
         rate: events per second, over all users.
@@ -55,14 +55,14 @@ class Plan:
 
 
 @dataclass
-class Stage:
-    """One scenario while it runs."""
+class ScenarioContext:
+    """One scenario while it runs: cluster, clients, producers, and the record of faults."""
 
     cluster: Cluster
-    audience: Audience
-    producing: Producing
+    clients: Clients
+    producers: Producers
     plan: Plan
-    begun: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
     windows: list[Window] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -72,11 +72,11 @@ class Stage:
     @property
     def left(self) -> float:
         """Seconds of load to come."""
-        return self.begun + self.plan.seconds - time.monotonic()
+        return self.started_at + self.plan.seconds - time.monotonic()
 
     @asynccontextmanager
     async def fault(self, what: str) -> AsyncIterator[None]:
-        """Something is broken from here until the end of the block."""
+        """Record a fault that lasts until the end of the block."""
         begin = time.monotonic()
         try:
             yield
@@ -88,7 +88,7 @@ class Stage:
         await asyncio.sleep(min(self.plan.every, self.plan.seconds / 6))
 
     async def again(self) -> AsyncIterator[int]:
-        """Count the rounds of a fault that comes every few seconds, while there is time left."""
+        """Yield the number of each round of a repeated fault, while there is time left."""
         round_ = 0
         await self.calm()
         while self.left > self.plan.away:
@@ -97,16 +97,16 @@ class Stage:
             await asyncio.sleep(self.plan.every)
 
     async def outage(self) -> None:
-        """As long as a server is away."""
+        """Wait as long as a server is away."""
         await asyncio.sleep(self.plan.outage)
 
 
-async def aside(work: Callable[[], object]) -> None:
+async def in_thread(work: Callable[[], object]) -> None:
     """Do blocking work while the load goes on."""
     await asyncio.to_thread(work)
 
 
-async def begin_again(commands: Iterable[Command]) -> None:
+async def restart(commands: Iterable[Command]) -> None:
     """Start processes and wait until they work."""
     found = list(commands)
     for command in found:
@@ -115,206 +115,213 @@ async def begin_again(commands: Iterable[Command]) -> None:
 
 
 async def restore(cluster: Cluster) -> None:
-    """Whatever was broken works again, however the scenario ended."""
-    for way in (cluster.front, cluster.door, cluster.database_way, cluster.redis_way):
-        if way is not None:
-            way.heal()
+    """Make every part work again, however the scenario ended."""
+    for proxy in (
+        cluster.clients_proxy,
+        cluster.producers_proxy,
+        cluster.database_proxy,
+        cluster.redis_proxy,
+    ):
+        if proxy is not None:
+            proxy.heal()
     for server in (cluster.servers.postgres, cluster.servers.redis):
-        await aside(server.cont if server.is_running else server.start)
+        await in_thread(server.cont if server.is_running else server.start)
     gone = [one for one in (*cluster.gateways, *cluster.workers) if not one.is_running]
-    await begin_again(gone)
+    await restart(gone)
 
 
-async def cut_clients(stage: Stage) -> None:
+async def cut_clients(context: ScenarioContext) -> None:
     """RST for a random half of the clients, again and again; each stays away for a while."""
-    async for _ in stage.again():
-        async with stage.fault("clients cut"):
-            stage.cluster.front.cut(0.5, dice=stage.dice.random)
+    async for _ in context.again():
+        async with context.fault("clients cut"):
+            context.cluster.clients_proxy.cut(0.5, dice=context.dice.random)
 
 
-async def kill_a_gateway(stage: Stage) -> None:
+async def kill_a_gateway(context: ScenarioContext) -> None:
     """SIGKILL for one gateway after the other, in mid-burst; each comes back after a while."""
-    async for number in stage.again():
-        gateway = stage.cluster.gateways[number % len(stage.cluster.gateways)]
-        async with stage.fault(f"{gateway.name} killed"):
-            await aside(gateway.kill)
-        await asyncio.sleep(stage.plan.away)
-        await begin_again([gateway])
+    async for number in context.again():
+        gateway = context.cluster.gateways[number % len(context.cluster.gateways)]
+        async with context.fault(f"{gateway.name} killed"):
+            await in_thread(gateway.kill)
+        await asyncio.sleep(context.plan.away)
+        await restart([gateway])
 
 
-async def kill_all_gateways(stage: Stage) -> None:
-    """SIGKILL for every gateway at once; nobody is there until they have started again."""
-    async for _ in stage.again():
-        async with stage.fault("all gateways killed"):
-            for gateway in stage.cluster.gateways:
-                await aside(gateway.kill)
-            await begin_again(stage.cluster.gateways)
+async def kill_all_gateways(context: ScenarioContext) -> None:
+    """SIGKILL for every gateway at once; none serves until they have started again."""
+    async for _ in context.again():
+        async with context.fault("all gateways killed"):
+            for gateway in context.cluster.gateways:
+                await in_thread(gateway.kill)
+            await restart(context.cluster.gateways)
 
 
-async def roll_gateways(stage: Stage) -> None:
+async def roll_gateways(context: ScenarioContext) -> None:
     """SIGTERM for one gateway after the other, as a deploy does."""
-    await stage.calm()
-    for gateway in stage.cluster.gateways:
-        async with stage.fault(f"{gateway.name} stopped"):
+    await context.calm()
+    for gateway in context.cluster.gateways:
+        async with context.fault(f"{gateway.name} stopped"):
             status = await asyncio.to_thread(gateway.stop)
         if status:
             raise DeliveryError(f"{gateway.name} ended with {status} on SIGTERM")
-        await begin_again([gateway])
-        await stage.calm()
+        await restart([gateway])
+        await context.calm()
 
 
-async def kill_workers(stage: Stage) -> None:
+async def kill_workers(context: ScenarioContext) -> None:
     """SIGKILL for one worker after the other, while users who are away keep the chain busy."""
-    async for number in stage.again():
-        worker = stage.cluster.workers[number % len(stage.cluster.workers)]
-        async with stage.fault(f"{worker.name} killed"):
-            stage.cluster.front.cut(0.5, dice=stage.dice.random)
-            await aside(worker.kill)
-        await asyncio.sleep(stage.plan.away)
-        await begin_again([worker])
+    async for number in context.again():
+        worker = context.cluster.workers[number % len(context.cluster.workers)]
+        async with context.fault(f"{worker.name} killed"):
+            context.cluster.clients_proxy.cut(0.5, dice=context.dice.random)
+            await in_thread(worker.kill)
+        await asyncio.sleep(context.plan.away)
+        await restart([worker])
 
 
-async def freeze_redis(stage: Stage) -> None:
+async def freeze_redis(context: ScenarioContext) -> None:
     """SIGSTOP: Redis answers nothing, and its connections stay open."""
-    await _freeze(stage, stage.cluster.servers.redis)
+    await _freeze(context, context.cluster.servers.redis)
 
 
-async def kill_redis(stage: Stage) -> None:
+async def kill_redis(context: ScenarioContext) -> None:
     """Redis crashes, and comes back with what it had written."""
-    await _kill(stage, stage.cluster.servers.redis)
+    await _kill(context, context.cluster.servers.redis)
 
 
-async def empty_redis(stage: Stage) -> None:
+async def empty_redis(context: ScenarioContext) -> None:
     """Redis crashes, and comes back with nothing."""
-    await stage.calm()
-    server = stage.cluster.servers.redis
-    async with stage.fault("redis killed"):
-        await aside(server.kill)
-        await stage.outage()
-        await aside(lambda: _forget(server))
-        await aside(server.start)
+    await context.calm()
+    server = context.cluster.servers.redis
+    async with context.fault("redis killed"):
+        await in_thread(server.kill)
+        await context.outage()
+        await in_thread(lambda: _forget(server))
+        await in_thread(server.start)
 
 
-async def flush_redis(stage: Stage) -> None:
+async def flush_redis(context: ScenarioContext) -> None:
     """Everything in Redis is deleted, again and again: broker, copies, subscribers stay."""
-    async for _ in stage.again():
-        async with stage.fault("redis flushed"):
-            await aside(lambda: _flush(stage.cluster.servers.redis))
+    async for _ in context.again():
+        async with context.fault("redis flushed"):
+            await in_thread(lambda: _flush(context.cluster.servers.redis))
 
 
-async def freeze_postgres(stage: Stage) -> None:
+async def freeze_postgres(context: ScenarioContext) -> None:
     """SIGSTOP: PostgreSQL answers nothing, and its connections stay open."""
-    await _freeze(stage, stage.cluster.servers.postgres)
+    await _freeze(context, context.cluster.servers.postgres)
 
 
-async def restart_postgres(stage: Stage) -> None:
+async def restart_postgres(context: ScenarioContext) -> None:
     """PostgreSQL crashes in mid-transaction and starts again at once; then again."""
-    async for _ in stage.again():
-        async with stage.fault("postgres restarted"):
-            await aside(stage.cluster.servers.postgres.kill)
-            await aside(stage.cluster.servers.postgres.start)
-        await asyncio.sleep(stage.plan.away)
+    async for _ in context.again():
+        async with context.fault("postgres restarted"):
+            await in_thread(context.cluster.servers.postgres.kill)
+            await in_thread(context.cluster.servers.postgres.start)
+        await asyncio.sleep(context.plan.away)
 
 
-async def lock_postgres(stage: Stage) -> None:
+async def lock_postgres(context: ScenarioContext) -> None:
     """PostgreSQL takes no writes, as a replica or a full disk."""
-    await stage.calm()
-    url = stage.cluster.servers.postgres.url
-    async with stage.fault("postgres read-only"):
-        await aside(lambda: _make_read_only(url, True))
+    await context.calm()
+    url = context.cluster.servers.postgres.url
+    async with context.fault("postgres read-only"):
+        await in_thread(lambda: _make_read_only(url, True))
         try:
-            await stage.outage()
+            await context.outage()
         finally:
-            await aside(lambda: _make_read_only(url, False))
+            await in_thread(lambda: _make_read_only(url, False))
 
 
-async def kill_everything_below(stage: Stage) -> None:
+async def kill_everything_below(context: ScenarioContext) -> None:
     """PostgreSQL and Redis away at once: the spool alone makes events durable."""
-    await stage.calm()
-    servers = stage.cluster.servers
-    async with stage.fault("postgres and redis killed"):
-        await aside(servers.postgres.kill)
-        await aside(servers.redis.kill)
-        await stage.outage()
-        await asyncio.gather(aside(servers.postgres.start), aside(servers.redis.start))
+    await context.calm()
+    servers = context.cluster.servers
+    async with context.fault("postgres and redis killed"):
+        await in_thread(servers.postgres.kill)
+        await in_thread(servers.redis.kill)
+        await context.outage()
+        await asyncio.gather(in_thread(servers.postgres.start), in_thread(servers.redis.start))
 
 
-async def deafen_the_bus(stage: Stage) -> None:
-    """The gateways' subscribers hear nothing, while all else they say to Redis is answered."""
-    way = stage.cluster.redis_way
-    if way is None:
+async def deafen_the_bus(context: ScenarioContext) -> None:
+    """The gateways' subscribers receive nothing, while Redis answers their other connections."""
+    proxy = context.cluster.redis_proxy
+    if proxy is None:
         raise DeliveryError("this scenario needs a proxied cluster")
-    await stage.calm()
-    while stage.left > stage.plan.outage / 2:
-        async with stage.fault("subscribers deaf"):
-            if not way.silence(b"SUBSCRIBE"):
+    await context.calm()
+    while context.left > context.plan.outage / 2:
+        async with context.fault("subscribers deaf"):
+            if not proxy.silence(b"SUBSCRIBE"):
                 raise DeliveryError("no subscriber was found on the way to Redis")
-        await stage.outage()
+        await context.outage()
 
 
-async def lose_answers(stage: Stage) -> None:
+async def lose_answers(context: ScenarioContext) -> None:
     """The service takes a post, and its answer is lost."""
-    async for _ in stage.again():
-        async with stage.fault("answers to producers lost"):
-            stage.cluster.door.swallow(b"POST /v1/events", 8)
-    stage.notes["answers lost"] = stage.cluster.door.count("swallow")
+    async for _ in context.again():
+        async with context.fault("answers to producers lost"):
+            context.cluster.producers_proxy.swallow(b"POST /v1/events", 8)
+    context.notes["answers lost"] = context.cluster.producers_proxy.count("swallow")
 
 
-async def lose_commits(stage: Stage) -> None:
-    """PostgreSQL commits, and its answer is lost: nobody can tell whether it did."""
-    way = stage.cluster.database_way
-    if way is None:
+async def lose_commits(context: ScenarioContext) -> None:
+    """PostgreSQL commits, and its answer is lost: the gateway cannot tell whether it did."""
+    proxy = context.cluster.database_proxy
+    if proxy is None:
         raise DeliveryError("this scenario needs a proxied cluster")
-    async for _ in stage.again():
-        async with stage.fault("answers to commits lost"):
-            way.swallow(b"COMMIT", 4)
-    stage.notes["commits whose answer was lost"] = way.count("swallow")
+    async for _ in context.again():
+        async with context.fault("answers to commits lost"):
+            proxy.swallow(b"COMMIT", 4)
+    context.notes["commits whose answer was lost"] = proxy.count("swallow")
 
 
-async def nothing(stage: Stage) -> None:
+async def nothing(context: ScenarioContext) -> None:
     """Nothing breaks."""
-    stage.notes["faults"] = "none"
+    context.notes["faults"] = "none"
 
 
-async def gather_without_redis(stage: Stage) -> None:
+async def gather_without_redis(context: ScenarioContext) -> None:
     """A backlog gathers while Redis is frozen."""
-    await _gather(stage, stage.cluster.servers.redis)
+    await _gather(context, context.cluster.servers.redis)
 
 
-async def gather_without_postgres(stage: Stage) -> None:
+async def gather_without_postgres(context: ScenarioContext) -> None:
     """A backlog gathers in the spool while PostgreSQL is frozen."""
-    await _gather(stage, stage.cluster.servers.postgres)
+    await _gather(context, context.cluster.servers.postgres)
 
 
-async def _gather(stage: Stage, server: Server) -> None:
-    async with stage.fault(f"{server.version} frozen"):
-        await aside(server.stop)
+async def _gather(context: ScenarioContext, server: Server) -> None:
+    async with context.fault(f"{server.version} frozen"):
+        await in_thread(server.stop)
         try:
-            await stage.producing.pace(stage.plan.backlog / stage.plan.outage, stage.plan.outage)
+            await context.producers.pace(
+                context.plan.backlog / context.plan.outage, context.plan.outage
+            )
         finally:
-            await aside(server.cont)
+            await in_thread(server.cont)
 
 
-async def _freeze(stage: Stage, server: Server) -> None:
-    await stage.calm()
-    async with stage.fault(f"{server.version} frozen"):
-        await aside(server.stop)
+async def _freeze(context: ScenarioContext, server: Server) -> None:
+    await context.calm()
+    async with context.fault(f"{server.version} frozen"):
+        await in_thread(server.stop)
         try:
-            await stage.outage()
+            await context.outage()
         finally:
-            await aside(server.cont)
+            await in_thread(server.cont)
 
 
-async def _kill(stage: Stage, server: Server) -> None:
-    await stage.calm()
-    async with stage.fault(f"{server.version} killed"):
-        await aside(server.kill)
-        await stage.outage()
-        await aside(server.start)
+async def _kill(context: ScenarioContext, server: Server) -> None:
+    await context.calm()
+    async with context.fault(f"{server.version} killed"):
+        await in_thread(server.kill)
+        await context.outage()
+        await in_thread(server.start)
 
 
 def _flush(server: Server) -> None:
-    with closing(redis.Redis.from_url(server.url, socket_timeout=PATIENCE)) as client:
+    with closing(redis.Redis.from_url(server.url, socket_timeout=TIMEOUT)) as client:
         client.flushall()
 
 

@@ -1,7 +1,7 @@
-"""The users: real clients, what the handler of each saw, and clients that do not behave.
+"""The clients of the users: well-behaved ones with a handler, and misbehaving ones.
 
-Owns: every first and repeated sight of an event, with its instant and its connection; and the ways
-of the misbehaving ones on the wire. Never does: judge what was seen; that is the audit.
+Owns: every first and repeated sight of an event, with its instant and its connection; and what the
+misbehaving ones do on the wire. Never does: judge the sights; that is the audit.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CLOSE_TIMEOUT = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """A handler was given an event.
+    """A handler's sight of an event.
 
     Attributes:
         connection: which of the client's connections it was, from 0.
@@ -42,7 +42,7 @@ class Sight:
 
 @dataclass(frozen=True, slots=True)
 class Away(FullJitter):
-    """Come back after so many seconds, however often it failed."""
+    """A client that comes back after a fixed time, however often it failed."""
 
     seconds: float = 2.0
 
@@ -55,9 +55,9 @@ class Listener:
     """One user with one client at a time; the store outlives the client.
 
     Attributes:
-        sights: in the order in which the handler saw the events.
+        sights: in the order of the handler's calls.
         returns: whether every event must have reached the handler in the end.
-        is_odd: whether the client misbehaves at first; what it is late with says nothing.
+        misbehaves: whether the client misbehaves at first; its times are not counted.
         has_address: whether mail reaches the user.
     """
 
@@ -66,7 +66,7 @@ class Listener:
         self.token = token
         self.sights: list[Sight] = []
         self.returns = True
-        self.is_odd = False
+        self.misbehaves = False
         self.has_address = False
         self.store = MemoryStore()
         self._client: Client | None = None
@@ -95,12 +95,12 @@ class Listener:
             self._client = None
 
 
-Odd = Callable[[Listener, str, aiohttp.ClientSession], Awaitable[None]]
-"""How a client that is not well behaves: runs until cancelled."""
+Misbehaviour = Callable[[Listener, str, aiohttp.ClientSession], Awaitable[None]]
+"""The behaviour of a client that does not follow the protocol; runs until cancelled."""
 
 
-class Audience:
-    """All listeners; most are well, some may be odd."""
+class Clients:
+    """All listeners; some may misbehave."""
 
     def __init__(self, url: str, listeners: list[Listener]) -> None:
         self.listeners = listeners
@@ -109,30 +109,30 @@ class Audience:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._session: aiohttp.ClientSession | None = None
 
-    async def open(self, backoff: FullJitter | None, odd: dict[str, Odd]) -> None:
-        """Connect everybody; returns when those who are well have been welcomed.
+    async def open(self, backoff: FullJitter | None, misbehaving: dict[str, Misbehaviour]) -> None:
+        """Connect all clients; returns when every well-behaved one has been welcomed.
 
         Raises:
-            TimeoutError: somebody was not.
+            TimeoutError: one was not.
         """
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         for listener in self.listeners:
-            way = odd.get(listener.user_id)
-            if way is None:
+            behave = misbehaving.get(listener.user_id)
+            if behave is None:
                 self._begin(listener, listener.listen(self._url, self._session, backoff))
             else:
-                self._begin(listener, way(listener, self._url, self._session))
-        well = [one for one in self.listeners if one.user_id not in odd]
+                self._begin(listener, behave(listener, self._url, self._session))
+        well_behaved = [one for one in self.listeners if one.user_id not in misbehaving]
         async with asyncio.timeout(WELCOME_TIMEOUT):
-            while any(one.connection is None for one in well):
+            while any(one.connection is None for one in well_behaved):
                 self.check()
                 await asyncio.sleep(0.02)
 
     def _begin(self, listener: Listener, work: Awaitable[None]) -> None:
         self._tasks[listener.user_id] = asyncio.ensure_future(work)
 
-    async def cure(self, users: list[str]) -> None:
-        """From now on these users listen with a client that is well."""
+    async def replace_misbehaving(self, users: list[str]) -> None:
+        """Give these users a well-behaved client from now on."""
         if self._session is None:
             return
         gone = [self._tasks.pop(user) for user in users]
@@ -148,7 +148,7 @@ class Audience:
                 task.result()
 
     async def close(self) -> None:
-        """Disconnect everybody."""
+        """Disconnect all clients."""
         await _cancel(list(self._tasks.values()))
         if self._session is not None:
             await self._session.close()
@@ -170,13 +170,13 @@ SOCKET_CLOSE_TIMEOUT = 1.0
 
 
 async def slow(listener: Listener, url: str, session: aiohttp.ClientSession) -> None:
-    """Well, but behind a line that is too thin for what it is sent."""
+    """Behave well behind a line that is too thin for the events sent over it."""
     async with fault_proxy(urlsplit(url).port or 0, throttle=SLOW) as line:
         await listener.listen(f"http://127.0.0.1:{line.port}", session, None)
 
 
 async def deaf(listener: Listener, url: str, session: aiohttp.ClientSession) -> None:
-    """Connects and never reads, so that it answers no ping either."""
+    """Connect and never read, so that pings stay unanswered as well."""
 
     async def wait(_socket: aiohttp.ClientWebSocketResponse) -> None:
         await asyncio.sleep(DEAF)
@@ -185,7 +185,7 @@ async def deaf(listener: Listener, url: str, session: aiohttp.ClientSession) -> 
 
 
 async def mute(listener: Listener, url: str, session: aiohttp.ClientSession) -> None:
-    """Reads everything and acknowledges nothing."""
+    """Read everything and acknowledge nothing."""
 
     async def read(socket: aiohttp.ClientWebSocketResponse) -> None:
         async for _ in socket:
@@ -195,7 +195,7 @@ async def mute(listener: Listener, url: str, session: aiohttp.ClientSession) -> 
 
 
 async def restless(listener: Listener, url: str, session: aiohttp.ClientSession) -> None:
-    """Connects and leaves, again and again, without a word."""
+    """Connect and leave, again and again, without a close frame of its own."""
 
     async def leave(_socket: aiohttp.ClientWebSocketResponse) -> None:
         await asyncio.sleep(RESTLESS)
@@ -209,7 +209,7 @@ async def _for_ever(
     session: aiohttp.ClientSession,
     use: Callable[[aiohttp.ClientWebSocketResponse], Awaitable[None]],
 ) -> None:
-    """Connect, again and again: whatever the network does to such a client is only its end."""
+    """Connect, again and again; an error of the network only ends one connection."""
     timeout = aiohttp.ClientWSTimeout(ws_close=SOCKET_CLOSE_TIMEOUT)
     while True:
         with suppress(aiohttp.ClientError, OSError, TimeoutError):

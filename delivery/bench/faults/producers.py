@@ -1,7 +1,7 @@
-"""The agents: events at a steady rate, in order within each run, whatever breaks.
+"""The producers: events at a steady rate, in order within each run.
 
-Owns: the pace, and for each event when it was emitted and on which connection its user was. The
-emitter is the public one over HTTP, with its retries. Never does: wait for a delivery.
+Owns: the pace, and for each event its instant and the connection its user had then. The emitter is
+the public one over HTTP, with its retries. Never does: wait for a confirmation.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from delivery.bench.faults.listeners import Audience
+from delivery.bench.faults.listeners import Clients
 from delivery.client.remote import Remote, RemoteEmitter, connect
 from delivery.domain.emission import Receipt
 from delivery.domain.event import AGENT_TYPES
@@ -44,12 +44,12 @@ class Sent:
     at: float
 
 
-class Producing:
+class Producers:
     """Emits round robin over the users."""
 
-    def __init__(self, audience: Audience, door: str, token: str) -> None:
-        self._audience = audience
-        self._door = door
+    def __init__(self, clients: Clients, url: str, token: str) -> None:
+        self._clients = clients
+        self._url = url
         self._token = token
         self._remotes: list[Remote] = []
         self._stack = AsyncExitStack()
@@ -61,25 +61,25 @@ class Producing:
     async def open(self) -> None:
         """Connect to the service."""
         for _ in range(PRODUCERS):
-            remote = connect(self._door, self._token, deadline=DEADLINE, max_buffered=100_000)
+            remote = connect(self._url, self._token, deadline=DEADLINE, max_buffered=100_000)
             self._remotes.append(await self._stack.enter_async_context(remote))
 
     async def pace(self, rate: float, seconds: float) -> None:
         """Emit ``rate`` events per second for so long."""
-        begun = time.monotonic()
+        started_at = time.monotonic()
         for number in range(round(rate * seconds)):
-            ahead = begun + number / rate - time.monotonic()
+            ahead = started_at + number / rate - time.monotonic()
             if ahead > 0:
                 await asyncio.sleep(ahead)
             self.emit()
 
     async def burst(self, count: int, rate: float) -> None:
-        """Emit so many events on top of the load."""
+        """Emit ``count`` events on top of the load."""
         await self.pace(rate, count / rate)
 
     def emit(self) -> None:
         """The next user's next event."""
-        listeners = self._audience.listeners
+        listeners = self._clients.listeners
         index = self._next % len(listeners)
         self._next += 1
         listener = listeners[index]
@@ -95,7 +95,7 @@ class Producing:
         self.sent.append(Sent(receipt, listener.user_id, run_id, count, listener.connection, at))
 
     async def accepted(self, timeout: float) -> tuple[list[Sent], list[str]]:
-        """Wait for the service's answers: what it accepted, and why it refused the others."""
+        """Wait for the service's answers: the accepted events, and the refusals of the others."""
         waiting = [asyncio.ensure_future(one.receipt.accepted()) for one in self.sent]
         if waiting:
             await asyncio.wait(waiting, timeout=timeout)

@@ -1,8 +1,8 @@
-"""A TCP proxy that misbehaves on command, and remembers what it did.
+"""A TCP proxy that injects faults on command, and records them.
 
-Owns: the connections through it: cut (FIN or RST), delayed, throttled, silenced, or robbed of the
-answer to something that the server has done. It stands between any two parts, before one port or
-several. Never does: understand what it carries, beyond looking for given bytes.
+Owns: the connections through it: cut (FIN or RST), delayed, throttled, silenced, or reset
+before the answer to a request that the server has carried out. It stands between any two parts,
+before one port or several. Never does: parse the bytes it carries, beyond looking for given ones.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 CHUNK = 65_536
-FIRST_WORDS = 4_096
+FIRST_BYTES = 4_096
 CONNECT_TIMEOUT = 5.0
-MAX_DEEDS = 10_000
+MAX_ACTIONS = 10_000
 _NO_LINGER = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
-    """Something that the proxy did to a connection.
+class Action:
+    """One thing that the proxy did to a connection.
 
     Attributes:
         kind: ``connect``, ``refuse``, ``cut``, ``reset``, ``silence``, ``drop``, ``swallow``.
@@ -41,22 +41,22 @@ class Deed:
 
 
 @dataclass(slots=True, eq=False)
-class _Way:
+class _Connection:
     """One connection: the caller's end and the server's."""
 
     number: int
     caller: asyncio.StreamWriter
     server: asyncio.StreamWriter
-    words: bytearray = field(default_factory=bytearray)
+    first_bytes: bytearray = field(default_factory=bytearray)
     is_silent: bool = False
-    robs: bool = False
+    loses_answer: bool = False
 
 
 class FaultProxy:
     """Forwards to the first of its ports that answers, taking turns.
 
     Attributes:
-        port: where it listens; ``deeds`` is what it did, oldest first.
+        port: where it listens; ``actions`` are recorded oldest first.
         delay: seconds by which every chunk from the server is late.
         throttle: bytes per second and connection from the server; ``None`` for no limit.
         is_closed: whether new connections are reset at once.
@@ -68,20 +68,20 @@ class FaultProxy:
         self.delay = delay
         self.throttle = throttle
         self.is_closed = False
-        self.deeds: list[Deed] = []
-        self._ways: dict[int, _Way] = {}
+        self.actions: list[Action] = []
+        self._connections: dict[int, _Connection] = {}
         self._made = 0
-        self._rob: tuple[bytes, int] = (b"", 0)
+        self._losing: tuple[bytes, int] = (b"", 0)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def connections(self) -> list[int]:
-        """The numbers of those that stand."""
-        return sorted(self._ways)
+        """Numbers of the open connections."""
+        return sorted(self._connections)
 
     def count(self, kind: str) -> int:
-        """How often it did one kind of thing."""
-        return sum(deed.kind == kind for deed in self.deeds)
+        """Count of actions of one kind."""
+        return sum(deed.kind == kind for deed in self.actions)
 
     # Commands
 
@@ -93,9 +93,9 @@ class FaultProxy:
         Args:
             reset: with RST to the caller, as a crash or a NAT that forgot does; else with FIN.
         """
-        chosen = [way for way in self._ways.values() if dice() < share]
-        for way in chosen:
-            self._end(way, reset=reset)
+        chosen = [connection for connection in self._connections.values() if dice() < share]
+        for connection in chosen:
+            self._end(connection, reset=reset)
         return len(chosen)
 
     def silence(self, *words: bytes) -> int:
@@ -106,24 +106,28 @@ class FaultProxy:
         Args:
             words: only connections whose caller has said one of these.
         """
-        chosen = [w for w in self._ways.values() if not words or any(x in w.words for x in words)]
-        for way in chosen:
-            way.is_silent = True
-            self._note("silence", way)
+        chosen = [
+            w
+            for w in self._connections.values()
+            if not words or any(x in w.first_bytes for x in words)
+        ]
+        for connection in chosen:
+            connection.is_silent = True
+            self._note("silence", connection)
         return len(chosen)
 
     def swallow(self, request: bytes, times: int = 1) -> None:
         """Let the server do what is asked, drop its answer, and reset the connection.
 
         Args:
-            request: what the caller's bytes hold, such as ``COMMIT``.
+            request: bytes of the request, such as ``COMMIT``.
             times: how many answers; 0 to stop.
         """
-        self._rob = (request, times)
+        self._losing = (request, times)
 
     def heal(self) -> None:
-        """Stop every misbehaviour; what was cut or silenced stays so."""
-        self.delay, self.throttle, self.is_closed, self._rob = 0.0, None, False, (b"", 0)
+        """Stop injecting; connections that were cut or silenced stay so."""
+        self.delay, self.throttle, self.is_closed, self._losing = 0.0, None, False, (b"", 0)
 
     # Forwarding
 
@@ -132,22 +136,22 @@ class FaultProxy:
         number, self._made = self._made, self._made + 1
         reached = None if self.is_closed else await self._reach(number)
         if reached is None:
-            self._remember(Deed("refuse", number, 0, time.monotonic()))
+            self._remember(Action("refuse", number, 0, time.monotonic()))
             _abort(writer)
             return
         up_reader, up_writer = reached
-        way = self._ways[number] = _Way(number, writer, up_writer)
-        self._note("connect", way)
-        there = asyncio.create_task(self._carry_there(way, reader))
-        back = asyncio.create_task(self._carry_back(way, up_reader))
-        self._tasks |= {there, back}
+        connection = self._connections[number] = _Connection(number, writer, up_writer)
+        self._note("connect", connection)
+        to_server = asyncio.create_task(self._carry_to_server(connection, reader))
+        to_caller = asyncio.create_task(self._carry_to_caller(connection, up_reader))
+        self._tasks |= {to_server, to_caller}
         try:
-            # The caller may have said all and still listen: it is over when the server is done.
-            await asyncio.wait({back})
+            # A caller may have sent all and still read: it ends when the server's side does.
+            await asyncio.wait({to_caller})
         finally:
-            there.cancel()
-            self._tasks -= {there, back}
-            self._ways.pop(number, None)
+            to_server.cancel()
+            self._tasks -= {to_server, to_caller}
+            self._connections.pop(number, None)
             for end in (writer, up_writer):
                 end.close()
 
@@ -159,62 +163,62 @@ class FaultProxy:
                     return await asyncio.open_connection("127.0.0.1", port)
         return None
 
-    async def _carry_there(self, way: _Way, reader: asyncio.StreamReader) -> None:
+    async def _carry_to_server(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
         try:
             while chunk := await reader.read(CHUNK):
-                self._listen(way, chunk)
-                way.server.write(chunk)
-                await way.server.drain()
-            if way.server.can_write_eof():
-                way.server.write_eof()
+                self._inspect(connection, chunk)
+                connection.server.write(chunk)
+                await connection.server.drain()
+            if connection.server.can_write_eof():
+                connection.server.write_eof()
         except OSError:
-            _abort(way.server)  # the caller was reset, and so is the server
+            _abort(connection.server)  # the caller was reset, and so is the server
 
-    async def _carry_back(self, way: _Way, reader: asyncio.StreamReader) -> None:
+    async def _carry_to_caller(self, connection: _Connection, reader: asyncio.StreamReader) -> None:
         with suppress(OSError):
             while chunk := await reader.read(CHUNK):
                 if self.delay:
                     await asyncio.sleep(self.delay)
-                if way.robs:
-                    self._note("swallow", way, len(chunk))
-                    self._end(way, reset=True)
+                if connection.loses_answer:
+                    self._note("swallow", connection, len(chunk))
+                    self._end(connection, reset=True)
                     return
-                if way.is_silent:
-                    self._note("drop", way, len(chunk))
+                if connection.is_silent:
+                    self._note("drop", connection, len(chunk))
                     continue
-                way.caller.write(chunk)
-                await way.caller.drain()
+                connection.caller.write(chunk)
+                await connection.caller.drain()
                 if self.throttle:
                     await asyncio.sleep(len(chunk) / self.throttle)
 
-    def _listen(self, way: _Way, chunk: bytes) -> None:
-        """Keep what a connection says first, and watch for the request that is to be robbed."""
-        if len(way.words) < FIRST_WORDS:
-            way.words += chunk[:FIRST_WORDS]
-        request, left = self._rob
+    def _inspect(self, connection: _Connection, chunk: bytes) -> None:
+        """Keep a connection's first bytes, and find the request whose answer is to be lost."""
+        if len(connection.first_bytes) < FIRST_BYTES:
+            connection.first_bytes += chunk[:FIRST_BYTES]
+        request, left = self._losing
         if left and request in chunk:
-            self._rob = (request, left - 1)
-            way.robs = True
+            self._losing = (request, left - 1)
+            connection.loses_answer = True
 
-    def _end(self, way: _Way, *, reset: bool) -> None:
-        self._note("reset" if reset else "cut", way)
-        self._ways.pop(way.number, None)
+    def _end(self, connection: _Connection, *, reset: bool) -> None:
+        self._note("reset" if reset else "cut", connection)
+        self._connections.pop(connection.number, None)
         if reset:
-            _abort(way.caller)
+            _abort(connection.caller)
         else:
-            way.caller.close()
-        way.server.close()
+            connection.caller.close()
+        connection.server.close()
 
-    def _note(self, kind: str, way: _Way, size: int = 0) -> None:
-        self._remember(Deed(kind, way.number, size, time.monotonic()))
+    def _note(self, kind: str, connection: _Connection, size: int = 0) -> None:
+        self._remember(Action(kind, connection.number, size, time.monotonic()))
 
-    def _remember(self, deed: Deed) -> None:
-        self.deeds.append(deed)
-        if len(self.deeds) > MAX_DEEDS:
-            del self.deeds[: MAX_DEEDS // 2]
+    def _remember(self, deed: Action) -> None:
+        self.actions.append(deed)
+        if len(self.actions) > MAX_ACTIONS:
+            del self.actions[: MAX_ACTIONS // 2]
 
     async def close(self) -> None:
-        """End everything that still stands."""
+        """End every connection."""
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()

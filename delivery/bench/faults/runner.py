@@ -1,7 +1,7 @@
 """One scenario from the first connection to the verdict.
 
-Owns: the order: connect, load and faults side by side, restore, drain, audit. Never does: know what
-breaks.
+Owns: the order: connect, load and faults side by side, restore, drain, audit. Never does: inject a
+fault.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import Any
 
 from delivery.bench.faults.audit import Audit, Verdict
 from delivery.bench.faults.cluster import Cluster, Servers, Shape, running, two_servers
-from delivery.bench.faults.injection import Plan, Stage, restore
-from delivery.bench.faults.listeners import Audience, Away, Listener
-from delivery.bench.faults.producers import Producing
-from delivery.bench.faults.scenarios import ODD_CLIENTS, Scenario, budget_misses
+from delivery.bench.faults.injection import Plan, ScenarioContext, restore
+from delivery.bench.faults.listeners import Away, Clients, Listener
+from delivery.bench.faults.producers import Producers
+from delivery.bench.faults.scenarios import MISBEHAVIOURS, Scenario, budget_misses
 from delivery.bench.processes import raise_file_limit
 from delivery.domain.contact import Contact
 from delivery.errors import LedgerUnavailable
 from delivery.process.event_loop import run
 
-LOOK = 0.2
-"""Seconds between two looks at the ledger while it drains."""
+POLL = 0.2
+"""Seconds between two reads of the ledger during the drain."""
 SECOND_SIGHT = 0.5
-"""Seconds for which a resend may still be under way when every event has its proof."""
+"""Seconds for which a resend may still be under way when every event is confirmed."""
 
-Told = Callable[[Scenario, "Outcome"], None]
+OnOutcome = Callable[[Scenario, "Outcome"], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,13 @@ class Outcome:
         return self.verdict.as_json() | {"misses": list(self.misses), "notes": self.notes}
 
 
-def run_scenarios(scenarios: Sequence[Scenario], shape: Shape, plan: Plan, told: Told) -> bool:
+def run_scenarios(
+    scenarios: Sequence[Scenario], shape: Shape, plan: Plan, on_outcome: OnOutcome
+) -> bool:
     """Each on a cluster of its own; whether all of them were good.
 
     Args:
-        told: hears of each outcome as it comes.
+        on_outcome: called with each outcome as it comes.
 
     Raises:
         ConfigError: a server's program is missing. ``CommandFailed``: a process did not start.
@@ -67,7 +69,7 @@ def run_scenarios(scenarios: Sequence[Scenario], shape: Shape, plan: Plan, told:
     for scenario in scenarios:
         with two_servers() as servers, _folder(scenario) as folder:
             outcome = _run_one(scenario, shape, servers, folder, plan)
-        told(scenario, outcome)
+        on_outcome(scenario, outcome)
         good = good and outcome.is_good
     return good
 
@@ -100,54 +102,56 @@ async def run_scenario(cluster: Cluster, scenario: Scenario, plan: Plan) -> Outc
         DeliveryError: a client or a process ended that should not have.
     """
     listeners = _listeners(cluster, scenario, plan.users)
-    odd = {one.user_id: kind for one, kind in _odd(listeners, scenario)}
+    misbehaving = {one.user_id: behaviour for one, behaviour in _misbehaving(listeners, scenario)}
     await asyncio.to_thread(_write_contacts, cluster, listeners)
-    audience = Audience(cluster.url, listeners)
-    producing = Producing(audience, cluster.door_url, cluster.token("producer", "emit"))
+    clients = Clients(cluster.url, listeners)
+    producers = Producers(clients, cluster.producers_url, cluster.token("producer", "emit"))
     cluster.route(apart=scenario.apart)
     try:
-        await producing.open()
-        await audience.open(Away(seconds=plan.away) if scenario.leaves else None, odd)
-        stage = Stage(cluster, audience, producing, plan)
-        calm_at = await _play(stage, scenario)
-        await audience.cure([user for user in odd if audience.by_user[user].returns])
-        accepted, refusals = await producing.accepted(plan.drain)
+        await producers.open()
+        await clients.open(Away(seconds=plan.away) if scenario.leaves else None, misbehaving)
+        context = ScenarioContext(cluster, clients, producers, plan)
+        calm_at = await _play(context, scenario)
+        await clients.replace_misbehaving(
+            [user for user in misbehaving if clients.by_user[user].returns]
+        )
+        accepted, refusals = await producers.accepted(plan.drain)
         with closing(cluster.ledger()) as ledger:
             audit = Audit(ledger, accepted, listeners)
-            settle = await _drain(audit, audience, calm_at, plan.drain)
-            verdict = await asyncio.to_thread(audit.verdict, refusals, stage.windows, settle)
-        return Outcome(verdict, budget_misses(scenario.budget, verdict), stage.notes)
+            settle = await _drain(audit, clients, calm_at, plan.drain)
+            verdict = await asyncio.to_thread(audit.verdict, refusals, context.windows, settle)
+        return Outcome(verdict, budget_misses(scenario.budget, verdict), context.notes)
     finally:
-        await audience.close()
-        await producing.close()
+        await clients.close()
+        await producers.close()
 
 
-async def _play(stage: Stage, scenario: Scenario) -> float:
-    """Load and faults side by side; whatever happens, everything stands afterwards.
+async def _play(context: ScenarioContext, scenario: Scenario) -> float:
+    """Run load and faults side by side; afterwards every part works again.
 
     Returns:
         When both were over, in monotonic seconds.
     """
-    plan = stage.plan
+    plan = context.plan
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_break(scenario, stage))
+            group.create_task(_inject(scenario, context))
             if not scenario.is_backlog:
-                group.create_task(stage.producing.pace(plan.rate, plan.seconds))
+                group.create_task(context.producers.pace(plan.rate, plan.seconds))
         return time.monotonic()
     finally:
-        await restore(stage.cluster)
+        await restore(context.cluster)
 
 
-async def _break(scenario: Scenario, stage: Stage) -> None:
-    await scenario.breaks(stage)
+async def _inject(scenario: Scenario, context: ScenarioContext) -> None:
+    await scenario.inject(context)
 
 
-async def _drain(audit: Audit, audience: Audience, since: float, timeout: float) -> float | None:
-    """Wait until every event is where it should end; seconds since then, ``None`` in vain."""
+async def _drain(audit: Audit, clients: Clients, since: float, timeout: float) -> float | None:
+    """Wait until every event has ended as it should; seconds it took, ``None`` for a timeout."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
-        audience.check()
+        clients.check()
         try:
             left = await asyncio.to_thread(audit.open_events)
         except LedgerUnavailable:
@@ -156,7 +160,7 @@ async def _drain(audit: Audit, audience: Audience, since: float, timeout: float)
             took = time.monotonic() - since
             await asyncio.sleep(SECOND_SIGHT)
             return took
-        await asyncio.sleep(LOOK)
+        await asyncio.sleep(POLL)
     return None
 
 
@@ -167,13 +171,13 @@ def _listeners(cluster: Cluster, scenario: Scenario, users: int) -> list[Listene
     return [Listener(name, cluster.token(name)) for name in names]
 
 
-def _odd(listeners: list[Listener], scenario: Scenario) -> Iterator[tuple[Listener, Any]]:
-    count = round(len(listeners) * scenario.odd_share)
+def _misbehaving(listeners: list[Listener], scenario: Scenario) -> Iterator[tuple[Listener, Any]]:
+    count = round(len(listeners) * scenario.misbehaving_share)
     for number, listener in enumerate(listeners[:count]):
-        kind, way = ODD_CLIENTS[number % len(ODD_CLIENTS)]
-        listener.is_odd, listener.returns = True, kind != "mute"
-        listener.has_address = number % len(ODD_CLIENTS) == len(ODD_CLIENTS) - 1
-        yield listener, way
+        kind, behaviour = MISBEHAVIOURS[number % len(MISBEHAVIOURS)]
+        listener.misbehaves, listener.returns = True, kind != "mute"
+        listener.has_address = number % len(MISBEHAVIOURS) == len(MISBEHAVIOURS) - 1
+        yield listener, behaviour
 
 
 def _write_contacts(cluster: Cluster, listeners: Sequence[Listener]) -> None:

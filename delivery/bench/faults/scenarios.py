@@ -1,6 +1,6 @@
-"""The list of scenarios: what breaks, on which cluster, and what it may cost.
+"""The list of scenarios: a fault, the cluster it is injected into, and its budget.
 
-Owns: names, budgets, and who among the users is odd. Never does: break anything itself.
+Owns: names, budgets, and the misbehaving clients. Never does: inject a fault.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from delivery.bench.faults import injection, listeners
 from delivery.bench.faults.audit import Verdict
-from delivery.bench.faults.injection import Stage
-from delivery.bench.faults.listeners import Odd
+from delivery.bench.faults.injection import ScenarioContext
+from delivery.bench.faults.listeners import Misbehaviour
 from delivery.errors import ConfigError
 
-ODD_CLIENTS: tuple[tuple[str, Odd], ...] = (
+MISBEHAVIOURS: tuple[tuple[str, Misbehaviour], ...] = (
     ("slow", listeners.slow),
     ("deaf", listeners.deaf),
     ("restless", listeners.restless),
@@ -26,11 +26,11 @@ ODD_CLIENTS: tuple[tuple[str, Odd], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a scenario may cost at most; ``None`` sets no limit. Nothing may be lost, ever.
+    """Limits of a scenario's times; ``None`` sets none. No event may be lost in any scenario.
 
     Attributes:
         p99_s: to the handler, for clients that are back within 2 s.
-        settle_s: until a backlog has been handled and proved.
+        settle_s: until a backlog has been handled and confirmed.
     """
 
     p99_s: float | None = None
@@ -39,24 +39,24 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One way in which things break.
+    """One fault and the cluster for it.
 
     Attributes:
-        breaks: runs beside the load.
+        inject: runs beside the load.
         proxied: the gateways reach their servers through fault proxies.
         leaves: clients that lose their connection stay away for the plan's ``away``.
-        odd_share: the share of users whose clients do not behave.
-        is_backlog: the load is what gathers while a server is away, and nothing else.
+        misbehaving_share: the share of users whose clients do not behave.
+        is_backlog: the only load are events that gather while a server is away.
         apart: every event is posted at another gateway than the one that has its user.
     """
 
     name: str
     what: str
-    breaks: Callable[[Stage], Awaitable[None]]
+    inject: Callable[[ScenarioContext], Awaitable[None]]
     budget: Budget = Budget()
     proxied: bool = False
     leaves: bool = False
-    odd_share: float = 0.0
+    misbehaving_share: float = 0.0
     is_backlog: bool = False
     apart: bool = False
 
@@ -146,7 +146,7 @@ SCENARIOS = (
         "slow, deaf, mute and restless clients among healthy ones",
         injection.nothing,
         Budget(p99_s=1.0),
-        odd_share=0.2,
+        misbehaving_share=0.2,
     ),
     Scenario("calm", "nothing breaks, to compare with", injection.nothing, Budget(p99_s=1.0)),
 )
@@ -166,7 +166,7 @@ def chosen(names: tuple[str, ...]) -> list[Scenario]:
 
 
 def budget_misses(budget: Budget, verdict: Verdict) -> tuple[str, ...]:
-    """Where the budget was passed, in words."""
+    """Sentences about limits that were passed."""
     found = []
     p99 = verdict.to_handler_s.get("p99", 0.0)
     if budget.p99_s is not None and p99 > budget.p99_s:

@@ -46,7 +46,7 @@ class ServerMissing(ConfigError, RuntimeError):
 
 
 def postgres_folder() -> Path:
-    """The folder with ``initdb`` and ``postgres``, readable for whoever runs them.
+    """The folder with ``initdb`` and ``postgres``, readable for the account that runs them.
 
     PostgreSQL refuses to run as root, and the account that then runs it may not enter the
     environment's folder: root copies the files once, into the temporary directory, and keeps them
@@ -177,7 +177,7 @@ STOP_TIMEOUT = 10.0
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout: float = STOP_TIMEOUT) -> None:
-    """Polls until the condition is true.
+    """Poll until the condition is true.
 
     Raises:
         TimeoutError: it was still false after `timeout` seconds; the message says `what`.
@@ -186,7 +186,7 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = STOP
     pause = threading.Event()
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {timeout:g} s in vain: {what}")
+            raise TimeoutError(f"not within {timeout:g} s: {what}")
         pause.wait(0.01)
 
 
@@ -194,7 +194,9 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = STOP
 class Server:
     """One server process with its own port and data, which both survive ``kill`` and ``restart``.
 
-    ``url`` is what the product is configured with; ``version`` is for people.
+    Attributes:
+        url: as the product's settings take it.
+        version: name and version, for messages.
     """
 
     url: str
@@ -209,7 +211,7 @@ class Server:
 
     @property
     def log(self) -> Path:
-        """What the server printed, over all its starts."""
+        """Its log, over all its starts."""
         return self.folder / "server.log"
 
     @property
@@ -218,7 +220,7 @@ class Server:
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> None:
-        """Starts the process and returns when it answers.
+        """Start the process; returns when it answers.
 
         Raises:
             ServerMissing: psutil, which freezes and ends servers, is not installed.
@@ -231,7 +233,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for whoever started this, who then closes it
+                start_new_session=True,  # Ctrl-C goes to the parent alone, which then stops it
                 **self.popen_options,
             )
         what = f"{self.version} answers; its log: {self.log}"
@@ -249,27 +251,27 @@ class Server:
         return True
 
     def stop(self) -> None:
-        """Freezes the server (SIGSTOP): connections stay open, nothing answers; see `cont`."""
-        family = self._freeze()
+        """Freeze the server (SIGSTOP): connections stay open, nothing answers; see `cont`."""
+        processes = self._freeze()
         wait_until(
-            lambda: all(_status(p) in (psutil.STATUS_STOPPED, None) for p in family),
+            lambda: all(_status(p) in (psutil.STATUS_STOPPED, None) for p in processes),
             "the server is frozen",
         )
 
     def cont(self) -> None:
-        """Thaws a frozen server (SIGCONT)."""
-        self._signal(signal.SIGCONT, self._family())
+        """Thaw a frozen server (SIGCONT)."""
+        self._signal(signal.SIGCONT, self._process_tree())
 
     def kill(self) -> None:
-        """Kills the server and its children (SIGKILL), as a crash would; its data stays."""
-        family = self._freeze()
-        self._signal(signal.SIGKILL, family)
+        """Kill the server and its children (SIGKILL), as a crash would; its data stays."""
+        processes = self._freeze()
+        self._signal(signal.SIGKILL, processes)
         if self.process is not None:
             self.process.wait(STOP_TIMEOUT)
-        wait_until(lambda: all(_status(p) is None for p in family), "the killed server is gone")
+        wait_until(lambda: all(_status(p) is None for p in processes), "the killed server is gone")
 
     def shut_down(self) -> None:
-        """Ends the server in good order, or kills it when it does not end in time."""
+        """Shut the server down, or kill it when it does not end in time."""
         if not self.is_running:
             return
         self.cont()
@@ -281,11 +283,11 @@ class Server:
             self.kill()
 
     def restart(self) -> None:
-        """Starts the server again on its port and data; shuts it down first if it runs."""
+        """Start the server again on its port and data; shuts it down first if it runs."""
         self.shut_down()
         self.start()
 
-    def _family(self) -> list[psutil.Process]:
+    def _process_tree(self) -> list[psutil.Process]:
         """The process and all below it, parent first.
 
         A process group would not do: PostgreSQL's children lead groups of their own.
@@ -299,21 +301,21 @@ class Server:
         return self.process
 
     def _freeze(self) -> list[psutil.Process]:
-        """Stops the family, the parent first, so that no child is born uncounted."""
+        """Stop the process tree, the parent first, so that no further child is forked."""
         self._running().send_signal(signal.SIGSTOP)
-        family = self._family()
-        self._signal(signal.SIGSTOP, family)
-        return family
+        processes = self._process_tree()
+        self._signal(signal.SIGSTOP, processes)
+        return processes
 
     @staticmethod
-    def _signal(number: signal.Signals, family: list[psutil.Process]) -> None:
-        for process in family:
+    def _signal(number: signal.Signals, processes: list[psutil.Process]) -> None:
+        for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(number)
 
 
 def _status(process: psutil.Process) -> str | None:
-    """The process's state, or None when it is gone; an unreaped orphan is as good as gone."""
+    """The process's state, or None when it is gone; an unreaped orphan counts as gone."""
     try:
         status: str = process.status()
     except psutil.NoSuchProcess:
@@ -323,7 +325,7 @@ def _status(process: psutil.Process) -> str | None:
 
 @contextlib.contextmanager
 def postgres() -> Iterator[Server]:
-    """A PostgreSQL server of one's own; ``url`` is a SQLAlchemy URL of a superuser's database.
+    """A PostgreSQL server of the run's own; ``url`` is a SQLAlchemy URL of a superuser's database.
 
     No fsync, so a crash of the machine may lose data; a killed process, as here, loses none.
     """
@@ -378,7 +380,7 @@ def _initialise(installed: Path, data: Path, options: Mapping[str, Any]) -> None
 def redis_server(
     kind: str = "valkey", *, persistent: bool = False, cluster: bool = False
 ) -> Iterator[Server]:
-    """A Redis-compatible server of one's own; ``url`` is ``redis://127.0.0.1:<port>/0``.
+    """A Redis-compatible server of the run's own; ``url`` is ``redis://127.0.0.1:<port>/0``.
 
     Args:
         kind: ``redis`` or ``valkey``.
@@ -415,7 +417,7 @@ def _ping(port: int) -> None:
 
 
 def running_server(server: Server) -> Iterator[Server]:
-    """Starts the server, and ends it with whoever uses it."""
+    """Start the server, and shut it down at the end of its use."""
     try:
         server.start()
         yield server
@@ -424,7 +426,7 @@ def running_server(server: Server) -> Iterator[Server]:
 
 
 def free_port() -> int:
-    """A port nobody listens on, and which stays free while a server restarts.
+    """A free port, which stays free while a server restarts.
 
     It lies below the range that the system gives to outgoing connections.
     """

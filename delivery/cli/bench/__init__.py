@@ -1,4 +1,4 @@
-"""The ``bench`` commands: acked events per second beside the floor, on this machine; and faults.
+"""``delivery bench``: acked events per second beside the floor, and the group's subcommands.
 
 Owns: its options and the table. Never does: measure; that is ``delivery.bench``.
 """

@@ -1,6 +1,6 @@
-"""The ``bench faults`` command: what is lost, repeated and held up while things break.
+"""``delivery bench faults``: events lost, repeated and delayed while a cluster breaks.
 
-Owns: its options and the table. Never does: break or measure anything; that is
+Owns: its options and table. Never does: break or measure anything; that is
 ``delivery.bench.faults``.
 """
 
@@ -124,7 +124,7 @@ def faults(
         return
     reports: dict[str, Any] = {}
 
-    def told(scenario: Scenario, outcome: Outcome) -> None:
+    def on_outcome(scenario: Scenario, outcome: Outcome) -> None:
         reports[scenario.name] = outcome.as_json()
         if not as_json:
             _say(scenario, outcome)
@@ -132,7 +132,7 @@ def faults(
     scenarios = chosen(names)
     if not as_json:
         _say_head()
-    good = run_scenarios(scenarios, Shape(gateways, workers), Plan(**sizes), told)
+    good = run_scenarios(scenarios, Shape(gateways, workers), Plan(**sizes), on_outcome)
     if as_json:
         say_json({"plan": sizes, "gateways": gateways, "workers": workers, "scenarios": reports})
     if not good:
@@ -151,7 +151,7 @@ def _say_head() -> None:
 
 
 def _say(scenario: Scenario, outcome: Outcome) -> None:
-    """A line of figures, and below it whatever else is worth a word."""
+    """Print a line of figures, and notes below it."""
     verdict = outcome.verdict
     counts = (
         verdict.accepted,
@@ -159,7 +159,7 @@ def _say(scenario: Scenario, outcome: Outcome) -> None:
         verdict.replay,
         verdict.fallback,
         verdict.dead,
-        verdict.lost + verdict.unproved,
+        verdict.lost + verdict.unconfirmed,
         verdict.twice,
     )
     times = [_seconds(verdict.to_handler_s.get(share)) for share in ("p50", "p99", "max")]
@@ -174,13 +174,13 @@ def _asides(outcome: Outcome) -> list[str]:
     verdict = outcome.verdict
     settled = "never" if verdict.settle_s is None else f"{verdict.settle_s:.1f} s"
     found = [
-        f"recovered in {verdict.recover_s:.1f} s; all proved {settled} after the end; "
+        f"recovered in {verdict.recover_s:.1f} s; all confirmed {settled} after the end; "
         f"{verdict.disordered} out of order"
     ]
     if verdict.waiting:
         found.append(f"{verdict.waiting} still on their way by the chain")
-    if verdict.unproved:
-        found.append(f"{verdict.unproved} were handled and have no proof in the ledger")
+    if verdict.unconfirmed:
+        found.append(f"{verdict.unconfirmed} were handled and are not confirmed in the ledger")
     found += [f"{count} refused: {why}"[:78] for why, count in verdict.refusals.items()]
     found += [f"over budget: {miss}" for miss in outcome.misses]
     found += [f"{way}: {', '.join(ids)}"[:78] for way, ids in verdict.examples.items()]

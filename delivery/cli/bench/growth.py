@@ -1,4 +1,4 @@
-"""``delivery bench growth``: what an event costs as runs and history pile up.
+"""``delivery bench growth``: the cost of an event as runs and history grow.
 
 Owns: its options and table. Never does: measure; that is ``delivery.bench``.
 """
@@ -108,7 +108,7 @@ def growth(
     as_json: bool,
     **sizes: Any,
 ) -> None:
-    """Does an event cost more as runs and history pile up?
+    """Does an event cost more as runs and history grow?
 
     Measures the gateway's CPU per acked event with one and with many runs per
     user, each with an empty ledger and with one full of finished events; and

@@ -40,7 +40,7 @@ def scaling(at_least: float | None, as_json: bool, **sizes: int) -> None:
     """How much more do several gateway processes carry than one?
 
     Posts events over HTTP to gateways behind one port, on PostgreSQL and Redis
-    of its own, and compares what an event costs: with several processes many of
+    of its own, and compares the cost of an event: with several processes many of
     them have to cross.
     """
     from delivery.bench.processes import ended_by_sigterm

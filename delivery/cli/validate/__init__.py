@@ -1,4 +1,4 @@
-"""``delivery validate``: is this installation what the contract says, seen from outside?
+"""``delivery validate``: checks a running service from outside, step by step.
 
 Owns: options, output, exit code. Never does: a check; those are in ``checks``.
 """
@@ -17,7 +17,7 @@ from delivery.cli.output import WIDTH, say_json
 from delivery.errors import ConfigError
 
 if TYPE_CHECKING:
-    from delivery.cli.validate.checks import Probe
+    from delivery.cli.validate.checks import Target
     from delivery.cli.validate.report import Finding, Report
 
 SERVICE_TOKEN = 'delivery token --service --scope "emit read"'  # noqa: S105
@@ -26,7 +26,7 @@ TOKEN_TTL = 600.0
 
 
 @click.command()
-@click.option("--user", help="Whose events the probe is; a new user if left out.")
+@click.option("--user", help="User of the probe's events; a new one if left out.")
 @click.option(
     "--client-token",
     envvar="DELIVERY_CLIENT_TOKEN",
@@ -54,47 +54,47 @@ def validate(
 
     The token is a service's with the scopes emit and read. A client's token is
     made where the secret that signed it is at hand (beside `delivery up`), or
-    given. Without one nobody can acknowledge: the events of an agent are then
-    replaced by five of type validation_probe, and what a user sees is skipped.
+    given. Without one no event can be acknowledged: the events of an agent are then
+    replaced by five of type validation_probe, and the user's checks are skipped.
     """
     import asyncio
 
-    from delivery.cli.validate.checks import Probe
+    from delivery.cli.validate.checks import Target
     from delivery.cli.validate.report import validate as validate_all
 
     held = required_token(token, SERVICE_TOKEN)
     named = _subject(client_token) if client_token else None
     if user and named and user != named:
         raise click.UsageError(f"--client-token is of user {named!r}, not of {user!r}")
-    who = user or named or f"validate-{secrets.token_hex(4)}"
+    user_id = user or named or f"validate-{secrets.token_hex(4)}"
     if client_token is None:
-        client_token = _made(held, who)
-    probe = Probe(url, held, client_token, who, timeout)
-    report = asyncio.run(validate_all(probe, (lambda finding: None) if as_json else _say))
+        client_token = _made(held, user_id)
+    target = Target(url, held, client_token, user_id, timeout)
+    report = asyncio.run(validate_all(target, (lambda finding: None) if as_json else _say))
     if as_json:
-        say_json(_as_json(probe, report))
+        say_json(_as_json(target, report))
     else:
         _say_summary(report.findings)
     if report.code:
         sys.exit(report.code)
 
 
-def _as_json(probe: Probe, report: Report) -> dict[str, Any]:
+def _as_json(target: Target, report: Report) -> dict[str, Any]:
     checks = [
         {"check": one.check, "level": one.level, "found": one.found, "mend": one.mend}
         for one in report.findings
     ]
     return {
         "ok": not report.code,
-        "url": probe.url,
-        "user": probe.user,
+        "url": target.url,
+        "user": target.user,
         "run": report.run_id,
         "checks": checks,
     }
 
 
 def _subject(token: str) -> str:
-    """Whom a client's token names, unverified: the service checks it."""
+    """The user that a client's token names, unverified: the service verifies it."""
     import jwt
 
     try:

@@ -1,6 +1,6 @@
-"""One pass of ``delivery validate`` over all checks.
+"""One pass of ``delivery validate`` over all checks, and its report.
 
-Owns: their order and what each needs before it makes sense. Never does: print, or a check.
+Owns: their order and which earlier checks each needs. Never does: print, or a check.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from delivery.cli.http import Api
-from delivery.cli.validate.checks import CLIENT_TOKEN, GATEWAY, Broken, Checks, Probe
+from delivery.cli.validate.checks import CLIENT_TOKEN, GATEWAY, CheckFailed, Checks, Target
 from delivery.cli.validate.watcher import Watcher
 from delivery.errors import Unreachable
 
@@ -26,7 +26,7 @@ class Finding:
 
     Attributes:
         level: ``ok``, ``failed`` or ``skipped``.
-        mend: what to do, empty when it is fine.
+        mend: advice, empty when it is fine.
         code: the exit code it asks for.
     """
 
@@ -50,33 +50,36 @@ class Report:
         return max((finding.code for finding in self.findings), default=0)
 
 
-async def validate(probe: Probe, tell: Callable[[Finding], None]) -> Report:
-    """Look at everything.
+async def validate(target: Target, tell: Callable[[Finding], None]) -> Report:
+    """Run every check.
 
     Args:
-        tell: is given each finding as it is made.
+        tell: called with each finding as it is made.
 
     Raises:
-        ConfigError: the URL is none.
+        ConfigError: the URL is not an http(s) URL.
     """
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        service = stack.enter_context(Api(probe.url, probe.token, timeout=probe.timeout))
+        service = stack.enter_context(Api(target.url, target.token, timeout=target.timeout))
         client = stack.enter_context(
-            Api(probe.url, probe.client_token or "", timeout=probe.timeout)
+            Api(target.url, target.client_token or "", timeout=target.timeout)
         )
-        watcher = Watcher(session, probe.url, probe.client_token or "")
+        watcher = Watcher(session, target.url, target.client_token or "")
         stack.push_async_callback(watcher.close)
-        checks = Checks(probe, service, client, watcher)
+        checks = Checks(target, service, client, watcher)
         found: dict[str, Finding] = {}
         for name, needs, check in _plan(checks):
             missing = [need for need in needs if found[need].level != "ok"]
-            if any(one.code == UNREACHABLE for one in found.values()) and not checks.is_heard:
+            if (
+                any(one.code == UNREACHABLE for one in found.values())
+                and not checks.can_acknowledge
+            ):
                 missing = ["a service that answers"]
             finding = (
                 Finding(name, "skipped", f"needs: {', '.join(missing)}")
                 if missing
-                else await _look(name, check, probe)
+                else await _run(name, check, target)
             )
             found[name] = finding
             tell(finding)
@@ -103,13 +106,13 @@ def _plan(checks: Checks) -> list[tuple[str, tuple[str, ...], Check]]:
     ]
 
 
-async def _look(name: str, check: Check, probe: Probe) -> Finding:
-    if name == "client token" and probe.client_token is None:
-        mend = CLIENT_TOKEN.format(user=probe.user)
-        return Finding(name, "skipped", "none; nobody listens as the user", mend)
+async def _run(name: str, check: Check, target: Target) -> Finding:
+    if name == "client token" and target.client_token is None:
+        mend = CLIENT_TOKEN.format(user=target.user)
+        return Finding(name, "skipped", "none, so no client connects as the user", mend)
     try:
         return Finding(name, "ok", await check())
-    except Broken as broken:
-        return Finding(name, "failed", str(broken), broken.mend, 1)
+    except CheckFailed as failure:
+        return Finding(name, "failed", str(failure), failure.mend, 1)
     except Unreachable as error:
         return Finding(name, "failed", str(error), GATEWAY, UNREACHABLE)

@@ -1,7 +1,7 @@
-"""A user's connection under a glass: every event that comes, and acknowledgements only when told.
+"""A client that records the events of one connection, for ``delivery validate``.
 
-Owns: one link at a time and what it brought. Never does: acknowledge by itself: the user whom it
-stands for may be a real one.
+Owns: one link at a time and the events that came over it. Never does: acknowledge by itself; the
+user may be a real one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Watcher:
         """Connect over WebSocket; seconds until the welcome.
 
         Raises:
-            Unreachable: there was none, and why.
+            Unreachable: no welcome came in time.
         """
         began = time.monotonic()
         try:
@@ -95,8 +95,10 @@ class Watcher:
         self._arrived.set()
 
     async def receive(self, ids: Sequence[str], timeout: float) -> list[str]:
-        """Those of ``ids`` that came, as they came, repeats included; returns when all did, when
-        the time is over, or when the link is."""
+        """Ids of ``ids`` that came, in order of arrival, repeats included.
+
+        Returns when all of them came, when the time is over, or when the link has ended.
+        """
         wanted = set(ids)
         try:
             async with asyncio.timeout(timeout):
@@ -104,7 +106,7 @@ class Watcher:
                     self._arrived.clear()
                     await self._wait()
         except TimeoutError:
-            pass  # what has come says how far it got
+            pass  # the ids that came are the answer
         return [id_ for id_ in self._seen if id_ in wanted]
 
     @property

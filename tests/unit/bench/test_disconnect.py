@@ -81,7 +81,7 @@ def test_an_event_that_nobody_published_leaves_no_figures() -> None:
 def test_a_run_that_lost_something_has_no_figures(
     crowd: tuple[int, ...], others: tuple[int, ...], repeated: int, complaint: str
 ) -> None:
-    names = ("emitted", "found", "right")
+    names = ("emitted", "found", "in_state")
     fine = dict.fromkeys(names, 5)
     _audit({"crowd": fine, "others": fine}, {"repeated": 0})
     served = {"crowd": dict(zip(names, crowd, strict=True)),

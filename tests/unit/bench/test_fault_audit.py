@@ -106,7 +106,7 @@ def test_live_replay_and_resend_are_told_apart() -> None:
         (State.CONFIRMED, (), "lost"),
         (State.FALLING_BACK, (), "lost"),
         (State.CONFIRMED, (0.1, 0.2), "twice"),
-        (State.ACCEPTED, (0.1,), "unproved"),
+        (State.ACCEPTED, (0.1,), "unconfirmed"),
     ],
 )
 def test_one_bad_event_makes_a_bad_verdict(
