@@ -18,6 +18,7 @@ from delivery.api.problems import Problem, problem_of
 from delivery.api.requests import (
     caller,
     check_known,
+    client,
     json_response,
     parse_instant,
     parse_json,
@@ -184,9 +185,9 @@ class EventsApi:
         check_known(query, {"user_id", "run_id", "state", "type", "after", "limit"})
         user_id = query.get("user_id")
         if principal.is_client:
-            if user_id is not None and user_id != principal.subject:
+            if user_id is not None and user_id != principal.user_id:
                 raise Problem("forbidden", "a client sees its own events only", field="user_id")
-            user_id = principal.subject
+            user_id = principal.user_id
         which = EventFilter(
             user_id=user_id,
             run_id=query.get("run_id"),
@@ -241,7 +242,7 @@ class EventsApi:
 
     async def acknowledge(self, request: web.Request) -> web.Response:
         """``POST /v1/acks``: confirms at any node what the caller's user has handled."""
-        user_id = (await caller(request, self._auth)).subject
+        user_id = (await client(request, self._auth)).user_id
         given = _ack_ids((await read_object(request, ("ids",))).get("ids"))
         wanted = {known: id_ for id_ in given if (known := _canonical(id_)) is not None}
         confirmed = await self._confirm(user_id, list(wanted))

@@ -142,7 +142,7 @@ def _events() -> Schema:
             "post": _operation(
                 "Acknowledge events at any node",
                 {200: ref("Acknowledged")},
-                (400, 413, 422, 503),
+                (400, 403, 413, 422, 503),
                 body={JSON: ref("Acks")},
             )
         },

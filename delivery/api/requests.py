@@ -54,6 +54,20 @@ async def service(request: web.Request, auth: Authenticator, scope: str) -> Prin
     return principal
 
 
+async def client(request: web.Request, auth: Authenticator) -> Principal:
+    """A user's own client: a service's name is not a user's.
+
+    Raises:
+        Problem: 401 or 403.
+    """
+    principal = await caller(request, auth)
+    if not principal.is_client:
+        raise Problem(
+            "forbidden", "this needs a user's token: a service has no events of its own to receive"
+        )
+    return principal
+
+
 async def owner_or(
     request: web.Request, auth: Authenticator, scope: str, user_id: str
 ) -> Principal:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from delivery.api import routes
 from delivery.api.problems import problem_middleware
-from delivery.api.requests import caller
+from delivery.api.requests import client
 from delivery.api.routes import Background, Handlers
 from delivery.api.runner import Runner, name_server
 from delivery.domain.limits import MAX_BODY_BYTES
@@ -144,5 +144,5 @@ class Gateway:
         return await serve_socket(request, self.path)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        principal = await caller(request, self.path.auth)
+        principal = await client(request, self.path.auth)
         return await serve_stream(request, self.path, principal)

@@ -278,6 +278,7 @@ def _authenticator(settings: Settings) -> Authenticator:
         settings.jwks_url,
         settings.jwt_audience,
         settings.jwt_issuer,
+        scope_prefix=settings.scope_prefix,
     )
 
 

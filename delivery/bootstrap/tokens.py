@@ -35,6 +35,7 @@ def issue(
         scope=None if scopes is None else " ".join(scopes),
         ttl=ttl,
         audience=settings.jwt_audience,
+        scope_prefix=settings.scope_prefix,
         issuer=settings.jwt_issuer,
     )
 

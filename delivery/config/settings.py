@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     jwks_url: str | None = None
     jwt_audience: str | None = None
     jwt_issuer: str | None = None
+    scope_prefix: str = Field("", max_length=64)
     smtp_url: SecretStr | None = None
     mail_from: str = "delivery@localhost"
     sms_url: str | None = None

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -39,7 +39,7 @@ class Principal:
 
     Attributes:
         subject: a user's id (clients) or a service's name.
-        is_client: the token has no scope: it may do what concerns its own user only.
+        is_client: the token has none of our scopes: it may do what concerns its own user only.
     """
 
     subject: str
@@ -50,6 +50,20 @@ class Principal:
     def may(self, scope: str) -> bool:
         """Whether a service token carries this scope."""
         return scope in self.scopes
+
+    @property
+    def user_id(self) -> str:
+        """The user whose client this is.
+
+        Raises:
+            Unauthenticated: a service, whose name is not a user's.
+        """
+        if not self.is_client:
+            raise Unauthenticated(
+                "this is a service's token, and events belong to users: use a token without "
+                "scope, whose sub is the user"
+            )
+        return self.subject
 
     def is_user(self, user_id: str) -> bool:
         """Whether this is that user's own client."""
@@ -63,6 +77,8 @@ class Authenticator:
         secret: HS256 secret; ``previous_secret`` is accepted too while secrets are rotated.
         jwks_url: the issuer's public keys.
         audience: must be in ``aud`` when set; ``issuer`` must be ``iss`` when set.
+        scope_prefix: stands before each of our scopes in ``scope``, where an identity provider
+            hands out others as well.
         leeway: seconds of clock difference that ``exp`` and ``nbf`` may have.
         clock: epoch seconds, for the cache.
 
@@ -79,11 +95,12 @@ class Authenticator:
         issuer: str | None = None,
         leeway: float = 0,
         *,
+        scope_prefix: str = "",
         clock: Callable[[], float] = time.time,
     ) -> None:
         if secret is None and jwks_url is None:
             raise ConfigError(
-                "nobody could sign in: set DELIVERY_JWT_SECRET (32 bytes or more) or "
+                "no token could be checked: set DELIVERY_JWT_SECRET (32 bytes or more) or "
                 "DELIVERY_JWKS_URL"
             )
         self._secrets = tuple(
@@ -98,6 +115,7 @@ class Authenticator:
         self._audience = audience
         self._issuer = issuer
         self._leeway = leeway
+        self._scopes = {scope_prefix + scope: scope for scope in SCOPES}
         self._clock = clock
         self._cache: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
 
@@ -112,7 +130,7 @@ class Authenticator:
         known = self._cache.get(digest)
         if known is not None and self._clock() < known[0]:
             return known[1]
-        principal = _principal(await self._claims(token))
+        principal = _principal(await self._claims(token), self._scopes)
         self._remember(digest, principal)
         return principal
 
@@ -199,6 +217,7 @@ def make_token(
     ttl: float = 3_600.0,
     audience: str | None = None,
     issuer: str | None = None,
+    scope_prefix: str = "",
 ) -> str:
     """Sign an HS256 token for a user (no scope) or a service (``"emit read operate"``).
 
@@ -214,21 +233,25 @@ def make_token(
         raise ConfigError(str(error)) from error
     now = int(time.time())
     claims: dict[str, Any] = {"sub": subject, "iat": now, "exp": now + int(ttl)}
+    if scope is not None:
+        scope = " ".join(scope_prefix + word for word in scope.split())
     extra = {"scope": scope, "aud": audience, "iss": issuer}
     claims.update({name: value for name, value in extra.items() if value is not None})
     return jwt.encode(claims, check_secret(secret), algorithm="HS256")
 
 
-def _principal(claims: dict[str, Any]) -> Principal:
+def _principal(claims: dict[str, Any], known: Mapping[str, str]) -> Principal:
     try:
         subject = check_context_id("sub", claims["sub"])
     except InvalidContext as error:
-        raise Unauthenticated(f"the token names nobody: {error}") from error
+        raise Unauthenticated(f"the token's sub is no id: {error}") from error
     scope = claims.get("scope", "")
     if not isinstance(scope, str):
         raise Unauthenticated("the token's scope must be one string, separated by spaces")
     expires = datetime.fromtimestamp(min(float(claims["exp"]), _LATEST), UTC)
-    return Principal(subject, frozenset(scope.split()), "scope" not in claims, expires)
+    # Identity providers write scopes of their own into their users' tokens: those say nothing here.
+    scopes = frozenset(known[word] for word in scope.split() if word in known)
+    return Principal(subject, scopes, not scopes, expires)
 
 
 def _why(error: Exception) -> str:

@@ -254,7 +254,7 @@ class Connection:
         self._principal = principal
         now = self._clock()
         left = principal.expires_at.timestamp() - self._around.wall()
-        self.perform(self.session.on_verified(principal.subject, now + left, now))
+        self.perform(self.session.on_verified(principal.user_id, now + left, now))
 
     def on_pong(self, payload: bytes) -> None:
         """A pong came."""

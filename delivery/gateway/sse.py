@@ -100,7 +100,7 @@ async def serve_stream(
         Overloaded: the user has too many connections, or the node is shutting down.
     """
     registry = path.registry
-    if registry.is_closing or not registry.has_room(principal.subject):
+    if registry.is_closing or not registry.has_room(principal.user_id):
         raise Overloaded("too many connections of this user, or the node is shutting down")
     response = web.StreamResponse(headers=HEADERS)
     response.enable_chunked_encoding()

@@ -158,11 +158,13 @@ async def _header_principal(
 async def _verify(path: FastPath, token: str) -> Principal:
     try:
         async with asyncio.timeout(VERIFY_TIMEOUT):
-            return await path.auth.verify(token)
+            principal = await path.auth.verify(token)
     except TimeoutError as error:
         raise Unauthenticated(
             "the token could not be checked in time; come back", close_code=Close.FORCED_RECONNECT
         ) from error
+    _ = principal.user_id  # refuses a service before the session hears of it
+    return principal
 
 
 async def _read(

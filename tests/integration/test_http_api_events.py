@@ -220,7 +220,7 @@ async def test_more_than_a_thousand_events_are_413(client: Client, world: World)
 async def test_a_body_over_the_limit_is_413_with_and_without_its_length(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("delivery.api.events.MAX_BODY", 1_000)
+    monkeypatch.setattr("delivery.api.events.MAX_BODY_BYTES", 1_000)
     body = json.dumps(EVENT | {"data": {"text": "x" * 2_000}}).encode()
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -235,7 +235,7 @@ async def test_a_body_over_the_limit_is_413_with_and_without_its_length(
 async def test_a_small_body_that_unpacks_to_a_large_one_is_413(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("delivery.api.events.MAX_BODY", 100_000)
+    monkeypatch.setattr("delivery.api.events.MAX_BODY_BYTES", 100_000)
     headers = EMIT | {"Content-Encoding": "gzip"}
     response = await client.post("/v1/events", data=gzip.compress(b" " * 10**7), headers=headers)
     await problem(response, 413, "payload-too-large")
@@ -345,7 +345,7 @@ async def test_another_users_event_and_none_at_all_look_the_same(
 
 @pytest.mark.parametrize("path", ["/v1/events", f"/v1/events/{event_id(1)}"])
 async def test_a_service_reads_with_its_scope_only(client: Client, path: str) -> None:
-    for headers in (EMIT, OPERATE, bearer("u1", "")):
+    for headers in (EMIT, OPERATE):
         await problem(await client.get(path, headers=headers), 403, "forbidden")
 
 
@@ -514,6 +514,16 @@ async def test_a_wrong_replay_filter_is_422_and_named(
 # ---- acknowledging
 
 
+async def test_a_service_acknowledges_nothing_though_it_bears_a_users_name(
+    client: Client, world: World
+) -> None:
+    world.events.add(make_stored(1, "u1"))
+    body = {"ids": [event_id(1)]}
+    response = await client.post("/v1/acks", json=body, headers=bearer("u1", "emit read"))
+    await problem(response, 403, "forbidden")
+    assert world.events.proofs == []
+
+
 async def test_an_ack_confirms_ones_own_events_only(client: Client, world: World) -> None:
     world.events.add(make_stored(1, "u1"))
     world.events.add(make_stored(2, "u2"))
@@ -575,7 +585,8 @@ async def test_a_ledger_that_is_away_is_503_and_stays_inside(client: Client, wor
         ("GET", "/v1/users/u1/contacts", None),
         ("GET", "/v1/stats", None),
     ):
-        response = await client.request(method, path, json=body, headers=EVERYTHING)
+        headers = CLIENT if path == "/v1/acks" else EVERYTHING
+        response = await client.request(method, path, json=body, headers=headers)
         assert "hunter2" not in str(await problem(response, 503, "unavailable"))
         assert int(response.headers["Retry-After"]) >= 1
 

@@ -110,6 +110,16 @@ async def test_a_stream_without_a_good_token_is_a_problem() -> None:
                 assert response.content_type == "application/problem+json"
 
 
+async def test_a_services_name_is_no_users_and_gets_no_stream() -> None:
+    headers = {"Authorization": "Bearer service-ada"}
+    async with (
+        serve(Node()) as node,
+        aiohttp.ClientSession() as session,
+        session.get(f"{node.url}/v1/stream", headers=headers) as response,
+    ):
+        assert response.status == 403
+
+
 async def test_one_stream_too_many_is_told_to_wait() -> None:
     headers = {"Authorization": "Bearer token-ada"}
     async with (

@@ -129,11 +129,17 @@ async def test_a_user_hears_nothing_of_another() -> None:
         assert node.journal.proofs == []
 
 
-async def test_a_service_connects_as_itself_alone() -> None:
+async def test_a_services_name_is_no_users_and_gets_no_connection() -> None:
     async with serve(Node()) as node, connect(node.ws_url) as ws:
-        await say(ws, type="connect", token="service-robot", user_id="ada")
-        assert (await hear(ws))["user_id"] == "robot"
+        await say(ws, type="connect", token="service-ada")
+        assert await closed_with(ws) == 3500
         assert node.emit(make_event("ada")) == 0
+
+
+async def test_a_service_does_not_take_over_a_users_connection_by_a_refresh() -> None:
+    async with serve(Node()) as node, joined(node) as (ws, _):
+        await say(ws, type="refresh", token="service-ada")
+        assert await closed_with(ws) == 3500
 
 
 async def test_a_client_without_the_subprotocol_is_served() -> None:

@@ -49,10 +49,23 @@ async def test_a_token_with_scope_is_a_services_and_no_users() -> None:
     assert not principal.is_user("u1")
 
 
-async def test_an_empty_scope_allows_nothing_and_makes_no_client() -> None:
-    principal = await Authenticator(SECRET).verify(sign(scope=""))
-    assert not principal.is_client
-    assert not principal.scopes
+@pytest.mark.parametrize("scope", ["", "openid profile", "EMIT", "emit:all"])
+async def test_scopes_of_an_identity_provider_make_no_service(scope: str) -> None:
+    principal = await Authenticator(SECRET).verify(sign(scope=scope))
+    assert (principal.is_client, principal.scopes) == (True, frozenset())
+
+
+async def test_with_a_prefix_only_scopes_that_carry_it_count() -> None:
+    auth_ = Authenticator(SECRET, scope_prefix="delivery:")
+    service = await auth_.verify(sign(scope="openid delivery:emit"))
+    assert (service.is_client, service.scopes) == (False, {"emit"})
+    assert (await auth_.verify(sign(scope="emit read"))).is_client
+
+
+async def test_a_services_name_is_no_users() -> None:
+    service = await Authenticator(SECRET).verify(make_token(SECRET, "u1", "emit"))
+    with pytest.raises(Unauthenticated, match="service"):
+        _ = service.user_id
 
 
 async def test_the_previous_secret_is_accepted_while_it_is_set() -> None:
