@@ -30,7 +30,7 @@ from delivery.cli import (
     worker,
 )
 from delivery.cli.options import wants_json
-from delivery.cli.output import say_json
+from delivery.cli.output import say, say_json
 from delivery.errors import (
     ConfigError,
     DeliveryError,
@@ -62,7 +62,7 @@ class _Root(click.Group):
         try:
             return super().invoke(ctx)
         except DeliveryError as error:
-            click.echo(f"Error: {error}", err=True)
+            say(f"Error: {error}", err=True)
             if wants_json(ctx):
                 say_json({"error": _as_json(error)}, indent=None)
             sys.exit(exit_code(error))

@@ -10,7 +10,7 @@ import sys
 import click
 
 from delivery.cli.options import json_option
-from delivery.cli.output import say_json
+from delivery.cli.output import say, say_json
 
 
 @click.group()
@@ -30,6 +30,6 @@ def verify(as_json: bool) -> None:
     if as_json:
         say_json({"findings": findings})
     else:
-        click.echo("\n".join(findings) or "the chain is whole")
+        say("\n".join(findings) or "the chain is whole")
     if findings:
         sys.exit(1)

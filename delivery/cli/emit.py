@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from delivery.cli.options import SERVICE_TOKEN, api_options, json_option, required_token
-from delivery.cli.output import say_json, say_table
+from delivery.cli.output import say, say_json, say_table
 
 
 @click.command()
@@ -93,4 +93,4 @@ def _say_receipts(answer: Any) -> None:
         say_table(("id", "seq", "durable", "outcome"), rows)
     for one in answer["rejected"]:
         problem = one["error"]
-        click.echo(f"#{one['index']} rejected: {problem.get('detail') or problem.get('title')}")
+        say(f"#{one['index']} rejected: {problem.get('detail') or problem.get('title')}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from delivery.cli.options import SERVICE_TOKEN, api_options, json_option, required_token
-from delivery.cli.output import clock, say_fields, say_json, say_table
+from delivery.cli.output import clock, say, say_fields, say_json, say_table
 
 if TYPE_CHECKING:
     from delivery.cli.http import Api
@@ -119,7 +119,7 @@ def list_events(
         [(e["id"], e["type"], e["user_id"], e["state"]) for e in page["events"]],
     )
     if page["next"]:
-        click.echo(f"more: --after {page['next']}")
+        say(f"more: --after {page['next']}")
 
 
 @events.command("replay")
@@ -159,7 +159,7 @@ def replay(
     if as_json:
         say_json(answer)
     elif event_id:
-        click.echo(f"{answer['id']}: {answer['state']}")
+        say(f"{answer['id']}: {answer['state']}")
     else:
         click.echo(f"{answer['matched']} matched, {answer['replayed']} replayed")
 

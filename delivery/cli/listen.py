@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from delivery.cli.options import api_options, json_option, required_token
-from delivery.cli.output import clock, say_json
+from delivery.cli.output import clock, say, say_json
 from delivery.errors import ConfigError
+from delivery.telemetry import printable
 
 if TYPE_CHECKING:
     from delivery.client.received import ReceivedEvent
@@ -150,7 +151,7 @@ class Notices:
             self._reason = status.reason or self._reason
         elif status.transport != self._transport:
             self._transport = status.transport
-            click.echo(self._words(), err=True)
+            say(self._words(), err=True)
 
     def _words(self) -> str:
         if self._transport == "websocket":
@@ -163,4 +164,5 @@ def _say(event: ReceivedEvent) -> None:
     data = json.dumps(event.wire["data"], ensure_ascii=False)
     place = "" if event.seq is None else f" #{event.seq}"
     at = clock(str(event.wire["at"]))
-    click.echo(f"{at}  {click.style(event.type, bold=True)}  {event.run_id}{place}  {data}")
+    kind = click.style(printable(event.type), bold=True)
+    click.echo(f"{at}  {kind}  {printable(f'{event.run_id}{place}  {data}')}")

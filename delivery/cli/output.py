@@ -11,12 +11,20 @@ from typing import Any
 
 import click
 
+from delivery.telemetry import printable, printable_json
+
 WIDTH = 80
 
 
 def say_json(value: Any, *, indent: int | None = 2) -> None:
     """Print one JSON document; ``indent=None`` prints it in one line."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=indent, default=str))
+    click.echo(printable_json(json.dumps(value, ensure_ascii=False, indent=indent, default=str)))
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print plain text that may come from a user or another server: what acts on a terminal is
+    shown as an escape, line ends stay."""
+    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
 
 
 def say_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> None:
@@ -29,7 +37,7 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: s
     for index, column in enumerate(columns):
         table.add_column(column, no_wrap=index == 0, overflow="fold")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     Console(width=WIDTH).print(table)
 
 
@@ -44,7 +52,7 @@ def say_fields(fields: Sequence[tuple[str, Any]]) -> None:
     table.add_column(overflow="fold")
     for name, value in fields:
         if value is not None:
-            table.add_row(name, Text(str(value)))
+            table.add_row(name, Text(printable(str(value))))
     Console(width=WIDTH).print(table)
 
 

@@ -15,6 +15,7 @@ import click
 from delivery.cli.options import api_options, json_option, required_token
 from delivery.cli.output import WIDTH, say_json
 from delivery.errors import ConfigError
+from delivery.telemetry import printable
 
 if TYPE_CHECKING:
     from delivery.cli.validate.checks import Target
@@ -121,7 +122,7 @@ def _say(finding: Finding) -> None:
 
 
 def _wrapped(text: str) -> str:
-    lines = textwrap.wrap(text, WIDTH - 23, break_on_hyphens=False) or [""]
+    lines = textwrap.wrap(printable(text), WIDTH - 23, break_on_hyphens=False) or [""]
     return f"\n{'':23}".join(lines)
 
 
