@@ -17,7 +17,7 @@ from aiohttp import web
 
 from delivery.api.metrics import CONTENT_TYPE, Figures, render
 from delivery.api.problems import Problem
-from delivery.api.requests import json_response, service
+from delivery.api.requests import json_response, service, stream_route
 from delivery.api.snapshot import SharedSnapshot, connections_of
 from delivery.api.stats_stream import StatsStream
 from delivery.api.views import mail_html, sink_view, stats_view
@@ -94,7 +94,7 @@ class OperationsApi:
         """What to mount; the inbox only where there are embedded sinks."""
         routes = [
             web.get("/v1/stats", self.stats),
-            web.get("/v1/stats/stream", self._stream.serve),
+            stream_route("/v1/stats/stream", self._stream.serve),
             web.get("/healthz", self.alive),
             web.get("/readyz", self.ready),
             web.get("/metrics", self.metrics),

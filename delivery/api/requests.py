@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,7 +23,17 @@ from delivery.protocol import decode_json, encode_json
 
 BODY_TIMEOUT = 30.0
 SMALL_BODY = 256 * 1024
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _NO_TOKEN = {"WWW-Authenticate": 'Bearer realm="delivery"'}
+
+
+def stream_route(path: str, handler: Handler) -> web.RouteDef:
+    """The route of an answer that goes on: GET alone.
+
+    By default aiohttp calls the handler for HEAD too, whose answer has no body: what a stream
+    writes there, a proxy reads as the answer to the next request on its connection.
+    """
+    return web.get(path, handler, allow_head=False)
 
 
 async def caller(request: web.Request, auth: Authenticator) -> Principal:

@@ -9,10 +9,11 @@ import logging
 from collections.abc import Callable, Sequence
 
 from aiohttp import web
+from aiohttp.http import HttpVersion11
 
 from delivery.api import routes
-from delivery.api.problems import problem_middleware
-from delivery.api.requests import client
+from delivery.api.problems import Problem, problem_middleware
+from delivery.api.requests import client, stream_route
 from delivery.api.routes import Background, Handlers
 from delivery.api.runner import Runner, name_server
 from delivery.domain.limits import MAX_BODY_BYTES
@@ -65,8 +66,9 @@ class Gateway:
 
     def mount(self, app: web.Application) -> None:
         """Add routes and life cycle to an application (which brings ``problem_middleware``)."""
-        app.router.add_get("/v1/ws", self._socket)
-        app.router.add_get("/v1/stream", self._stream)
+        app.router.add_routes(
+            [stream_route("/v1/ws", self._socket), stream_route("/v1/stream", self._stream)]
+        )
         routes.mount(app, self._handlers, self._background)
         app.on_startup.append(self._on_startup)
         # Added before runner.setup(): aiohttp waits for open sockets after it and closes none.
@@ -141,6 +143,9 @@ class Gateway:
         await self.path.stop()
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
+        # Source: RFC 6455, section 4.1: the handshake is a request of HTTP/1.1 or later.
+        if request.version < HttpVersion11:
+            raise Problem("bad-request", "a WebSocket needs HTTP/1.1")
         return await serve_socket(request, self.path)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:

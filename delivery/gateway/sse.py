@@ -11,7 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from aiohttp.http import StreamWriter
+from aiohttp.http import HttpVersion11, StreamWriter
 
 from delivery.domain.event import Event
 from delivery.errors import Overloaded
@@ -103,7 +103,8 @@ async def serve_stream(
     if registry.is_closing or not registry.has_room(principal.user_id):
         raise Overloaded("too many connections of this user, or the node is shutting down")
     response = web.StreamResponse(headers=HEADERS)
-    response.enable_chunked_encoding()
+    if request.version >= HttpVersion11:  # an older client reads until the connection ends
+        response.enable_chunked_encoding()
     writer = await response.prepare(request)
     if not isinstance(writer, StreamWriter):
         raise ConnectionResetError("the client was gone before the stream began")

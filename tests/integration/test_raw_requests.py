@@ -1,5 +1,5 @@
-"""Requests that are not HTTP, from strangers without a token, at a real process: what they cost
-their neighbours, what they are told, and what the log says."""
+"""Raw requests at a real process: what strangers without a token cost their neighbours, what they
+are told, what the log says; HEAD and HTTP/1.0, as proxies send them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
-from delivery.bench.faults.server import wait_until
+from pydantic import SecretStr
 
+from delivery.api.stage import Stage
+from delivery.bootstrap.node import Node as GatewayNode
+from delivery.config import Settings
+from delivery.domain.ports import Inbox
 from tests.processes import Process, running
+from tests.server_process import wait_until
 
 BUDGET = 0.35
 """Seconds that a neighbour's request may take meanwhile; a blocked loop took 0.7 to 11."""
@@ -36,9 +43,10 @@ FILLERS = {
 class Up:
     """One ``delivery up``."""
 
-    def __init__(self, process: Process, port: int) -> None:
+    def __init__(self, process: Process, port: int, tokens: dict[str, str]) -> None:
         self.process = process
         self.port = port
+        self.tokens = tokens
 
     def send(self, raw: bytes) -> bytes:
         """The whole answer to these bytes."""
@@ -63,9 +71,11 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     with running(
         "up", "--json", "--port", "0", cwd=home, settings={"DATA_DIR": str(home / "data")}
     ) as process:
-        port = urlsplit(process.json_line(60)["url"]).port
+        said = process.json_line(60)
+        port = urlsplit(said["url"]).port
         assert port is not None
-        yield Up(process, port)
+        names = ("service_token", "client_token")
+        yield Up(process, port, {name: said[name] for name in names})
 
 
 @pytest.fixture
@@ -167,6 +177,73 @@ def test_a_flood_of_malformed_requests_is_logged_at_a_bounded_rate(up: Up) -> No
     assert malformed(up) == counted + 300
     said = up.process.log.read_text()[before:]
     assert said.count("malformed request") < 250
+
+
+UPGRADE = (
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+def readable_paths(home: Path) -> list[str]:
+    """Every path of the application that answers GET, with something in its placeholders."""
+    settings = Settings(data_dir=home, jwt_secret=SecretStr("s" * 32), port=8080)
+    node = GatewayNode(
+        settings, "gateway", inbox=cast(Inbox, ()), stage=lambda node: cast(Stage, ())
+    )
+    routes = node.gateway.build_app().router.routes()
+    found = {
+        route.resource.canonical for route in routes if route.resource and route.method == "GET"
+    }
+    return sorted(re.sub(r"\{.*?\}", "0190", path) for path in found)
+
+
+STREAMS = ("/v1/stats/stream", "/v1/stream", "/v1/ws")
+
+
+@pytest.mark.parametrize("token", ["service_token", "client_token"])
+def test_head_has_no_body_and_holds_no_connection(up: Up, tmp_path: Path, token: str) -> None:
+    paths = readable_paths(tmp_path / "data")
+    assert set(STREAMS) | {"/v1/events/0190", "/metrics", "/client.js"} <= set(paths)
+    authorization = f"Authorization: Bearer {up.tokens[token]}\r\n".encode()
+    next_one = b"GET /healthz HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
+    for path in paths:
+        upgrade = UPGRADE if path == "/v1/ws" else b""
+        head = b"HEAD %s HTTP/1.1\r\n" % path.encode() + HOST + authorization + upgrade + b"\r\n"
+        first, _, rest = up.send(head + next_one).partition(b"\r\n\r\n")
+        status = int(first.split()[1])
+        assert rest.startswith(b"HTTP/1.1 200 "), (first, rest[:200])
+        assert rest.count(b"HTTP/1.1 ") == 1
+        assert status < 500, path
+        if path in STREAMS:
+            assert status == 405, path
+            assert b"Allow: GET" in first
+            assert b"event-stream" not in first
+
+
+@pytest.mark.parametrize(
+    ("path", "token"), [("/v1/stream", "client_token"), ("/v1/stats/stream", "service_token")]
+)
+def test_a_stream_over_http_1_0_ends_with_its_connection(up: Up, path: str, token: str) -> None:
+    with socket.create_connection(("127.0.0.1", up.port), timeout=20) as peer:
+        lines = (
+            f"GET {path} HTTP/1.0\r\nHost: a\r\nAuthorization: Bearer {up.tokens[token]}\r\n\r\n"
+        )
+        peer.sendall(lines.encode())
+        said = b""
+        while b"\n\n" not in said:
+            said += peer.recv(65_536)
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.split()[1] == b"200"
+    assert b"chunked" not in head.lower()
+    assert b"keep-alive" not in head.lower()
+    assert body.startswith(b"event: ")
+
+
+def test_a_websocket_over_http_1_0_is_refused(up: Up) -> None:
+    token = f"Authorization: Bearer {up.tokens['client_token']}\r\n".encode()
+    answer = up.send(b"GET /v1/ws HTTP/1.0\r\n" + HOST + token + UPGRADE + b"\r\n")
+    assert answer.split()[1] == b"400"
 
 
 def malformed(up: Up) -> int:
