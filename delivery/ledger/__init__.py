@@ -5,7 +5,9 @@ Owns: the tables, all SQL, group commit and the spool. Everything else asks thro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
+from typing import Self
 
 import sqlalchemy as sa
 
@@ -39,22 +41,36 @@ class SqlLedger:
         Raises:
             ConfigError: the URL is malformed or names another database.
         """
-        self._database = Database(url, pool_size=pool_size)
-        self.recording = RecordingSql(self._database)
-        self.confirmations = ConfirmationSql(self._database)
-        self.events = EventSql(self._database)
-        self.feed = FeedSql(self._database)
-        self.operations = OperationSql(self._database)
-        self.retention = RetentionSql(self._database)
-        self.statistics = StatisticsSql(self._database)
-        self.chain = ChainSql(self._database)
-        self.digests = DigestSql(self._database)
-        self.alerts = AlertSql(self._database)
-        self.contacts = ContactSql(self._database)
-        self.breakers = BreakerSql(self._database)
-        self.mailbox = MailboxSql(self._database)
-        self.audit = AuditSql(self._database)
-        self.nodes = NodeSql(self._database)
+        self._open(Database(url, pool_size=pool_size))
+
+    @classmethod
+    def in_memory(cls, clock: Callable[[], datetime]) -> Self:
+        """A new ledger that ends with this object, for tests: the same stores, on SQLite.
+
+        Args:
+            clock: tells the ledger's time, aware UTC.
+        """
+        made = cls.__new__(cls)
+        made._open(Database.in_memory(clock))
+        return made
+
+    def _open(self, database: Database) -> None:
+        self._database = database
+        self.recording = RecordingSql(database)
+        self.confirmations = ConfirmationSql(database)
+        self.events = EventSql(database)
+        self.feed = FeedSql(database)
+        self.operations = OperationSql(database)
+        self.retention = RetentionSql(database)
+        self.statistics = StatisticsSql(database)
+        self.chain = ChainSql(database)
+        self.digests = DigestSql(database)
+        self.alerts = AlertSql(database)
+        self.contacts = ContactSql(database)
+        self.breakers = BreakerSql(database)
+        self.mailbox = MailboxSql(database)
+        self.audit = AuditSql(database)
+        self.nodes = NodeSql(database)
 
     def now(self) -> datetime:
         """The ledger's clock, aware UTC."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 
 from delivery.errors import ConfigError, LedgerUnavailable
 from delivery.ledger.sql.deadline_connection import limit
-from delivery.ledger.sql.tables import UtcDateTime
+from delivery.ledger.sql.tables import UtcDateTime, metadata
 
 BUSY_TIMEOUT = 5.0
 STATEMENT_TIMEOUT = 10.0
@@ -72,6 +72,23 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = _engine(self.url, pool_size, patience)
         self._writing = threading.RLock()
+        self._wall = _utcnow
+
+    @classmethod
+    def in_memory(cls, clock: Callable[[], datetime]) -> Database:
+        """A new SQLite database that ends with this object, for tests; its tables are there.
+
+        Args:
+            clock: tells the ledger's time, aware UTC.
+        """
+        made = cls.__new__(cls)
+        made.url = sa.engine.make_url("sqlite://")
+        made.is_sqlite = True
+        made.engine = _memory_engine()
+        made._writing = threading.RLock()
+        made._wall = clock
+        metadata.create_all(made.engine, checkfirst=False)
+        return made
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -99,7 +116,7 @@ class Database:
     def now(self, connection: Connection | None = None) -> datetime:
         """The ledger's clock: the server's on PostgreSQL, this machine's on SQLite."""
         if self.is_sqlite:
-            return datetime.now(UTC)
+            return self._wall()
         if connection is None:
             with self.read() as fresh:
                 return self.now(fresh)
@@ -111,7 +128,7 @@ class Database:
         one that is built once and executed often."""
         if self.is_sqlite:
             return sa.bindparam(
-                "clock", callable_=lambda: datetime.now(UTC), type_=UtcDateTime(), unique=True
+                "clock", callable_=lambda: self.now(), type_=UtcDateTime(), unique=True
             )
         return sa.func.clock_timestamp(type_=UtcDateTime())
 
@@ -147,6 +164,25 @@ def _engine(url: URL, pool_size: int, patience: float | None) -> sa.Engine:
     return engine
 
 
+def _utcnow() -> datetime:
+    return datetime.now(UTC)
+
+
+def _memory_engine() -> sa.Engine:
+    """One connection for all threads: a second one would see another database."""
+    engine = sa.create_engine(
+        "sqlite://",
+        hide_parameters=True,
+        poolclass=sa.pool.QueuePool,
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=BUSY_TIMEOUT,
+        connect_args={"check_same_thread": False},
+    )
+    _configure_sqlite(engine, "foreign_keys=ON")
+    return engine
+
+
 def _sqlite_engine(url: URL, pool_size: int) -> sa.Engine:
     engine = sa.create_engine(
         url,
@@ -156,32 +192,38 @@ def _sqlite_engine(url: URL, pool_size: int) -> sa.Engine:
         pool_timeout=BUSY_TIMEOUT,
         connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False},
     )
+    _configure_sqlite(
+        engine,
+        f"busy_timeout={int(BUSY_TIMEOUT * 1000)}",
+        # Fewer, larger pages: most of a commit's time goes into writing them one by one. Takes
+        # effect on a new file only.
+        "page_size=8192",
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "foreign_keys=ON",
+        "wal_autocheckpoint=2000",
+        "cache_size=-16000",
+    )
+    return engine
 
+
+def _configure_sqlite(engine: sa.Engine, *pragmas: str) -> None:
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
         # The driver must not open transactions by itself; ``begin`` below does.
         connection.isolation_level = None
         cursor = connection.cursor()
-        cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT * 1000)}")
-        # Fewer, larger pages: most of a commit's time goes into writing them one by one. Takes
-        # effect on a new file only.
-        cursor.execute("PRAGMA page_size=8192")
-        _use_wal(cursor)
-        for pragma in (
-            "synchronous=NORMAL",
-            "foreign_keys=ON",
-            "wal_autocheckpoint=2000",
-            "cache_size=-16000",
-        ):
-            cursor.execute(f"PRAGMA {pragma}")
+        for pragma in pragmas:
+            if pragma == "journal_mode=WAL":
+                _use_wal(cursor)
+            else:
+                cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         write = connection.get_execution_options().get("delivery_write", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-    return engine
 
 
 def _use_wal(cursor: sqlite3.Cursor) -> None:
