@@ -12,12 +12,15 @@ from typing import Any
 import msgspec
 
 from delivery.domain.event import Event
+from delivery.domain.json_limits import check_depth
 from delivery.errors import InvalidFrame
 
 SUBPROTOCOL = "delivery.v1"
 CONNECT_TIMEOUT = 5.0
 MAX_FRAME_BYTES = 1 << 20
 MAX_ACK_IDS = 1_000
+MAX_COMMAS = 8_000
+"""In a client's frame, whose longest list has ``MAX_ACK_IDS``; counted before it is decoded."""
 
 
 class Close:
@@ -131,7 +134,9 @@ def encode_json(value: Any) -> bytes:
 
 
 def decode_json(raw: bytes | str) -> Any:
-    """Parse JSON. Raises ``InvalidFrame`` with the position of the fault."""
+    """Parse JSON of at most ``MAX_DEPTH`` levels. Raises ``InvalidFrame`` with the position of the
+    fault."""
+    check_depth(raw)
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -172,6 +177,9 @@ def decode_client(raw: str | bytes) -> ClientFrame:
     Raises:
         InvalidFrame: not JSON, unknown type, missing or wrong field; carries close code 3501.
     """
+    check_depth(raw)
+    if (raw.count(",") if isinstance(raw, str) else raw.count(b",")) > MAX_COMMAS:
+        raise InvalidFrame(f"bad frame: over {MAX_COMMAS} commas")
     try:
         frame: ClientFrame = _client_decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -6,12 +6,14 @@ the ledger by itself; that is the intake's and the journal's.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from delivery.api.problems import Problem, problem_of
@@ -29,13 +31,14 @@ from delivery.api.requests import (
 )
 from delivery.api.views import accepted_view, stored_view, timeline_view
 from delivery.domain.channels import Channel
-from delivery.domain.event import check_event_id
+from delivery.domain.event import MAX_DATA_BYTES, check_event_id
+from delivery.domain.json_limits import TooManyItems, check_shape
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
 from delivery.domain.limits import MAX_BODY_BYTES, MAX_EVENTS
 from delivery.domain.policy import Policies
 from delivery.domain.ports import Accepted, Intake, Journal, Reads, Writes
 from delivery.domain.records import EventFilter
-from delivery.errors import InvalidEvent
+from delivery.errors import InvalidEvent, InvalidFrame
 from delivery.gateway.auth import Authenticator, Principal
 from delivery.gateway.registry import Registry
 from delivery.protocol import MAX_ACK_IDS, encode_event
@@ -43,6 +46,14 @@ from delivery.protocol import MAX_ACK_IDS, encode_event
 logger = logging.getLogger(__name__)
 
 
+MAX_LINES = 10 * MAX_EVENTS
+MAX_ITEM = 1 << 20
+"""Bytes of one event as it comes: 64 KiB may be written six times as long, with escapes."""
+MAX_VALUES = 3 * MAX_DATA_BYTES
+LARGE_BODY = 64 * 1024
+"""Bytes from which a body is decoded in a thread."""
+MAX_DECODING = 2
+"""Large bodies decoded at a time."""
 NDJSON = ("application/x-ndjson", "application/jsonl")
 
 
@@ -61,22 +72,61 @@ def parse_batch(content_type: str, raw: bytes) -> Batch:
         Problem: 400 not JSON, 413 too many, 422 another shape.
     """
     if content_type in NDJSON:
-        lines = [(n, line) for n, line in enumerate(raw.split(b"\n"), 1) if line.strip()]
-        _check_count(len(lines))
-        return Batch([parse_json(line, line=number) for number, line in lines], is_single=False)
-    body = parse_json(raw)
-    if not isinstance(body, Mapping):
+        return Batch([_item(line, line=number) for number, line in _lines(raw)], is_single=False)
+    _check_shape(raw)
+    body = _members(raw)
+    if "events" not in body:
+        return Batch([_item(raw)], is_single=True)
+    check_known(body, {"events"})
+    try:
+        items = msgspec.json.decode(body["events"], type=list[msgspec.Raw])
+    except msgspec.ValidationError:
+        raise Problem(
+            "invalid-request", "events must be a list of events", field="events"
+        ) from None
+    _check_count(len(items))
+    return Batch([_item(bytes(item)) for item in items], is_single=False)
+
+
+def _lines(raw: bytes) -> list[tuple[int, bytes]]:
+    if raw.count(b"\n") > MAX_LINES:
+        raise Problem("payload-too-large", f"over {MAX_LINES} lines in one request")
+    lines = [(n, line) for n, line in enumerate(raw.split(b"\n"), 1) if line.strip()]
+    _check_count(len(lines))
+    return lines
+
+
+def _check_shape(raw: bytes) -> None:
+    try:
+        check_shape(raw, most_items=MAX_EVENTS)
+    except TooManyItems as error:
+        detail = f"{error}; at most {MAX_EVENTS} events go in one request"
+        raise Problem("payload-too-large", detail, field="events") from error
+    except InvalidFrame as error:
+        raise Problem("not-json", str(error)) from error
+
+
+def _members(raw: bytes) -> dict[str, msgspec.Raw]:
+    """The outermost object, its members still to be decoded."""
+    if not raw.strip():
+        raise Problem("not-json", "the body is empty; send JSON")
+    try:
+        return msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except msgspec.ValidationError:
         raise Problem(
             "invalid-request", 'the body must be one event, or {"events": [...]}, as a JSON object'
-        )
-    if "events" not in body:
-        return Batch([body], is_single=True)
-    check_known(body, {"events"})
-    items = body["events"]
-    if not isinstance(items, list):
-        raise Problem("invalid-request", "events must be a list of events", field="events")
-    _check_count(len(items))
-    return Batch(items, is_single=False)
+        ) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Problem("not-json", f"not JSON: {error}") from error
+
+
+def _item(raw: bytes, *, line: int | None = None) -> Any:
+    """One event as it came. Its data and meta have 64 KiB each: one with more text, or more values,
+    than can be said in that is refused before it is decoded."""
+    values = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+    if len(raw) > MAX_ITEM or values > MAX_VALUES:
+        raise Problem("payload-too-large", "an event has at most 64 KiB of data", field="data")
+    return parse_json(raw, line=line)
 
 
 def accept_response(batch: Batch, answers: Sequence[Accepted | Exception]) -> web.Response:
@@ -147,6 +197,7 @@ class EventsApi:
         self._registry = registry
         self._policies = policies
         self._on_confirmed = on_confirmed
+        self._decoding = asyncio.Semaphore(MAX_DECODING)
 
     def routes(self) -> list[web.RouteDef]:
         """What to mount."""
@@ -162,7 +213,13 @@ class EventsApi:
     async def accept(self, request: web.Request) -> web.Response:
         """``POST /v1/events``: 202 when at least one event is durable now."""
         await service(request, self._auth, "emit")
-        batch = parse_batch(request.content_type, await read_body(request, MAX_BODY_BYTES))
+        raw = await read_body(request, MAX_BODY_BYTES)
+        if len(raw) <= LARGE_BODY:
+            batch = parse_batch(request.content_type, raw)
+        else:
+            async with self._decoding:
+                batch = await asyncio.to_thread(parse_batch, request.content_type, raw)
+        del raw
         return accept_response(batch, await self._intake.accept(batch.items))
 
     async def show(self, request: web.Request) -> web.Response:

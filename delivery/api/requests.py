@@ -24,6 +24,9 @@ from delivery.protocol import decode_json, encode_json
 BODY_TIMEOUT = 30.0
 SMALL_BODY = 256 * 1024
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+MIN_INFLATED = 1 << 20
+MAX_RATIO = 100
+"""A compressed body may grow to so many times its length, or to ``MIN_INFLATED`` bytes."""
 _NO_TOKEN = {"WWW-Authenticate": 'Bearer realm="delivery"'}
 
 
@@ -97,9 +100,14 @@ async def owner_or(
 async def read_body(request: web.Request, limit: int = SMALL_BODY) -> bytes:
     """The whole body, decompressed, of at most ``limit`` bytes.
 
+    A compressed body is refused when it grows out of proportion: a few bytes would hold the
+    gateway's memory and its event loop.
+
     Raises:
         Problem: 413 or 408.
     """
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        limit = min(limit, max(MIN_INFLATED, MAX_RATIO * (request.content_length or 0)))
     too_large = Problem("payload-too-large", f"the body is over {limit} bytes")
     if (request.content_length or 0) > limit:
         raise too_large

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from delivery.domain.event import MAX_DATA_BYTES
-from delivery.errors import InvalidEvent, PayloadTooLarge
+from delivery.domain.json_limits import check_depth
+from delivery.errors import InvalidEvent, InvalidFrame, PayloadTooLarge
 
 _encode = msgspec.json.Encoder().encode
 
@@ -25,7 +26,8 @@ def encode_object(name: str, value: object) -> bytes:
         value: must be a mapping that JSON can say.
 
     Raises:
-        InvalidEvent: not an object, or it holds something that JSON has no word for.
+        InvalidEvent: not an object, nested over 64 levels, or it holds something that JSON has no
+            word for.
         PayloadTooLarge: over 64 KiB encoded.
     """
     # The everyday type first: asking an abstract class takes longer than the encoding.
@@ -44,6 +46,10 @@ def encode_object(name: str, value: object) -> bytes:
             "store it elsewhere and send a link",
             field=name,
         )
+    try:
+        check_depth(raw)
+    except InvalidFrame as error:
+        raise InvalidEvent(f"{name}: {error}", field=name) from error
     # The encoder writes NaN and the infinities as null; only then is the walk worth its time.
     # (find() takes half of what "in" takes.)
     if raw.find(b"null") >= 0 and _holds_no_number(value):

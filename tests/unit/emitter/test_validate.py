@@ -11,6 +11,13 @@ from delivery.testing import START, make_id, make_policies
 GOOD = {"type": "note", "user_id": "u1", "run_id": "r1", "data": {"x": 1}}
 
 
+def nested(levels):
+    value = {}
+    for _ in range(levels - 1):
+        value = {"a": value}
+    return value
+
+
 def parse(**changes):
     item = {**GOOD, **changes}
     return parse_item(item, kinds=Kinds(make_policies()), new_id=lambda: make_id(1), at=START)
@@ -56,6 +63,8 @@ def test_data_may_be_left_out():
         ("data", {"x": float("nan")}),
         ("data", {"x": [{"y": float("inf")}]}),
         ("data", {"x": object()}),
+        ("data", nested(65)),
+        ("data", nested(970)),
         ("data", {"x": "\ud800"}),
         ("meta", [1]),
         ("meta", {"flags": []}),
@@ -93,6 +102,10 @@ def test_data_is_taken_up_to_64_kib_encoded_and_no_further():
     with pytest.raises(PayloadTooLarge) as caught:
         parse(data={"x": "y" * (MAX_DATA_BYTES - overhead + 1)})
     assert caught.value.field == "data"
+
+
+def test_data_of_64_levels_passes():
+    assert parse(data=nested(64)).event.data == nested(64)
 
 
 def test_placeholders_are_flagged():
