@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from delivery.domain.channels import Channel
 from delivery.domain.event import EventClass, format_instant
 from delivery.domain.ports import Taken
 from delivery.domain.records import AlertGroup
@@ -68,7 +69,7 @@ class AlertReceivers:
         Raises:
             ChannelUnavailable: receivers are configured and none was reached.
         """
-        with rendering("alert"):
+        with rendering(Channel.ALERT):
             notice = self._renderer.alert(group)
         nobody = self._poster is None and not self._targets
         logger.log(

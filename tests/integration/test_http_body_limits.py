@@ -27,7 +27,7 @@ START = b'{"type":"note","user_id":"u1","run_id":"r1"'
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
     app = web.Application(middlewares=[problem_middleware])
-    app.add_routes(routes.routes(World().parts()))
+    app.add_routes(routes.routes(World().handlers()))
     async with TestClient(TestServer(app)) as client:
         yield client
 

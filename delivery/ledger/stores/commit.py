@@ -143,8 +143,13 @@ def _same(one: Event, other: Event) -> bool:
         and one.run_id == other.run_id
         and one.thread_id == other.thread_id
         and one.data == other.data
-        and one.meta == other.meta
+        and _callers(one.meta) == _callers(other.meta)
     )
+
+
+def _callers(meta: dict[str, Any] | None) -> dict[str, Any]:
+    """What the caller said: a flag of ours may be newer than the event that is repeated."""
+    return {name: value for name, value in (meta or {}).items() if name != "flags"}
 
 
 def _conflicting(entry: Entry) -> Entry:
