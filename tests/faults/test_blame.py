@@ -17,7 +17,7 @@ import pytest
 from delivery.domain.contact import Contact
 from delivery.domain.health import RECOVERY, THRESHOLD, BreakerState
 from delivery.domain.lifecycle import State
-from delivery.domain.ports import Channel, Message, Taken
+from delivery.domain.ports import Message, Taken, Transport
 from delivery.ledger import SqlLedger
 from delivery.testing import make_entry
 from delivery.transports.push import PushChannel
@@ -46,7 +46,9 @@ def texts() -> Iterator[WebServer]:
         yield running
 
 
-def chain_of(ledger: SqlLedger, advance: Advance, step: dict[str, Any], channel: Channel) -> Chain:
+def chain_of(
+    ledger: SqlLedger, advance: Advance, step: dict[str, Any], channel: Transport
+) -> Chain:
     chain = Chain(ledger, policies_of(step), advance, {channel.name: channel})
     for user in ("ada", "bob"):
         chain.contact(user, email=f"{user}@example.org", phone="+491701234567")
@@ -70,7 +72,9 @@ def test_data_that_cannot_be_rendered_is_its_messages_fault(
     ledger: SqlLedger, advance: Advance, texts: WebServer, channel: str
 ) -> None:
     with smtp_server(Behaviour()) as server:
-        made: Channel = email_channel(server.port) if channel == "email" else sms_channel(texts.url)
+        made: Transport = (
+            email_channel(server.port) if channel == "email" else sms_channel(texts.url)
+        )
         step = {**ONE_MAIL, "channel": channel}
         chain = chain_of(ledger, advance, step, made)
         made._renderer = Breaking()  # type: ignore[attr-defined]
