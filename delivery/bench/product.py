@@ -54,7 +54,6 @@ class Product:
             await self._all_connected()
             each = (resident_kib() - before) / self.load.users
             result = await self.run()
-            await node.journal.flush(60.0)
             result["unconfirmed"] = await asyncio.to_thread(self._unconfirmed)
             return result | {"kib_per_connection": each}
         finally:
@@ -62,15 +61,19 @@ class Product:
             await node.close()
 
     async def run(self) -> dict[str, Any]:
-        """The load, from the first event to the last acknowledgement."""
+        """The load, from the first event until every acknowledgement is recorded."""
         self._emitters = [
             self.node.emitter(f"user-{user}", f"run-{user}", performance=self._performance)
             for user in range(self.load.users)
         ]
         await self._introduce_runs()
         tune_garbage_collector()
-        result = await self._window.run()
+        result = await self._window.run(self.record)
         return result | {"accepted_ms": await self._accepted.percentiles()}
+
+    async def record(self) -> None:
+        """Return when the ledger has every event and its confirmation."""
+        await self.node.journal.flush(TIMEOUT)
 
     def _is_full(self) -> bool:
         # Acknowledgements can outrun the commits of a slow ledger; the emitter would refuse.
@@ -131,9 +134,11 @@ class EphemeralProduct(Product):
         return user, self._emitted[user]
 
     def _look(self) -> None:
-        for user, seen in enumerate(self._seen):
-            acked = self.node.acked(self._names[user])
-            for number in range(seen + 1, acked + 1):
+        with self._polled.unbilled():
+            counts = map(self.node.acked, self._names)
+            changed = [(u, count) for u, count in enumerate(counts) if count > self._seen[u]]
+        for user, acked in changed:
+            for number in range(self._seen[user] + 1, acked + 1):
                 self._polled.acked((user, number))
             self._seen[user] = acked
 
@@ -146,11 +151,12 @@ class RemoteProduct(Product):
         self._all = asyncio.Event()
 
     async def run(self) -> dict[str, Any]:
-        """The load, until the last acknowledgement."""
+        """The load, until every acknowledgement is recorded."""
         tune_garbage_collector()
         async with measured(self.load.events) as result:
             async with asyncio.timeout(TIMEOUT):
                 await self._all.wait()
+            await self.record()
         return result
 
     def acked(self, ids: Sequence[str]) -> None:
@@ -184,7 +190,7 @@ class ManyRuns(Product):
         ]
         await self._open_runs()
         tune_garbage_collector()
-        return await self._window.run()
+        return await self._window.run(self.record)
 
     async def _open_runs(self) -> None:
         """Open the runs beforehand: their first events cost more and are no part of the load."""
