@@ -7,8 +7,9 @@ address. Never does: resolve names; who does asks here about each address.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Collection
-from urllib.parse import parse_qsl
+from urllib.parse import unquote
 
 MAX_URL_CHARS = 2_048
 
@@ -18,11 +19,20 @@ SCHEMES = frozenset({
     "slack", "tgram", "workflows", "wxteams",
 })  # fmt: skip
 # What may stand after the "?": nothing that names a file, another host, a header, or a limit.
-_PARAMETERS = frozenset({
+PARAMETERS = frozenset({
     "avatar", "botname", "channel", "click", "device", "footer", "format", "image", "mode",
     "overflow", "ping", "preview", "priority", "silent", "sound", "tags", "thread", "to", "topic",
     "version",
 })  # fmt: skip
+# A shape that every parser reads alike: one user part, one host, one port, no escapes in them.
+_URL = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://"
+    r"(?:[A-Za-z0-9._~%!$*'()-]*(?::[A-Za-z0-9._~%!$*'()-]*)?@)?"
+    r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[A-Za-z0-9_-]+)?"
+    r"(?:/(?P<path>[^?;\\]*))?"
+    r"(?:\?(?P<query>[^?;#]*))?"
+)
+_PAIR = re.compile(r"(?P<name>[A-Za-z]+)=(?P<value>[^&]*)")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # Source: RFC 6052
 
 
@@ -36,18 +46,47 @@ def shape_fault(url: str, schemes: Collection[str] = SCHEMES) -> str | None:
 
     The answer never repeats the URL, which holds secrets.
     """
-    if len(url) > MAX_URL_CHARS or any(ord(char) <= 32 or char in "\\\x7f" for char in url):
-        return "a push URL has no spaces and at most 2,048 characters"
+    if len(url) > MAX_URL_CHARS or not all(" " < char <= "~" for char in url):
+        return (
+            "a push URL has no spaces and at most 2,048 characters of ASCII; escape others with %"
+        )
     scheme, mark, rest = url.partition("://")
     if not mark or not rest.strip("/"):
         return "write an Apprise URL like ntfys://host/topic"
     if scheme.lower() not in schemes:
         listed = ", ".join(sorted(schemes)) or "none"
         return f"push scheme {scheme.lower()[:32]!r} is not allowed; known: {listed}"
-    query = parse_qsl(url.partition("?")[2], keep_blank_values=True)
-    if unknown := sorted({name.lower() for name, _ in query} - _PARAMETERS):
-        return f"a push URL may not say {unknown[0][:32]!r} after its '?'"
+    found = _URL.fullmatch(url)
+    if found is None or "#" in (found["path"] or "").replace("/#", "/").removeprefix("#"):
+        return "a push URL is scheme://user:password@host:port/path?name=value&name=value"
+    if _has_controls(url):
+        return "a push URL holds no control characters, however they are escaped"
+    return parameter_fault(found["query"] or "")
+
+
+def parameter_fault(query: str) -> str | None:
+    """Why what stands after a push URL's ``?`` is not allowed, ``None`` if it is."""
+    names: set[str] = set()
+    for pair in query.split("&") if query else ():
+        name = pair.partition("=")[0].lower()
+        found = _PAIR.fullmatch(pair)
+        if name not in PARAMETERS or found is None or name in names:
+            return f"a push URL may not say {name[:32]!r} after its '?', and nothing twice"
+        if name == "format" and found["value"] != "text":
+            return "a push URL's format is text: what an event says is no markup"
+        names.add(name)
     return None
+
+
+def _has_controls(text: str) -> bool:
+    """Whether there is a control character in it after any number of decodings."""
+    for _ in range(8):
+        if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text):
+            return True
+        text, before = unquote(text), text
+        if text == before:
+            return False
+    return True
 
 
 def is_public(address: str) -> bool:
@@ -56,11 +95,27 @@ def is_public(address: str) -> bool:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    if isinstance(ip, ipaddress.IPv6Address):
-        # An IPv4 address in an IPv6 coat is judged as what it is.
-        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
-        if inner is None and ip in _NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
-        if inner is not None:
-            return is_public(str(inner))
+    # An IPv4 address in an IPv6 coat is judged as what it is.
+    if isinstance(ip, ipaddress.IPv6Address) and (inner := _inner(ip)) is not None:
+        return is_public(str(inner))
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
+
+
+def is_callable(address: str) -> bool:
+    """Whether an installation's own URL may lead to an IP address: a private network is fine, but
+    not link-local, where clouds keep the credentials of their machines, and no group of hosts."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address) and (inner := _inner(ip)) is not None:
+        ip = inner
+    return not (ip.is_link_local or ip.is_multicast)
+
+
+def _inner(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address in an IPv6 coat, if it is one."""
+    inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
+    if inner is None and ip in _NAT64:
+        inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
+    return inner

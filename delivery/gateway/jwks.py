@@ -7,7 +7,9 @@ does: read tokens. While the URL is away the keys that are known stay in use.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import aiohttp
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from delivery.domain.push_target import is_callable
 from delivery.errors import ConfigError, InvalidFrame, KeysUnavailable
 from delivery.protocol import decode_json
 
@@ -122,10 +125,17 @@ class KeySet:
     async def _fetch(self) -> Any:
         timeout = aiohttp.ClientTimeout(total=TIMEOUT)
         async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(self._url, headers={"Accept": "application/json"}) as response,
+            aiohttp.ClientSession(
+                timeout=timeout, connector=aiohttp.TCPConnector(socket_factory=_checked_socket)
+            ) as session,
+            # The keys of all users come from where the setting says, not from where that leads.
+            session.get(
+                self._url, headers={"Accept": "application/json"}, allow_redirects=False
+            ) as response,
         ):
             response.raise_for_status()
+            if response.status != 200:
+                raise ValueError(f"answered {response.status}; a redirect is not followed")
             body = bytearray()
             async for chunk in response.content.iter_chunked(65_536):
                 body += chunk
@@ -145,6 +155,16 @@ def parse_keys(document: Any) -> tuple[Key, ...]:
         raise ValueError('not a JWKS document: no list "keys"')
     keys = (_key(item) for item in listed[:MAX_KEYS] if isinstance(item, Mapping))
     return tuple(key for key in keys if key is not None)
+
+
+def _checked_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket for one address of the URL's host, which is the one that is connected to."""
+    family, kind, proto, _, place = address
+    if not is_callable(str(place[0])):
+        raise OSError(errno.EACCES, "the JWKS URL leads to a link-local address")
+    made = socket.socket(family, kind, proto)
+    made.setblocking(False)
+    return made
 
 
 def _json(body: bytes) -> Any:

@@ -1,8 +1,7 @@
 """Which hosts a user's own push URL may make us call: public ones only.
 
 Owns: the check of an address and of everything a name resolves to. Never does: connect.
-A name can resolve differently a moment later, so an installation with secrets on its network
-also closes that network to its workers.
+A name can resolve differently a moment later: ``reach`` looks at what is connected to.
 """
 
 from __future__ import annotations

@@ -25,7 +25,9 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from delivery.domain.push_target import is_callable
 from delivery.errors import ChannelUnavailable, ConfigError, OutcomeUnknown
+from delivery.transports.reach import only_to
 from delivery.transports.text import provider_text
 
 logger = logging.getLogger(__name__)
@@ -121,7 +123,7 @@ class Poster:
             client = httpx.Client(
                 verify=self._tls, timeout=left, trust_env=self._trust_env, follow_redirects=False
             )
-            with client:
+            with client, only_to(is_callable):
                 request = build(client)
                 request.headers["Accept-Encoding"] = "identity"
                 response = client.send(request, auth=auth or httpx.USE_CLIENT_DEFAULT, stream=True)

@@ -14,7 +14,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from delivery.domain.push_target import is_callable
 from delivery.errors import ConfigError
+from delivery.transports.reach import IsAllowed, only_to
 
 if TYPE_CHECKING:
     from apprise import AppriseAsset, NotifyBase
@@ -35,6 +37,8 @@ def asset() -> AppriseAsset:
         http_redirects=False,
         allow_templates=False,
         async_mode=True,
+        interpret_escapes=False,  # what an event says is decoded once, where it came in
+        interpret_emojis=False,
         storage_mode=PersistentStoreMode.MEMORY,
         app_id="Delivery",
         app_desc="Delivery",
@@ -76,12 +80,17 @@ class Answer(enum.Enum):
 
 
 def notify(targets: Sequence[NotifyBase], notice: Notice, timeout: float) -> int:
-    """Send one notice to each target; how many took it within ``timeout`` seconds."""
-    return notify_each(targets, notice, timeout).count(Answer.TAKEN)
+    """Send one notice to each of an installation's own targets; how many took it in time."""
+    return notify_each(targets, notice, timeout, is_callable).count(Answer.TAKEN)
 
 
-def notify_each(targets: Sequence[NotifyBase], notice: Notice, timeout: float) -> list[Answer]:
+def notify_each(
+    targets: Sequence[NotifyBase], notice: Notice, timeout: float, is_allowed: IsAllowed
+) -> list[Answer]:
     """Send one notice to each target; each one's answer within ``timeout`` seconds.
+
+    Args:
+        is_allowed: which IP addresses may be connected to.
 
     A target that is still busy then has not answered; its thread ends with the service's own
     socket limits.
@@ -90,7 +99,9 @@ def notify_each(targets: Sequence[NotifyBase], notice: Notice, timeout: float) -
     answers: queue.Queue[tuple[int, Answer]] = queue.Queue(len(targets) or 1)
 
     def send(number: int, target: NotifyBase) -> None:
-        answers.put((number, _send(target, notice, timeout)))
+        # Apprise's own threads get this thread's context, and with it the rule.
+        with only_to(is_allowed):
+            answers.put((number, _send(target, notice, timeout)))
 
     for number, target in enumerate(targets):
         name = f"apprise-{number}"

@@ -15,11 +15,12 @@ from urllib.parse import unquote
 from delivery.domain.channels import Channel
 from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
-from delivery.domain.push_target import SCHEMES, scheme_of, shape_fault
+from delivery.domain.push_target import SCHEMES, is_callable, is_public, scheme_of, shape_fault
 from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable
 from delivery.transports.addresses import Resolve, require_public, resolve
 from delivery.transports.host_breakers import HostBreakers
-from delivery.transports.notify import Answer, notify_each, open_target
+from delivery.transports.notify import Answer, notify_each
+from delivery.transports.push_url import user_target
 from delivery.transports.render import Notice, Renderer
 from delivery.transports.rendering import rendering
 
@@ -96,7 +97,9 @@ class PushChannel:
     def _notify(
         self, targets: Sequence[tuple[str, NotifyBase]], notice: Notice, timeout: float
     ) -> int:
-        answers = notify_each([target for _, target in targets], notice, timeout)
+        # Looked at again where it counts, at the connect: a name may lead elsewhere by then.
+        rule = is_callable if self._allow_private else is_public
+        answers = notify_each([target for _, target in targets], notice, timeout, rule)
         for (name, _), answer in zip(targets, answers, strict=True):
             # A host that refuses works: the topic or the token is this user's.
             self._breakers.report(name, answer is not Answer.NONE)
@@ -104,12 +107,7 @@ class PushChannel:
 
     def _target(self, url: str, timeout: float, is_fresh: bool) -> tuple[str, NotifyBase]:
         """The service behind a URL, and the name of its breaker."""
-        fault = shape_fault(url, self._schemes)
-        if fault is not None:
-            raise ChannelRejected(fault)
-        target = open_target(url)
-        if target is None:
-            raise ChannelRejected(f"the {scheme_of(url)} URL is not complete")
+        target = user_target(url, self._schemes)
         host = _called_host(target)
         name = scheme_of(url) if host is None else f"{host}:{target.port or ''}".lower()
         if not self._breakers.allows(name, probe=is_fresh):

@@ -24,6 +24,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from delivery.domain.push_target import is_callable
 from delivery.errors import (
     ChannelError,
     ChannelRejected,
@@ -31,6 +32,7 @@ from delivery.errors import (
     ConfigError,
     OutcomeUnknown,
 )
+from delivery.transports.reach import only_to
 from delivery.transports.text import provider_text
 
 logger = logging.getLogger(__name__)
@@ -207,7 +209,8 @@ class SmtpSession:
         # smtplib remembers the name it must verify only when the constructor connects.
         smtp._host = server.host  # type: ignore[attr-defined]
         try:
-            code, reply = smtp.connect(server.host, server.port)
+            with only_to(is_callable):
+                code, reply = smtp.connect(server.host, server.port)
             if code != 220:
                 raise smtplib.SMTPConnectError(code, reply)
             self._pace(smtp)

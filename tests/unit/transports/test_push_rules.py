@@ -35,7 +35,9 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
     """How many targets each call of Apprise got, and its time limit; all of them take it."""
     calls: list[tuple[int, float]] = []
 
-    def notify_each(targets: Sequence[Any], notice: object, timeout: float) -> list[Answer]:
+    def notify_each(
+        targets: Sequence[Any], notice: object, timeout: float, rule: object
+    ) -> list[Answer]:
         calls.append((len(targets), timeout))
         return [Answer.TAKEN] * len(targets)
 
@@ -110,14 +112,14 @@ def test_a_name_that_does_not_resolve_now_may_be_tried_again(
 
 def test_one_target_that_took_it_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = [Answer.REFUSED, Answer.TAKEN]
-    monkeypatch.setattr(push, "notify_each", lambda targets, notice, timeout: answers)
+    monkeypatch.setattr(push, "notify_each", lambda targets, notice, timeout, rule: answers)
     assert deliver(channel(), GOTIFY, DISCORD, "file:///x") == "1 of 3 targets took it"
 
 
 def test_targets_that_took_nothing_are_a_retryable_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(push, "notify_each", lambda targets, notice, timeout: [Answer.NONE])
+    monkeypatch.setattr(push, "notify_each", lambda targets, notice, timeout, rule: [Answer.NONE])
     with pytest.raises(ChannelUnavailable) as caught:
         deliver(channel(), GOTIFY)
     assert caught.value.retryable
@@ -132,7 +134,7 @@ def test_a_url_that_apprise_cannot_read_is_refused_without_repeating_it() -> Non
 
 def test_a_contact_without_usable_targets_is_unreachable() -> None:
     assert channel().unreachable(make_message().contact) == "no push target"
-    contact = make_message(contact={"push": ("file:///x",)}).contact
+    contact = make_message(contact={"push": ("file://x/y",)}).contact
     assert channel().unreachable(contact) == "no push target that is allowed here"
     assert channel().unreachable(make_message(contact={"push": (GOTIFY,)}).contact) is None
     assert channel(schemes=["FILE"]).unreachable(contact) is None
