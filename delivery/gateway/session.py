@@ -245,6 +245,12 @@ class Session:
             case Ack():
                 return self._ack(frame, now)
 
+    def on_over_budget(self) -> Actions:
+        """The client sent more frames or bytes, of whatever kind, than it may."""
+        if self.phase is Phase.CLOSED:
+            return NOTHING
+        return self._shut(Close.RATE_LIMIT, "too many frames")
+
     def on_bad_frame(self, reason: str) -> Actions:
         """Something came that is no frame: not JSON, of unknown type, binary."""
         return NOTHING if self.phase is Phase.CLOSED else self._bad(reason)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSMsgType, web
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
+
+from delivery.gateway.frame_budget import Fault, FrameBudget
 
 if TYPE_CHECKING:
     from aiohttp.http_websocket import WebSocketWriter
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 Take = Callable[[bytes], bool]
 Leave = Callable[[Callable[[], object]], None]
+OnFault = Callable[[Fault], None]
 
 _LIMIT = 2**16
 """Bytes of messages that may wait in the queue before aiohttp stops reading the socket."""
@@ -58,16 +62,63 @@ class _Queue(WebSocketDataQueue):
             self._is_idle = False
 
 
+class _Guard:
+    """Before aiohttp's parser: counts what comes, and stops a client that is over its budget."""
+
+    __slots__ = ("_budget", "_fault", "_on_fault", "_parser")
+
+    def __init__(self, parser: WebSocketReader) -> None:
+        self._parser = parser
+        self._budget = FrameBudget(monotonic())
+        self._fault: Fault | None = None
+        self._on_fault: OnFault | None = None
+
+    def watch(self, on_fault: OnFault) -> None:
+        self._on_fault = on_fault
+        if self._fault is not None:  # came in the same packet as the upgrade
+            on_fault(self._fault)
+
+    def admit(self) -> None:
+        self._budget.admit()
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        if self._fault is not None:
+            return False, b""  # the connection is being closed; nothing more is of interest
+        fault = self._budget.take(data, monotonic())
+        if fault is None:
+            return self._parser.feed_data(data)
+        self._fault = fault
+        if self._on_fault is not None:
+            self._on_fault(fault)
+        return False, b""
+
+    def feed_eof(self) -> None:
+        self._parser.feed_eof()
+
+
 class DirectSocket(web.WebSocketResponse[bool]):
     """A server's WebSocket whose text frames may be taken as they arrive."""
 
-    def take_with(self, take: Take, leave: Leave) -> None:
+    _guard: _Guard | None = None
+    _is_admitted = False
+
+    def admit(self) -> None:
+        """The client was admitted: it has a client's budget from now on. Safe to repeat."""
+        if self._guard is not None and not self._is_admitted:
+            self._is_admitted = True
+            self._guard.admit()
+
+    def take_with(self, take: Take, leave: Leave, on_fault: OnFault) -> None:
         """Offer text frames to ``take`` while ``receive`` waits and nothing is queued; those for
         which it answers ``False`` are received as ever. It must not raise.
 
         Args:
             leave: calls what it is given soon, once: the end of ``receive`` when the peer is gone.
+            on_fault: told once that the client sent too much, or an unmasked frame; nothing that
+                comes behind it is read.
         """
+        if self._guard is not None:
+            self._guard.watch(on_fault)
         if isinstance(self._reader, _Queue):
             self._reader.take = take
             self._reader.leave = leave
@@ -84,4 +135,5 @@ class DirectSocket(web.WebSocketResponse[bool]):
         self._parser = WebSocketReader(queue, self._max_msg_size, False, self._decode_text)
         handler._payload_parser = None
         handler._message_tail = tail
-        handler.set_parser(self._parser)
+        self._guard = _Guard(self._parser)
+        handler.set_parser(self._guard)  # type: ignore[arg-type]  # has its methods

@@ -18,6 +18,8 @@ from aiohttp.abc import AbstractStreamWriter
 
 from delivery.domain.event import Event
 from delivery.errors import InvalidFrame, Unauthenticated
+from delivery.gateway.frame_budget import Fault
+from delivery.gateway.session import Phase
 from delivery.gateway.sink import CLOSE_GRACE, at_once
 from delivery.gateway.socket_reader import DirectSocket
 from delivery.protocol import (
@@ -172,7 +174,14 @@ async def _read(
 ) -> None:
     session = connection.session
     clock = path.clock
-    socket.take_with(partial(_take, connection, clock), path.leave)
+
+    def on_fault(fault: Fault) -> None:
+        if fault is Fault.UNMASKED:
+            connection.perform(session.on_bad_frame("a client masks its frames"))
+        else:
+            connection.perform(session.on_over_budget())
+
+    socket.take_with(partial(_take, connection, clock), path.leave, on_fault)
     while True:
         message = await socket.receive()
         kind = message.type
@@ -187,6 +196,8 @@ async def _read(
             token = connection.perform(session.on_client_frame(frame, clock()))
             if token is not None:
                 await _check(token, connection, path)
+            if session.phase is Phase.OPEN:
+                socket.admit()
         elif kind is WSMsgType.PONG:
             connection.on_pong(bytes(message.data))
         elif kind is WSMsgType.PING:

@@ -445,3 +445,64 @@ async def test_a_worker_asks_over_the_bus_for_a_resend_and_gets_the_count() -> N
         worker.publish(Wake(node="w", users=["ada"]))
         assert (await events_of(ws, 1))[0] == [woken]
     await worker.stop()
+
+
+async def raw_socket(node: Node) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """An upgraded connection whose frames the test writes by itself."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+    writer.write(
+        b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    assert b"101" in (await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0]
+    return reader, writer
+
+
+async def close_code(reader: asyncio.StreamReader) -> int:
+    """The code of the server's close frame, whatever comes before it."""
+    async with asyncio.timeout(10):
+        data = await reader.read()
+    start = data.index(b"\x88")
+    return int.from_bytes(data[start + 2 : start + 4], "big")
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [b"\x89\x80\0\0\0\0", b"\x8a\x80\0\0\0\0", b"\x01\x80\0\0\0\0" + b"\0\x80\0\0\0\0" * 7],
+    ids=["pings", "pongs", "empty fragments"],
+)
+async def test_frames_of_any_kind_before_connect_close_with_3505(flood: bytes) -> None:
+    async with serve(Node()) as node:
+        reader, writer = await raw_socket(node)
+        writer.write(flood * 100)
+        assert await close_code(reader) == 3505
+        writer.close()
+
+
+async def test_an_unmasked_frame_closes_with_3501() -> None:
+    async with serve(Node()) as node:
+        reader, writer = await raw_socket(node)
+        writer.write(b"\x81\x02{}")
+        assert await close_code(reader) == 3501
+        writer.close()
+
+
+async def test_a_flood_in_the_packet_of_the_upgrade_is_closed_as_well() -> None:
+    async with serve(Node()) as node:
+        reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+        writer.write(
+            b"GET /v1/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            + b"\x89\x80\0\0\0\0"
+            * 100
+        )
+        await reader.readuntil(b"\r\n\r\n")
+        assert await close_code(reader) == 3505
+        writer.close()
+
+
+async def test_a_client_that_was_admitted_and_floods_is_closed_with_3505() -> None:
+    async with serve(Node()) as node, joined(node) as (ws, _):
+        for _ in range(400):
+            await ws.ping()
+        assert await closed_with(ws) == 3505
