@@ -187,6 +187,11 @@ class Claim:
     digests: dict[str, datetime]
     now: datetime
 
+    @property
+    def id(self) -> str:
+        """The event's."""
+        return self.stored.event.id
+
 
 @dataclass(frozen=True, slots=True)
 class Result:

@@ -206,8 +206,9 @@ class ChainStore(Protocol):
         """Release the claims: each event stands on its step, due then; ``False`` if the claim was
         lost."""
 
-    def finish(self, claim: Claim, *, alerted: bool) -> bool:
-        """The chain is over: ``dead`` if operators were alerted, else ``parked``."""
+    def finish_all(self, finishes: Sequence[tuple[Claim, bool]]) -> list[bool]:
+        """The chains are over: ``dead`` where operators were alerted, else ``parked``; ``False`` if
+        the claim was lost."""
 
 
 class DigestStore(Protocol):

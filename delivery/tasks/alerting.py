@@ -58,7 +58,7 @@ class AlertStep:
         return self._fire(run, event_class, works)
 
     def _fire(self, run: Run, event_class: EventClass, works: Sequence[Work]) -> list[Work]:
-        started_at = run.ledger.now()
+        started_at = run.now()
         begun = run.begin(works)
         if not begun:
             return []

@@ -50,7 +50,7 @@ class DigestStep:
 
     def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
         """Join or send; see ``StepRunner``."""
-        now = run.ledger.now()
+        now = run.now()
         due: dict[str, list[Work]] = {}
         digests: dict[str, Digest] = {}
 
@@ -97,7 +97,7 @@ class DigestStep:
         """Send a digest that is due, unless the breaker or another worker has it."""
         # Whoever has most attempts left speaks for the digest: it is retried while anybody may.
         speaker = min(group, key=lambda work: work.number)
-        now = run.ledger.now()
+        now = run.now()
         blocked = not run.may_call(group, self._channel)
         since = max(speaker.due_at, digest.due_at or speaker.due_at)
         if blocked and not is_tired(speaker.step(run.channel), since, now):
@@ -165,7 +165,7 @@ class DigestStep:
             run.report_health(result)
         if not recorded:
             logger.warning("%s: digest %s was taken over meanwhile", run.channel, claim.digest.id)
-            run.postpone(group, run.ledger.now() + timedelta(seconds=TAKEN_RECHECK))
+            run.postpone(group, run.now() + timedelta(seconds=TAKEN_RECHECK))
             return []
         step = speaker.step(run.channel)
         if result.outcome is Outcome.DELIVERED and step.confirms == Confirms.ACCEPTED:
@@ -178,7 +178,7 @@ class DigestStep:
         # No member any more: confirmed meanwhile, or this message was never owed to it.
         run.postpone(
             [work for work in group if work.id not in sent],
-            run.ledger.now() + timedelta(seconds=TAKEN_RECHECK),
+            run.now() + timedelta(seconds=TAKEN_RECHECK),
         )
         run.note(mine, result, started_at, claim.digest.id)
         return mine
@@ -187,7 +187,7 @@ class DigestStep:
         self, run: Run, result: Result, speaker: Work, started_at: datetime
     ) -> float | None:
         """Seconds until the digest is tried again, by the same rule as the events' own wait."""
-        now = run.ledger.now()
+        now = run.now()
         made = Attempt(
             event_id=speaker.id,
             generation=speaker.claim.stored.generation,

@@ -6,6 +6,7 @@ decide by itself (``domain.fallback`` does); keep anything in memory between two
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -47,6 +48,7 @@ class Executor:
         dice: drawn once per executor, to spread retries of different processes.
         callback_url: where providers post their status, ``None`` if they cannot.
         interruptions: what a worker raises in a task that takes too long; never an event's fault.
+        clock: monotonic seconds.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Executor:
         limits: TimeLimits,
         callback_url: str | None = None,
         interruptions: tuple[type[Exception], ...] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._policies = policies
@@ -72,6 +75,7 @@ class Executor:
         self._publish_to = publish
         self._limits = limits
         self._interruptions = interruptions
+        self._clock = clock
         self._salt = dice()
         self._runners: dict[str, StepRunner] = {
             Channel.DATABASE: DatabaseStep(drain_spool),
@@ -98,12 +102,11 @@ class Executor:
         """
         if channel not in CHANNELS:
             raise ValueError(f"no channel {channel!r}; known: {', '.join(CHANNELS)}")
-        run = Run(self._ledger, channel, self._limits, self._interruptions)
+        run = Run(self._ledger, channel, self._limits, self._interruptions, self._clock)
         try:
-            works = [self._take(c) for c in self._ledger.chain.claim(ids, self._limits.lease)]
-            run.report.claimed = len(works)
+            works = [self._take(claim) for claim in run.claim(ids)]
             while works:
-                now = self._ledger.now()
+                now = run.now()
                 ready = run.settle([work for work in works if self._is_ready(run, work, now)])
                 if ready and not run.has_time():
                     run.give_back(ready)

@@ -21,7 +21,7 @@ from delivery.domain.health import RECOVERY
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome
 from delivery.domain.policy import ChainStep
 from delivery.domain.ports import Checked
-from delivery.domain.records import Result
+from delivery.domain.records import Claim, Result
 from delivery.domain.stores import Ledger
 from delivery.errors import LedgerError
 from delivery.tasks.attempts import Report, TimeLimits, Work, result_of
@@ -43,6 +43,7 @@ class Run:
         channel: str,
         limits: TimeLimits,
         interruptions: tuple[type[Exception], ...] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ledger = ledger
         self.channel = channel
@@ -52,7 +53,25 @@ class Run:
         self._finishes: list[tuple[Work, bool]] = []
         self._skips: list[tuple[Work, str, str]] = []
         self._moves: list[tuple[Work, str, datetime, bool]] = []
-        self._ends = time.monotonic() + limits.soft
+        self._clock = clock
+        self._ends = clock() + limits.soft
+        self._claimed: tuple[datetime, float] | None = None
+
+    def claim(self, ids: Sequence[str]) -> list[Claim]:
+        """Claim what is on the chain and free; sets the run's clock."""
+        claims = self.ledger.chain.claim(ids, self.limits.lease)
+        self.report.claimed = len(claims)
+        if claims:
+            self._claimed = claims[0].now, self._clock()
+        return claims
+
+    def now(self) -> datetime:
+        """The ledger's clock: as it was at the claim, and what has passed here since. A run is over
+        within seconds, and asking the ledger each time costs it more than the writes do."""
+        if self._claimed is None:
+            return self.ledger.now()
+        then, at = self._claimed
+        return then + timedelta(seconds=self._clock() - at)
 
     def guarded(
         self, works: Sequence[Work], act: Callable[[Sequence[Work]], list[Work]]
@@ -96,7 +115,7 @@ class Run:
             self.report.lost += 1
             return
         self.ledger.chain.end_all(starts, DECISION, result)
-        now = self.ledger.now()
+        now = self.now()
         if work.number == MAX_FAULTS:
             self.hand_on(work, Channel.ALERT, now)
         elif work.number > 2 * MAX_FAULTS:
@@ -110,11 +129,11 @@ class Run:
 
     def has_time(self) -> bool:
         """Whether one more attempt fits in before the soft time limit."""
-        return time.monotonic() + self.limits.attempt <= self._ends
+        return self._clock() + self.limits.attempt <= self._ends
 
     def remaining(self) -> float:
         """Seconds to the soft time limit, at least 0."""
-        return max(0.0, self._ends - time.monotonic())
+        return max(0.0, self._ends - self._clock())
 
     def begin(self, works: Sequence[Work]) -> list[Work]:
         """Write the started attempts; keeps those whose event still needs one."""
@@ -145,7 +164,7 @@ class Run:
         digest_id: str | None = None,
     ) -> None:
         """Remember a recorded outcome, so that the next decision knows it without a read."""
-        ended_at = self.ledger.now()
+        ended_at = self.now()
         for work in works:
             self.report.outcomes[result.outcome] += 1
             work.attempts.append(
@@ -202,7 +221,7 @@ class Run:
         self._finishes.append((work, alerted))
 
     def settle(self, ready: Sequence[Work] = ()) -> list[Work]:
-        """Write what was decided: skips and moves in one transaction each, then the ends.
+        """Write what was decided: skips, moves and ends in one transaction each.
 
         Returns:
             Those of ``ready`` that are still ours.
@@ -211,14 +230,9 @@ class Run:
         moves, self._moves = [move for move in self._moves if move[0].id not in gone], []
         if moves:
             self._write_moves(moves)
-        finishes, self._finishes = self._finishes, []
-        for work, alerted in finishes:
-            if work.id in gone:
-                continue
-            if self.ledger.chain.finish(work.claim, alerted=alerted):
-                self.report.finished += 1
-            else:
-                self.report.lost += 1
+        finishes, self._finishes = [end for end in self._finishes if end[0].id not in gone], []
+        if finishes:
+            self._write_finishes(finishes)
         self.report.lost += len(gone)
         return [work for work in ready if work.id not in gone]
 
@@ -241,9 +255,14 @@ class Run:
             else:
                 self.report.waiting += 1
 
+    def _write_finishes(self, finishes: Sequence[tuple[Work, bool]]) -> None:
+        done = self.ledger.chain.finish_all([(w.claim, alerted) for w, alerted in finishes])
+        self.report.finished += sum(done)
+        self.report.lost += len(done) - sum(done)
+
     def give_back(self, works: Sequence[Work]) -> None:
         """There is no time left for these: another task takes them up at once."""
-        now = self.ledger.now()
+        now = self.now()
         for work in works:
             self.hand_on(work, self.channel, now)
 
@@ -254,7 +273,7 @@ class Run:
         next probe. But a provider that stays away must not stop the chain either: who has been
         due for long pays with an attempt.
         """
-        now = self.ledger.now()
+        now = self.now()
         tired = [w for w in works if is_tired(w.step(self.channel), w.due_at, now)]
         again = now + timedelta(seconds=RECOVERY)
         self.postpone([w for w in works if w not in tired], again)

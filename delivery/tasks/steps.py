@@ -49,7 +49,7 @@ class DatabaseStep:
         self._drain_spool = drain_spool
 
     def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
-        started_at = run.ledger.now()
+        started_at = run.now()
         begun = run.begin(works)
         if not begun:
             return []
@@ -68,7 +68,7 @@ class QueueStep:
         self._resend = resend
 
     def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
-        started_at = run.ledger.now()
+        started_at = run.now()
         begun = run.begin(works)
         if not begun:
             return []
@@ -98,7 +98,7 @@ class DirectStep:
         self._resend = resend
 
     def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
-        started_at = run.ledger.now()
+        started_at = run.now()
         by_user: dict[str, list[Work]] = {}
         for work in run.begin(works):
             by_user.setdefault(work.event.user_id, []).append(work)
@@ -163,7 +163,7 @@ class EmergencyStep:
         return self._push(run, group)
 
     def _push(self, run: Run, group: Sequence[Work]) -> list[Work]:
-        started_at = run.ledger.now()
+        started_at = run.now()
         begun = run.begin(group)
         if not begun:
             return []

@@ -2,17 +2,17 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from delivery.ledger import SqlLedger, migrate
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.tables import audit_log
 from tests import databases
+from tests.ledger_clock import moved
 
 
 @pytest.fixture(scope="session")
@@ -55,19 +55,14 @@ def ledger(ledger_url: str) -> Iterator[SqlLedger]:
 @pytest.fixture
 def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Moves the ledger's clock ahead by seconds, for every database of this test."""
-    real, ahead = Database.now, timedelta()
-
-    def now(self: Database, connection: Connection | None = None) -> datetime:
-        if connection is None:
-            with self.read() as fresh:
-                return real(self, fresh) + ahead
-        return real(self, connection) + ahead
+    ahead = timedelta()
 
     def move(seconds: float) -> None:
         nonlocal ahead
         ahead += timedelta(seconds=seconds)
 
-    monkeypatch.setattr(Database, "now", now)
+    for name, told in moved(lambda: ahead).items():
+        monkeypatch.setattr(Database, name, told)
     return move
 
 

@@ -18,6 +18,7 @@ from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
 from delivery.domain.policy import parse_policies
 from delivery.domain.records import Claim, Entry, Result, Stored, Swept
 from delivery.ledger import SqlLedger
+from tests.conformance.chain_calls import begin, end, finish, move, skip
 
 DELIVERED = Result(Outcome.DELIVERED, provider_id="p-1")
 LEASE = 60.0
@@ -274,7 +275,7 @@ def test_overlapping_batches_in_any_order_share_out_without_waiting(ledger: SqlL
 
 def test_an_attempt_that_a_dead_worker_left_is_unknown(ledger: SqlLedger, advance: Any) -> None:
     event_id = handed_over(ledger)
-    assert ledger.chain.begin(claimed(ledger, event_id), "emergency", 1)
+    assert begin(ledger, claimed(ledger, event_id), "emergency", 1)
     advance(LEASE + 1)
     [left] = claimed(ledger, event_id).attempts
     assert (left.outcome, left.error) == (Outcome.UNKNOWN, "the worker was lost")
@@ -284,8 +285,8 @@ def test_an_attempt_that_a_dead_worker_left_is_unknown(ledger: SqlLedger, advanc
 def test_a_claim_has_the_attempts_of_its_generation_only(ledger: SqlLedger) -> None:
     event_id = handed_over(ledger)
     claim = claimed(ledger, event_id)
-    ledger.chain.begin(claim, "direct", 1)
-    ledger.chain.end(claim, "direct", 1, Result(Outcome.FAILED, error="gone"))
+    begin(ledger, claim, "direct", 1)
+    end(ledger, claim, "direct", 1, Result(Outcome.FAILED, error="gone"))
     ledger.operations.replay([event_id], policies=parse_policies({}))
     ledger.operations.hand_over([event_id], "again")
     again = claimed(ledger, event_id)
@@ -299,11 +300,11 @@ def test_a_claim_has_the_attempts_of_its_generation_only(ledger: SqlLedger) -> N
 def test_an_attempt_is_written_before_and_its_outcome_after(ledger: SqlLedger) -> None:
     event_id = handed_over(ledger)
     claim = claimed(ledger, event_id)
-    assert ledger.chain.begin(claim, "emergency", 1)
+    assert begin(ledger, claim, "emergency", 1)
     [begun] = attempts(ledger, event_id)
     assert (begun.outcome, begun.ended_at) == (Outcome.STARTED, None)
     result = Result(Outcome.FAILED, error="busy", retryable=False, retry_after=2.5)
-    assert ledger.chain.end(claim, "emergency", 1, result)
+    assert end(ledger, claim, "emergency", 1, result)
     [ended] = attempts(ledger, event_id)
     assert ended.ended_at is not None
     assert ended.started_at == begun.started_at
@@ -316,8 +317,8 @@ def test_nothing_is_begun_for_an_event_that_was_confirmed_meanwhile(ledger: SqlL
     event_id = handed_over(ledger)
     claim = claimed(ledger, event_id)
     confirm(ledger, event_id)
-    assert not ledger.chain.begin(claim, "emergency", 1)
-    assert not ledger.chain.skip(claim, "emergency", "no address")
+    assert not begin(ledger, claim, "emergency", 1)
+    assert not skip(ledger, claim, "emergency", "no address")
     assert attempts(ledger, event_id) == []
 
 
@@ -326,9 +327,9 @@ def test_an_attempt_during_which_the_event_was_confirmed_still_gets_its_outcome(
 ) -> None:
     event_id = handed_over(ledger)
     claim = claimed(ledger, event_id)
-    ledger.chain.begin(claim, "emergency", 1)
+    begin(ledger, claim, "emergency", 1)
     confirm(ledger, event_id)
-    assert ledger.chain.end(claim, "emergency", 1, DELIVERED)
+    assert end(ledger, claim, "emergency", 1, DELIVERED)
     assert [one.outcome for one in attempts(ledger, event_id)] == [Outcome.DELIVERED]
     assert stored(ledger, event_id).state is State.CONFIRMED
 
@@ -336,15 +337,15 @@ def test_an_attempt_during_which_the_event_was_confirmed_still_gets_its_outcome(
 def test_a_stale_token_records_nothing(ledger: SqlLedger, advance: Any) -> None:
     event_id = handed_over(ledger)
     stale = claimed(ledger, event_id)
-    ledger.chain.begin(stale, "emergency", 1)
+    begin(ledger, stale, "emergency", 1)
     advance(LEASE + 1)
     claimed(ledger, event_id)
     before = stored(ledger, event_id)
-    assert not ledger.chain.begin(stale, "emergency", 2)
-    assert not ledger.chain.end(stale, "emergency", 1, DELIVERED)
-    assert not ledger.chain.skip(stale, "sms", "no address")
-    assert not ledger.chain.move(stale, "email", ledger.now())
-    assert not ledger.chain.finish(stale, alerted=True)
+    assert not begin(ledger, stale, "emergency", 2)
+    assert not end(ledger, stale, "emergency", 1, DELIVERED)
+    assert not skip(ledger, stale, "sms", "no address")
+    assert not move(ledger, stale, "email", ledger.now())
+    assert not finish(ledger, stale, alerted=True)
     assert stored(ledger, event_id) == before
     assert [one.outcome for one in attempts(ledger, event_id)] == [Outcome.UNKNOWN]
 
@@ -352,17 +353,17 @@ def test_a_stale_token_records_nothing(ledger: SqlLedger, advance: Any) -> None:
 def test_a_replay_makes_the_claim_stale(ledger: SqlLedger) -> None:
     event_id = handed_over(ledger)
     claim = claimed(ledger, event_id)
-    ledger.chain.begin(claim, "emergency", 1)
+    begin(ledger, claim, "emergency", 1)
     ledger.operations.replay([event_id], policies=parse_policies({}))
-    assert not ledger.chain.end(claim, "emergency", 1, DELIVERED)
-    assert not ledger.chain.finish(claim, alerted=True)
+    assert not end(ledger, claim, "emergency", 1, DELIVERED)
+    assert not finish(ledger, claim, alerted=True)
     assert stored(ledger, event_id).state is State.ACCEPTED
 
 
 def test_an_attempt_number_is_used_once(ledger: SqlLedger) -> None:
     claim = claimed(ledger, handed_over(ledger))
-    assert ledger.chain.begin(claim, "emergency", 1)
-    assert not ledger.chain.begin(claim, "emergency", 1)
+    assert begin(ledger, claim, "emergency", 1)
+    assert not begin(ledger, claim, "emergency", 1)
 
 
 def test_a_batch_is_answered_event_by_event(ledger: SqlLedger) -> None:
@@ -371,7 +372,7 @@ def test_a_batch_is_answered_event_by_event(ledger: SqlLedger) -> None:
     fine, confirmed, begun, other = (found[event_id] for event_id in ids)
     lost = replace(other, token=other.token - 1)
     confirm(ledger, ids[1])
-    assert ledger.chain.begin(begun, "queue", 1)
+    assert begin(ledger, begun, "queue", 1)
 
     starts = [(claim, 1) for claim in (fine, confirmed, begun, lost)]
     assert ledger.chain.begin_all(starts, "queue") == [True, False, False, False]
@@ -390,9 +391,9 @@ def test_a_batch_is_answered_event_by_event(ledger: SqlLedger) -> None:
 def test_a_skip_takes_the_next_number_and_says_why(ledger: SqlLedger) -> None:
     event_id = handed_over(ledger)
     claim = claimed(ledger, event_id)
-    ledger.chain.begin(claim, "sms", 1)
-    ledger.chain.end(claim, "sms", 1, Result(Outcome.FAILED))
-    assert ledger.chain.skip(claim, "sms", "opted out")
+    begin(ledger, claim, "sms", 1)
+    end(ledger, claim, "sms", 1, Result(Outcome.FAILED))
+    assert skip(ledger, claim, "sms", "opted out")
     last = attempts(ledger, event_id)[-1]
     assert (last.number, last.outcome, last.error) == (2, Outcome.SKIPPED, "opted out")
 
@@ -404,7 +405,7 @@ def test_a_move_releases_the_claim(ledger: SqlLedger, advance: Any) -> None:
     event_id = handed_over(ledger)
     claim = claimed(ledger, event_id)
     due_at = claim.now + timedelta(seconds=30)
-    assert ledger.chain.move(claim, "email", due_at)
+    assert move(ledger, claim, "email", due_at)
     now = stored(ledger, event_id)
     assert (now.state, now.step, now.due_at) == (State.FALLING_BACK, "email", due_at)
     assert claimed(ledger, event_id).token == 2
@@ -417,7 +418,7 @@ def test_a_moved_event_comes_back_with_its_step_and_the_first_pause(
     for _ in range(3):
         ledger.chain.sweep()
         advance(61)
-    ledger.chain.move(claimed(ledger, event_id), "email", ledger.now())
+    move(ledger, claimed(ledger, event_id), "email", ledger.now())
     [due] = ledger.chain.sweep().due
     assert (due.id, due.step) == (event_id, "email")
     pause = (stored(ledger, event_id).due_at or ledger.now()) - ledger.now()
@@ -426,27 +427,27 @@ def test_a_moved_event_comes_back_with_its_step_and_the_first_pause(
 
 def test_a_move_beyond_the_time_to_live_is_due_when_it_ends(ledger: SqlLedger) -> None:
     event_id = handed_over(ledger)
-    ledger.chain.move(claimed(ledger, event_id), "email", ledger.now() + timedelta(days=30))
+    move(ledger, claimed(ledger, event_id), "email", ledger.now() + timedelta(days=30))
     now = stored(ledger, event_id)
     assert now.due_at == now.expires_at
 
 
-@pytest.mark.parametrize("move", ["move", "park", "die"])
-def test_a_confirmed_event_goes_nowhere(ledger: SqlLedger, move: str) -> None:
+@pytest.mark.parametrize("way", ["move", "park", "die"])
+def test_a_confirmed_event_goes_nowhere(ledger: SqlLedger, way: str) -> None:
     event_id = handed_over(ledger)
     claim = claimed(ledger, event_id)
     confirm(ledger, event_id)
-    if move == "move":
-        assert not ledger.chain.move(claim, "email", ledger.now())
+    if way == "move":
+        assert not move(ledger, claim, "email", ledger.now())
     else:
-        assert not ledger.chain.finish(claim, alerted=move == "die")
+        assert not finish(ledger, claim, alerted=way == "die")
     now = stored(ledger, event_id)
     assert (now.state, now.due_at) == (State.CONFIRMED, None)
 
 
 def test_a_chain_that_alerted_ends_dead(ledger: SqlLedger, advance: Any) -> None:
     event_id = handed_over(ledger)
-    assert ledger.chain.finish(claimed(ledger, event_id), alerted=True)
+    assert finish(ledger, claimed(ledger, event_id), alerted=True)
     now = stored(ledger, event_id)
     assert (now.state, now.step, now.due_at) == (State.DEAD, None, None)
     advance(10_000)
@@ -458,7 +459,7 @@ def test_a_chain_without_alert_parks_the_event_until_it_expires(
     ledger: SqlLedger, advance: Any
 ) -> None:
     event_id = handed_over(ledger)
-    assert ledger.chain.finish(claimed(ledger, event_id), alerted=False)
+    assert finish(ledger, claimed(ledger, event_id), alerted=False)
     now = stored(ledger, event_id)
     assert (now.state, now.due_at) == (State.PARKED, now.expires_at)
     advance(3500)
@@ -474,7 +475,7 @@ def test_an_ack_and_a_finish_at_once_leave_one_clear_state(ledger: SqlLedger) ->
         event_id = handed_over(ledger)
         claim = claimed(ledger, event_id)
         ended, _ = at_once(
-            partial(ledger.chain.finish, claim, alerted=True), partial(confirm, ledger, event_id)
+            partial(finish, ledger, claim, alerted=True), partial(confirm, ledger, event_id)
         )
         assert ended in (True, False)
         assert stored(ledger, event_id).state is State.CONFIRMED  # a late proof wins over dead
@@ -486,10 +487,10 @@ def test_an_ack_and_a_finish_at_once_leave_one_clear_state(ledger: SqlLedger) ->
 def test_every_step_of_an_auth_event_is_in_the_audit_log(ledger: SqlLedger, audited: Any) -> None:
     event_id = handed_over(ledger, event_class=EventClass.AUTH)
     claim = claimed(ledger, event_id)
-    ledger.chain.begin(claim, "emergency", 1)
-    ledger.chain.end(claim, "emergency", 1, DELIVERED)
-    ledger.chain.skip(claim, "sms", "no address")
-    ledger.chain.finish(claim, alerted=True)
+    begin(ledger, claim, "emergency", 1)
+    end(ledger, claim, "emergency", 1, DELIVERED)
+    skip(ledger, claim, "sms", "no address")
+    finish(ledger, claim, alerted=True)
     kinds = [kind for kind, of in audited() if of == event_id]
     assert kinds == ["accepted", "attempt", "outcome", "outcome", "state"]
 
@@ -506,6 +507,6 @@ def test_a_timeout_of_an_auth_event_is_in_the_audit_log(
 def test_other_events_are_not_in_the_audit_log(ledger: SqlLedger, audited: Any) -> None:
     event_id = handed_over(ledger)
     claim = claimed(ledger, event_id)
-    ledger.chain.begin(claim, "emergency", 1)
-    ledger.chain.end(claim, "emergency", 1, DELIVERED)
+    begin(ledger, claim, "emergency", 1)
+    end(ledger, claim, "emergency", 1, DELIVERED)
     assert audited() == []

@@ -17,6 +17,7 @@ from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
 from delivery.domain.policy import parse_policies
 from delivery.domain.records import Claim, Digest, DigestClaim, Entry, Result, Stored
 from delivery.ledger import SqlLedger
+from tests.conformance.chain_calls import finish, move
 
 RUN = ("user_id", "run_id")
 USER = ("user_id",)
@@ -51,7 +52,7 @@ def join(ledger: SqlLedger, event_id: str, channel: str = "email", **changes: An
     claim = claimed(ledger, event_id)
     digest = ledger.digests.join(claim, channel, **rule)
     assert digest.due_at is not None
-    assert ledger.chain.move(claim, channel, digest.due_at)
+    assert move(ledger, claim, channel, digest.due_at)
     return digest
 
 
@@ -491,7 +492,7 @@ def dead(ledger: SqlLedger, *event_ids: str) -> Any:
     claims = [claimed(ledger, event_id) for event_id in event_ids]
     group = ledger.alerts.fire(EventClass.CRITICAL, claims)
     for claim in claims:
-        assert ledger.chain.finish(claim, alerted=True)
+        assert finish(ledger, claim, alerted=True)
     return group
 
 

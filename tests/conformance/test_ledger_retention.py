@@ -17,6 +17,7 @@ from delivery.ledger import SqlLedger
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.tables import attempts, confirmations
 from delivery.testing import make_entry, make_event
+from tests.conformance.chain_calls import begin, end, finish
 from tests.unit.tasks.fakes import make_event as fresh_event
 
 POLICIES = parse_policies({})
@@ -36,9 +37,9 @@ def confirm(ledger: SqlLedger, ids: list[str]) -> None:
 
 def kill(ledger: SqlLedger, ids: list[str]) -> None:
     for claim in ledger.chain.claim(ids, 60.0):
-        assert ledger.chain.begin(claim, "email", 1)
-        assert ledger.chain.end(claim, "email", 1, Result(Outcome.FAILED))
-        assert ledger.chain.finish(claim, alerted=True)
+        assert begin(ledger, claim, "email", 1)
+        assert end(ledger, claim, "email", 1, Result(Outcome.FAILED))
+        assert finish(ledger, claim, alerted=True)
 
 
 def present(ledger: SqlLedger, ids: list[str]) -> list[bool]:

@@ -10,6 +10,7 @@ from delivery.domain.thresholds import parse_thresholds
 from delivery.ledger import SqlLedger
 from delivery.tasks.sweep import Alerter, ThresholdWatch
 from delivery.testing import make_entry, make_event, make_id
+from tests.conformance.chain_calls import finish
 from tests.unit.tasks.fakes import FakeAlerts
 
 LOW = Condition("delivery_rate", 0.5, 0.95)
@@ -65,7 +66,7 @@ def die(ledger: SqlLedger) -> str:
     event = make_event(id=make_id())
     ledger.recording.commit([make_entry(event, hand_over=True)])
     (claim,) = ledger.chain.claim([event.id], 60.0)
-    assert ledger.chain.finish(claim, alerted=True)
+    assert finish(ledger, claim, alerted=True)
     return event.id
 
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from datetime import datetime, timedelta
-
-from sqlalchemy.engine import Connection
+from datetime import timedelta
 
 from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
 from delivery.ledger.sql.database import Database
 from delivery.transports.email import EmailChannel
 from tests.faults.chain import email_channel, executor_of, opened, policies_of
+from tests.ledger_clock import moved
 
 DEADLINE = 20.0
 
@@ -52,14 +51,8 @@ class Dying:
 
 def set_ahead(seconds: float) -> None:
     """The test that started this process has let time pass."""
-    real = Database.now
-
-    def now(self: Database, connection: Connection | None = None) -> datetime:
-        if connection is None:
-            return real(self)  # which asks again, with a connection
-        return real(self, connection) + timedelta(seconds=seconds)
-
-    Database.now = now  # type: ignore[method-assign]
+    for name, told in moved(lambda: timedelta(seconds=seconds)).items():
+        setattr(Database, name, told)
 
 
 def serve(

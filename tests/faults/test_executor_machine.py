@@ -10,8 +10,9 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from unittest.mock import patch
@@ -20,7 +21,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from sqlalchemy.engine import Connection
 
 from delivery.domain.contact import Contact
 from delivery.domain.lifecycle import ENDED, Attempt, Confirmation, Outcome, State
@@ -30,8 +30,9 @@ from delivery.ledger import SqlLedger, migrate
 from delivery.ledger.sql.database import Database
 from delivery.tasks.executor import Executor
 from delivery.tasks.sweep import Sweeper
-from delivery.testing import make_entry
+from delivery.testing import START, make_entry
 from tests.faults.chain import LIMITS, policies_of
+from tests.ledger_clock import moved
 from tests.unit.tasks.fakes import (
     FakeAlerts,
     FakeGateways,
@@ -69,6 +70,7 @@ class World:
 
     def sweep(self) -> list[tuple[str, list[str]]]: ...  # type: ignore[empty-body]
     def advance(self, seconds: float) -> None: ...
+    def monotonic(self) -> float: ...  # type: ignore[empty-body]
     def look(self, event_id: str) -> tuple[State, int, Sequence[Attempt]]: ...  # type: ignore[empty-body]
     def close(self) -> None: ...
 
@@ -98,6 +100,9 @@ class Fake(World):
     def advance(self, seconds: float) -> None:
         self.ledger.advance(seconds)
 
+    def monotonic(self) -> float:
+        return (self.ledger.clock - START).total_seconds()
+
     def look(self, event_id: str) -> tuple[State, int, Sequence[Attempt]]:
         row = self.ledger.rows[event_id]
         return row.stored.state, row.stored.generation, row.attempts
@@ -121,12 +126,7 @@ class Sqlite(World):
         shutil.copy(template(), file)
         self.ledger = SqlLedger(f"sqlite:///{file}")
         self._ahead = timedelta()
-        real = Database.now
-
-        def now(database: Database, connection: Connection | None = None) -> datetime:
-            return real(database, connection) + self._ahead
-
-        self._clock = patch.object(Database, "now", now)
+        self._clock = patch.multiple(Database, **moved(lambda: self._ahead))
         self._clock.start()
         self._queue = FakeQueue()
         self._sweeper = Sweeper(self.ledger, POLICIES, self._queue)
@@ -151,6 +151,9 @@ class Sqlite(World):
 
     def advance(self, seconds: float) -> None:
         self._ahead += timedelta(seconds=seconds)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._ahead.total_seconds()
 
     def look(self, event_id: str) -> tuple[State, int, Sequence[Attempt]]:
         found = self.ledger.events.get(event_id)
@@ -218,6 +221,7 @@ class Chaos(RuleBasedStateMachine):
             drain_spool=lambda: None,
             dice=lambda: 0.5,
             limits=LIMITS,
+            clock=lambda: self.world.monotonic(),
         )
 
     def on_send(self, channel: str, event_id: str) -> None:

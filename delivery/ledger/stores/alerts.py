@@ -22,6 +22,7 @@ from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import among, lock
 from delivery.ledger.sql.tables import digests, events
+from delivery.ledger.stores.fencing import held
 
 EVERYBODY = "*"
 SAMPLE = 5
@@ -59,7 +60,10 @@ class AlertSql:
             if row is None:
                 self._open(connection, event_class.value)
                 row = connection.execute(firing).one()
-            _join(connection, row.id, claims)
+            ours = held(connection, self._database.clock(), claims, transitions.on_chain())
+            connection.execute(
+                sa.update(events).where(among(events.c.id, ours.ids)).values(digest_id=row.id)
+            )
             if faults:
                 row = _add_faults(connection, row, faults)
             return _group(connection, row, is_new=is_new)
@@ -89,7 +93,7 @@ class AlertSql:
             connection.execute(
                 sa.update(digests)
                 .where(digests.c.id == group_id, digests.c.channel == Channel.ALERT)
-                .values(notified_at=self._database.now(connection))
+                .values(notified_at=self._database.clock())
             )
 
     def firing(self) -> list[AlertGroup]:
@@ -117,7 +121,7 @@ class AlertSql:
             connection.execute(
                 sa.update(digests)
                 .where(mine, *_is_firing(), over)
-                .values(state="resolved", ended_at=self._database.now(connection))
+                .values(state="resolved", ended_at=self._database.clock())
             )
 
     def _open(self, connection: Connection, subject: str) -> None:
@@ -129,7 +133,7 @@ class AlertSql:
             "class": subject,
             "state": "firing",
             "message_id": group_id,
-            "created_at": self._database.now(connection),
+            "created_at": self._database.clock(),
         }
         connection.execute(sa.insert(digests).values(values))
 
@@ -140,21 +144,6 @@ def _is_firing() -> tuple[sa.ColumnElement[bool], ...]:
         digests.c.channel == Channel.ALERT,
         digests.c.state == "firing",
     )
-
-
-def _join(connection: Connection, group_id: str, claims: Sequence[Claim]) -> None:
-    tokens = {claim.stored.event.id: (claim.token, claim.stored.generation) for claim in claims}
-    if not tokens:
-        return
-    # Locked in order of ids, as everybody does who changes many events at once.
-    found = connection.execute(
-        sa.select(events.c.id, events.c.token, events.c.generation)
-        .where(among(events.c.id, list(tokens)), transitions.on_chain())
-        .order_by(events.c.id)
-        .with_for_update()
-    )
-    held = [row.id for row in found if tokens[row.id] == (row.token, row.generation)]
-    connection.execute(sa.update(events).where(among(events.c.id, held)).values(digest_id=group_id))
 
 
 def _add_faults(

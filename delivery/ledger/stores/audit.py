@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from delivery.domain.event import format_instant
+from delivery.domain.event import EventClass, format_instant
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import SEALER, try_lock
@@ -43,8 +43,30 @@ class AuditRow:
     at: datetime
 
 
-def audit_rows(connection: Connection, entries: Sequence[AuditRow]) -> None:
-    """Append to the log inside the caller's transaction, so that a fact and its record are one."""
+class Subject(NamedTuple):
+    """An event that a fact is about; ``facts`` are what is its alone."""
+
+    event_id: str
+    user_id: str
+    event_class: str
+    facts: Mapping[str, Any]
+
+
+def is_audited(event_class: str) -> bool:
+    """Whether the log keeps what happens to events of this class: sign-ins only."""
+    return event_class == EventClass.AUTH
+
+
+def record(connection: Connection, kind: str, at: datetime, subjects: Iterable[Subject]) -> None:
+    """Append a fact about each event of a class that the log keeps, inside the caller's
+    transaction, so that a fact and its record are one."""
+    _append(connection, [
+        AuditRow(kind, one.event_id, one.user_id, one.facts, at)
+        for one in subjects if is_audited(one.event_class)
+    ])  # fmt: skip
+
+
+def _append(connection: Connection, entries: Sequence[AuditRow]) -> None:
     if not entries:
         return
     connection.execute(
@@ -72,7 +94,7 @@ class AuditSql:
         """Append one row in a transaction of its own."""
         with self._database.write() as connection:
             now = self._database.now(connection)
-            audit_rows(connection, [AuditRow(kind, event_id, user_id, facts, now)])
+            _append(connection, [AuditRow(kind, event_id, user_id, facts, now)])
 
     def seal(self, limit: int = 1_000) -> int:
         """Number and chain at most ``limit`` rows that have no seal yet, in order of their ids.

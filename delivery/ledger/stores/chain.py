@@ -1,35 +1,43 @@
 """Due times, claims and moves of the fallback chain.
 
-Owns: every change of an event's place on the chain. Each write names the claim's token and
-generation, so whoever lost a claim changes nothing. Never decides what comes next.
+Owns: every change of an event's place on the chain. Each write is fenced by the claim's token and
+generation, so a worker that lost a claim changes nothing. Claiming takes a handful of statements
+for any number of events; rows are locked in order of their ids and locked ones are passed over, so
+claims that overlap never wait for each other. Never decides what comes next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from delivery.domain.event import EventClass
-from delivery.domain.lifecycle import Cause, Outcome
+from delivery.domain.channels import Channel
+from delivery.domain.contact import Contact
+from delivery.domain.lifecycle import Attempt, Cause, Outcome, State
 from delivery.domain.records import Claim, Result, Swept
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import among, insert
-from delivery.ledger.sql.tables import UtcDateTime, attempts, events
-from delivery.ledger.stores import claims, sweep
-from delivery.ledger.stores.audit import AuditRow, audit_rows
+from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
+from delivery.ledger.stores import audit, sweep
+from delivery.ledger.stores.fencing import Held, held
 
 Start = tuple[Claim, int]
 """A claimed event and the number of its attempt."""
-Move = tuple[Claim, str, datetime]
-"""A claimed event, its next step and when that is due."""
-
 Skipped = tuple[Claim, str, str]
 """A claimed event, a channel that it skips, and why."""
+Move = tuple[Claim, str, datetime]
+"""A claimed event, its next step and when that is due."""
+Finish = tuple[Claim, bool]
+"""A claimed event, and whether its chain ended with operators alerted."""
+
+LOST = "the worker was lost"
 
 
 class ChainSql:
@@ -39,30 +47,22 @@ class ChainSql:
         self._database = database
 
     def sweep(self, limit: int = 500) -> Swept:
-        """Take one page of what is due; see ``sweeping``."""
+        """Take one page of what is due; see the module ``sweep``."""
         with self._database.write() as connection:
             return sweep.sweep(connection, self._database.now(connection), limit)
 
     def oldest_overdue(self) -> float:
         """Age in seconds of the oldest due time that nobody has served; 0.0 if none."""
         with self._database.read() as connection:
-            now = self._database.now(connection)
-            oldest: datetime | None = connection.execute(
-                sa.select(sa.func.min(events.c.due_at)).where(events.c.due_at <= now)
-            ).scalar_one()
-        return 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds())
+            return sweep.oldest_overdue(connection, self._database.clock())
 
     def claim(self, ids: Sequence[str], lease: float) -> list[Claim]:
-        """Claim, for ``lease`` seconds, those on the chain that are free; see ``claiming``."""
+        """Claim, for ``lease`` seconds, those on the chain that are free; expired ones end."""
         wanted = [event_id for event_id in ids if rows.is_id(event_id)]
         if not wanted:
             return []
         with self._database.write() as connection:
-            return claims.claim(connection, self._database.now(connection), wanted, lease)
-
-    def begin(self, claim: Claim, channel: str, number: int) -> bool:
-        """``begin_all`` for one event."""
-        return self.begin_all([(claim, number)], channel)[0]
+            return _claim(connection, self._database.now(connection), wanted, lease)
 
     def begin_all(self, starts: Sequence[Start], channel: str) -> list[bool]:
         """Write the ``started`` attempts before their side effect, in one transaction.
@@ -71,22 +71,19 @@ class ChainSql:
             Per event ``False`` if it has left the chain, its claim was lost or the number is taken.
         """
         with self._database.write() as connection:
-            held = _held_of(connection, [claim for claim, _ in starts], transitions.on_chain())
-            now = self._database.now(connection)
+            ours = self._on_chain(connection, (claim for claim, _ in starts))
             values = [
-                _attempt(claim, channel, number, Outcome.STARTED, started_at=now)
+                _attempt(claim, channel, number, Outcome.STARTED, started_at=ours.now)
                 for claim, number in starts
-                if claim.stored.event.id in held
+                if claim.id in ours.ids
             ]
             written = _write_all(connection, values)
-            for claim, number in starts:
-                if (claim.stored.event.id, channel) in written:
-                    _audit(connection, claim, "attempt", now, channel=channel, number=number)
-            return [(claim.stored.event.id, channel) in written for claim, _ in starts]
-
-    def end(self, claim: Claim, channel: str, number: int, result: Result) -> bool:
-        """``end_all`` for one event."""
-        return self.end_all([(claim, number)], channel, result)[0]
+            begun = [(claim.id, channel) in written for claim, _ in starts]
+            audit.record(connection, "attempt", ours.now, [
+                _subject(claim, channel=channel, number=number)
+                for (claim, number), is_begun in zip(starts, begun, strict=True) if is_begun
+            ])  # fmt: skip
+            return begun
 
     def end_all(self, starts: Sequence[Start], channel: str, result: Result) -> list[bool]:
         """Record how begun attempts ended, all alike, also of events confirmed meanwhile.
@@ -95,24 +92,21 @@ class ChainSql:
             Per event ``False`` if another worker holds the claim now; nothing was written for it.
         """
         with self._database.write() as connection:
-            held = _held_of(connection, [claim for claim, _ in starts])
-            now = self._database.now(connection)
-            ours = [(claim, number) for claim, number in starts if claim.stored.event.id in held]
-            begun = _begun(connection, ours, channel)
-            connection.execute(
-                sa.update(attempts)
-                .where(among(attempts.c.id, begun.values()))
-                .values(outcome_values(result, now))
-            )
-            for claim, number in ours:
-                if claim.stored.event.id in begun:
-                    _audit(connection, claim, "outcome", now, channel=channel, number=number,
-                           outcome=result.outcome.value, error=result.error)  # fmt: skip
-            return [claim.stored.event.id in begun for claim, _ in starts]
-
-    def skip(self, claim: Claim, channel: str, reason: str) -> bool:
-        """``skip_all`` for one event and channel."""
-        return self.skip_all([(claim, channel, reason)])[0]
+            ours = held(connection, self._database.clock(), [claim for claim, _ in starts])
+            mine = [(claim, number) for claim, number in starts if claim.id in ours.ids]
+            begun = _begun(connection, mine, channel)
+            if begun:
+                connection.execute(
+                    sa.update(attempts)
+                    .where(among(attempts.c.id, begun.values()))
+                    .values(outcome_values(result, ours.now))
+                )
+            facts = {"outcome": result.outcome.value, "error": result.error}
+            audit.record(connection, "outcome", ours.now, [
+                _subject(claim, channel=channel, number=number, **facts)
+                for claim, number in mine if claim.id in begun
+            ])  # fmt: skip
+            return [claim.id in begun for claim, _ in starts]
 
     def skip_all(self, skips: Sequence[Skipped]) -> list[bool]:
         """Record ``skipped`` attempts in one go; an event may skip several channels.
@@ -121,26 +115,23 @@ class ChainSql:
             Per skip ``False`` if the claim does not hold any more.
         """
         with self._database.write() as connection:
-            held = _held_of(connection, [claim for claim, _, _ in skips], transitions.on_chain())
-            now = self._database.now(connection)
-            ours = [one for one in skips if one[0].stored.event.id in held]
-            numbers = _next_numbers(connection, ours)
-            values = [
-                _attempt(claim, channel, numbers[claim.stored.event.id, channel], Outcome.SKIPPED,
-                         started_at=now, ended_at=now, error=reason)
-                for claim, channel, reason in ours
-            ]  # fmt: skip
-            written = _write_all(connection, values)
-            for claim, channel, reason in ours:
-                key = claim.stored.event.id, channel
-                if key in written:  # else a digest took the event along at this very moment
-                    _audit(connection, claim, "outcome", now, channel=channel, number=numbers[key],
-                           outcome=Outcome.SKIPPED.value, error=reason)  # fmt: skip
-            return [(claim.stored.event.id, channel) in written for claim, channel, _ in skips]
-
-    def move(self, claim: Claim, step: str, due_at: datetime) -> bool:
-        """``move_all`` for one event."""
-        return self.move_all([(claim, step, due_at)])[0]
+            ours = self._on_chain(connection, (claim for claim, _, _ in skips))
+            mine = [skip for skip in skips if skip[0].id in ours.ids]
+            numbers = _next_numbers(connection, mine)
+            ends = {"started_at": ours.now, "ended_at": ours.now}
+            written = _write_all(connection, [
+                _attempt(claim, channel, numbers[claim.id, channel], Outcome.SKIPPED,
+                         error=reason, **ends)
+                for claim, channel, reason in mine
+            ])  # fmt: skip
+            audit.record(connection, "outcome", ours.now, [
+                _subject(claim, channel=channel, number=numbers[claim.id, channel],
+                         outcome=Outcome.SKIPPED.value, error=reason)
+                for claim, channel, reason in mine
+                # Else a digest took the event along at this very moment.
+                if (claim.id, channel) in written
+            ])  # fmt: skip
+            return [(claim.id, channel) in written for claim, channel, _ in skips]
 
     def move_all(self, moves: Sequence[Move]) -> list[bool]:
         """Release the claims, each event on its step, due then or when it expires.
@@ -150,10 +141,10 @@ class ChainSql:
         """
         places: dict[tuple[str, datetime], list[str]] = {}
         with self._database.write() as connection:
-            held = _held_of(connection, [claim for claim, _, _ in moves], transitions.on_chain())
+            ours = self._on_chain(connection, (claim for claim, _, _ in moves))
             for claim, step, due_at in moves:
-                if claim.stored.event.id in held:
-                    places.setdefault((step, due_at), []).append(claim.stored.event.id)
+                if claim.id in ours.ids:
+                    places.setdefault((step, due_at), []).append(claim.id)
             for (step, due_at), ids in places.items():
                 due = transitions.not_after_expiry(sa.literal(due_at, UtcDateTime()))
                 connection.execute(
@@ -161,62 +152,161 @@ class ChainSql:
                     .where(among(events.c.id, ids), transitions.on_chain())
                     .values(claimed_until=None, publishes=0, step=step, due_at=due)
                 )
-        return [claim.stored.event.id in held for claim, _, _ in moves]
+        return [claim.id in ours.ids for claim, _, _ in moves]
 
-    def finish(self, claim: Claim, *, alerted: bool) -> bool:
-        """The chain is over: ``dead`` if operators were alerted, else ``parked``."""
-        cause = Cause.EXHAUSTED if alerted else Cause.PARK
-        due_at = None if alerted else events.c.expires_at
-        return self._release(claim, cause, step=None, due_at=due_at)
+    def finish_all(self, finishes: Sequence[Finish]) -> list[bool]:
+        """The chains are over: ``dead`` where operators were alerted, else ``parked``.
 
-    def _release(self, claim: Claim, cause: Cause, **values: Any) -> bool:
+        Returns:
+            Per event ``False`` if it has left the chain or the claim was lost.
+        """
         with self._database.write() as connection:
-            moved = connection.execute(
-                sa.update(events)
-                .where(*_held_by(claim), transitions.before(cause))
-                .values(claimed_until=None, publishes=0, state=transitions.after(cause), **values)
-            )
-            if moved.rowcount != 1:
-                return False
-            now = self._database.now(connection)
-            _audit(
-                connection, claim, "state", now, state=transitions.after(cause), cause=cause.value
-            )
-            return True
+            ours = self._on_chain(connection, (claim for claim, _ in finishes))
+            for is_alerted, cause in ((True, Cause.EXHAUSTED), (False, Cause.PARK)):
+                over = [
+                    claim
+                    for claim, alerted in finishes
+                    if alerted is is_alerted and claim.id in ours.ids
+                ]
+                if over:
+                    _end(connection, over, cause, ours.now)
+        return [claim.id in ours.ids for claim, _ in finishes]
+
+    def _on_chain(self, connection: Connection, claims: Iterable[Claim]) -> Held:
+        return held(connection, self._database.clock(), list(claims), transitions.on_chain())
 
 
-def holds(connection: Connection, claim: Claim, *conditions: sa.ColumnElement[bool]) -> bool:
-    """Whether the claim is the event's last one; the row stays locked until the transaction ends,
-    so that the answer does."""
-    wanted = sa.select(events.c.id).where(*_held_by(claim), *conditions).with_for_update()
-    return connection.execute(wanted).one_or_none() is not None
-
-
-def _held_of(
-    connection: Connection, claims: Sequence[Claim], *conditions: sa.ColumnElement[bool]
-) -> set[str]:
-    """Ids of the events whose last claim is the one given; their rows stay locked until the
-    transaction ends, taken in order of their ids."""
-    tokens = {one.stored.event.id: (one.token, one.stored.generation) for one in claims}
-    wanted = (
-        sa.select(events.c.id, events.c.token, events.c.generation)
-        .where(among(events.c.id, sorted(tokens)), *conditions)
+def _claim(connection: Connection, now: datetime, ids: Sequence[str], lease: float) -> list[Claim]:
+    """Claim what is on the chain and free; expired events end instead."""
+    found = connection.execute(
+        sa.select(*rows.EVENT_COLUMNS)
+        .where(among(events.c.id, ids), transitions.on_chain())
         .order_by(events.c.id)
-        .with_for_update()
+        .with_for_update(skip_locked=True)
+    ).all()
+    on_chain = [row for row in found if row.state == State.FALLING_BACK]
+    sweep.expire(connection, now, [row for row in on_chain if row.expires_at <= now])
+    free = [
+        row
+        for row in on_chain
+        if row.expires_at > now and (row.claimed_until is None or row.claimed_until <= now)
+    ]
+    if not free:
+        return []
+    won = [row.id for row in free]
+    until = now + timedelta(seconds=lease)
+    connection.execute(
+        sa.update(events)
+        .where(among(events.c.id, won), transitions.on_chain())
+        .values(
+            token=events.c.token + 1,
+            claimed_until=until,
+            due_at=transitions.not_after_expiry(sa.literal(until, UtcDateTime())),
+        )
     )
-    return {
-        row.id
-        for row in connection.execute(wanted)
-        if tokens[row.id] == (row.token, row.generation)
+    _end_lost(connection, now, free)
+    return _claims(connection, now, free, until)
+
+
+def _end_lost(connection: Connection, now: datetime, free: Sequence[rows.AnyRow]) -> None:
+    """Attempts that a dead worker left unfinished end as unknown. Those of a digest carry the
+    digest's token and are lost when its claim has run out."""
+    running = sa.select(digests.c.id).where(
+        among(digests.c.user_id, sorted({row.user_id for row in free})),
+        digests.c.state == "open",
+        digests.c.claimed_until > now,
+    )
+    connection.execute(
+        sa.update(attempts)
+        .where(
+            among(attempts.c.event_id, [row.id for row in free]),
+            attempts.c.channel != Channel.WEBSOCKET,
+            attempts.c.outcome == Outcome.STARTED.value,
+            sa.or_(attempts.c.digest_id.is_(None), attempts.c.digest_id.notin_(running)),
+        )
+        .values(outcome=Outcome.UNKNOWN.value, ended_at=now, error=LOST)
+    )
+
+
+def _claims(
+    connection: Connection, now: datetime, won: Sequence[rows.AnyRow], until: datetime
+) -> list[Claim]:
+    users = sorted({row.user_id for row in won})
+    tried = _attempts(connection, [row.id for row in won])
+    reachable = {
+        row.user_id: rows.contact(row)
+        for row in connection.execute(sa.select(contacts).where(among(contacts.c.user_id, users)))
     }
+    pending = _pending(connection, users)
+    claims = []
+    for row in won:
+        stored = rows.stored(row)
+        of_run = pending.get((row.user_id, row.run_id), {})
+        claims.append(
+            Claim(
+                stored=replace(stored, due_at=min(until, stored.expires_at)),
+                token=row.token + 1,
+                attempts=tuple(tried[row.id]),
+                contact=reachable.get(row.user_id) or Contact(row.user_id),
+                digests={**pending.get((row.user_id, None), {}), **of_run},
+                now=now,
+            )
+        )
+    return claims
+
+
+def _attempts(connection: Connection, won: Sequence[str]) -> dict[str, list[Attempt]]:
+    """The attempts of each event's present generation on the chain, oldest first."""
+    found = connection.execute(
+        sa.select(*rows.ATTEMPT_COLUMNS)
+        .join(
+            events,
+            sa.and_(
+                events.c.id == attempts.c.event_id,
+                events.c.generation == attempts.c.generation,
+            ),
+        )
+        .where(among(attempts.c.event_id, won), attempts.c.channel != Channel.WEBSOCKET)
+        .order_by(attempts.c.id)
+    )
+    by_event: dict[str, list[Attempt]] = defaultdict(list)
+    for row in found:
+        by_event[row.event_id].append(rows.attempt(row))
+    return by_event
+
+
+def _pending(
+    connection: Connection, users: Sequence[str]
+) -> dict[tuple[str, str | None], dict[str, datetime]]:
+    """Open digests as (user, run or ``None``) -> channel -> due."""
+    found = connection.execute(
+        sa.select(digests.c.user_id, digests.c.run_id, digests.c.channel, digests.c.due_at).where(
+            among(digests.c.user_id, users),
+            digests.c.state == "open",
+            digests.c.due_at.isnot(None),
+        )
+    )
+    pending: dict[tuple[str, str | None], dict[str, datetime]] = defaultdict(dict)
+    for user_id, run_id, channel, due_at in found:
+        pending[user_id, run_id][channel] = due_at
+    return pending
+
+
+def _end(connection: Connection, claims: Sequence[Claim], cause: Cause, now: datetime) -> None:
+    due_at = events.c.expires_at if cause is Cause.PARK else None
+    state = transitions.after(cause)
+    connection.execute(
+        sa.update(events)
+        .where(among(events.c.id, [claim.id for claim in claims]), transitions.before(cause))
+        .values(claimed_until=None, publishes=0, state=state, step=None, due_at=due_at)
+    )
+    facts = {"state": state, "cause": cause.value}
+    audit.record(connection, "state", now, [_subject(claim, **facts) for claim in claims])
 
 
 def _begun(connection: Connection, starts: Sequence[Start], channel: str) -> dict[str, int]:
     """The rows of attempts under these very claims: event id -> attempt id."""
-    wanted = {
-        claim.stored.event.id: (claim.stored.generation, number, claim.token)
-        for claim, number in starts
-    }
+    wanted = {claim.id: (claim.stored.generation, number, claim.token) for claim, number in starts}
     found = connection.execute(
         sa.select(
             attempts.c.id,
@@ -245,19 +335,11 @@ def outcome_values(result: Result, now: datetime) -> dict[str, Any]:
     }
 
 
-def _held_by(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
-    return (
-        events.c.id == claim.stored.event.id,
-        events.c.token == claim.token,
-        events.c.generation == claim.stored.generation,
-    )
-
-
 def _attempt(
     claim: Claim, channel: str, number: int, outcome: Outcome, **more: Any
 ) -> dict[str, Any]:
     return rows.attempt_values(
-        claim.stored.event.id,
+        claim.id,
         claim.stored.generation,
         channel,
         number,
@@ -278,8 +360,8 @@ def _write_all(connection: Connection, values: Sequence[dict[str, Any]]) -> set[
 
 def _next_numbers(connection: Connection, skips: Sequence[Skipped]) -> dict[tuple[str, str], int]:
     """Event and channel -> the number that comes next in the event's generation."""
-    generations = {claim.stored.event.id: claim.stored.generation for claim, _, _ in skips}
-    numbers = {(claim.stored.event.id, channel): 1 for claim, channel, _ in skips}
+    generations = {claim.id: claim.stored.generation for claim, _, _ in skips}
+    numbers = {(claim.id, channel): 1 for claim, channel, _ in skips}
     found = connection.execute(
         sa.select(
             attempts.c.event_id, attempts.c.channel, attempts.c.generation, attempts.c.number
@@ -292,8 +374,7 @@ def _next_numbers(connection: Connection, skips: Sequence[Skipped]) -> dict[tupl
     return numbers
 
 
-def _audit(connection: Connection, claim: Claim, kind: str, now: datetime, **facts: Any) -> None:
+def _subject(claim: Claim, **facts: Any) -> audit.Subject:
     event = claim.stored.event
-    if event.event_class is EventClass.AUTH:
-        facts["generation"] = claim.stored.generation
-        audit_rows(connection, [AuditRow(kind, event.id, event.user_id, facts, now)])
+    facts["generation"] = claim.stored.generation
+    return audit.Subject(event.id, event.user_id, event.event_class, facts)

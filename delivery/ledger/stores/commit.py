@@ -28,7 +28,7 @@ from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.rows import EVENT_COLUMNS, attempt_values, dump, raw_text
 from delivery.ledger.sql.rows import event as event_of
 from delivery.ledger.sql.tables import events
-from delivery.ledger.stores.audit import AuditRow, audit_rows
+from delivery.ledger.stores import audit
 from delivery.ledger.stores.confirmations import store_proofs
 
 logger = logging.getLogger(__name__)
@@ -196,21 +196,21 @@ def _insert(
     rows: list[bulk.EventRow] = []
     proofs: list[Confirmation] = []
     pushes: list[dict[str, Any]] = []
-    audited: list[AuditRow] = []
+    audited: list[audit.Subject] = []
     for (_, entry), seq in zip(fresh, seqs, strict=True):
         rows.append(_row(entry, seq, stamps))
         if entry.proofs:
             proofs += entry.proofs
         if entry.pushes:
             pushes += _push_rows(entry, now)
-        if entry.event.event_class is EventClass.AUTH:
-            audited.append(_audit_row(entry, now))
+        if audit.is_audited(entry.event.event_class):
+            audited.append(_subject(entry))
     bulk.insert_events(connection, rows)
     if pushes:
         bulk.insert_attempts(connection, pushes)
     if proofs:
         bulk.insert_confirmations(connection, proofs, now)
-    audit_rows(connection, audited)
+    audit.record(connection, "accepted", now, audited)
 
 
 class _Stamps:
@@ -288,14 +288,14 @@ def _push_rows(entry: Entry, now: datetime) -> Iterable[dict[str, Any]]:
         )  # fmt: skip
 
 
-def _audit_row(entry: Entry, now: datetime) -> AuditRow:
+def _subject(entry: Entry) -> audit.Subject:
     event = entry.event
     facts: dict[str, object] = {
         "type": event.type,
         "run_id": event.run_id,
         "confirmed": bool(entry.proofs),
     }
-    return AuditRow("accepted", event.id, event.user_id, facts, now)
+    return audit.Subject(event.id, event.user_id, event.event_class, facts)
 
 
 def _resolved(answers: Answers) -> Iterable[Receipted]:

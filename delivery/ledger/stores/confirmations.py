@@ -11,14 +11,13 @@ from datetime import datetime
 
 from sqlalchemy.engine import Connection
 
-from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
 from delivery.domain.records import Confirmed
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import array
 from delivery.ledger.sql.rows import is_id
-from delivery.ledger.stores.audit import AuditRow, audit_rows
+from delivery.ledger.stores import audit
 
 _FROM = sorted(state.value for state in sources(Cause.PROOF) - {State.CONFIRMED, State.EXPIRED})
 
@@ -78,7 +77,7 @@ def store_proofs(
     if not valid:
         return Confirmed((), tuple(unknown))
     bulk.insert_confirmations(connection, valid, now)
-    audit_rows(connection, list(_audited(valid, found, now)))
+    audit.record(connection, "confirmed", now, _subjects(valid, found))
     ids = dict.fromkeys(proof.event_id for proof in valid)
     confirmed = [i for i in ids if found[i][2] != State.EXPIRED.value]
     return Confirmed(tuple(confirmed), tuple(unknown))
@@ -111,10 +110,11 @@ def _prove(
         return found
 
 
-def _audited(
-    proofs: Sequence[Confirmation], found: Mapping[str, Owner], now: datetime
-) -> Iterable[AuditRow]:
+def _subjects(
+    proofs: Sequence[Confirmation], found: Mapping[str, Owner]
+) -> Iterable[audit.Subject]:
     for proof in proofs:
-        if found[proof.event_id][3] == EventClass.AUTH.value:
+        event_class = found[proof.event_id][3]
+        if audit.is_audited(event_class):  # most are not, and this is the most frequent write
             facts = {"channel": proof.channel, "by": proof.by, "evidence": proof.evidence}
-            yield AuditRow("confirmed", proof.event_id, proof.user_id, facts, now)
+            yield audit.Subject(proof.event_id, proof.user_id, event_class, facts)

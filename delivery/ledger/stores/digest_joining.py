@@ -17,8 +17,9 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.records import Claim, Digest
 from delivery.ledger.sql import rows, transitions
-from delivery.ledger.sql.dialect import lock
-from delivery.ledger.sql.tables import digests, events
+from delivery.ledger.sql.dialect import among, lock
+from delivery.ledger.sql.tables import UtcDateTime, digests, events
+from delivery.ledger.stores.fencing import held
 
 
 def join(
@@ -52,15 +53,9 @@ def join(
         or (_merged(connection, gathering, now) if min_interval > 0 else None)
         or _opened(connection, gathering, now, claim, channel, run_id, window, min_interval)
     )
+    ours = held(connection, sa.literal(now, UtcDateTime()), [claim], transitions.on_chain())
     connection.execute(
-        sa.update(events)
-        .where(
-            events.c.id == event.id,
-            events.c.token == claim.token,
-            events.c.generation == claim.stored.generation,
-            transitions.on_chain(),
-        )
-        .values(digest_id=digest.id)
+        sa.update(events).where(among(events.c.id, ours.ids)).values(digest_id=digest.id)
     )
     return digest
 

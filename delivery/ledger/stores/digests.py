@@ -14,17 +14,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.contact import Contact
-from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Outcome, State
 from delivery.domain.records import Claim, Digest, DigestClaim, Result, Stored
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import among, insert
 from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
-from delivery.ledger.stores import digest_joining
-from delivery.ledger.stores.audit import AuditRow, audit_rows
-from delivery.ledger.stores.chain import outcome_values
-from delivery.ledger.stores.claims import LOST
+from delivery.ledger.stores import audit, digest_joining
+from delivery.ledger.stores.chain import LOST, outcome_values
 
 MAX_MEMBERS = 1_000
 """The oldest events go first; a message nobody can read helps nobody."""
@@ -137,10 +134,10 @@ class DigestSql:
             ``None`` if it is taken, done, not due, or nothing was left to send (then it is closed).
         """
         with self._database.write() as connection:
-            row = _locked(connection, digest_id)
-            now = self._database.now(connection)
-            if row is None or not _is_ready(row, now):
+            row = self._locked(connection, digest_id)
+            if row is None or not _is_ready(row, row.now):
                 return None
+            now: datetime = row.now
             _end_lost(connection, digest_id, now)
             due = members(connection, row, now, types, unknown_limit)
             if not due:
@@ -151,11 +148,14 @@ class DigestSql:
                 "number": row.number + 1,
                 "claimed_until": now + timedelta(seconds=lease),
             }
-            connection.execute(sa.update(digests).where(digests.c.id == digest_id).values(changes))
-            taken = _locked(connection, digest_id)
-            if taken is None:  # pragma: no cover - the row is locked by this transaction
-                return None
-            digest = rows.digest(taken)
+            digest = rows.digest(
+                connection.execute(
+                    sa.update(digests)
+                    .where(digests.c.id == digest_id)
+                    .values(changes)
+                    .returning(*rows.DIGEST_COLUMNS)
+                ).one()
+            )
             begun = _begin(connection, digest, due, now)
             return DigestClaim(digest, begun, _contact(connection, digest.user_id), now)
 
@@ -170,10 +170,10 @@ class DigestSql:
         """
         digest = claim.digest
         with self._database.write() as connection:
-            row = _locked(connection, digest.id)
+            row = self._locked(connection, digest.id)
             if row is None or row.state != "open" or row.token != digest.token:
                 return False
-            now = self._database.now(connection)
+            now: datetime = row.now
             connection.execute(
                 sa.update(attempts)
                 .where(attempts.c.digest_id == digest.id, attempts.c.token == digest.token)
@@ -203,6 +203,16 @@ class DigestSql:
         """The digest whose message the provider knows by this id, and the ids it listed."""
         return self._find(digests.c.channel == channel, digests.c.provider_id == provider_id)
 
+    def _locked(self, connection: Connection, digest_id: str) -> rows.AnyRow | None:
+        """The digest's row and, as ``now``, the ledger's clock."""
+        if not rows.is_id(digest_id):
+            return None
+        return connection.execute(
+            sa.select(digests, self._database.clock().label("now"))
+            .where(digests.c.id == digest_id)
+            .with_for_update()
+        ).one_or_none()
+
     def _find(self, *conditions: sa.ColumnElement[bool]) -> tuple[Digest, tuple[str, ...]] | None:
         newest = sa.select(digests).where(*conditions).order_by(digests.c.created_at.desc())
         with self._database.read() as connection:
@@ -210,14 +220,6 @@ class DigestSql:
             if row is None:
                 return None
             return rows.digest(row), listed(connection, row.id)
-
-
-def _locked(connection: Connection, digest_id: str) -> rows.AnyRow | None:
-    if not rows.is_id(digest_id):
-        return None
-    return connection.execute(
-        sa.select(digests).where(digests.c.id == digest_id).with_for_update()
-    ).one_or_none()
 
 
 def _is_ready(row: rows.AnyRow, now: datetime) -> bool:
@@ -314,12 +316,8 @@ def _contact(connection: Connection, user_id: str) -> Contact:
 def _audit(
     connection: Connection, stored: Sequence[Stored], kind: str, now: datetime, **facts: Any
 ) -> None:
-    audit_rows(
-        connection,
-        [
-            AuditRow(kind, one.event.id, one.event.user_id,
-                     {**facts, "generation": one.generation}, now)
-            for one in stored
-            if one.event.event_class is EventClass.AUTH
-        ],
-    )  # fmt: skip
+    audit.record(connection, kind, now, [
+        audit.Subject(one.event.id, one.event.user_id, one.event.event_class,
+                      {**facts, "generation": one.generation})
+        for one in stored
+    ])  # fmt: skip

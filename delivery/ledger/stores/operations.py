@@ -19,7 +19,7 @@ from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.rows import AnyRow, attempt_values, is_id
 from delivery.ledger.sql.tables import attempts, events
-from delivery.ledger.stores.audit import AuditRow, audit_rows
+from delivery.ledger.stores import audit
 from delivery.ledger.stores.events import conditions
 
 
@@ -137,15 +137,9 @@ def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: dat
 
 
 def _audit(connection: Connection, rows: Sequence[AnyRow], kind: str, now: datetime) -> None:
-    """Sign-in events: every change of their state is on the compliance log."""
-    audit_rows(
-        connection,
-        [
-            AuditRow(kind, row.id, row.user_id, {}, now)
-            for row in rows
-            if row._mapping["class"] == EventClass.AUTH.value
-        ],
-    )
+    audit.record(connection, kind, now, [
+        audit.Subject(row.id, row.user_id, row._mapping["class"], {}) for row in rows
+    ])  # fmt: skip
 
 
 def _tries(connection: Connection, ids: Sequence[str]) -> dict[tuple[str, int], int]:

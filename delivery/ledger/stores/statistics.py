@@ -22,6 +22,7 @@ from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.tables import attempts, breakers, confirmations, events
 from delivery.ledger.stores.events import unconfirmed
+from delivery.ledger.stores.sweep import oldest_overdue
 
 SAMPLE = 2_000
 STRETCH = 16
@@ -126,7 +127,7 @@ class StatisticsSql:
                 ack_p99_ms=percentile(recent.latencies, 0.99),
                 states=_states(connection, recent.counts),
                 channels=_channels(connection, recorded),
-                oldest_overdue_s=overdue(connection, now),
+                oldest_overdue_s=oldest_overdue(connection, self._database.clock()),
             )
 
 
@@ -135,17 +136,6 @@ def percentile(samples: Sequence[float], share: float) -> float | None:
     if not samples:
         return None
     return samples[max(0, math.ceil(share * len(samples)) - 1)]
-
-
-def overdue(connection: Connection, now: datetime) -> float:
-    """Seconds since the oldest due time that nobody has served; 0.0 if none is overdue."""
-    oldest = connection.execute(
-        sa.select(events.c.due_at)
-        .where(events.c.due_at.isnot(None))
-        .order_by(events.c.due_at)
-        .limit(1)
-    ).scalar_one_or_none()
-    return max(0.0, (now - oldest).total_seconds()) if oldest is not None else 0.0
 
 
 def _recent(connection: Connection, recorded: Window) -> _Recent:

@@ -15,13 +15,12 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain import lifecycle
 from delivery.domain.channels import Channel
-from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Outcome, State
 from delivery.domain.records import Due, Swept
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.dialect import among
 from delivery.ledger.sql.tables import UtcDateTime, attempts, events
-from delivery.ledger.stores.audit import AuditRow, audit_rows
+from delivery.ledger.stores import audit
 
 AGAIN = 5.0
 """Seconds until a step is published again the first time; doubles with every publish."""
@@ -166,18 +165,24 @@ def _settle(connection: Connection, found: Sequence[rows.AnyRow]) -> None:
     )
 
 
+def oldest_overdue(connection: Connection, clock: sa.ColumnElement[datetime]) -> float:
+    """Seconds since the oldest due time that nobody has served; 0.0 if none is overdue."""
+    oldest = connection.execute(
+        sa.select(events.c.due_at, clock.label("now"))
+        .where(events.c.due_at.isnot(None))
+        .order_by(events.c.due_at)
+        .limit(1)
+    ).one_or_none()
+    return 0.0 if oldest is None else max(0.0, (oldest.now - oldest.due_at).total_seconds())
+
+
 def _audit(
     connection: Connection, now: datetime, found: Sequence[rows.AnyRow], cause: Cause
 ) -> None:
     facts = {"state": transitions.after(cause), "cause": cause.value}
-    audit_rows(
-        connection,
-        [
-            AuditRow("state", row.id, row.user_id, facts, now)
-            for row in found
-            if row._mapping["class"] == EventClass.AUTH
-        ],
-    )
+    audit.record(connection, "state", now, [
+        audit.Subject(row.id, row.user_id, row._mapping["class"], facts) for row in found
+    ])  # fmt: skip
 
 
 def _due(row: rows.AnyRow) -> Due:

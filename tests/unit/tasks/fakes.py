@@ -248,7 +248,10 @@ class FakeLedger:
         )
         return True
 
-    def finish(self, claim: Claim, *, alerted: bool) -> bool:
+    def finish_all(self, finishes: Sequence[tuple[Claim, bool]]) -> list[bool]:
+        return [self._finish(claim, alerted) for claim, alerted in finishes]
+
+    def _finish(self, claim: Claim, alerted: bool) -> bool:
         cause = Cause.EXHAUSTED if alerted else Cause.PARK
         state = transition(State.FALLING_BACK, cause)
         return self._release(claim, state=state, step=None, due_at=None)
@@ -536,6 +539,7 @@ class Bench:
             dice=lambda: 0.5,
             limits=limits or TimeLimits(),
             callback_url="https://x/callback",
+            clock=lambda: (self.ledger.clock - START).total_seconds(),
             **options,
         )
 
