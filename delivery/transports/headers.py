@@ -28,6 +28,7 @@ _CHARSET = "=?utf-8?"
 _SHOWN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
 _ATOMS = re.compile(rf"[{_ATEXT}]+( [{_ATEXT}]+)*")
+_HARMLESS = re.compile("[A-Za-z0-9\u0080-\U0010ffff]*")
 _LOCAL = re.compile(rf"[.\u0080-\U0010ffff{_ATEXT}]+")
 _DOMAIN = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -166,7 +167,7 @@ def _is_plain(char: str) -> bool:
     if unicodedata.category(char)[0] in "CZ":
         return False
     # A full-width at-sign is one at-sign to a server that normalises.
-    return all(part.isalnum() or not part.isascii() for part in unicodedata.normalize("NFKC", char))
+    return _HARMLESS.fullmatch(unicodedata.normalize("NFKC", char)) is not None
 
 
 def _ascii_domain(domain: str) -> str:

@@ -63,7 +63,7 @@ def hand_over_deep(ledger: SqlLedger, count: int) -> list[str]:
     """What an older version accepted."""
     raw = msgspec.Raw(DEEP)
     events = [make_event("ada", f"deep-{n}", data={}).evolve(raw_data=raw) for n in range(count)]
-    ledger.events.commit([make_entry(event, hand_over=True, ttl=3_600.0) for event in events])
+    ledger.recording.commit([make_entry(event, hand_over=True, ttl=3_600.0) for event in events])
     return [event.id for event in events]
 
 
