@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+import sqlalchemy as sa
+import uuid_utils
+
 from delivery.domain.policy import parse_policies
 from delivery.domain.records import AlertGroup, Condition
 from delivery.domain.thresholds import parse_thresholds
@@ -127,3 +131,50 @@ def test_nodes_in_performance_mode_are_named(ledger: SqlLedger) -> None:
     ledger.nodes.beat("fast", "gateway", 0, {"performance_s": 3.0})
     ThresholdWatch(ledger, parse_thresholds({})).look()
     assert only(ledger).conditions == (Condition("performance_mode", 3.0, 60.0, ("fast",)),)
+
+
+def _previous_release(ledger: SqlLedger, statement: str, **values: object) -> None:
+    """What a process of the release before writes, which knows no column but ``error``."""
+    with ledger.alerts._database.write() as connection:
+        connection.execute(sa.text(statement), values)
+
+
+OLD_GROUP = """
+insert into digests (id, user_id, channel, class, state, message_id, error, created_at)
+values (:id, '*', 'alert', 'thresholds', 'firing', 'm', :error, '2026-01-01 00:00:00.000000')
+"""
+OLD_WATCH = "update digests set error = :error where class = 'thresholds' and state = 'firing'"
+OLD_LOOK = "select error from digests where class = 'thresholds' and state = 'firing'"
+
+
+def test_a_group_of_the_release_before_goes_on(ledger: SqlLedger) -> None:
+    listed = msgspec.json.encode([LOW]).decode()
+    _previous_release(ledger, OLD_GROUP, id=str(uuid_utils.uuid7()), error=listed)
+    group = only(ledger)
+    assert group.conditions == (LOW,)
+    ledger.alerts.notified(group.id)
+    ledger.alerts.watch([LOW])
+    again = only(ledger)
+    assert (again.id, again.conditions) == (group.id, (LOW,))
+    assert again.notified_at is not None
+
+
+def test_processes_of_both_releases_see_what_either_of_them_found_last(ledger: SqlLedger) -> None:
+    ledger.alerts.watch([LOW, SHARE])
+    with ledger.alerts._database.read() as connection:
+        old_view = connection.execute(sa.text(OLD_LOOK)).scalar_one()
+    assert msgspec.json.decode(old_view, type=list[Condition]) == [LOW, SHARE]
+    _previous_release(ledger, OLD_WATCH, error="[]")
+    assert only(ledger).count == 0
+    ledger.alerts.resolve(only(ledger).id)
+    assert ledger.alerts.firing() == []
+
+
+def test_conditions_stand_in_a_column_of_their_own(ledger: SqlLedger) -> None:
+    ledger.alerts.watch([LOW])
+    _previous_release(ledger, OLD_WATCH, error=None)  # as the next release leaves it
+    assert only(ledger).conditions == (LOW,)
+    ledger.alerts.watch([])
+    _previous_release(ledger, OLD_WATCH, error=None)
+    ledger.alerts.resolve(only(ledger).id)
+    assert ledger.alerts.firing() == []

@@ -166,3 +166,24 @@ def test_looking_at_a_database_that_is_not_there_creates_no_file(tmp_path: Path)
     path = tmp_path / "none.db"
     assert migrate.current(f"sqlite:///{path}") is None
     assert not path.exists()
+
+
+def test_an_alert_of_the_release_before_outlives_the_way_up_and_down(url: str) -> None:
+    migrate.upgrade(url, "0001")
+    database = Database(url)
+    with database.write() as connection:
+        connection.execute(
+            sa.text(
+                "insert into digests (id, user_id, channel, class, state, message_id, error,"
+                " created_at) values ('0192f000-0000-7000-8000-000000000001', '*', 'alert',"
+                " 'thresholds', 'firing', 'm', '[]', '2026-01-01 00:00:00.000000')"
+            )
+        )
+    before = indexes(url)
+    for move in (migrate.upgrade, lambda at: migrate.downgrade(at, "0001"), migrate.upgrade):
+        move(url)
+        with database.read() as connection:
+            found = connection.execute(sa.text("select class, error from digests")).one()
+        assert tuple(found) == ("thresholds", "[]")
+        assert indexes(url) == before
+    database.close()

@@ -171,6 +171,9 @@ digests = sa.Table(
     sa.Column("sent_at", UtcDateTime()),
     sa.Column("notified_at", UtcDateTime()),
     sa.Column("ended_at", UtcDateTime()),
+    # JSON lists, of alert groups only: figures out of their limits, errors of ours.
+    sa.Column("conditions", sa.Text),
+    sa.Column("faults", sa.Text),
 )
 _live = digests.c.state.in_(["open", "firing"])
 sa.Index(

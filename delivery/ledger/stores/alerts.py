@@ -27,11 +27,15 @@ from delivery.ledger.stores.fencing import held
 EVERYBODY = "*"
 SAMPLE = 5
 MAX_FAULTS = 3
-"""Different errors that a group keeps; they stand in the row's ``error``, as JSON."""
+"""Different errors that a group keeps."""
 THRESHOLDS = "thresholds"
-"""Stands where the class of dead events does; the row's ``error`` lists the conditions."""
+"""Stands where the class of dead events does."""
 
 _NOTHING = "[]"
+# The release before lists the conditions in ``error`` alone. While processes of it may run beside
+# this one, both columns are written, and ``error`` is read: the last writer wrote it in any case.
+_LISTED = sa.func.coalesce(digests.c.error, digests.c.conditions)
+_listed = sa.select(_LISTED)
 _TROUBLED = events.c.state.in_([State.FALLING_BACK.value, State.DEAD.value])
 
 
@@ -72,17 +76,17 @@ class AlertSql:
         """See the port."""
         standing = (*_is_firing(), digests.c["class"] == THRESHOLDS)
         with self._database.read() as connection:
-            row = connection.execute(sa.select(digests.c.error).where(*standing)).one_or_none()
-        if row is None and not conditions:
-            return
+            if connection.execute(_listed.where(*standing)).first() is None and not conditions:
+                return
         with self._database.write() as connection:
             lock(connection, Channel.ALERT, THRESHOLDS)
             if connection.execute(sa.select(digests.c.id).where(*standing)).first() is None:
                 if not conditions:
                     return
                 self._open(connection, THRESHOLDS)
-            old = connection.execute(sa.select(digests.c.error).where(*standing)).scalar_one()
-            values: dict[str, Any] = {"error": rows.dump(list(conditions))}
+            old = connection.execute(_listed.where(*standing)).scalar_one()
+            text = rows.dump(list(conditions))
+            values: dict[str, Any] = {"conditions": text, "error": text}
             if {c.name for c in conditions} - {c.name for c in _conditions(old)}:
                 values["notified_at"] = None
             connection.execute(sa.update(digests).where(*standing).values(values))
@@ -114,7 +118,7 @@ class AlertSql:
                 return
             lock(connection, Channel.ALERT, subject)
             over = (
-                digests.c.error == _NOTHING
+                _LISTED == _NOTHING
                 if subject == THRESHOLDS
                 else ~sa.exists().where(events.c.digest_id == group_id, _TROUBLED)
             )
@@ -149,9 +153,9 @@ def _is_firing() -> tuple[sa.ColumnElement[bool], ...]:
 def _add_faults(
     connection: Connection, row: rows.AnyRow, faults: Sequence[str]
 ) -> sa.Row[*tuple[Any, ...]]:
-    kept = list(dict.fromkeys([*_faults(row.error), *faults]))[-MAX_FAULTS:]
+    kept = list(dict.fromkeys([*_faults(row.faults), *faults]))[-MAX_FAULTS:]
     mine = digests.c.id == row.id
-    connection.execute(sa.update(digests).where(mine).values(error=rows.dump(kept)))
+    connection.execute(sa.update(digests).where(mine).values(faults=rows.dump(kept)))
     return connection.execute(sa.select(*rows.DIGEST_COLUMNS).where(mine)).one()
 
 
@@ -182,12 +186,12 @@ def _group(connection: Connection, row: rows.AnyRow, *, is_new: bool) -> AlertGr
         sample=tuple(sample),
         notified_at=row.notified_at,
         is_new=is_new,
-        faults=_faults(row.error),
+        faults=_faults(row.faults),
     )
 
 
 def _out_of_limits(row: rows.AnyRow) -> AlertGroup:
-    conditions = _conditions(row.error)
+    conditions = _conditions(row.conditions if row.error is None else row.error)
     return AlertGroup(
         id=row.id,
         event_class=None,
