@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from delivery.api.stage import Part
 from delivery.domain.emission import Emission
 from delivery.errors import DeliveryError, Overloaded
 
@@ -30,8 +30,21 @@ _ANSWER = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """The demonstration's user, whom the page connects as.
+
+    Attributes:
+        is_quick: the chain's times are the demonstration's, not the shipped ones.
+    """
+
+    user_id: str
+    token: str
+    is_quick: bool
+
+
 class DemoAgent:
-    """See ``delivery.api.stage.Stage``.
+    """Emits the events of runs that answer prompts; on the loop.
 
     Args:
         user_id: the demonstration's user.
@@ -54,16 +67,20 @@ class DemoAgent:
         self._is_quick = is_quick
         self._runs: set[asyncio.Task[None]] = set()
 
-    def part(self) -> Part:
+    def visitor(self) -> Visitor:
         """A client's token for the demonstration's user.
 
         Raises:
             ConfigError: tokens come from an identity provider here.
         """
-        return Part(self._user_id, self._make_token(), self._is_quick)
+        return Visitor(self._user_id, self._make_token(), self._is_quick)
 
     def start_run(self, prompt: str) -> str:
-        """Start a run that answers the prompt; see ``Stage``."""
+        """Start a run that answers the prompt; returns its id at once.
+
+        Raises:
+            Overloaded: too many runs at once.
+        """
         if len(self._runs) >= MAX_RUNS:
             raise Overloaded("the demonstration's agent has enough to do; ask again in a moment")
         run_id = f"run-{uuid4().hex[:12]}"

@@ -1,7 +1,7 @@
 """The only place that wires parts together, and reads settings to do it.
 
 ``embedded`` runs everything in one process, ``gateway`` and ``workers`` the parts of a cluster,
-``mount`` puts a gateway into somebody's aiohttp application, ``checks`` looks for what is wrong.
+``mount`` puts a gateway into another aiohttp application, ``checks`` serves ``delivery check``.
 Each command imports the one it needs.
 """
 
@@ -20,7 +20,7 @@ def embed(app: Application, settings: Settings | None = None) -> Mounted:
     """Mount the gateway into an aiohttp application; see ``mount``.
 
     Returns:
-        What gives emitters in this process, once the application has started.
+        The mounted gateway, which makes emitters once the application has started.
 
     Raises:
         ConfigError: a setting is missing or wrong.

@@ -1,6 +1,6 @@
-"""How a process that holds no sockets reaches those who do, and where second copies go.
+"""Resends of workers to the gateways, and second copies: over Redis, or without it.
 
-Owns: the choice between Redis and what there is without it.
+Owns: the choice between Redis and the stand-ins. Never does: connect before the first use.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Copies:
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A worker's way to the gateways."""
+    """A worker's resends and second copies."""
 
     resend: Resend
     queue_copy: Callable[[Sequence[Event]], None]
@@ -44,7 +44,7 @@ class Remote:
 
 
 def make_copies(settings: Settings, ledger: Ledger) -> Copies:
-    """Where second copies go."""
+    """Second copies on Redis, or in the ledger without it."""
     url = secret(settings.redis_url)
     if url is None:
         mailbox = ledger.mailbox
@@ -62,7 +62,7 @@ def make_copies(settings: Settings, ledger: Ledger) -> Copies:
 
 
 def make_remote(settings: Settings, ledger: Ledger) -> Remote:
-    """A worker's way to sockets and second copies."""
+    """A worker's resends over the bus, and second copies."""
     copies = make_copies(settings, ledger)
     url = secret(settings.redis_url)
     if url is None:

@@ -1,6 +1,6 @@
-"""The fallback chain of one process: executor, sweeper, upkeep, and the way to the broker.
+"""The fallback chain of one process: executor, sweeper, upkeep, and the Celery app.
 
-Owns: how the parts of ``tasks`` meet ledger, transports and sockets. Never does: start a worker.
+Owns: the wiring of ``tasks`` with ledger, transports and bus. Never does: start a worker.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ QueueCopy = Callable[[Sequence[Event]], None]
 
 @dataclass(frozen=True, slots=True)
 class ChainParts:
-    """What the chain of one process is made of."""
+    """Executor and upkeep of one process."""
 
     executor: Executor
     maintenance: Maintenance
@@ -84,8 +84,8 @@ def make_chain(
     """Wire executor and upkeep.
 
     Args:
-        resend: the ``direct`` channel's way to the sockets.
-        queue_copy / trim: where second copies go, and what deletes old ones.
+        resend: pushes for the ``direct`` channel.
+        queue_copy / trim: puts second copies, and deletes old ones.
     """
     policies = policies or load_policies(settings)
     renderer = make_renderer(settings)
@@ -101,27 +101,27 @@ def make_chain(
         links=make_links(settings),
         drain_spool=lambda: drain_orphans(settings, ledger),
         dice=random.random,
-        limits=TimeLimits(
-            soft=settings.task_soft_limit,
-            hard=settings.task_hard_limit,
-            lease=settings.claim_lease,
-        ),
+        limits=_time_limits(settings),
         callback_url=sms_callback(settings),
         interruptions=INTERRUPTIONS,
     )
     switch = DeadMansSwitch(secret(settings.heartbeat_url))
     sweeper = WatchedSweeper(ledger, policies, relay, switch)
-    thresholds = ThresholdWatch(ledger, load_thresholds(settings))
-    alerter = Alerter(ledger, alerts, thresholds.look)
-    maintenance = Maintenance(sweeper, alerter, ledger.audit.seal, trim)
-    return ChainParts(executor, maintenance)
+    alerter = Alerter(ledger, alerts, ThresholdWatch(ledger, load_thresholds(settings)).look)
+    return ChainParts(executor, Maintenance(sweeper, alerter, ledger.audit.seal, trim))
+
+
+def _time_limits(settings: Settings) -> TimeLimits:
+    return TimeLimits(
+        soft=settings.task_soft_limit, hard=settings.task_hard_limit, lease=settings.claim_lease
+    )
 
 
 def drain_orphans(settings: Settings, ledger: Ledger) -> None:
-    """Commit what processes of this machine left in their spools when they died."""
+    """Commit the spools that dead processes of this machine left."""
 
-    def commit(entries: Sequence[Entry], proofs: Sequence[Confirmation]) -> None:
-        ledger.recording.commit(entries, proofs, drained=True)
+    def commit(entries: Sequence[Entry], confirmations: Sequence[Confirmation]) -> None:
+        ledger.recording.commit(entries, confirmations, drained=True)
 
     directory = settings.data_dir / "spool"
     if directory.is_dir():

@@ -1,6 +1,6 @@
-"""``delivery check``: looks at settings and services, and says what to mend.
+"""The checks of ``delivery check``: settings, files and services.
 
-Owns: what is looked at and the advice. Never does: change anything.
+Owns: the checks and their advice. Never does: change anything.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _LOOPBACK = ("127.", "localhost", "::1", "[::1]")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
         level: ``ok``, ``warn`` or ``fail``.
-        mend: what to do, empty when it is fine.
+        mend: advice, empty when it is fine.
         code: the exit code it asks for.
     """
 
@@ -72,7 +72,7 @@ def wrong(what: str, error: ConfigError) -> Finding:
 
 
 def check_all() -> list[Finding]:
-    """Look at everything, services side by side, each within a few seconds."""
+    """Run every check, services side by side, each within a few seconds."""
     try:
         settings = load_settings()
     except ConfigError as error:

@@ -43,11 +43,11 @@ _SINK_ACCOUNT = "AC" + "0" * 32
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a running ``delivery up`` is, and ready tokens for it.
+    """Addresses of a running ``delivery up``, and tokens for it.
 
     Attributes:
         page: the dashboard with the service token in its fragment.
-        services: what is used for what, for people.
+        services: names and places of the services in use, for display.
         client_token / service_token: ``None`` where an identity provider makes the tokens.
     """
 
@@ -63,7 +63,7 @@ class Embedded:
     """A node with its chain in the same process."""
 
     def __init__(self, settings: Settings) -> None:
-        """Take the data directory and make what is missing.
+        """Lock the data directory and make the stand-ins.
 
         Raises:
             ConfigError: another process holds the directory, or a setting is wrong.
@@ -74,7 +74,9 @@ class Embedded:
         with ExitStack() as held:
             held.enter_context(locked(settings.data_dir))
             self.settings = self._with_stand_ins(settings, held)
-            self.node = Node(self.settings, "up", inbox=self.inbox, stage=self._make_demo_agent)
+            self.node = Node(
+                self.settings, "up", inbox=self.inbox, demo_agent=self._make_demo_agent
+            )
             self._worker = EmbeddedWorker(self.node.celery)
             self._closing = AsyncExitStack()
             self._closing.callback(held.pop_all().close)
@@ -116,7 +118,7 @@ class Embedded:
         node = self.node
         await asyncio.to_thread(migrate.upgrade, database_url(self.settings))
         if self.given.smtp_url is None and self.given.sms_url is None:
-            await asyncio.to_thread(self._introduce_user)
+            await asyncio.to_thread(self._add_demo_contact)
         self._closing.push_async_callback(node.close)
         await node.open()
         resend = LoopResend(asyncio.get_running_loop(), node.gateway.resend, node.gateway.wake)
@@ -139,7 +141,7 @@ class Embedded:
         await self._closing.aclose()
 
     def address(self) -> Address:
-        """What to tell whoever started it."""
+        """Addresses and tokens, once the node listens."""
         settings, url = self.settings, self.settings.base_url
         client = service = None
         if settings.jwt_secret is not None:
@@ -148,8 +150,8 @@ class Embedded:
         page = f"{url}/#token={service}" if service else f"{url}/"
         return Address(url, page, USER, client, service, self._services())
 
-    def _introduce_user(self) -> None:
-        """The demonstration user can be reached, by the sinks alone."""
+    def _add_demo_contact(self) -> None:
+        """Give the demonstration's user contacts that only the sinks deliver to."""
         contacts = self.node.ledger.contacts
         if contacts.get(USER) is None:
             contacts.put(Contact(USER, email="demo@example.org", phone="+15005550010"))
@@ -166,7 +168,7 @@ class Embedded:
 
 
 def _place(url: SecretStr | None, otherwise: str) -> str:
-    """Scheme and host of a service, without who signs in there."""
+    """Scheme and host of a service, without its credentials."""
     plain = secret(url)
     if plain is None:
         return otherwise
@@ -184,7 +186,10 @@ def demo_policies() -> Path:
 
 
 async def run_up(settings: Settings, *, ready: Callable[[Address], None]) -> None:
-    """Run everything until told to stop; ``ready`` is told where once it listens.
+    """Run everything until a signal stops it.
+
+    Args:
+        ready: called with the addresses once the node listens.
 
     Raises:
         ConfigError: a setting is wrong, the address is taken, or another process holds the data

@@ -24,11 +24,11 @@ def run_flower(
     control: bool = False,
     ready: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve until told to stop.
+    """Serve until a signal stops it.
 
     Args:
         control: its users may also stop tasks and workers.
-        ready: told the address once it listens.
+        ready: called with the address once it listens.
 
     Raises:
         ConfigError: no broker, no password, no Flower, or the address cannot be used.
@@ -50,10 +50,10 @@ def run_flower(
 
 
 def require_watchable(settings: Settings, host: str) -> None:
-    """Refuse what Flower could not watch, or what everybody could read.
+    """Refuse a broker that Flower cannot watch, and an open port without a password.
 
     Raises:
-        ConfigError: says what to set.
+        ConfigError: names the missing setting.
     """
     if broker_url(settings).startswith("memory"):
         raise ConfigError(

@@ -1,6 +1,6 @@
 """Gateways of a cluster: one process, or several that share a port.
 
-Owns: what must be there before one starts, and the order of its end.
+Owns: the conditions for a start, and the order of the end.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Ready = Callable[[str], None]
 
 
 def run_gateways(settings: Settings, processes: int, *, ready: Ready) -> None:
-    """Serve until told to stop.
+    """Serve until a signal stops it.
 
     Args:
         processes: how many share the port; the kernel spreads connections over them.
-        ready: told the address once the (first) gateway listens.
+        ready: called with the address once the (first) gateway listens.
 
     Raises:
         ConfigError: a setting is wrong, or the tables are of another version.
@@ -37,8 +37,8 @@ def run_gateways(settings: Settings, processes: int, *, ready: Ready) -> None:
     try:
         require_current(database_url(settings))
     except LedgerUnavailable as error:
-        # Accepting while the ledger is away is what the spool is for.
-        logger.warning("%s; starting all the same", error)
+        # The spool makes events durable while the ledger is away.
+        logger.warning("%s; starting without it, events go to the spool", error)
     settings = with_port(settings)
     if processes == 1:
         run(run_gateway(settings, ready=ready))
@@ -54,7 +54,7 @@ def run_gateways(settings: Settings, processes: int, *, ready: Ready) -> None:
 
 
 async def run_gateway(settings: Settings, *, index: int | None = None, ready: Ready) -> None:
-    """Serve in this process until told to stop, then send the clients elsewhere and drain."""
+    """Serve in this process until a signal stops it, then send the clients elsewhere and drain."""
     stop_signal = StopSignal(by_parent=index is not None)
     node = Node(settings, "gateway", index=index)
     await node.open()

@@ -22,7 +22,7 @@ def database_url(settings: Settings) -> str:
 
 @contextmanager
 def open_ledger(settings: Settings) -> Iterator[SqlLedger]:
-    """The ledger for a command that looks or cleans up.
+    """The ledger, for an operator's command.
 
     Raises:
         ConfigError: its tables are not at this version.
@@ -47,7 +47,7 @@ def require_current(url: str) -> None:
 
 
 def revisions(url: str) -> tuple[str | None, str]:
-    """Where the tables stand, and where they should."""
+    """Revision of the tables, and this version's."""
     return migrate.current(url), migrate.head()
 
 

@@ -1,4 +1,4 @@
-"""A gateway inside of somebody's aiohttp application.
+"""A gateway inside of another aiohttp application.
 
 Owns: its routes there, its life with the application's, and the emitters in the same process.
 """
@@ -35,7 +35,7 @@ class Mounted:
         """An emitter for one run of one user, in this process.
 
         Raises:
-            InvalidContext: an id cannot address anybody; ``Overloaded``: not started yet.
+            InvalidContext: an id is not valid; ``Overloaded``: not started yet.
         """
         return self._node.emitter(user_id, run_id, thread_id, performance)
 
@@ -66,7 +66,7 @@ def mount(app: web.Application, settings: Settings | None = None) -> Mounted:
         yield
         await owner.close()
 
-    # First of all: the gateway's own start-up finds everything open.
+    # First of all: the gateway's own start-up needs the open parts.
     app.cleanup_ctx.append(life)
     known = set(app.router.routes())
     node.gateway.mount(app)

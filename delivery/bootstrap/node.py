@@ -1,6 +1,6 @@
 """A process that holds sockets: its parts, made, opened and closed in order.
 
-Owns: how gateway, emitter, ledger and the way to the chain meet. Never does: serve a port, or run
+Owns: the wiring of gateway, emitter, ledger and relay. Never does: serve a port, or run
 the chain itself.
 """
 
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 from delivery.api.callbacks import Callbacks
 from delivery.api.contacts import ContactsApi
 from delivery.api.demo import DemoApi
+from delivery.api.demo_agent import DemoAgent
 from delivery.api.events import EventsApi
 from delivery.api.operations import OperationsApi
 from delivery.api.pages import Pages
 from delivery.api.routes import Handlers
 from delivery.api.server import Gateway
-from delivery.api.stage import Stage
 from delivery.bootstrap.bus import make_copies
 from delivery.bootstrap.chain import make_celery
 from delivery.bootstrap.ledger import database_url
@@ -59,19 +59,19 @@ logger = logging.getLogger(__name__)
 
 MAX_PENDING = 20_000
 
-Told = Callable[[Sequence[str]], None]
-"""Told ids of events on the loop's thread."""
+OnConfirmed = Callable[[Sequence[str]], None]
+"""Called with ids of confirmed events, on the loop's thread."""
 
 
 class Node:
-    """Everything of one process that holds sockets, and the door for emitters in it.
+    """All parts of one process that holds sockets; makes emitters in it.
 
     Args:
         settings: with a secret that may be used here, and the final port.
-        kind: what the nodes table calls this process.
+        kind: kind of this process in the nodes table.
         index: which of several processes on one port this is.
         inbox: the embedded sinks' messages.
-        stage: makes the demonstration's agent, which emits through this node.
+        demo_agent: makes the demonstration's agent, which emits through this node.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Node:
         *,
         index: int | None = None,
         inbox: Inbox | None = None,
-        stage: Callable[[Node], Stage] | None = None,
+        demo_agent: Callable[[Node], DemoAgent] | None = None,
     ) -> None:
         self.settings = settings
         self.name = node_name(settings, kind, index)
@@ -98,7 +98,7 @@ class Node:
         self._spool = spool
         self._access = LedgerAccess(self.ledger)
         self._receipts = Receipts(self._is_confirmed)
-        self._confirmed_here: list[Told] = [self._receipts.confirmed]
+        self._confirmed_here: list[OnConfirmed] = [self._receipts.confirmed]
         self._bus = _bus(settings, self.name)
         self._registry = Registry(self.name, self._bus)
         self._auth = _authenticator(settings)
@@ -117,7 +117,7 @@ class Node:
         self.gateway = Gateway(
             self._live_path(),
             self.journal,
-            self._handlers(operations, stage(self) if stage is not None else None),
+            self._handlers(operations, demo_agent(self) if demo_agent is not None else None),
             (operations.sampling,),
             operations.count_malformed,
         )
@@ -155,7 +155,9 @@ class Node:
             inbox=inbox,
         )
 
-    def _handlers(self, operations: OperationsApi, stage: Stage | None) -> tuple[Handlers, ...]:
+    def _handlers(
+        self, operations: OperationsApi, demo_agent: DemoAgent | None
+    ) -> tuple[Handlers, ...]:
         settings, ledger = self.settings, self._access
         return (
             EventsApi(
@@ -170,7 +172,7 @@ class Node:
             ),
             ContactsApi(self._auth, reads=ledger, writes=ledger),
             operations,
-            DemoApi(self._auth, stage),
+            DemoApi(self._auth, demo_agent),
             Callbacks(
                 reads=ledger,
                 writes=ledger,
@@ -209,7 +211,7 @@ class Node:
         )
         for part in (self.relay, self._sweep, self._copy_thread, heartbeat):
             part.start()
-            _closes_beside_the_loop(close, part.stop)
+            _stop_in_thread_on_close(close, part.stop)
         self._core.start(loop)
         close.callback(self._core.close)
         close.push_async_callback(self._auth.close)
@@ -221,20 +223,20 @@ class Node:
 
     @property
     def live(self) -> int:
-        """Those of them that have caught up with the ledger."""
+        """Connected clients that have caught up with the ledger."""
         return self.gateway.path.live
 
     def acked(self, user_id: str) -> int:
         """See ``Registry.acked``."""
         return self._registry.acked(user_id)
 
-    def on_confirmed(self, told: Told) -> None:
-        """Also tell ``told`` which events were just confirmed here; on the loop's thread."""
-        self._confirmed_here.append(told)
+    def on_confirmed(self, callback: OnConfirmed) -> None:
+        """Add a callback for events that are confirmed here."""
+        self._confirmed_here.append(callback)
 
     def _tell_confirmed(self, ids: Sequence[str]) -> None:
-        for told in self._confirmed_here:
-            told(ids)
+        for callback in self._confirmed_here:
+            callback(ids)
 
     def _info(self) -> dict[str, Any]:
         return {
@@ -257,7 +259,7 @@ class Node:
         """An emitter in this process.
 
         Raises:
-            InvalidContext: an id cannot address anybody; ``Overloaded``: not started yet.
+            InvalidContext: an id is not valid; ``Overloaded``: not started yet.
         """
         return self._core.emitter(user_id, run_id, thread_id, performance)
 
@@ -282,6 +284,6 @@ def _authenticator(settings: Settings) -> Authenticator:
     )
 
 
-def _closes_beside_the_loop(stack: AsyncExitStack, stop: Callable[[], None]) -> None:
-    """Joining a thread must not stop the loop that the thread may be waiting for."""
+def _stop_in_thread_on_close(stack: AsyncExitStack, stop: Callable[[], None]) -> None:
+    """Join a thread off the loop, for which that thread may be waiting."""
     stack.push_async_callback(asyncio.to_thread, stop)

@@ -1,6 +1,6 @@
-"""Tokens made on the spot, for people who try things out and for services.
+"""Tokens signed with this installation's secret.
 
-Owns: which secret signs. Never does: keep one.
+Owns: the choice of the secret. Never does: store a token.
 """
 
 from __future__ import annotations

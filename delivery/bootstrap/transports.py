@@ -1,4 +1,4 @@
-"""What follows from settings alone: links, channels to providers, receivers of alerts.
+"""Links, transports of the channels, and receivers of alerts, made from settings.
 
 Owns: the translation of settings into constructor arguments. Never does: start anything.
 """
@@ -19,7 +19,7 @@ from delivery.transports.sms import SmsChannel
 
 
 def make_links(settings: Settings) -> LinkSigner:
-    """The signer of links; with an identity provider alone nothing is mailed and any key does."""
+    """The signer of links; without a secret no link is mailed, and a random key does."""
     own = secret(settings.jwt_secret) or secrets.token_hex(32)
     return LinkSigner(own, secret(settings.jwt_secret_previous), settings.base_url)
 
@@ -30,7 +30,7 @@ def make_renderer(settings: Settings) -> Renderer:
 
 
 def make_channels(settings: Settings, renderer: Renderer) -> dict[str, Transport]:
-    """The external channels that are configured; the chain skips the others."""
+    """The transports that are configured; the chain skips the other channels."""
     channels: dict[str, Transport] = {Channel.EMERGENCY: PushChannel(renderer)}
     if settings.smtp_url is not None:
         smtp_url = settings.smtp_url.get_secret_value()
@@ -48,7 +48,7 @@ def make_channels(settings: Settings, renderer: Renderer) -> dict[str, Transport
 
 
 def sms_callback(settings: Settings) -> str:
-    """Where the SMS provider posts what became of a text."""
+    """URL to which the SMS provider posts the status of a text."""
     return f"{settings.base_url}/v1/callbacks/sms/twilio"
 
 

@@ -1,6 +1,6 @@
 """Celery workers and beat of a cluster.
 
-Owns: what each worker process opens for itself, after the fork, and closes at its end.
+Owns: the parts that each worker process opens after the fork, and closes at its end.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class ProcessParts:
             return parts
         with self._lock:
             if self._parts is None or self._pid != os.getpid():
-                # What the parent opened is the parent's; its connections must not be closed here.
+                # The parent's parts stay the parent's: its connections must not be closed here.
                 self._closing = ExitStack()
                 self._parts = self._open(self._closing)
                 self._pid = os.getpid()
@@ -119,11 +119,11 @@ def run_worker(
     pool: str = "threads",
     ready: Callable[[str], None] = lambda node: None,
 ) -> None:
-    """Run a worker until it is told to stop; tasks under way end first.
+    """Run a worker until a signal stops it; tasks in progress end first.
 
     Args:
         queues: names of channels or queues; all when empty.
-        ready: told the process's name once it takes tasks.
+        ready: called with the process's name once it takes tasks.
     """
     names = [_queue(name) for name in queues] or list(ALL_QUEUES)
     app = make_worker_app(settings, concurrency=concurrency)
@@ -154,7 +154,7 @@ def run_worker(
 
 
 def run_beat(settings: Settings, *, ready: Callable[[str], None] = lambda node: None) -> None:
-    """Run the clock until it is told to stop."""
+    """Run beat until a signal stops it."""
     require_services(settings)
     app = make_celery(settings)
     _own_logging(settings)
@@ -168,7 +168,7 @@ def run_beat(settings: Settings, *, ready: Callable[[str], None] = lambda node: 
 
 
 def _brief(record: logging.LogRecord) -> bool:
-    """Leave two stacks out of what beat says each second while the broker is away."""
+    """Cut the two tracebacks that beat logs each second while the broker is away."""
     if str(record.msg).startswith("Message Error") and isinstance(record.args, tuple):
         record.msg, record.args, record.exc_info = (
             "%s; the next one makes up for it",
@@ -207,7 +207,7 @@ def _start_heartbeat_on(
     info: dict[str, Any],
     ready: Callable[[str], None],
 ) -> Callable[[], None]:
-    """Start the process's sign of life once it is up; returns what ends it.
+    """Start the process's heartbeat once it is up; returns a function that stops it.
 
     Only then: a thread and a connection made earlier would be lost in forked children.
     """

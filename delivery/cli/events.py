@@ -36,9 +36,10 @@ def show(event_id: str, url: str, token: str | None, as_json: bool) -> None:
 
     with Api(url, required_token(token, SERVICE_TOKEN)) as api:
         event = api.get(f"/events/{event_id}")
-    if as_json:
-        say_json(event)
-        return
+    say_json(event) if as_json else _say_event(event)
+
+
+def _say_event(event: dict[str, Any]) -> None:
     say_fields(
         [
             ("id", event["id"]),

@@ -62,7 +62,7 @@ def purge(
     batch: int,
     as_json: bool,
 ) -> None:
-    """Delete old events that have ended, with their attempts and confirmations.
+    """Delete old events that have ended, with their records.
 
     `delivery purge --keep confirmed=30 --keep expired=90 --keep dead=365`
     once a day. Works in small transactions with a pause after each, beside

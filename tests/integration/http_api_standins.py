@@ -281,7 +281,7 @@ class World:
         node: str = "n1",
         registry: Any = None,
         inbox: Any = None,
-        stage: Any = None,
+        agent: Any = None,
         sms_token: str | None = SMS_TOKEN,
         email_secret: str | None = MAIL_SECRET,
     ) -> tuple[Any, ...]:
@@ -311,7 +311,7 @@ class World:
                 **told,
             ),
             ContactsApi(self.auth, **shared),
-            DemoApi(self.auth, stage),
+            DemoApi(self.auth, agent),
             Callbacks(
                 policies=policies,
                 public_url=PUBLIC_URL,

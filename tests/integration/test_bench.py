@@ -16,9 +16,19 @@ from tests.processes import run_command
 
 def test_product_and_floor_run_side_by_side_and_every_event_is_confirmed(tmp_path: Path) -> None:
     done = run_command(
-        "bench", "--users", "3", "--events", "600", "--window", "100", "--rounds", "1", "--json",
-        cwd=tmp_path, timeout=60,
-    )  # fmt: skip
+        "bench",
+        "--users",
+        "3",
+        "--events",
+        "600",
+        "--window",
+        "100",
+        "--rounds",
+        "1",
+        "--json",
+        cwd=tmp_path,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["product"]["unconfirmed"] == 0

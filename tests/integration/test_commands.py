@@ -53,9 +53,14 @@ def ledger_of(settings: dict[str, str]) -> Iterator[SqlLedger]:
 
 def put_event(ledger: SqlLedger, *, hand_over: bool = False, confirmed: bool = False) -> str:
     event = Event.of(
-        id=new_event_id(), type="note", user_id="u", run_id=uuid.uuid4().hex, seq=None,
-        at=datetime.now(UTC), event_class=EventClass.STANDARD,
-    )  # fmt: skip
+        id=new_event_id(),
+        type="note",
+        user_id="u",
+        run_id=uuid.uuid4().hex,
+        seq=None,
+        at=datetime.now(UTC),
+        event_class=EventClass.STANDARD,
+    )
     ledger.recording.commit([Entry(event, ack_timeout=5, ttl=600, hand_over=hand_over)])
     if confirmed:
         ledger.confirmations.confirm([Confirmation(event.id, "u", "http", "u", "test")])
@@ -201,8 +206,9 @@ def test_worker_and_beat_show_as_nodes_until_they_end(
     ):
         wait_until(
             lambda: {node.kind for node in ledger.nodes.all()} == {"worker", "beat"},
-            "both show as nodes", 30,
-        )  # fmt: skip
+            "both show as nodes",
+            30,
+        )
         assert worker.stop() == 0
         assert beat.stop() == 0
         assert ledger.nodes.all() == []

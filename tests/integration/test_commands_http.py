@@ -102,9 +102,13 @@ def test_listen_ends_in_good_order_on_ctrl_c(up: Up) -> None:
 def test_token_and_check_use_the_secret_of_the_same_directory(up: Up) -> None:
     made = run_command("token", "--user", "demo", cwd=up.folder)
     heard = run_command(
-        "events", "list", "--user", "demo", cwd=up.folder,
+        "events",
+        "list",
+        "--user",
+        "demo",
+        cwd=up.folder,
         settings={"URL": up.said["url"], "TOKEN": made.stdout.strip()},
-    )  # fmt: skip
+    )
     assert heard.returncode in (0, 1), heard.stderr
     checked = run_command("check", cwd=up.folder)
     assert checked.returncode == 0, checked.stdout

@@ -41,9 +41,10 @@ class Service:
     def events(self, user: str) -> list[dict[str, Any]]:
         """This user's events, newest first."""
         answer = httpx.get(
-            f"{self.url}/v1/events", params={"user_id": user, "limit": 100},
+            f"{self.url}/v1/events",
+            params={"user_id": user, "limit": 100},
             headers={"Authorization": f"Bearer {self.token}"},
-        )  # fmt: skip
+        )
         found: list[dict[str, Any]] = answer.raise_for_status().json()["events"]
         return found
 
@@ -52,9 +53,10 @@ class Service:
             {"type": "note", "user_id": user, "run_id": "r", "data": {}} for _ in range(count)
         ]
         httpx.post(
-            f"{self.url}/v1/events", json={"events": events},
+            f"{self.url}/v1/events",
+            json={"events": events},
             headers={"Authorization": f"Bearer {self.token}"},
-        ).raise_for_status()  # fmt: skip
+        ).raise_for_status()
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +193,13 @@ async def test_the_client_changes_its_way_twice_and_its_handler_sees_every_event
 
     async def listen() -> None:
         client = Client(
-            office.url, service.client_token("walker-1"), backoff=AT_ONCE, upgrade_after=0.2,
-            store=store, on_status=lambda status: ways.append(status.transport or ""),
-        )  # fmt: skip
+            office.url,
+            service.client_token("walker-1"),
+            backoff=AT_ONCE,
+            upgrade_after=0.2,
+            store=store,
+            on_status=lambda status: ways.append(status.transport or ""),
+        )
         async with client:
             async for event in client:
                 seen.append(event.seq)

@@ -30,9 +30,11 @@ IN_THE_BACKGROUND = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)
 @pytest.mark.parametrize("start", ["", IN_THE_BACKGROUND], ids=["in-front", "in-the-background"])
 def test_sigterm_ends_what_was_started_as_ctrl_c_does(start: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", f"{start}\n{BENCHMARK}"], stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True,
-    ) as process:  # fmt: skip
+        [sys.executable, "-c", f"{start}\n{BENCHMARK}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
         process.send_signal(signal.SIGTERM)

@@ -18,7 +18,7 @@ from urllib.request import urlopen
 import pytest
 from pydantic import SecretStr
 
-from delivery.api.stage import Stage
+from delivery.api.demo_agent import DemoAgent
 from delivery.bootstrap.node import Node as GatewayNode
 from delivery.config import Settings
 from delivery.domain.ports import Inbox
@@ -189,7 +189,7 @@ def readable_paths(home: Path) -> list[str]:
     """Every path of the application that answers GET, with something in its placeholders."""
     settings = Settings(data_dir=home, jwt_secret=SecretStr("s" * 32), port=8080)
     node = GatewayNode(
-        settings, "gateway", inbox=cast(Inbox, ()), stage=lambda node: cast(Stage, ())
+        settings, "gateway", inbox=cast(Inbox, ()), demo_agent=lambda node: cast(DemoAgent, ())
     )
     routes = node.gateway.build_app().router.routes()
     found = {

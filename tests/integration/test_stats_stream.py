@@ -13,9 +13,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from delivery.api import routes, stats_stream
+from delivery.api.demo_agent import Visitor
 from delivery.api.problems import problem_middleware
 from delivery.api.snapshot import SharedSnapshot
-from delivery.api.stage import Part
 from delivery.api.stats_stream import StatsStream
 from delivery.domain.ports import SinkMessage
 from delivery.domain.records import AlertGroup, ChannelStats, Condition, NodeInfo, Stats
@@ -37,14 +37,14 @@ class Open(Registry):
     is_closing = False
 
 
-class Stage:
+class Agent:
     """Plays nothing, and remembers what it was asked."""
 
     def __init__(self) -> None:
         self.prompts: list[str] = []
 
-    def part(self) -> Part:
-        return Part("demo", "a-token", True)
+    def visitor(self) -> Visitor:
+        return Visitor("demo", "a-token", True)
 
     def start_run(self, prompt: str) -> str:
         self.prompts.append(prompt)
@@ -293,21 +293,21 @@ async def test_a_guessed_ticket_opens_nothing(clients: list[Client], world: Worl
 async def test_the_demonstration_hands_out_a_part_and_starts_runs(
     clients: list[Client], world: World
 ) -> None:
-    stage = Stage()
-    client = await serve(clients, world, stage=stage)
+    agent = Agent()
+    client = await serve(clients, world, agent=agent)
     answer = await client.post("/v1/demo/session", headers=OPERATE)
     assert await answer.json() == {"user_id": "demo", "token": "a-token", "quick": True}
     answer = await client.post("/v1/demo/runs", json={"prompt": " why? "}, headers=EMIT)
     assert answer.status == 202
     assert await answer.json() == {"run_id": "run-1"}
-    assert stage.prompts == ["why?"]
+    assert agent.prompts == ["why?"]
     for prompt in ("", "   ", "x" * 501, 7, None):
         refused = await client.post("/v1/demo/runs", json={"prompt": prompt}, headers=EMIT)
         assert refused.status == 422
 
 
 async def test_the_demonstration_is_for_services_only(clients: list[Client], world: World) -> None:
-    client = await serve(clients, world, stage=Stage())
+    client = await serve(clients, world, agent=Agent())
     for path in ("/v1/demo/session", "/v1/demo/runs"):
         assert (await client.post(path, json={"prompt": "x"})).status == 401
         assert (await client.post(path, json={"prompt": "x"}, headers=CLIENT)).status == 403

@@ -19,9 +19,23 @@ from delivery.cli.output import clock, say_fields, say_table
 
 SECRET = "s" * 40
 COMMANDS = (
-    "up", "gateway", "worker", "beat", "migrate", "check", "token", "emit", "listen", "events",
-    "purge", "audit", "flower", "validate", "demo", "bench",
-)  # fmt: skip
+    "up",
+    "gateway",
+    "worker",
+    "beat",
+    "migrate",
+    "check",
+    "token",
+    "emit",
+    "listen",
+    "events",
+    "purge",
+    "audit",
+    "flower",
+    "validate",
+    "demo",
+    "bench",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -96,9 +110,15 @@ def test_token_prints_only_a_clients_token() -> None:
 
 def test_token_carries_scopes_audience_and_issuer_of_a_service() -> None:
     result = run(
-        "token", "--service", "--scope", "emit operate", "--json",
-        DELIVERY_JWT_SECRET=SECRET, DELIVERY_JWT_AUDIENCE="a", DELIVERY_JWT_ISSUER="i",
-    )  # fmt: skip
+        "token",
+        "--service",
+        "--scope",
+        "emit operate",
+        "--json",
+        DELIVERY_JWT_SECRET=SECRET,
+        DELIVERY_JWT_AUDIENCE="a",
+        DELIVERY_JWT_ISSUER="i",
+    )
     made = json.loads(result.output)["token"]
     claims = jwt.decode(made, SECRET, algorithms=["HS256"], audience="a", issuer="i")
     assert claims["scope"] == "emit operate"
@@ -202,7 +222,10 @@ def test_instants_are_shortened() -> None:
 def test_the_module_runs_like_the_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "delivery", "--version"],
-        capture_output=True, text=True, timeout=30, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
     assert done.stdout.strip()
     assert isinstance(main, click.Group)

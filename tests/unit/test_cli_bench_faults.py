@@ -22,12 +22,24 @@ def run(*args: str) -> Result:
 
 def verdict(**changes: Any) -> Verdict:
     figures = dict.fromkeys(
-        ("refused", "live", "replay", "fallback", "dead", "waiting", "lost", "unconfirmed", "twice",
-         "disordered"), 0,
-    )  # fmt: skip
+        (
+            "refused",
+            "live",
+            "replay",
+            "fallback",
+            "dead",
+            "waiting",
+            "lost",
+            "unconfirmed",
+            "twice",
+            "disordered",
+        ),
+        0,
+    )
     times = {"p50": 0.01, "p99": 2.5, "max": 61.23}
-    return Verdict(accepted=12_000, to_handler_s=times, recover_s=2.7, settle_s=0.2,
-                   **figures | changes)  # fmt: skip
+    return Verdict(
+        accepted=12_000, to_handler_s=times, recover_s=2.7, settle_s=0.2, **figures | changes
+    )
 
 
 @pytest.fixture

@@ -6,13 +6,17 @@ Owns: its options and the table. Never does: measure; that is ``delivery.bench``
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from delivery.cli.bench import faults, growth, scaling
 from delivery.cli.options import json_option
 from delivery.cli.output import say_json, say_table
+
+if TYPE_CHECKING:
+    from delivery.bench.load import Load
+    from delivery.bench.ratio import Plan
 
 MODES = ("durable", "performance", "ephemeral", "remote", "fallback", "disconnect")
 
@@ -105,23 +109,24 @@ def bench(
     """
     if context.invoked_subcommand is not None:
         return
-    from delivery.bench.disconnect import Disconnect, run_disconnect
-    from delivery.bench.fallback import run_fallback
     from delivery.bench.load import Load
     from delivery.bench.processes import ended_by_sigterm
-    from delivery.bench.ratio import Plan, run_plan
+    from delivery.bench.ratio import Plan
 
     load = Load(users, events, window, rate, payload)
-    if mode == "fallback":
-        _show_fallback(run_fallback(load), as_json)
-        return
-    if mode == "disconnect":
-        with ended_by_sigterm():
-            plan = Disconnect(users, rate=rate or 500.0, payload=payload)
-            _show_disconnect(run_disconnect(plan, database_url), as_json)
-        return
     with ended_by_sigterm():
-        report = run_plan(Plan(load, mode, database_url, rounds, profile))
+        if mode == "fallback":
+            _run_fallback(load, as_json)
+        elif mode == "disconnect":
+            _run_disconnect(load, database_url, as_json)
+        else:
+            _run_ratio(Plan(load, mode, database_url, rounds, profile), at_least, as_json)
+
+
+def _run_ratio(plan: Plan, at_least: float, as_json: bool) -> None:
+    from delivery.bench.ratio import run_plan
+
+    report = run_plan(plan)
     if as_json:
         say_json(report)
     else:
@@ -129,6 +134,19 @@ def bench(
     reached = report["ratio"]["events_per_cpu_s"]
     if reached < at_least:
         raise click.ClickException(f"the ratio by CPU is {reached:.2f}, under {at_least:.2f}")
+
+
+def _run_fallback(load: Load, as_json: bool) -> None:
+    from delivery.bench.fallback import run_fallback
+
+    _show_fallback(run_fallback(load), as_json)
+
+
+def _run_disconnect(load: Load, database_url: str | None, as_json: bool) -> None:
+    from delivery.bench.disconnect import Disconnect, run_disconnect
+
+    plan = Disconnect(load.users, rate=load.rate or 500.0, payload=load.payload)
+    _show_disconnect(run_disconnect(plan, database_url), as_json)
 
 
 def _show_fallback(report: dict[str, Any], as_json: bool) -> None:

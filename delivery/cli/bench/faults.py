@@ -120,8 +120,7 @@ def faults(
             f"this benchmark needs {error.name}: pip install 'delivery[test]'"
         ) from error
     if only_list:
-        _list(SCENARIOS, as_json)
-        return
+        return _list(SCENARIOS, as_json)
     reports: dict[str, Any] = {}
 
     def on_outcome(scenario: Scenario, outcome: Outcome) -> None:

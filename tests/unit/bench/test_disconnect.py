@@ -84,7 +84,9 @@ def test_a_run_that_lost_something_has_no_figures(
     names = ("emitted", "found", "in_state")
     fine = dict.fromkeys(names, 5)
     _audit({"crowd": fine, "others": fine}, {"repeated": 0})
-    served = {"crowd": dict(zip(names, crowd, strict=True)),
-              "others": dict(zip(names, others, strict=True))}  # fmt: skip
+    served = {
+        "crowd": dict(zip(names, crowd, strict=True)),
+        "others": dict(zip(names, others, strict=True)),
+    }
     with pytest.raises(BenchFailed, match=complaint):
         _audit(served, {"repeated": repeated})

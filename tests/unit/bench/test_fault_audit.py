@@ -52,9 +52,14 @@ class Case:
         self.sent: list[Sent] = []
 
     def event(
-        self, state: State | None = State.CONFIRMED, *, seen: Sequence[float] = (0.1,),
-        connection: int = 0, handed_over: bool = False, run: str = "run",
-    ) -> str:  # fmt: skip
+        self,
+        state: State | None = State.CONFIRMED,
+        *,
+        seen: Sequence[float] = (0.1,),
+        connection: int = 0,
+        handed_over: bool = False,
+        run: str = "run",
+    ) -> str:
         """Emitted at its number in seconds; seen so many seconds later, on this connection."""
         number = len(self.sent)
         event = make_entry(_event(run, number + 1)).event

@@ -65,18 +65,24 @@ def test_files_take_turns_and_one_database_is_filled_last() -> None:
 def report() -> dict[str, Any]:
     plan = Plan(LOAD, runs=5, finished=1_000, rounds=3)
     costs = {
-        (EMPTY, 1): [40.0, 90.0, 41.0], (FULL, 1): [82.0, 82.0, 82.0],
-        (EMPTY, 5): [41.0, 41.0, 41.0], (FULL, 5): [41.0, 41.0, 41.0],
-    }  # fmt: skip
+        (EMPTY, 1): [40.0, 90.0, 41.0],
+        (FULL, 1): [82.0, 82.0, 82.0],
+        (EMPTY, 5): [41.0, 41.0, 41.0],
+        (FULL, 5): [41.0, 41.0, 41.0],
+    }
     probes = {EMPTY: {"sweep_ms": 4.0, "feed_ms": 2.0}, FULL: {"sweep_ms": 4.0, "feed_ms": 3.0}}
     return _report(plan, costs, probes) | {"fill": {"filled_per_s": 10_000.0}}
 
 
 def test_medians_are_compared_full_to_empty_and_many_runs_to_one() -> None:
     assert report()["ratio"] == {
-        "cpu_s_per_million": 2.0, "cpu_s_per_million_many_runs": 1.0, "sweep_ms": 1.0,
-        "feed_ms": 1.5, "runs_empty": 1.0, "runs_full": 0.5,
-    }  # fmt: skip
+        "cpu_s_per_million": 2.0,
+        "cpu_s_per_million_many_runs": 1.0,
+        "sweep_ms": 1.0,
+        "feed_ms": 1.5,
+        "runs_empty": 1.0,
+        "runs_full": 0.5,
+    }
 
 
 @pytest.fixture

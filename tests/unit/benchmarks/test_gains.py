@@ -50,8 +50,14 @@ def test_on_and_off_take_turns() -> None:
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_report_is_printed(monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
-    row = {"mechanism": "merging, 2,000 behind", "measure": "share of the text that arrives",
-           "better": HIGHER, "on": 1.0, "off": 12_000.0, "gain": None}  # fmt: skip
+    row = {
+        "mechanism": "merging, 2,000 behind",
+        "measure": "share of the text that arrives",
+        "better": HIGHER,
+        "on": 1.0,
+        "off": 12_000.0,
+        "gain": None,
+    }
     plans: list[Plan] = []
 
     def pretend(plan: Plan) -> dict[str, Any]:

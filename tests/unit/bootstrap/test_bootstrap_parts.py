@@ -249,8 +249,11 @@ def test_check_warns_when_one_redis_is_bus_and_broker() -> None:
     url = "redis://127.0.0.1:1"
     found = levels(redis_url=f"{url}/0", broker_url=f"{url}/1")
     assert found["broker"] in ("warn", "fail")
-    assert [f.level for f in checks._settings(load_settings(redis_url=url, broker_url=url))
-            if f.what == "broker"] == ["warn"]  # fmt: skip
+    assert [
+        f.level
+        for f in checks._settings(load_settings(redis_url=url, broker_url=url))
+        if f.what == "broker"
+    ] == ["warn"]
 
 
 def test_check_accepts_a_listening_service() -> None:
