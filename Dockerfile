@@ -23,13 +23,13 @@ ENV PATH=/opt/delivery/bin:$PATH \
     DELIVERY_HOST=0.0.0.0 \
     DELIVERY_PORT=8080 \
     DELIVERY_DATA_DIR=/var/lib/delivery \
-    DELIVERY_LOG_FORMAT=json
+    DELIVERY_LOG_FORMAT=json \
+    DELIVERY_PULSE_FILE=/tmp/delivery-pulse
 USER 10001:10001
 WORKDIR /var/lib/delivery
 EXPOSE 8080
-# The gateway's. /readyz would say no while the database is away, when the gateway still accepts and
-# spools: nothing may restart it for that.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+# The gateway's: its event loop answers. /readyz is for balancers; nothing is restarted for it.
+HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=5 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/healthz', timeout=4)"]
 ENTRYPOINT ["delivery"]
 CMD ["gateway"]

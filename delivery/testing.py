@@ -115,6 +115,11 @@ class FakeJournal:
         """Entries not committed yet."""
         return len(self.entries)
 
+    @property
+    def refusal(self) -> str | None:
+        """See the port."""
+        return "the fake journal is full" if len(self.entries) >= self.max_pending else None
+
     def submit(self, entry: Entry, answered: Answered) -> None:
         """See the port."""
         if len(self.entries) >= self.max_pending:

@@ -169,6 +169,7 @@ class MemoryJournal:
         self.hand_overs: list[tuple[str, str]] = []
         self.flushes = 0
         self.backlog = 0
+        self.refusal: str | None = None
 
     @property
     def confirmed(self) -> list[str]:

@@ -227,7 +227,7 @@ def _operations() -> Schema:
         "/healthz": {"get": _operation("The process lives", {200: ref("Alive")}, open_to_all=True)},
         "/readyz": {
             "get": _operation(
-                "Whether new work should come here",
+                "Whether this gateway accepts (200, with reasons for concern) or cannot (503)",
                 {200: ref("Readiness"), 503: ref("Readiness")},
                 open_to_all=True,
             )

@@ -31,7 +31,7 @@ from delivery.telemetry import records_lost
 logger = logging.getLogger(__name__)
 
 PING_TIMEOUT = 1.0
-MAX_READY_BACKLOG = 10_000
+HIGH_BACKLOG = 10_000
 MAIL_HEADERS = {
     # A mail is somebody else's HTML: no script, no network, and an origin of its own. Its links
     # open in a page of their own.
@@ -83,12 +83,17 @@ class OperationsApi:
             clock=clock,
         )
         self._malformed_requests = 0
+        self._is_draining = False
         self._ticket_key = secrets.token_bytes(32)
         self.sampling = self._stream.sampling
 
     def count_malformed(self) -> None:
         """A request arrived that could not be read."""
         self._malformed_requests += 1
+
+    def drain(self) -> None:
+        """Tell balancers from now on that this gateway will end."""
+        self._is_draining = True
 
     def routes(self) -> list[web.RouteDef]:
         """What to mount; the inbox only where there are embedded sinks."""
@@ -140,19 +145,27 @@ class OperationsApi:
         return json_response({"status": "ok", "node": self._node})
 
     async def ready(self, request: web.Request) -> web.Response:
-        """``GET /readyz``: 503 with reasons while new work should go elsewhere."""
-        reasons = []
+        """``GET /readyz``: 503 only while this gateway cannot accept; what else is wrong is told.
+
+        A ledger that is away, or slow, is so for every gateway: they go on accepting, and a
+        balancer that took them all out would turn a delay into an outage.
+        """
+        refusal = self._journal.refusal
+        refusals = [refusal] if refusal else []
+        if self._is_draining:
+            refusals.append("this gateway is draining")
+        reasons = list(refusals)
         try:
             await asyncio.wait_for(self._reads.ping(), PING_TIMEOUT)
         except (LedgerError, TimeoutError) as error:
-            logger.warning("not ready: ledger: %s", str(error) or "no answer in time")
+            logger.warning("readyz: ledger: %s", str(error) or "no answer in time")
             reasons.append("the ledger does not answer")
         backlog = self._journal.backlog
-        if backlog > MAX_READY_BACKLOG:
+        if backlog > HIGH_BACKLOG and not refusal:
             reasons.append(f"{backlog} events wait for their commit")
-        body = {"status": "not ready" if reasons else "ready", "node": self._node,
+        body = {"status": "not ready" if refusals else "ready", "node": self._node,
                 "backlog": backlog, "reasons": reasons}  # fmt: skip
-        return json_response(body, status=503 if reasons else 200)
+        return json_response(body, status=503 if refusals else 200)
 
     async def metrics(self, request: web.Request) -> web.Response:
         """``GET /metrics``: Prometheus text; without the ledger the local figures remain."""

@@ -5,6 +5,7 @@ Owns: the aiohttp application and its life. Never does: anything per event.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
@@ -26,6 +27,10 @@ from delivery.gateway.websocket import serve_socket
 logger = logging.getLogger(__name__)
 
 MIN_GOODBYE = 0.5
+LINGER = 1.5
+"""Seconds for which connections without a request stay open while the gateway stops: longer than a
+proxy keeps them (``keepalive_timeout`` in ``config/nginx.conf``), so that none is closed here while
+a request is on its way."""
 BACK_IN = 0.2
 """Seconds within which a client that was sent elsewhere comes back."""
 
@@ -37,6 +42,7 @@ class Gateway:
         handlers: of the HTTP API.
         background: work beside the requests.
         on_malformed: called for each request that could not be read.
+        on_drain: called when this gateway begins to send its clients elsewhere.
     """
 
     def __init__(
@@ -46,12 +52,15 @@ class Gateway:
         handlers: Sequence[Handlers] = (),
         background: Sequence[Background] = (),
         on_malformed: Callable[[], None] = lambda: None,
+        on_drain: Callable[[], None] = lambda: None,
     ) -> None:
         self.path = path
         self._journal = journal
         self._handlers = handlers
         self._background = background
         self._on_malformed = on_malformed
+        self._on_drain = on_drain
+        self._is_draining = False
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
         self._is_drained = False
@@ -70,6 +79,7 @@ class Gateway:
             [stream_route("/v1/ws", self._socket), stream_route("/v1/stream", self._stream)]
         )
         routes.mount(app, self._handlers, self._background)
+        app.on_response_prepare.append(self._on_response)
         app.on_startup.append(self._on_startup)
         # Added before runner.setup(): aiohttp waits for open sockets after it and closes none.
         app.on_shutdown.append(self._on_shutdown)
@@ -98,10 +108,13 @@ class Gateway:
         runner, self._runner = self._runner, None
         if runner is None:
             return
+        self._say_draining()
         if self._site is not None and self._site in runner.sites:
             await self._site.stop()
+        until = asyncio.get_running_loop().time() + min(drain, LINGER)
         # Before cleanup: from its first step on aiohttp reads nothing, not even a goodbye.
         await self.drain(drain)
+        await _until_left(runner, until)
         await runner.cleanup()
 
     async def drain(self, timeout: float) -> None:
@@ -113,6 +126,7 @@ class Gateway:
         if self._is_drained:
             return
         self._is_drained = True
+        self._say_draining()
         registry = self.path.registry
         told = await registry.send_away("shutdown", timeout, min(timeout, BACK_IN))
         told += registry.close_all("shutdown", min(timeout, BACK_IN))  # whoever came meanwhile
@@ -135,6 +149,14 @@ class Gateway:
         """Let these users' connections catch up from the ledger."""
         self.path.wake(user_ids)
 
+    def _say_draining(self) -> None:
+        self._is_draining = True
+        self._on_drain()
+
+    async def _on_response(self, request: web.Request, response: web.StreamResponse) -> None:
+        if self._is_draining and not isinstance(response, web.WebSocketResponse):
+            response.force_close()  # the next request goes elsewhere
+
     async def _on_startup(self, app: web.Application) -> None:
         await self.path.start()
 
@@ -151,3 +173,12 @@ class Gateway:
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         principal = await client(request, self.path.auth)
         return await serve_stream(request, self.path, principal)
+
+
+async def _until_left(runner: web.AppRunner, until: float) -> None:
+    """Wait until every connection was closed by its other end, or the loop's clock says `until`."""
+    loop = asyncio.get_running_loop()
+    while runner.server is not None and runner.server.connections:
+        if loop.time() >= until:
+            break
+        await asyncio.sleep(0.05)

@@ -1,19 +1,31 @@
 """Flower on the chain's broker.
 
-Owns: Flower's options and its end on a signal. Never does: start open to a network without a
-password, or read Flower's own variables and files: the settings are the only way in.
+Owns: Flower's options, its ``/healthz``, and its end on a signal. Never does: start open to a
+network without a password, or read Flower's own variables and files: the settings are the only way
+in.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import signal
-from collections.abc import Callable
-from typing import Any
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 from delivery.bootstrap.chain import broker_url, make_celery
 from delivery.config import Settings, secret
 from delivery.errors import ConfigError
+from delivery.tasks.app import ALL_QUEUES
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY = 5.0
+ANSWER_TIMEOUT = 2.0
 
 
 def run_flower(
@@ -46,7 +58,50 @@ def run_flower(
         loop.add_signal_handler(number, flower.stop)
     shown = f"[{host}]" if ":" in host else host
     loop.call_soon(ready, f"http://{shown}:{bound}")
-    flower.start()
+    watch: ServiceWatch = flower.settings["service_watch"]
+    watch.start()
+    try:
+        flower.start()
+    finally:
+        watch.stop()
+
+
+class ServiceWatch:
+    """Which queues have a worker, asked of the workers by a thread.
+
+    Flower's own check says that Flower lives; this one says whether what it watches does.
+    """
+
+    def __init__(self, app: Celery, queues: Iterable[str] = ALL_QUEUES) -> None:
+        self._app = app
+        self._queues = tuple(queues)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="delivery-watch", daemon=True)
+        self.unserved: tuple[str, ...] | None = None
+        """Queues without a worker; ``None`` until the broker was asked, or when it is away."""
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; it may be waiting for answers."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.unserved = self._look()
+            except Exception as error:
+                # Whatever the broker's client raises: the thread must outlive it.
+                self.unserved = None
+                logger.warning("the broker does not answer: %s", error)
+            self._stopping.wait(LOOK_EVERY)
+
+    def _look(self) -> tuple[str, ...]:
+        answers = self._app.control.inspect(timeout=ANSWER_TIMEOUT).active_queues() or {}
+        served = {queue["name"] for queues in answers.values() for queue in queues}
+        return tuple(name for name in self._queues if name not in served)
 
 
 def require_watchable(settings: Settings, host: str) -> None:
@@ -80,6 +135,7 @@ def _make(settings: Settings, host: str, port: int, control: bool) -> Any:
         from flower.app import Flower
         from flower.options import default_options as options
         from flower.urls import settings as web_settings
+        from tornado.web import RequestHandler
     except ImportError as error:
         raise ConfigError("Flower is not installed: pip install 'delivery[flower]'") from error
     password = secret(settings.flower_basic_auth)
@@ -89,4 +145,21 @@ def _make(settings: Settings, host: str, port: int, control: bool) -> Any:
     options.read_only = not control
     # Flower's own command is not used: it takes options from arguments, which `ps` shows, and
     # from whatever flowerconfig.py lies in the working directory.
-    return Flower(capp=make_celery(settings), options=options, **web_settings)
+    app = make_celery(settings)
+    watch = ServiceWatch(app)
+    flower = Flower(capp=app, options=options, service_watch=watch, **web_settings)
+
+    class Health(RequestHandler):
+        def get(self) -> None:
+            unserved = watch.unserved
+            self.set_status(200 if unserved == () else 503)
+            self.write(
+                {"status": "ok"}
+                if unserved == ()
+                else {"status": "no broker"}
+                if unserved is None
+                else {"status": "queues without a worker", "queues": unserved}
+            )
+
+    flower.add_handlers(".*", [("/healthz", Health)])
+    return flower

@@ -120,6 +120,7 @@ class Node:
             self._handlers(operations, demo_agent(self) if demo_agent is not None else None),
             (operations.sampling,),
             operations.count_malformed,
+            operations.drain,
         )
         self._closing = AsyncExitStack()
 

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
+from celery.apps import worker as worker_program
 
 from delivery.bootstrap.bus import make_remote
 from delivery.bootstrap.chain import ChainParts, attach, make_celery, make_chain
@@ -30,7 +31,9 @@ from delivery.domain.policy import CHANNELS
 from delivery.errors import ConfigError
 from delivery.ledger import SqlLedger
 from delivery.process.heartbeat import Heartbeat, node_name
+from delivery.process.pulse import EVERY, Pulse
 from delivery.tasks.app import ALL_QUEUES, MAINTENANCE_QUEUE, queue_name
+from delivery.tasks.consumer import pulse_step
 from delivery.tasks.relay import Relay
 from delivery.telemetry import setup_logging
 
@@ -107,6 +110,7 @@ def make_worker_app(settings: Settings, *, concurrency: int = 8) -> Celery:
     # Weak references would be gone before the worker ends.
     signals.worker_process_shutdown.connect(parts.close, weak=False)
     signals.worker_shutdown.connect(parts.close, weak=False)
+    app.steps["consumer"].add(pulse_step(Pulse(settings.pulse_file).beat, EVERY))
     _own_logging(settings)
     return app
 
@@ -128,7 +132,7 @@ def run_worker(
     names = [_queue(name) for name in queues] or list(ALL_QUEUES)
     app = make_worker_app(settings, concurrency=concurrency)
     require_current(database_url(settings))
-    node = node_name(settings, "worker")
+    node = _worker_name(settings, names if queues else ())
     worker = app.Worker(
         hostname=f"{node}@{socket.gethostname()}",
         pool_cls=pool,
@@ -149,6 +153,7 @@ def run_worker(
         worker.start()
     finally:
         stop_heartbeat()
+        Pulse(settings.pulse_file).end()
     if worker.exitcode:
         sys.exit(worker.exitcode)
 
@@ -161,10 +166,17 @@ def run_beat(settings: Settings, *, ready: Callable[[str], None] = lambda node: 
     logging.getLogger("celery.beat").addFilter(_brief)
     node = node_name(settings, "beat")
     stop_heartbeat = _start_heartbeat_on(signals.beat_init, settings, node, "beat", {}, ready)
+    pulse = Pulse(settings.pulse_file)
+
+    def sent(**_signal: Any) -> None:
+        pulse.beat()
+
+    signals.after_task_publish.connect(sent, weak=False)  # only what the broker took counts
     try:
         app.Beat(loglevel=settings.log_level, quiet=True, redirect_stdouts=False).run()
     finally:
         stop_heartbeat()
+        pulse.end()
 
 
 def _brief(record: logging.LogRecord) -> bool:
@@ -179,12 +191,36 @@ def _brief(record: logging.LogRecord) -> bool:
 
 
 def _own_logging(settings: Settings) -> None:
-    """Keep Celery from installing handlers of its own, which would not redact."""
+    """Keep Celery from installing handlers of its own, which would not redact, and from printing.
+
+    Effect: sets this process's log up, and again when Celery would; what Celery's worker says
+    past the log, as on a signal, is logged.
+    """
 
     def setup(**_signal: Any) -> None:
         setup_logging(settings.log_format, settings.log_level, secrets=settings.secret_values())
 
+    setup()
     signals.setup_logging.connect(setup, weak=False)
+    vars(worker_program)["safe_say"] = _logged
+    if settings.log_format == "json":
+        signals.celeryd_init.connect(_without_banner, weak=False)
+
+
+def _without_banner(instance: Any, **_signal: Any) -> None:
+    instance.quiet = True  # `celery -A delivery.worker worker` would draw its name
+
+
+def _logged(message: str, *_stream: Any) -> None:
+    logging.getLogger("delivery.worker").info("%s", message.strip())
+
+
+def _worker_name(settings: Settings, queues: Sequence[str]) -> str:
+    """The node's name; where none is set, it tells which queues it serves."""
+    name = node_name(settings, "worker")
+    if settings.node is not None or not queues:
+        return name
+    return "-".join([*(queue.rpartition(".")[2] for queue in queues), name])
 
 
 def _queue(name: str) -> str:

@@ -6,6 +6,7 @@ modules when it runs, so that ``delivery --help`` answers at once.
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
@@ -39,6 +40,9 @@ from delivery.errors import (
     RemoteError,
     Unreachable,
 )
+from delivery.telemetry import logs_json
+
+logger = logging.getLogger(__name__)
 
 FINE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 
@@ -62,7 +66,10 @@ class _Root(click.Group):
         try:
             return super().invoke(ctx)
         except DeliveryError as error:
-            say(f"Error: {error}", err=True)
+            if logs_json():
+                logger.critical("%s", error)
+            else:
+                say(f"Error: {error}", err=True)
             if wants_json(ctx):
                 say_json({"error": _as_json(error)}, indent=None)
             sys.exit(exit_code(error))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from delivery.cli.options import json_option
+from delivery.cli.options import json_option, serving_settings
 from delivery.cli.output import say_json
 
 
@@ -16,11 +16,12 @@ from delivery.cli.output import say_json
 @json_option
 def migrate(down: str | None, as_json: bool) -> None:
     """Bring the database's tables to this version."""
+    settings = serving_settings()  # a container's one command, whose log is kept like the others'
     from delivery.bootstrap.ledger import migrate_ledger
-    from delivery.config import load_settings
+    from delivery.telemetry import logs_json
 
-    revision = migrate_ledger(load_settings(), down=down)
-    if as_json:
-        say_json({"revision": revision})
+    revision = migrate_ledger(settings, down=down)
+    if as_json or logs_json():
+        say_json({"revision": revision}, indent=None if logs_json() else 2)
     else:
         click.echo(f"the tables are at {revision or 'nothing'}")

@@ -78,9 +78,10 @@ def serving_settings(*, queued: bool = False, **overrides: Any) -> Any:
 
     Effect: sets up the log.
     """
-    from delivery.config import load_settings
+    from delivery.config import load_settings, log_format
     from delivery.telemetry import setup_logging
 
+    setup_logging(log_format())  # a wrong setting is told in the log's format, too
     settings = load_settings(**overrides)
     setup_logging(
         settings.log_format, settings.log_level, secrets=settings.secret_values(), queued=queued

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from delivery.cli.output import say_json
+from delivery.telemetry import logs_json
 
 if TYPE_CHECKING:
     from delivery.bootstrap.embedded import Address
@@ -84,12 +85,15 @@ def own_command() -> str:
 
 def listening(url: str, *, as_json: bool) -> None:
     """Print the address of a gateway that answers."""
-    say_json({"url": url}, indent=None) if as_json else click.echo(f"listening on {url}")
+    if as_json or logs_json():
+        say_json({"url": url}, indent=None)
+    else:
+        click.echo(f"listening on {url}")
 
 
 def working(kind: str, node: str, *, as_json: bool) -> None:
     """Print that a process of the chain is up."""
-    if as_json:
+    if as_json or logs_json():
         say_json({"kind": kind, "node": node}, indent=None)
     else:
         click.echo(f"{kind} {node} is up")

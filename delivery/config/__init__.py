@@ -15,7 +15,7 @@ from delivery.config.checks import (
     require_trust,
     unknown_variables,
 )
-from delivery.config.settings import Settings, load_settings, secret
+from delivery.config.settings import Settings, load_settings, log_format, secret
 from delivery.config.sources import config_file, read_toml
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "load_policies",
     "load_settings",
     "load_thresholds",
+    "log_format",
     "read_toml",
     "require_services",
     "require_trust",

@@ -20,7 +20,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from delivery.config.sources import PREFIX, Environment, File, config_file, secrets_of
+from delivery.config.sources import PREFIX, Environment, File, config_file, read_toml, secrets_of
 from delivery.domain.limits import MIN_SECRET_BYTES
 from delivery.errors import ConfigError
 
@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65_535)
     public_url: str | None = None
     data_dir: Path = Path(".delivery")
+    pulse_file: Path | None = None
     node: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
@@ -214,6 +215,18 @@ def _scheme(value: SecretStr | None, *schemes: str) -> SecretStr | None:
 def secret(value: SecretStr | None) -> str | None:
     """The plain value, for the one who needs it."""
     return None if value is None else value.get_secret_value()
+
+
+def log_format() -> str:
+    """The log's format as far as it can be told before the settings are checked."""
+    given = os.environ.get(f"{PREFIX}LOG_FORMAT")
+    if not given:
+        try:
+            path = config_file()
+            given = read_toml(path).get("log_format") if path is not None else None
+        except ConfigError:
+            given = None  # told by ``load_settings``
+    return "json" if given == "json" else "text"
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -61,6 +61,10 @@ class Journal(Protocol):
     @property
     def backlog(self) -> int: ...
 
+    @property
+    def refusal(self) -> str | None:
+        """Why an entry would be refused now; ``None`` while entries are accepted."""
+
 
 class Reads(Protocol):
     """The ledger's answers for the event loop: read in a thread, bounded, with a deadline.

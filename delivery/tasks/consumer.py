@@ -1,11 +1,15 @@
-"""The worker's consumer, without the queues for delayed messages.
+"""The worker's consumer, without the queues for delayed messages and with a pulse.
 
-Owns: which of Celery's consumer steps run. Never does: anything of its own; delays stand in the
-ledger, so nothing here is ever published with an ETA.
+Owns: which of Celery's consumer steps run. Delays stand in the ledger, so nothing here is ever
+published with an ETA.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from celery import bootsteps
 from celery.worker import consumer
 
 DELAYED_DELIVERY = "celery.worker.consumer.delayed_delivery:DelayedDelivery"
@@ -20,3 +24,33 @@ class Consumer(consumer.Consumer):
         default_steps = [  # noqa: RUF012 - Celery's own is a list
             step for step in consumer.Consumer.Blueprint.default_steps if step != DELAYED_DELIVERY
         ]
+
+
+def pulse_step(beat: Callable[[], None], every: float) -> type[bootsteps.StartStopStep]:
+    """A consumer step that calls ``beat`` as long as the worker takes tasks.
+
+    It ends with the connection to the broker, and falls silent with the worker's loop.
+
+    Args:
+        beat: called at once when tasks can come, then every ``every`` seconds.
+    """
+
+    class Pulse(bootsteps.StartStopStep):
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def __init__(self, parent: Any, **options: Any) -> None:
+            super().__init__(parent, **options)
+            self._entry: Any = None
+
+        def start(self, parent: Any) -> None:
+            beat()
+            self._entry = parent.timer.call_repeatedly(every, beat)
+
+        def stop(self, parent: Any) -> None:
+            entry, self._entry = self._entry, None
+            if entry is not None:
+                entry.cancel()
+
+        shutdown = stop
+
+    return Pulse

@@ -5,7 +5,7 @@ time, control characters are escaped, one place in the code logs at a bounded ra
 with an event loop leaves formatting and writing to a thread.
 """
 
-from delivery.telemetry.handler import records_lost, setup_logging
+from delivery.telemetry.handler import logs_json, records_lost, setup_logging
 from delivery.telemetry.redaction import Redactor, printable, printable_json
 
-__all__ = ["Redactor", "printable", "printable_json", "records_lost", "setup_logging"]
+__all__ = ["Redactor", "logs_json", "printable", "printable_json", "records_lost", "setup_logging"]

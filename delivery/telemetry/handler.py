@@ -14,6 +14,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
+from types import TracebackType
 from typing import TextIO
 
 from delivery.telemetry.entries import Entry, JsonLine, TextLine, take
@@ -238,6 +239,11 @@ class LogHandler(logging.Handler):
         self._backlog = Backlog(self._write) if queued else None
 
     @property
+    def is_json(self) -> bool:
+        """Whether its lines are JSON."""
+        return isinstance(self._line, JsonLine)
+
+    @property
     def lost(self) -> int:
         """Records that were not written: no room in the queue, or the stream refused them."""
         return self._unwritten + (self._backlog.lost if self._backlog is not None else 0)
@@ -309,6 +315,31 @@ def setup_logging(
     for noisy in _NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.captureWarnings(True)
+    if log_format == "json":
+        # Python's own reports would be a line of plain text each, or many.
+        sys.excepthook = _log_uncaught
+        threading.excepthook = _log_uncaught_in_thread
+
+
+def logs_json() -> bool:
+    """Whether this process's log is JSON: a program reads it, line by line."""
+    return any(one.is_json for one in logging.getLogger().handlers if isinstance(one, LogHandler))
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    logging.getLogger(__name__).critical("the process ends", exc_info=(kind, error, trace))
+
+
+def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None:
+        name = args.thread.name if args.thread is not None else "unknown"
+        logging.getLogger(__name__).critical(
+            "thread %s ended", name, exc_info=(args.exc_type, args.exc_value, args.exc_traceback)
+        )
 
 
 def records_lost() -> int:

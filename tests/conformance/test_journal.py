@@ -239,9 +239,19 @@ async def test_a_full_spool_refuses_instead_of_accepting(ledger: SqlLedger, tmp_
     spool = Spool(tmp_path / "small", "node", max_bytes=100)
     journal = JournalThread(ledger, spool=spool)
     journal.start(asyncio.get_running_loop())
+    assert journal.refusal is None
     with pytest.raises(SpoolFull):
         await asyncio.wait_for(submit(journal, entry(data={"text": "x" * 200})), 10)
+    assert "bring the ledger back" in str(journal.refusal), "a balancer is told before it tries"
+    outage.is_away = False
+
+    async def accepts() -> bool:
+        return journal.refusal is None
+
+    await eventually(accepts)
+    await asyncio.wait_for(submit(journal, entry(data={"text": "x" * 200})), 10)
     await journal.stop()
+    assert journal.refusal is not None
 
 
 async def test_without_a_spool_an_outage_is_an_error_and_no_promise(ledger: SqlLedger) -> None:

@@ -8,6 +8,8 @@ import email.policy
 import json
 import re
 import sys
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
@@ -19,7 +21,7 @@ import psutil
 import pytest
 
 from tests import servers
-from tests.deployment.topology import Topology
+from tests.deployment.topology import GATEWAYS, Topology
 from tests.smtp_servers import Behaviour, smtp_server
 from tests.wire import eventually, listening
 
@@ -210,10 +212,48 @@ async def test_a_gateway_that_stops_takes_no_request_with_it(site: Site) -> None
                 await asyncio.to_thread(site.emit, "eve")
             await listener.receive(20)
     finally:
-        topology.start_service(stopped)
-        await asyncio.to_thread(
-            topology.until_ready, stopped, f"{topology.url(stopped + ':8080')}/readyz"
-        )
+        await asyncio.to_thread(topology.start_gateway, stopped)
+
+
+async def test_gateways_that_restart_one_after_the_other_refuse_no_request(site: Site) -> None:
+    """Under load, and the second stops as soon as the first one is back."""
+    over = threading.Event()
+    answers: Counter[int | str] = Counter()
+
+    def post(client: httpx.Client) -> None:
+        event = {"type": "agent_started", "user_id": "rolf", "run_id": "r", "data": {}}
+        while not over.is_set():
+            try:
+                answers[client.post("/v1/events", json=event).status_code] += 1
+            except httpx.TransportError as error:
+                answers[repr(error)] += 1
+
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(httpx.Client(base_url=site.url, headers=site.bearer(), timeout=20))
+            for _ in range(4)
+        ]
+        posting = [asyncio.create_task(asyncio.to_thread(post, client)) for client in clients]
+        try:
+            for name in GATEWAYS:
+                assert await asyncio.to_thread(site.topology.processes[name].stop) == 0
+                await asyncio.to_thread(site.topology.start_gateway, name)
+        finally:
+            over.set()
+            await asyncio.gather(*posting)
+    assert set(answers) == {202}, answers
+    assert answers[202] > 100
+
+
+async def test_nginx_starts_and_serves_while_one_gateway_is_away(site: Site) -> None:
+    topology = site.topology
+    assert await asyncio.to_thread(topology.processes["gateway-1"].stop) == 0
+    try:
+        assert await asyncio.to_thread(topology.processes["nginx"].stop) == 0
+        await asyncio.to_thread(topology.start_nginx)
+        await asyncio.to_thread(site.emit, "noa")
+    finally:
+        await asyncio.to_thread(topology.start_gateway, "gateway-1")
 
 
 def outcomes(event: dict[str, Any]) -> list[tuple[str, str]]:
@@ -266,7 +306,7 @@ def test_prometheus_finds_metrics_at_each_target_and_the_public_does_not(site: S
     assert site.http.get("/metrics").status_code == 404
 
 
-@pytest.mark.parametrize("name", ["worker-email", "flower"])
+@pytest.mark.parametrize("name", ["worker-email", "beat", "flower"])
 def test_health_checks_pass(topology: Topology, name: str) -> None:
     done = topology.check_health(name)
     assert done.returncode == 0, done.stdout + done.stderr

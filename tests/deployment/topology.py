@@ -33,6 +33,7 @@ PORTS = (
     "gateway-1:8080", "gateway-2:8080", "redis-broker:6379", "redis-queue:6379", "flower:5555",
     "localhost:8080", "alertmanager:9093",
 )  # fmt: skip
+GATEWAYS = ("gateway-1", "gateway-2")
 BEHIND = 40.0  # seconds in which a process must be up on two busy cores
 
 
@@ -47,8 +48,9 @@ class Topology:
         self.addresses = {name: f"127.0.0.1:{servers.free_port()}" for name in PORTS}
         self.addresses |= {
             "postgres:5432": f"{admin.host}:{admin.port}",
+            **{f"{_front(name)}:8080": self.addresses[f"{name}:8080"] for name in GATEWAYS},
             "mailpit:1025": f"127.0.0.1:{smtp_port}",
-            services()["nginx"]["networks"]["front"]["ipv4_address"]: "127.0.0.1",
+            _front("nginx"): "127.0.0.1",
             "0.0.0.0": "127.0.0.1",
         }
         script = str(ROOT / "config/make_secrets.py")
@@ -80,13 +82,18 @@ class Topology:
                 self.start_service(name)
         for name in ("gateway-1", "gateway-2"):
             self.until_ready(name, f"{self.url(name + ':8080')}/readyz")
-        self.until_ready("flower", f"{self.url('flower:5555')}/healthcheck")
+        self.until_ready("flower", f"{self.url('flower:5555')}/healthz")
 
     def start_service(self, name: str) -> Process:
         """Run one of our services' command with its settings."""
         arguments = [self.argument(name, text) for text in services()[name]["command"]]
         command = [sys.executable, "-m", "delivery", *arguments]
         return self._run(name, command, self.settings(name))
+
+    def start_gateway(self, name: str) -> None:
+        """Start a gateway that was stopped, and wait until it answers."""
+        self.start_service(name)
+        self.until_ready(name, f"{self.url(name + ':8080')}/readyz")
 
     def argument(self, name: str, text: str) -> str:
         """One word of a command; a bare port is the service's own."""
@@ -107,6 +114,7 @@ class Topology:
             "PORT": port,
             "DATA_DIR": str(self.folder / "spool"),
             "LOG_FORMAT": "json",
+            "PULSE_FILE": str(self.folder / f"{name}.pulse"),
             "POLICIES": str(self.folder / "policies.toml"),
         }
 
@@ -135,8 +143,7 @@ class Topology:
         port = self.addresses.get(f"{name}:5555", "")
         words = [word.replace("127.0.0.1:5555", port).replace("$$", "$") for word in command]
         if kind == "CMD-SHELL":
-            # Each container has a host name of its own; these processes share this machine's.
-            words = ["sh", "-c", words[0].replace("@$DELIVERY_NODE", "@$(hostname)")]
+            words = ["sh", "-c", words[0]]
         own = environment(self.settings(name))
         own["PATH"] = f"{Path(sys.executable).parent}:{own['PATH']}"
         return subprocess.run(
@@ -201,6 +208,12 @@ class Topology:
         with psycopg.connect(dsn, autocommit=True) as connection:
             connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'")
             connection.execute(f"CREATE DATABASE {name} OWNER {role}")
+
+
+def _front(name: str) -> str:
+    """A service's address before nginx."""
+    address: str = services()[name]["networks"]["front"]["ipv4_address"]
+    return address
 
 
 def _pings(port: int, password: str) -> Callable[[], object]:

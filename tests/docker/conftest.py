@@ -1,27 +1,29 @@
 """pytest-celery as it comes: broker, ledger and worker in containers, the worker in our image.
 
-Needs a container engine, so nothing here is collected by default: `.ci/docker` names `suite.py`.
+Needs a container engine and the images, which `.ci/docker` provides. Nothing here is collected by
+default: it names `stack.py` and `suite.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
 from pytest_celery import CeleryTestSetup, CeleryWorkerContainer
-from pytest_docker_tools import build, container, fetch, fxtr
+from pytest_docker_tools import container, fxtr, image
 from pytest_docker_tools.wrappers import Container
 from sqlalchemy.exc import OperationalError
 
 from delivery.errors import LedgerError
 from delivery.ledger import SqlLedger, migrate
 from delivery.tasks.app import MAINTENANCE_QUEUE, is_rabbitmq, make_app
+from tests.deployment.compose import services
 from tests.processes import SECRET
 from tests.server_process import wait_until
 
+RABBITMQ_IMAGE = "rabbitmq:4.2"
 PASSWORD = "only-for-tests"
 START_TIMEOUT = 120.0
 
@@ -67,8 +69,8 @@ class DeliveryWorkerContainer(CeleryWorkerContainer):
         return ["-A", "delivery.worker", "worker", "-E", "-n", f"{cls.worker_name()}@%h", *args]
 
 
-delivery_image = build(path=str(Path(__file__).parents[2]), tag="delivery:test")
-postgres_image = fetch(repository="postgres", tag="18")
+delivery_image = image(name="delivery:local")
+postgres_image = image(name=services()["postgres"]["image"])
 ledger_container = container(
     image="{postgres_image.id}",
     environment={"POSTGRES_PASSWORD": PASSWORD},
@@ -85,6 +87,18 @@ default_worker_container = container(
     wrapper_class=DeliveryWorkerContainer,
     timeout=int(START_TIMEOUT),
 )
+
+
+@pytest.fixture
+def default_redis_broker_image() -> str:
+    """The plugin's hook for the image: the one that is deployed."""
+    return str(services()["redis-broker"]["image"])
+
+
+@pytest.fixture
+def default_rabbitmq_broker_image() -> str:
+    """The plugin's hook for the image."""
+    return RABBITMQ_IMAGE
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from delivery.ledger import SqlLedger
 from delivery.tasks.app import MAINTENANCE_QUEUE, SWEEP, task_name
 from tests.server_process import wait_until
 
-pytestmark = pytest.mark.timeout(900)  # the first run pulls and builds images
+pytestmark = pytest.mark.timeout(900)  # containers start one after the other
 
 PATIENCE = 60.0
 

@@ -209,6 +209,7 @@ class Access(LedgerAccess):
 class Journal:
     def __init__(self) -> None:
         self.backlog = 0
+        self.refusal: str | None = None
         self.on_flush: Callable[[], object] = lambda: None
 
     async def flush(self, timeout: float = 10.0) -> None:

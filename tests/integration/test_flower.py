@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from tests.processes import Process, run_command, running
+from delivery.ledger import migrate
+from tests.processes import SECRET, Process, run_command, running
+from tests.server_process import wait_until
 
 PASSWORD = "ops:a-word-for-tests"
 AUTH = ("ops", "a-word-for-tests")
@@ -37,6 +40,26 @@ def test_it_answers_with_the_password_only_and_ends_when_told(flower: Process) -
         assert httpx.get(url + page, auth=("ops", "wrong")).status_code == 401
         assert httpx.get(url + page, auth=AUTH).status_code == 200
     assert flower.stop() == 0
+
+
+def test_its_health_is_that_of_what_it_watches(
+    flower: Process, settings: dict[str, str], tmp_path: Path
+) -> None:
+    url = flower.json_line()["url"] + "/healthz"
+
+    def said() -> tuple[int, dict[str, Any]]:
+        answer = httpx.get(url)
+        return answer.status_code, answer.json()
+
+    wait_until(lambda: said()[1]["status"] == "queues without a worker", "it has looked", 30.0)
+    assert said()[0] == 503
+    assert "delivery.email" in said()[1]["queues"]
+    ledger = f"sqlite:///{tmp_path}/ledger.db"
+    migrate.upgrade(ledger)
+    settings |= {"DATABASE_URL": ledger, "JWT_SECRET": SECRET}
+    with running("worker", cwd=tmp_path, settings=settings) as worker:
+        wait_until(lambda: said() == (200, {"status": "ok"}), f"all served; {worker.log}", 60.0)
+    wait_until(lambda: said()[0] == 503, "it sees that the worker is gone", 30.0)
 
 
 def test_its_users_only_watch_unless_told_otherwise(flower: Process) -> None:

@@ -534,18 +534,30 @@ async def test_statistics_need_their_scope(client: Client, headers: dict[str, st
     await problem(await client.get("/v1/stats", headers=headers), 403, "forbidden")
 
 
-async def test_a_gateway_is_ready_while_its_ledger_answers(client: Client, world: World) -> None:
-    assert (await client.get("/readyz")).status == 200
-    world.journal.backlog = 1_000_000
+async def test_a_gateway_is_ready_while_it_accepts_and_says_what_is_wrong(
+    client: Client, world: World
+) -> None:
+    assert (await (await client.get("/readyz")).json())["reasons"] == []
+    world.journal.backlog = 15_000
     response = await client.get("/readyz")
-    assert response.status == 503
+    assert response.status == 200
     assert len((await response.json())["reasons"]) == 1
     world.go_away()
     response = await client.get("/readyz")
-    assert response.status == 503
+    assert response.status == 200, "the ledger is away for every gateway: none is taken out"
     text = await response.text()
+    assert json.loads(text)["status"] == "ready"
     assert len(json.loads(text)["reasons"]) == 2
     assert "hunter2" not in text
+    assert (await client.get("/healthz")).status == 200
+
+
+async def test_a_gateway_is_not_ready_while_it_cannot_accept(client: Client, world: World) -> None:
+    world.journal.refusal = "the spool is full"
+    response = await client.get("/readyz")
+    assert response.status == 503
+    assert (await response.json())["status"] == "not ready"
+    assert (await response.json())["reasons"] == ["the spool is full"]
     assert (await client.get("/healthz")).status == 200
 
 

@@ -91,6 +91,8 @@ async def test_something_else_at_the_address_is_not_taken_for_the_service(answer
 async def test_a_service_that_is_not_ready_says_why() -> None:
     found = await broken(checks(says(503, {"reasons": ["the ledger does not answer"]})).readyz)
     assert str(found) == "the ledger does not answer"
+    accepting = says(200, {"status": "ready", "reasons": ["the ledger does not answer"]})
+    assert str(await broken(checks(accepting).readyz)) == "the ledger does not answer"
 
 
 async def test_a_token_that_is_refused_is_told_apart_from_one_without_a_scope() -> None:

@@ -63,6 +63,9 @@ def validate(
     from delivery.cli.validate.checks import Target
     from delivery.cli.validate.report import validate as validate_all
 
+    if client_token is not None and not client_token.strip():
+        # Such as --client-token "$TOKEN" of a variable that is not set: never "without one".
+        raise click.UsageError("--client-token is empty: give a token or leave the option out")
     held = required_token(token, SERVICE_TOKEN)
     named = _subject(client_token) if client_token else None
     if user and named and user != named:

@@ -100,8 +100,9 @@ class Checks:
 
     async def readyz(self) -> str:
         status, answer = await self._ask("GET", "/readyz")
-        if status != 200:
-            reasons = "; ".join(answer.get("reasons") or ()) or f"HTTP {status}"
+        told = answer.get("reasons") or ()
+        if status != 200 or told:
+            reasons = "; ".join(told) or f"HTTP {status}"
             raise CheckFailed(
                 reasons, "`delivery check` on the gateway's machine says what is away"
             )

@@ -149,12 +149,18 @@ class Committer:
         self._early = EarlyProofs()
         self._adopt_at = 0.0
         self._told: str | None = None  # why the ledger is away, as it was logged last
+        self._refused: str | None = None  # why the spool took nothing, the last time
         self.commits = 0
 
     @property
     def is_ledger_up(self) -> bool:
         """Whether the last commit reached the ledger."""
         return not self._outage.is_on
+
+    @property
+    def refusal(self) -> str | None:
+        """Why neither ledger nor spool take an entry; known from the last that they refused."""
+        return self._refused if self._outage.is_on else None
 
     @property
     def is_upkeep_due(self) -> bool:
@@ -173,6 +179,10 @@ class Committer:
     def maintain(self) -> None:
         """Between batches: drain the own spool, adopt those of the dead, offer early proofs."""
         try:
+            if self._outage.is_on and self._outage.may_be_over():
+                # With a spool that took nothing there may be nothing to drain, and no event comes
+                # that would find out: balancers send none to a gateway that refuses.
+                self._outage.worked()
             self._drain()
             self._offer_early_proofs()
             if self._spool is not None and self.is_upkeep_due:
@@ -279,5 +289,7 @@ class Committer:
             self._spool.append(entries, proofs)
         except LedgerError as refused:
             logger.error("the spool refused %d events: %s", len(entries), refused)
+            self._refused = str(refused)
             return [refused] * len(entries)
+        self._refused = None
         return [Receipted(entry.event.id, Recorded.NEW, entry.event.seq) for entry in entries]

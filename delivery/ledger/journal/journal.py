@@ -105,6 +105,15 @@ class JournalThread:
         """Batches that reached the ledger."""
         return self._committer.commits
 
+    @property
+    def refusal(self) -> str | None:
+        """See the port."""
+        if self._stopping:
+            return "this node is shutting down"
+        if self.backlog >= self._max_pending:
+            return f"{self.backlog} events wait to be committed"
+        return self._committer.refusal
+
     def submit(self, entry: Entry, answered: Answered) -> None:
         """See the port."""
         if self._stopping:
