@@ -29,7 +29,7 @@ USER 10001:10001
 WORKDIR /var/lib/delivery
 EXPOSE 8080
 # The gateway's: its event loop answers. /readyz is for balancers; nothing is restarted for it.
-HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=5 \
+HEALTHCHECK --interval=5s --timeout=5s --start-period=180s --retries=5 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8080/healthz', timeout=4)"]
 ENTRYPOINT ["delivery"]
 CMD ["gateway"]
