@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+from delivery.api.admission import Admission
 from delivery.api.server import Gateway
 from delivery.bus.in_process import LocalBus
 from delivery.domain.event import Event, EventClass
@@ -217,6 +218,7 @@ class Node:
         second_copy: SecondCopy | None = None,
         max_per_user: int = 50,
         send_timeout: float = 10.0,
+        admission: Admission | None = None,
     ) -> None:
         self.ledger = ledger or MemoryLedger()
         self.events = self.ledger.events
@@ -247,7 +249,7 @@ class Node:
             source=Source(self.access, cast(Journal, self.journal), second_copy),
             send_timeout=send_timeout,
         )
-        self.gateway = Gateway(path, cast(Journal, self.journal))
+        self.gateway = Gateway(path, cast(Journal, self.journal), admission=admission)
         self.port = 0
 
     def _on_chain(self) -> None:

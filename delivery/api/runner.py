@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
+from delivery.api.admission import Admission
 from delivery.api.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,10 @@ logger = logging.getLogger(__name__)
 SERVER = "delivery"
 """The ``Server`` header of every answer: versions are for operators, not for strangers."""
 MAX_REASON = 100
+HEADER_TIMEOUT = 10.0
+"""Seconds in which the first request of a connection must have come, with all of its headers."""
+KEEPALIVE_TIMEOUT = 75.0
+"""Seconds that a connection may be idle between requests; longer than proxies keep theirs."""
 # aiohttp's own text names the fault first; behind it stand the sender's bytes.
 _BYTES = re.compile(r" b['\"]|[:\n]")
 
@@ -36,19 +41,27 @@ class Runner(web.AppRunner):
 
     Args:
         on_malformed: called for each.
+        admission: decides which connections are taken.
         shutdown_timeout: seconds that open connections get at the end.
     """
 
     def __init__(
-        self, app: web.Application, on_malformed: Callable[[], None], *, shutdown_timeout: float
+        self,
+        app: web.Application,
+        on_malformed: Callable[[], None],
+        admission: Admission,
+        *,
+        shutdown_timeout: float,
     ) -> None:
         super().__init__(app, access_log=None, shutdown_timeout=shutdown_timeout)
         self._on_malformed = on_malformed
+        self._admission = admission
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
         return _Server(
             self._on_malformed,
+            self._admission,
             made.request_handler,
             request_factory=made.request_factory,
             handler_cancellation=made.handler_cancellation,
@@ -56,22 +69,63 @@ class Runner(web.AppRunner):
 
 
 class _Server(web.Server):
-    def __init__(self, on_malformed: Callable[[], None], *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        on_malformed: Callable[[], None],
+        admission: Admission,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.on_malformed = on_malformed
+        self.admission = admission
 
     def __call__(self) -> web.RequestHandler:
-        return _Connection(self, loop=asyncio.get_running_loop(), access_log=None)
+        return _Connection(
+            self,
+            loop=asyncio.get_running_loop(),
+            access_log=None,
+            keepalive_timeout=KEEPALIVE_TIMEOUT,
+        )
 
 
 class _Connection(web.RequestHandler):
     """One connection of a client, from the first byte on."""
 
-    __slots__ = ("_on_malformed",)
+    __slots__ = ("_address", "_admission", "_headers_due", "_on_malformed")
 
     def __init__(self, server: _Server, **kwargs: Any) -> None:
         super().__init__(server, **kwargs)
         self._on_malformed = server.on_malformed
+        self._admission = server.admission
+        self._address: str | None = None
+        self._headers_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, or reset it when its address has too many."""
+        address = _address(transport)
+        if not self._admission.enter(address):
+            logger.warning("connection of %s refused: too many are open", address)
+            if isinstance(transport, asyncio.Transport):
+                transport.abort()
+            return
+        self._address = address
+        super().connection_made(transport)
+        self._headers_due = self._loop.call_later(HEADER_TIMEOUT, self._on_headers_due)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Count it off."""
+        if self._address is None:
+            return  # it was never taken
+        self._admission.leave(self._address)
+        if self._headers_due is not None:
+            self._headers_due.cancel()
+        super().connection_lost(exc)
+
+    def _on_headers_due(self) -> None:
+        # Later requests on the same connection have the time that it may be idle.
+        if self._request_count == 0 and isinstance(self.transport, asyncio.Transport):
+            self.transport.abort()
 
     def handle_error(
         self,
@@ -95,6 +149,11 @@ class _Connection(web.RequestHandler):
         response.headers["Server"] = SERVER
         response.force_close()
         return response
+
+
+def _address(transport: asyncio.BaseTransport) -> str:
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else ""
 
 
 def _reason(error: HttpProcessingError) -> str:

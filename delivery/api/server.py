@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.http import HttpVersion11
 
 from delivery.api import routes
+from delivery.api.admission import Admission
 from delivery.api.problems import Problem, problem_middleware
 from delivery.api.requests import client, stream_route
 from delivery.api.routes import Background, Handlers
@@ -43,6 +44,7 @@ class Gateway:
         background: work beside the requests.
         on_malformed: called for each request that could not be read.
         on_drain: called when this gateway begins to send its clients elsewhere.
+        admission: decides which connections are taken; every one without it.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Gateway:
         background: Sequence[Background] = (),
         on_malformed: Callable[[], None] = lambda: None,
         on_drain: Callable[[], None] = lambda: None,
+        admission: Admission | None = None,
     ) -> None:
         self.path = path
         self._journal = journal
@@ -61,6 +64,7 @@ class Gateway:
         self._on_malformed = on_malformed
         self._on_drain = on_drain
         self._is_draining = False
+        self._admission = admission or Admission()
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
         self._is_drained = False
@@ -90,7 +94,7 @@ class Gateway:
         Raises:
             OSError: the address is taken.
         """
-        runner = Runner(self.build_app(), self._on_malformed, shutdown_timeout=5.0)
+        runner = Runner(self.build_app(), self._on_malformed, self._admission, shutdown_timeout=5.0)
         await runner.setup()
         self._runner = runner
         self._site = web.TCPSite(runner, host, port, reuse_port=reuse_port or None)

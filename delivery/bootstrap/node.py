@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from delivery.api.admission import Admission, room_for_clients
 from delivery.api.callbacks import Callbacks
 from delivery.api.contacts import ContactsApi
 from delivery.api.demo import DemoApi
@@ -121,6 +122,11 @@ class Node:
             (operations.sampling,),
             operations.count_malformed,
             operations.drain,
+            Admission(
+                settings.max_connections_per_address,
+                settings.trusted_proxies,
+                room_for_clients(),
+            ),
         )
         self._closing = AsyncExitStack()
 

@@ -68,6 +68,7 @@ class Settings(BaseSettings):
     alerts: Path | None = None
     templates: Path | None = None
     heartbeat_url: SecretStr | None = None
+    max_connections_per_address: int = Field(1_000, ge=0, le=1_000_000)
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     flower_basic_auth: SecretStr | None = None
     max_in_flight: int = Field(1_000, ge=1, le=100_000)

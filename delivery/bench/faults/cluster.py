@@ -292,6 +292,7 @@ class Cluster:
             "DATABASE_URL": self.servers.postgres.url,
             "REDIS_URL": self.servers.redis.url,
             "JWT_SECRET": self._secret,
+            "MAX_CONNECTIONS_PER_ADDRESS": "0",
             "POLICIES": str(policies),
             "DATA_DIR": str(self.folder / "data"),
             "SMTP_URL": self.mails.url,

@@ -1,0 +1,78 @@
+"""Which TCP connections a gateway takes before it knows a caller.
+
+Owns: the number of connections per address, and the descriptors that are kept for the ledger, the
+spool and the log. Never does: read a request; a connection that is refused is reset at once.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import resource
+from collections.abc import Sequence
+
+RESERVE = 64
+"""Descriptors that no client may use: database connections, files, pipes."""
+
+
+class Admission:
+    """Counts the connections of each address.
+
+    Args:
+        per_address: connections at one time; 0 for no limit.
+        exempt: addresses or networks without a limit of their own: proxies, whose connections are
+            those of all their clients.
+        room: connections at one time over all addresses; ``None`` for no limit.
+    """
+
+    def __init__(
+        self, per_address: int = 0, exempt: Sequence[str] = (), room: int | None = None
+    ) -> None:
+        self._per_address = per_address
+        self._exempt = tuple(ipaddress.ip_network(one, strict=False) for one in exempt)
+        self._room = room
+        self._open: dict[str, int] = {}
+        self._total = 0
+        self.refused = 0
+
+    def enter(self, address: str) -> bool:
+        """Count a new connection; ``False``: refuse it."""
+        count = self._open.get(address, 0)
+        is_full = self._room is not None and self._total >= self._room
+        is_crowd = 0 < self._per_address <= count and not self._is_exempt(address)
+        if is_full or is_crowd:
+            self.refused += 1
+            return False
+        self._open[address] = count + 1
+        self._total += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        """A connection that was taken is over."""
+        self._total -= 1
+        left = self._open[address] - 1
+        if left:
+            self._open[address] = left
+        else:
+            del self._open[address]
+
+    def _is_exempt(self, address: str) -> bool:
+        if not self._exempt:
+            return False
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(ip in network for network in self._exempt)
+
+
+def room_for_clients() -> int | None:
+    """Connections that this process has descriptors for beside ``RESERVE``; ``None``: no limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    try:
+        used = len(os.listdir("/proc/self/fd"))
+    except OSError:  # not Linux
+        used = RESERVE
+    return max(1, limit - used - RESERVE)

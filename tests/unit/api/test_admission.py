@@ -1,0 +1,40 @@
+"""Connections before a token is seen: bounded per address, and never the last descriptors."""
+
+from __future__ import annotations
+
+import pytest
+
+from delivery.api.admission import Admission, room_for_clients
+
+
+def test_an_address_has_its_share_and_others_are_not_concerned() -> None:
+    admission = Admission(per_address=2)
+    assert [admission.enter("a") for _ in range(3)] == [True, True, False]
+    assert admission.enter("b")
+    admission.leave("a")
+    assert admission.enter("a")
+    assert admission.refused == 1
+
+
+@pytest.mark.parametrize("proxy", ["10.0.0.7", "fd00::1"])
+def test_a_trusted_proxy_brings_the_connections_of_many(proxy: str) -> None:
+    admission = Admission(per_address=1, exempt=("10.0.0.0/24", "fd00::1"))
+    assert all(admission.enter(proxy) for _ in range(5))
+    assert admission.enter("192.0.2.1")
+    assert not admission.enter("192.0.2.1")
+
+
+def test_the_room_is_shared_by_all_and_by_proxies_too() -> None:
+    admission = Admission(exempt=("10.0.0.7",), room=2)
+    assert [admission.enter(a) for a in ("10.0.0.7", "a", "b")] == [True, True, False]
+    admission.leave("a")
+    assert admission.enter("b")
+
+
+def test_without_limits_every_connection_is_taken() -> None:
+    assert all(Admission().enter("a") for _ in range(10_000))
+
+
+def test_some_descriptors_are_kept() -> None:
+    room = room_for_clients()
+    assert room is None or room > 0
