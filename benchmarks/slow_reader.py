@@ -1,6 +1,6 @@
 """Ephemeral pieces of text for a client that reads rarely: merged while they wait, or not.
 
-Owns: a connection's lanes without a socket, since a socket's buffers hold an amount that differs
+Owns: a connection's outbound without a socket, since a socket's buffers hold an amount that differs
 from system to system.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 
 from delivery.domain.event import Event, EventClass
 from delivery.emitter.validate import new_event_id
-from delivery.gateway.in_flight import Flight
-from delivery.gateway.outbound import PIECES, Lanes
+from delivery.gateway.in_flight import InFlight
+from delivery.gateway.outbound import PIECES, Outbound
 from delivery.protocol import Limits, encode_event
 
 PIECE = "a few words, "
@@ -30,28 +30,28 @@ def read_slowly(*, events: int, behind: int, is_merged: bool) -> dict[str, Any]:
         time per pushed event in microseconds.
     """
     limits = Limits()
-    flight = Flight(limits.max_in_flight)
-    lanes = Lanes(flight, limits.max_queue)
-    lanes.take_page((), is_last=True)
-    lanes.next_batch()  # it is live from here
+    in_flight = InFlight(limits.max_in_flight)
+    outbound = Outbound(in_flight, limits.max_queue)
+    outbound.take_page((), is_last=True)
+    outbound.next_batch()  # it is live from here
     name = MERGED if is_merged else SINGLE
     got = {"frames": 0, "events": 0, "bytes": 0, "text": 0.0}
     started = time.process_time()
     for number in range(1, events + 1):
         event = _event({name: PIECE})
-        lanes.push((event, encode_event(event)))
-        lanes.settle()  # a model's words come each in a turn of its own
+        outbound.push((event, encode_event(event)))
+        outbound.settle()  # a model's words come each in a turn of its own
         if number % behind == 0 or number == events:
-            _take(lanes, flight, name, got)
+            _take(outbound, in_flight, name, got)
     took = time.process_time() - started
     got["text"] /= events * len(PIECE)
     return got | {"us_per_event": took / events * 1e6}
 
 
-def _take(lanes: Lanes, flight: Flight, name: str, got: dict[str, Any]) -> None:
-    while (batch := lanes.next_batch()) is not None:
+def _take(outbound: Outbound, in_flight: InFlight, name: str, got: dict[str, Any]) -> None:
+    while (batch := outbound.next_batch()) is not None:
         events, encoded, is_durable = batch
-        flight.on_push(events, 0.0, is_durable=is_durable)
+        in_flight.on_push(events, 0.0, is_durable=is_durable)
         got["frames"] += 1
         got["events"] += len(events)
         got["bytes"] += sum(map(len, encoded))

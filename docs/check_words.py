@@ -15,6 +15,8 @@ GLOSSARY = ROOT / "docs" / "glossary.md"
 READ = {".css", ".html", ".js", ".mako", ".md", ".py", ".pyi", ".toml", ".ts", ".txt", ".yml"}
 # The changelog says what things were called when they changed.
 PASSED_OVER = {"CHANGELOG.md", "docs/glossary.md"}
+# A reason that stands in ledgers and on the wire; and a Unix user or a test's user id, in quotes.
+ALLOWED = re.compile(r"nobody connected|(?P<quote>[\"'`])nobody(?P=quote)")
 
 
 def banned(glossary: str) -> dict[str, str]:
@@ -43,7 +45,7 @@ def main() -> int:
         if name in PASSED_OVER or path.suffix not in READ or not path.is_file():
             continue
         for number, line in enumerate(path.read_text().splitlines(), 1):
-            for match in pattern.finditer(line):
+            for match in pattern.finditer(ALLOWED.sub("", line)):
                 found += 1
                 word = match[1].lower()
                 print(f"{name}:{number}: {word!r} is not in the glossary; write {words[word]}")

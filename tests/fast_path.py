@@ -24,9 +24,9 @@ from delivery.domain.records import FeedMark, Owed, Stored
 from delivery.domain.stores import Ledger
 from delivery.errors import LedgerUnavailable, Unauthenticated
 from delivery.gateway.auth import Authenticator, Principal
-from delivery.gateway.connection import Connection, Surroundings
+from delivery.gateway.connection import Connection, ConnectionContext
 from delivery.gateway.fast_path import FastPath
-from delivery.gateway.feed import SecondCopy, Source
+from delivery.gateway.feed import FeedReader, ReadQueueCopies
 from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.registry import Registry
 from delivery.gateway.session import Session
@@ -215,7 +215,7 @@ class Node:
         limits: Limits | None = None,
         bus: Bus | None = None,
         ledger: MemoryLedger | None = None,
-        second_copy: SecondCopy | None = None,
+        queue_copies: ReadQueueCopies | None = None,
         max_per_user: int = 50,
         send_timeout: float = 10.0,
         admission: Admission | None = None,
@@ -246,7 +246,7 @@ class Node:
             outcomes=self.outcomes,
             reads=self.access,
             registry=self.registry,
-            source=Source(self.access, cast(Journal, self.journal), second_copy),
+            feed_reader=FeedReader(self.access, cast(Journal, self.journal), queue_copies),
             send_timeout=send_timeout,
         )
         self.gateway = Gateway(path, cast(Journal, self.journal), admission=admission)
@@ -292,7 +292,7 @@ async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
         await asyncio.sleep(0.005)
 
 
-class MemorySink:
+class MemoryWriter:
     """Remembers frames; can be stuck or broken."""
 
     def __init__(self) -> None:
@@ -348,32 +348,32 @@ class Desk:
         self.clock = Clock()
         self.registry = self.node.registry
         self.registry._clock = self.clock
-        self.around = Surroundings(
+        self.context = ConnectionContext(
             node="node-1",
-            source=Source(self.node.access, cast(Journal, self.node.journal), page=10),
+            feed_reader=FeedReader(self.node.access, cast(Journal, self.node.journal), page=10),
             registry=self.registry,
             outcomes=self.node.outcomes,
             send_timeout=send_timeout,
             clock=self.clock,
-            dice=lambda: 0.5,
+            jitter=lambda: 0.5,
         )
 
     def begin(
         self, user_id: str = "ada", *, is_stream: bool = False, cursor: str | None = None
-    ) -> tuple[Connection, MemorySink]:
-        sink = MemorySink()
+    ) -> tuple[Connection, MemoryWriter]:
+        writer = MemoryWriter()
         session = Session("c", self.node.limits, self.clock.now, is_stream=is_stream)
         session.cursor = cursor
-        connection = Connection(session, sink, self.around)
+        connection = Connection(session, writer, self.context)
         expires_at = datetime.now(UTC) + timedelta(hours=1)
         connection.on_principal(Principal(user_id, frozenset(), True, expires_at))
-        return connection, sink
+        return connection, writer
 
-    async def connect(self, user_id: str = "ada") -> tuple[Connection, MemorySink]:
-        connection, sink = self.begin(user_id)
+    async def connect(self, user_id: str = "ada") -> tuple[Connection, MemoryWriter]:
+        connection, writer = self.begin(user_id)
         await until(lambda: connection.is_live)
-        return connection, sink
+        return connection, writer
 
     def ack(self, connection: Connection) -> None:
         session = connection.session
-        connection.perform(session.on_client_frame(Ack(upto=session.flight.n), self.clock.now))
+        connection.perform(session.on_client_frame(Ack(upto=session.in_flight.n), self.clock.now))

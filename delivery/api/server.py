@@ -132,7 +132,7 @@ class Gateway:
         self._is_drained = True
         self._say_draining()
         registry = self.path.registry
-        told = await registry.send_away("shutdown", timeout, min(timeout, BACK_IN))
+        told = await registry.reconnect_gradually("shutdown", timeout, min(timeout, BACK_IN))
         told += registry.close_all("shutdown", min(timeout, BACK_IN))  # whoever came meanwhile
         await self.path.close_rest(max(MIN_GOODBYE, timeout))
         try:

@@ -28,7 +28,7 @@ from delivery.bench.processes import (
     new_folder,
     tell,
 )
-from delivery.gateway.departures import GRACE
+from delivery.gateway.disconnects import GRACE
 
 POLL = 0.25
 WARM_UP = 1.0

@@ -39,7 +39,7 @@ from delivery.emitter.receipts import Receipts
 from delivery.emitter.second_copies import CopyThread
 from delivery.gateway.auth import Authenticator
 from delivery.gateway.fast_path import FastPath
-from delivery.gateway.feed import Source
+from delivery.gateway.feed import FeedReader
 from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.registry import Registry
 from delivery.ledger import SqlLedger
@@ -131,7 +131,7 @@ class Node:
         self._closing = AsyncExitStack()
 
     def _live_path(self) -> FastPath:
-        async def second_copy(user_id: str) -> list[Event]:
+        async def queue_copies(user_id: str) -> list[Event]:
             return await self._access.call(self.copies.read, user_id)
 
         return FastPath(
@@ -148,7 +148,7 @@ class Node:
             ),
             reads=self._access,
             registry=self._registry,
-            source=Source(self._access, self.journal, second_copy),
+            feed_reader=FeedReader(self._access, self.journal, queue_copies),
         )
 
     def _operations(self, inbox: Inbox | None) -> OperationsApi:

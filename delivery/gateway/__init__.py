@@ -1,1 +1,1 @@
-"""The fast path: sockets, sessions, the HTTP API and the bus between nodes."""
+"""The live path: sockets, sessions, presence of users and pushes to their connections."""

@@ -1,8 +1,8 @@
-"""Who is asking: bearer tokens, checked and turned into a ``Principal``.
+"""Bearer tokens, verified and turned into a ``Principal``.
 
-Owns: which tokens count and what they may do. Never does: HTTP or frames. An algorithm is chosen
-from the keys that are configured, never from what the token asks for alone: HS256 only against
-our secrets, RS256 / ES256 / EdDSA only against a key of that kind from the issuer's JWKS.
+Owns: which tokens are valid and what they allow. Never does: HTTP or frames. The configured keys
+decide the algorithm, never the token alone: HS256 only with the configured secrets, RS256 / ES256 /
+EdDSA only with a key of that kind from the issuer's JWKS.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Principal:
 
     Attributes:
         subject: a user's id (clients) or a service's name.
-        is_client: the token has none of our scopes: it may do what concerns its own user only.
+        is_client: the token has none of ``SCOPES``: it is valid for its own user only.
     """
 
     subject: str
@@ -53,10 +53,10 @@ class Principal:
 
     @property
     def user_id(self) -> str:
-        """The user whose client this is.
+        """The user whose token this is.
 
         Raises:
-            Unauthenticated: a service, whose name is not a user's.
+            Unauthenticated: the token is a service's, whose name is no user's.
         """
         if not self.is_client:
             raise Unauthenticated(
@@ -71,14 +71,14 @@ class Principal:
 
 
 class Authenticator:
-    """Checks tokens.
+    """Verifies tokens.
 
     Args:
-        secret: HS256 secret; ``previous_secret`` is accepted too while secrets are rotated.
-        jwks_url: the issuer's public keys.
+        secret: HS256 secret; ``previous_secret`` is accepted as well, for a rotation of secrets.
+        jwks_url: where the issuer publishes its keys.
         audience: must be in ``aud`` when set; ``issuer`` must be ``iss`` when set.
-        scope_prefix: stands before each of our scopes in ``scope``, where an identity provider
-            hands out others as well.
+        scope_prefix: precedes each of ``SCOPES`` in ``scope``, for identity providers that also
+            issue other scopes.
         leeway: seconds of clock difference that ``exp`` and ``nbf`` may have.
         clock: epoch seconds, for the cache.
 
@@ -120,11 +120,11 @@ class Authenticator:
         self._cache: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
 
     async def verify(self, token: str) -> Principal:
-        """The caller whom the token proves.
+        """Verify a token and return its principal.
 
         Raises:
-            Unauthenticated: close code 3500, or 3005 when the token was good and is over.
-            KeysUnavailable: the issuer's keys cannot be had now.
+            Unauthenticated: close code 3500, or 3005 for a valid token that has expired.
+            KeysUnavailable: the issuer's keys cannot be fetched now.
         """
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._cache.get(digest)
@@ -135,7 +135,7 @@ class Authenticator:
         return principal
 
     async def close(self) -> None:
-        """Stop fetching keys."""
+        """Cancel a fetch of keys."""
         if self._keys is not None:
             await self._keys.close()
 
@@ -175,7 +175,7 @@ class Authenticator:
                     audience=self._audience,
                     issuer=self._issuer,
                     leeway=self._leeway,
-                    # A token made a second ago on a machine whose clock is ahead is no fraud.
+                    # The issuer's clock may be ahead, so an iat in the future is accepted.
                     options={
                         "require": ["sub", "exp"],
                         "verify_aud": self._audience is not None,
@@ -249,11 +249,11 @@ def _principal(claims: dict[str, Any], known: Mapping[str, str]) -> Principal:
     if not isinstance(scope, str):
         raise Unauthenticated("the token's scope must be one string, separated by spaces")
     expires = datetime.fromtimestamp(min(float(claims["exp"]), _LATEST), UTC)
-    # Identity providers write scopes of their own into their users' tokens: those say nothing here.
+    # Identity providers add scopes of their own to users' tokens; they are ignored here.
     scopes = frozenset(known[word] for word in scope.split() if word in known)
     return Principal(subject, scopes, not scopes, expires)
 
 
 def _why(error: Exception) -> str:
-    # PyJWT's own texts name a claim, never its value's secret parts; anything else stays inside.
+    # PyJWT's texts name a claim and no secret; other exceptions may quote the token.
     return str(error) if isinstance(error, jwt.InvalidTokenError) else "a claim is malformed"

@@ -1,8 +1,8 @@
-"""One client's connection: the only place that writes to a socket.
+"""Connection of one client: the only place that writes to a socket.
 
 Owns: what is written when, the send timeout, the reading of pages, probes, and the end of a
-connection. Never does: read from sockets, verify tokens, know other users. No task runs for an
-event: one reads a page of the ledger, one waits for a full socket, and both end by a deadline.
+connection. Never does: read from sockets, verify tokens, know other users. No task runs per event:
+one task reads a page of the ledger, one waits for a full socket, and both end by a deadline.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from delivery.domain.event import format_instant
 from delivery.errors import Unauthenticated
-from delivery.gateway.feed import Feed, Page, Source
-from delivery.gateway.outbound import Batch, Item, Lanes, Read
+from delivery.gateway.feed import Feed, FeedReader, Page
+from delivery.gateway.frame_writer import FrameWriter
+from delivery.gateway.outbound import Batch, Item, Outbound, Read
 from delivery.gateway.session import (
     Actions,
     Admit,
@@ -30,7 +31,6 @@ from delivery.gateway.session import (
     Shut,
     Verify,
 )
-from delivery.gateway.sink import Sink
 from delivery.protocol import Close, Connected, Error, Pong, Reconnect, ServerFrame
 
 if TYPE_CHECKING:
@@ -44,28 +44,29 @@ SEND_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What every connection of a gateway shares.
+class ConnectionContext:
+    """The parts that all connections of a gateway share.
 
     Attributes:
-        node: this process's name, for the welcome.
+        node: this process's name, as in ``connected`` frames.
         send_timeout: seconds a client may leave its socket full.
-        clock: monotonic seconds; ``wall`` epoch seconds, for the expiry of tokens.
+        clock: monotonic seconds; ``wall``: epoch seconds, for the expiry of tokens.
+        jitter: uniform in [0, 1), spreads reads of the ledger.
     """
 
     node: str
-    source: Source
+    feed_reader: FeedReader
     registry: Registry
     outcomes: Outcomes
     send_timeout: float = SEND_TIMEOUT
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
-    dice: Callable[[], float] = random.random
+    jitter: Callable[[], float] = random.random
 
 
-class Prober:
-    """Matches pongs to the probes they answer. Bounded by its callers' timeouts: an abandoned probe
-    is forgotten when its future is cancelled."""
+class PendingProbes:
+    """Probes that wait for their pong. Bounded by the timeouts of the callers: a probe is forgotten
+    when its future is cancelled."""
 
     __slots__ = ("_count", "_pending")
 
@@ -74,17 +75,17 @@ class Prober:
         self._pending: dict[bytes, tuple[float, asyncio.Future[bool]]] = {}
 
     def next_payload(self) -> bytes:
-        """A payload that no ping of this connection had before."""
+        """A payload that is unique among the pings of this connection."""
         self._count += 1
         return b"probe-%d" % self._count
 
     def expect(self, payload: bytes, future: asyncio.Future[bool], now: float) -> None:
-        """The ping left: its pong sets the future."""
+        """Wait for the pong of a ping that was sent at ``now``; it sets the future."""
         self._pending[payload] = (now, future)
         future.add_done_callback(lambda _: self._pending.pop(payload, None))
 
     def on_pong(self, payload: bytes, now: float) -> float | None:
-        """Answer a probe. Returns its round trip in seconds, ``None`` if no probe asked for it."""
+        """Complete a probe. Returns its round trip in seconds, ``None`` for any other pong."""
         probe = self._pending.get(payload)
         if probe is None:
             return None
@@ -93,148 +94,156 @@ class Prober:
             future.set_result(True)
         return now - asked_at
 
-    def give_up(self) -> None:
-        """The connection is over: whoever waits hears ``False``."""
+    def fail_all(self) -> None:
+        """Set all futures to ``False``, because the connection has ended."""
         for _, future in tuple(self._pending.values()):
             if not future.done():
                 future.set_result(False)
 
 
 RETRY_LEDGER = (1.0, 30.0)
-"""Seconds until a connection that was fed without the ledger tries it again: first, longest."""
-SECOND_LOOK = 2.0
-"""Seconds until a connection whose user is on another node, too, reads the ledger once more: until
-the news of it has spread, others send the user's events only there."""
+"""Seconds until a connection that was fed without the ledger reads it again: first, longest."""
+RECHECK_DELAY = 2.0
+"""Seconds until a connection whose user is also on another node reads the ledger once more: until
+the other nodes know of this connection, they send the user's events only there."""
 
 
 class Connection:
-    """One connection.
+    """One connection of one user.
 
     Args:
         session: its state machine.
-        sink: its socket.
-        header: whom the token of the upgrade request names.
+        writer: the writing side of its socket.
+        header: the principal of the token in the upgrade request.
     """
 
     def __init__(
-        self, session: Session, sink: Sink, around: Surroundings, header: Principal | None = None
+        self,
+        session: Session,
+        writer: FrameWriter,
+        context: ConnectionContext,
+        header: Principal | None = None,
     ) -> None:
         self.session = session
-        self.sink = sink
-        self.user: User | None = None  # the registry's
-        self.is_marked = False  # the registry will flush it at the end of this turn
+        self.writer = writer
+        self.user: User | None = None  # set by the registry
+        self.is_marked = False  # flushed by the registry at the end of this turn
         self.is_closed = False
         self._header = header
         self._principal: Principal | None = None
-        self._around = around
-        self._registry = around.registry
-        self._clock = around.clock
-        self._lanes = Lanes(session.flight, session.limits.max_queue)
+        self._context = context
+        self._registry = context.registry
+        self._clock = context.clock
+        self._outbound = Outbound(session.in_flight, session.limits.max_queue)
         # Takes one pushed event; the registry flushes at the end of the loop's turn.
-        self.enqueue = self._lanes.push
+        self.enqueue = self._outbound.push
         self._feed: Feed | None = None
-        self._is_welcome = False
+        self._is_welcomed = False
         self._retry_at: float | None = None
-        self._look_at: float | None = None
+        self._recheck_at: float | None = None
         self._retry_delay = RETRY_LEDGER[0]
         self._reading: asyncio.Task[None] | None = None
         self._draining: asyncio.Task[None] | None = None
         self._failed: list[str] = []
-        self._prober = Prober()
+        self._probes = PendingProbes()
 
-    # What the registry asks
+    # Called by the registry
 
     @property
     def id(self) -> str:
-        """Its id, as in the welcome and in confirmations."""
+        """The connection's id, as in ``connected`` frames and confirmations."""
         return self.session.connection_id
 
     @property
     def _by(self) -> str:
-        """Who acknowledges here, as in confirmations."""
+        """The name of the device or else the user, as in confirmations."""
         return self.session.device or self.session.user_id or ""
 
     @property
     def acked(self) -> int:
         """The highest ``n`` that the client acknowledged, ephemeral events included."""
-        return self.session.flight.acked
+        return self.session.in_flight.acked
 
     @property
     def is_live(self) -> bool:
-        """Whether pushes go straight to the socket."""
-        return self._lanes.is_live
+        """Whether pushed events are sent without a read of the ledger."""
+        return self._outbound.is_live
 
     def score(self, now: float) -> int:
-        """Health, 0 to 100."""
-        return self.session.score(now, self._lanes.fill)
+        """The health score, 0 to 100."""
+        return self.session.score(now, self._outbound.fill)
 
     def flush(self) -> None:
-        """Write what may leave now, then see to it that the rest can follow."""
-        while self._is_welcome and not self.is_closed:
-            if self.sink.is_blocked:
-                self._wait_for_reader()
+        """Write what may be sent now; start the wait or the read that the rest needs."""
+        while self._is_welcomed and not self.is_closed:
+            if self.writer.is_blocked:
+                self._wait_for_room()
                 break
-            batch = self._lanes.next_batch()
+            batch = self._outbound.next_batch()
             if batch is None:
                 self._read_on()
                 break
             self._write_batch(batch)
-            if self._lanes.is_idle:
+            if self._outbound.is_idle:
                 break
-        self._lanes.settle()
+        self._outbound.settle()
 
     def resend(self, items: Iterable[Item]) -> bool:
-        """Send these again, in flight or not; whether they left."""
-        if self.is_closed or not self._is_welcome or self.sink.is_blocked:
+        """Send these events again, in flight or not; whether all were sent."""
+        if self.is_closed or not self._is_welcomed or self.writer.is_blocked:
             return False
-        self._lanes.resend(items)
+        self._outbound.resend(items)
         self.flush()
-        return self._lanes.end_resend() and not self.is_closed
+        return self._outbound.end_resend() and not self.is_closed
 
     def release(self, ids: Sequence[str]) -> None:
-        """The user acknowledged these elsewhere."""
-        if self.session.flight.release(ids) and self._lanes.is_waiting:
+        """Release ids that the user acknowledged on another connection."""
+        if self.session.in_flight.release(ids) and self._outbound.is_waiting:
             self._registry.mark(self)
 
     def catch_up(self) -> None:
-        """Read the ledger from the beginning."""
+        """Read the feed from its beginning."""
         self._retry_at = None
-        self._lanes.ask_again()
+        self._outbound.read_again()
         self._registry.mark(self)
 
     def probe(self) -> asyncio.Future[bool]:
-        """Ping the peer: ``True`` on its pong, ``False`` when it cannot be asked. On a stream,
-        which has no pong, a socket that takes a comment is all there is to know."""
+        """Ping the peer.
+
+        Returns:
+            A future: ``True`` on the pong, ``False`` when the ping cannot be sent. An event stream
+            has no pong: ``True`` when the socket takes a comment.
+        """
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        payload = self._prober.next_payload()
+        payload = self._probes.next_payload()
         if not self._ping(payload):
             future.set_result(False)
         elif self.session.is_stream:
             future.set_result(True)
         else:
-            self._prober.expect(payload, future, self._clock())
+            self._probes.expect(payload, future, self._clock())
         return future
 
     def reconnect(self, after_ms: int, reason: str) -> None:
-        """Send the client elsewhere: what is queued, a ``reconnect`` frame, close 3001."""
+        """Tell the client to reconnect: send what is queued, a ``reconnect`` frame, close 3001."""
         self.flush()
         self._write(Reconnect(after_ms, reason))
         self.close(Close.SHUTDOWN, reason)
 
-    # What the server asks
+    # Called by the server
 
     def perform(self, actions: Actions) -> str | None:
-        """Carry out a session's decisions. Returns a token that the caller must verify now."""
+        """Carry out the actions of the session. Returns a token that the caller must verify now."""
         token = None
         for action in actions:
-            if type(action) is Confirm:  # the everyday one, before a match looks at each class
+            if type(action) is Confirm:  # the most frequent action: no match over all classes
                 self._confirm(action.ids)
                 continue
             match action:
                 case Send(frame):
                     self._write(frame)
                 case HandOver(event_id, reason):
-                    self._around.outcomes.refused(event_id, reason)
+                    self._context.outcomes.refused(event_id, reason)
                     self._registry.on_failure(self)
                     self._registry.mark(self)
                 case Probe(payload):
@@ -250,50 +259,50 @@ class Connection:
         return token
 
     def on_principal(self, principal: Principal) -> None:
-        """The token that ``perform`` handed out is good."""
+        """Handle the principal of a token that ``perform`` returned."""
         self._principal = principal
         now = self._clock()
-        left = principal.expires_at.timestamp() - self._around.wall()
+        left = principal.expires_at.timestamp() - self._context.wall()
         self.perform(self.session.on_verified(principal.user_id, now + left, now))
 
     def on_pong(self, payload: bytes) -> None:
-        """A pong came."""
+        """Handle a pong of a probe or of the heartbeat."""
         now = self._clock()
-        round_trip = self._prober.on_pong(payload, now)
+        round_trip = self._probes.on_pong(payload, now)
         if round_trip is None:
             self.session.on_pong(payload, now)
         else:
             self.session.on_round_trip(round_trip, now)
 
     def on_tick(self, now: float) -> None:
-        """Time passed."""
+        """Check the deadlines."""
         if self.is_closed:
             return
-        if self.sink.is_closed:  # a stream's reader tells nobody that it leaves
-            self.sink.close(Close.FORCED_RECONNECT, "the client left")
+        if self.writer.is_closed:  # an event stream reports no end of its peer
+            self.writer.close(Close.FORCED_RECONNECT, "the client left")
             self.detach()
             return
         actions = self.session.on_tick(now)
         if actions:
             self.perform(actions)
-        if self._look_at is not None and now >= self._look_at and self._feed is not None:
-            self._look_at = None
-            self._feed.look_back()
+        if self._recheck_at is not None and now >= self._recheck_at and self._feed is not None:
+            self._recheck_at = None
+            self._feed.include_recent()
             self.catch_up()
         elif self._retry_at is not None and now >= self._retry_at:
             self.catch_up()
 
     def close(self, code: int, reason: str) -> None:
-        """End this connection with a close code."""
+        """Close the connection with this code."""
         if self.is_closed:
             return
         if code in (Close.SLOW_CONSUMER, Close.NO_PONG):
             self._registry.on_failure(self)
-        self.sink.close(code, reason)
+        self.writer.close(code, reason)
         self.detach(reason)
 
     def detach(self, reason: str = "the client left") -> None:
-        """The connection is over: nothing is pushed to it any more. Safe to repeat."""
+        """End the connection: nothing is pushed to it any more. Safe to repeat."""
         if self.is_closed:
             return
         self.is_closed = True
@@ -301,11 +310,11 @@ class Connection:
         for task in (self._reading, self._draining):
             if task is not None and task is not asyncio.current_task():
                 task.cancel()
-        self._prober.give_up()
-        unsent = self._failed + self._lanes.close()
+        self._probes.fail_all()
+        unsent = self._failed + self._outbound.close()
         if self._registry.detach(self):
-            self._around.outcomes.unsent(unsent, f"not sent: {reason}")
-            self._around.outcomes.left(self.session.user_id or "", self.session.flight.in_flight)
+            self._context.outcomes.unsent(unsent, f"not sent: {reason}")
+            self._context.outcomes.left(self.session.user_id or "", self.session.in_flight.ids)
 
     # Admission
 
@@ -313,7 +322,7 @@ class Connection:
         if self._header is not None:
             self.on_principal(self._header)
             return
-        error = Unauthenticated("connect carries no token and neither did the upgrade")
+        error = Unauthenticated("neither connect nor the upgrade request carries a token")
         self.perform(self.session.on_refused(error))
 
     def _admit(self, user_id: str, cursor: str | None) -> None:
@@ -322,9 +331,9 @@ class Connection:
         elif not self._registry.attach(self, user_id):
             self.close(Close.CONNECTION_LIMIT, "too many connections of this user")
         else:
-            self._feed = Feed(self._around.source, user_id, self._by)
+            self._feed = Feed(self._context.feed_reader, user_id, self._by)
             if self._registry.peers.hosts_of(user_id):
-                self._look_at = self._clock() + SECOND_LOOK * (0.5 + self._around.dice())
+                self._recheck_at = self._clock() + RECHECK_DELAY * (0.5 + self._context.jitter())
             self._reading = self._task(self._open(self._feed, cursor))
 
     async def _open(self, feed: Feed, cursor: str | None) -> None:
@@ -338,21 +347,21 @@ class Connection:
             Connected(
                 connection_id=self.session.connection_id,
                 user_id=self.session.user_id or "",
-                node=self._around.node,
+                node=self._context.node,
                 heartbeat=limits.heartbeat,
                 recovered=page.recovered,
                 max_in_flight=limits.max_in_flight,
                 expires=None if expires is None else format_instant(expires),
             )
         )
-        self._is_welcome = True
-        self._lanes.know(page.seqs)
+        self._is_welcomed = True
+        self._outbound.know(page.seqs)
         self._take_page(page)
 
     def _read_on(self) -> None:
         if self._feed is None or self._reading is not None:
             return
-        what = self._lanes.next_read()
+        what = self._outbound.next_read()
         if what is not None:
             self._reading = self._task(self._read(self._feed, what))
 
@@ -363,11 +372,11 @@ class Connection:
             self._take_page(page)
 
     def _take_page(self, page: Page) -> None:
-        self._lanes.take_page(page.items, is_last=page.is_last)
+        self._outbound.take_page(page.items, is_last=page.is_last)
         if page.is_degraded:
-            # Pushes must flow while the ledger is away; it is read later, spread over the crowd.
-            self._lanes.forgive()
-            self._retry_at = self._clock() + self._retry_delay * (0.5 + self._around.dice())
+            # Pushes continue without the ledger; connections read it later, at different times.
+            self._outbound.skip_read()
+            self._retry_at = self._clock() + self._retry_delay * (0.5 + self._context.jitter())
             self._retry_delay = min(RETRY_LEDGER[1], self._retry_delay * 2.0)
         else:
             self._retry_delay = RETRY_LEDGER[0]
@@ -377,32 +386,32 @@ class Connection:
 
     def _write_batch(self, batch: Batch) -> None:
         events, encoded, is_durable = batch
-        n = self.session.flight.on_push(events, self._clock(), is_durable=is_durable)
+        n = self.session.in_flight.on_push(events, self._clock(), is_durable=is_durable)
         try:
-            self.sink.write_events(n, events, encoded)
+            self.writer.write_events(n, events, encoded)
         except ConnectionError as error:
             self._failed = [event.id for event in events if event.event_class.is_durable]
-            self._lose(f"send failed: {error}")
+            self._on_send_failure(f"send failed: {error}")
 
     def _write(self, frame: ServerFrame) -> None:
         if self.is_closed:
             return
-        if self.sink.is_blocked:
-            self._wait_for_reader()
+        if self.writer.is_blocked:
+            self._wait_for_room()
             if isinstance(frame, Pong | Error):
-                return  # answers must not pile up for somebody who asks and does not read
+                return  # answers must not pile up for a client that sends and does not read
         try:
-            self.sink.write(frame)
+            self.writer.write(frame)
         except ConnectionError as error:
-            self._lose(f"send failed: {error}")
+            self._on_send_failure(f"send failed: {error}")
 
     def _ping(self, payload: bytes) -> bool:
-        if self.is_closed or self.sink.is_blocked:
+        if self.is_closed or self.writer.is_blocked:
             return False
         try:
-            self.sink.ping(payload)
+            self.writer.ping(payload)
         except ConnectionError as error:
-            self._lose(f"ping failed: {error}")
+            self._on_send_failure(f"ping failed: {error}")
             return False
         return True
 
@@ -412,30 +421,30 @@ class Connection:
             ids = self._feed.unproved(ids)
         if ids:
             user_id = session.user_id or ""
-            self._around.outcomes.confirmed(user_id, ids, self._by, session.connection_id)
+            self._context.outcomes.confirmed(user_id, ids, self._by, session.connection_id)
         self._registry.on_success(self)
-        if self._lanes.is_waiting:
-            self._registry.mark(self)  # the acks made room
+        if self._outbound.is_waiting:
+            self._registry.mark(self)  # there is room in flight again
 
-    def _lose(self, reason: str) -> None:
-        """The socket failed under us."""
+    def _on_send_failure(self, reason: str) -> None:
+        """End the connection after a failed write."""
         if not self.is_closed:
             self._registry.on_failure(self)
-            self.sink.close(Close.FORCED_RECONNECT, reason)
+            self.writer.close(Close.FORCED_RECONNECT, reason)
             self.detach(reason)
 
-    def _wait_for_reader(self) -> None:
+    def _wait_for_room(self) -> None:
         if self._draining is None and not self.is_closed:
             self._draining = self._task(self._drain())
 
     async def _drain(self) -> None:
         try:
-            async with asyncio.timeout(self._around.send_timeout):
-                await self.sink.drain()
+            async with asyncio.timeout(self._context.send_timeout):
+                await self.writer.drain()
         except TimeoutError:
             self.close(Close.SLOW_CONSUMER, "the client does not read")
         except ConnectionError as error:
-            self._lose(f"send failed: {error}")
+            self._on_send_failure(f"send failed: {error}")
         self._draining = None
         self.flush()
 

@@ -1,6 +1,6 @@
-"""All connections of one gateway, their one ticker, and what other nodes ask of them.
+"""Connections of one gateway, their ticker, and the messages of other nodes.
 
-Owns: opening and forgetting connections, the only timer of the fast path, incoming bus messages.
+Owns: opening and forgetting connections, the only timer of the live path, incoming bus messages.
 Never does: HTTP routing or sockets.
 """
 
@@ -34,13 +34,13 @@ from delivery.domain.node_messages import (
 )
 from delivery.domain.ports import Bus, Reads
 from delivery.errors import LedgerError
-from delivery.gateway.connection import SEND_TIMEOUT, Connection, Surroundings
-from delivery.gateway.departures import Leavers
-from delivery.gateway.feed import Source
+from delivery.gateway.connection import SEND_TIMEOUT, Connection, ConnectionContext
+from delivery.gateway.disconnects import TeardownQueue
+from delivery.gateway.feed import FeedReader
+from delivery.gateway.frame_writer import FrameWriter
 from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.registry import Registry
 from delivery.gateway.session import Session
-from delivery.gateway.sink import Sink
 from delivery.protocol import Close, Limits, encode_event
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ MAX_RESEND_TIMEOUT = 30.0
 
 
 class FastPath:
-    """The live side of a gateway.
+    """The live path of a gateway.
 
     Args:
         node: this process's name, as in ``connected`` frames.
@@ -63,7 +63,7 @@ class FastPath:
         clock: monotonic seconds.
 
     Attributes:
-        malformed_events: events of other nodes that could not be decoded.
+        malformed_events: events from other nodes that could not be decoded.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class FastPath:
         outcomes: Outcomes,
         reads: Reads,
         registry: Registry,
-        source: Source,
+        feed_reader: FeedReader,
         limits: Limits | None = None,
         send_timeout: float = SEND_TIMEOUT,
         clock: Callable[[], float] = time.monotonic,
@@ -89,9 +89,9 @@ class FastPath:
         self._bus = bus
         self._outcomes = outcomes
         self._reads = reads
-        self._around = Surroundings(
+        self._context = ConnectionContext(
             node=node,
-            source=source,
+            feed_reader=feed_reader,
             registry=registry,
             outcomes=outcomes,
             send_timeout=send_timeout,
@@ -101,14 +101,14 @@ class FastPath:
         self._emptied: asyncio.Event | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._resends: set[asyncio.Task[None]] = set()
-        self._leavers = Leavers()
-        # Takes what ends a connection whose peer is gone; a crowd leaves a few at a time.
-        self.leave = self._leavers.add
+        self._teardowns = TeardownQueue()
+        # Takes the end of a connection whose peer is gone: a few run per turn of the loop.
+        self.defer_teardown = self._teardowns.add
 
     def open(
-        self, sink: Sink, header: Principal | None = None, *, is_stream: bool = False
+        self, writer: FrameWriter, header: Principal | None = None, *, is_stream: bool = False
     ) -> Connection:
-        """A new connection, not yet anybody's."""
+        """Create a connection, which has no user yet."""
         session = Session(
             uuid.uuid4().hex,
             self.limits,
@@ -116,12 +116,12 @@ class FastPath:
             header_token=header is not None,
             is_stream=is_stream,
         )
-        connection = Connection(session, sink, self._around, header)
+        connection = Connection(session, writer, self._context, header)
         self._connections.add(connection)
         return connection
 
     def forget(self, connection: Connection) -> None:
-        """Its handler is done."""
+        """Forget a connection whose handler has ended."""
         self._connections.discard(connection)
         connection.detach()
         if self._emptied is not None and not self._connections:
@@ -129,18 +129,18 @@ class FastPath:
 
     @property
     def sockets(self) -> int:
-        """Handlers that still run, attached or not."""
+        """Connections whose handlers run, with a user or without."""
         return len(self._connections)
 
     @property
     def live(self) -> int:
-        """Connections to which pushes go straight."""
+        """Connections that are live, not catching up."""
         return sum(connection.is_live for connection in self._connections)
 
     async def close_rest(self, timeout: float) -> None:
-        """Wait until every handler has ended; after ``timeout`` seconds end those that have not."""
+        """Wait until every handler has ended; after ``timeout`` seconds abort the other sockets."""
         for connection in tuple(self._connections):
-            connection.close(Close.SHUTDOWN, "shutting down")  # those that were never admitted
+            connection.close(Close.SHUTDOWN, "shutting down")  # connections without a user
         if not self._connections:
             return
         self._emptied = asyncio.Event()
@@ -148,12 +148,13 @@ class FastPath:
             async with asyncio.timeout(timeout):
                 await self._emptied.wait()
         except TimeoutError:
-            logger.info("%d clients did not say goodbye in time", len(self._connections))
+            count = len(self._connections)
+            logger.info("%d connections aborted: no close frame within %g s", count, timeout)
             for connection in tuple(self._connections):
-                connection.sink.abort()
+                connection.writer.abort()
 
     async def start(self) -> None:
-        """Listen to the bus, say hello, start the ticker."""
+        """Start the bus, announce this node, start the ticker."""
         await self._bus.start(self.on_message)
         self.registry.peers.publish(Hello(node=self.node))
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
@@ -169,12 +170,12 @@ class FastPath:
         await self._bus.stop()
 
     def wake(self, user_ids: Sequence[str]) -> None:
-        """Let these users' connections catch up from the ledger."""
+        """Let the connections of these users catch up from the ledger."""
         for user_id in user_ids:
             self.registry.wake(user_id)
 
     async def resend(self, user_id: str, ids: Sequence[str], timeout: float) -> int:
-        """Read these events and resend them to the user's sockets here; see ``Registry.resend``.
+        """Read events and resend them to the user's connections here; see ``Registry.resend``.
 
         Raises:
             LedgerError: the events cannot be read now.
@@ -185,8 +186,8 @@ class FastPath:
         return await self.registry.resend(user_id, stored, timeout)
 
     def on_message(self, message: NodeMessage) -> None:
-        """Carry out what another node said. What this raises is a bug of this node, which the bus
-        logs as one: the message itself was checked when it was decoded."""
+        """Handle a message of another node. The message was checked when it was decoded: what this
+        raises is a bug of this node, and the bus logs it as one."""
         registry, peers = self.registry, self.registry.peers
         match message:
             case Pushes():
@@ -216,7 +217,7 @@ class FastPath:
             case ResendRequest():
                 self._on_resend_request(message)
             case ResendAnswer():
-                pass  # for the worker that asked
+                pass  # addressed to the worker that sent the request
             case _:
                 assert_never(message)
 
@@ -228,10 +229,10 @@ class FastPath:
             if registry.connections_of(user_id):
                 self._push_from(message.node, raw)
             elif message.to:
-                peers.pass_on(message.node, user_id, raw)
+                peers.forward(message.node, user_id, raw)
 
     def _push_from(self, node: str, raw: msgspec.Raw) -> None:
-        """Push an event of another node; one that fails does not cost the others of its message."""
+        """Push an event of another node; a failure leaves the other events of its message."""
         try:
             event = decode_event(raw)
         except ValueError as error:
@@ -252,7 +253,7 @@ class FastPath:
 
     def _on_resend_request(self, message: ResendRequest) -> None:
         if len(self._resends) >= MAX_RESENDS:
-            logger.warning("more than %d resends at once; the chain asks again", MAX_RESENDS)
+            logger.warning("%d resends at once; dropped one, the chain asks again", MAX_RESENDS)
             return
         task = asyncio.get_running_loop().create_task(self._answer_resend(message))
         self._resends.add(task)
@@ -263,7 +264,7 @@ class FastPath:
         try:
             count = await self.resend(message.user, message.ids[:MAX_RESEND_IDS], timeout)
         except LedgerError as error:
-            logger.warning("cannot resend: %s", error)
+            logger.warning("resend failed: ledger: %s", error)
             count = 0
         answer = ResendAnswer(node=self.node, request=message.request, count=count)
         self.registry.peers.publish(answer)
@@ -278,6 +279,6 @@ class FastPath:
                 try:
                     connection.on_tick(now)
                 except Exception:
-                    # One broken connection must not stop the clock of the others.
+                    # A failure of one connection must not stop the ticker of the others.
                     logger.exception("connection %s failed", connection.session.connection_id)
                     connection.detach("internal error")

@@ -1,7 +1,7 @@
-"""What a connection is owed, read from the ledger page by page.
+"""The feed of one connection: the events it is owed, read from the ledger page by page.
 
-Owns: the position of one connection's catch-up, the meaning of a cursor, and the second copy when
-the ledger cannot be reached. Never does: sockets, or reads on the loop's thread.
+Owns: the position of a catch-up, the meaning of a cursor, and the read of the queue copies while
+the ledger is away. Never does: sockets, or reads on the loop's thread.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from delivery.protocol import encode_event
 logger = logging.getLogger(__name__)
 
 PAGE = 100
-LOOK_BACK = timedelta(seconds=10)
-START = -1  # a position before all others
+RECENT = timedelta(seconds=10)
+START = -1  # before all positions
 KNOWN_EVENTS = 100
-"""The last events of a user, of whose runs a new connection is told the numbers; the first event of
-any other run makes it ask the ledger what came before."""
+"""Latest events of a user whose runs a new connection gets the last numbers of; the first event of
+any other run causes a read of the ledger."""
 READ_TIMEOUT = 5.0
 QUEUE_TIMEOUT = 30.0
 FLUSH_TIMEOUT = 1.0
 MAX_READERS = 16
-"""Reads at once; a crowd that reconnects waits its turn instead of exhausting the ledger."""
+"""Concurrent reads; many clients that reconnect at once must not exhaust the ledger."""
 
-SecondCopy = Callable[[str], Awaitable[list[Event]]]
-"""A user's events in the ``queue`` channel's copy. Raises ``LedgerError`` or ``ChannelError``."""
+ReadQueueCopies = Callable[[str], Awaitable[list[Event]]]
+"""Reads the queue copies of a user's events. Raises ``LedgerError`` or ``ChannelError``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of what is owed, in order of recording.
+    """One page of the feed, in order of recording.
 
     Attributes:
-        is_last: the ledger held nothing after it.
-        recovered: nothing that the client may have missed is known to be left out.
-        is_degraded: it came from the second copy (or from nowhere): the ledger is away.
-        seqs: of a first page, the last numbers of the user's runs as they stood before it was read.
+        is_last: whether the feed ends with this page.
+        recovered: ``False`` when events may be missing since the client's cursor.
+        is_degraded: the ledger is away; the items are queue copies, or none.
+        seqs: on a first page, the last numbers of the user's runs before the page was read.
     """
 
     items: list[Item]
@@ -55,31 +55,31 @@ class Page:
     seqs: Mapping[str, int] = field(default_factory=dict)
 
 
-class Source:
-    """The shared way to the ledger's feed.
+class FeedReader:
+    """Reads of the feed, shared by all connections of a gateway.
 
     Args:
-        second_copy: reads the ``queue`` channel's copy of a user's events, without blocking.
+        queue_copies: reads the queue copies of a user's events, without blocking the loop.
     """
 
     def __init__(
         self,
         reads: Reads,
         journal: Journal,
-        second_copy: SecondCopy | None = None,
+        queue_copies: ReadQueueCopies | None = None,
         *,
         page: int = PAGE,
     ) -> None:
         self._reads = reads
         self._journal = journal
-        self._second_copy = second_copy
+        self._second_copy = queue_copies
         self.size = page
         self._turns = asyncio.Semaphore(MAX_READERS)
 
     async def page(
         self, user_id: str, by: str, start: FeedMark | timedelta | None, after: int
     ) -> tuple[list[Owed], FeedMark | None]:
-        """The next events, at most ``size``; see ``FeedStore.page``.
+        """Read the next events, at most ``size``; see ``FeedStore.page``.
 
         Raises:
             LedgerError, TimeoutError: the ledger did not answer.
@@ -90,89 +90,92 @@ class Source:
     async def first(
         self, user_id: str, by: str, cursor: str | None
     ) -> tuple[dict[str, int], list[Owed], FeedMark | None]:
-        """The numbers of the user's runs, and then the first events: whatever is recorded in
-        between is on the page, or ahead of its run's number. Raises as ``page``."""
+        """Read the last numbers of the user's runs, then the first events. In this order, an event
+        recorded between the two reads is on the page or ahead of its run's number.
+
+        Raises:
+            LedgerError, TimeoutError: the ledger did not answer.
+        """
         async with asyncio.timeout(QUEUE_TIMEOUT), self._turns, asyncio.timeout(READ_TIMEOUT):
             return await self._reads.first_feed(
                 user_id, cursor, by=by, runs_of=KNOWN_EVENTS, limit=self.size
             )
 
-    async def settle(self) -> None:
-        """Let what was accepted so far reach the ledger before it is read, within reason."""
+    async def flush_journal(self) -> None:
+        """Wait up to ``FLUSH_TIMEOUT`` until the events accepted so far are in the ledger."""
         try:
             await self._journal.flush(FLUSH_TIMEOUT)
         except (LedgerError, TimeoutError) as error:
-            # A slow ledger; what is missed now comes by its ack timeout.
-            logger.debug("reading the ledger before the journal is flushed: %s", error)
+            # What this read misses is handed over at its ack timeout.
+            logger.debug("feed read before the journal is flushed: %s", error)
 
     async def copies(self, user_id: str) -> list[Item]:
-        """The second copy of this user's events; empty when there is none or it is away too."""
+        """Read the queue copies of this user's events; empty while they cannot be read."""
         if self._second_copy is None:
             return []
         try:
             async with asyncio.timeout(READ_TIMEOUT):
                 events = await self._second_copy(user_id)
         except (LedgerError, ChannelError, TimeoutError) as error:
-            logger.warning("the second copy cannot be read either: %s", error)
+            logger.warning("queue copies cannot be read: %s", error)
             return []
         return [(event, encode_event(event)) for event in events if event.user_id == user_id]
 
 
 class Feed:
-    """Where one connection's catch-up stands.
+    """The position of one connection's catch-up.
 
     Args:
-        by: who acknowledges on this connection.
+        by: the device or user that acknowledges on this connection.
     """
 
-    __slots__ = ("_after", "_by", "_looks_back", "_mark", "_proved", "_source", "_user_id")
+    __slots__ = ("_after", "_by", "_includes_recent", "_mark", "_proved", "_reader", "_user_id")
 
-    def __init__(self, source: Source, user_id: str, by: str) -> None:
-        self._source = source
+    def __init__(self, reader: FeedReader, user_id: str, by: str) -> None:
+        self._reader = reader
         self._user_id = user_id
         self._by = by
         self._mark: FeedMark | timedelta | None = None
-        self._looks_back = False
+        self._includes_recent = False
         self._after = START
         self._proved: set[str] = set()
 
     async def open(self, cursor: str | None) -> Page:
-        """The first page for a client that handled everything up to ``cursor``."""
+        """Read the first page for a client that handled everything up to ``cursor``."""
         try:
-            seqs, rows, self._mark = await self._source.first(self._user_id, self._by, cursor)
+            seqs, rows, self._mark = await self._reader.first(self._user_id, self._by, cursor)
         except (LedgerError, TimeoutError) as error:
             return await self._degraded(error)
         return self._page(rows, recovered=cursor is None or self._mark is not None, seqs=seqs)
 
     async def read(self, what: Read) -> Page:
-        """The page that an outbox asks for."""
+        """Read the page that ``Outbound.next_read`` asks for."""
         return await (self.again() if what is Read.AGAIN else self.more())
 
     async def more(self) -> Page:
-        """The next page; the second copy when the ledger is away."""
+        """Read the next page, or the queue copies while the ledger is away."""
         try:
-            rows, self._mark = await self._source.page(
+            rows, self._mark = await self._reader.page(
                 self._user_id, self._by, self._mark, self._after
             )
         except (LedgerError, TimeoutError) as error:
             return await self._degraded(error)
         return self._page(rows)
 
-    def look_back(self) -> None:
-        """The next round brings what was recorded lately as well, whoever confirmed it."""
-        self._looks_back = True
+    def include_recent(self) -> None:
+        """Let the next round include recent events, confirmed or not."""
+        self._includes_recent = True
 
     async def again(self) -> Page:
-        """The first page of a new round: everything unconfirmed, from the beginning."""
-        self._mark = LOOK_BACK if self._looks_back else None
-        self._looks_back = False
+        """Begin a round: read the first page of all unconfirmed events."""
+        self._mark = RECENT if self._includes_recent else None
+        self._includes_recent = False
         self._after = START
-        await self._source.settle()
+        await self._reader.flush_journal()
         return await self.more()
 
     def unproved(self, ids: tuple[str, ...]) -> tuple[str, ...]:
-        """Those whose acknowledgement here says something new: what a client got a second time, it
-        acknowledges a second time."""
+        """Ids whose acknowledgement is new; a client acknowledges a repeated event again."""
         if not self._proved:
             return ids
         fresh = tuple(event_id for event_id in ids if event_id not in self._proved)
@@ -187,12 +190,12 @@ class Feed:
             self._proved.update(row.event.id for row in rows if row.is_proved)
         return Page(
             [(row.event, encode_event(row.event)) for row in rows],
-            is_last=len(rows) < self._source.size,
+            is_last=len(rows) < self._reader.size,
             recovered=recovered,
             seqs=seqs or {},
         )
 
     async def _degraded(self, error: Exception) -> Page:
-        logger.warning("a client is fed without the ledger: %s", str(error) or type(error).__name__)
-        items = await self._source.copies(self._user_id)
+        logger.warning("feed without the ledger: %s", str(error) or type(error).__name__)
+        items = await self._reader.copies(self._user_id)
         return Page(items, is_last=True, recovered=False, is_degraded=True)

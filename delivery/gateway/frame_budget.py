@@ -1,8 +1,8 @@
-"""What one client may send, in frames and bytes of every kind. Pure; ``now`` is passed in.
+"""Budgets of one client, in frames and bytes of every kind. Pure; ``now`` is passed in.
 
-Owns: the headers of the frames in a stream of bytes, the budgets, and masking. Never does: look
-into a payload, or keep one. Pings, pongs and empty fragments never reach the session, and cost a
-parser as much as any other frame: so they are counted here, before it.
+Owns: the headers of the frames in a stream of bytes, the budgets, and the check of masking. Never
+does: read or store a payload. Pings, pongs and empty fragments never reach the session and cost a
+parser as much as other frames, so they are counted before it.
 Source: RFC 6455, section 5.2 (headers) and 5.1 (clients mask).
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 
 class Fault(enum.Enum):
-    """Why a connection must end."""
+    """Reason to close a connection."""
 
     UNMASKED = "unmasked"
     BUDGET = "budget"
@@ -21,7 +21,7 @@ class Fault(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What an admitted client may send.
+    """Rates and bursts that a client may send.
 
     Attributes:
         frames: per second, of any kind; ``frame_burst`` at once. Above the session's own rate of
@@ -40,28 +40,28 @@ class Budget:
 
 
 ADMITTED = Budget()
-STRANGER = Budget(
+UNADMITTED = Budget(
     frames=4.0, frame_burst=16, idle_frames=2.0, idle_burst=8, bytes=4_096.0, byte_burst=64 * 1024
 )
-"""Before ``connect`` was accepted: one frame is due, which holds a token of at most 8 KiB."""
+"""Until ``connect`` is accepted: one frame is due, with a token of at most 8 KiB."""
 
 _CONTROL = 0x8
 _LONG, _VERY_LONG = 126, 127
 
 
 class FrameBudget:
-    """The budgets of one connection, and where its stream of bytes stands."""
+    """Budgets of one connection, and the position in its stream of bytes."""
 
     __slots__ = ("_at", "_budget", "_bytes", "_frames", "_head", "_idle", "_skip")
 
-    def __init__(self, now: float, budget: Budget = STRANGER) -> None:
-        self._head = b""  # of a frame whose header is not complete
-        self._skip = 0  # bytes of a payload that are still to come
+    def __init__(self, now: float, budget: Budget = UNADMITTED) -> None:
+        self._head = b""  # begin of a frame whose header is incomplete
+        self._skip = 0  # bytes of a payload not received yet
         self._at = now
         self._set(budget)
 
     def admit(self) -> None:
-        """The client was admitted: from now on it has a client's budget."""
+        """Switch to the budget of an admitted client."""
         self._set(ADMITTED)
 
     def _set(self, budget: Budget) -> None:
@@ -71,7 +71,7 @@ class FrameBudget:
         self._bytes = float(budget.byte_burst)
 
     def take(self, data: bytes, now: float) -> Fault | None:
-        """Count what arrived; what is wrong with it, ``None`` while it may pass."""
+        """Count received bytes; their fault, ``None`` if they may pass."""
         self._refill(now)
         self._bytes -= len(data)
         if self._bytes < 0.0:

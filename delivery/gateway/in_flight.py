@@ -1,7 +1,8 @@
-"""What left on one connection and what of it came back: ``n``, in flight, acknowledgements.
+"""Events sent on one connection and their acknowledgements: ``n``, in flight, latency.
 
-Pure: ``now`` is monotonic seconds passed in. Bounded: in flight by ``max_in_flight`` (its callers
-ask ``room`` first), the memory of ids that left by twice ``memory``.
+Owns: which ids are unacknowledged, and which were sent lately. Never does: read clocks (``now`` is
+monotonic seconds passed in), write frames. Bounded: in flight by ``max_in_flight`` (callers check
+``room`` first), the memory of sent ids by twice ``memory``.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from delivery.domain.health import smooth
 from delivery.errors import UnknownAck
 
 
-class Flight:
-    """The account of one connection.
+class InFlight:
+    """Unacknowledged events of one connection.
 
     Args:
         max_in_flight: the most unacknowledged durable events; ephemeral ones do not count.
-        memory: how many of the latest ids are surely remembered; at least what may wait in a
-            queue while a catch-up sends the same events.
-        tracked: ``False`` where no acknowledgement can come back (a stream).
+        memory: how many of the latest sent ids are remembered at least; must cover the queue of
+            pushed events, since a catch-up may send the same events before them.
+        tracked: ``False`` for an event stream, on which no acknowledgement comes back.
     """
 
     __slots__ = (
@@ -48,7 +49,7 @@ class Flight:
         self._in_flight: dict[str, int] = {}  # id -> its first n, ascending
         self._nacked: set[str] = set()
         self._released: dict[str, int] = {}  # id -> its first n
-        self._sent: set[str] = set()  # two generations: bounded without an eviction per event
+        self._sent: set[str] = set()  # two sets that rotate: bounded without an eviction per event
         self._sent_before: set[str] = set()
         self._sample_n = 0
         self._sample_at: float | None = None
@@ -62,12 +63,12 @@ class Flight:
         return self._max - len(self._in_flight)
 
     @property
-    def in_flight(self) -> tuple[str, ...]:
+    def ids(self) -> tuple[str, ...]:
         """Unacknowledged ids, oldest first."""
         return tuple(self._in_flight)
 
     def was_sent(self, event_id: str) -> bool:
-        """Whether this id left here (of the latest one to two times ``memory``)."""
+        """Whether this id was sent here, as far as the memory of sent ids reaches."""
         return (
             event_id in self._sent
             or event_id in self._sent_before
@@ -75,15 +76,15 @@ class Flight:
             or event_id in self._released
         )
 
-    def is_out(self, event_id: str) -> bool:
-        """Whether this id left here and is still unacknowledged."""
+    def is_unacknowledged(self, event_id: str) -> bool:
+        """Whether this id was sent here and is still unacknowledged."""
         return event_id in self._in_flight
 
     def on_push(self, events: Sequence[Event], now: float, *, is_durable: bool = False) -> int:
-        """These events leave now, in this order. Returns ``n`` for their frame.
+        """Count events that are sent now, in this order. Returns ``n`` for their frame.
 
         Args:
-            is_durable: none of them is ephemeral; ``False`` when that is not known.
+            is_durable: whether none of them is ephemeral; ``False`` when that is not known.
         """
         n = self.n
         in_flight = self._in_flight
@@ -93,10 +94,10 @@ class Flight:
             event_id = event.id
             sent.add(event_id)
             if self._tracked and (is_durable or not is_ephemeral(event)):
-                # The first n stays: whoever handled it there may acknowledge it there.
+                # The first n stays: the client may acknowledge the event by the n it had first.
                 in_flight.setdefault(event_id, n)
         if self._released:
-            for event in events:  # one that is sent again is in flight again
+            for event in events:  # an event that is sent again is in flight again
                 self._released.pop(event.id, None)
         self.n = n
         if len(sent) > self._memory:
@@ -108,8 +109,11 @@ class Flight:
         return n
 
     def release(self, ids: Sequence[str]) -> bool:
-        """These were acknowledged, but not here: they make room, and an acknowledgement that comes
-        here later is still one. Returns whether there is more room now."""
+        """Release ids acknowledged elsewhere; a later acknowledgement here still counts.
+
+        Returns:
+            Whether there is more room now.
+        """
         before = len(self._in_flight)
         for event_id in ids:
             n = self._in_flight.pop(event_id, None)
@@ -120,14 +124,14 @@ class Flight:
         return len(self._in_flight) < before
 
     def on_ack(self, upto: int | None, ids: Sequence[str], now: float) -> list[str]:
-        """Take what is acknowledged out of flight and return it, oldest first.
+        """Take the acknowledged events out of flight; their ids, oldest first.
 
         Raises:
-            UnknownAck: ``upto`` is over ``n`` or an id never left here; nothing was taken.
+            UnknownAck: ``upto`` is over ``n``, or an id was never sent here; nothing was taken.
         """
         if upto is not None and upto > self.n:
             raise UnknownAck(f"upto {upto} is over the last n, {self.n}; nothing was confirmed")
-        if upto == self.n and not ids and not self._released:  # the everyday one
+        if upto == self.n and not ids and not self._released:  # the most frequent case
             self.acked = upto
             done = list(self._in_flight)
             self._in_flight.clear()
@@ -150,7 +154,7 @@ class Flight:
                 done.append(event_id)
             elif event_id in self._released and event_id not in done:
                 done.append(event_id)
-            elif event_id in self._nacked:  # refused first, handled after all
+            elif event_id in self._nacked:  # refused at first, then acknowledged
                 self._nacked.discard(event_id)
                 done.append(event_id)
         for event_id in done if self._released else ():
@@ -167,7 +171,7 @@ class Flight:
         """Take a refused event out of flight; ``False`` if it was not in flight any more.
 
         Raises:
-            UnknownAck: it never left here.
+            UnknownAck: the event was never sent here.
         """
         self._check(event_id)
         if self._in_flight.pop(event_id, None) is None:
@@ -177,7 +181,7 @@ class Flight:
         return True
 
     def latency_ms(self, now: float) -> float:
-        """Smoothed ack latency; an ack that is still due counts by its age."""
+        """Smoothed latency of acknowledgements; one that is still due counts by its age."""
         if self._sample_at is None:
             return self.ack_ms
         return max(self.ack_ms, (now - self._sample_at) * 1_000.0)
@@ -205,5 +209,5 @@ class Flight:
 
 
 def is_ephemeral(event: Event) -> bool:
-    """Whether nobody remembers it, so that it takes no room in flight."""
+    """Whether the event is ephemeral: never stored, never in flight."""
     return event.event_class is EventClass.EPHEMERAL

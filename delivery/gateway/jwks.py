@@ -1,7 +1,7 @@
-"""Public keys of the token issuer, fetched from its JWKS URL and kept.
+"""Public keys of the token issuer, fetched from its JWKS URL and cached.
 
-Owns: fetching without blocking the loop, the cache, and how often the URL may be asked. Never
-does: read tokens. While the URL is away the keys that are known stay in use.
+Owns: fetching without blocking the loop, the cache, and how often the URL is requested. Never does:
+read tokens. Cached keys stay in use while the URL does not answer.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from delivery.protocol import decode_json
 logger = logging.getLogger(__name__)
 
 MAX_AGE = 300.0
-MIN_INTERVAL = 30.0  # between two fetches, whatever unknown key ids tokens name
-FIRST_INTERVAL = 2.0  # while no key is known at all
+MIN_INTERVAL = 30.0  # between two fetches; tokens with unknown key ids cause no more
+FIRST_INTERVAL = 2.0  # while no key is known
 TIMEOUT = 5.0
 MAX_BYTES = 1 << 20
 MAX_KEYS = 64
 MIN_RSA_BITS = 2_048  # Source: RFC 7518, section 3.3
 
-# An algorithm is trusted for one kind of key only. Symmetric keys ("oct") are not in the table,
-# so a published key can never check an HMAC.
+# Each kind of key is valid for one algorithm. Symmetric keys ("oct") are not in the table: a
+# published key must never verify an HMAC.
 _KINDS: Mapping[tuple[str, str | None], str] = {
     ("RSA", None): "RS256",
     ("EC", "P-256"): "ES256",
@@ -54,10 +54,10 @@ class Key:
 
 
 class KeySet:
-    """The issuer's keys by id.
+    """Keys of the issuer, found by id and algorithm.
 
     Args:
-        url: where the JWKS document is.
+        url: address of the JWKS document.
         clock: monotonic seconds.
     """
 
@@ -81,7 +81,7 @@ class KeySet:
             self._refresh()
         found = self._matching(kid, algorithm)
         if not found and (refresh := self._refresh()) is not None:
-            # Shielded: one caller that goes away must not take the fetch from the others.
+            # Shielded: a cancelled caller must not cancel the fetch for the others.
             await asyncio.shield(refresh)
             found = self._matching(kid, algorithm)
         if not found and self._fetched_at is None:
@@ -89,7 +89,7 @@ class KeySet:
         return found
 
     async def close(self) -> None:
-        """Stop a fetch that is under way."""
+        """Cancel a fetch that is under way."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -105,7 +105,7 @@ class KeySet:
         return self._fetched_at is not None and self._clock() - self._fetched_at >= MAX_AGE
 
     def _refresh(self) -> asyncio.Task[None] | None:
-        """The fetch that is under way, or a new one; ``None`` if it is too soon for another."""
+        """Start a fetch unless one is under way; ``None`` when it is too soon for another."""
         if self._task is None or self._task.done():
             interval = MIN_INTERVAL if self._fetched_at is not None else FIRST_INTERVAL
             if self._asked_at is not None and self._clock() - self._asked_at < interval:
@@ -145,7 +145,7 @@ class KeySet:
 
 
 def parse_keys(document: Any) -> tuple[Key, ...]:
-    """The usable signing keys of a JWKS document; others are left out.
+    """Usable signing keys of a JWKS document; other keys are skipped.
 
     Raises:
         ValueError: it is no JWKS document.
@@ -195,5 +195,5 @@ def _algorithm(item: Mapping[str, Any]) -> str | None:
     if not isinstance(kind, str) or not isinstance(curve, str | None):
         return None
     algorithm = _KINDS.get((kind, curve))
-    # A PS256 key is an RSA key too: where the issuer names the algorithm, it must be ours.
+    # A PS256 key is an RSA key as well: an ``alg`` of the issuer must match the table's.
     return algorithm if item.get("alg", algorithm) == algorithm else None

@@ -1,11 +1,14 @@
-"""What waits for one connection and what may leave next. Pure.
+"""Outbound events of one connection: what waits, and what is sent next. Pure.
 
-A connection is *catching up* or *live*. While it catches up, pages from the ledger leave in order
-and pushes wait in the queue; when the ledger's end is met and the queue lost nothing, it is live
-and the queue leaves. A queue that overflows is thrown away and the ledger is read again: what it
-held stands there. So is it when a run's numbers jump: what was pushed past us must leave first.
-What already left on this connection is not sent again by a catch-up; a resend, or a push once
-live, means that somebody wants it sent again.
+Owns: resends, the current page of the ledger, the queue of pushed events, and their order. Never
+does: read the ledger, or write frames.
+
+A connection is *catching up* or *live*. While it catches up, pages of the ledger are sent in order
+and pushed events wait in the queue. At the end of the ledger, if the queue dropped nothing, the
+connection is live and the queue is sent. When the queue overflows, it is emptied and the ledger is
+read again, which holds all durable events. The ledger is also read again when the numbers of a run
+have a gap: the missing events must be sent first. A catch-up skips events that were already sent on
+this connection; a resend, or a push to a live connection, sends them again.
 """
 
 from __future__ import annotations
@@ -14,14 +17,14 @@ import enum
 from collections.abc import Iterable, Mapping
 
 from delivery.domain.event import Event, EventClass
-from delivery.gateway.in_flight import Flight, is_ephemeral
+from delivery.gateway.in_flight import InFlight, is_ephemeral
 from delivery.protocol import encode_event
 
 PIECES = ("delta", "text")
 
 
 def merge_ephemeral(first: Event, second: Event) -> Event | None:
-    """The event that says what both say, under the second's id; ``None`` if they must stay two."""
+    """Merge two ephemeral events under the second's id; ``None`` if they cannot be merged."""
     if (
         first.event_class is not EventClass.EPHEMERAL
         or second.event_class is not EventClass.EPHEMERAL
@@ -43,35 +46,35 @@ def merge_ephemeral(first: Event, second: Event) -> Event | None:
 
 MAX_BATCH = 500
 MAX_BATCH_BYTES = 256 * 1024
-"""A frame is closed after this; with one more event it stays far under ``MAX_FRAME_BYTES``."""
+"""A frame takes no further event at this size; its last event stays under ``MAX_FRAME_BYTES``."""
 MAX_QUEUE_BYTES = 4 * 1024 * 1024
 RUNS = 4_096
-"""Runs whose last number is remembered; a run that was forgotten costs one look at the ledger."""
+"""Runs whose last number is remembered; an event of a forgotten run causes one read."""
 
 Item = tuple[Event, bytes]
-"""An event with its encoding, made once for all of its connections."""
+"""An event with its encoding, which is made once for all connections."""
 Batch = tuple[list[Event], list[bytes], bool]
-"""One frame's events, their encodings, and whether it is known that none of them is ephemeral."""
+"""Events of one frame, their encodings, and whether none of them is known to be ephemeral."""
 
 
 class Read(enum.Enum):
-    """What to read from the ledger: the page after the last one, or everything anew."""
+    """The next read of the ledger: the page after the last one, or the first page again."""
 
     MORE = "more"
     AGAIN = "again"
 
 
-class Lanes:
-    """One connection's outbound events: resends first, then the ledger's page, then the queue.
+class Outbound:
+    """Outbound events of one connection: resends first, then the ledger's page, then the queue.
 
     Args:
-        flight: the account of what left; asked for room, never written.
-        max_queue: the most pushed events that wait.
+        in_flight: the events in flight; read here, never changed.
+        max_queue: the most pushed events in the queue.
     """
 
     __slots__ = (
         "_ephemeral",
-        "_flight",
+        "_in_flight",
         "_is_held",
         "_max_queue",
         "_met_end",
@@ -84,13 +87,13 @@ class Lanes:
         "is_live",
     )
 
-    def __init__(self, flight: Flight, max_queue: int) -> None:
-        self._flight = flight
+    def __init__(self, in_flight: InFlight, max_queue: int) -> None:
+        self._in_flight = in_flight
         self._max_queue = max_queue
         # Lists, not deques: an empty deque takes more memory than all else here.
         self._queue: list[Item] = []
         self._queue_bytes = 0
-        self._ephemeral = 0  # of those in the queue
+        self._ephemeral = 0  # ephemeral events in the queue
         self._page: list[Item] = []
         self._resends: list[Item] = []
         self._seqs: dict[str, int] = {}  # run -> the highest number seen, oldest run first
@@ -101,28 +104,28 @@ class Lanes:
 
     @property
     def fill(self) -> float:
-        """How full the queue is, 0 to 1; one that overflowed is full until the ledger is read."""
+        """Fill of the queue, 0 to 1; 1 after an overflow, until the ledger is read."""
         return 1.0 if self._missed else len(self._queue) / self._max_queue
 
     @property
     def known_runs(self) -> int:
-        """How many runs' numbers are remembered."""
+        """Runs whose last number is remembered."""
         return len(self._seqs)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether room in flight would let something leave."""
+        """Whether something could be sent if there were more room in flight."""
         return bool(self._queue) or not self.is_live
 
     @property
     def is_idle(self) -> bool:
-        """Whether everything left and nothing is to be read."""
+        """Whether everything was sent and nothing has to be read."""
         return self.is_live and not self._queue and not self._resends and not self._page
 
     def push(self, item: Item) -> bool:
         """Queue one pushed event; ``False`` when the queue overflowed and the ledger must be read.
 
-        An ephemeral event that finds the queue full is dropped.
+        A full queue drops ephemeral events.
         """
         event = item[0]
         if event.event_class is EventClass.EPHEMERAL:
@@ -131,12 +134,12 @@ class Lanes:
         queue = self._queue
         if len(queue) >= self._max_queue or self._queue_bytes > MAX_QUEUE_BYTES:
             self._drop_queue()
-            self.ask_again()
+            self.read_again()
             return False
         queue.append(item)
         self._queue_bytes += len(item[1])
         if self._follow(event) and self.is_live:
-            self.ask_again()
+            self.read_again()
         return True
 
     def _push_ephemeral(self, item: Item) -> None:
@@ -153,45 +156,45 @@ class Lanes:
             self._ephemeral += 1
 
     def resend(self, items: Iterable[Item]) -> None:
-        """Let these leave first, in flight or not, if they have left before. One that never left
-        here was missed, and maybe others of its run before it: the ledger brings them in order."""
+        """Queue resends of events that were sent here before, in flight or not. For an event never
+        sent here, the ledger is read again: earlier events of its run may be missing, too."""
         for item in items:
-            if self._flight.room > 0 and not self._flight.was_sent(item[0].id):
-                self.ask_again()
+            if self._in_flight.room > 0 and not self._in_flight.was_sent(item[0].id):
+                self.read_again()
             else:
                 self._resends.append(item)
 
     def end_resend(self) -> bool:
-        """Whether all resends left; those that did not are dropped (the chain asks again)."""
+        """Whether all resends were sent; the others are dropped, since the chain repeats them."""
         left = not self._resends
         self._resends.clear()
         return left
 
     def know(self, seqs: Mapping[str, int]) -> None:
-        """Runs in whose middle this connection begins: what follows their number is no jump."""
+        """Set the last numbers of runs that began before this connection did."""
         for run_id, seq in seqs.items():
             if seq > self._seqs.get(run_id, 0):
                 self._seqs[run_id] = seq
 
     def take_page(self, items: Iterable[Item], *, is_last: bool) -> None:
-        """The ledger answered."""
+        """Take a page that was read from the ledger."""
         for item in items:
             self._follow(item[0])
             self._page.append(item)
         self._met_end = is_last
 
-    def ask_again(self) -> None:
-        """Something was missed, here or elsewhere: catch up from the beginning."""
+    def read_again(self) -> None:
+        """Catch up from the beginning of the feed: an event may have been missed."""
         self._missed = True
         self.is_live = False
 
-    def forgive(self) -> None:
-        """The ledger cannot be read now: go on with what is pushed."""
+    def skip_read(self) -> None:
+        """Continue with pushed events while the ledger cannot be read."""
         self._missed = False
 
     def next_read(self) -> Read | None:
-        """What must be read now, ``None`` while the last page has not left. Reading anew begins a
-        round: an overflow from here on asks for one more."""
+        """The read that is needed now; ``None`` while the last page is not sent. ``AGAIN`` begins a
+        round: an overflow during it causes another."""
         if self.is_live or self._page:
             return None
         if self._missed:
@@ -200,7 +203,7 @@ class Lanes:
         return None if self._met_end else Read.MORE
 
     def next_batch(self) -> Batch | None:
-        """Take the next frame's events out; ``None`` if nothing may leave now."""
+        """Take the events of the next frame; ``None`` if none may be sent now."""
         if self._resends:
             batch = self._take(self._resends, again=True)
             if batch is not None:
@@ -220,15 +223,15 @@ class Lanes:
         return batch
 
     def settle(self) -> None:
-        """Nothing more leaves in this turn; what stays in the queue may be merged."""
+        """End this turn of the loop; events that stay in the queue may be merged."""
         self._is_held = bool(self._queue)
 
     def close(self) -> list[str]:
-        """Empty it. Returns the ids of durable events that were pushed and never left."""
+        """Empty the queues. Returns ids of durable events that were pushed and never sent."""
         unsent = [
             event.id
             for event, _ in self._queue
-            if event.event_class.is_durable and not self._flight.was_sent(event.id)
+            if event.event_class.is_durable and not self._in_flight.was_sent(event.id)
         ]
         self._drop_queue()
         self._page.clear()
@@ -236,14 +239,14 @@ class Lanes:
         return unsent
 
     def _follow(self, event: Event) -> bool:
-        """Note the event's number; whether its run jumped over one that never came here."""
+        """Note the event's number; whether numbers of its run are missing before it."""
         seq = event.seq
         if seq is None:
             return False
         seqs = self._seqs
         run_id = event.run_id
         last = seqs.get(run_id)
-        if last == seq - 1:  # the everyday one
+        if last == seq - 1:  # the most frequent case
             seqs[run_id] = seq
             return False
         if last is None:
@@ -259,13 +262,13 @@ class Lanes:
         self._queue_bytes = self._ephemeral = 0
 
     def _go_live(self) -> None:
-        was_sent = self._flight.was_sent
+        was_sent = self._in_flight.was_sent
         self._queue = [item for item in self._queue if not was_sent(item[0].id)]
         self._ephemeral = sum(is_ephemeral(event) for event, _ in self._queue)
         self.is_live = True
 
     def _take_queue(self) -> Batch | None:
-        """All of it: the everyday case."""
+        """Take the whole queue: the most frequent case."""
         queue = self._queue
         if not queue:
             return None
@@ -274,9 +277,9 @@ class Lanes:
         return batch
 
     def _take(self, lane: list[Item], *, again: bool = False) -> Batch | None:
-        """What fits into one frame and into flight, in order. Not ``again``: without what left."""
-        flight = self._flight
-        room = flight.room
+        """Take what fits into one frame and in flight; ``again`` takes sent events as well."""
+        in_flight = self._in_flight
+        room = in_flight.room
         if (
             lane is self._queue
             and len(lane) <= min(room, MAX_BATCH)
@@ -289,8 +292,8 @@ class Lanes:
         for event, raw in lane:
             if size >= MAX_BATCH_BYTES or len(events) >= MAX_BATCH:
                 break
-            if again or not flight.was_sent(event.id):
-                if not is_ephemeral(event) and not flight.is_out(event.id):
+            if again or not in_flight.was_sent(event.id):
+                if not is_ephemeral(event) and not in_flight.is_unacknowledged(event.id):
                     if room <= 0:
                         break
                     room -= 1

@@ -1,8 +1,7 @@
-"""What the fast path tells the rest: confirmed, refused, never sent.
+"""Outcomes of pushes on the live path: confirmed, refused, never sent.
 
-Owns: turning a session's decisions into proofs and hand-overs; what is confirmed in one turn of the
-loop is told at its end, as one. Never does: wait; the journal commits what has gathered in its own
-thread.
+Owns: turning a session's decisions into proofs and hand-overs; all proofs of one turn of the loop
+leave it together. Never does: wait; the journal commits in a thread of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from delivery.domain.channels import Channel
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.ports import Journal, Writes
 from delivery.errors import LedgerError
-from delivery.gateway.departures import Departures
+from delivery.gateway.disconnects import ReconnectGrace
 from delivery.gateway.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -24,10 +23,10 @@ _CHANNEL = Channel.WEBSOCKET.value  # plain text: made once per acknowledged eve
 
 
 class Outcomes:
-    """The gateway's way to the journal, the receipts and the chain.
+    """Passes outcomes to the journal, the receipts and the chain.
 
     Args:
-        on_confirmed: told on the loop which events were just confirmed; receipts wait for it.
+        on_confirmed: called on the loop with the ids just confirmed; receipts wait for it.
         wake_chain: a hint for the sweeper that events were handed over.
     """
 
@@ -45,21 +44,21 @@ class Outcomes:
         self._registry = registry
         self.on_confirmed = on_confirmed
         self._wake_chain = wake_chain
-        self._departures = Departures(self._is_away, self._give_up)
+        self._reconnect_grace = ReconnectGrace(self._is_away, self._expedite)
         self._proofs: list[Confirmation] = []
 
     def confirmed(self, user_id: str, ids: Sequence[str], by: str, evidence: str) -> None:
-        """A client acknowledged these events on connection ``evidence``.
+        """Confirm events that a client acknowledged on connection ``evidence``.
 
-        Effect: one proof each is queued for the ledger; receipts here and on other nodes hear it.
+        Effect: queues one proof per event for the ledger; notifies receipts, here and elsewhere.
         """
         proofs = self._proofs
         if not proofs:
-            asyncio.get_running_loop().call_soon(self._tell)
+            asyncio.get_running_loop().call_soon(self._flush_confirmed)
         for event_id in ids:
             proofs.append(Confirmation(event_id, user_id, _CHANNEL, by, evidence))
 
-    def _tell(self) -> None:
+    def _flush_confirmed(self) -> None:
         proofs, self._proofs = self._proofs, []
         ids = [proof.event_id for proof in proofs]
         self._journal.confirm(proofs)
@@ -67,23 +66,23 @@ class Outcomes:
         self._registry.peers.confirmed(ids)
 
     def refused(self, event_id: str, reason: str) -> None:
-        """A client cannot handle the event: its chain starts at once."""
+        """Hand over an event that a client refused."""
         self._journal.hand_over(event_id, reason)
         self._wake_chain()
 
     def left(self, user_id: str, ids: Sequence[str]) -> None:
-        """These were in flight to a user's last connection when it ended: unless the client is back
-        in a moment, the chain has them, and not only when their ``ack_timeout`` is over."""
+        """Start the grace period of events that were in flight on a user's last connection when it
+        ended. They are handed over after it, before their ``ack_timeout``, unless the user is
+        connected again."""
         if not self._registry.is_closing:
-            self._departures.add(user_id, ids)
+            self._reconnect_grace.add(user_id, ids)
 
     def close(self) -> None:
-        """The node ends."""
-        self._departures.close()
+        """Cancel all grace periods, because the node shuts down."""
+        self._reconnect_grace.close()
 
     def unsent(self, ids: Sequence[str], reason: str) -> None:
-        """These were queued for a connection that ended before they left, and nobody else of the
-        user is connected."""
+        """Hand over events that were queued for a user's last connection when it ended."""
         if not ids:
             return
         for event_id in ids:
@@ -94,10 +93,10 @@ class Outcomes:
         registry = self._registry
         return not registry.connections_of(user_id) and not registry.peers.hosts_of(user_id)
 
-    async def _give_up(self, ids: Sequence[str]) -> None:
+    async def _expedite(self, ids: Sequence[str]) -> None:
         try:
             await self._writes.expedite(ids)
         except LedgerError as error:
-            logger.debug("what a client left unacknowledged waits for its time: %s", error)
+            logger.debug("unacknowledged events wait for their due time: ledger: %s", error)
             return
         self._wake_chain()

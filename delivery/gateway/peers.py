@@ -1,8 +1,7 @@
-"""The other nodes of one bus: which users are connected where, and which nodes hear of an event.
+"""Presence of the other nodes on the bus, and the nodes to which an event is pushed.
 
-Owns: presence with its expiry, and what this node says to the others. Never does: trust a message
-for more than its own fields: an event reaches only the connections of the user that the event
-itself names.
+Owns: presence with its expiry, and the messages that this node publishes. Never does: choose a
+user by a message's other fields: an event reaches only the connections of the user that it names.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from delivery.domain.ports import Bus
 
 MAX_EVENTS = 200
 MAX_BYTES = 256 * 1024
-"""Of one message; an event is at most a quarter of that."""
+"""Of one message. An event is at most a quarter of it."""
 
 
-class _Load:
-    """What gathers for the same nodes."""
+class _PushBatch:
+    """Events of one turn of the loop for the same nodes."""
 
     __slots__ = ("events", "size", "users")
 
@@ -40,32 +39,32 @@ class _Load:
         self.size = 0
 
 
-class Crossing:
-    """The way to other nodes, for events. On the loop's thread."""
+class PushForwarder:
+    """Batches pushes to other nodes, per turn of the loop. On the loop's thread."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._loads: dict[tuple[str, Sequence[str]], _Load] = {}
+        self._loads: dict[tuple[str, Sequence[str]], _PushBatch] = {}
 
     def add(self, origin: str, to: tuple[str, ...], user_id: str, encoded: bytes) -> None:
-        """Take one event.
+        """Add one event.
 
         Args:
-            origin: the node whose event it is.
-            to: the names of the nodes that it is for; none: all.
+            origin: the node that accepted the event.
+            to: names of the nodes that it is for; empty: all.
         """
         key = (origin, to)
         load = self._loads.get(key)
         if load is None:
             if not self._loads:
                 asyncio.get_running_loop().call_soon(self._send_all)
-            load = self._loads[key] = _Load()
+            load = self._loads[key] = _PushBatch()
         load.users.append(user_id)
         load.events.append(msgspec.Raw(encoded))
         load.size += len(encoded)
         if len(load.users) >= MAX_EVENTS or load.size >= MAX_BYTES:
             self._send(origin, to, load)
-            self._loads[key] = _Load()
+            self._loads[key] = _PushBatch()
 
     def _send_all(self) -> None:
         loads, self._loads = self._loads, {}
@@ -73,7 +72,7 @@ class Crossing:
             if load.users:
                 self._send(origin, to, load)
 
-    def _send(self, origin: str, to: Sequence[str], load: _Load) -> None:
+    def _send(self, origin: str, to: Sequence[str], load: _PushBatch) -> None:
         pushes = Pushes(node=origin, users=load.users, events=load.events, to=list(to))
         self._bus.publish(pushes, to)
 
@@ -81,16 +80,17 @@ class Crossing:
 REPORT_EVERY = 10.0
 HEARTBEAT_EVERY = 2.0
 EXPIRY = 7.0
-"""Three heartbeats may be lost. A user believed to be on a dead node waits out the ack timeout; a
-user wrongly believed to be on none is found by the chain: so rather short."""
+"""Seconds without a heartbeat after which a node is forgotten: three heartbeats may be lost. Rather
+short: an event for a user of a dead node waits for its ack timeout, while an event for a user that
+is wrongly taken for absent is handed over at once."""
 CHUNK = 500
 REMEMBERED = 10_000
-"""Events of other nodes, at least, whose confirmation is passed on; a receipt that is not told
-asks the ledger."""
+"""Events of other nodes, at least, whose confirmation is published to their node; a receipt that
+gets no message asks the ledger."""
 
 
 class _Node:
-    """Another node: its users by its last two full reports (one may be half read)."""
+    """Another node: its users by its last two full reports, of which one may be incomplete."""
 
     __slots__ = ("before", "until", "users")
 
@@ -101,26 +101,26 @@ class _Node:
 
 
 class Peers:
-    """The other nodes, as far as this one has heard of them. ``bus`` ``None``: there are none."""
+    """The other nodes known to this one. ``bus`` is ``None`` where there are none."""
 
     def __init__(self, node: str, bus: Bus | None) -> None:
         self.node = node
         self._bus = bus
-        self._crossing = None if bus is None else Crossing(bus)
+        self._forwarder = None if bus is None else PushForwarder(bus)
         self._nodes: dict[str, _Node] = {}
         self._changes: dict[str, bool] = {}  # user -> whether connected here now
-        self._hosts: dict[str, tuple[str, ...]] = {}  # found since presence last changed
-        # Event -> its node. Two generations: bounded without an eviction each.
-        self._heard: dict[str, str] = {}
-        self._heard_before: dict[str, str] = {}
+        self._hosts: dict[str, tuple[str, ...]] = {}  # a cache, cleared when presence changes
+        # Event -> its node. Two dicts that rotate: bounded without an eviction per event.
+        self._origins: dict[str, str] = {}
+        self._origins_before: dict[str, str] = {}
 
     @property
-    def are_there(self) -> bool:
-        """Whether any other node lives; without one nothing is published per event."""
+    def has_nodes(self) -> bool:
+        """Whether another node is alive; without one nothing is published per event."""
         return bool(self._nodes)
 
     def hosts_of(self, user_id: str) -> tuple[str, ...]:
-        """The other nodes that said that this user is connected there."""
+        """Names of the other nodes that report this user as connected."""
         hosts = self._hosts.get(user_id)
         if hosts is None:
             hosts = self._hosts[user_id] = tuple(
@@ -130,31 +130,35 @@ class Peers:
             )
         return hosts
 
-    # What this node says
+    # Messages to other nodes
 
     def publish(self, message: NodeMessage, to: Sequence[str] = ()) -> None:
-        """Send one message to the nodes of these names, or to every other node."""
+        """Send one message to the nodes of these names; none: to all."""
         if self._bus is not None:
             self._bus.publish(message, to)
 
     def push(self, event: Event, encoded: bytes, *, is_here: bool) -> int:
-        """Offer an event to the nodes that are known to host its user; how many those are. With
-        no connection known here or there all hear it: a connection may be newer than its news."""
+        """Push an event to the nodes that report its user. When no node reports the user, this one
+        included, push to all: a connection may be newer than its report.
+
+        Returns:
+            How many nodes report the user.
+        """
         hosts = self.hosts_of(event.user_id)
-        if self._crossing is not None and (hosts or (self._nodes and not is_here)):
-            self._crossing.add(self.node, hosts, event.user_id, encoded)
+        if self._forwarder is not None and (hosts or (self._nodes and not is_here)):
+            self._forwarder.add(self.node, hosts, event.user_id, encoded)
         return len(hosts)
 
-    def pass_on(self, origin: str, user_id: str, encoded: bytes) -> None:
-        """Offer to all nodes a push that was addressed to this one, whose user has just left."""
-        if self._crossing is not None:
-            self._crossing.add(origin, (), user_id, encoded)
+    def forward(self, origin: str, user_id: str, encoded: bytes) -> None:
+        """Push to all nodes an event addressed to this one, whose user has just disconnected."""
+        if self._forwarder is not None:
+            self._forwarder.add(origin, (), user_id, encoded)
 
     def confirmed(self, ids: Sequence[str]) -> None:
-        """Tell the nodes on which receipts may wait: those that pushed the events here."""
+        """Publish confirmations to the nodes that pushed the events: receipts may wait there."""
         by_node: dict[str, list[str]] = {}
         for one in ids if self._nodes else ():
-            node = self._heard.get(one) or self._heard_before.get(one)
+            node = self._origins.get(one) or self._origins_before.get(one)
             if node is not None:
                 by_node.setdefault(node, []).append(one)
         for node, heard in by_node.items():
@@ -163,25 +167,25 @@ class Peers:
                 self.publish(Confirmed(node=self.node, ids=chunk), (node,))
 
     def acknowledged(self, user_id: str, ids: Sequence[str]) -> None:
-        """Tell the nodes on which they may be in flight, and receipts may wait."""
+        """Publish acknowledgements: the events may be in flight, and receipts wait, on any node."""
         if self._nodes:
             self.publish(Acked(node=self.node, user=user_id, ids=list(ids)))
 
     def joined(self, user_id: str) -> None:
-        """The user's first connection here."""
-        self._moved(user_id, is_here=True)
+        """Publish that a user has a first connection here."""
+        self._note_change(user_id, is_here=True)
 
     def left(self, user_id: str) -> None:
-        """The user's last connection here is gone."""
-        self._moved(user_id, is_here=False)
+        """Publish that a user's last connection here has ended."""
+        self._note_change(user_id, is_here=False)
 
-    def _moved(self, user_id: str, *, is_here: bool) -> None:
-        """Changes of one turn of the loop are told as one: a crowd must not flood the bus."""
+    def _note_change(self, user_id: str, *, is_here: bool) -> None:
+        """Publish the changes of one turn of the loop together, to limit the messages."""
         if not self._changes:
-            asyncio.get_running_loop().call_soon(self._tell_changes)
+            asyncio.get_running_loop().call_soon(self._publish_changes)
         self._changes[user_id] = is_here
 
-    def _tell_changes(self) -> None:
+    def _publish_changes(self) -> None:
         changes, self._changes = list(self._changes.items()), {}
         for start in range(0, len(changes), CHUNK):
             chunk = changes[start : start + CHUNK]
@@ -190,67 +194,67 @@ class Peers:
             self.publish(PresenceChange(node=self.node, joined=joined, left=left))
 
     def report_presence(self, users: Iterable[str]) -> None:
-        """Tell all users connected here, in chunks; also when there are none: it is a heartbeat."""
-        everyone = list(users)
-        for start in range(0, max(1, len(everyone)), CHUNK):
-            chunk = everyone[start : start + CHUNK]
+        """Publish all users connected here, in chunks. Without users too: it is a heartbeat."""
+        all_users = list(users)
+        for start in range(0, max(1, len(all_users)), CHUNK):
+            chunk = all_users[start : start + CHUNK]
             self.publish(PresenceReport(node=self.node, users=chunk, is_first=start == 0))
 
     def heartbeat(self) -> None:
-        """Tell only that this node lives."""
+        """Publish only that this node is alive."""
         self.publish(Heartbeat(node=self.node))
 
-    # What it hears
+    # Messages of other nodes
 
     def is_addressed(self, to: Sequence[str]) -> bool:
-        """Whether pushes to these nodes are for this one; no names: for all."""
+        """Whether pushes to these names are for this node; no names: for all nodes."""
         return not to or self.node in to
 
     def on_push(self, event_id: str, node: str) -> None:
-        """Another node pushed this event; its confirmation is news there."""
-        self._heard[event_id] = node
-        if len(self._heard) > REMEMBERED:
-            self._heard_before, self._heard = self._heard, {}
+        """Note which node pushed an event, for its confirmation."""
+        self._origins[event_id] = node
+        if len(self._origins) > REMEMBERED:
+            self._origins_before, self._origins = self._origins, {}
 
     def on_heartbeat(self, name: str, now: float) -> None:
-        """Another node lives."""
-        self._heard_from(name, now)
+        """Note that another node is alive."""
+        self._alive(name, now)
 
     def on_presence_change(self, message: PresenceChange, now: float) -> None:
-        """Users came to another node, or left it."""
-        node = self._heard_from(message.node, now)
+        """Note users that connected to another node or disconnected from it."""
+        node = self._alive(message.node, now)
         node.users.update(message.joined)
         node.users.difference_update(message.left)
         node.before.difference_update(message.left)
         self._hosts.clear()
 
     def on_presence_report(self, message: PresenceReport, now: float) -> None:
-        """Another node told its users, or a part of them."""
-        node = self._heard_from(message.node, now)
+        """Note the users of another node, or a chunk of them."""
+        node = self._alive(message.node, now)
         if message.is_first:
             node.before = node.users
             node.users = set()
         node.users.update(message.users)
         self._hosts.clear()
 
-    def _heard_from(self, name: str, now: float) -> _Node:
+    def _alive(self, name: str, now: float) -> _Node:
         node = self._nodes.setdefault(name, _Node())
         node.until = now + EXPIRY
         return node
 
     def on_hello(self, name: str, now: float) -> None:
-        """Another node has come up, with no user connected yet."""
+        """Note a node that has just started, without users."""
         node = self._nodes[name] = _Node()
         node.until = now + EXPIRY
         self._hosts.clear()
 
     def on_bye(self, name: str) -> None:
-        """Another node is gone."""
+        """Forget a node that has shut down."""
         self._nodes.pop(name, None)
         self._hosts.clear()
 
     def on_tick(self, now: float) -> None:
-        """Forget nodes that have not been heard of for long."""
+        """Forget nodes without a heartbeat for ``EXPIRY`` seconds."""
         self._hosts.clear()
         for name in [name for name, node in self._nodes.items() if node.until < now]:
             self.on_bye(name)

@@ -1,8 +1,8 @@
-"""Who is connected here, and the fast path's one door: ``push``.
+"""Registry of connected users, and ``push``, the one entry to the live path.
 
 Owns: user -> connections, one flush for all of them per turn of the loop, a breaker per user, the
-limit of connections. Never does: write to sockets itself, wait, or keep anything durable. On the
-loop's thread. Nothing runs per event: no task, future or timer.
+limit of connections. Never does: write to sockets, wait, or store anything. On the loop's thread.
+An event costs no task, future or timer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CLOSED = Breaker()
 
 
 class Member(Protocol):
-    """What the registry asks of a connection."""
+    """The port of a connection, as the registry uses it."""
 
     user: User | None
     is_marked: bool
@@ -50,7 +50,7 @@ class Member(Protocol):
 
 
 class User:
-    """One user's connections here and the breaker before them."""
+    """Connections of one user on this node, and their breaker."""
 
     __slots__ = ("breaker", "connections", "health", "id", "pushed")
 
@@ -58,17 +58,17 @@ class User:
         self.id = user_id
         self.connections: list[Member] = []
         self.breaker = CLOSED
-        self.health = 100  # of the best connection, as of the last look
-        self.pushed = Pushed(0)  # the answer of a push, made once per change and not per event
+        self.health = 100  # of the best connection, every ``HEALTH_EVERY`` seconds
+        self.pushed = Pushed(0)  # the result of a push, made once per change and not per event
 
 
 MAX_PER_USER = 50
 HEALTH_EVERY = 5.0
 PACE = 0.02
-"""Seconds between two clients that are sent away, at most."""
+"""Seconds between two clients that are told to reconnect, at most."""
 
 _SHUTTING_DOWN = Pushed(0, "the node is shutting down")
-_NOBODY = Pushed(0, "nobody connected")
+_NOT_CONNECTED = Pushed(0, "nobody connected")
 _BREAKER_OPEN = Pushed(0, "breaker open")
 
 
@@ -77,10 +77,10 @@ class Registry:
 
     Args:
         node: this process's name on the bus.
-        bus: to the other nodes; ``None`` when there are none.
-        max_per_user: connections that one user may have here.
+        bus: to the other nodes; ``None`` where there are none.
+        max_per_user: connections of one user on this node, at most.
         clock: monotonic seconds.
-        dice: uniform in [0, 1), spreads reconnects.
+        jitter: uniform in [0, 1), spreads reconnects.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Registry:
         *,
         max_per_user: int = MAX_PER_USER,
         clock: Callable[[], float] = time.monotonic,
-        dice: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self.peers = Peers(node, bus)
         self.is_closing = False
@@ -98,7 +98,7 @@ class Registry:
         self._connections = 0
         self._max_per_user = max_per_user
         self._clock = clock
-        self._dice = dice
+        self._jitter = jitter
         self._marked: list[Member] = []
         self._is_scheduled = False
         self._health_at = 0.0
@@ -107,20 +107,20 @@ class Registry:
 
     @property
     def connections(self) -> int:
-        """How many are attached here."""
+        """Connections on this node that have a user."""
         return self._connections
 
     def has_room(self, user_id: str) -> bool:
-        """Whether this user may have one more."""
+        """Whether this user may have one more connection here."""
         return self.connections_of(user_id) < self._max_per_user
 
     def connections_of(self, user_id: str) -> int:
-        """How many of this user are attached here."""
+        """Connections of this user on this node."""
         user = self._users.get(user_id)
         return 0 if user is None else len(user.connections)
 
     def acked(self, user_id: str) -> int:
-        """The highest ``n`` that this user acknowledged on the oldest connection here."""
+        """The highest ``n`` that this user acknowledged on their oldest connection here."""
         user = self._users.get(user_id)
         return 0 if user is None else user.connections[0].acked
 
@@ -130,40 +130,40 @@ class Registry:
         return BreakerState.CLOSED if user is None else user.breaker.state
 
     def health(self, user_id: str) -> int:
-        """See the port; at most ``HEALTH_EVERY`` seconds old."""
+        """Health of the user's best connection, at most ``HEALTH_EVERY`` seconds old."""
         user = self._users.get(user_id)
         return 100 if user is None else user.health
 
     # Push
 
     def push(self, event: Event, encoded: bytes) -> Pushed:
-        """See the port. Counts connections here and nodes known to host the user."""
+        """Push an event; see the port. Counts connections here and nodes that report the user."""
         user = self._users.get(event.user_id)
-        if user is None or user.breaker is not CLOSED or self.peers.are_there or self.is_closing:
+        if user is None or user.breaker is not CLOSED or self.peers.has_nodes or self.is_closing:
             return self._push_elsewhere_too(user, event, encoded)
         self._queue(user, (event, encoded))
         return user.pushed
 
     def _push_elsewhere_too(self, user: User | None, event: Event, encoded: bytes) -> Pushed:
-        """A push out of the ordinary: other nodes, a user who is not here, a breaker, a drain."""
+        """Push with other nodes, to an absent user, past a breaker, or during a drain."""
         if self.is_closing:
             return _SHUTTING_DOWN
         elsewhere = self.peers.push(event, encoded, is_here=user is not None)
         if user is None:
-            return Pushed(elsewhere, is_here=False) if elsewhere else _NOBODY
+            return Pushed(elsewhere, is_here=False) if elsewhere else _NOT_CONNECTED
         if not self._passes(user):
             return Pushed(elsewhere, is_here=False) if elsewhere else _BREAKER_OPEN
         self._queue(user, (event, encoded))
         return Pushed(user.pushed.connections + elsewhere) if elsewhere else user.pushed
 
     def push_here(self, event: Event, encoded: bytes) -> None:
-        """Push what another node sent, to this node's connections only."""
+        """Push an event of another node to the connections of this node only."""
         user = self._users.get(event.user_id)
         if user is not None and not self.is_closing and self._passes(user):
             self._queue(user, (event, encoded))
 
     def mark(self, connection: Member) -> None:
-        """Flush this connection at the end of the loop's turn."""
+        """Flush this connection at the end of this turn of the loop."""
         if connection.is_marked:
             return
         connection.is_marked = True
@@ -195,15 +195,14 @@ class Registry:
             try:
                 connection.flush()
             except Exception:
-                # One broken connection must not keep the others of this turn from their events.
+                # A failure of one connection must not stop the flush of the others.
                 logger.exception("connection %s failed", connection.id)
                 connection.close(Close.FORCED_RECONNECT, "internal error")
 
     # Connections
 
     def attach(self, connection: Member, user_id: str) -> bool:
-        """Let a connection hear its user's events; ``False`` when the user has too many. A new
-        connection resets the breaker."""
+        """Attach a connection and reset its user's breaker; ``False``: too many connections."""
         user = self._users.get(user_id)
         if user is None:
             user = self._users[user_id] = User(user_id)
@@ -218,7 +217,7 @@ class Registry:
         return True
 
     def detach(self, connection: Member) -> bool:
-        """Forget a connection. Returns whether its user is connected nowhere any more."""
+        """Forget a connection. Returns whether it was its user's last one on any node."""
         user = connection.user
         if user is None:
             return False
@@ -233,7 +232,7 @@ class Registry:
         return not self.peers.hosts_of(user.id)
 
     def on_success(self, connection: Member) -> None:
-        """An acknowledgement came: closes the breaker. What went past it meanwhile is read."""
+        """Close the breaker after an acknowledgement, and read the events that it stopped."""
         user = connection.user
         if user is None or user.breaker is CLOSED:
             return
@@ -243,19 +242,18 @@ class Registry:
             self.wake(user.id)
 
     def on_failure(self, connection: Member) -> None:
-        """A send or a probe failed, or the client refused an event."""
+        """Count a failed send or probe, or a refused event, against the breaker."""
         user = connection.user
         if user is not None:
             user.breaker = user.breaker.on_failure(self._clock())
 
     def acknowledged(self, user_id: str, ids: Sequence[str]) -> None:
-        """The user acknowledged these over HTTP: they are in flight on no connection any more,
-        here or elsewhere."""
+        """Release ids that the user acknowledged over HTTP, on the connections of all nodes."""
         self.acknowledged_here(user_id, ids)
         self.peers.acknowledged(user_id, ids)
 
     def acknowledged_here(self, user_id: str, ids: Sequence[str]) -> None:
-        """Make room for others on this node's connections."""
+        """Release acknowledged ids on the connections of this node."""
         user = self._users.get(user_id)
         for connection in user.connections if user is not None else ():
             connection.release(ids)
@@ -267,55 +265,54 @@ class Registry:
             connection.catch_up()
 
     def wake_all(self) -> None:
-        """Messages between nodes were lost: all connections catch up."""
+        """Let all connections catch up, because messages between nodes were lost."""
         for user_id in self._users:
             self.wake(user_id)
 
     def disconnect(self, user_id: str) -> int:
-        """An operator's: close the user's connections here for good. Returns how many."""
+        """Close the user's connections here, on an operator's order. Returns how many."""
         user = self._users.get(user_id)
         connections = list(user.connections) if user is not None else []
         for connection in connections:
             connection.close(Close.OPERATOR, "disconnected by an operator")
         return len(connections)
 
-    async def send_away(self, reason: str, spread: float, back_in: float) -> int:
-        """Drain gently, before ``close_all``: one client after another is told to come back, so
-        that each is away only for as long as it takes to connect elsewhere. Until its turn a client
-        is served as ever.
+    async def reconnect_gradually(self, reason: str, spread: float, back_in: float) -> int:
+        """Tell clients to reconnect, one after the other, before ``close_all``. A client is served
+        until its turn, so that it is away only while it reconnects.
 
         Args:
-            spread: seconds that this may take; fewer clients take less.
+            spread: the longest duration in seconds; fewer clients take less.
             back_in: see ``close_all``.
 
         Returns:
-            How many were told.
+            How many clients were told.
         """
         connections = [one for user in self._users.values() for one in user.connections]
         pause = min(PACE, spread / max(1, len(connections)))
         for connection in connections:
-            connection.reconnect(int(self._dice() * back_in * 1_000.0), reason)
+            connection.reconnect(int(self._jitter() * back_in * 1_000.0), reason)
             await asyncio.sleep(pause)
         return len(connections)
 
     def close_all(self, reason: str, back_in: float) -> int:
-        """Drain: tell every client to come back within ``back_in`` seconds, each at its own time,
-        and close with 3001. None is attached afterwards. Returns how many there were."""
+        """Tell every client to reconnect at a random time within ``back_in`` seconds, and close
+        with 3001. No connection is attached afterwards. Returns how many there were."""
         self.is_closing = True
         connections = [one for user in self._users.values() for one in user.connections]
         for connection in connections:
-            connection.reconnect(int(self._dice() * back_in * 1_000.0), reason)
+            connection.reconnect(int(self._jitter() * back_in * 1_000.0), reason)
         self.peers.publish(Bye(node=self.peers.node))
         return len(connections)
 
     async def resend(self, user_id: str, stored: Sequence[Stored], timeout: float) -> int:
-        """The ``direct`` channel: probe the user's sockets, the healthiest first, drop those that
-        do not answer within ``timeout`` seconds so that their clients come back, resend to the
-        rest.
+        """Serve the ``direct`` channel: probe the user's connections, the healthiest first, close
+        those without a pong within ``timeout`` seconds so that their clients reconnect, resend to
+        the others.
 
         Returns:
-            How many connections took the events. Events of other users, and those that ended
-            meanwhile, are left out.
+            How many connections took the events. Events of other users and confirmed events are not
+            sent.
         """
         user = self._users.get(user_id)
         if user is None:
@@ -343,7 +340,7 @@ class Registry:
     # Time
 
     def on_tick(self, now: float) -> None:
-        """Presence and health, every few seconds."""
+        """Publish presence and update health, every few seconds."""
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_EVERY
             self.peers.on_tick(now)
@@ -356,7 +353,7 @@ class Registry:
             self._check_health(self._users.values(), now)
 
     def report_presence(self) -> None:
-        """Tell the other nodes which users are connected here."""
+        """Publish which users are connected here."""
         self._report_at = self._clock() + REPORT_EVERY
         self.peers.report_presence(self._users)
 

@@ -1,9 +1,9 @@
-"""The state machine of one connection: contract 4.3, decided and nothing done.
+"""The state machine of one connection, as docs/protocol.md describes it. Pure.
 
-Owns: which frame is legal when, acknowledgements, the connection's deadlines (connect, pong,
-token), its vital signs. Never does: sockets, tokens, tasks, clocks. Every input takes ``now``
-(monotonic seconds) where time matters and answers with the actions that its caller must carry
-out, in order.
+Owns: which frame is legal when, acknowledgements, the deadlines of a connection (connect, pong,
+token) and its health figures. Never does: sockets, tokens, tasks, clocks. Each ``on_*`` method
+takes one input, with ``now`` in monotonic seconds where time matters, and returns the actions that
+its caller must carry out in order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 
 from delivery.domain.health import Vitals, score, smooth
 from delivery.errors import ProtocolError, UnknownAck
-from delivery.gateway.in_flight import Flight
+from delivery.gateway.in_flight import InFlight
 from delivery.protocol import (
     CONNECT_TIMEOUT,
     Ack,
@@ -35,7 +35,7 @@ from delivery.protocol import (
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
-    """Write this frame."""
+    """Write one frame."""
 
     frame: ServerFrame
 
@@ -48,33 +48,33 @@ class Verify(msgspec.Struct, frozen=True, gc=False):
 
 
 class Admit(msgspec.Struct, frozen=True, gc=False):
-    """The user is known: attach the connection, welcome it and feed it."""
+    """Attach the connection to its user, send ``connected``, then feed it."""
 
     user_id: str
     cursor: str | None
 
 
 class Confirm(msgspec.Struct, frozen=True, gc=False):
-    """These events were acknowledged."""
+    """Record the confirmations of these acknowledged events."""
 
     ids: tuple[str, ...]
 
 
 class HandOver(msgspec.Struct, frozen=True, gc=False):
-    """The client refused this event: start its chain."""
+    """Start the chain of an event that the client refused."""
 
     id: str
     reason: str
 
 
 class Probe(msgspec.Struct, frozen=True, gc=False):
-    """Send a ping with this payload (on a stream: a comment)."""
+    """Send a ping with this payload; on an event stream, a comment."""
 
     payload: bytes
 
 
 class Shut(msgspec.Struct, frozen=True, gc=False):
-    """Close with this code."""
+    """Close the connection with this code."""
 
     code: int
     reason: str
@@ -87,7 +87,7 @@ NOTHING: Actions = ()
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Frames per second, the burst above it, and how many may be dropped in a row of trouble
+    """Limits on a client's frames: a rate per second, a burst, and how many frames may be dropped
     before the connection is closed."""
 
     per_second: float = 2_000.0
@@ -96,7 +96,7 @@ class Rate:
 
 
 class Throttle:
-    """A token bucket that also counts what it dropped since it was last full."""
+    """A token bucket that counts the frames dropped since it was last full."""
 
     __slots__ = ("_at", "_level", "_rate", "dropped")
 
@@ -108,11 +108,11 @@ class Throttle:
 
     @property
     def is_exceeded(self) -> bool:
-        """Whether more was dropped than is tolerated."""
+        """Whether more frames were dropped than the rate tolerates."""
         return self.dropped > self._rate.tolerance
 
     def admits(self, now: float) -> bool:
-        """Take a token for one frame; ``False`` when there is none: drop the frame."""
+        """Take a token for one frame; ``False``: no token is left, drop the frame."""
         level = self._level + (now - self._at) * self._rate.per_second
         self._at = now
         if level >= self._rate.burst:
@@ -127,14 +127,14 @@ class Throttle:
 
 
 PONG_SHARE = 0.5
-"""A pong is missed after this share of the heartbeat."""
+"""Share of the heartbeat interval after which a missing pong counts as missed."""
 MAX_MISSED_PONGS = 2
 MAX_REASON_CHARS = 200
 MAX_DEVICE_CHARS = 128
 
 
 class Phase(enum.Enum):
-    """``waiting`` for connect, ``verifying`` its token, ``open``, ``closed``."""
+    """Phase of a connection: waiting for ``connect``, verifying its token, open, closed."""
 
     WAITING = "waiting"
     VERIFYING = "verifying"
@@ -143,16 +143,17 @@ class Phase(enum.Enum):
 
 
 class Session:
-    """One connection's state.
+    """State of one connection.
 
     Args:
-        connection_id: evidence in confirmations.
-        limits: heartbeat and the most unacknowledged durable events.
+        connection_id: the evidence in confirmations of this connection.
+        limits: heartbeat in seconds, and the most durable events in flight.
         now: monotonic seconds.
-        rate: what the client may send.
-        header_token: the upgrade carried a token, so that silence until the deadline connects.
-        is_stream: server-sent events: nothing comes back on this connection, so nothing is in
-            flight and no pong is due.
+        rate: limits on the frames that the client sends.
+        header_token: the upgrade request carried a token, which is verified when no ``connect``
+            comes in time.
+        is_stream: a connection of server-sent events. The client sends nothing on it, so nothing is
+            in flight and no pong is due.
     """
 
     __slots__ = (
@@ -168,7 +169,7 @@ class Session:
         "cursor",
         "device",
         "failures",
-        "flight",
+        "in_flight",
         "is_stream",
         "limits",
         "missed_pongs",
@@ -189,7 +190,7 @@ class Session:
         self.connection_id = connection_id
         self.limits = limits
         self.is_stream = is_stream
-        self.flight = Flight(
+        self.in_flight = InFlight(
             limits.max_in_flight,
             memory=max(limits.max_in_flight, limits.max_queue),
             tracked=not is_stream,
@@ -210,26 +211,26 @@ class Session:
         self._due = now + CONNECT_TIMEOUT
 
     def vitals(self, now: float, queue_fill: float) -> Vitals:
-        """What the health score is computed from; ``queue_fill`` 0 to 1."""
+        """The figures behind the health score; ``queue_fill`` is 0 to 1."""
         return Vitals(
             round_trip_ms=self._round_trip_ms,
-            ack_ms=self.flight.latency_ms(now),
+            ack_ms=self.in_flight.latency_ms(now),
             missed_pongs=self.missed_pongs,
             failures=self.failures,
             queue_fill=queue_fill,
         )
 
     def score(self, now: float, queue_fill: float) -> int:
-        """Health, 0 to 100."""
+        """The health score, 0 to 100."""
         return score(self.vitals(now, queue_fill))
 
     def on_client_frame(self, frame: ClientFrame, now: float) -> Actions:
-        """A well-formed frame came."""
+        """Handle a well-formed frame."""
         if self.phase is Phase.CLOSED:
             return NOTHING
         if not self._throttle.admits(now):
             return self._over_rate()
-        if type(frame) is Ack and self.phase is Phase.OPEN:  # the everyday frame
+        if type(frame) is Ack and self.phase is Phase.OPEN:  # the most frequent frame
             return self._ack(frame, now)
         match frame:
             case Connect():
@@ -246,17 +247,18 @@ class Session:
                 return self._ack(frame, now)
 
     def on_over_budget(self) -> Actions:
-        """The client sent more frames or bytes, of whatever kind, than it may."""
+        """Close a connection whose client exceeds its budget of frames or bytes."""
         if self.phase is Phase.CLOSED:
             return NOTHING
         return self._shut(Close.RATE_LIMIT, "too many frames")
 
     def on_bad_frame(self, reason: str) -> Actions:
-        """Something came that is no frame: not JSON, of unknown type, binary."""
+        """Handle a message that is no frame: not JSON, of an unknown type, or binary."""
         return NOTHING if self.phase is Phase.CLOSED else self._bad(reason)
 
     def on_verified(self, user_id: str, expires_at: float, now: float) -> Actions:
-        """The token of ``connect`` or ``refresh`` is good; ``expires_at`` in monotonic seconds."""
+        """Handle a valid token of ``connect`` or ``refresh``; it ends at ``expires_at``, monotonic
+        seconds."""
         if self.phase is Phase.CLOSED:
             return NOTHING
         if self.phase is Phase.OPEN:
@@ -273,19 +275,19 @@ class Session:
         return (Admit(user_id, self.cursor),)
 
     def on_refused(self, error: ProtocolError) -> Actions:
-        """The token is not good."""
+        """Handle a token that was refused."""
         if self.phase is Phase.CLOSED:
             return NOTHING
         return self._refuse(str(error), error.close_code)
 
     def on_pong(self, payload: bytes, now: float) -> None:
-        """A pong came back; only the one to the latest ping counts."""
+        """Handle a pong; only the pong of the latest ping counts."""
         if self._pinged_at is None or payload != b"%d" % self._pings:
             return
         self.on_round_trip(now - self._pinged_at, now)
 
     def on_round_trip(self, seconds: float, now: float) -> None:
-        """A ping was answered after ``seconds``: the peer lives."""
+        """Note the round trip of a ping in seconds; the peer is alive."""
         self._round_trip_ms = smooth(self._round_trip_ms, seconds * 1_000.0)
         self.missed_pongs = 0
         self._pinged_at = None
@@ -293,7 +295,7 @@ class Session:
         self._plan()
 
     def on_tick(self, now: float) -> Actions:
-        """Time passed. Cheap while nothing is due."""
+        """Check the deadlines. Cheap while nothing is due."""
         if now < self._due or self.phase is Phase.CLOSED:
             return NOTHING
         if self.phase is Phase.WAITING:
@@ -309,7 +311,7 @@ class Session:
         return actions
 
     def on_close(self) -> None:
-        """The connection is gone or going: from now on nothing is answered."""
+        """End the session; later inputs return no actions."""
         self.phase = Phase.CLOSED
 
     def _connect(self, frame: Connect) -> Actions:
@@ -325,7 +327,7 @@ class Session:
 
     def _ack(self, frame: Ack, now: float) -> Actions:
         try:
-            done = self.flight.on_ack(frame.upto, frame.ids or (), now)
+            done = self.in_flight.on_ack(frame.upto, frame.ids or (), now)
         except UnknownAck as error:
             return (Send(Error(error.code, str(error))),)
         if not done:
@@ -335,7 +337,7 @@ class Session:
 
     def _nack(self, frame: Nack) -> Actions:
         try:
-            was_in_flight = self.flight.on_nack(frame.id)
+            was_in_flight = self.in_flight.on_nack(frame.id)
         except UnknownAck as error:
             return (Send(Error(error.code, str(error))),)
         if not was_in_flight:
@@ -365,7 +367,7 @@ class Session:
         if self._throttle.is_exceeded:
             return self._shut(Close.RATE_LIMIT, "too many frames")
         if self._throttle.dropped > 1:
-            return NOTHING  # said once; answering each would double the flood
+            return NOTHING  # one error frame per burst: an answer to each would double the load
         return (Send(Error("rate_limited", "too many frames; this one was dropped")),)
 
     def _bad(self, reason: str) -> Actions:
@@ -380,5 +382,5 @@ class Session:
 
 
 def _is_name(value: str) -> bool:
-    # It stands in the ledger as who confirmed: no control characters, no novels.
+    # The device is the ``by`` of confirmations in the ledger: short, without control characters.
     return 0 < len(value) <= MAX_DEVICE_CHARS and value.isprintable()

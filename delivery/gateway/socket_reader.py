@@ -1,7 +1,7 @@
-"""Acknowledgements around the queue: aiohttp's reader calls us, without a task switch per frame.
+"""Text frames past aiohttp's queue: its reader calls a function, without a task switch per frame.
 
-Owns: the one place that reaches behind aiohttp's public surface, and the rule when it may: nothing
-else of the connection waits. Never does: parse frames (aiohttp's reader) or decide what they mean.
+Owns: the one use of aiohttp's private classes, and the rule when a frame may pass the queue: only
+while the queue is empty. Never does: parse frames (aiohttp's reader), or decide what they mean.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest
 
 Take = Callable[[bytes], bool]
-Leave = Callable[[Callable[[], object]], None]
+Defer = Callable[[Callable[[], object]], None]
 OnFault = Callable[[Fault], None]
 
 _LIMIT = 2**16
-"""Bytes of messages that may wait in the queue before aiohttp stops reading the socket."""
+"""Bytes of messages in the queue at which aiohttp stops reading the socket."""
 
 
 class _Queue(WebSocketDataQueue):
-    """aiohttp's queue of a socket's messages, with a way past it."""
+    """aiohttp's queue of received messages; ``take`` gets text frames before they are queued."""
 
     take: Take | None = None
-    leave: Leave | None = None
+    defer: Defer | None = None
     _is_idle = False
 
     def feed_data(self, data: Any, size: int) -> None:
@@ -40,7 +40,7 @@ class _Queue(WebSocketDataQueue):
         if (
             take is not None
             and self._is_idle
-            and not self._buffer  # whatever waits there came first
+            and not self._buffer  # queued messages came first
             and data.type is WSMsgType.TEXT
             and take(data.data)
         ):
@@ -48,11 +48,11 @@ class _Queue(WebSocketDataQueue):
         super().feed_data(data, size)
 
     def feed_eof(self) -> None:
-        """The peer is gone: whoever waits here is told, in its turn."""
-        if self.leave is None:
+        """End ``read``, in its turn among other teardowns: the peer is gone."""
+        if self.defer is None:
             super().feed_eof()
         else:
-            self.leave(super().feed_eof)
+            self.defer(super().feed_eof)
 
     async def read(self) -> Any:
         self._is_idle = True
@@ -63,7 +63,7 @@ class _Queue(WebSocketDataQueue):
 
 
 class _Guard:
-    """Before aiohttp's parser: counts what comes, and stops a client that is over its budget."""
+    """A frame budget before aiohttp's parser, which gets no bytes after a fault."""
 
     __slots__ = ("_budget", "_fault", "_on_fault", "_parser")
 
@@ -75,7 +75,7 @@ class _Guard:
 
     def watch(self, on_fault: OnFault) -> None:
         self._on_fault = on_fault
-        if self._fault is not None:  # came in the same packet as the upgrade
+        if self._fault is not None:  # found in bytes received with the upgrade request
             on_fault(self._fault)
 
     def admit(self) -> None:
@@ -83,7 +83,7 @@ class _Guard:
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         if self._fault is not None:
-            return False, b""  # the connection is being closed; nothing more is of interest
+            return False, b""  # the connection is being closed
         fault = self._budget.take(data, monotonic())
         if fault is None:
             return self._parser.feed_data(data)
@@ -97,36 +97,37 @@ class _Guard:
 
 
 class DirectSocket(web.WebSocketResponse[bool]):
-    """A server's WebSocket whose text frames may be taken as they arrive."""
+    """A server's WebSocket whose text frames can be taken as they arrive."""
 
     _guard: _Guard | None = None
     _is_admitted = False
 
     def admit(self) -> None:
-        """The client was admitted: it has a client's budget from now on. Safe to repeat."""
+        """Give an admitted client the budget of clients. Safe to repeat."""
         if self._guard is not None and not self._is_admitted:
             self._is_admitted = True
             self._guard.admit()
 
-    def take_with(self, take: Take, leave: Leave, on_fault: OnFault) -> None:
-        """Offer text frames to ``take`` while ``receive`` waits and nothing is queued; those for
-        which it answers ``False`` are received as ever. It must not raise.
+    def take_with(self, take: Take, defer: Defer, on_fault: OnFault) -> None:
+        """Offer text frames to ``take`` while ``receive`` waits and the queue is empty.
 
         Args:
-            leave: calls what it is given soon, once: the end of ``receive`` when the peer is gone.
-            on_fault: told once that the client sent too much, or an unmasked frame; nothing that
-                comes behind it is read.
+            take: must not raise; ``False`` leaves the frame to ``receive``.
+            defer: called with the function that ends ``receive`` when the peer is gone; must call
+                it once, soon.
+            on_fault: called once when the client exceeds its budget or sends an unmasked frame;
+                nothing after it is read.
         """
         if self._guard is not None:
             self._guard.watch(on_fault)
         if isinstance(self._reader, _Queue):
             self._reader.take = take
-            self._reader.leave = leave
+            self._reader.defer = defer
 
     def _post_start(
         self, request: BaseRequest, protocol: str | None, writer: WebSocketWriter
     ) -> None:
-        # What came right behind the upgrade must meet our parser, not the one that it replaces.
+        # Bytes received with the upgrade request must reach this parser, not the one it replaces.
         handler = request.protocol
         tail, handler._message_tail = handler._message_tail, b""
         super()._post_start(request, protocol, writer)

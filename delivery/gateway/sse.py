@@ -1,7 +1,7 @@
-"""``GET /v1/stream``: the same events over server-sent events, for clients without WebSockets.
+"""``GET /v1/stream``: events as server-sent events, for clients without WebSockets.
 
-Owns: the stream's format and its response. Never does: acknowledge (``POST /v1/acks`` does, at any
-node) or write events by itself: a ``Connection`` decides what leaves, as on a WebSocket.
+Owns: the format of the stream and its response. Never does: acknowledge (``POST /v1/acks`` does, at
+any node), or decide what is sent: a ``Connection`` does, as on a WebSocket.
 Source: WHATWG HTML, section 9.2, Server-sent events.
 """
 
@@ -15,7 +15,7 @@ from aiohttp.http import HttpVersion11, StreamWriter
 
 from delivery.domain.event import Event
 from delivery.errors import Overloaded
-from delivery.gateway.sink import CLOSE_GRACE, at_once
+from delivery.gateway.frame_writer import CLOSE_GRACE, at_once
 from delivery.protocol import Reconnect, ServerFrame, encode
 
 if TYPE_CHECKING:
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # nginx would hold events back
+    "X-Accel-Buffering": "no",  # nginx would buffer events
     "X-Content-Type-Options": "nosniff",
 }
 MAX_CURSOR_CHARS = 128
 
 
-class StreamSink:
-    """The writing side of one stream; ends its handler by ``ended``."""
+class EventStreamWriter:
+    """The writing side of one event stream; ``ended`` ends its handler."""
 
-    def __init__(self, request: web.Request, writer: StreamWriter) -> None:
+    def __init__(self, request: web.Request, stream: StreamWriter) -> None:
         self._protocol = request.protocol
-        self._writer = writer
+        self._stream = stream
         self._abort: asyncio.TimerHandle | None = None
         self.ended = asyncio.Event()
 
@@ -67,7 +67,7 @@ class StreamSink:
         self._send(b": %s\n\n" % payload)
 
     async def drain(self) -> None:
-        await self._writer.drain()
+        await self._stream.drain()
 
     def close(self, code: int, reason: str) -> None:
         if self.ended.is_set():
@@ -76,7 +76,7 @@ class StreamSink:
         self._abort = asyncio.get_running_loop().call_later(CLOSE_GRACE, self.abort)
 
     def end(self) -> None:
-        """The response is complete."""
+        """Release the timer after the response has ended."""
         if self._abort is not None:
             self._abort.cancel()
 
@@ -88,13 +88,13 @@ class StreamSink:
     def _send(self, data: bytes) -> None:
         if self.is_closed:
             raise ConnectionResetError("the client is gone")
-        at_once(self._writer.write(data, drain=False))
+        at_once(self._stream.write(data, drain=False))
 
 
 async def serve_stream(
     request: web.Request, path: FastPath, principal: Principal
 ) -> web.StreamResponse:
-    """Answer ``GET /v1/stream`` of a caller who was authenticated.
+    """Answer ``GET /v1/stream`` of an authenticated client until the stream ends.
 
     Raises:
         Overloaded: the user has too many connections, or the node is shutting down.
@@ -105,19 +105,19 @@ async def serve_stream(
     response = web.StreamResponse(headers=HEADERS)
     if request.version >= HttpVersion11:  # an older client reads until the connection ends
         response.enable_chunked_encoding()
-    writer = await response.prepare(request)
-    if not isinstance(writer, StreamWriter):
+    stream = await response.prepare(request)
+    if not isinstance(stream, StreamWriter):
         raise ConnectionResetError("the client was gone before the stream began")
-    sink = StreamSink(request, writer)
-    connection = path.open(sink, principal, is_stream=True)
+    writer = EventStreamWriter(request, stream)
+    connection = path.open(writer, principal, is_stream=True)
     cursor = request.headers.get("Last-Event-ID")
     connection.session.cursor = cursor[:MAX_CURSOR_CHARS] if cursor else None
     try:
         connection.on_principal(principal)
-        await sink.ended.wait()
-        if not sink.is_closed:
+        await writer.ended.wait()
+        if not writer.is_closed:
             await response.write_eof()
     finally:
         path.forget(connection)
-        sink.end()
+        writer.end()
     return response

@@ -1,7 +1,7 @@
 """``GET /v1/ws``: a WebSocket from its upgrade to its end.
 
-Owns: aiohttp's socket, reading from it, checking the tokens that a session asks about. Never
-does: decide what a frame means (the session), or write (the connection, through ``SocketSink``).
+Owns: aiohttp's socket, reading from it, verifying tokens for the session. Never does: decide what a
+frame means (the session), or write (the connection, through ``SocketWriter``).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from aiohttp.abc import AbstractStreamWriter
 from delivery.domain.event import Event
 from delivery.errors import InvalidFrame, Unauthenticated
 from delivery.gateway.frame_budget import Fault
+from delivery.gateway.frame_writer import CLOSE_GRACE, at_once
 from delivery.gateway.session import Phase
-from delivery.gateway.sink import CLOSE_GRACE, at_once
 from delivery.gateway.socket_reader import DirectSocket
 from delivery.protocol import (
     MAX_FRAME_BYTES,
@@ -44,18 +44,18 @@ logger = logging.getLogger(__name__)
 VERIFY_TIMEOUT = 10.0
 _ENDED = frozenset(
     {WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR}
-)  # after these nothing more comes
+)  # no further message follows these
 
 
-class SocketSink:
+class SocketWriter:
     """The writing side of one WebSocket."""
 
     def __init__(
-        self, request: web.Request, socket: DirectSocket, writer: AbstractStreamWriter
+        self, request: web.Request, socket: DirectSocket, stream: AbstractStreamWriter
     ) -> None:
         self._protocol = request.protocol
         self._socket = socket
-        self._writer = writer
+        self._stream = stream
         self._abort: asyncio.TimerHandle | None = None
         self.is_closing = False
 
@@ -81,12 +81,12 @@ class SocketSink:
         self._send(payload, WSMsgType.PING)
 
     def pong(self, payload: bytes) -> None:
-        """Answer a ping; somebody who does not read is not answered."""
+        """Answer a ping; a peer that does not read gets no answer."""
         if not self.is_blocked:
             self._send(payload, WSMsgType.PONG)
 
     async def drain(self) -> None:
-        await self._writer.drain()
+        await self._stream.drain()
 
     def close(self, code: int, reason: str) -> None:
         if self.is_closing or self.is_closed:
@@ -97,17 +97,17 @@ class SocketSink:
         try:
             self._send(payload, WSMsgType.CLOSE)
         except ConnectionError as error:
-            logger.debug("no close frame reaches a peer that is gone: %s", error)
-        # The reader waits for the peer's answer; a peer that does not read never gives one.
+            logger.debug("close frame not sent: %s", error)
+        # The reader waits for the answer to the close frame; a peer that does not read sends none.
         self._abort = asyncio.get_running_loop().call_later(CLOSE_GRACE, self.abort)
 
     def abort(self) -> None:
-        """End the transport whatever it still buffers."""
+        """Close the transport and discard what it buffers."""
         if self._protocol.transport is not None:
             self._protocol.transport.abort()
 
     def end(self) -> None:
-        """The reader is done."""
+        """Release the transport after reading has ended."""
         if self._abort is not None:
             self._abort.cancel()
         if self._protocol.transport is not None and self.is_closing:
@@ -118,7 +118,7 @@ class SocketSink:
 
 
 async def serve_socket(request: web.Request, path: FastPath) -> web.StreamResponse:
-    """The handler of ``GET /v1/ws``."""
+    """Handle ``GET /v1/ws`` until the socket is closed."""
     header = await _header_principal(request, path)
     socket = DirectSocket(
         protocols=(SUBPROTOCOL,),
@@ -130,24 +130,24 @@ async def serve_socket(request: web.Request, path: FastPath) -> web.StreamRespon
         writer_limit=sys.maxsize,  # flow control is the connection's: see at_once
         decode_text=False,
     )
-    writer = await socket.prepare(request)
-    sink = SocketSink(request, socket, writer)
-    connection = path.open(sink, None if isinstance(header, Exception) else header)
+    stream = await socket.prepare(request)
+    writer = SocketWriter(request, socket, stream)
+    connection = path.open(writer, None if isinstance(header, Exception) else header)
     try:
         if isinstance(header, Unauthenticated):
             connection.perform(connection.session.on_refused(header))
-        await _read(socket, sink, connection, path)
+        await _read(socket, writer, connection, path)
     finally:
         path.forget(connection)
-        sink.end()
+        writer.end()
     return socket
 
 
 async def _header_principal(
     request: web.Request, path: FastPath
 ) -> Principal | Unauthenticated | None:
-    """Whom the upgrade's Authorization header names. A bad token is answered with a close code: an
-    HTTP status tells a client nothing about coming back."""
+    """The principal of the Authorization header, or why its token is refused. A refused token ends
+    in a close code, which tells a client whether to reconnect; an HTTP status does not."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         return None
@@ -163,14 +163,14 @@ async def _verify(path: FastPath, token: str) -> Principal:
             principal = await path.auth.verify(token)
     except TimeoutError as error:
         raise Unauthenticated(
-            "the token could not be checked in time; come back", close_code=Close.FORCED_RECONNECT
+            "the token could not be verified in time; reconnect", close_code=Close.FORCED_RECONNECT
         ) from error
-    _ = principal.user_id  # refuses a service before the session hears of it
+    _ = principal.user_id  # raises for a service, which has no events of its own
     return principal
 
 
 async def _read(
-    socket: DirectSocket, sink: SocketSink, connection: Connection, path: FastPath
+    socket: DirectSocket, writer: SocketWriter, connection: Connection, path: FastPath
 ) -> None:
     session = connection.session
     clock = path.clock
@@ -181,13 +181,13 @@ async def _read(
         else:
             connection.perform(session.on_over_budget())
 
-    socket.take_with(partial(_take, connection, clock), path.leave, on_fault)
+    socket.take_with(partial(_take, connection, clock), path.defer_teardown, on_fault)
     while True:
         message = await socket.receive()
         kind = message.type
         if kind is WSMsgType.TEXT:
             if connection.is_closed:
-                continue  # on its way out: only the answer to our close is of interest
+                continue  # closing: only the answer to the close frame matters
             try:
                 frame = decode_client(message.data)
             except InvalidFrame as error:
@@ -201,7 +201,7 @@ async def _read(
         elif kind is WSMsgType.PONG:
             connection.on_pong(bytes(message.data))
         elif kind is WSMsgType.PING:
-            _pong(sink, connection, bytes(message.data))
+            _pong(writer, connection, bytes(message.data))
         elif kind in _ENDED:
             return
         else:
@@ -209,13 +209,13 @@ async def _read(
 
 
 def _take(connection: Connection, clock: Callable[[], float], raw: bytes) -> bool:
-    """Handle an acknowledgement at once; ``False`` for every other frame, and for bad ones."""
+    """Handle an acknowledgement as it arrives; ``False`` for other and for malformed frames."""
     if connection.is_closed:
         return False
     try:
         frame = decode_client(raw)
     except InvalidFrame:
-        return False  # the reader says so, in its turn
+        return False  # ``_read`` answers it
     if type(frame) is not Ack:
         return False
     try:
@@ -236,8 +236,8 @@ async def _check(token: str, connection: Connection, path: FastPath) -> None:
         connection.on_principal(principal)
 
 
-def _pong(sink: SocketSink, connection: Connection, payload: bytes) -> None:
+def _pong(writer: SocketWriter, connection: Connection, payload: bytes) -> None:
     try:
-        sink.pong(payload)
+        writer.pong(payload)
     except ConnectionError as error:
-        logger.debug("connection %s: %s", connection.session.connection_id, error)
+        logger.debug("connection %s: pong not sent: %s", connection.session.connection_id, error)

@@ -195,10 +195,10 @@ async def test_an_unknown_cursor_says_so_and_brings_the_unconfirmed() -> None:
 async def test_without_the_ledger_the_second_copy_is_sent_and_pushes_flow() -> None:
     copy = make_event()
 
-    async def second_copy(user_id: str) -> list[Event]:
+    async def queue_copies(user_id: str) -> list[Event]:
         return [copy]
 
-    async with serve(Node(second_copy=second_copy)) as node:
+    async with serve(Node(queue_copies=queue_copies)) as node:
         node.events.is_away = True
         async with joined(node) as (ws, welcome):
             assert welcome["recovered"] is False

@@ -79,7 +79,7 @@ async def test_a_token_without_key_id_finds_the_key_of_its_kind(algorithm: str) 
 async def test_an_hmac_made_with_the_public_key_is_refused() -> None:
     issuer = Issuer(jwk("RS256", "k"))
     pem = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    # PyJWT refuses to sign so; whoever forges does not use it.
+    # PyJWT refuses to sign so; a forger would not use it.
     parts = [json.dumps({"alg": "HS256", "kid": "k"}), json.dumps({"sub": "u1", "exp": 9**12})]
     unsigned = b".".join(base64.urlsafe_b64encode(p.encode()).rstrip(b"=") for p in parts)
     signature = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256)

@@ -11,16 +11,16 @@ from delivery.domain.node_messages import Gap
 from delivery.domain.ports import Journal
 from delivery.domain.records import Stored
 from delivery.domain.stores import Ledger
-from delivery.gateway.feed import Feed, Source
+from delivery.gateway.feed import Feed, FeedReader
 from delivery.ledger.access import LedgerAccess
 from delivery.protocol import Connected, Limits
 from tests.fast_path import Desk, MemoryJournal, MemoryLedger, Node, make_event, make_id, until
 
 
-def source(ledger: MemoryLedger, **options: object) -> Source:
+def feed_reader(ledger: MemoryLedger, **options: object) -> FeedReader:
     journal = MemoryJournal(ledger)
     reads = LedgerAccess(cast(Ledger, ledger))
-    return Source(reads, cast(Journal, journal), **options)  # type: ignore[arg-type]
+    return FeedReader(reads, cast(Journal, journal), **options)  # type: ignore[arg-type]
 
 
 def ids(page_items: list[tuple[Event, bytes]]) -> list[str]:
@@ -35,7 +35,7 @@ async def test_without_a_cursor_everything_unconfirmed_is_owed() -> None:
     ]
     ledger.events.add(make_event(), State.CONFIRMED)
     ledger.events.add(make_event("eve"))
-    page = await Feed(source(ledger), "ada", "phone").open(None)
+    page = await Feed(feed_reader(ledger), "ada", "phone").open(None)
     assert (ids(page.items), page.recovered, page.is_last) == (owed, True, True)
 
 
@@ -46,7 +46,7 @@ async def test_a_cursor_adds_what_was_recorded_since_30_s_before_it() -> None:
     near = add(make_event(), State.CONFIRMED, age=75.0).event.id
     cursor = add(make_event(), State.CONFIRMED, age=50.0).event.id
     after = add(make_event(), State.CONFIRMED, age=1.0).event.id
-    page = await Feed(source(ledger), "ada", "phone").open(cursor)
+    page = await Feed(feed_reader(ledger), "ada", "phone").open(cursor)
     assert (ids(page.items), page.recovered) == ([near, cursor, after], True)
 
 
@@ -55,14 +55,14 @@ async def test_an_unknown_cursor_is_not_recovered_and_still_gets_the_unconfirmed
     owed = ledger.events.add(make_event()).event.id
     strangers = ledger.events.add(make_event("eve"), State.CONFIRMED).event.id
     for cursor in (make_id(), strangers, "not an id"):
-        page = await Feed(source(ledger), "ada", "phone").open(cursor)
+        page = await Feed(feed_reader(ledger), "ada", "phone").open(cursor)
         assert (ids(page.items), page.recovered) == ([owed], False)
 
 
 async def test_pages_follow_each_other_without_gap_or_repetition() -> None:
     ledger = MemoryLedger()
     owed = [ledger.events.add(make_event()).event.id for _ in range(7)]
-    feed = Feed(source(ledger, page=3), "ada", "phone")
+    feed = Feed(feed_reader(ledger, page=3), "ada", "phone")
     pages = [await feed.open(None), await feed.more(), await feed.more()]
     assert [event_id for page in pages for event_id in ids(page.items)] == owed
     assert [page.is_last for page in pages] == [False, False, True]
@@ -73,40 +73,40 @@ async def test_without_the_ledger_the_users_own_second_copy_is_read() -> None:
     ledger.events.is_away = True
     mine, strangers = make_event(), make_event("eve")
 
-    async def second_copy(user_id: str) -> list[Event]:
+    async def queue_copies(user_id: str) -> list[Event]:
         return [mine, strangers]
 
-    page = await Feed(source(ledger, second_copy=second_copy), "ada", "phone").open(None)
+    page = await Feed(feed_reader(ledger, queue_copies=queue_copies), "ada", "phone").open(None)
     assert (ids(page.items), page.recovered, page.is_degraded) == ([mine.id], False, True)
 
 
 async def test_pages_are_read_as_acks_make_room_and_then_the_connection_is_live() -> None:
     desk = Desk(Node(limits=Limits(max_in_flight=4)))
     owed = [desk.node.events.add(make_event()).event.id for _ in range(25)]
-    connection, sink = desk.begin()
-    await until(lambda: len(sink.ids) == 4)
+    connection, writer = desk.begin()
+    await until(lambda: len(writer.ids) == 4)
     fresh = make_event()
     desk.node.emit(fresh)
     assert not connection.is_live
 
     def acknowledged() -> bool:
         desk.ack(connection)
-        return connection.is_live and len(sink.ids) == 26
+        return connection.is_live and len(writer.ids) == 26
 
     await until(acknowledged)
-    assert sink.ids == [*owed, fresh.id]
-    assert sink.batches[-1][0] == 26
+    assert writer.ids == [*owed, fresh.id]
+    assert writer.batches[-1][0] == 26
 
 
 async def test_what_was_pushed_before_the_ledger_was_read_is_not_sent_twice() -> None:
     desk = Desk()
-    connection, sink = desk.begin()
+    connection, writer = desk.begin()
     event = make_event()
     desk.node.emit(event)  # it stands in the ledger and in the queue
     await until(lambda: connection.is_live)
     desk.node.emit(last := make_event())
-    await until(lambda: len(sink.ids) == 2)
-    assert sink.ids == [event.id, last.id]
+    await until(lambda: len(writer.ids) == 2)
+    assert writer.ids == [event.id, last.id]
 
 
 async def test_a_connection_that_begins_in_the_middle_of_a_run_need_not_ask_what_came_before() -> (
@@ -116,10 +116,10 @@ async def test_a_connection_that_begins_in_the_middle_of_a_run_need_not_ask_what
     events = desk.node.events
     for seq in (1, 2):
         events.add(make_event(seq=seq), State.CONFIRMED)
-    connection, sink = await desk.connect()
+    connection, writer = await desk.connect()
     reads = events.reads
     desk.node.emit(third := make_event(seq=3))
-    await until(lambda: sink.ids == [third.id])
+    await until(lambda: writer.ids == [third.id])
     assert (connection.is_live, events.reads) == (True, reads)
     desk.node.emit(make_event(seq=5))
     assert not connection.is_live, "the fourth went past it"
@@ -127,7 +127,7 @@ async def test_a_connection_that_begins_in_the_middle_of_a_run_need_not_ask_what
 
 async def test_an_overflow_is_mended_from_the_ledger_after_the_journal_was_flushed() -> None:
     desk = Desk(Node(limits=Limits(max_in_flight=2, max_queue=3)))
-    connection, sink = await desk.connect()
+    connection, writer = await desk.connect()
     events = [make_event() for _ in range(12)]
     for event in events:
         desk.node.emit(event)
@@ -135,55 +135,55 @@ async def test_an_overflow_is_mended_from_the_ledger_after_the_journal_was_flush
 
     def acknowledged() -> bool:
         desk.ack(connection)
-        return connection.is_live and len(sink.ids) >= len(events)
+        return connection.is_live and len(writer.ids) >= len(events)
 
     await until(acknowledged)
-    assert sink.ids == [event.id for event in events]
+    assert writer.ids == [event.id for event in events]
     assert desk.node.journal.flushes >= 1
 
 
 async def test_a_wake_up_brings_what_only_the_ledger_knows() -> None:
     desk = Desk()
-    _, sink = await desk.connect()
+    _, writer = await desk.connect()
     elsewhere = desk.node.events.add(make_event()).event.id
     desk.registry.wake("ada")
-    await until(lambda: sink.ids == [elsewhere])
+    await until(lambda: writer.ids == [elsewhere])
 
 
 async def test_a_gap_on_the_bus_makes_everybody_catch_up() -> None:
     desk = Desk()
-    _, sink = await desk.connect()
+    _, writer = await desk.connect()
     lost = desk.node.events.add(make_event()).event.id
     desk.node.gateway.path.on_message(Gap(node="node-1"))
-    await until(lambda: sink.ids == [lost])
+    await until(lambda: writer.ids == [lost])
 
 
 async def test_pushes_flow_while_the_ledger_is_away_and_it_is_read_when_it_is_back() -> None:
     desk = Desk()
     missed = desk.node.events.add(make_event()).event.id
     desk.node.events.is_away = True
-    connection, sink = await desk.connect()
-    [welcome] = sink.frames
+    connection, writer = await desk.connect()
+    [welcome] = writer.frames
     assert isinstance(welcome, Connected)
     assert not welcome.recovered
     pushed = make_event()
     desk.node.emit(pushed)
-    await until(lambda: sink.ids == [pushed.id])
+    await until(lambda: writer.ids == [pushed.id])
     connection.on_tick(desk.clock.now)
     desk.node.events.is_away = False
     assert connection.is_live, "it is not tried again before its time"
     desk.clock.now += 1.1
     connection.on_tick(desk.clock.now)
-    await until(lambda: sink.ids == [pushed.id, missed])
+    await until(lambda: writer.ids == [pushed.id, missed])
 
 
 async def test_acks_are_proofs_with_device_and_connection_and_wake_receipts() -> None:
     desk = Desk()
-    connection, sink = await desk.connect()
+    connection, writer = await desk.connect()
     connection.session.device = "phone"
     event = make_event()
     desk.node.emit(event)
-    await until(lambda: sink.ids)
+    await until(lambda: writer.ids)
     desk.ack(connection)
     await until(lambda: desk.node.journal.proofs)
     assert desk.node.journal.proofs == [Confirmation(event.id, "ada", "websocket", "phone", "c")]
@@ -198,37 +198,37 @@ async def test_what_a_client_gets_and_acknowledges_again_is_no_second_proof() ->
         for state in (State.CONFIRMED, State.CONFIRMED, State.SENT)
     )
     events.proved.add((mine.id, "ada"))
-    connection, sink = desk.begin(cursor=mine.id)
+    connection, writer = desk.begin(cursor=mine.id)
     await until(lambda: connection.is_live)
-    assert sink.ids == [mine.id, elses.id, fresh.id]
+    assert writer.ids == [mine.id, elses.id, fresh.id]
     desk.ack(connection)
     await until(lambda: desk.node.journal.confirmed)
     assert desk.node.journal.confirmed == [elses.id, fresh.id]
-    assert connection.session.flight.in_flight == ()
+    assert connection.session.in_flight.ids == ()
 
 
 async def test_a_client_that_does_not_read_is_closed_with_3008_after_the_send_timeout() -> None:
     desk = Desk(send_timeout=0.05)
-    _, sink = await desk.connect()
-    sink.is_blocked = True
+    _, writer = await desk.connect()
+    writer.is_blocked = True
     event = make_event()
     desk.node.emit(event)
-    await until(lambda: sink.closed)
-    assert (sink.closed or (0, ""))[0] == 3008
+    await until(lambda: writer.closed)
+    assert (writer.closed or (0, ""))[0] == 3008
     assert desk.registry.connections_of("ada") == 0
     assert [ids for ids, _ in desk.node.journal.hand_overs] == [event.id]
 
 
 async def test_a_client_that_reads_again_in_time_gets_what_waited() -> None:
     desk = Desk()
-    _, sink = await desk.connect()
-    sink.is_blocked = True
+    _, writer = await desk.connect()
+    writer.is_blocked = True
     event = make_event()
     desk.node.emit(event)
     await asyncio.sleep(0)
-    assert sink.ids == []
-    sink.was_read.set()
-    await until(lambda: sink.ids == [event.id])
+    assert writer.ids == []
+    writer.was_read.set()
+    await until(lambda: writer.ids == [event.id])
 
 
 async def test_a_fault_while_feeding_makes_the_client_come_back() -> None:
@@ -239,24 +239,24 @@ async def test_a_fault_while_feeding_makes_the_client_come_back() -> None:
         raise ZeroDivisionError
 
     desk.node.events.page = broken  # type: ignore[method-assign]
-    _, sink = desk.begin()
-    await until(lambda: sink.closed)
-    assert (sink.closed or (0, ""))[0] == 3011
+    _, writer = desk.begin()
+    await until(lambda: writer.closed)
+    assert (writer.closed or (0, ""))[0] == 3011
 
 
 async def test_a_peer_that_is_gone_is_noticed_by_the_tick() -> None:
     desk = Desk()
-    connection, sink = await desk.connect()
-    sink.is_closed = True
+    connection, writer = await desk.connect()
+    writer.is_closed = True
     connection.on_tick(desk.clock.now)
     assert desk.registry.connections_of("ada") == 0
 
 
 async def test_a_stream_takes_more_than_may_be_in_flight_because_nothing_comes_back() -> None:
     desk = Desk(Node(limits=Limits(max_in_flight=2)))
-    _, sink = desk.begin(is_stream=True)
+    _, writer = desk.begin(is_stream=True)
     events = [make_event() for _ in range(20)]
     for event in events:
         desk.node.emit(event)
-    await until(lambda: len(sink.ids) == 20)
-    assert sink.ids == [event.id for event in events]
+    await until(lambda: len(writer.ids) == 20)
+    assert writer.ids == [event.id for event in events]

@@ -7,7 +7,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.gateway.frame_budget import ADMITTED, STRANGER, Budget, Fault, FrameBudget
+from delivery.gateway.frame_budget import ADMITTED, UNADMITTED, Budget, Fault, FrameBudget
 
 TEXT, CONTINUATION, PING, PONG = 0x81, 0x00, 0x89, 0x8A
 GENEROUS = Budget(1e9, 10**9, 1e9, 10**9, 1e12, 10**12)
@@ -46,9 +46,9 @@ def test_what_was_spent_comes_back_with_time() -> None:
 
 
 def test_a_stranger_has_little_and_an_admitted_client_enough() -> None:
-    stranger = FrameBudget(0.0)
-    assert stranger.take(frame(TEXT, b"x") * STRANGER.frame_burst, 0.0) is None
-    assert stranger.take(frame(TEXT, b"x"), 0.0) is Fault.BUDGET
+    unadmitted = FrameBudget(0.0)
+    assert unadmitted.take(frame(TEXT, b"x") * UNADMITTED.frame_burst, 0.0) is None
+    assert unadmitted.take(frame(TEXT, b"x"), 0.0) is Fault.BUDGET
     assert admitted().take(frame(TEXT, b"x") * 5_000, 0.0) is None
 
 
@@ -57,10 +57,10 @@ def test_a_stranger_may_send_a_token_of_the_largest_size() -> None:
 
 
 def test_bytes_of_a_frame_that_never_ends_count_as_they_come() -> None:
-    stranger = FrameBudget(0.0)
+    unadmitted = FrameBudget(0.0)
     endless = bytes((0x02, 0xFF)) + (1 << 40).to_bytes(8, "big") + b"\0\0\0\0"
-    assert stranger.take(endless, 0.0) is None
-    faults = [stranger.take(b"x" * 8_192, 0.0) for _ in range(9)]
+    assert unadmitted.take(endless, 0.0) is None
+    faults = [unadmitted.take(b"x" * 8_192, 0.0) for _ in range(9)]
     assert Fault.BUDGET in faults
 
 

@@ -93,11 +93,11 @@ async def test_a_malformed_event_does_not_cost_the_others_of_its_message(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with bench() as one:
-        _, sink = await Desk(one.node).connect()
+        _, writer = await Desk(one.node).connect()
         good = [make_event(seq=number) for number in (1, 2)]
         for bad, event in zip((b"7", b'{"id":1}'), good, strict=True):
             one.say(pushes(bad, encode_event(event)))
-        await until(lambda: sink.ids == [event.id for event in good])
+        await until(lambda: writer.ids == [event.id for event in good])
         assert one.node.gateway.path.malformed_events == 2
     assert "malformed events from other nodes" in caplog.text
     assert all(record.exc_info is None for record in caplog.records)
@@ -116,7 +116,7 @@ async def test_an_event_that_cannot_be_pushed_does_not_cost_the_others_of_its_me
     async with bench() as one:
         desk = Desk(one.node)
         broken, _ = await desk.connect("ada")
-        _, sink = await desk.connect("eve")
+        _, writer = await desk.connect("eve")
 
         def fail(item: object) -> object:
             raise ValueError("ours")
@@ -130,7 +130,7 @@ async def test_an_event_that_cannot_be_pushed_does_not_cost_the_others_of_its_me
                 events=[msgspec.Raw(encode_event(event)) for event in (bad, good)],
             )
         )
-        await until(lambda: sink.ids == [good.id])
+        await until(lambda: writer.ids == [good.id])
     [record] = [record for record in caplog.records if record.exc_info is not None]
     assert bad.id in record.getMessage()
 
@@ -151,14 +151,14 @@ async def test_a_message_of_another_release_changes_nothing_and_the_next_is_hear
 ) -> None:
     caplog.set_level(logging.INFO, "delivery.bus")
     async with bench() as one:
-        _, sink = await Desk(one.node).connect()
+        _, writer = await Desk(one.node).connect()
         one.node.events.add(make_event())
         one.say_raw(raw)
         one.say_raw(raw)
         await one.hears()
         assert (one.bus.reader.ignored, one.bus.reader.malformed) == (2, 0)
-        assert not one.node.registry.peers.are_there
-        assert sink.ids == []
+        assert not one.node.registry.peers.has_nodes
+        assert writer.ids == []
     assert [record.levelno for record in caplog.records] == [logging.INFO]
 
 

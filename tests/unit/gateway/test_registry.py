@@ -1,4 +1,4 @@
-"""The fast path's door, with real connections over sinks in memory."""
+"""Pushes through the registry, with real connections over writers in memory."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ class Recorder(LocalBus):
 
 async def test_everything_pushed_in_one_turn_leaves_as_one_frame() -> None:
     desk = Desk()
-    _, sink = await desk.connect()
+    _, writer = await desk.connect()
     events = [make_event() for _ in range(5)]
     assert [desk.node.emit(event) for event in events] == [1] * 5
-    await until(lambda: sink.batches)
-    assert sink.batches == [(5, [event.id for event in events])]
+    await until(lambda: writer.batches)
+    assert writer.batches == [(5, [event.id for event in events])]
 
 
-async def test_every_connection_of_the_user_hears_it_and_nobody_elses() -> None:
+async def test_every_connection_of_the_user_and_no_other_one_gets_it() -> None:
     desk = Desk()
-    sinks = [(await desk.connect())[1] for _ in range(3)]
+    writers = [(await desk.connect())[1] for _ in range(3)]
     _, stranger = await desk.connect("eve")
     event = make_event()
     assert desk.node.emit(event) == 3
-    await until(lambda: all(sink.ids == [event.id] for sink in sinks))
+    await until(lambda: all(writer.ids == [event.id] for writer in writers))
     assert stranger.ids == []
 
 
-async def test_a_push_to_nobody_says_so() -> None:
+async def test_a_push_without_a_connection_says_so() -> None:
     desk = Desk()
     event = make_event()
     pushed = desk.registry.push(event, encode_event(event))
@@ -65,11 +65,11 @@ async def test_a_user_has_a_limited_number_of_connections() -> None:
 
 async def test_the_breaker_opens_on_repeated_failure_and_sends_events_to_the_chain() -> None:
     desk = Desk()
-    connection, sink = await desk.connect()
+    connection, writer = await desk.connect()
     events = [make_event() for _ in range(5)]
     for event in events:
         desk.node.emit(event)
-    await until(lambda: len(sink.ids) == 5)
+    await until(lambda: len(writer.ids) == 5)
     for event in events:
         connection.perform(connection.session.on_client_frame(Nack(event.id), desk.clock.now))
     assert desk.node.journal.hand_overs == [(event.id, "nack: ") for event in events]
@@ -80,7 +80,7 @@ async def test_the_breaker_opens_on_repeated_failure_and_sends_events_to_the_cha
 
 async def test_the_breaker_tries_again_after_30_s_and_an_ack_closes_it() -> None:
     desk = Desk()
-    connection, sink = await desk.connect()
+    connection, writer = await desk.connect()
     for _ in range(5):
         desk.registry.on_failure(connection)
     missed = make_event()
@@ -90,10 +90,10 @@ async def test_the_breaker_tries_again_after_30_s_and_an_ack_closes_it() -> None
     assert desk.node.emit(probe) == 1
     later = make_event()
     assert desk.node.emit(later) == 0
-    await until(lambda: sink.ids == [probe.id])
+    await until(lambda: writer.ids == [probe.id])
     desk.ack(connection)
     assert desk.registry.breaker_of("ada") is BreakerState.CLOSED
-    await until(lambda: sink.ids == [probe.id, missed.id, later.id])
+    await until(lambda: writer.ids == [probe.id, missed.id, later.id])
 
 
 async def test_a_new_connection_resets_the_breaker() -> None:
@@ -154,27 +154,27 @@ async def test_a_resend_probes_the_healthiest_connection_first() -> None:
 
 async def test_a_resend_never_carries_another_users_event() -> None:
     desk = Desk()
-    connection, sink = await desk.connect()
+    connection, writer = await desk.connect()
     stored = desk.node.events.add(make_event("eve"))
     resend = asyncio.create_task(desk.registry.resend("ada", [stored], 1.0))
-    await until(lambda: sink.pings)
-    connection.on_pong(sink.pings[0])
+    await until(lambda: writer.pings)
+    connection.on_pong(writer.pings[0])
     await resend
-    assert sink.ids == []
+    assert writer.ids == []
 
 
 async def test_draining_sends_everybody_elsewhere_with_jitter() -> None:
     desk = Desk()
-    desk.registry._dice = iter([0.1, 0.9]).__next__
-    sinks = [(await desk.connect(user))[1] for user in ("ada", "eve")]
+    desk.registry._jitter = iter([0.1, 0.9]).__next__
+    writers = [(await desk.connect(user))[1] for user in ("ada", "eve")]
     desk.node.emit(event := make_event())
     assert desk.registry.close_all("shutdown", 4.0) == 2
-    assert [sink.frames[-1] for sink in sinks] == [
+    assert [writer.frames[-1] for writer in writers] == [
         Reconnect(400, "shutdown"),
         Reconnect(3_600, "shutdown"),
     ]
-    assert [sink.closed for sink in sinks] == [(3001, "shutdown")] * 2
-    assert sinks[0].ids == [event.id], "what was queued leaves before the goodbye"
+    assert [writer.closed for writer in writers] == [(3001, "shutdown")] * 2
+    assert writers[0].ids == [event.id], "queued events are sent before the close"
     assert desk.node.emit(make_event()) == 0
     _, late = desk.begin()
     assert (late.closed or (0, ""))[0] == 3001
@@ -182,10 +182,10 @@ async def test_draining_sends_everybody_elsewhere_with_jitter() -> None:
 
 async def test_a_gentle_drain_serves_each_client_until_its_turn() -> None:
     desk = Desk()
-    desk.registry._dice = lambda: 0.5
+    desk.registry._jitter = lambda: 0.5
     _, first = await desk.connect("ada")
     _, second = await desk.connect("eve")
-    leaving = asyncio.create_task(desk.registry.send_away("shutdown", 60.0, 0.2))
+    leaving = asyncio.create_task(desk.registry.reconnect_gradually("shutdown", 60.0, 0.2))
     await until(lambda: first.closed)
     assert first.frames[-1] == Reconnect(100, "shutdown")
     assert second.closed is None
@@ -198,16 +198,16 @@ async def test_a_gentle_drain_serves_each_client_until_its_turn() -> None:
 
 async def test_an_operator_disconnects_for_good() -> None:
     desk = Desk()
-    _, sink = await desk.connect()
+    _, writer = await desk.connect()
     assert desk.registry.disconnect("ada") == 1
-    assert (sink.closed or (0, ""))[0] == 3503
+    assert (writer.closed or (0, ""))[0] == 3503
     assert desk.registry.disconnect("ada") == 0
 
 
 async def test_what_was_queued_for_the_last_connection_is_handed_over_when_it_ends() -> None:
     desk = Desk()
-    connection, sink = await desk.connect()
-    sink.is_blocked = True
+    connection, writer = await desk.connect()
+    writer.is_blocked = True
     event = make_event()
     desk.node.emit(event)
     desk.node.emit(make_event(event_class=EventClass.EPHEMERAL))
@@ -218,9 +218,9 @@ async def test_what_was_queued_for_the_last_connection_is_handed_over_when_it_en
 
 async def test_another_connection_of_the_user_spares_the_hand_over() -> None:
     desk = Desk()
-    connection, sink = await desk.connect()
+    connection, writer = await desk.connect()
     _, other = await desk.connect()
-    sink.is_blocked = True
+    writer.is_blocked = True
     desk.node.emit(event := make_event())
     connection.detach()
     await until(lambda: other.ids == [event.id])
@@ -229,8 +229,8 @@ async def test_another_connection_of_the_user_spares_the_hand_over() -> None:
 
 async def test_a_failed_send_ends_the_connection_and_hands_over_at_once() -> None:
     desk = Desk()
-    connection, sink = await desk.connect()
-    sink.is_broken = True
+    connection, writer = await desk.connect()
+    writer.is_broken = True
     desk.node.emit(event := make_event())
     await until(lambda: connection.is_closed)
     assert [ids for ids, _ in desk.node.journal.hand_overs] == [event.id]
@@ -243,17 +243,17 @@ async def test_nodes_push_to_each_other_and_count_who_is_there() -> None:
         await node.gateway.path.start()
     try:
         desk = Desk(second)
-        _, sink = await desk.connect()
+        _, writer = await desk.connect()
         await until(lambda: first.registry.peers.hosts_of("ada"))
         event = make_event()
         assert first.emit(event) == 1
-        await until(lambda: sink.ids == [event.id])
+        await until(lambda: writer.ids == [event.id])
         desk.registry.disconnect("ada")
         await until(lambda: not first.registry.peers.hosts_of("ada"))
         assert first.emit(make_event()) == 0
         await second.gateway.path.stop()
         second.registry.peers.publish(Bye(node="n2"))
-        await until(lambda: not first.registry.peers.are_there)
+        await until(lambda: not first.registry.peers.has_nodes)
     finally:
         for node in (first, second):
             await node.gateway.path.stop()
@@ -266,11 +266,11 @@ async def test_a_confirmation_is_told_to_the_node_whose_event_it_is_and_not_for_
         await node.gateway.path.start()
     try:
         desk = Desk(second)
-        connection, sink = await desk.connect()
-        await until(lambda: second.registry.peers.are_there)
+        connection, writer = await desk.connect()
+        await until(lambda: second.registry.peers.has_nodes)
         second.emit(own := make_event())
         first.emit(theirs := make_event())
-        await until(lambda: set(sink.ids) == {own.id, theirs.id})
+        await until(lambda: set(writer.ids) == {own.id, theirs.id})
         desk.ack(connection)
         await until(lambda: first.confirmed)
         assert (first.confirmed, set(second.confirmed)) == ([theirs.id], {own.id, theirs.id})
@@ -298,7 +298,7 @@ def test_a_node_that_falls_silent_is_forgotten() -> None:
     peers.on_tick(12.0)
     assert peers.hosts_of("ada") == ("n2",), "a heartbeat is enough"
     peers.on_tick(14.0)
-    assert (peers.hosts_of("ada"), peers.are_there) == ((), False)
+    assert (peers.hosts_of("ada"), peers.has_nodes) == ((), False)
 
 
 async def test_a_heartbeat_comes_every_two_seconds_and_a_report_of_presence_every_ten() -> None:
@@ -322,8 +322,8 @@ def test_a_user_missing_from_two_reports_is_gone() -> None:
 
 async def test_the_welcome_says_what_the_session_grants() -> None:
     desk = Desk(Node(limits=Limits(heartbeat=7.0, max_in_flight=3)))
-    _, sink = await desk.connect()
-    [welcome] = sink.frames
+    _, writer = await desk.connect()
+    [welcome] = writer.frames
     assert isinstance(welcome, Connected)
     assert (welcome.user_id, welcome.heartbeat, welcome.max_in_flight) == ("ada", 7.0, 3)
     assert welcome.recovered

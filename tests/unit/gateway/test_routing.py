@@ -41,7 +41,7 @@ async def nodes(*names: str) -> AsyncIterator[list[Node]]:
     for node in made:
         await node.gateway.path.start()
     try:
-        await until(lambda: all(node.registry.peers.are_there for node in made))
+        await until(lambda: all(node.registry.peers.has_nodes for node in made))
         yield made
     finally:
         for node in made:
@@ -56,25 +56,25 @@ def pushes(node: Node) -> list[list[str]]:
 
 async def test_an_event_for_a_user_who_is_only_here_leaves_no_message() -> None:
     async with nodes("n1", "n2") as (first, _):
-        _, sink = await Desk(first).connect()
+        _, writer = await Desk(first).connect()
         event = make_event()
         assert first.emit(event) == 1
-        await until(lambda: sink.ids == [event.id])
+        await until(lambda: writer.ids == [event.id])
         assert pushes(first) == []
 
 
 async def test_an_event_is_sent_to_the_nodes_of_its_user_and_to_no_other() -> None:
     async with nodes("n1", "n2", "n3") as (first, second, third):
-        _, sink = await Desk(second).connect()
+        _, writer = await Desk(second).connect()
         await until(lambda: first.registry.peers.hosts_of("ada") == ("n2",))
         event = make_event()
         assert first.emit(event) == 1
-        await until(lambda: sink.ids == [event.id])
+        await until(lambda: writer.ids == [event.id])
         assert pushes(first) == [["n2"]]
-        assert pushes(third) == [], "it heard the message, and it was for somebody else"
+        assert pushes(third) == [], "it got the message, which was for another node"
 
 
-async def test_an_event_for_a_user_whom_nobody_knows_is_sent_to_everybody() -> None:
+async def test_an_event_for_a_user_whom_no_node_reports_is_sent_to_all() -> None:
     async with nodes("n1", "n2") as (first, second):
         assert first.emit(make_event()) == 0
         await until(lambda: pushes(first) == [[]])
@@ -97,25 +97,25 @@ async def test_what_goes_to_the_same_nodes_in_one_turn_is_one_message() -> None:
 
 async def test_a_message_is_bounded_however_much_crosses_in_one_turn() -> None:
     async with nodes("n1", "n2") as (first, second):
-        _, sink = await Desk(second).connect()
+        _, writer = await Desk(second).connect()
         await until(lambda: first.registry.peers.hosts_of("ada"))
         for seq in range(1, 2 * MAX_EVENTS + 2):
             first.emit(make_event(seq=seq))
-        await until(lambda: len(sink.ids) == 2 * MAX_EVENTS + 1)
+        await until(lambda: len(writer.ids) == 2 * MAX_EVENTS + 1)
         assert pushes(first) == [["n2"]] * 3
         first.emit(make_event(seq=2 * MAX_EVENTS + 2, data={"text": "x" * MAX_BYTES}))
         first.emit(make_event(seq=2 * MAX_EVENTS + 3))
-        await until(lambda: len(sink.ids) == 2 * MAX_EVENTS + 3)
+        await until(lambda: len(writer.ids) == 2 * MAX_EVENTS + 3)
         assert pushes(first) == [["n2"]] * 5
 
 
 async def test_the_proof_of_an_event_is_told_to_its_node_alone() -> None:
     async with nodes("n1", "n2", "n3") as (first, second, _):
         desk = Desk(second)
-        connection, sink = await desk.connect()
+        connection, writer = await desk.connect()
         await until(lambda: first.registry.peers.hosts_of("ada"))
         first.emit(event := make_event())
-        await until(lambda: sink.ids == [event.id])
+        await until(lambda: writer.ids == [event.id])
         desk.ack(connection)
         await until(lambda: first.confirmed == [event.id])
         bus = second.bus
@@ -125,7 +125,7 @@ async def test_the_proof_of_an_event_is_told_to_its_node_alone() -> None:
 
 async def test_an_event_that_finds_its_user_gone_is_passed_on_once() -> None:
     async with nodes("n1", "n2", "n3") as (first, second, third):
-        _, sink = await Desk(third).connect()
+        _, writer = await Desk(third).connect()
         await until(lambda: first.registry.peers.hosts_of("ada") == ("n3",))
         # n1 has heard that ada came to n2, and not yet that she left for n3.
         first.registry.peers.on_bye("n3")
@@ -133,7 +133,7 @@ async def test_an_event_that_finds_its_user_gone_is_passed_on_once() -> None:
             PresenceChange(node="n2", joined=["ada"], left=[]), 0.0
         )
         first.emit(event := make_event())
-        await until(lambda: sink.ids == [event.id])
+        await until(lambda: writer.ids == [event.id])
         assert pushes(first) == [["n2"]]
         assert pushes(second) == [[]]
         assert pushes(third) == []
@@ -144,20 +144,20 @@ async def test_a_second_device_reads_again_what_went_only_to_the_first_ones_node
         home, away = Desk(first), Desk(second)
         phone, _ = await home.connect()
         await until(lambda: second.registry.peers.hosts_of("ada") == ("n1",))
-        laptop, sink = await away.connect()
+        laptop, writer = await away.connect()
         # Emitted before the news of the laptop arrived, and confirmed by the phone.
         first.registry.peers.on_bye("n2")
         first.emit(event := make_event())
-        await until(lambda: phone.session.flight.n == 1)
+        await until(lambda: phone.session.in_flight.n == 1)
         home.ack(phone)
         await until(lambda: first.confirmed == [event.id])
-        assert sink.ids == []
+        assert writer.ids == []
         laptop.catch_up()  # for another reason, and too early: the second look still comes
         await until(lambda: laptop.is_live)
-        assert sink.ids == []
+        assert writer.ids == []
         away.clock.now += 4.0
         laptop.on_tick(away.clock.now)
-        await until(lambda: sink.ids == [event.id])
+        await until(lambda: writer.ids == [event.id])
 
 
 async def test_an_only_device_reads_the_ledger_once() -> None:
@@ -168,5 +168,5 @@ async def test_an_only_device_reads_the_ledger_once() -> None:
         desk.clock.now += 4.0
         connection.on_tick(desk.clock.now)
         first.emit(make_event())
-        await until(lambda: connection.session.flight.n == 1)
+        await until(lambda: connection.session.in_flight.n == 1)
         assert first.events.reads == reads

@@ -48,7 +48,7 @@ def pushed(
     session: Session, count: int, event_class: EventClass = EventClass.CRITICAL
 ) -> list[str]:
     events = [make_event(event_class=event_class) for _ in range(count)]
-    session.flight.on_push(events, 0.0)
+    session.in_flight.on_push(events, 0.0)
     return [event.id for event in events]
 
 
@@ -117,14 +117,14 @@ def test_an_ack_up_to_n_confirms_everything_up_to_it_and_nothing_else() -> None:
     session = opened()
     ids = pushed(session, 5)
     assert session.on_client_frame(Ack(upto=3), 1.0) == (Confirm(tuple(ids[:3])),)
-    assert session.flight.in_flight == tuple(ids[3:])
+    assert session.in_flight.ids == tuple(ids[3:])
 
 
 def test_an_ack_by_ids_confirms_these() -> None:
     session = opened()
     ids = pushed(session, 3)
     assert session.on_client_frame(Ack(ids=[ids[2], ids[0]]), 1.0) == (Confirm((ids[2], ids[0])),)
-    assert session.flight.in_flight == (ids[1],)
+    assert session.in_flight.ids == (ids[1],)
 
 
 def test_a_repeated_ack_confirms_nothing_again_and_is_no_error() -> None:
@@ -140,7 +140,7 @@ def test_an_unknown_ack_confirms_nothing_and_stays_open(frame: Ack) -> None:
     session = opened()
     ids = pushed(session, 2)
     assert errors(session.on_client_frame(frame, 1.0)) == ["unknown_ack"]
-    assert session.flight.in_flight == tuple(ids)
+    assert session.in_flight.ids == tuple(ids)
     assert session.phase is Phase.OPEN
 
 
@@ -148,8 +148,8 @@ def test_ephemeral_events_count_in_n_and_not_in_flight() -> None:
     session = opened()
     pushed(session, 3, EventClass.EPHEMERAL)
     ids = pushed(session, 1)
-    assert session.flight.n == 4
-    assert session.flight.room == LIMITS.max_in_flight - 1
+    assert session.in_flight.n == 4
+    assert session.in_flight.room == LIMITS.max_in_flight - 1
     assert not session.on_client_frame(Ack(upto=3), 1.0)
     assert session.on_client_frame(Ack(upto=4), 1.0) == (Confirm(tuple(ids)),)
 
@@ -157,9 +157,9 @@ def test_ephemeral_events_count_in_n_and_not_in_flight() -> None:
 def test_an_event_sent_twice_may_be_acknowledged_where_it_came_first() -> None:
     session = opened()
     event = make_event()
-    session.flight.on_push([event], 0.0)
-    session.flight.on_push([event], 0.0)
-    assert session.flight.n == 2
+    session.in_flight.on_push([event], 0.0)
+    session.in_flight.on_push([event], 0.0)
+    assert session.in_flight.n == 2
     assert session.on_client_frame(Ack(upto=1), 1.0) == (Confirm((event.id,)),)
 
 
@@ -220,7 +220,7 @@ def test_a_stream_is_pinged_and_owes_no_pong() -> None:
         (Probe(b"%d" % n),) for n in range(1, 5)
     ]
     pushed(session, 50)
-    assert session.flight.room == LIMITS.max_in_flight
+    assert session.in_flight.room == LIMITS.max_in_flight
 
 
 def test_a_flood_is_told_once_and_then_closed_with_3505() -> None:
@@ -284,7 +284,7 @@ def test_no_sequence_of_inputs_raises_or_confirms_what_was_not_sent(inputs: list
                         ).evolve(id=f"{name}-e" if is_ephemeral else name)
                         for name, is_ephemeral in things
                     ]
-                    session.flight.on_push(events, now)
+                    session.in_flight.on_push(events, now)
                     durable = {e.id for e in events if e.event_class.is_durable}
                     sent |= durable
                     owed |= durable
@@ -307,4 +307,4 @@ def test_no_sequence_of_inputs_raises_or_confirms_what_was_not_sent(inputs: list
             if isinstance(action, HandOver):
                 assert action.id in sent
         closed = closed or bool(codes(actions))
-        assert set(session.flight.in_flight) <= sent
+        assert set(session.in_flight.ids) <= sent

@@ -1,4 +1,4 @@
-"""Those who leave: a few per turn, and their unacknowledged events to the chain."""
+"""Disconnects: a few teardowns per turn; unacknowledged events handed over after a grace period."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from delivery.domain.event import Event
-from delivery.gateway import departures
+from delivery.gateway import disconnects
 from delivery.gateway.connection import Connection
-from delivery.gateway.departures import PER_TURN, Departures, Leavers
+from delivery.gateway.disconnects import PER_TURN, ReconnectGrace, TeardownQueue
 from tests.fast_path import Desk, make_event, until
 
 
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(departures, "GRACE", 0.05)
+    monkeypatch.setattr(disconnects, "GRACE", 0.05)
 
 
 async def in_flight() -> tuple[Desk, Connection, Event]:
     """A client that has an event and did not acknowledge it."""
     desk = Desk()
-    connection, sink = await desk.connect()
+    connection, writer = await desk.connect()
     desk.node.emit(event := make_event())
-    await until(lambda: sink.ids == [event.id])
+    await until(lambda: writer.ids == [event.id])
     return desk, connection, event
 
 
@@ -45,7 +45,7 @@ async def test_a_client_that_is_back_in_time_is_spared_the_chain() -> None:
     desk.node.emit(make_event("eve"))
     leaver, _ = await desk.connect("eve")
     desk.node.emit(other := make_event("eve"))
-    await until(lambda: leaver.session.flight.n == 2)
+    await until(lambda: leaver.session.in_flight.n == 2)
     leaver.detach("the client left")
     await until(lambda: other.id in desk.node.events.expedited)
     assert event.id not in desk.node.events.expedited
@@ -53,26 +53,26 @@ async def test_a_client_that_is_back_in_time_is_spared_the_chain() -> None:
 
 async def test_another_device_spares_the_chain() -> None:
     desk = Desk()
-    connection, sink = await desk.connect()
+    connection, writer = await desk.connect()
     await desk.connect()
     desk.node.emit(event := make_event())
-    await until(lambda: sink.ids == [event.id])
+    await until(lambda: writer.ids == [event.id])
     connection.detach("the client left")
     await asyncio.sleep(0)
-    assert not desk.around.outcomes._departures._waiting
+    assert not desk.context.outcomes._reconnect_grace._waiting
 
 
 async def test_a_node_that_shuts_down_hands_nothing_over_on_leaving() -> None:
     desk = Desk()
-    _, sink = await desk.connect()
+    _, writer = await desk.connect()
     desk.node.emit(event := make_event())
-    await until(lambda: sink.ids == [event.id])
+    await until(lambda: writer.ids == [event.id])
     desk.registry.close_all("shutdown", 1.0)
-    assert not desk.around.outcomes._departures._waiting
+    assert not desk.context.outcomes._reconnect_grace._waiting
 
 
 async def test_a_crowd_ends_a_few_per_turn_and_in_order() -> None:
-    leavers = Leavers()
+    teardowns = TeardownQueue()
     ended: list[int] = []
     turns: list[int] = []
 
@@ -85,7 +85,7 @@ async def test_a_crowd_ends_a_few_per_turn_and_in_order() -> None:
         return lambda: ended.append(number)
 
     for number in range(100):
-        leavers.add(end(number))
+        teardowns.add(end(number))
     count()
     await until(lambda: len(ended) == 100)
     assert ended == list(range(100))
@@ -96,19 +96,21 @@ async def test_a_ledger_that_is_away_leaves_them_to_their_due_time() -> None:
     desk, connection, _ = await in_flight()
     desk.node.events.is_away = True
     connection.detach("the client left")
-    await until(lambda: not desk.around.outcomes._departures._task)
+    await until(lambda: not desk.context.outcomes._reconnect_grace._task)
     assert desk.node.events.expedited == []
     assert desk.node.chain_calls == 0
 
 
-async def test_what_departs_is_given_up_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(departures, "PORTION", 10)
+async def test_unacknowledged_events_are_handed_over_in_portions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(disconnects, "PORTION", 10)
     portions: list[int] = []
 
-    async def give_up(ids: Sequence[str]) -> None:
+    async def hand_over(ids: Sequence[str]) -> None:
         portions.append(len(ids))
 
-    left = Departures(lambda user_id: user_id != "back", give_up)
+    left = ReconnectGrace(lambda user_id: user_id != "back", hand_over)
     for number in range(6):
         left.add(f"user-{number}", ["id"] * 5)
     left.add("back", ["id"] * 5)
@@ -117,13 +119,15 @@ async def test_what_departs_is_given_up_in_portions(monkeypatch: pytest.MonkeyPa
     await until(lambda: left._ids == 0)
 
 
-async def test_a_bound_keeps_departures_from_growing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(departures, "MAX_IDS", 7)
+async def test_events_that_wait_for_their_client_are_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(disconnects, "MAX_IDS", 7)
 
-    async def give_up(ids: Sequence[str]) -> None:
+    async def hand_over(ids: Sequence[str]) -> None:
         raise AssertionError("closed before")
 
-    left = Departures(lambda user_id: True, give_up)
+    left = ReconnectGrace(lambda user_id: True, hand_over)
     left.add("ada", ["id"] * 5)
     left.add("eve", ["id"] * 5)
     assert left._ids == 5

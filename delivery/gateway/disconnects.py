@@ -1,8 +1,8 @@
-"""Those who leave: torn down a few per turn of the loop, and what they left unacknowledged goes to
-the chain unless they are back soon.
+"""Disconnected clients: teardown a few per turn of the loop, and the grace period for reconnects.
 
-Owns: the pace, and the moment of grace. A crowd that is cut off at once must not hold up those who
-stay. Never does: close sockets, or decide what the chain does.
+Owns: the pace of teardowns, and how long unacknowledged events wait for their client before they
+are handed over. Many clients that disconnect at once must not delay the connected ones. Never does:
+close sockets, or decide what the chain does.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 PER_TURN = 25
-"""Handlers that end in one turn; a tenth of a millisecond each."""
+"""Teardowns per turn of the loop; each takes about 0.1 ms."""
 GRACE = 1.0
-"""Seconds that a client gets to come back before its events are handed over."""
+"""Seconds in which a client may reconnect before its events are handed over."""
 PORTION = 10_000
-"""Events that are given up at once: few and large, because each waits for its turn to write."""
+"""Events handed over in one write: large portions, because each write waits for the journal."""
 MAX_IDS = 500_000
-"""Beyond that many events, what leaves unacknowledged waits for its due time."""
+"""Events that wait for their client at most; further ones wait for their due time."""
 
 Work = Callable[[], object]
 
 
-class Leavers:
-    """Runs what ends a connection, a few per turn. On the loop's thread."""
+class TeardownQueue:
+    """A queue of teardowns, run a few per turn. On the loop's thread."""
 
     def __init__(self) -> None:
         self._waiting: deque[Work] = deque()
 
     def add(self, work: Work) -> None:
-        """In its turn, soon."""
+        """Queue one teardown."""
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._run)
         self._waiting.append(work)
@@ -43,27 +43,27 @@ class Leavers:
             asyncio.get_running_loop().call_soon(self._run)
 
 
-class Departures:
-    """Events that were in flight to a user's last connection when it ended.
+class ReconnectGrace:
+    """Events that were in flight on a user's last connection when it ended.
 
     Args:
-        is_away: whether the user is connected nowhere now.
-        give_up: takes event ids to the chain.
+        is_away: whether the user has no connection, here or on another node.
+        hand_over: hands events over to their chain, by id.
     """
 
     def __init__(
         self,
         is_away: Callable[[str], bool],
-        give_up: Callable[[Sequence[str]], Coroutine[Any, Any, None]],
+        hand_over: Callable[[Sequence[str]], Coroutine[Any, Any, None]],
     ) -> None:
         self._is_away = is_away
-        self._give_up = give_up
+        self._hand_over = hand_over
         self._waiting: deque[tuple[float, str, Sequence[str]]] = deque()
         self._ids = 0
         self._task: asyncio.Task[None] | None = None
 
     def add(self, user_id: str, ids: Sequence[str]) -> None:
-        """The user left, with these unacknowledged."""
+        """Start the grace period of a user's unacknowledged events."""
         if not ids or self._ids + len(ids) > MAX_IDS:
             return
         loop = asyncio.get_running_loop()
@@ -73,14 +73,14 @@ class Departures:
             self._task = loop.create_task(self._run())
 
     def close(self) -> None:
-        """The node shuts down: its clients come back elsewhere, and what they do not acknowledge
-        there has its due time."""
+        """Forget all events, because the node shuts down: its clients reconnect to other nodes, and
+        what they do not acknowledge there has its due time."""
         if self._task is not None:
             self._task.cancel()
         self._forget_all()
 
     async def _run(self) -> None:
-        """One portion after the other, until nobody is left."""
+        """Hand over portion by portion until no event waits."""
         try:
             while self._waiting:
                 due_in = self._waiting[0][0] - asyncio.get_running_loop().time()
@@ -88,19 +88,19 @@ class Departures:
                     await asyncio.sleep(due_in)
                 ids = self._next_portion()
                 if ids:
-                    await self._give_up(ids)
+                    await self._hand_over(ids)
         finally:
             self._forget_all()
 
     def _next_portion(self) -> list[str]:
         now = asyncio.get_running_loop().time()
-        given_up: list[str] = []
-        while self._waiting and self._waiting[0][0] <= now and len(given_up) < PORTION:
+        due_ids: list[str] = []
+        while self._waiting and self._waiting[0][0] <= now and len(due_ids) < PORTION:
             _, user_id, ids = self._waiting.popleft()
             self._ids -= len(ids)
             if self._is_away(user_id):
-                given_up += ids
-        return given_up
+                due_ids += ids
+        return due_ids
 
     def _forget_all(self) -> None:
         self._waiting.clear()
