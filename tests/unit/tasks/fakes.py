@@ -536,7 +536,7 @@ class Bench:
             publish=self.queue,
             links=FakeLinks(),
             drain_spool=self._drain,
-            dice=lambda: 0.5,
+            jitter=lambda: 0.5,
             limits=limits or TimeLimits(),
             callback_url="https://x/callback",
             clock=lambda: (self.ledger.clock - START).total_seconds(),
