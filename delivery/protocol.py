@@ -28,6 +28,7 @@ class Close:
 
     SHUTDOWN = 3001
     TOKEN_EXPIRED = 3005
+    NOT_YET = 3006
     SLOW_CONSUMER = 3008
     FORCED_RECONNECT = 3011
     NO_PONG = 3012
@@ -198,10 +199,31 @@ def _check_ack(frame: Ack) -> None:
         raise InvalidFrame(f"an ack names at most {MAX_ACK_IDS} ids")
 
 
-def decode_server(raw: str | bytes) -> ServerFrame:
-    """Parse a gateway's frame; raises ``InvalidFrame``."""
+def decode_server(raw: str | bytes) -> ServerFrame | None:
+    """Parse a gateway's frame; ``None`` for a type that only later versions know.
+
+    Raises:
+        InvalidFrame: not JSON, no type, missing or wrong field.
+    """
     try:
         frame: ServerFrame = _server_decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if _is_unknown(raw):
+            return None
         raise InvalidFrame(f"bad frame from the gateway: {error}") from error
     return frame
+
+
+class _AnyFrame(msgspec.Struct):
+    type: str
+
+
+_any_decoder = msgspec.json.Decoder(_AnyFrame)
+_SERVER_TYPES = frozenset(("connected", "events", "pong", "error", "reconnect"))
+
+
+def _is_unknown(raw: str | bytes) -> bool:
+    try:
+        return _any_decoder.decode(raw).type not in _SERVER_TYPES
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False

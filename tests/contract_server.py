@@ -11,6 +11,8 @@ from typing import Any
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
+_UNAUTHORIZED = {"type": "error", "code": "unauthorized", "message": "bad token"}
+
 
 class ContractServer:
     """Attributes that tests set or read.
@@ -28,6 +30,8 @@ class ContractServer:
         posts: the ids of every ``POST /v1/acks``.
         ack_replies: statuses used up first by ``POST /v1/acks``.
         refuse: a close code for the next connections instead of a welcome.
+        refuses: close codes used up first, one by one.
+        refuse_refresh: refreshes are answered by an error, and the connection stays.
         replies: used up first by ``POST /v1/events``: functions of the body that answer it.
         bodies: the ids of every POST, in order.
     """
@@ -39,6 +43,8 @@ class ContractServer:
         self.connects: list[dict[str, Any]] = []
         self.nacks: list[str] = []
         self.refuse: int | None = None
+        self.refuses: list[int] = []
+        self.refuse_refresh = False
         self.blocks: int | str | None = None
         self.upgrades = 0
         self.refuse_stream: Callable[[], web.Response] | None = None
@@ -136,11 +142,10 @@ class ContractServer:
             return socket
         first = await socket.receive_json()
         self.connects.append(first)
-        if self.refuse is not None:
-            await socket.send_json(
-                {"type": "error", "code": "unauthorized", "message": "bad token"}
-            )
-            await socket.close(code=self.refuse)
+        refusal = self.refuses.pop(0) if self.refuses else self.refuse
+        if refusal is not None:
+            await socket.send_json(_UNAUTHORIZED)
+            await socket.close(code=refusal)
             return socket
         await socket.send_json(self._welcome(len(self.connects)))
         self.sent[id(socket)] = []
@@ -204,6 +209,8 @@ class ContractServer:
         self.frames.append(frame)
         if frame["type"] == "ping" and not self.is_mute:
             await socket.send_json({"type": "pong"})
+        elif frame["type"] == "refresh" and self.refuse_refresh:
+            await socket.send_json(_UNAUTHORIZED)
         elif frame["type"] == "nack":
             self.nacks.append(frame["id"])
         elif frame["type"] == "ack":

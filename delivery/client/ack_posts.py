@@ -34,11 +34,17 @@ class AckPoster:
         url: str,
         backoff: FullJitter,
         dice: Callable[[], float],
+        on_refused: Callable[[], object] = lambda: None,
     ) -> None:
+        """
+        Args:
+            on_refused: told that the token was not accepted, before the ids are posted again.
+        """
         self._http = http
         self._url = url
         self._backoff = backoff
         self._dice = dice
+        self._on_refused = on_refused
         self._waiting: dict[str, None] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -94,6 +100,8 @@ class AckPoster:
             return False
         if reply.status == 200:
             return True
+        if reply.status == 401:
+            self._on_refused()
         is_final = 400 <= reply.status < 500 and reply.status not in _AGAIN
         logger.warning("the gateway answered %d to %d acknowledgements", reply.status, len(ids))
         return is_final

@@ -200,7 +200,9 @@ class Client:
             self._session = aiohttp.ClientSession()
         http = Http(self._session, self._tokens.current, POST_TIMEOUT)
         plan = self._plan
-        self._acks = AckPoster(http, self._endpoints.acks, plan.backoff, plan.dice)
+        self._acks = AckPoster(
+            http, self._endpoints.acks, plan.backoff, plan.dice, self._tokens.forget
+        )
         self._lifeline = Lifeline(
             self._session, self._endpoints, self._tokens, self._acks, plan, self._inbox
         )

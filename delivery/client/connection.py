@@ -13,7 +13,7 @@ import time
 import aiohttp
 
 from delivery.client.acks import Acks
-from delivery.client.link import OPEN_TIMEOUT, Ended, NotOpened, OnEvents, Transport, refusal
+from delivery.client.link import SOCKET_TIMEOUT, Ended, NotOpened, OnEvents, Transport, refusal
 from delivery.client.tokens import Tokens
 from delivery.errors import DeliveryError, InvalidFrame
 from delivery.protocol import (
@@ -85,7 +85,7 @@ class Connection:
         used = await tokens.current()
         socket: aiohttp.ClientWebSocketResponse | None = None
         try:
-            async with asyncio.timeout(OPEN_TIMEOUT):
+            async with asyncio.timeout(SOCKET_TIMEOUT):
                 socket = await session.ws_connect(
                     url,
                     protocols=(SUBPROTOCOL,),
@@ -102,7 +102,9 @@ class Connection:
             raise NotOpened(Ended(f"HTTP {error.status} to the upgrade")) from error
         except aiohttp.ClientConnectorError as error:
             raise NotOpened(Ended(f"cannot connect: {error}"), is_no_way=False) from error
-        except (aiohttp.ClientError, OSError, TimeoutError, InvalidFrame) as error:
+        except TimeoutError as error:
+            raise NotOpened(Ended("no socket: no answer in time"), is_silent=True) from error
+        except (aiohttp.ClientError, OSError, InvalidFrame) as error:
             raise NotOpened(Ended(f"no socket: {type(error).__name__}")) from error
         finally:
             if socket is not None:
@@ -142,7 +144,7 @@ class Connection:
             except InvalidFrame as error:
                 return Ended(str(error))
 
-    def _on_frame(self, frame: ServerFrame, on_events: OnEvents) -> None:
+    def _on_frame(self, frame: ServerFrame | None, on_events: OnEvents) -> None:
         if isinstance(frame, Events):
             on_events(self, frame)
         elif isinstance(frame, Reconnect):
@@ -150,7 +152,15 @@ class Connection:
         elif isinstance(frame, Error):
             logger.warning("the gateway reports %s: %s", frame.code, frame.message)
             if frame.code == "unauthorized":
-                self._told = frame.message
+                self._on_refused(frame.message)
+
+    def _on_refused(self, told: str) -> None:
+        """The newer token is not good: the connection stands on the old one, so ask again."""
+        self._told = told
+        self._tokens.forget()
+        if self._tokens.can_refresh:
+            self._refresh_at = time.time() + REFRESH_AGAIN
+            self._wake.set()
 
     def _over(self) -> Ended:
         code = self._socket.close_code

@@ -23,7 +23,7 @@ from delivery.client.endpoints import Endpoints
 from delivery.client.link import Ended, Link, NotOpened, refusal
 from delivery.client.stream import Stream
 from delivery.client.tokens import Tokens
-from delivery.errors import ProtocolError, Unreachable
+from delivery.errors import ProtocolError, Unauthenticated, Unreachable
 from delivery.protocol import Close, Events
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,7 @@ class Lifeline:
         self._failures = 0
         self._socket_failures = 0
         self._is_stream_untried = False
+        self._is_doubted = False
         self._upgrade_after = plan.upgrade_after
         self._heard_at = time.monotonic()
         self.reconnects = 0
@@ -114,8 +115,15 @@ class Lifeline:
                 self._on_not_opened(error)
                 await self._stay_away(error.ended, was_welcomed=False)
                 continue
+            except Unauthenticated as error:
+                await self._stay_away(self._doubt(error), was_welcomed=False)
+                continue
+            self._is_doubted = False
             began = time.monotonic()
-            ended = await self._listen(link)
+            try:
+                ended = await self._listen(link)
+            except Unauthenticated as error:
+                ended = self._doubt(error)
             if self._plan.backoff.forgives(self._failures, time.monotonic() - began):
                 self._failures = 0
             await self._stay_away(ended, was_welcomed=True)
@@ -147,23 +155,36 @@ class Lifeline:
             device=self._plan.device,
         )
 
+    def _doubt(self, error: Unauthenticated) -> Ended:
+        """A token that is refused is followed by a newer one, once.
+
+        Raises:
+            Unauthenticated: there is none to ask for, or it was refused as well.
+        """
+        if self._is_doubted or not self._tokens.can_refresh:
+            raise error
+        self._is_doubted = True
+        self._tokens.forget()
+        return Ended(str(error), code=error.close_code)
+
     def _on_not_opened(self, error: NotOpened) -> None:
-        """After two sockets that do not get through the stream, after a stream a socket."""
+        """After two sockets that do not get through, or a silent one, the stream; then a socket."""
         if self._plan.transport != "auto":
             return
         if self._on_stream:
             self._on_stream = False
         elif error.is_no_way:
-            self._socket_failures += 1
+            was_tried = self._socket_failures >= SOCKET_TRIES
+            self._socket_failures += SOCKET_TRIES if error.is_silent else 1
             self._on_stream = self._socket_failures >= SOCKET_TRIES
-            self._is_stream_untried = self._socket_failures <= SOCKET_TRIES
+            self._is_stream_untried = not was_tried
 
     async def _stay_away(self, ended: Ended, *, was_welcomed: bool) -> None:
         now = time.monotonic()
-        if ended.code == Close.TOKEN_EXPIRED:
+        if ended.code in (Close.TOKEN_EXPIRED, Close.NOT_YET):
             self._tokens.forget()
-            if not self._tokens.can_refresh:
-                raise refusal(ended.code, ended.reason)
+        if ended.code == Close.TOKEN_EXPIRED and not self._tokens.can_refresh:
+            raise refusal(ended.code, ended.reason)
         # A server that says when to come back has spread its clients already.
         delay = self._delay() if ended.after is None else ended.after
         patience = self._plan.patience

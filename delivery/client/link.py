@@ -14,6 +14,8 @@ from delivery.protocol import Close, Connected, Events
 
 OPEN_TIMEOUT = 8.0
 """Seconds from dialling to ``connected``."""
+SOCKET_TIMEOUT = 5.0
+"""The same for a socket: what follows a silent one stands within ten seconds of the beginning."""
 
 Transport = Literal["websocket", "sse"]
 
@@ -39,12 +41,14 @@ class NotOpened(Unreachable):
         ended: what is known about it.
         is_no_way: the service was met and this way did not get through to it, so the other one is
             worth a try. A refused connection says nothing of the kind.
+        is_silent: there was no answer at all within the time.
     """
 
-    def __init__(self, ended: Ended, *, is_no_way: bool = True) -> None:
+    def __init__(self, ended: Ended, *, is_no_way: bool = True, is_silent: bool = False) -> None:
         super().__init__(ended.reason)
         self.ended = ended
         self.is_no_way = is_no_way and (ended.code is None or ended.code < 3000)
+        self.is_silent = is_silent
 
 
 class Link(Protocol):

@@ -37,7 +37,10 @@ HEARTBEATS = 2.5
 REFRESH_AGAIN = 5.0
 MAX_PROBLEM = 1 << 16
 
-Message = tuple[str, bytes]
+FRAMES = frozenset(("connected", "reconnect", "error"))
+"""Messages that are read; others, the heartbeat's too, only show that the stream lives."""
+
+Message = tuple[str, str]
 
 
 class Stream:
@@ -99,7 +102,7 @@ class Stream:
                     allow_redirects=False,
                     timeout=aiohttp.ClientTimeout(total=None),
                 )
-                await _check(response, tokens)
+                await _check(response)
                 stream = cls(response, tokens, used, acks)
                 await stream._be_welcomed()
                 response = None
@@ -120,7 +123,7 @@ class Stream:
             self._messages.extend(self._parser.feed(chunk))
             while self._messages:
                 name, data = self._messages.pop(0)
-                frame = decode_server(data)
+                frame = decode_server(data) if name in FRAMES else None
                 if isinstance(frame, Connected):
                     self.welcome = frame
                     self._refresh_at = self._tokens.refresh_at(self._used, frame.expires)
@@ -194,7 +197,7 @@ class Stream:
             if name == "event":
                 events.append(decode_json(data))
                 continue
-            frame = decode_server(data)
+            frame = decode_server(data) if name in FRAMES else None
             if isinstance(frame, Reconnect):
                 self._after = frame.after_ms / 1000.0
             elif isinstance(frame, Error):
@@ -243,7 +246,7 @@ class Stream:
         self._response.close()
 
 
-async def _check(response: aiohttp.ClientResponse, tokens: Tokens) -> None:
+async def _check(response: aiohttp.ClientResponse) -> None:
     """Go on with a stream, or raise why there is none."""
     if response.status == 200 and response.content_type == "text/event-stream":
         return
@@ -254,13 +257,13 @@ async def _check(response: aiohttp.ClientResponse, tokens: Tokens) -> None:
         problem = None
     told = problem if isinstance(problem, dict) else {}
     reason = str(told.get("detail") or told.get("title") or f"HTTP {response.status}")
-    if response.status == 401 and "expired" in reason:
-        tokens.forget()
-        raise NotOpened(Ended(reason, code=Close.TOKEN_EXPIRED))
-    if response.status in (401, 403):
-        tokens.forget()
-        raise refusal(Close.INVALID_TOKEN, reason)
     after = seconds(response.headers.get("Retry-After"))
     # A crowd that was sent away with one number must not come back as one.
     spread = after * (1.0 + random.random()) if after else None
+    if response.status == 401 and spread is not None:
+        raise NotOpened(Ended(reason, spread, Close.NOT_YET))
+    if response.status == 401 and "expired" in reason:
+        raise NotOpened(Ended(reason, code=Close.TOKEN_EXPIRED))
+    if response.status in (401, 403):
+        raise refusal(Close.INVALID_TOKEN, reason)
     raise NotOpened(Ended(reason, spread))

@@ -272,6 +272,117 @@ async def test_a_plain_token_that_is_refused_ends_the_client(server, status, det
         assert (client.status.state, client.status.transport) == ("closed", None)
 
 
+@pytest.mark.parametrize("code", [3005, 3006, 3500])
+async def test_a_token_that_is_refused_is_followed_by_a_newer_one(server, code):
+    tokens = ["second", "first"]
+    server.refuses = [code]
+    async with listen(server, lambda: tokens.pop()) as client:
+        await until(lambda: client.is_connected)
+    assert [connect["token"] for connect in server.connects] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "detail"),
+    [({}, "the token has expired"), ({}, "wrong key"), ({"Retry-After": "1"}, "not valid yet")],
+)
+async def test_a_token_that_is_refused_on_the_stream_is_followed_by_a_newer_one(
+    server, monkeypatch, headers, detail
+):
+    monkeypatch.setattr("delivery.client.stream.seconds", lambda text: 0.01 if text else None)
+    tokens = ["second", "first"]
+
+    def once():
+        server.refuse_stream = None
+        return web.json_response({"detail": detail}, status=401, headers=headers)
+
+    server.refuse_stream = once
+    async with listen(server, lambda: tokens.pop(), transport="sse") as client:
+        await until(lambda: client.is_connected)
+    assert server.stream_tokens == ["second"]
+
+
+async def test_a_second_token_that_is_refused_ends_the_client(server):
+    asked = []
+    server.refuse = 3500
+
+    def token():
+        asked.append(None)
+        return f"t{len(asked)}"
+
+    async with listen(server, token) as client:
+        with pytest.raises(Unauthenticated, match="3500"):
+            await take(client, 1)
+    assert [connect["token"] for connect in server.connects] == ["t1", "t2"]
+
+
+async def test_what_time_may_mend_is_tried_again_with_a_plain_token_too(server):
+    server.refuses = [3006, 3006]
+    async with listen(server) as client:
+        await until(lambda: client.is_connected)
+    assert len(server.connects) == 3
+
+
+async def test_a_token_that_is_always_expired_is_tried_ever_more_rarely(server):
+    server.refuse = 3005
+    seen = []
+    backoff = FullJitter(base=0.01, max=0.04)
+    async with listen(
+        server, lambda: "old", backoff=backoff, dice=lambda: 0.99, on_status=seen.append
+    ):
+        await until(lambda: len(server.connects) == 4)
+    waits = [status for status in seen if status.state == "waiting"][:3]
+    assert {status.code for status in waits} == {3005}
+    assert len(server.connects) == 4
+    assert server.upgrades == 4  # an expired token is no reason to try the stream
+
+
+async def test_a_refresh_that_is_refused_leaves_the_socket_open_and_is_tried_again(
+    server, monkeypatch
+):
+    monkeypatch.setattr("delivery.client.tokens.MIN_REFRESH", 0.02)
+    monkeypatch.setattr("delivery.client.connection.REFRESH_AGAIN", 0.02)
+    server.refuse_refresh = True
+    tokens = [jwt(3_600), "bad", "bad", jwt(0.1)]
+    async with listen(server, lambda: tokens.pop()) as client:
+
+        def refreshes():
+            return [frame["token"] for frame in server.frames if frame["type"] == "refresh"]
+
+        await until(lambda: refreshes() == ["bad", "bad"])
+        server.refuse_refresh = False
+        await until(lambda: tokens == [])
+        await server.emit(wire(1))
+        assert await take(client, 1) == [1]
+    assert len(server.connects) == 1
+
+
+async def test_acknowledgements_that_are_refused_are_posted_with_a_newer_token(server):
+    server.ack_replies = [401]
+    server.events = [wire(1), wire(2)]
+    tokens = ["second", "first"]
+    async with listen(server, lambda: tokens.pop(), transport="sse") as client:
+        assert await take(client, 2) == [1, 2]
+        await until(lambda: make_id(1) in server.confirmed)
+    assert tokens == []
+
+
+async def test_what_only_later_versions_send_is_ignored(server):
+    later = {"type": "append", "id": make_id(9), "offset": 0, "text": "x"}
+    async with listen(server) as client:
+        await until(lambda: server.sockets)
+        await server.sockets[0].send_json(later)
+        await server.emit(wire(1))
+        assert await take(client, 1) == [1]
+        assert client.reconnects == 0
+    async with listen(server, transport="sse") as client:
+        await until(lambda: server.live_streams)
+        await server.tell(server.live_streams[0], ("append", later))
+        await server.live_streams[0].write(b"event: heartbeat\ndata: now\n\n")
+        await server.emit(wire(2))
+        assert await take(client, 1) == [2]
+        assert client.reconnects == 0
+
+
 async def test_a_token_that_expires_on_the_stream_is_replaced(server):
     tokens = ["second", "first"]
     async with listen(server, lambda: tokens.pop(), transport="sse"):
