@@ -32,7 +32,7 @@ from delivery.domain.node_messages import (
     ResendAnswer,
     ResendRequest,
 )
-from delivery.domain.ports import Jitter
+from delivery.domain.ports import Dice
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class RedisBus:
         deaf_after: float = 5.0,
         timeout: float = 1.0,
         max_queue: int = MAX_MESSAGES,
-        jitter: Jitter = random.random,
+        dice: Dice = random.random,
     ) -> None:
         self.reader = Reader()
         # Two nodes with one name must still hear each other.
@@ -141,7 +141,7 @@ class RedisBus:
         self._probe_every = probe_every
         self._deaf_after = deaf_after
         self._timeout = timeout
-        self._jitter = jitter
+        self._dice = dice
         self._on_message: OnMessage = lambda message: None
         self._outbox = Outbox(max_queue)
         self._replies: OrderedDict[str, str] = OrderedDict()
@@ -225,7 +225,7 @@ class RedisBus:
                 self._outbox.drop(len(batch))
                 failures += 1
                 logger.log(log_level(failures), "the bus cannot publish: %r", error)
-                await asyncio.sleep(RECONNECT.delay(failures, self._jitter()))
+                await asyncio.sleep(RECONNECT.delay(failures, self._dice()))
             finally:
                 self._outbox.done(batch)
 
@@ -310,7 +310,7 @@ class RedisBus:
             beside=beside,
             deaf_after=self._deaf_after,
             timeout=self._timeout,
-            jitter=self._jitter,
+            dice=self._dice,
             has_missed=has_missed,
         )
         self._subscribers.append(subscriber)

@@ -16,7 +16,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from delivery.bus.topology import Shards
-from delivery.domain.ports import Jitter
+from delivery.domain.ports import Dice
 from delivery.domain.retry import Backoff
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Subscriber:
         beside: Sequence[str] = (),
         deaf_after: float,
         timeout: float,
-        jitter: Jitter,
+        dice: Dice,
         has_missed: bool = False,
     ) -> None:
         self.channel = channel
@@ -57,7 +57,7 @@ class Subscriber:
         self._on_gap = on_gap
         self._deaf_after = deaf_after
         self._timeout = timeout
-        self._jitter = jitter
+        self._dice = dice
         self._missed = has_missed
         self._heard_at = float("-inf")
 
@@ -82,7 +82,7 @@ class Subscriber:
             self._shards.forget()
             self.subscribed.clear()
             self._missed = True
-            await asyncio.sleep(RECONNECT.delay(failures, self._jitter()))
+            await asyncio.sleep(RECONNECT.delay(failures, self._dice()))
 
     async def _listen(self) -> None:
         clock = asyncio.get_running_loop().time

@@ -312,5 +312,4 @@ class Links(Protocol):
     def unsubscribe_url(self, user_id: str, channel: str) -> str: ...
 
 
-Jitter = Callable[[], float]
-"""Random numbers, uniform in [0, 1): the source of jitter."""
+Dice = Callable[[], float]

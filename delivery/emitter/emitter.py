@@ -71,7 +71,7 @@ class EmitterCore:
         receipts: Receipts,
         on_hand_over: Callable[[], None] = lambda: None,
         new_id: Callable[[], str] = new_event_id,
-        jitter: Callable[[], float] = random.random,
+        dice: Callable[[], float] = random.random,
         on_auth: Callable[[Event], None] | None = None,
         max_backlog: int = 20_000,
         run_capacity: int = 10_000,
@@ -97,7 +97,7 @@ class EmitterCore:
         self._max_backlog = max_backlog
         self._runs = Runs(run_capacity)
         self._performance_at: float | None = None
-        self._pusher = Pusher(push, journal, jitter=jitter, on_hand_over=self._hint)
+        self._pusher = Pusher(push, journal, dice=dice, on_hand_over=self._hint)
         self.is_started = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -64,12 +64,12 @@ class Pusher:
         push: Push,
         journal: Journal,
         *,
-        jitter: Callable[[], float],
+        dice: Callable[[], float],
         on_hand_over: Callable[[], None],
     ) -> None:
         self._push = push
         self._journal = journal
-        self._jitter = jitter
+        self._dice = dice
         self._on_hand_over = on_hand_over
         self._batcher: Batcher[Parcel] = Batcher()
         self._retrying: dict[str, deque[Parcel]] = {}
@@ -200,7 +200,7 @@ class Pusher:
     def _hold(self, items: Sequence[Parcel], number: int) -> None:
         user = items[0].event.user_id
         self._retrying[user] = deque(items)
-        delay = items[0].backoff.delay(number, self._jitter())
+        delay = items[0].backoff.delay(number, self._dice())
         self._retry_timers[user] = self._loop.call_later(delay, self._again, user, number + 1)
 
     def _again(self, user: str, number: int) -> None:

@@ -41,8 +41,8 @@ export interface Options {
   /** Base of the gateway, e.g. `https://delivery.example.org`; the page's own folder by default. */
   url?: string | URL;
   /**
-   * A client's token, or a function that gets one. The function is asked again before a token
-   * expires; a plain token that expires ends the connection.
+   * A client's token, or a function that gets one within 10 s. The function is asked again before a
+   * token expires, and when one is refused; a plain token that expires ends the connection.
    */
   token: string | (() => string | Promise<string>);
   /** Id of the last event handled; what is stored is used when it is left out. */

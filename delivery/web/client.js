@@ -8,7 +8,12 @@
 
 const PROTOCOL = "delivery.v1";
 const OPEN_MS = 8_000; // from dialling to `connected`
-const CHECK_MS = 5_000; // from a ping to any answer
+const SOCKET_MS = 5_000; // the same for a socket: then a stream stands within ten seconds
+const CHECK_MS = 3_000; // from a ping to any answer
+const TOKEN_MS = 10_000; // for the token callback
+const BEAT_MS = 700; // a tab hears of the leader this often, or asks
+const MAX_UNANSWERED = 3; // then it takes the connection
+const JUMP_MS = [5_000, 150_000]; // between two beats: the machine slept. A hidden tab's timers may wait a minute
 const BACKOFF = [500, 30_000]; // full jitter below 500 ms, 1 s, 2 s … 30 s
 const SOCKET_TRIES = 2; // failures in a row before the stream is tried
 const UPGRADE_MS = [60_000, 600_000]; // on the stream: try a socket again after, at most every
@@ -19,6 +24,8 @@ const MAX_UNSENT = 5_000; // acks that wait for the network; older ones come bac
 const MAX_KNOWN = 10_000; // handled ids in memory
 const MAX_STORED = 4_096; // handled ids in storage
 const MAX_RECENT = 1_000; // events that a reloaded sister tab can be given
+const MAX_PASSED = 1_000; // ephemeral ids in memory
+const MAX_MESSAGE = 1 << 22; // characters that one message of a stream may have
 const MAX_TIMER = 2_147_000_000;
 
 /** Connect; see client.d.ts for the options. Returns at once. */
@@ -34,8 +41,9 @@ class Client {
     this.base = new URL(options.url ?? ".", location.href).href.replace(/\/$/, "");
     this.status = { state: "connecting", transport: null, leader: false, userId: null };
     this.work = new Worklist(options.onEvent, (...done) => this.onHandled(...done));
-    this.posts = new AckPoster(`${this.base}/v1/acks`, () => this.token());
+    this.posts = new AckPoster(`${this.base}/v1/acks`, () => this.token(), () => { this.known = null; });
     this.recent = [];
+    this.held = []; // events that wait for those before them
     this.dirty = new Set(); // links with acknowledgements that wait for the end of this turn
     this.tab = crypto.randomUUID?.() ?? String(Math.random());
     this.failures = 0;
@@ -43,13 +51,18 @@ class Client {
     this.upgradeMs = options.upgradeAfter ?? UPGRADE_MS[0];
     this.onStream = options.transport === "sse";
     this.known = null; // the token in use, with when to ask for a newer one
+    this.unanswered = 0; // questions to the leader
     this.ended = new AbortController();
     const on = (target, type, act) => target.addEventListener(type, act, { signal: this.ended.signal });
     on(window, "offline", () => this.onOffline());
     on(window, "online", () => this.onWake(true));
     on(window, "pageshow", (event) => event.persisted && this.onWake(true));
-    on(window, "pagehide", () => this.flush());
+    on(window, "pagehide", (event) => (event.persisted ? this.onFreeze() : this.flush()));
+    on(document, "freeze", () => this.onFreeze());
     on(document, "visibilitychange", () => !document.hidden && this.onWake(false));
+    on(document, "resume", () => this.onWake(false)); // the browser had frozen this tab
+    this.tickedAt = Date.now();
+    this.ticking = setInterval(() => this.onTick(), BEAT_MS);
     this.join();
   }
 
@@ -72,19 +85,60 @@ class Client {
       return;
     }
     if (this.isOver) return;
-    const name = `delivery:${this.base}:${userId}`;
-    this.store = new Store(name, this.options);
+    this.name = `delivery:${this.base}:${userId}`;
+    this.store = new Store(this.name, this.options);
+    this.tip = this.store.cursor;
     this.say({ userId });
     const shares = this.options.share !== false && userId !== null;
     if (!shares || !navigator.locks || typeof BroadcastChannel === "undefined") return this.lead();
-    this.channel = new BroadcastChannel(name);
+    this.channel = new BroadcastChannel(this.name);
     this.channel.onmessage = ({ data }) => this.onSister(data);
-    this.tell({ type: "hello", tab: this.tab, cursor: this.store.cursor });
-    // The browser frees the lock when its tab is closed or dies, and gives it to the next in line.
-    const held = () => new Promise((release) => { this.release = release; this.lead(); });
-    navigator.locks.request(name, { signal: this.ended.signal }, held).catch((error) => {
-      if (!this.isOver) this.say({ state: "closed", reason: error.message });
+    this.claim();
+  }
+
+  /**
+   * Wait for the lock, or steal it. The browser frees it when its tab is closed or dies, and gives
+   * it to the next in line; a tab that is suspended keeps it, and must be robbed.
+   */
+  claim(steal = false) {
+    this.ask();
+    this.unanswered = 0;
+    this.place?.abort(); // one place in the line for each tab
+    const place = (this.place = new AbortController());
+    const held = () => new Promise((release) => {
+      if (place.signal.aborted) return release();
+      this.release = release;
+      this.lead();
     });
+    // A request that steals takes no signal.
+    navigator.locks.request(this.name, steal ? { steal } : { signal: place.signal }, held).catch((error) => {
+      if (this.isOver || place.signal.aborted) return;
+      if (error.name !== "AbortError") this.lead(); // no locks in this frame: a connection of its own
+      else this.onRobbed();
+    });
+  }
+
+  /** Another tab has the connection now: this one was suspended, and missed its questions. */
+  onRobbed() {
+    this.resign();
+    this.claim();
+  }
+
+  /** The browser stops this tab: its events would wait for it, and the other tabs with them. */
+  onFreeze() {
+    this.flush();
+    if (!this.store || this.isFrozen) return;
+    this.isFrozen = true;
+    this.place?.abort();
+    if (this.status.leader) this.resign();
+    this.release?.();
+  }
+
+  resign() {
+    this.turn = null; // whatever waits for a token is stale
+    this.drop();
+    for (const timer of [this.timer, this.upgrading]) clearTimeout(timer);
+    this.say({ leader: false, state: "connecting", transport: null, retryAt: undefined });
   }
 
   lead() {
@@ -97,17 +151,46 @@ class Client {
     this.channel?.postMessage(message);
   }
 
+  /** Ask the leader for its status, and for what this tab has missed. */
+  ask() {
+    this.tell({ type: "hello", tab: this.tab, cursor: this.tip });
+  }
+
+  onTick() {
+    const gap = Date.now() - this.tickedAt;
+    this.tickedAt += gap;
+    const slept = gap < 0 || gap > JUMP_MS[document.hidden ? 1 : 0];
+    if (slept) this.onWake(false, true);
+    if (!this.channel || this.status.leader || this.isFrozen) return;
+    // Questions are counted, not seconds: a tab that was itself suspended has to ask first.
+    if (this.unanswered >= MAX_UNANSWERED) return this.claim(true);
+    // A message wakes the leader even where its own timers are throttled.
+    if (!this.isHeard) {
+      this.unanswered += 1;
+      this.tell({ type: "hello" });
+    }
+    this.isHeard = false;
+  }
+
   onSister(message) {
-    const { leader } = this.status;
-    if (message.type === "hello" && leader) {
-      this.tell({ type: "status", status: this.status });
+    if (message.type === "hello") {
+      if (!this.status.leader) return;
       const missed = after(this.recent, message.cursor);
       if (missed.length) this.tell({ type: "events", events: missed, tab: message.tab });
-    } else if (leader || (message.tab && message.tab !== this.tab)) {
-      return; // a leader's own words, or another tab's
-    } else if (message.type === "events") {
-      this.take(message.events, null);
-    } else if (message.type === "status") {
+      return this.tell({ type: "status", status: this.status, tip: this.tip ?? "0" });
+    }
+    this.isHeard = true;
+    this.unanswered = 0;
+    const { events, tab, before } = message;
+    if (message.type === "events" && (tab ?? this.tab) === this.tab) {
+      // What is told to a suspended tab may be lost: it asks for what is missing, to keep the order.
+      const isGap = !tab && before && this.tip && before !== this.tip;
+      if (!isGap) return this.take(events, null);
+      this.held.push(...events);
+      this.ask();
+    } else if (message.type === "status" && !this.status.leader) {
+      this.tip ??= message.tip;
+      this.take(this.held.splice(0), null);
       this.say({ ...message.status, leader: false });
     }
   }
@@ -138,6 +221,7 @@ class Client {
     const link = new Kind(this.base, { token, cursor: this.store.cursor, device: this.options.device }, {
       open: (frame) => this.onOpen(link, frame),
       events: (events) => this.take(events, link),
+      refused: (reason) => this.onNotRefreshed(link, reason),
       end: (end) => onEnd(link, end),
     });
     link.posts = this.posts;
@@ -147,8 +231,10 @@ class Client {
   onOpen(link, frame) {
     const before = this.link;
     this.link = link;
+    if (this.trial === link) this.trial = null;
     if (before !== link) before?.close(); // a socket takes over from the stream
     this.openedAt = Date.now();
+    this.isDoubted = false;
     if (link instanceof SocketLink) {
       this.socketFailures = 0;
       this.onStream = this.options.transport === "sse";
@@ -164,27 +250,29 @@ class Client {
     this.refreshLater(frame.expires ? Date.parse(frame.expires) - Date.now() : null);
   }
 
-  onEnd(link, { code = 1006, reason = "", afterMs = null, wasOpen = false }) {
+  onEnd(link, { code = 1006, reason = "", afterMs = null, wasOpen = false, isSilent = false }) {
     if (this.link !== link) return;
     this.link = null;
     clearTimeout(this.refreshing);
     // A link that outlived the longest wait that earlier failures would cost makes up for them.
     if (wasOpen && Date.now() - this.openedAt > this.ceiling()) this.failures = 0;
-    const canRefresh = typeof this.options.token === "function";
-    if (code === 3005 || code === 3500) this.known = null;
-    if ((code >= 3500 && code <= 3999) || (code === 3005 && !canRefresh)) {
+    if (code === 3005 || code === 3006 || code === 3500) this.known = null;
+    // A token that is refused is followed by a newer one, once.
+    const isAgain = code === 3500 && this.canRefresh && !this.isDoubted;
+    if (isAgain) this.isDoubted = true;
+    else if ((code >= 3500 && code <= 3999) || (code === 3005 && !this.canRefresh)) {
       return this.stop({ state: "closed", transport: null, code, reason });
     }
-    if (!wasOpen && code < 3000) this.onNoWay(link);
+    if (!wasOpen && code < 3000) this.onNoWay(link, isSilent);
     // A server that says when to come back has spread its clients already.
     this.again(() => this.dial(), afterMs ?? this.delay(), reason, code);
   }
 
-  /** A way that does not get through: after two sockets the stream, after a stream a socket. */
-  onNoWay(link) {
+  /** A way that does not get through: after two sockets, or a silent one, the stream; then a socket. */
+  onNoWay(link, isSilent) {
     if ((this.options.transport ?? "auto") !== "auto") return;
     if (link instanceof SocketLink) {
-      this.socketFailures += 1;
+      this.socketFailures += isSilent ? SOCKET_TRIES : 1;
       this.onStream = this.socketFailures >= SOCKET_TRIES;
     } else {
       this.onStream = false;
@@ -217,25 +305,44 @@ class Client {
       this.upgradeMs = Math.min(this.upgradeMs * 2, UPGRADE_MS[1]);
       const token = await this.token().catch(() => null);
       if (!token || this.isOver || !this.link || this.link instanceof SocketLink) return this.upgradeLater();
-      this.trial?.close();
-      // The stream goes on until the socket has said `connected`.
-      this.trial = this.open(SocketLink, token, (link, end) =>
-        this.link === link ? this.onEnd(link, end) : this.upgradeLater());
+      this.replace(SocketLink, token, () => this.upgradeLater());
     }, this.upgradeMs * (0.75 + Math.random() / 2));
+  }
+
+  /** The link that stands goes on until the new one has said `connected`. */
+  replace(Kind, token, onFail) {
+    this.trial?.close();
+    this.trial = this.open(Kind, token, (link, end) => {
+      if (this.trial !== link) return this.onEnd(link, end);
+      this.trial = null;
+      onFail(end);
+    });
+  }
+
+  /** Let go of every link, silently. */
+  drop() {
+    const links = [this.link, this.trial];
+    this.link = this.trial = null;
+    clearTimeout(this.refreshing);
+    for (const link of links) link?.close();
   }
 
   onOffline() {
     if (!this.status.leader || this.isOver) return;
-    const link = this.link;
-    this.link = null;
-    link?.close();
+    this.drop();
     // Browsers can be wrong about it: slow attempts go on until `online` comes.
     this.again(() => this.dial(), 5_000 + this.delay(), "the browser is offline");
   }
 
-  onWake(isFresh) {
-    if (this.isOver || !this.store || !this.status.leader) return;
-    if (this.link) return this.link.check();
+  /** It may have been long: is the connection still there, or is it worth a try again? */
+  onWake(isFresh, slept = false) {
+    if (this.isOver || !this.store) return;
+    if (this.isFrozen) {
+      this.isFrozen = false;
+      return this.channel ? this.claim() : this.lead();
+    }
+    if (!this.status.leader) return this.ask();
+    if (this.link) return this.link.check(slept);
     if (isFresh && this.options.transport !== "sse") {
       this.socketFailures = 0;
       this.onStream = false;
@@ -246,10 +353,10 @@ class Client {
 
   stop(status) {
     this.ended.abort();
-    for (const timer of [this.timer, this.refreshing, this.upgrading]) clearTimeout(timer);
-    const links = [this.trial, this.link];
-    this.link = null;
-    for (const link of links) link?.close();
+    this.place?.abort();
+    for (const timer of [this.timer, this.upgrading]) clearTimeout(timer);
+    clearInterval(this.ticking);
+    this.drop();
     this.work.stop();
     this.release?.();
     this.say({ ...status, transport: null, leader: false, retryAt: undefined });
@@ -258,20 +365,33 @@ class Client {
 
   // ---- tokens
 
+  get canRefresh() {
+    return typeof this.options.token === "function";
+  }
+
   /** The token in use, or a new one once three quarters of its life are over. */
   async token() {
-    const { token } = this.options;
-    if (typeof token !== "function") return token;
+    if (!this.canRefresh) return this.options.token;
     if (this.known && Date.now() < this.known.until) return this.known.token;
-    const fresh = await token();
-    if (typeof fresh !== "string" || !fresh) throw new Error("the token callback returned no token");
-    this.known = { token: fresh, until: Date.now() + early(lifetime(fresh)) };
-    return fresh;
+    // Two that need one at once ask once.
+    this.asking ??= this.fresh().finally(() => { this.asking = null; });
+    return this.asking;
+  }
+
+  async fresh() {
+    let timer;
+    const late = new Promise((_, reject) => {
+      timer = setTimeout(() => reject(new Error("the token callback did not answer in time")), TOKEN_MS);
+    });
+    const token = await Promise.race([this.options.token(), late]).finally(() => clearTimeout(timer));
+    if (typeof token !== "string" || !token) throw new Error("the token callback returned no token");
+    this.known = { token, until: Date.now() + early(lifetime(token)) };
+    return token;
   }
 
   refreshLater(left) {
     clearTimeout(this.refreshing);
-    if (left === null || typeof this.options.token !== "function") return;
+    if (left === null || !this.canRefresh) return;
     this.refreshing = setTimeout(() => this.refresh(), Math.min(Math.max(1_000, early(left)), MAX_TIMER));
   }
 
@@ -281,14 +401,22 @@ class Client {
     try {
       const token = await this.token();
       if (this.link !== link || !link) return;
+      this.say({ reason: undefined });
       if (link.refresh(token)) return this.refreshLater(lifetime(token));
-      this.link = null; // a stream carries one token: dial again at once
-      link.close();
-      this.dial();
+      // A stream carries one token: another one takes over.
+      this.replace(StreamLink, token, ({ reason }) => this.onNotRefreshed(link, reason));
     } catch (error) {
-      if (this.link === link) this.refreshing = setTimeout(() => this.refresh(), 1_000 + this.delay());
-      this.say({ reason: `no new token: ${error.message}` });
+      this.onNotRefreshed(link, `no new token: ${error.message}`);
     }
+  }
+
+  /** The link is good for as long as its token is: try again. */
+  onNotRefreshed(link, reason) {
+    if (this.isOver || this.link !== link || !this.canRefresh) return;
+    clearTimeout(this.refreshing);
+    this.known = null;
+    this.refreshing = setTimeout(() => this.refresh(), 1_000 + this.delay());
+    this.say({ reason });
   }
 
   // ---- events
@@ -296,27 +424,28 @@ class Client {
   take(events, link) {
     const fresh = [];
     for (const event of events) {
+      if (this.store.passed.has(event.id)) continue;
       if (this.store.has(event.id)) link?.ack(event.id) && this.touch(link); // its ack was lost
       else if (this.work.has(event.id)) this.work.redirect(event.id, link);
       else fresh.push(event);
     }
     if (!fresh.length) return;
-    if (link) {
-      this.tell({ type: "events", events: fresh });
-      this.recent.push(...fresh.filter((event) => event.class !== "ephemeral"));
-      if (this.recent.length > 2 * MAX_RECENT) this.recent = this.recent.slice(-MAX_RECENT);
-    }
+    if (link) this.tell({ type: "events", events: fresh, before: this.tip });
+    const lasting = fresh.filter((event) => event.class !== "ephemeral");
+    this.tip = lasting.at(-1)?.id ?? this.tip; // taken, if not handled yet
+    // Every tab keeps them: the next one to lead may be asked.
+    this.recent.push(...lasting);
+    if (this.recent.length > 2 * MAX_RECENT) this.recent = this.recent.slice(-MAX_RECENT);
     for (const event of fresh) this.work.push(event, link);
   }
 
   onHandled(event, link, error) {
     const lasts = event.class !== "ephemeral";
-    if (error === undefined) {
-      if (lasts) {
-        this.store.add(event.id);
-        link?.ack(event.id);
-      }
-    } else if (lasts) {
+    if (!lasts) this.store.pass(event.id);
+    else if (error === undefined) {
+      this.store.add(event.id);
+      link?.ack(event.id);
+    } else {
       link?.nack(event.id, String(error?.message ?? error).slice(0, 200));
     }
     if (lasts) this.touch(link);
@@ -369,7 +498,7 @@ class SocketLink {
       setTimeout(() => this.close({ reason: error.message }));
       return;
     }
-    this.deadline = setTimeout(() => this.close({ reason: "no answer in time" }), OPEN_MS);
+    this.deadline = setTimeout(() => this.close({ reason: "no answer in time", isSilent: true }), SOCKET_MS);
     this.socket.onopen = () => this.send({ type: "connect", ...hello });
     this.socket.onmessage = ({ data }) => this.onFrame(JSON.parse(data));
     this.socket.onclose = ({ code, reason }) => this.close({ code, reason: this.end.reason ?? reason });
@@ -386,7 +515,10 @@ class SocketLink {
       const quiet = 2_000 * frame.heartbeat;
       this.watch = setInterval(() => Date.now() - this.heardAt > quiet && this.check(), quiet / 2);
       this.on.open(frame);
-    } else if (frame.type === "error" && frame.code === "unauthorized") this.end.reason = frame.message;
+    } else if (frame.type === "error" && frame.code === "unauthorized") {
+      this.end.reason = frame.message;
+      if (this.end.wasOpen) this.on.refused(frame.message); // a refresh; else the close follows
+    }
     else if (frame.type === "reconnect") Object.assign(this.end, { afterMs: frame.after_ms, reason: frame.reason });
   }
 
@@ -458,38 +590,26 @@ class StreamLink {
     const response = await fetch(`${base}/v1/stream`, { headers, cache: "no-store", signal: this.abort.signal });
     if (!response.ok || !response.body) return refusal(response);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-    let rest = "";
+    const parser = new SseParser();
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return { reason: "the stream ended" };
       this.heardAt = Date.now();
-      const blocks = (rest + value).split("\n\n");
-      rest = blocks.pop();
-      this.onBlocks(blocks);
-    }
-  }
-
-  onBlocks(blocks) {
-    const events = [];
-    for (const block of blocks) {
-      let type = null;
-      let data = "";
-      for (const line of block.split("\n")) {
-        if (line.startsWith("event: ")) type = line.slice(7);
-        else if (line.startsWith("data: ")) data += line.slice(6);
+      const events = [];
+      for (const [type, data] of parser.feed(value)) {
+        if (type === "event") events.push(JSON.parse(data));
+        else if (FRAMES.includes(type)) this.onFrame(JSON.parse(data));
       }
-      if (type === "event") events.push(JSON.parse(data));
-      else if (type !== null) this.onFrame(JSON.parse(data));
+      if (events.length) this.on.events(events);
     }
-    if (events.length) this.on.events(events);
   }
 
   onFrame(frame) {
     if (frame.type === "connected") {
       clearTimeout(this.deadline);
       this.end.wasOpen = true;
-      this.quiet = 2_500 * frame.heartbeat;
-      this.watch = setInterval(() => this.check(), this.quiet / 2);
+      this.heartbeat = 1_000 * frame.heartbeat;
+      this.watch = setInterval(() => this.endIfSilent(2.5), this.heartbeat);
       this.on.open(frame);
     } else if (frame.type === "reconnect") Object.assign(this.end, { afterMs: frame.after_ms, reason: frame.reason });
     else if (frame.type === "error" && frame.code === "unauthorized") {
@@ -511,8 +631,14 @@ class StreamLink {
     return false;
   }
 
-  check() {
-    if (this.end.wasOpen && Date.now() - this.heardAt > this.quiet) this.close({ reason: "the stream was silent" });
+  /** A stream cannot be asked: while the machine slept it died, or is made anew for nothing. */
+  check(slept) {
+    this.endIfSilent(slept ? 0 : 1.2);
+  }
+
+  endIfSilent(heartbeats) {
+    const isSilent = !heartbeats || Date.now() - this.heardAt > heartbeats * this.heartbeat;
+    if (this.end.wasOpen && isSilent) this.close({ reason: "the stream was silent" });
   }
 
   close(why = {}) {
@@ -526,22 +652,62 @@ class StreamLink {
   }
 }
 
+const FRAMES = ["connected", "reconnect", "error"];
+
+/** Server-sent events out of text, however it was cut. Source: WHATWG HTML, section 9.2.6. */
+class SseParser {
+  line = "";
+  isAfterCr = false; // the line has ended, and an LF may follow
+  type = "";
+  data = [];
+  size = 0;
+
+  /** The messages that this text completes, as pairs of type and data. */
+  feed(text) {
+    const messages = [];
+    if (!text) return messages;
+    const lines = (this.isAfterCr && text[0] === "\n" ? text.slice(1) : text).split(/\r\n|\n|\r/);
+    this.isAfterCr = text.endsWith("\r");
+    lines[0] = this.line + lines[0];
+    this.line = lines.pop();
+    for (const line of lines) {
+      if (line) this.take(line);
+      else {
+        if (this.data.length) messages.push([this.type, this.data.join("\n")]);
+        [this.type, this.data, this.size] = ["", [], 0];
+      }
+    }
+    if (this.size + this.line.length > MAX_MESSAGE) throw new Error("a message of the stream is too large");
+    return messages;
+  }
+
+  take(line) {
+    this.size += line.length;
+    const [, field, value] = /^([^:]*):? ?([^]*)$/.exec(line);
+    if (field === "event") this.type = value;
+    else if (field === "data") this.data.push(value);
+  }
+}
+
 async function refusal(response) {
   const problem = await response.json().catch(() => ({}));
   const reason = problem.detail ?? problem.title ?? `HTTP ${response.status}`;
   const seconds = Number(response.headers.get("Retry-After"));
+  const afterMs = seconds > 0 ? seconds * 1_000 * (1 + Math.random()) : null;
+  if (response.status === 401 && afterMs) return { code: 3006, reason, afterMs };
   if (response.status === 401) return { code: /expired/.test(reason) ? 3005 : 3500, reason };
   if (response.status === 403) return { code: 3500, reason };
-  return { reason, afterMs: seconds > 0 ? seconds * 1_000 * (1 + Math.random()) : null };
+  return { reason, afterMs };
 }
 
 /** Acknowledges over HTTP what came over a stream; keeps trying. */
 class AckPoster {
   waiting = [];
 
-  constructor(url, token) {
+  constructor(url, token, onRefused) {
     this.url = url;
     this.token = token;
+    this.onRefused = onRefused;
   }
 
   add(ids) {
@@ -571,6 +737,7 @@ class AckPoster {
       const headers = { Authorization: `Bearer ${await this.token()}`, "Content-Type": "application/json" };
       const body = JSON.stringify({ ids });
       const answer = await fetch(this.url, { method: "POST", headers, body, keepalive: true });
+      if (answer.status === 401) this.onRefused();
       return answer.ok || (answer.status >= 400 && answer.status < 500 && ![401, 408, 429].includes(answer.status));
     } catch {
       return false; // no network, or no token now: `run` tries again
@@ -664,6 +831,7 @@ class Store {
     this.tab = storage === undefined ? area("sessionStorage") : null;
     this.origin = storage === undefined ? area("localStorage") : storage;
     this.ids = new Set();
+    this.passed = new Set(); // ephemeral ones, which have no place in the ledger or in storage
     this.added = [];
     const found = this.load(this.tab) ?? this.load(this.origin);
     for (const id of found?.ids ?? []) this.ids.add(id);
@@ -679,6 +847,11 @@ class Store {
     this.added.push(id);
     this.cursor = id;
     if (this.ids.size > MAX_KNOWN) this.ids.delete(this.ids.values().next().value);
+  }
+
+  pass(id) {
+    this.passed.add(id);
+    if (this.passed.size > MAX_PASSED) this.passed.delete(this.passed.values().next().value);
   }
 
   load(area) {

@@ -22,6 +22,7 @@ class Gate:
         self._target = target
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._swallowed: set[asyncio.StreamWriter] = set()
 
     @property
     def url(self) -> str:
@@ -32,6 +33,10 @@ class Gate:
         """Drop every connection, as a broken line does."""
         for writer in self._writers:
             writer.transport.abort()
+
+    def swallow(self) -> None:
+        """Pass nothing on for the connections that stand, and end none: a line that died unseen."""
+        self._swallowed |= self._writers
 
     async def __aenter__(self) -> "Gate":
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -62,13 +67,13 @@ class Gate:
         back, forth = await asyncio.open_connection("127.0.0.1", self._target)
         forth.write(first)
         self._writers |= {writer, forth}
-        await asyncio.gather(_pump(reader, forth), _pump(back, writer))
+        await asyncio.gather(self._pump(reader, forth), self._pump(back, writer))
         self._writers -= {writer, forth}
 
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-    writer.transport.abort()
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                if writer not in self._swallowed:
+                    writer.write(data)
+                    await writer.drain()
+        writer.transport.abort()

@@ -18,7 +18,7 @@ from delivery.errors import ConfigError
 from tests import servers
 
 DEADLINE = 20.0
-QUICK = {"probe_every": 0.05, "deaf_after": 0.5, "timeout": 0.3, "jitter": lambda: 0.5}
+QUICK = {"probe_every": 0.05, "deaf_after": 0.5, "timeout": 0.3, "dice": lambda: 0.5}
 
 
 @pytest.fixture

@@ -219,7 +219,7 @@ class Chaos(RuleBasedStateMachine):
             publish=self.queue,
             links=FakeLinks(),
             drain_spool=lambda: None,
-            jitter=lambda: 0.5,
+            dice=lambda: 0.5,
             limits=LIMITS,
             clock=lambda: self.world.monotonic(),
         )
