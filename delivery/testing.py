@@ -1,7 +1,7 @@
-"""Fakes of the ports, and builders, for tests of one part at a time.
+"""A ledger and a bus in memory, fakes of the small ports, and builders: for tests.
 
-Owns: nothing in production: import-linter keeps this module out of it. The fakes are deterministic:
-nothing happens until a test says so.
+Owns: nothing in production: import-linter keeps this module out of it. The ledger and the bus are
+the real ones without a file and a network; nothing happens until a test says so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from delivery.bus.in_process import LocalBus as MemoryBus
+from delivery.bus.in_process import LocalHub as MemoryHub
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.limits import DEFAULT_TTL
@@ -20,6 +22,23 @@ from delivery.domain.policy import Policies, parse_policies
 from delivery.domain.ports import Answered, Pushed
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.errors import Overloaded
+from delivery.ledger import SqlLedger
+from delivery.ledger.sql.memory import MemoryDatabase
+
+__all__ = [
+    "START",
+    "FakeClock",
+    "FakeIds",
+    "FakeJournal",
+    "FakePush",
+    "MemoryBus",
+    "MemoryHub",
+    "MemoryLedger",
+    "make_entry",
+    "make_event",
+    "make_id",
+    "make_policies",
+]
 
 START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
@@ -76,6 +95,38 @@ class FakeClock:
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         self._now += timedelta(seconds=seconds)
+
+
+class MemoryLedger(SqlLedger):
+    """The real ledger on a database in memory, whose time stands until it is moved.
+
+    All stores, all rules and all SQL are those of the ledger on SQLite.
+
+    Args:
+        clock: tells the time; its own from ``START`` on when left out.
+    """
+
+    def __init__(self, clock: FakeClock | None = None) -> None:
+        self.clock = clock or FakeClock()
+        self._memory = MemoryDatabase(self.clock.utcnow)
+        self._open(self._memory)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether every call raises ``LedgerUnavailable``."""
+        return self._memory.is_away
+
+    def go_away(self) -> None:
+        """From now on the database cannot be reached."""
+        self._memory.is_away = True
+
+    def come_back(self) -> None:
+        """The database can be reached again; nothing was lost."""
+        self._memory.is_away = False
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock.advance(seconds)
 
 
 class FakeIds:

@@ -5,7 +5,6 @@ Owns: the tables, all SQL, group commit and the spool. Everything else asks thro
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Self
 
@@ -30,7 +29,11 @@ from delivery.ledger.stores.statistics import StatisticsSql
 
 
 class SqlLedger:
-    """Implements the ``Ledger`` port on SQLite or PostgreSQL. Synchronous and thread-safe."""
+    """Implements the ``Ledger`` port on SQLite or PostgreSQL. Synchronous and thread-safe.
+
+    Attributes:
+        database: what its stores share; the product asks the stores only.
+    """
 
     def __init__(self, url: str, *, pool_size: int = 8) -> None:
         """Prepare an engine; connects on first use.
@@ -44,18 +47,14 @@ class SqlLedger:
         self._open(Database(url, pool_size=pool_size))
 
     @classmethod
-    def in_memory(cls, clock: Callable[[], datetime]) -> Self:
-        """A new ledger that ends with this object, for tests: the same stores, on SQLite.
-
-        Args:
-            clock: tells the ledger's time, aware UTC.
-        """
+    def on(cls, database: Database) -> Self:
+        """A ledger on a database that is open already, which it shares and closes."""
         made = cls.__new__(cls)
-        made._open(Database.in_memory(clock))
+        made._open(database)
         return made
 
     def _open(self, database: Database) -> None:
-        self._database = database
+        self.database = database
         self.recording = RecordingSql(database)
         self.confirmations = ConfirmationSql(database)
         self.events = EventSql(database)
@@ -74,16 +73,16 @@ class SqlLedger:
 
     def now(self) -> datetime:
         """The ledger's clock, aware UTC."""
-        return self._database.now()
+        return self.database.now()
 
     def ping(self) -> None:
         """Raises ``LedgerUnavailable`` when the database cannot answer."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             connection.execute(sa.text("SELECT 1"))
 
     def close(self) -> None:
         """Close every pooled connection."""
-        self._database.close()
+        self.database.close()
 
 
 __all__ = ["SqlLedger"]

@@ -219,7 +219,7 @@ def test_a_hand_over_starts_the_chain_once_and_says_why(ledger: SqlLedger) -> No
 
 
 def test_a_feed_reads_what_is_open_by_its_own_index(ledger: SqlLedger) -> None:
-    database = ledger.events._database
+    database = ledger.database
     explain = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
     asked: list[tuple[str, Any]] = []
     listener = (database.engine, "before_cursor_execute")
@@ -326,7 +326,7 @@ def test_what_is_far_older_than_the_cursor_is_not_even_looked_at(
     ledger.recording.commit([cursor])
     ledger.confirmations.confirm([proof(one) for one in (old, odd, cursor)])
     for one, seconds in ((old, 46), (odd, 31)):
-        with ledger.events._database.write() as connection:
+        with ledger.database.write() as connection:
             recorded_at = events.c.recorded_at
             at = connection.execute(sa.select(recorded_at).where(events.c.id == one.event.id))
             earlier = at.scalar_one() - timedelta(seconds=seconds)

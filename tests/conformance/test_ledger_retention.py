@@ -14,7 +14,6 @@ from delivery.domain.lifecycle import Confirmation, Outcome, State
 from delivery.domain.policy import parse_policies
 from delivery.domain.records import EventFilter, Result
 from delivery.ledger import SqlLedger
-from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.tables import attempts, confirmations
 from delivery.testing import make_entry, make_event
 from tests.conformance.chain_calls import begin, end, finish
@@ -76,19 +75,17 @@ def test_each_state_is_kept_for_its_own_time(
 
 
 def test_the_rows_of_an_event_go_with_it(
-    ledger: SqlLedger, ledger_url: str, advance: Callable[[float], None]
+    ledger: SqlLedger, advance: Callable[[float], None]
 ) -> None:
     ids = record(ledger, 2)
     kill(ledger, ids)
     confirm(ledger, ids)
     advance(2 * DAY)
     assert purge_all(ledger, confirmed=1) == {State.CONFIRMED: 2}
-    database = Database(ledger_url)
-    with database.read() as connection:
+    with ledger.database.read() as connection:
         for table in (attempts, confirmations):
             left = sa.select(sa.func.count()).select_from(table)
             assert connection.execute(left).scalar_one() == 0
-    database.close()
 
 
 def test_a_walk_in_small_steps_reaches_everything_once(
@@ -130,7 +127,7 @@ def test_what_still_waits_for_its_user_cannot_be_purged(ledger: SqlLedger) -> No
 
 
 def test_a_dead_event_that_is_being_replayed_is_left_alone(
-    ledger: SqlLedger, ledger_url: str, advance: Callable[[float], None]
+    ledger: SqlLedger, advance: Callable[[float], None]
 ) -> None:
     ids = record(ledger, 2)
     kill(ledger, ids)

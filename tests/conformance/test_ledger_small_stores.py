@@ -20,7 +20,6 @@ from delivery.domain.event import Event, EventClass
 from delivery.domain.health import RECOVERY, THRESHOLD, Breaker, BreakerState
 from delivery.errors import LedgerUnavailable
 from delivery.ledger import SqlLedger
-from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.tables import audit_head, audit_log
 
 FULL = Contact(
@@ -95,11 +94,9 @@ def test_somebody_without_contact_data_can_opt_out(ledger: SqlLedger) -> None:
     assert ledger.contacts.get("eve") == Contact("eve", opt_out=("email",))
 
 
-def test_an_error_of_the_database_shows_no_address(ledger: SqlLedger, ledger_url: str) -> None:
-    database = Database(ledger_url)
-    with database.write() as connection:
+def test_an_error_of_the_database_shows_no_address(ledger: SqlLedger) -> None:
+    with ledger.database.write() as connection:
         connection.execute(sa.text("drop table contacts"))
-    database.close()
     with pytest.raises((sa.exc.DBAPIError, LedgerUnavailable)) as caught:
         ledger.contacts.put(FULL)
     shown = str(caught.value) + str(caught.value.__cause__)
@@ -124,11 +121,9 @@ def wait_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
 
 @pytest.fixture
-def other(ledger_url: str) -> Iterator[SqlLedger]:
+def other(ledger: SqlLedger, open_ledger: Callable[[], SqlLedger]) -> SqlLedger:
     """The same ledger as another process sees it."""
-    opened = SqlLedger(ledger_url)
-    yield opened
-    opened.close()
+    return open_ledger()
 
 
 def trip(ledger: SqlLedger) -> Breaker:
@@ -198,11 +193,11 @@ def test_after_the_recovery_one_probe_passes_and_no_second(
 
 
 def test_of_many_workers_at_once_one_probes(
-    ledger_url: str, ledger: SqlLedger, advance: Any
+    open_ledger: Callable[[], SqlLedger], ledger: SqlLedger, advance: Any
 ) -> None:
     trip(ledger)
     advance(RECOVERY + 1)
-    ledgers = [SqlLedger(ledger_url) for _ in range(4)]
+    ledgers = [open_ledger() for _ in range(4)]
     start, answers = threading.Barrier(4), []
 
     def probe(one: SqlLedger) -> None:
@@ -287,9 +282,10 @@ def test_trimming_deletes_what_is_too_old(ledger: SqlLedger, advance: Any) -> No
 # --- nodes -----------------------------------------------------------------------------------
 
 
-def test_nodes_show_their_last_beat(ledger: SqlLedger) -> None:
+def test_nodes_show_their_last_beat(ledger: SqlLedger, advance: Any) -> None:
     ledger.nodes.beat("b", "worker", 0, {})
     ledger.nodes.beat("a", "gateway", 1, {"version": "1"})
+    advance(1)
     ledger.nodes.beat("a", "gateway", 7, {"version": "2"})
     gateway, worker = ledger.nodes.all()
     assert (gateway.node, gateway.kind, gateway.connections) == ("a", "gateway", 7)
@@ -333,16 +329,14 @@ def test_nodes_that_never_come_back_are_forgotten(ledger: SqlLedger, advance: An
 
 
 @pytest.fixture
-def tamper(ledger_url: str) -> Iterator[Callable[[sa.Executable], None]]:
-    """Somebody who can write to the database behind the ledger's back."""
-    database = Database(ledger_url)
+def tamper(ledger: SqlLedger) -> Callable[[sa.Executable], None]:
+    """Write to the database behind the stores' back."""
 
     def execute(statement: sa.Executable) -> None:
-        with database.write() as connection:
+        with ledger.database.write() as connection:
             connection.execute(statement)
 
-    yield execute
-    database.close()
+    return execute
 
 
 def log(ledger: SqlLedger, count: int = 5) -> None:

@@ -1,4 +1,4 @@
-"""One suite for every store of the ``queue`` channel's copies: SQL and Redis streams."""
+"""One suite for every store of the ``queue`` channel's copies: SQL, memory and Redis streams."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from delivery.bus.user_streams import RedisStreams
 from delivery.domain.event import EventClass
 from delivery.domain.stores import MailboxStore
 from delivery.ledger import SqlLedger, migrate
+from delivery.testing import MemoryLedger
 from tests.messages import make_event
 
 HOUR = 3_600.0
@@ -24,13 +25,17 @@ def _of_ledger(url: str, stack: ExitStack) -> MailboxStore:
     return ledger.mailbox
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "redis"])
+@pytest.fixture(params=["sqlite", "postgresql", "memory", "redis"])
 def mailbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MailboxStore]:
     with ExitStack() as stack:
         if request.param == "redis":
             streams = RedisStreams(request.getfixturevalue("redis_url"), HOUR)
             stack.callback(streams.close)
             yield streams
+        elif request.param == "memory":
+            ledger = MemoryLedger()
+            stack.callback(ledger.close)
+            yield ledger.mailbox
         elif request.param == "sqlite":
             yield _of_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", stack)
         else:

@@ -21,7 +21,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 
 from delivery.errors import ConfigError, LedgerUnavailable
 from delivery.ledger.sql.deadline_connection import limit
-from delivery.ledger.sql.tables import UtcDateTime, metadata
+from delivery.ledger.sql.tables import UtcDateTime
 
 BUSY_TIMEOUT = 5.0
 STATEMENT_TIMEOUT = 10.0
@@ -68,27 +68,15 @@ class Database:
     """
 
     def __init__(self, url: str, *, pool_size: int = 8, patience: float | None = PATIENCE) -> None:
-        self.url = parse_url(url)
+        parsed = parse_url(url)
+        self._use(_engine(parsed, pool_size, patience), _utcnow)
+
+    def _use(self, engine: sa.Engine, wall: Callable[[], datetime]) -> None:
+        self.url = engine.url
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self.engine = _engine(self.url, pool_size, patience)
+        self.engine = engine
         self._writing = threading.RLock()
-        self._wall = _utcnow
-
-    @classmethod
-    def in_memory(cls, clock: Callable[[], datetime]) -> Database:
-        """A new SQLite database that ends with this object, for tests; its tables are there.
-
-        Args:
-            clock: tells the ledger's time, aware UTC.
-        """
-        made = cls.__new__(cls)
-        made.url = sa.engine.make_url("sqlite://")
-        made.is_sqlite = True
-        made.engine = _memory_engine()
-        made._writing = threading.RLock()
-        made._wall = clock
-        metadata.create_all(made.engine, checkfirst=False)
-        return made
+        self._wall = wall
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -168,21 +156,6 @@ def _utcnow() -> datetime:
     return datetime.now(UTC)
 
 
-def _memory_engine() -> sa.Engine:
-    """One connection for all threads: a second one would see another database."""
-    engine = sa.create_engine(
-        "sqlite://",
-        hide_parameters=True,
-        poolclass=sa.pool.QueuePool,
-        pool_size=1,
-        max_overflow=0,
-        pool_timeout=BUSY_TIMEOUT,
-        connect_args={"check_same_thread": False},
-    )
-    _configure_sqlite(engine, "foreign_keys=ON")
-    return engine
-
-
 def _sqlite_engine(url: URL, pool_size: int) -> sa.Engine:
     engine = sa.create_engine(
         url,
@@ -192,7 +165,7 @@ def _sqlite_engine(url: URL, pool_size: int) -> sa.Engine:
         pool_timeout=BUSY_TIMEOUT,
         connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False},
     )
-    _configure_sqlite(
+    configure_sqlite(
         engine,
         f"busy_timeout={int(BUSY_TIMEOUT * 1000)}",
         # Fewer, larger pages: most of a commit's time goes into writing them one by one. Takes
@@ -207,7 +180,9 @@ def _sqlite_engine(url: URL, pool_size: int) -> sa.Engine:
     return engine
 
 
-def _configure_sqlite(engine: sa.Engine, *pragmas: str) -> None:
+def configure_sqlite(engine: sa.Engine, *pragmas: str) -> None:
+    """Set these pragmas on each new connection, and begin a write as one."""
+
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
         # The driver must not open transactions by itself; ``begin`` below does.

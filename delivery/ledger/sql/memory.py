@@ -1,0 +1,89 @@
+"""A database of tests: SQLite in memory, with a clock that stands and an outage at will.
+
+Owns: how such a database is made quickly and made unreachable. Never does: a rule of its own; all
+SQL that runs on it is that of the real ledger.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cache
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from delivery.errors import LedgerUnavailable
+from delivery.ledger.sql.database import Database, configure_sqlite
+from delivery.ledger.sql.tables import metadata
+
+TURN_TIMEOUT = 30.0
+"""Seconds a thread waits for the connection; its turns are not fair."""
+
+
+class MemoryDatabase(Database):
+    """A new SQLite database that ends with this object; its tables are there.
+
+    All threads take turns at one connection: a second one would see another database.
+
+    Args:
+        clock: tells the ledger's time, aware UTC.
+
+    Attributes:
+        is_away: while true, every call raises ``LedgerUnavailable``.
+    """
+
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        self.is_away = False
+        self._use(_engine(), clock)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """See ``Database``."""
+        self._check()
+        with super().read() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """See ``Database``."""
+        self._check()
+        with super().write() as connection:
+            yield connection
+
+    def _check(self) -> None:
+        if self.is_away:
+            raise LedgerUnavailable("the ledger cannot be reached: it was told to be away")
+
+
+def _engine() -> sa.Engine:
+    engine = sa.create_engine(
+        "sqlite://",
+        creator=_connect,
+        hide_parameters=True,
+        poolclass=sa.pool.QueuePool,
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=TURN_TIMEOUT,
+    )
+    configure_sqlite(engine, "foreign_keys=ON")
+    return engine
+
+
+def _connect() -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", check_same_thread=False)
+    connection.deserialize(_empty())
+    return connection
+
+
+@cache
+def _empty() -> bytes:
+    """The file of a database with all tables and no row: a copy takes less than their DDL does."""
+    template = sqlite3.connect(":memory:", check_same_thread=False)
+    engine = sa.create_engine("sqlite://", creator=lambda: template, poolclass=sa.pool.StaticPool)
+    metadata.create_all(engine, checkfirst=False)
+    file = template.serialize()
+    engine.dispose()
+    return file
