@@ -1,1 +1,1 @@
-"""Messages between nodes: Redis or in process, at most once."""
+"""Messages between nodes, at most once: over Redis pub/sub, or within one process."""

@@ -1,6 +1,6 @@
-"""The bus of a single process, and of several nodes on one loop in tests.
+"""Bus within one process, also for several nodes on one loop in tests.
 
-Owns: the same promises as the bus over Redis, without Redis. Never does: make a caller wait.
+Owns: the guarantees of the bus over Redis, without Redis. Never does: make a caller wait.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ OnMessage = Callable[[NodeMessage], None]
 
 
 class LocalHub:
-    """What the buses of one process share; lets tests run several nodes on one loop."""
+    """The buses of one process, which receive each other's messages."""
 
     def __init__(self) -> None:
         self._buses: list[LocalBus] = []
 
     def join(self, bus: LocalBus) -> None:
-        """From now on this bus hears the others."""
+        """Add a bus, which receives the messages of the others."""
         if bus not in self._buses:
             self._buses.append(bus)
 
     def leave(self, bus: LocalBus) -> None:
-        """It hears nothing more."""
+        """Remove a bus, which receives no further messages."""
         if bus in self._buses:
             self._buses.remove(bus)
 
-    def spread(self, sender: LocalBus | None, raw: bytes) -> None:
-        """Hand an envelope to every bus but the sender's."""
+    def broadcast(self, sender: LocalBus | None, raw: bytes) -> None:
+        """Deliver an envelope to every bus but the sender's."""
         for bus in self._buses:
             if bus is not sender:
                 bus.take(raw)
 
 
 class LocalBus:
-    """The bus of a single process. With no hub of its own, a publish has no hearer.
+    """Bus of a single process. Without a shared hub, a published message has no receiver.
 
     Attributes:
-        reader: counts what this node could not read.
+        reader: counts malformed and ignored messages.
     """
 
     def __init__(self, hub: LocalHub | None = None) -> None:
@@ -55,7 +55,7 @@ class LocalBus:
 
     @property
     def healthy(self) -> bool:
-        """Whether messages of others arrive."""
+        """Whether messages of other nodes arrive."""
         return self._loop is not None
 
     async def start(self, on_message: OnMessage) -> None:
@@ -65,8 +65,8 @@ class LocalBus:
         self._hub.join(self)
 
     def publish(self, message: NodeMessage, to: Collection[str] = ()) -> None:
-        """Send to every other node. Raises ``TypeError`` for what JSON cannot say."""
-        self._hub.spread(self, seal("local", [pack(message)]))
+        """Send to every other node. Raises ``TypeError`` for a value that JSON cannot hold."""
+        self._hub.broadcast(self, seal("local", [pack(message)]))
 
     def take(self, raw: bytes) -> None:
         """Queue the messages of another node on this node's loop."""
@@ -77,19 +77,19 @@ class LocalBus:
             self._loop.call_soon_threadsafe(carry_out, self._on_message, message)
 
     async def stop(self) -> None:
-        """Hear nothing more."""
+        """Receive no further messages."""
         self._hub.leave(self)
         self._loop = None
 
 
 def carry_out(on_message: OnMessage, message: NodeMessage) -> None:
-    """Hand one message to its handler. An error there is a bug of this node: it is logged as one,
-    and the node goes on hearing the next."""
+    """Call the handler of one message. An exception is a bug of this node: it is logged, and the
+    node continues with the next message."""
     try:
         on_message(message)
     except Exception:
         logger.exception(
-            "the handler of a bus message failed: kind %s from node %r",
+            "bus message handler failed: kind %s from node %r",
             kind_of(message),
             message.node[:100],
         )

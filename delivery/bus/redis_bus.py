@@ -1,9 +1,9 @@
-"""Messages between nodes, at most once: in one process, or over Redis pub/sub.
+"""Bus over Redis pub/sub: messages between nodes, at most once.
 
-Owns: the connection, its health, and the bound on what waits for it. Never does: make a caller
-wait, promise an arrival, or read what a message means, with three exceptions: the answer to a
-question that named a ``reply`` channel goes there alone, where messages may have been lost it says
-so with a ``Gap``, and in a Redis cluster what comes per event goes to every node's own channel.
+Owns: the connections, their health, and the bound of the outbox. Never does: make a caller wait,
+guarantee delivery, or depend on a message's kind, with three exceptions: an answer to a request
+with a ``reply`` channel goes to that channel only; a ``Gap`` announces a possible loss; and in a
+Redis cluster the messages that come with every event go to each node's own channel.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ MAX_MESSAGES = 10_000
 MAX_BYTES = 64 << 20
 _BATCH = 200
 _BATCH_BYTES = 512 << 10
-"""Together the bounds of one envelope: far below what a server lets a slow subscriber owe."""
+"""The bounds of one envelope, far below Redis's output buffer limit of a slow subscriber."""
 
 
 class Outbox:
-    """A queue of ``(channel, raw)`` for one writer; on the loop.
+    """Bounded queue of ``(channel, raw)`` for one writer. On the loop.
 
     Attributes:
-        dropped: messages that did not leave, ever.
-        lossy: something was dropped since this was last set to ``False``.
+        dropped: count of messages that were not sent.
+        lossy: whether a message was dropped since this was last set to ``False``.
     """
 
     def __init__(self, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES) -> None:
@@ -59,7 +59,7 @@ class Outbox:
         self.lossy = False
 
     def put(self, channel: str, raw: bytes) -> None:
-        """Queue one message, or drop it when the bound is reached."""
+        """Queue one message, or drop it at the bound."""
         if self._queue.full() or self._bytes + len(raw) > self._max_bytes:
             self.drop(1)
             return
@@ -76,28 +76,30 @@ class Outbox:
         return batch
 
     def done(self, batch: list[tuple[str, bytes]]) -> None:
-        """The batch has left, or is given up."""
+        """End a batch that was sent or dropped."""
         self._bytes -= sum(len(raw) for _, raw in batch)
         for _ in batch:
             self._queue.task_done()
 
     def drop(self, count: int) -> None:
-        """Count messages that will not leave."""
+        """Count messages that are not sent."""
         before, self.dropped, self.lossy = self.dropped, self.dropped + count, True
         # Logged at 1, 2, 4, 8 …: an overload must not flood the log as well.
         if before.bit_length() != self.dropped.bit_length():
-            logger.warning("the bus dropped %d message(s) so far; the chain delivers", self.dropped)
+            logger.warning(
+                "bus: %d messages dropped so far; their events take the chain", self.dropped
+            )
 
     async def drained(self) -> None:
-        """Wait until everything queued so far is done."""
+        """Wait until all messages queued so far are done."""
         await self._queue.join()
 
 
 CHANNEL = "delivery:bus"
 _MAX_REPLIES = 10_000
-# For the way out; the loops outlive whatever the client throws.
+# Raised by a send. The loops catch every exception: they must not end.
 _FAILURES = (RedisError, OSError, TimeoutError)
-# Kinds that come with every event; all others are few.
+# Kinds that are sent per event; all others are rare.
 _PER_EVENT = (Pushes, Confirmed)
 _EVERY_NODE = "*"
 
@@ -105,17 +107,19 @@ _EVERY_NODE = "*"
 class RedisBus:
     """A bus over Redis pub/sub.
 
-    One channel that every node hears, and another for each node, for what concerns it alone. In a
-    Redis cluster both are sharded, so that the events' traffic is spread over the servers. It hears
-    itself: a probe that does not come back in time makes it subscribe anew.
+    All nodes receive one channel, and each node receives a channel of its own. In a Redis cluster
+    both are sharded, which spreads the traffic of events over the servers. A node receives its own
+    probes: when none returns in time, it subscribes again.
 
     Args:
         url: ``redis://…`` or ``rediss://…``; of a cluster, any server.
-        node: this node's name; its own messages are not heard.
+        node: this node's name; it ignores its own messages.
+        probe_interval: seconds between two probes.
+        probe_timeout: seconds without a probe after which it subscribes again.
         timeout: seconds for a connect or an answer of Redis.
 
     Attributes:
-        reader: counts what this node could not read.
+        reader: counts malformed and ignored messages.
 
     Raises:
         ConfigError: the URL cannot be read.
@@ -127,76 +131,76 @@ class RedisBus:
         node: str,
         channel: str = CHANNEL,
         *,
-        probe_every: float = 2.0,
-        deaf_after: float = 5.0,
+        probe_interval: float = 2.0,
+        probe_timeout: float = 5.0,
         timeout: float = 1.0,
         max_queue: int = MAX_MESSAGES,
-        dice: Dice = random.random,
+        jitter: Dice = random.random,
     ) -> None:
         self.reader = Reader()
-        # Two nodes with one name must still hear each other.
+        # A random suffix: two nodes of one name must receive each other's messages.
         self._node = node
         self._sender = f"{node}#{secrets.token_hex(4)}"
         self._channel = channel
-        self._probe_every = probe_every
-        self._deaf_after = deaf_after
+        self._probe_interval = probe_interval
+        self._probe_timeout = probe_timeout
         self._timeout = timeout
-        self._dice = dice
+        self._jitter = jitter
         self._on_message: OnMessage = lambda message: None
         self._outbox = Outbox(max_queue)
         self._replies: OrderedDict[str, str] = OrderedDict()
-        self._peers: dict[str, float] = {}  # with a channel of their own; when last heard
+        self._peers: dict[str, float] = {}  # sender with a channel of its own -> when last seen
         self._subscribers: list[Subscriber] = []
         self._has_inbox = False
         self._tasks: list[asyncio.Task[None]] = []
-        # Two sets of connections, so that a publisher that waits never holds up the subscriber.
+        # Two sets of connections: a publisher that waits must not block the subscriber.
         self._writers = Shards(url, timeout)
         self._readers = Shards(url, timeout)
 
     @property
     def dropped(self) -> int:
-        """Messages that did not leave, since the start."""
+        """Count of messages that were not sent."""
         return self._outbox.dropped
 
     @property
     def healthy(self) -> bool:
-        """Whether this node heard itself lately."""
+        """Whether all subscribers received a probe lately."""
         return bool(self._tasks) and all(one.is_healthy for one in self._subscribers)
 
     async def start(self, on_message: OnMessage) -> None:
-        """Subscribe; waits a short while for Redis, and goes on without it."""
+        """Subscribe; wait up to two timeouts for Redis, then continue without it."""
         self._on_message = on_message
         try:
             async with asyncio.timeout(2 * self._timeout):
-                self._listen_to(self._channel, beside=[self._inbox(self._sender)])
-                self._listen_to_inbox(await self._readers.learn())
+                self._listen_to(self._channel, extra_channels=[self._inbox(self._sender)])
+                self._listen_to_inbox(await self._readers.find_layout())
                 for subscriber in self._subscribers:
                     await subscriber.subscribed.wait()
         except _FAILURES:
-            logger.warning("the bus has no Redis yet; events for other nodes take the chain")
-        self._run(self._write_for_ever(), "bus-writer")
-        self._run(self._probe_for_ever(), "bus-probe")
+            logger.warning("bus: Redis does not answer yet; events for other nodes take the chain")
+        self._run(self._write_loop(), "bus-writer")
+        self._run(self._probe_loop(), "bus-probe")
 
     def publish(self, message: NodeMessage, to: Collection[str] = ()) -> None:
-        """Send to the nodes of these names, or to every other node; never waits, drops when
-        overloaded. When a name's own channel is not known (yet), all nodes hear it.
+        """Send to the nodes of these names; none: to every other node. Never waits; drops the
+        message at the bound. When the own channel of a name is unknown, all nodes receive it.
 
         Raises:
-            TypeError: the message holds what JSON cannot say.
+            TypeError: the message holds a value that JSON cannot hold.
         """
         packed = pack(message)
         for channel in self._inboxes(to) or [self._channel_of(message)]:
             self._outbox.put(channel, packed)
 
     async def stop(self) -> None:
-        """Send what still waits, for at most one timeout, then disconnect."""
+        """Send queued messages, for at most one timeout, then disconnect."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timeout):
                 if self.healthy:
                     await self._outbox.drained()
         tasks, self._tasks = set(self._tasks), []
         while tasks:
-            # Again and again: redis-py now and then swallows a cancellation (redis 8.1).
+            # In a loop: redis-py sometimes swallows a cancellation (redis 8.1).
             for task in tasks:
                 task.cancel()
             _, tasks = await asyncio.wait(tasks, timeout=0.1)
@@ -206,11 +210,11 @@ class RedisBus:
                 async with asyncio.timeout(self._timeout):
                     await shards.aclose()
             except _FAILURES as error:
-                logger.debug("the bus did not close cleanly: %s", error)
+                logger.debug("bus: disconnect failed: %s", error)
 
-    # What leaves
+    # Sending
 
-    async def _write_for_ever(self) -> None:
+    async def _write_loop(self) -> None:
         failures = 0
         while True:
             batch = await self._outbox.take()
@@ -221,16 +225,16 @@ class RedisBus:
                     self._outbox.lossy = False
                     self.publish(self._gap())
             except Exception as error:
-                # Whether Redis spread some of it is not known: sent again, it could come twice.
+                # Redis may have delivered a part: no retry, since messages must not come twice.
                 self._outbox.drop(len(batch))
                 failures += 1
-                logger.log(log_level(failures), "the bus cannot publish: %r", error)
-                await asyncio.sleep(RECONNECT.delay(failures, self._dice()))
+                logger.log(log_level(failures), "bus: publish failed: %r", error)
+                await asyncio.sleep(RECONNECT.delay(failures, self._jitter()))
             finally:
                 self._outbox.done(batch)
 
     async def _send(self, batch: list[tuple[str, bytes]]) -> None:
-        """Everything for one channel in one envelope: what it costs is hardly the messages'."""
+        """Send one envelope per channel: the cost is per envelope, hardly per message."""
         by_name: dict[str, list[bytes]] = {}
         for name, packed in batch:
             by_name.setdefault(name, []).append(packed)
@@ -239,7 +243,7 @@ class RedisBus:
     async def _deliver(self, envelopes: list[tuple[str, bytes]]) -> None:
         try:
             async with asyncio.timeout(3 * self._timeout):
-                layout = await self._writers.learn()
+                layout = await self._writers.find_layout()
                 parts: dict[Redis, list[tuple[str, bytes]]] = {}
                 for name, raw in envelopes:
                     for channel in self._channels(name, layout):
@@ -251,8 +255,7 @@ class RedisBus:
             raise
 
     def _inboxes(self, names: Collection[str]) -> list[str]:
-        """The own channels of all nodes of these names; empty if one of them is not known to have
-        one."""
+        """The own channels of the nodes of these names; empty when one of them is unknown."""
         if not names:
             return []
         found = [peer for peer in self._peers if node_name(peer) in names]
@@ -270,7 +273,7 @@ class RedisBus:
             return [name]
         return [self._inbox(peer) for peer in self._peers] if layout.is_cluster else [self._channel]
 
-    async def _probe_for_ever(self) -> None:
+    async def _probe_loop(self) -> None:
         failures = 0
         while True:
             try:
@@ -278,11 +281,11 @@ class RedisBus:
                 failures = 0
             except Exception as error:
                 failures += 1
-                logger.log(log_level(failures), "the bus cannot probe itself: %r", error)
-            await asyncio.sleep(self._probe_every)
+                logger.log(log_level(failures), "bus: probe failed: %r", error)
+            await asyncio.sleep(self._probe_interval)
 
     async def _probe(self) -> None:
-        self._listen_to_inbox(await self._writers.learn(), has_missed=True)
+        self._listen_to_inbox(await self._writers.find_layout(), has_missed=True)
         self._forget_peers()
         probe = self._sealed([], probe=True)
         await self._deliver([(one.channel, probe) for one in self._subscribers])
@@ -290,27 +293,27 @@ class RedisBus:
     def _sealed(self, packed: list[bytes], *, probe: bool = False) -> bytes:
         return seal(self._sender, packed, probe=probe, has_inbox=self._has_inbox)
 
-    # What is heard
+    # Receiving
 
     def _listen_to_inbox(self, layout: Layout, *, has_missed: bool = False) -> None:
-        """Also when Redis, and what it is, is found later. Outside of a cluster the first
-        subscriber hears both channels."""
+        """Receive this node's own channel, as soon as the layout is known. Outside a cluster the
+        first subscriber receives both channels."""
         if not self._has_inbox and layout.is_cluster:
             self._listen_to(self._inbox(self._sender), has_missed=has_missed)
         self._has_inbox = True
 
     def _listen_to(
-        self, channel: str, *, beside: Sequence[str] = (), has_missed: bool = False
+        self, channel: str, *, extra_channels: Sequence[str] = (), has_missed: bool = False
     ) -> None:
         subscriber = Subscriber(
             self._readers,
             channel,
             self._on_raw,
             self._on_gap,
-            beside=beside,
-            deaf_after=self._deaf_after,
+            extra_channels=extra_channels,
+            probe_timeout=self._probe_timeout,
             timeout=self._timeout,
-            dice=self._dice,
+            jitter=self._jitter,
             has_missed=has_missed,
         )
         self._subscribers.append(subscriber)
@@ -334,13 +337,13 @@ class RedisBus:
             carry_out(self._on_message, message)
 
     def _on_gap(self) -> None:
-        # No peer could be heard meanwhile, which says nothing about the peers.
+        # No peer could be received in between, so none is forgotten for its silence.
         self._peers = dict.fromkeys(self._peers, asyncio.get_running_loop().time())
         carry_out(self._on_message, self._gap())
 
     def _forget_peers(self) -> None:
         if self.healthy:
-            horizon = asyncio.get_running_loop().time() - 2 * self._deaf_after
+            horizon = asyncio.get_running_loop().time() - 2 * self._probe_timeout
             self._peers = {peer: at for peer, at in self._peers.items() if at > horizon}
 
     def _remember_reply(self, message: ResendRequest) -> None:

@@ -1,7 +1,6 @@
-"""Redis clients that give up quickly: a frozen server must not freeze us.
+"""Redis clients with short timeouts: a frozen server must not freeze this process.
 
-Owns: the limits that every connection of the gateway room gets. Never does: retry; who calls
-knows whether and when to.
+Owns: the timeouts of every connection to Redis. Never does: retry, which is the caller's decision.
 """
 
 from __future__ import annotations
@@ -19,13 +18,14 @@ from delivery.errors import ConfigError
 
 
 def client(url: str, timeout: float) -> redis.Redis:
-    """A blocking client, safe to share between threads.
+    """Make a blocking client that threads can share.
 
     Args:
         timeout: seconds for a connect, and for an answer.
 
     Raises:
-        ConfigError: the URL cannot be read; it is not repeated, it may hold a password.
+        ConfigError: the URL cannot be parsed; the text does not repeat it, for it may hold a
+            password.
     """
     try:
         return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), **_limits(timeout))
@@ -34,23 +34,23 @@ def client(url: str, timeout: float) -> redis.Redis:
 
 
 def keyed_client(entry: redis.Redis, url: str, timeout: float) -> redis.Redis | redis.RedisCluster:
-    """``entry``, or where it leads into a cluster, a client that finds the server of each key.
+    """``entry``, or in a cluster a client that finds the server of each key.
 
     Raises:
-        RedisError, OSError: Redis is away.
+        RedisError, OSError: Redis does not answer.
     """
     try:
         info: Any = entry.info("cluster")
-    except ResponseError:  # this user may not ask, or the server does not know the question
+    except ResponseError:  # the user lacks the right, or the server does not know the command
         return entry
     if not int(info.get("cluster_enabled", 0)):
         return entry
-    # One more try: the first one may only have found out that a slot has moved.
+    # One retry: the first try may only have found that a slot has moved.
     return redis.RedisCluster.from_url(url, retry=Retry(NoBackoff(), 1), **_limits(timeout))
 
 
 def async_client(url: str, timeout: float) -> redis.asyncio.Redis:
-    """The same for the event loop."""
+    """Make a client for the event loop. Arguments and errors as ``client``."""
     try:
         return redis.asyncio.Redis.from_url(
             url, retry=AsyncRetry(NoBackoff(), 0), **_limits(timeout)

@@ -1,6 +1,7 @@
-"""The ``direct`` channel's way from a worker to the sockets: in this process, or over the bus.
+"""Resend requests of the ``direct`` channel to gateways: in this process, or over the bus.
 
-Owns: asking and the deadline of the answer. Never does: touch a socket, or decide what follows.
+Owns: the request and the deadline of its answer. Never does: write to a socket, or decide what
+follows.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ logger = logging.getLogger(__name__)
 
 RegistryResend = Callable[[str, Sequence[str], float], Coroutine[Any, Any, int]]
 WakeUsers = Callable[[Sequence[str]], None]
-# What crossing a thread or the bus may take beyond the sockets' own time.
+# Seconds for the thread or the bus, beyond the timeout of the probes.
 _MARGIN = 0.5
 
 
 class LoopResend:
-    """Asks the gateway in this process, from a worker's thread.
+    """Requests resends from the gateway in this process, from a worker's thread.
 
     Args:
         registry_resend: coroutine function ``(user_id, event_ids, timeout) -> connections``.
-        wake: called on the loop with user ids.
+        wake: called on the loop with user ids, to let them catch up.
     """
 
     def __init__(
@@ -46,10 +47,13 @@ class LoopResend:
         self._wake = wake
 
     def resend(self, user_id: str, event_ids: Sequence[str], timeout: float) -> int:
-        """The number of live connections that took the events. Never call it on the loop.
+        """Request a resend and wait for its result. Must not be called on the loop.
+
+        Returns:
+            The number of connections that took the events.
 
         Raises:
-            ChannelUnavailable: the loop is over or did not answer in time, or the ledger is away.
+            ChannelUnavailable: the loop has ended or did not answer in time, or the ledger is away.
         """
         if self._loop.is_closed() or not self._loop.is_running():
             raise ChannelUnavailable("the gateway in this process is not running")
@@ -67,21 +71,21 @@ class LoopResend:
                 f"the gateway did not answer a resend in {timeout + _MARGIN:.1f} s"
             ) from None
         except LedgerError as error:
-            # The sockets' side reads the events from there; over the bus it answers 0 instead.
+            # The gateway reads the events from the ledger; over the bus it answers 0 instead.
             raise ChannelUnavailable(f"the gateway cannot resend: {error}") from error
         except concurrent.futures.CancelledError as error:
             raise ChannelUnavailable("the gateway in this process is shutting down") from error
 
     def wake(self, user_ids: Sequence[str]) -> None:
-        """Tell the gateway that these users have copies waiting; a hint."""
+        """Let these users' connections catch up; a hint that may be lost."""
         try:
             self._loop.call_soon_threadsafe(self._wake, list(user_ids))
         except RuntimeError as error:
-            logger.info("the gateway is shutting down and needs no wake-up: %s", error)
+            logger.info("wake-up not sent, the gateway is shutting down: %s", error)
 
 
 class BusResend:
-    """Asks every gateway over Redis, from a worker process. Thread-safe.
+    """Requests resends from all gateways over Redis, from a worker process. Thread-safe.
 
     Args:
         redis_url: the bus's Redis.
@@ -101,13 +105,16 @@ class BusResend:
         self._reader = Reader()
 
     def resend(self, user_id: str, event_ids: Sequence[str], timeout: float) -> int:
-        """Ask all gateways and add up what they answer within ``timeout`` seconds.
+        """Request a resend from all gateways and wait up to ``timeout`` seconds for the answers.
+
+        Returns:
+            The number of connections that took the events.
 
         Raises:
-            ChannelUnavailable: Redis is away.
+            ChannelUnavailable: Redis does not answer.
         """
         request = uuid.uuid4().hex
-        # The braces put it on the same server of a cluster as the channel itself.
+        # The braces keep it on the same server of a cluster as the bus's channel.
         reply = f"{{{self._channel}}}:reply:{request}"
         message = ResendRequest(
             node=self._sender,
@@ -129,10 +136,10 @@ class BusResend:
             raise ChannelUnavailable(f"the gateways cannot be asked over Redis: {error}") from error
 
     def wake(self, user_ids: Sequence[str]) -> None:
-        """Tell all gateways that these users have copies waiting.
+        """Let these users' connections on all gateways catch up; a hint that may be lost.
 
         Raises:
-            ChannelUnavailable: Redis is away; nothing is lost but the hint.
+            ChannelUnavailable: Redis does not answer.
         """
         try:
             self._publish(Wake(node=self._sender, users=list(user_ids)))
@@ -145,14 +152,14 @@ class BusResend:
         self._shard.close()
 
     def _publish(self, message: NodeMessage) -> int:
-        """How many gateways hear it."""
+        """Publish a message. Returns how many gateways receive it."""
         redis, is_sharded = self._shard.get()
         raw = seal(self._sender, [pack(message)])
         publish = redis.spublish if is_sharded else redis.publish
         return int(publish(self._channel, raw))
 
     def _gather(self, pubsub: PubSub, request: str, asked: int, deadline: float) -> int:
-        """Add up the answers until every gateway that heard the question has answered."""
+        """Add up the answers until every gateway that got the request has answered."""
         total, answers = 0, 0
         while answers < asked and time.monotonic() < deadline:
             item = pubsub.get_message(timeout=max(0.01, deadline - time.monotonic()))
@@ -167,23 +174,23 @@ class BusResend:
 
 
 def _subscribe(pubsub: PubSub, channel: str, deadline: float, is_sharded: bool) -> None:
-    """Return once Redis has confirmed: an answer before that would be lost."""
+    """Subscribe and wait for Redis to say so: an earlier answer would be lost."""
     (pubsub.ssubscribe if is_sharded else pubsub.subscribe)(channel)
     while time.monotonic() < deadline:
         item = pubsub.get_message(timeout=max(0.01, deadline - time.monotonic()))
         if item is not None and item["type"] in ("subscribe", "ssubscribe"):
             return
-    raise ChannelUnavailable("Redis did not confirm the subscription for the gateways' answers")
+    raise ChannelUnavailable("Redis did not acknowledge the subscription for the gateways' answers")
 
 
 class NoResend:
-    """A worker's resend without Redis: the chain goes on to the next channel."""
+    """Resend of a worker without Redis: always unavailable, so the chain goes on."""
 
     def resend(self, user_id: str, event_ids: Sequence[str], timeout: float) -> int:
-        """Raises ``ChannelUnavailable``: there is no way to the gateways."""
+        """Raise ``ChannelUnavailable``: no gateway can be reached."""
         raise ChannelUnavailable(
             "workers cannot reach the gateways: set DELIVERY_REDIS_URL", retryable=False
         )
 
     def wake(self, user_ids: Sequence[str]) -> None:
-        """Do nothing: clients find their events when they connect."""
+        """Do nothing: clients catch up when they connect."""

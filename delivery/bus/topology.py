@@ -1,9 +1,8 @@
-"""Which server carries a channel: the one that the URL names, or in a Redis cluster the one that
-owns the channel's slot.
+"""Topology of Redis: the server of a channel, which in a cluster is the owner of its slot.
 
-Owns: asking Redis how it is laid out, and a client for each of its servers. Never does: retry; who
-meets an error calls ``forget`` and finds the new layout with the next try. In a cluster ordinary
-pub/sub would repeat every message to every server; sharded pub/sub stays on one.
+Owns: the layout, and a client for each server. Never does: retry; after an error the caller calls
+``forget``, and the next try finds the new layout. In a cluster, ordinary pub/sub repeats every
+message to every server; sharded pub/sub stays on one.
 Source: redis.io/docs/latest/develop/pubsub, "Sharded Pub/Sub".
 """
 
@@ -30,7 +29,7 @@ Server = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Ranges of slots and the servers that own them; none for a server that is no cluster."""
+    """Ranges of slots and the servers that own them; empty for a server outside a cluster."""
 
     ranges: tuple[tuple[int, int, Server], ...] = ()
 
@@ -40,7 +39,7 @@ class Layout:
         return bool(self.ranges)
 
     def server_of(self, channel: str) -> Server | None:
-        """The owner of the channel's slot, ``None`` for the server that was asked.
+        """The owner of the channel's slot; ``None`` outside a cluster.
 
         Raises:
             ClusterError: no server owns the slot now.
@@ -55,10 +54,10 @@ class Layout:
 
 
 class Shards:
-    """The servers of one Redis installation, for the event loop.
+    """Servers of one Redis installation, for the event loop.
 
     Args:
-        url: any server of it.
+        url: of any of its servers.
         timeout: seconds for a connect or an answer.
 
     Raises:
@@ -72,19 +71,19 @@ class Shards:
         self._clients: dict[Server, redis.asyncio.Redis] = {}
         self._layout: Layout | None = None
 
-    async def learn(self) -> Layout:
-        """The layout; asked for again after ``forget``. Raises what the client raises."""
+    async def find_layout(self) -> Layout:
+        """Ask Redis for the layout, once until ``forget``. Raises what the client raises."""
         if self._layout is None:
             self._layout = await self._ask()
         return self._layout
 
     def forget(self) -> None:
-        """Something failed: a slot may have moved."""
+        """Forget the layout after a failure: a slot may have moved."""
         self._layout = None
 
     async def client(self, channel: str) -> redis.asyncio.Redis:
-        """A client of the server that carries this channel."""
-        server = (await self.learn()).server_of(channel)
+        """Find a client of the server that carries this channel."""
+        server = (await self.find_layout()).server_of(channel)
         if server is None:
             return self._entry
         if server not in self._clients:
@@ -92,12 +91,12 @@ class Shards:
         return self._clients[server]
 
     async def aclose(self) -> None:
-        """Disconnect from all of them."""
+        """Disconnect from all servers."""
         for one in (self._entry, *self._clients.values()):
             await one.aclose()
 
     async def _ask(self) -> Layout:
-        # The server that the URL names may be the one that is gone.
+        # The server of the URL may be the one that is down.
         last: Exception | None = None
         for one in (self._entry, *self._clients.values()):
             try:
@@ -106,10 +105,10 @@ class Shards:
                 slots = await one.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
                 return _layout(slots, self._url)
             except ResponseError as error:
-                return _not_told(error)
+                return _unknown_layout(error)
             except (redis.RedisError, OSError) as error:
                 last = error
-        raise last or ClusterError("no server to ask")
+        raise last or ClusterError("no server answers")
 
 
 class Shard:
@@ -130,7 +129,7 @@ class Shard:
         self._owner = self._entry
 
     def get(self) -> tuple[redis.Redis, bool]:
-        """A client of it, and whether its pub/sub is sharded. Raises what the client raises."""
+        """Find its client, and whether pub/sub is sharded. Raises what the client raises."""
         with self._lock:
             if self._found is None:
                 layout = self._ask()
@@ -142,7 +141,7 @@ class Shard:
             return self._found
 
     def forget(self) -> None:
-        """Something failed: the channel may have moved."""
+        """Forget the server after a failure: the channel may have moved."""
         self._found = None
 
     def close(self) -> None:
@@ -157,27 +156,27 @@ class Shard:
             slots = self._entry.execute_command("CLUSTER SLOTS")  # type: ignore[no-untyped-call]
             return _layout(slots, self._url)
         except ResponseError as error:
-            return _not_told(error)
+            return _unknown_layout(error)
 
 
 def _is_cluster(info: Any) -> bool:
     return bool(int(info.get("cluster_enabled", 0)))
 
 
-def _not_told(error: ResponseError) -> Layout:
-    """This user may not ask, or the server does not know the question: ordinary pub/sub is right
-    everywhere, only slower in a cluster."""
-    logger.info("Redis does not say whether it is a cluster: %s", error)
+def _unknown_layout(error: ResponseError) -> Layout:
+    """The layout when the user lacks the right, or the server does not know the command: ordinary
+    pub/sub works everywhere, and is only slower in a cluster."""
+    logger.info("Redis does not tell whether it is a cluster: %s", error)
     return Layout()
 
 
 def _layout(answer: Sequence[Any], url: str) -> Layout:
-    """From the answer to CLUSTER SLOTS: ``[first, last, [host, port, id, …], replicas…]``."""
+    """Parse the answer to CLUSTER SLOTS: ``[first, last, [host, port, id, …], replicas…]``."""
     own = urlsplit(url).hostname or "127.0.0.1"
     ranges = []
     for first, last, (host, port, *_), *_ in answer:
         name = host.decode() if isinstance(host, bytes) else str(host or "")
-        # Empty or "?": a server that does not know its own address, that is, the one asked.
+        # Empty or "?": the server that answers does not know its own address.
         ranges.append((int(first), int(last), (name if name.strip("?") else own, int(port))))
     if not ranges:
         raise ClusterError("the cluster has no slots yet")
@@ -185,7 +184,7 @@ def _layout(answer: Sequence[Any], url: str) -> Layout:
 
 
 def _at(url: str, server: Server) -> str:
-    """The same URL for another server: user, password, TLS and options stay."""
+    """The URL with another server; user, password, TLS and options stay."""
     host, port = server
     parts = urlsplit(url)
     user, mark, _ = parts.netloc.rpartition("@")

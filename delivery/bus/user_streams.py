@@ -1,7 +1,7 @@
-"""The ``queue`` channel's copies on Redis: one capped stream per user.
+"""Queue copies on Redis: one capped stream per user.
 
-Owns: the streams and their age. Never does: know an event's state; it is a second copy for when
-the ledger is away, and may be stale or gone.
+Owns: the streams and their age. Never does: know an event's state: a queue copy is read while the
+ledger is away, and may be stale or missing.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class RedisStreams:
     """``MailboxStore`` over Redis streams. Synchronous and thread-safe.
 
     Args:
-        max_age: seconds a copy is kept; a stream without new ones vanishes after it.
-        max_length: copies kept per user, the newest; Redis may keep some more.
+        max_age: seconds a copy is kept; a stream without new copies expires after it.
+        max_length: newest copies kept per user; Redis may keep some more.
         timeout: seconds for a connect or an answer.
 
     Raises:
@@ -59,10 +59,10 @@ class RedisStreams:
         self._found: redis.Redis | redis.RedisCluster | None = None
 
     def put(self, events: Sequence[Event]) -> None:
-        """Append copies to their users' streams, in order. Safe to repeat: reads show an id once.
+        """Append copies to their users' streams, in order. Safe to repeat: reads skip repeats.
 
         Raises:
-            ChannelUnavailable: Redis is away or refuses writes; some may have been appended.
+            ChannelUnavailable: Redis does not answer or refuses; some copies may be appended.
         """
         if not events:
             return
@@ -80,7 +80,7 @@ class RedisStreams:
             pipeline.execute()
 
     def read(self, user_id: str, limit: int = 1_000) -> list[Event]:
-        """The newest ``limit`` copies of one user, oldest first, each event once.
+        """Read the newest ``limit`` copies of one user, oldest first, each event once.
 
         Raises:
             ChannelUnavailable: Redis is away.
@@ -92,14 +92,14 @@ class RedisStreams:
         found: dict[str, Event] = {}
         for entry in entries or ():
             event = _event(entry[1] or {})
-            # Newest first: a repeat is the older one, and the older one has the true place.
+            # Newest first: of two copies of an event, the older one has the right place.
             if event is not None and event.user_id == user_id:
                 found.pop(event.id, None)
                 found[event.id] = event
         return list(found.values())[:limit][::-1]
 
     def trim(self, max_age: float) -> int:
-        """Delete copies older than ``max_age`` seconds; how many.
+        """Delete copies older than ``max_age`` seconds. Returns how many.
 
         Raises:
             ChannelUnavailable: Redis is away.
@@ -112,7 +112,7 @@ class RedisStreams:
         return removed
 
     def ping(self) -> None:
-        """Raises ``ChannelUnavailable`` when Redis does not answer."""
+        """Ask Redis for a sign of life. Raises ``ChannelUnavailable`` without an answer."""
         with _translated("answer"):
             self._redis.ping()
 
@@ -124,7 +124,7 @@ class RedisStreams:
 
     @property
     def _redis(self) -> redis.Redis | redis.RedisCluster:
-        """Found with the first call: Redis may be away when this is made."""
+        """The client, made at the first call: Redis may be away earlier."""
         if self._found is None:
             with self._lock:
                 if self._found is None:
@@ -135,7 +135,7 @@ class RedisStreams:
         return f"{self._prefix}{user_id}"
 
     def _horizon(self, max_age: float) -> str:
-        # By Redis's clock, which also made the entries' ids.
+        # By the clock of Redis, which also made the ids of the entries.
         seconds, micros = self._redis.time()
         return str(max(0, int((seconds + micros / 1e6 - max_age) * 1000)))
 
@@ -149,9 +149,9 @@ def _translated(doing: str) -> Iterator[None]:
 
 
 def _event(fields: Mapping[Any, Any]) -> Event | None:
-    """Back from the wire form; ``None`` for an entry that is not ours."""
+    """Decode an entry; ``None`` for a malformed one."""
     try:
         return event_from_wire(msgspec.json.decode(fields.get(_FIELD.encode()) or b""))
     except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
-        logger.warning("a mailbox entry cannot be read and is skipped: %r", error)
+        logger.warning("queue copy skipped, malformed: %r", error)
         return None

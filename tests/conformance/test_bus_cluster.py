@@ -29,7 +29,7 @@ from tests.messages import make_event
 
 DEADLINE = 30.0
 # Probes come often; a process that a busy machine holds up for a while is not deaf.
-QUICK = {"probe_every": 0.05, "deaf_after": 3.0, "timeout": 1.5, "dice": lambda: 0.5}
+QUICK = {"probe_interval": 0.05, "probe_timeout": 3.0, "timeout": 1.5, "jitter": lambda: 0.5}
 
 
 @pytest.fixture(scope="module")

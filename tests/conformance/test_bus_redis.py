@@ -18,7 +18,7 @@ from delivery.errors import ConfigError
 from tests import servers
 
 DEADLINE = 20.0
-QUICK = {"probe_every": 0.05, "deaf_after": 0.5, "timeout": 0.3, "dice": lambda: 0.5}
+QUICK = {"probe_interval": 0.05, "probe_timeout": 0.5, "timeout": 0.3, "jitter": lambda: 0.5}
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ async def test_nodes_of_another_release_on_the_channel_are_ignored(
     await until(lambda: len(heard) == 2)
     assert heard == [Hello(node="next")] * 2
     assert (one.reader.ignored, one.reader.malformed) == (8, 0)
-    ignored = [r.getMessage() for r in caplog.records if "bus ignores" in r.getMessage()]
+    ignored = [r.getMessage() for r in caplog.records if "bus: ignored" in r.getMessage()]
     assert len(ignored) == 4
     assert one.healthy
     await one.stop()

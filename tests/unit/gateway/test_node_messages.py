@@ -39,7 +39,7 @@ class Bench:
         self.say_raw(seal("n2#1", [pack(message) for message in messages]))
 
     def say_raw(self, raw: bytes) -> None:
-        self.hub.spread(None, raw)
+        self.hub.broadcast(None, raw)
 
     async def hears(self) -> None:
         """Wait until the gateway has carried out what was said, by saying one thing more."""
