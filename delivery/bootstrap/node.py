@@ -35,8 +35,8 @@ from delivery.domain.lifecycle import State
 from delivery.domain.ports import Bus, Inbox
 from delivery.emitter.emitter import Emitter, EmitterCore
 from delivery.emitter.intake import HttpIntake
+from delivery.emitter.queue_copies import QueueCopyThread
 from delivery.emitter.receipts import Receipts
-from delivery.emitter.second_copies import CopyThread
 from delivery.gateway.auth import Authenticator
 from delivery.gateway.fast_path import FastPath
 from delivery.gateway.feed import FeedReader
@@ -103,7 +103,7 @@ class Node:
         self._bus = _bus(settings, self.name)
         self._registry = Registry(self.name, self._bus)
         self._auth = _authenticator(settings)
-        self._copy_thread = CopyThread(self.copies.put)
+        self._copy_thread = QueueCopyThread(self.copies.put)
         self._core = EmitterCore(
             self.policies,
             self.journal,

@@ -1,1 +1,1 @@
-"""1 ACCEPT: validate an event, record it, push it or hand it over."""
+"""Emitters: validate an event, record it, push it or hand it over."""

@@ -1,9 +1,9 @@
-"""Old names for the one emitter, so that code written against a notifier moves over unchanged.
+"""Names of the earlier notifier for the emitter, so that its callers need no change.
 
-Owns: the translation of names and argument order. Never does: anything of its own; every call
-ends in ``Emission.emit``, with the same validation, the same ledger and the same chain.
+Owns: the mapping of names and argument order. Never does: anything else; every call ends in
+``Emission.emit``, with the same validation, ledger and chain.
 
-The functions need to know where to emit: call ``bind`` once at start.
+Call ``bind`` once at start, before the functions of this module.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from delivery.errors import ConfigError
 
 
 class WebSocketNotifier:
-    """The notifier's methods on top of any source of emitters.
+    """The notifier's methods on top of ``Emitters``.
 
     Args:
         emitters: an embedded delivery, a remote connection, or the process's ``EmitterCore``.
@@ -33,7 +33,7 @@ class WebSocketNotifier:
         *,
         thread_id: str | None = None,
     ) -> Receipt:
-        """Emit any event; durable when it returns."""
+        """Emit an event of any type; durable when it returns."""
         return await self._emitters.emitter(user_id, run_id, thread_id).emit(event_type, data)
 
     async def notify_agent_started(
@@ -79,7 +79,7 @@ _bound: list[WebSocketNotifier] = []
 
 
 def bind(emitters: Emitters | None) -> None:
-    """Say where the functions of this module emit; ``None`` takes it back."""
+    """Set the emitters that the functions of this module use; ``None`` unsets them."""
     _bound[:] = [] if emitters is None else [WebSocketNotifier(emitters)]
 
 
@@ -97,7 +97,7 @@ async def send_agent_event(
     *,
     thread_id: str | None = None,
 ) -> Receipt:
-    """Emit any event. Raises ``ConfigError`` before ``bind``, as all functions here."""
+    """Emit an event of any type. Raises ``ConfigError`` before ``bind``, as all functions here."""
     return await _notifier().send_agent_event(
         user_id, run_id, event_type, data, thread_id=thread_id
     )

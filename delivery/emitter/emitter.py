@@ -1,8 +1,8 @@
-"""The one emitter that every way in ends in.
+"""The emitter, in which every way in ends.
 
-Owns: the order of validate, number, push and record; what a caller learns and when. Never does:
-SQL, sockets, tasks: it meets them as ports. Everything runs on the loop's thread and never waits;
-an event costs no task and no timer, and a future only if somebody awaits its receipt.
+Owns: the order of validate, number, push and record; the receipt and when it is settled. Never
+does: SQL, sockets, tasks: they are ports. Everything runs on the loop's thread and never waits; an
+event costs no task and no timer, and a future only if its receipt is awaited.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Numbered(Entry, kw_only=True):
 
 
 class EmitterCore:
-    """What all emitters of a process share; usable after ``start``."""
+    """The part that all emitters of a process share; usable after ``start``."""
 
     _loop: asyncio.AbstractEventLoop
 
@@ -71,18 +71,19 @@ class EmitterCore:
         receipts: Receipts,
         on_hand_over: Callable[[], None] = lambda: None,
         new_id: Callable[[], str] = new_event_id,
-        dice: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random.random,
         on_auth: Callable[[Event], None] | None = None,
         max_backlog: int = 20_000,
         run_capacity: int = 10_000,
     ) -> None:
         """
         Args:
-            on_hand_over: a hint for the sweeper, at most once per loop turn.
-            on_auth: puts the second copy of a sign-in event where clients look when the ledger is
-                away; must not wait.
-            max_backlog: the journal's own bound: beyond it nothing is pushed or recorded.
-            run_capacity: runs whose counter is remembered.
+            on_hand_over: a hint for the sweep, at most once per turn of the loop.
+            jitter: uniform in [0, 1), spreads retries.
+            on_auth: makes the queue copy of a sign-in event, which clients read while the ledger
+                is away; must not wait.
+            max_backlog: the journal's bound: beyond it nothing is pushed or recorded.
+            run_capacity: runs whose counter is remembered, at most.
         """
         self.kinds = Kinds(policies)
         self.new_id = new_id
@@ -97,11 +98,11 @@ class EmitterCore:
         self._max_backlog = max_backlog
         self._runs = Runs(run_capacity)
         self._performance_at: float | None = None
-        self._pusher = Pusher(push, journal, dice=dice, on_hand_over=self._hint)
+        self._pusher = Pusher(push, journal, jitter=jitter, on_hand_over=self._hint)
         self.is_started = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The loop runs: events may come from now on, on its thread."""
+        """Accept events from now on, on the thread of this loop."""
         self._loop = loop
         self._pusher.start(loop)
         self.receipts.start(loop)
@@ -114,10 +115,10 @@ class EmitterCore:
         thread_id: str | None = None,
         performance: bool = False,
     ) -> Emitter:
-        """An emitter for one run of one user.
+        """Make an emitter for one run of one user.
 
         Raises:
-            InvalidContext: names the id that cannot address a user.
+            InvalidContext: an id is malformed; names it.
             Overloaded: not started yet.
         """
         if not self.is_started:
@@ -130,12 +131,12 @@ class EmitterCore:
         return None if at is None else round(self._loop.time() - at, 1)
 
     def close(self) -> None:
-        """Send or hand over what waits for a timer. The journal is closed by its owner, later."""
+        """Push or hand over events that wait for a timer. The journal's owner closes it later."""
         self._pusher.close()
         self.receipts.close()
 
     def run(self, user_id: str, run_id: str) -> Run:
-        """The counter of a run, for whoever emits to it for long."""
+        """The counter of a run, kept for as long as the caller holds it."""
         return self._runs.of(user_id, run_id)
 
     def emit(
@@ -171,7 +172,7 @@ class EmitterCore:
             run_id=context.run_id,
             thread_id=context.thread_id,
             seq=seq,
-            at=self._at or self.look(),
+            at=self._at or self.start_turn(),
             event_class=kind.event_class,
             raw_data=raw,
             meta=meta,
@@ -191,10 +192,12 @@ class EmitterCore:
 
     def draft(self, item: object) -> Draft:
         """Check an event that came as a JSON object. Raises ``InvalidEvent``."""
-        return parse_item(item, kinds=self.kinds, new_id=self.new_id, at=self._at or self.look())
+        return parse_item(
+            item, kinds=self.kinds, new_id=self.new_id, at=self._at or self.start_turn()
+        )
 
     def record(self, draft: Draft, done: Done) -> None:
-        """Record a draft from outside, push it after the commit; only the ledger knows duplicates.
+        """Record a draft and push it after the commit: only the ledger knows duplicates.
 
         Raises:
             Overloaded: the journal is full; ``done`` will not be called.
@@ -204,23 +207,23 @@ class EmitterCore:
         self._commit_first(draft, run, done, performance=False)
 
     def push_only(self, draft: Draft) -> None:
-        """An ephemeral event: whoever listens gets it, nobody remembers it."""
+        """Push an ephemeral event, which is not recorded."""
         self._pusher.offer(draft.event, draft.policy, performance=False)
 
     def _push_first(
         self, event: Event, policy: ClassPolicy, run: Run, receipt: Receipt, performance: bool
     ) -> None:
-        """Push while it commits: the result of the push is part of the insert."""
+        """Push an event while it commits; the result of the push is part of the insert."""
         entry = Emitted(event, policy.ack_timeout, policy.ttl, run=run, receipt=receipt)
-        parcel = self._pusher.offer(event, policy, performance, entry)
+        pending = self._pusher.offer(event, policy, performance, entry)
         try:
             self._journal.submit(entry, self._committed)
         except Overloaded:
             run.distrust()
             raise
-        if parcel is not None:
-            # The journal owns the entry from here; a late result goes through hand_over().
-            parcel.entry = None
+        if pending is not None:
+            # The journal owns the entry from here; a later result goes through hand_over().
+            pending.entry = None
         if event.event_class is EventClass.AUTH:
             self._copy_auth(event)
 
@@ -238,7 +241,7 @@ class EmitterCore:
             _settle(receipt, _accepted(answer))
 
     def _commit_first(self, draft: Draft, run: Run, done: Done, performance: bool) -> None:
-        """Let the ledger number it (and recognise a duplicate), then push."""
+        """Record an event, which the ledger numbers unless it is a duplicate, then push it."""
         policy = draft.policy
         entry = Numbered(
             draft.event,
@@ -265,8 +268,8 @@ class EmitterCore:
             self._copy_auth(numbered)
         entry.done(_accepted(answer))
 
-    def look(self) -> datetime:
-        """The instant of this turn of the loop: what is accepted in one turn has the same."""
+    def start_turn(self) -> datetime:
+        """Read the clock once per turn of the loop: events of one turn have one instant."""
         at = self._at = self._utcnow()
         self._loop.call_soon(self._forget_instant)
         return at
@@ -275,7 +278,7 @@ class EmitterCore:
         self._at = None
 
     def _check_room(self) -> None:
-        # Asked before the push: what the journal will refuse must not reach a socket.
+        # Before the push: an event that the journal will refuse must not reach a socket.
         if self._journal.backlog >= self._max_backlog:
             raise Overloaded(f"{self._journal.backlog} events wait to be committed; slow down")
 
@@ -294,7 +297,7 @@ class EmitterCore:
 
 
 class Emitter(Emission):
-    """Emits events of one run to one user, in the gateway's process."""
+    """Emits events of one run of one user, in the gateway's process."""
 
     def __init__(
         self,
@@ -309,7 +312,7 @@ class Emitter(Emission):
             performance: one retry instead of three, 1 ms instead of 100 ms, no linger.
 
         Raises:
-            InvalidContext: an id cannot address anybody.
+            InvalidContext: an id is malformed; names it.
         """
         self._core = core
         self._context: Context = check_context(user_id, run_id, thread_id)
@@ -347,6 +350,6 @@ def _settle(receipt: Receipt, answer: Accepted | Exception) -> None:
         receipt.settle(seq=answer.seq, duplicate=answer.duplicate, durable=answer.durable)
         return
     if not receipt.is_awaited:
-        # Nobody may ever ask this receipt; the loss must not be silent.
+        # The receipt may never be awaited; the loss must be in the log.
         logger.error("event %s was not accepted: %s", receipt.id, answer)
     receipt.fail(answer)

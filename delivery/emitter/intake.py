@@ -1,6 +1,6 @@
-"""The emitter's door for events that came as JSON objects, over HTTP.
+"""Intake of batches of events that arrive as JSON objects over HTTP.
 
-Owns: a batch's order and its answers. Never does: HTTP, statuses, tokens.
+Owns: the order of a batch and its answers. Never does: HTTP, statuses, tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class HttpIntake:
         self._core = core
 
     async def accept(self, items: Sequence[Any]) -> list[Answer]:
-        """See the port: validate and record a batch; one answer per item, in order."""
+        """Validate and record a batch; one answer per item, in order. See the port."""
         if not items:
             return []
         if not self._core.is_started:
@@ -45,7 +45,7 @@ class HttpIntake:
 
 
 class _Batch:
-    """Answers of one request. Ephemeral items wait for those before them, to keep the order."""
+    """Answers of one request. Ephemeral items wait for the items before them, to keep the order."""
 
     __slots__ = ("_answers", "_core", "_ephemeral", "_is_full", "_next", "_waiter")
 
@@ -65,7 +65,7 @@ class _Batch:
             self._answers[index] = error
             return
         if self._is_full is not None:
-            # Once one was refused, later ones of its run must not overtake its retry.
+            # After a refused item, later items of its run must not overtake its retry.
             self._answers[index] = self._is_full
         elif not draft.event.event_class.is_durable:
             self._ephemeral[index] = draft
@@ -76,13 +76,13 @@ class _Batch:
                 self._answers[index] = self._is_full = error
 
     def start(self, waiter: Waiter) -> Waiter:
-        """Everything is submitted; ``waiter`` is set when every item has its answer."""
+        """End the submission; ``waiter`` is set when every item has its answer."""
         self._waiter = waiter
         self._advance()
         return waiter
 
     def answers(self, missing: Exception) -> list[Answer]:
-        """One per item; ``missing`` stands where none came."""
+        """One answer per item; ``missing`` where none came."""
         return [missing if answer is None else answer for answer in self._answers]
 
     def _on_answer(self, index: int, answer: Answer) -> None:

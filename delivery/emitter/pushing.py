@@ -1,7 +1,7 @@
-"""From an emitter to the fast path: linger, retry, or hand over.
+"""Pushes between an emitter and the live path: linger, retry, or hand over.
 
-Owns: what happens to an event between acceptance and a socket's queue, in order for each user.
-Never does: validation, recording, sockets. Nothing here waits; timers call back on the loop.
+Owns: an event between its acceptance and the outbound of its connections, in order for each user.
+Never does: validation, recording, sockets. Nothing waits here; timers call back on the loop.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from delivery.protocol import encode_event
 logger = logging.getLogger(__name__)
 
 MAX_HELD = 1_000
-"""Events of one user that may queue behind one whose send failed; more are handed over."""
+"""Events of one user that may wait behind a failed push; further ones are handed over."""
 
 
 @dataclass(slots=True)
-class Parcel:
-    """One event on its way to the sockets.
+class PendingPush:
+    """One event that is to be pushed.
 
     Attributes:
-        entry: while it has not been given to the journal: results are written onto it and become
-            part of the insert. ``None`` afterwards.
+        entry: set until the journal has it: results of pushes are written to it and become part of
+            the insert.
     """
 
     event: Event
@@ -45,17 +45,17 @@ class Parcel:
     entry: Entry | None = None
 
 
-def _parcel(
+def _pending(
     event: Event, encoded: bytes, policy: ClassPolicy, performance: bool, entry: Entry | None
-) -> Parcel:
-    """A parcel with the effort that its class, or performance mode, asks for."""
+) -> PendingPush:
+    """A pending push with the retries and linger of its class, or of performance mode."""
     if performance:
-        return Parcel(event, encoded, min(1, policy.retries), PERFORMANCE, 0.0, entry)
-    return Parcel(event, encoded, policy.retries, policy.backoff, policy.linger, entry)
+        return PendingPush(event, encoded, min(1, policy.retries), PERFORMANCE, 0.0, entry)
+    return PendingPush(event, encoded, policy.retries, policy.backoff, policy.linger, entry)
 
 
 class Pusher:
-    """Pushes parcels, each user's in order. On the loop's thread, after ``start``."""
+    """Pushes events, in order for each user. On the loop's thread, after ``start``."""
 
     _loop: asyncio.AbstractEventLoop
 
@@ -64,42 +64,42 @@ class Pusher:
         push: Push,
         journal: Journal,
         *,
-        dice: Callable[[], float],
+        jitter: Callable[[], float],
         on_hand_over: Callable[[], None],
     ) -> None:
         self._push = push
         self._journal = journal
-        self._dice = dice
+        self._jitter = jitter
         self._on_hand_over = on_hand_over
-        self._batcher: Batcher[Parcel] = Batcher()
-        self._retrying: dict[str, deque[Parcel]] = {}
+        self._batcher: Batcher[PendingPush] = Batcher()
+        self._retrying: dict[str, deque[PendingPush]] = {}
         self._retry_timers: dict[str, asyncio.TimerHandle] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The loop runs; timers are its own."""
+        """Use the timers of this loop."""
         self._loop = loop
 
     def offer(
         self, event: Event, policy: ClassPolicy, performance: bool, entry: Entry | None = None
-    ) -> Parcel | None:
-        """Push now, or as soon as linger and order allow.
+    ) -> PendingPush | None:
+        """Push an event now, or as soon as linger and order allow.
 
         Args:
-            entry: while the caller has not given it to the journal: the result is written onto it
-                and becomes part of the insert.
+            entry: the event's entry, before the journal has it: the result is written to it and
+                becomes part of the insert.
 
         Returns:
-            What is under way still, ``None`` if that was all. You must take the entry off it when
-            the journal has it.
+            The pending push, ``None`` if the push is done. You must unset its ``entry`` when the
+            journal has the entry.
         """
         encoded = encode_event(event)
         may_go = (performance or policy.linger <= 0.0) and (
             not (self._retrying or self._batcher.waiting) or not self._must_wait(event.user_id)
         )
         if may_go:
-            pushed = self._call(event, encoded)
+            pushed = self._push_safely(event, encoded)
             if pushed.connections:
                 if entry is not None:
                     entry.sent = True
@@ -107,20 +107,20 @@ class Pusher:
                     if event.event_class is EventClass.AUTH:
                         _note_sent(entry)
                 return None
-            item = _parcel(event, encoded, policy, performance, entry)
-            if not self._judge(item, pushed, 1):
+            item = _pending(event, encoded, policy, performance, entry)
+            if not self._on_result(item, pushed, 1):
                 self._hold((item,), 1)
             return item
-        item = _parcel(event, encoded, policy, performance, entry)
+        item = _pending(event, encoded, policy, performance, entry)
         self._queue(item)
         return item
 
     def _must_wait(self, user: str) -> bool:
-        """Whether something of this user is still under way, which nothing may overtake."""
+        """Whether an event of this user is pending, which later ones must not overtake."""
         return user in self._retrying or self._batcher.is_waiting(user)
 
-    def _queue(self, item: Parcel) -> None:
-        """Behind what waits for this user already, or into a batch."""
+    def _queue(self, item: PendingPush) -> None:
+        """Queue an event behind the pending ones of its user, or in a batch."""
         user = item.event.user_id
         held = self._retrying.get(user)
         if held is not None:
@@ -139,7 +139,7 @@ class Pusher:
             self._send([*self._batcher.take(user), item])
 
     def close(self) -> None:
-        """Push what lingers, hand over what is being retried, stop the timers."""
+        """Push lingering events, hand over those that wait for a retry, stop the timers."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -153,18 +153,18 @@ class Pusher:
             for item in held:
                 self._fail(item, "the node is shutting down")
 
-    def _send(self, items: Sequence[Parcel], *, may_retry: bool = True) -> None:
-        """One user's parcels, one by one: the first that must be retried holds the rest back."""
+    def _send(self, items: Sequence[PendingPush], *, may_retry: bool = True) -> None:
+        """Push events of one user in order; the first that needs a retry holds the others back."""
         for index, item in enumerate(items):
             if not self._try(item, 1 if may_retry else item.retries + 1):
                 self._hold(items[index:], 1)
                 return
 
-    def _try(self, item: Parcel, number: int) -> bool:
-        """Push once; ``False`` when it is worth another try."""
-        return self._judge(item, self._call(item.event, item.encoded), number)
+    def _try(self, item: PendingPush, number: int) -> bool:
+        """Push once; ``False`` when a retry may succeed."""
+        return self._on_result(item, self._push_safely(item.event, item.encoded), number)
 
-    def _judge(self, item: Parcel, pushed: Pushed, number: int) -> bool:
+    def _on_result(self, item: PendingPush, pushed: Pushed, number: int) -> bool:
         if pushed.connections > 0:
             if item.entry is not None:
                 item.entry.awaited = pushed.is_here
@@ -178,16 +178,16 @@ class Pusher:
         self._fail(item, reason)
         return True
 
-    def _call(self, event: Event, encoded: bytes) -> Pushed:
+    def _push_safely(self, event: Event, encoded: bytes) -> Pushed:
         try:
             return self._push.push(event, encoded)
         except Exception as error:
-            # A fault in the fast path must not cost the event: the chain is what it falls back to.
-            logger.exception("pushing event %s failed", event.id)
+            # A fault of the live path must not lose the event: its chain takes it.
+            logger.exception("push of event %s failed", event.id)
             return Pushed(0, f"push raised {type(error).__name__}")
 
-    def _fail(self, item: Parcel, reason: str) -> None:
-        """Nobody was reached: the chain starts at once. Ephemeral events are dropped."""
+    def _fail(self, item: PendingPush, reason: str) -> None:
+        """Hand over an event that reached no connection; drop an ephemeral one."""
         if not item.event.event_class.is_durable:
             return
         if item.entry is not None:
@@ -197,10 +197,10 @@ class Pusher:
         self._journal.hand_over(item.event.id, reason)
         self._on_hand_over()
 
-    def _hold(self, items: Sequence[Parcel], number: int) -> None:
+    def _hold(self, items: Sequence[PendingPush], number: int) -> None:
         user = items[0].event.user_id
         self._retrying[user] = deque(items)
-        delay = items[0].backoff.delay(number, self._dice())
+        delay = items[0].backoff.delay(number, self._jitter())
         self._retry_timers[user] = self._loop.call_later(delay, self._again, user, number + 1)
 
     def _again(self, user: str, number: int) -> None:
@@ -213,7 +213,7 @@ class Pusher:
         self._send(tuple(held))
 
     def _arm(self) -> None:
-        """One timer for the earliest batch of all users."""
+        """Set the one timer to the earliest batch of all users."""
         due = self._batcher.next_due()
         if due is None or (self._timer is not None and self._timer_at <= due):
             return
@@ -224,7 +224,7 @@ class Pusher:
 
     def _on_tick(self) -> None:
         self._timer = None
-        # A loop may call back a clock tick early; what is due by its own timer is due.
+        # A loop may call back a clock tick early: the timer's instant counts as reached.
         for batch in self._batcher.on_tick(max(self._loop.time(), self._timer_at)):
             self._send(batch)
         self._arm()
@@ -233,5 +233,5 @@ class Pusher:
 def _note_sent(entry: Entry) -> None:
     entry.sent = True
     if entry.event.event_class is EventClass.AUTH:
-        # Sign-in events carry every try on the record, the one that reached a socket too.
+        # Sign-in events record every push, also the one that reached a connection.
         entry.pushes.append((Outcome.DELIVERED, None))

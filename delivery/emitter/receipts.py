@@ -1,7 +1,7 @@
-"""Who waits for what: acceptances and confirmations of this process's emitters.
+"""Waits of receipts for acceptance and confirmation, in one process.
 
-Owns: the waits, their bounds and their ends. A confirmation is usually told to us by the gateway;
-because a bus may drop messages, the ledger is asked as well, ever more rarely.
+Owns: the waits, their bounds and their timeouts. The gateway reports confirmations; since a bus may
+drop messages, the ledger is asked as well, at growing intervals. Never does: record anything.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Receipts:
     ) -> None:
         """
         Args:
-            is_confirmed: asks the ledger about one id.
+            is_confirmed: asks the ledger whether an event is confirmed.
             accept_timeout: seconds after which a missing answer of the journal is an error.
-            capacity: waits for confirmation at one time; more are refused.
+            capacity: waits for confirmation at one time, at most.
         """
         self._is_confirmed = is_confirmed
         self._accept_timeout = accept_timeout
@@ -47,16 +47,16 @@ class Receipts:
         self._accepting: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
-        self._recent: set[str] = set()  # two generations: bounded without an eviction each
+        self._recent: set[str] = set()  # two sets that rotate: bounded without evictions
         self._recent_before: set[str] = set()
         self._count = 0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """The loop runs; waits are its futures."""
+        """Make waits on this loop."""
         self._loop = loop
 
     def waiter(self) -> asyncio.Future[None]:
-        """A wait for the journal's answer; one timer serves them all."""
+        """Make a wait for the journal's answer; one timer serves all waits."""
         future = self._loop.create_future()
         # Answers come in order, so the done ones stand at the front.
         while self._accepting and self._accepting[0][1].done():
@@ -84,7 +84,7 @@ class Receipts:
                 )
 
     def confirmed(self, ids: Sequence[str]) -> None:
-        """The gateway's: these events were confirmed, here or on another node."""
+        """End the waits for events that were confirmed, here or on another node."""
         self._recent.update(ids)
         if len(self._recent) > REMEMBERED:
             self._recent_before, self._recent = self._recent, set()
@@ -96,10 +96,10 @@ class Receipts:
                     future.set_result(None)
 
     async def wait_confirmed(self, event_id: str, timeout: float) -> bool:
-        """Wait for one event's confirmation; the last word after ``timeout`` is the ledger's.
+        """Wait up to ``timeout`` seconds for one event's confirmation, then ask the ledger.
 
         Raises:
-            Overloaded: too many waits already.
+            Overloaded: too many waits.
         """
         if event_id in self._recent or event_id in self._recent_before:
             return True
@@ -140,11 +140,11 @@ class Receipts:
 
     @property
     def waiting(self) -> int:
-        """Confirmations awaited now."""
+        """Count of waits for a confirmation."""
         return self._count
 
     def close(self) -> None:
-        """Stop the timer. Waits that are still open end with their own timeouts."""
+        """Stop the timer. Open waits end by their own timeouts."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,7 +1,7 @@
-"""The sequence counter of each run that this process emits to.
+"""Sequence counters of the runs that this process emits to. Pure.
 
-Owns: when a counter may be trusted, and when the ledger must be asked instead. Pure and bounded: a
-forgotten run costs one event that waits for its commit before it is pushed, nothing else.
+Owns: when a counter is valid, and when the ledger numbers instead. Never does: I/O. Bounded: the
+next event of a forgotten run is pushed after its commit, nothing else.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from weakref import WeakValueDictionary
 
 
 class Run:
-    """One run as this process knows it.
+    """Counter of one run in this process.
 
     Attributes:
-        counter: the last ``seq`` given in this run, ``None`` while only the ledger knows it.
-        outstanding: events of this run that the ledger is numbering now. Until they are back, all
-            later ones must queue behind them, or they would overtake on the wire.
+        counter: the last ``seq`` of this run, ``None`` while only the ledger knows it.
+        outstanding: count of events that the ledger is numbering now. Later events wait for them
+            in the ledger, too: otherwise they would overtake them on the wire.
     """
 
     __slots__ = ("__weakref__", "counter", "outstanding")
@@ -26,8 +26,8 @@ class Run:
         self.outstanding = 0
 
     def take(self) -> int | None:
-        """The next number, for an event that is pushed while it commits; ``None`` when the ledger
-        must number it, and it is pushed afterwards."""
+        """Take the next number, for an event that is pushed while it commits; ``None`` when the
+        ledger must number the event, which is pushed afterwards."""
         counter = self.counter
         if counter is None or self.outstanding:
             return None
@@ -35,17 +35,17 @@ class Run:
         return self.counter
 
     def distrust(self) -> None:
-        """A number given here was not recorded: let the ledger say where the run stands."""
+        """Forget the counter, because a number was not recorded; the ledger numbers next."""
         self.counter = None
 
     def on_recorded(self, seq: int | None) -> None:
-        """The ledger has numbered a new event; ``None`` when only the spool has it so far."""
+        """Set the counter from an event that the ledger numbered; ``None``: it is in the spool."""
         self.counter = None if seq is None else max(seq, self.counter or 0)
 
 
 class Runs:
-    """The runs emitted to most recently, at most ``capacity``, and those that somebody holds: two
-    counters of one run would give out a number twice."""
+    """The runs used most recently, at most ``capacity``, and those that are referenced elsewhere:
+    two counters of one run would give out a number twice."""
 
     def __init__(self, capacity: int = 10_000) -> None:
         self._capacity = capacity
@@ -56,7 +56,7 @@ class Runs:
         return len(self._held)
 
     def of(self, user_id: str, run_id: str) -> Run:
-        """The run, new and unknown if this process has not emitted to it lately."""
+        """The run; without a counter if this process has not emitted to it lately."""
         key = (user_id, run_id)
         run = self._held.get(key)
         if run is None:
@@ -64,6 +64,6 @@ class Runs:
         self._recent[key] = run
         self._recent.move_to_end(key)
         if len(self._recent) > self._capacity:
-            # Emitters and events under way keep their own reference.
+            # Emitters and entries in the journal keep a reference.
             self._recent.popitem(last=False)
         return run

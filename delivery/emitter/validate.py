@@ -1,6 +1,7 @@
-"""From what a caller sends to a draft that can be recorded, or an error naming the field.
+"""Validation of events: from the caller's values to a draft, or an error that names the field.
 
-Owns: contract 4.1 as seen from the caller's side. Never does: I/O, recording, pushing.
+Owns: the fields of an event as a caller may send them (``EventIn`` in the OpenAPI document). Never
+does: I/O, recording, pushing.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ def new_event_id() -> str:
 
 
 FIELDS = frozenset({"id", "type", "user_id", "run_id", "thread_id", "data", "meta"})
-_OURS = frozenset({"seq", "at", "class"})
+_SET_BY_SERVICE = frozenset({"seq", "at", "class"})
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """To whom and about what; checked. ``flags`` names ids that are odd, see ``id_flags``."""
+    """Checked ids of a user, run and thread. ``flags`` names suspicious ids, see ``id_flags``."""
 
     user_id: str
     run_id: str
@@ -49,7 +50,7 @@ class Context:
 
 
 class Kind(msgspec.Struct, frozen=True, gc=False):
-    """What an event type means under the policies."""
+    """Class and policy of an event type."""
 
     type: str
     event_class: EventClass
@@ -58,7 +59,7 @@ class Kind(msgspec.Struct, frozen=True, gc=False):
 
 
 class Kinds:
-    """Types seen before: their check and their policy are looked up once. Bounded."""
+    """Cache of event types: each is checked and looked up in the policies once. Bounded."""
 
     def __init__(self, policies: Policies, capacity: int = 4_096) -> None:
         self._policies = policies
@@ -69,11 +70,11 @@ class Kinds:
         """The kind of a type.
 
         Raises:
-            InvalidEvent: it is no word that a policy can name.
+            InvalidEvent: the type is malformed.
         """
         try:
             found = self._known.get(event_type)
-        except TypeError:  # unhashable; the check says what is wrong with it
+        except TypeError:  # unhashable: the check raises the error
             found = None
         return found if found is not None else self._learn(event_type)
 
@@ -82,13 +83,13 @@ class Kinds:
         event_class = self._policies.class_of(name)
         kind = Kind(name, event_class, self._policies.of(event_class), event_class.is_durable)
         if len(self._known) >= self._capacity:
-            self._known.clear()  # callers invent types: forgetting costs one check each
+            self._known.clear()  # types are the caller's choice; a forgotten one is checked again
         self._known[name] = kind
         return kind
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
-    """A valid event that still lacks its place in the run, and what its class is owed."""
+    """A valid event that has no number yet, and the policy of its class."""
 
     event: Event
     policy: ClassPolicy
@@ -112,7 +113,7 @@ def _context(user_id: object, run_id: object, thread_id: object) -> Context:
     return Context(user, run, thread, tuple(id_flags(user, run, thread)))
 
 
-# A run has many events, and each names it anew.
+# Cached, since all events of a run have the same ids.
 _known_context = lru_cache(maxsize=4_096)(_context)
 
 
@@ -127,10 +128,10 @@ def _addressable(name: str, value: object) -> str:
 
 
 def check_kind(kind: Kind, context: Context) -> None:
-    """Refuse a sign-in event about nobody.
+    """Refuse a sign-in event without real ids.
 
     Raises:
-        InvalidContext: an id looks like a template that nobody filled in.
+        InvalidContext: an id looks like an unfilled template.
     """
     if not context.flags or kind.event_class is not EventClass.AUTH:
         return
@@ -139,20 +140,20 @@ def check_kind(kind: Kind, context: Context) -> None:
         if what != PLACEHOLDER:
             continue
         raise InvalidContext(
-            f"{name} looks like a template nobody filled in; auth events need real ids", field=name
+            f"{name} looks like an unfilled template; auth events need real ids", field=name
         )
 
 
 def check_data(data: object) -> msgspec.Raw:
-    """The caller's object as it is now; ``None`` means an empty one. See ``encode_object``."""
+    """Encode the caller's object as it is now; ``None`` means ``{}``. See ``encode_object``."""
     return msgspec.Raw(encode_object("data", {} if data is None else data))
 
 
 def check_meta(meta: object, flags: tuple[str, ...]) -> dict[str, Any] | None:
-    """The caller's annotations with ours.
+    """The caller's ``meta`` with the flags of suspicious ids.
 
     Raises:
-        InvalidEvent: not an object, or it sets what is ours.
+        InvalidEvent: not an object, or it sets ``flags``.
     """
     if meta is None:
         return {"flags": list(flags)} if flags else None
@@ -165,7 +166,7 @@ def check_meta(meta: object, flags: tuple[str, ...]) -> dict[str, Any] | None:
 
 
 def parse_item(item: object, *, kinds: Kinds, new_id: Callable[[], str], at: datetime) -> Draft:
-    """Check one event that came as a JSON object.
+    """Check one event that arrived as a JSON object.
 
     Args:
         at: the instant of acceptance.
@@ -200,7 +201,7 @@ def parse_item(item: object, *, kinds: Kinds, new_id: Callable[[], str], at: dat
 
 def _refuse_field(item: Mapping[Any, Any]) -> None:
     for name in item:
-        if name in _OURS:
+        if name in _SET_BY_SERVICE:
             raise InvalidEvent(f"{name} is set by the service; leave it out", field=str(name))
         if name not in FIELDS:
             raise InvalidEvent(

@@ -211,6 +211,6 @@ def test_second_copies_are_spread_over_the_servers(members: list[servers.Server]
         assert streams.trim(0.0) == len(events)
 
 
-def test_a_slot_that_nobody_owns_is_an_error_and_not_a_guess() -> None:
+def test_a_slot_without_an_owner_is_an_error_and_not_a_guess() -> None:
     with pytest.raises(ClusterError, match="owns slot"):
         Layout(((0, 0, ("127.0.0.1", 1)),)).server_of(CHANNEL)

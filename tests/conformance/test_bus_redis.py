@@ -92,7 +92,7 @@ async def test_a_redis_that_is_away_at_the_start_is_found_later(
     await two.stop()
 
 
-async def test_a_frozen_redis_holds_nobody_up_and_what_was_lost_is_reported(
+async def test_a_frozen_redis_makes_no_caller_wait_and_what_was_lost_is_reported(
     own_redis: servers.Server,
 ) -> None:
     heard: list[NodeMessage] = []
@@ -204,7 +204,7 @@ async def test_what_is_addressed_to_one_node_costs_the_others_nothing(redis_url:
     buses = {name: quick(redis_url, name) for name in heard}
     for name, bus in buses.items():
         await bus.start(heard[name].append)
-    # Whoever has been heard is known to have a channel of its own.
+    # A node that was received is known to have a channel of its own.
     await until(lambda: all(len(bus._peers) == 2 for bus in buses.values()))
     for n in range(50):
         buses["one"].publish(number(n), ["two"] if n % 2 else ())

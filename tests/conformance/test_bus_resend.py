@@ -89,7 +89,7 @@ async def test_answers_go_to_the_worker_that_asked_and_not_to_the_gateways(
     assert {type(message) for _, message in gateways.asked} == {ResendRequest}
 
 
-async def test_without_any_gateway_nobody_took_it(redis_url: str) -> None:
+async def test_without_any_gateway_no_connection_took_it(redis_url: str) -> None:
     begun = time.monotonic()
     assert await asyncio.to_thread(BusResend(redis_url).resend, "ada", ["id-1"], 8.0) == 0
     assert time.monotonic() - begun < 5.0

@@ -16,7 +16,7 @@ from delivery.bootstrap.ledger import database_url, migrate_ledger
 from delivery.bus.resend import NoResend
 from delivery.config import DEV_SECRET_PREFIX, load_settings
 from delivery.domain.event import Event
-from delivery.emitter.second_copies import CopyThread
+from delivery.emitter.queue_copies import QueueCopyThread
 from delivery.errors import ChannelUnavailable, ConfigError, DeliveryError, LedgerUnavailable
 from delivery.process.data_directory import (
     development_secret,
@@ -147,7 +147,7 @@ def test_copies_are_made_in_order_and_a_failed_copy_does_not_stop_the_next() -> 
             raise ChannelUnavailable("away")
         made.extend(event.id for event in events)
 
-    copies = CopyThread(copy)
+    copies = QueueCopyThread(copy)
     copies.start()
     first, *rest = [make_event() for _ in range(250)]
     copies.put(first)
@@ -160,7 +160,7 @@ def test_copies_are_made_in_order_and_a_failed_copy_does_not_stop_the_next() -> 
 
 
 def test_copies_that_do_not_fit_are_dropped_and_never_waited_for() -> None:
-    copies = CopyThread(lambda events: None)  # never started: nobody takes
+    copies = QueueCopyThread(lambda events: None)  # never started: nobody takes
     event = make_event()
     for _ in range(1_001):
         copies.put(event)

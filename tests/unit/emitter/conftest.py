@@ -30,7 +30,7 @@ class Bench:
             new_id=FakeIds(),
             receipts=self.receipts,
             on_hand_over=self._on_hand_over,
-            dice=lambda: 0.5,
+            jitter=lambda: 0.5,
             **options,
         )
         self.core.start(loop)

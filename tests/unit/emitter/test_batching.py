@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.emitter.batching import LEAST, MOST, Batcher
+from delivery.emitter.batching import MAX_BATCH, MIN_BATCH, Batcher
 
 
 def feed(batcher, count, gap, linger, start=0.0):
@@ -28,7 +28,7 @@ def test_rare_events_wait_for_nothing():
     assert batches == [[n] for n in range(10)]
 
 
-@pytest.mark.parametrize(("gap", "size"), [(0.019, LEAST), (0.01, 10), (0.001, MOST)])
+@pytest.mark.parametrize(("gap", "size"), [(0.019, MIN_BATCH), (0.01, 10), (0.001, MAX_BATCH)])
 def test_the_size_follows_the_rate(gap, size):
     batches, _ = feed(Batcher(), 200, gap=gap, linger=0.1)
     assert {len(batch) for batch in batches[2:]} == {size}
@@ -87,7 +87,7 @@ def test_nothing_is_lost_reordered_or_late(gaps, linger):
         now = target
         added[number] = now
         ready = batcher.add("u1", number, now, linger)
-        assert len(ready) <= MOST
+        assert len(ready) <= MAX_BATCH
         out += ready
     out += batcher.take("u1")
     assert out == list(range(len(gaps)))

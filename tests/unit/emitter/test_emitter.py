@@ -107,7 +107,7 @@ async def test_a_duplicate_teaches_the_counter_nothing(bench):
     assert bench.pushed_seqs == [42, 43]
 
 
-async def test_nobody_connected_hands_over_with_the_insert(bench):
+async def test_a_push_without_a_connection_hands_over_with_the_insert(bench):
     await bench.know_run()
     bench.push.answer = Pushed(0, "nobody connected")
     bench.emitter.emit_nowait("note")
@@ -120,7 +120,7 @@ async def test_nobody_connected_hands_over_with_the_insert(bench):
     assert bench.journal.hand_overs == []
 
 
-async def test_nobody_connected_after_the_commit_hands_over_through_the_journal(bench):
+async def test_no_connection_after_the_commit_hands_over_through_the_journal(bench):
     bench.push.answer = Pushed(0, "nobody connected")
     receipt = bench.emitter.emit_nowait("note")
     bench.journal.commit()
@@ -155,7 +155,7 @@ async def test_an_ephemeral_event_is_pushed_and_never_recorded(bench):
     assert await receipt.confirmed(timeout=10.0) is False
 
 
-async def test_an_ephemeral_event_that_nobody_hears_is_dropped(bench):
+async def test_an_ephemeral_event_without_a_connection_is_dropped(bench):
     bench.push.answer = Pushed(0, "nobody connected")
     await bench.emitter.emit("progress")
     assert bench.journal.hand_overs == []
@@ -196,7 +196,7 @@ async def test_a_failed_commit_reaches_the_caller_and_the_ledger_numbers_the_nex
     assert bench.journal.entries[0][0].event.seq is None
 
 
-async def test_a_loss_that_nobody_awaits_is_logged(bench, caplog):
+async def test_a_loss_whose_receipt_is_not_awaited_is_logged(bench, caplog):
     receipt = bench.emitter.emit_nowait("note")
     bench.journal.fail(LedgerUnavailable("away"))
     assert receipt.id in caplog.text
@@ -272,7 +272,7 @@ async def test_the_shorthands_say_what_happened(bench):
         await bench.emitter.emit_auth("finished")
 
 
-async def test_an_emitter_for_nobody_cannot_be_made(bench):
+async def test_an_emitter_without_a_user_cannot_be_made(bench):
     with pytest.raises(InvalidContext):
         bench.core.emitter("", "r1")
 

@@ -82,7 +82,7 @@ async def test_an_event_of_this_process_does_not_overtake_a_batch(bench):
     assert bench.pushed_seqs == [2, 3, 4]
 
 
-async def test_nobody_connected_hands_over_after_the_commit(bench):
+async def test_a_push_without_a_connection_hands_over_after_the_commit(bench):
     bench.push.answer = Pushed(0, "nobody connected")
     answers = await accept(bench, [item()])
     assert bench.journal.hand_overs == [(answers[0].id, "nobody connected")]

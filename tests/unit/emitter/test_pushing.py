@@ -51,7 +51,7 @@ async def test_after_the_last_retry_the_chain_takes_over(make_bench):
     await until(lambda: bench.hints == 1)
 
 
-async def test_nobody_connected_is_not_worth_a_retry(make_bench):
+async def test_a_push_without_a_connection_is_not_worth_a_retry(make_bench):
     bench = make_bench(quick())
     await bench.know_run()
     bench.push.answer = Pushed(0, "nobody connected")
@@ -103,7 +103,7 @@ async def test_performance_mode_does_not_linger_and_pulls_what_does(make_bench):
     assert [event.data["n"] for event in bench.push.pushed] == [0, 1, 2, 3]
 
 
-async def test_a_lingering_event_that_reaches_nobody_is_handed_over(make_bench):
+async def test_a_lingering_event_that_reaches_no_connection_is_handed_over(make_bench):
     bench = make_bench(quick(linger=0.01))
     await bench.know_run()
     bench.push.answer = Pushed(0, "nobody connected")

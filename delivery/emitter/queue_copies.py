@@ -1,7 +1,7 @@
-"""Second copies of sign-in events, made beside the loop.
+"""Queue copies of sign-in events, made in a thread.
 
-Owns: one thread and its bounded queue. Never does: wait on the loop, or matter to acceptance: the
-ledger has the event, this copy is for when the ledger is away.
+Owns: one thread and its bounded queue. Never does: wait on the loop, or delay acceptance: the
+ledger has the event; its copy is read while the ledger is away.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ MAX_WAITING = 1_000
 BATCH = 100
 
 
-class CopyThread:
-    """Copies events in batches; what does not fit is left to the chain's ``queue`` step."""
+class QueueCopyThread:
+    """Copies events in batches; the chain's ``queue`` step copies those beyond its bound."""
 
     def __init__(self, copy: Callable[[Sequence[Event]], None]) -> None:
         self._copy = copy
@@ -41,11 +41,11 @@ class CopyThread:
             self.dropped += 1
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Copy what waits, then end the thread."""
+        """Copy the waiting events, then end the thread."""
         try:
             self._waiting.put(None, timeout=timeout)
         except queue.Full:
-            logger.warning("%d second copies were not made", self._waiting.qsize())
+            logger.warning("%d queue copies not made at stop", self._waiting.qsize())
             return
         self._thread.join(timeout)
 
@@ -57,7 +57,7 @@ class CopyThread:
                 self._make(events)
 
     def _take(self) -> tuple[list[Event], bool]:
-        """The next events, at most a batch, and whether they were the last."""
+        """Wait for events, at most a batch, and whether they are the last ones."""
         events: list[Event] = []
         item = self._waiting.get()  # ends with ``stop``; the thread is a daemon
         while item is not None:
@@ -71,4 +71,4 @@ class CopyThread:
         try:
             self._copy(events)
         except DeliveryError as error:
-            logger.warning("%d second copies were not made: %s", len(events), error)
+            logger.warning("%d queue copies not made: %s", len(events), error)
