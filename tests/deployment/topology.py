@@ -140,8 +140,8 @@ class Topology:
     def check_health(self, name: str) -> subprocess.CompletedProcess[str]:
         """Run a service's health check as Compose would."""
         kind, *command = services()[name]["healthcheck"]["test"]
-        port = self.addresses.get(f"{name}:5555", "")
-        words = [word.replace("127.0.0.1:5555", port).replace("$$", "$") for word in command]
+        address = self.addresses.get(f"{name}:5555", "").replace(":", "/")
+        words = [word.replace("127.0.0.1/5555", address).replace("$$", "$") for word in command]
         if kind == "CMD-SHELL":
             words = ["sh", "-c", words[0]]
         own = environment(self.settings(name))
