@@ -23,7 +23,9 @@ SAMPLE = 50
 and the product makes none per event."""
 MAX_SAMPLES = 20_000
 POLL_EVERY = 0.002
-"""Seconds between two looks of a polled window."""
+"""Seconds between two looks of a polled window, at least."""
+POLL_SHARE = 0.1
+"""Share of the time that looking may take: with many users a look costs a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class Window:
 class PolledWindow(Window):
     """A window that polls for acknowledgements: the gateway does not announce them.
 
-    Acknowledgements are seen up to ``POLL_EVERY`` late.
+    Acknowledgements are seen a few milliseconds late.
 
     Args:
         look: calls ``acked`` for the keys that came since the last look; reads the gateway inside
@@ -149,9 +151,12 @@ class PolledWindow(Window):
             self._unbilled += time.thread_time() - before
 
     async def _poll(self) -> None:
+        pause = POLL_EVERY
         while True:
-            await asyncio.sleep(POLL_EVERY)
+            await asyncio.sleep(pause)
+            started = time.perf_counter()
             self._look()
+            pause = max(POLL_EVERY, (time.perf_counter() - started) / POLL_SHARE)
 
 
 class Acceptances:
