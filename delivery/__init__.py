@@ -10,7 +10,6 @@ from importlib import import_module
 from typing import Any
 
 _ERRORS = (
-    "AckTimeout",
     "ChannelError",
     "ChannelRejected",
     "ChannelUnavailable",
@@ -54,11 +53,16 @@ _HOMES = {
     **dict.fromkeys(_ERRORS, "delivery.errors"),
 }
 
+_OLD = {"AckTimeout": "delivery.errors"}
+"""Names that the next release does not have."""
+
 __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
+    if home is None and name in _OLD:
+        return import_module(_OLD[name]).removed(name, stacklevel=3)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(home), name)

@@ -15,14 +15,12 @@
     │ └ UnknownAck
     ├ ChannelError                 a delivery attempt failed; ``retryable``: whether to try again
     │ ├ NotConnected
-    │ ├ AckTimeout
     │ ├ ChannelUnavailable
     │ ├ ChannelRejected
     │ │ └ Unrenderable             no message could be made of the event; nothing was sent
     │ └ OutcomeUnknown             the provider may have taken it
     ├ LedgerError
     │ ├ LedgerUnavailable          the database cannot be reached now; nothing was written
-    │ ├ StaleToken                 a claim was lost; the result must not be recorded
     │ └ SpoolFull
     ├ LinkInvalid                  a link of a mail or SMS was not made by us, or for something else
     │ └ LinkExpired                it was, and its time is over
@@ -34,6 +32,7 @@ Vendor exceptions are translated where the vendor is called, ``raise … from``.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Self
 
 
@@ -166,10 +165,6 @@ class NotConnected(ChannelError):
     """The user has no live connection."""
 
 
-class AckTimeout(ChannelError):
-    """The event was pushed and nobody acknowledged it in time."""
-
-
 class ChannelUnavailable(ChannelError):
     """The provider cannot be reached, is overloaded or its breaker is open."""
 
@@ -197,10 +192,6 @@ class LedgerError(DeliveryError):
 
 class LedgerUnavailable(LedgerError):
     """The database cannot be reached or is locked. Nothing was written; try again."""
-
-
-class StaleToken(LedgerError):
-    """Another worker holds the claim now; the result of this one is not recorded."""
 
 
 class SpoolFull(LedgerError):
@@ -231,3 +222,27 @@ class RemoteError(DeliveryError):
 
 class Unreachable(DeliveryError):
     """The service did not answer within the deadline."""
+
+
+class _AckTimeout(ChannelError):
+    """Was never raised: an event that is not acknowledged in time is handed over to its chain."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AckTimeout":
+        return removed(name, stacklevel=3)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def removed(name: str, *, stacklevel: int) -> type[DeliveryError]:
+    """An error that the next release no longer has.
+
+    Args:
+        stacklevel: whose line the warning names; 2 is the caller's.
+    """
+    warnings.warn(
+        f"{name} is never raised, and the next release does not have it",
+        DeprecationWarning,
+        stacklevel=stacklevel,
+    )
+    return {"AckTimeout": _AckTimeout}[name]

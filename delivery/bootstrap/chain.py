@@ -100,7 +100,7 @@ def make_chain(
         publish=relay,
         links=make_links(settings),
         drain_spool=lambda: drain_orphans(settings, ledger),
-        dice=random.random,
+        jitter=random.random,
         limits=_time_limits(settings),
         callback_url=sms_callback(settings),
         interruptions=INTERRUPTIONS,

@@ -32,7 +32,7 @@ from delivery.domain.node_messages import (
     ResendAnswer,
     ResendRequest,
 )
-from delivery.domain.ports import Dice
+from delivery.domain.ports import Jitter
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class RedisBus:
         probe_timeout: float = 5.0,
         timeout: float = 1.0,
         max_queue: int = MAX_MESSAGES,
-        jitter: Dice = random.random,
+        jitter: Jitter = random.random,
     ) -> None:
         self.reader = Reader()
         # A random suffix: two nodes of one name must receive each other's messages.

@@ -16,7 +16,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from delivery.bus.topology import Shards
-from delivery.domain.ports import Dice
+from delivery.domain.ports import Jitter
 from delivery.domain.retry import Backoff
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Subscriber:
         extra_channels: Sequence[str] = (),
         probe_timeout: float,
         timeout: float,
-        jitter: Dice,
+        jitter: Jitter,
         has_missed: bool = False,
     ) -> None:
         self.channel = channel

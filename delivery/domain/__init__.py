@@ -1,1 +1,1 @@
-"""What is delivered and by which rules. Pure: no I/O, no clock, no dice, no framework."""
+"""What is delivered and by which rules. Pure: no I/O, no clock, no randomness, no framework."""

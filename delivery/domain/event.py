@@ -1,7 +1,7 @@
 """The event, its class and the rules that make one acceptable.
 
 Owns: the shape of an event, what a caller may send, which class a type belongs to.
-Never does: make ids from a clock or dice, look anything up.
+Never does: make ids, read a clock, look anything up.
 """
 
 from __future__ import annotations

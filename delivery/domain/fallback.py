@@ -1,7 +1,7 @@
 """The fallback chain's one decision: given what was tried, what comes next.
 
 Owns: the order of the rungs, their due times, repeats, skips and the end of the chain.
-Never does: read a clock, roll dice, write anything. The instant and the dice are passed in; the
+Never does: read a clock, draw random numbers, write anything: both are passed in; the
 answer is a value that the executor carries out.
 """
 
@@ -92,14 +92,14 @@ class Exhausted:
 Decision = Step | Wait | Skip | Exhausted
 
 
-def next_step(progress: Progress, policy: ClassPolicy, now: datetime, dice: float) -> Decision:
+def next_step(progress: Progress, policy: ClassPolicy, now: datetime, draw: float) -> Decision:
     """Decide what comes next for one event.
 
     Args:
         progress: the event's history in this generation.
         policy: its class's policy.
         now: the ledger's clock.
-        dice: uniform in [0, 1), for the backoff's jitter. Pass the same value for the same
+        draw: uniform in [0, 1), for the backoff's jitter. Pass the same value for the same
             history, else a wait that is over may be answered by another, shorter one.
 
     Returns:
@@ -113,7 +113,7 @@ def next_step(progress: Progress, policy: ClassPolicy, now: datetime, dice: floa
             (a for a in progress.attempts if a.channel == step.channel), key=lambda a: a.number
         )
         if mine:
-            decision = _repeat(step, mine, progress, policy, now, dice)
+            decision = _repeat(step, mine, progress, policy, now, draw)
             if decision is not None:
                 return decision
             previous_start = mine[0].started_at
@@ -137,7 +137,7 @@ def given_up(policy: ClassPolicy) -> ClassPolicy:
 
 
 def retry_at(
-    step: ChainStep, attempts: Sequence[Attempt], policy: ClassPolicy, dice: float
+    step: ChainStep, attempts: Sequence[Attempt], policy: ClassPolicy, draw: float
 ) -> datetime | None:
     """When a rung is tried again, ``None`` when it is over.
 
@@ -147,7 +147,7 @@ def retry_at(
     last = attempts[-1]
     if last.number >= step.attempts or not _may_repeat(step, attempts):
         return None
-    pause = step.backoff.delay(last.number, dice)
+    pause = step.backoff.delay(last.number, draw)
     if last.outcome is Outcome.DELIVERED:
         # A resend reached a socket: its acknowledgement gets the time it always gets.
         pause = max(pause, policy.ack_timeout)
@@ -172,7 +172,7 @@ def _repeat(
     progress: Progress,
     policy: ClassPolicy,
     now: datetime,
-    dice: float,
+    draw: float,
 ) -> Decision | None:
     """The decision for a rung that was tried, ``None`` when it is over."""
     last = mine[-1]
@@ -181,7 +181,7 @@ def _repeat(
         if now < given_up:
             recheck = now + timedelta(seconds=RUNNING_RECHECK)
             return Wait(step.channel, min(recheck, given_up))
-    again = retry_at(step, mine, policy, dice)
+    again = retry_at(step, mine, policy, draw)
     if again is None:
         return None
     if step.channel in progress.unreachable:

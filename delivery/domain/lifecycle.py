@@ -26,11 +26,6 @@ class State(enum.StrEnum):
     EXPIRED = "expired"
 
     @property
-    def is_open(self) -> bool:
-        """Whether the event still waits for its user with a due time in the ledger."""
-        return self in OPEN
-
-    @property
     def is_unconfirmed(self) -> bool:
         """Whether the event is replayed when its user connects."""
         return self in UNCONFIRMED

@@ -312,4 +312,5 @@ class Links(Protocol):
     def unsubscribe_url(self, user_id: str, channel: str) -> str: ...
 
 
-Dice = Callable[[], float]
+Jitter = Callable[[], float]
+"""Random numbers, uniform in [0, 1): the source of jitter."""

@@ -1,4 +1,4 @@
-"""Backoff with jitter. The clock and the dice are passed in."""
+"""Backoff with jitter. Pure: the random number is passed in."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Backoff:
     max: float = 2.0
     jitter: float = 0.3
 
-    def delay(self, retry: int, dice: float) -> float:
+    def delay(self, retry: int, draw: float) -> float:
         """Seconds to wait before retry number ``retry`` (1-based).
 
         Args:
             retry: 1 for the first retry.
-            dice: uniform in [0, 1): 0 shortens fully, just under 1 lengthens fully.
+            draw: uniform in [0, 1): 0 shortens fully, just under 1 lengthens fully.
         """
         plain = min(self.max, self.base * 2.0 ** min(retry - 1, 60))
-        return max(0.0, plain * (1.0 + self.jitter * (2.0 * dice - 1.0)))
+        return max(0.0, plain * (1.0 + self.jitter * (2.0 * draw - 1.0)))
 
 
 PERFORMANCE = Backoff(base=0.001, max=0.001, jitter=0.0)

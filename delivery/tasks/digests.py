@@ -17,7 +17,7 @@ from delivery.domain.fallback import retry_at
 from delivery.domain.health import RECOVERY
 from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.policy import SINGLE, Policies
-from delivery.domain.ports import Dice, Links, Message, Taken, Transport
+from delivery.domain.ports import Jitter, Links, Message, Taken, Transport
 from delivery.domain.records import Digest, DigestClaim, Result
 from delivery.tasks.attempts import Work, result_of
 from delivery.tasks.run import BREAKER_OPEN, Run, is_tired
@@ -40,12 +40,12 @@ class DigestStep:
         policies: Policies,
         links: Links,
         callback_url: str | None,
-        dice: Dice,
+        jitter: Jitter,
     ) -> None:
         self._channel = channel
         self._links = links
         self._callback_url = callback_url
-        self._dice = dice
+        self._jitter = jitter
         self._types = _types_on(channel.name, policies)
 
     def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
@@ -200,7 +200,7 @@ class DigestStep:
             retry_after=result.retry_after,
         )
         before = [a for a in speaker.attempts if a.channel == run.channel]
-        again = retry_at(speaker.step(run.channel), [*before, made], speaker.policy, self._dice())
+        again = retry_at(speaker.step(run.channel), [*before, made], speaker.policy, self._jitter())
         return None if again is None else max(0.0, (again - now).total_seconds())
 
 

@@ -25,7 +25,7 @@ from delivery.domain.fallback import (
     next_step,
 )
 from delivery.domain.policy import CHANNELS, Policies
-from delivery.domain.ports import Alerts, Dice, Links, Resend, TaskQueue, Transport
+from delivery.domain.ports import Alerts, Jitter, Links, Resend, TaskQueue, Transport
 from delivery.domain.records import Claim
 from delivery.domain.stores import Ledger
 from delivery.tasks.alerting import AlertStep
@@ -45,7 +45,7 @@ class Executor:
         queue_copy: puts events into their users' queues (Redis stream or mailbox).
         publish: where the next channel's tasks are announced.
         drain_spool: commits what this machine's spool holds.
-        dice: drawn once per executor, to spread retries of different processes.
+        jitter: asked once per executor, to spread retries of different processes.
         callback_url: where providers post their status, ``None`` if they cannot.
         interruptions: what a worker raises in a task that takes too long; never an event's fault.
         clock: monotonic seconds.
@@ -63,7 +63,7 @@ class Executor:
         publish: TaskQueue,
         links: Links,
         drain_spool: Callable[[], None],
-        dice: Dice,
+        jitter: Jitter,
         limits: TimeLimits,
         callback_url: str | None = None,
         interruptions: tuple[type[Exception], ...] = (),
@@ -76,7 +76,7 @@ class Executor:
         self._limits = limits
         self._interruptions = interruptions
         self._clock = clock
-        self._salt = dice()
+        self._salt = jitter()
         self._runners: dict[str, StepRunner] = {
             Channel.DATABASE: DatabaseStep(drain_spool),
             Channel.QUEUE: QueueStep(queue_copy, resend),
@@ -87,7 +87,7 @@ class Executor:
             self._runners[name] = (
                 EmergencyStep(channel)
                 if name == Channel.EMERGENCY
-                else DigestStep(channel, policies, links, callback_url, dice)
+                else DigestStep(channel, policies, links, callback_url, jitter)
             )
 
     def run(self, channel: str, ids: Sequence[str]) -> Report:
@@ -141,7 +141,7 @@ class Executor:
 
     def _decide(self, run: Run, work: Work, now: datetime) -> bool:
         while True:
-            decision = next_step(self._progress(work, now), work.policy, now, self._jitter(work))
+            decision = next_step(self._progress(work, now), work.policy, now, self._draw(work))
             match decision:
                 case Step(channel, number, due_at):
                     if channel != run.channel:
@@ -189,7 +189,8 @@ class Executor:
                 found[step.channel] = reason
         return found
 
-    def _jitter(self, work: Work) -> float:
-        """The same history gives the same jitter: a wait that is over stays over."""
+    def _draw(self, work: Work) -> float:
+        """The random number of an event's next decision. It follows from the history, so that a
+        wait that is over stays over."""
         history = f"{work.id}:{work.claim.stored.generation}:{len(work.attempts)}"
         return (zlib.crc32(history.encode()) / 2**32 + self._salt) % 1.0

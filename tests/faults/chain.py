@@ -72,7 +72,7 @@ def executor_of(
         publish=queue or FakeQueue(),
         links=FakeLinks(),
         drain_spool=lambda: None,
-        dice=lambda: 0.5,
+        jitter=lambda: 0.5,
         limits=LIMITS,
     )
 

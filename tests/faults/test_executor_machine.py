@@ -219,7 +219,7 @@ class Chaos(RuleBasedStateMachine):
             publish=self.queue,
             links=FakeLinks(),
             drain_spool=lambda: None,
-            dice=lambda: 0.5,
+            jitter=lambda: 0.5,
             limits=LIMITS,
             clock=lambda: self.world.monotonic(),
         )

@@ -98,7 +98,7 @@ def executor() -> Executor:
         publish=nobody,
         links=nobody,
         drain_spool=lambda: None,
-        dice=lambda: 0.5,
+        jitter=lambda: 0.5,
         limits=TimeLimits(SOFT, HARD, LEASE),
     )
 

@@ -90,7 +90,7 @@ class World:
             publish=self.relay,
             links=self,
             drain_spool=lambda: None,
-            dice=lambda: 0.5,
+            jitter=lambda: 0.5,
             limits=TimeLimits(),
         )
         maintenance = Maintenance(

@@ -110,8 +110,8 @@ async def test_a_share_of_the_connections_is_cut_by_the_dice() -> None:
         callers = [await Caller.through(proxy) for _ in range(4)]
         for caller in callers:
             await caller.ask(b"x\n")
-        dice = iter([0.9, 0.1, 0.9, 0.1])
-        assert proxy.cut(0.5, dice=lambda: next(dice)) == 2
+        draws = iter([0.9, 0.1, 0.9, 0.1])
+        assert proxy.cut(0.5, uniform=lambda: next(draws)) == 2
         assert proxy.connections == [0, 2]
 
 

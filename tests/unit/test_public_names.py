@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import delivery
+from delivery import errors
 
 NAMES = {
-    "AckTimeout",
     "BlockingClient",
     "BlockingEmitter",
     "BlockingReceipt",
@@ -66,7 +68,15 @@ def test_type_checkers_see_the_same_names_from_the_same_places():
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert homes == delivery._HOMES
+    assert homes == delivery._HOMES | delivery._OLD
+
+
+@pytest.mark.parametrize("home", [delivery, errors])
+def test_an_error_that_is_going_warns_where_it_is_named(home):
+    with pytest.warns(DeprecationWarning, match="AckTimeout is never raised") as told:
+        error = home.AckTimeout
+    assert issubclass(error, delivery.ChannelError)
+    assert [one.filename for one in told] == [__file__]
 
 
 def test_an_unknown_name_is_an_attribute_error():

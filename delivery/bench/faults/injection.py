@@ -67,7 +67,7 @@ class ScenarioContext:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.dice = random.Random(self.plan.seed)
+        self.random = random.Random(self.plan.seed)
 
     @property
     def left(self) -> float:
@@ -134,7 +134,7 @@ async def cut_clients(context: ScenarioContext) -> None:
     """RST for a random half of the clients, again and again; each stays away for a while."""
     async for _ in context.again():
         async with context.fault("clients cut"):
-            context.cluster.clients_proxy.cut(0.5, dice=context.dice.random)
+            context.cluster.clients_proxy.cut(0.5, uniform=context.random.random)
 
 
 async def kill_a_gateway(context: ScenarioContext) -> None:
@@ -173,7 +173,7 @@ async def kill_workers(context: ScenarioContext) -> None:
     async for number in context.again():
         worker = context.cluster.workers[number % len(context.cluster.workers)]
         async with context.fault(f"{worker.name} killed"):
-            context.cluster.clients_proxy.cut(0.5, dice=context.dice.random)
+            context.cluster.clients_proxy.cut(0.5, uniform=context.random.random)
             await in_thread(worker.kill)
         await asyncio.sleep(context.plan.away)
         await restart([worker])

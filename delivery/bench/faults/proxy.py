@@ -86,14 +86,18 @@ class FaultProxy:
     # Commands
 
     def cut(
-        self, share: float = 1.0, *, reset: bool = True, dice: Callable[[], float] = random.random
+        self,
+        share: float = 1.0,
+        *,
+        reset: bool = True,
+        uniform: Callable[[], float] = random.random,
     ) -> int:
         """End a random share of the connections; how many.
 
         Args:
             reset: with RST to the caller, as a crash or a NAT that forgot does; else with FIN.
         """
-        chosen = [connection for connection in self._connections.values() if dice() < share]
+        chosen = [connection for connection in self._connections.values() if uniform() < share]
         for connection in chosen:
             self._end(connection, reset=reset)
         return len(chosen)

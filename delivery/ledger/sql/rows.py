@@ -97,22 +97,6 @@ def stored(row: AnyRow) -> Stored:
     )
 
 
-def event_values(item: Event) -> dict[str, Any]:
-    """The columns that come from the event itself, by column name."""
-    return {
-        "id": item.id,
-        "type": item.type,
-        "user_id": item.user_id,
-        "run_id": item.run_id,
-        "thread_id": item.thread_id,
-        "seq": item.seq,
-        "at": item.at,
-        "class": item.event_class.value,
-        "data": raw_text(item),
-        "meta": None if item.meta is None else dump(item.meta),
-    }
-
-
 def attempt(row: AnyRow) -> Attempt:
     """The attempt of a row that holds ``ATTEMPT_COLUMNS``."""
     columns = row._mapping

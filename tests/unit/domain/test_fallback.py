@@ -73,11 +73,11 @@ def decide(
     *,
     now: float = 0.0,
     event_type: str = "agent_completed",
-    dice: float = 0.5,
+    draw: float = 0.5,
     **progress: Any,
 ) -> Decision:
     known = Progress(type=event_type, entered_at=START, attempts=attempts, **progress)
-    return next_step(known, policy, at(now), dice)
+    return next_step(known, policy, at(now), draw)
 
 
 class TestOrderAndDueTimes:
@@ -178,7 +178,7 @@ class TestRepeats:
     def test_the_dice_move_a_retry_by_the_jitter_only(self) -> None:
         jittery = rung("sms", backoff=Backoff(10.0, 10.0, 0.5))
         failed = [tried("sms", 1, Outcome.FAILED)]
-        ends = [retry_at(jittery, failed, policy_of(jittery), dice) for dice in (0.0, 0.5, 1.0)]
+        ends = [retry_at(jittery, failed, policy_of(jittery), draw) for draw in (0.0, 0.5, 1.0)]
         assert ends == [at(5.0), at(10.0), at(15.0)]
 
 
@@ -345,7 +345,7 @@ def test_every_chain_ends_without_a_rung_out_of_order_or_over_its_cap(
     clock = START
     attempts: list[Attempt] = []
     visited: list[str] = []
-    dice = data.draw(st.lists(st.floats(0, 0.999), min_size=60, max_size=60))
+    draws = data.draw(st.lists(st.floats(0, 0.999), min_size=60, max_size=60))
     # Every rung waits, is tried `attempts` times with a wait each, and may be skipped.
     for _ in range(sum(2 * step.attempts + 3 for step in chain) + 1):
         quiet_until = at(quiet) if quiet is not None and clock < at(quiet) else None
@@ -356,7 +356,7 @@ def test_every_chain_ends_without_a_rung_out_of_order_or_over_its_cap(
             unreachable=dict.fromkeys(unreachable, "no address"),
             quiet_until=quiet_until,
         )
-        decision = next_step(progress, policy, clock, dice[len(attempts)])
+        decision = next_step(progress, policy, clock, draws[len(attempts)])
         match decision:
             case Exhausted(alerted):
                 assert alerted is policy.ends_in_alert
@@ -403,17 +403,17 @@ def _made(
 @given(
     chain=chains,
     seconds=st.floats(0, 5_000),
-    dice=st.floats(0, 0.999),
+    draw=st.floats(0, 0.999),
     shuffled=st.randoms(use_true_random=False),
 )
 def test_a_decision_depends_on_what_was_tried_and_not_on_its_order(
-    chain: list[ChainStep], seconds: float, dice: float, shuffled: Any
+    chain: list[ChainStep], seconds: float, draw: float, shuffled: Any
 ) -> None:
     attempts = [
         _made(step.channel, number, Outcome.FAILED, at(number))
         for step in chain
         for number in range(1, step.attempts)
     ]
-    expected = decide(policy_of(*chain), attempts, now=seconds, dice=dice)
+    expected = decide(policy_of(*chain), attempts, now=seconds, draw=draw)
     shuffled.shuffle(attempts)
-    assert decide(policy_of(*chain), attempts, now=seconds, dice=dice) == expected
+    assert decide(policy_of(*chain), attempts, now=seconds, draw=draw) == expected

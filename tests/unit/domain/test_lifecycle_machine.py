@@ -96,7 +96,7 @@ class Life(RuleBasedStateMachine):
 
     def decide(self) -> Step | Wait | Skip | Exhausted:
         progress = Progress("note", self.entered_at, self.mine, self.unreachable)
-        return next_step(progress, self.policy, self.now, dice=0.5)
+        return next_step(progress, self.policy, self.now, draw=0.5)
 
     @rule(really=RARELY)
     def ack(self, really: bool) -> None:

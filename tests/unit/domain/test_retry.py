@@ -14,13 +14,13 @@ def test_the_delay_doubles_up_to_its_limit(retry: int, seconds: float) -> None:
     assert Backoff(0.1, 2.0, 0.0).delay(retry, 0.9) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize(("dice", "seconds"), [(0.0, 0.7), (0.5, 1.0), (1.0, 1.3)])
-def test_the_dice_shorten_and_lengthen_by_the_jitter(dice: float, seconds: float) -> None:
-    assert Backoff(1.0, 9.0, 0.3).delay(1, dice) == pytest.approx(seconds)
+@pytest.mark.parametrize(("draw", "seconds"), [(0.0, 0.7), (0.5, 1.0), (1.0, 1.3)])
+def test_a_draw_shortens_or_lengthens_by_the_jitter(draw: float, seconds: float) -> None:
+    assert Backoff(1.0, 9.0, 0.3).delay(1, draw) == pytest.approx(seconds)
 
 
 def test_performance_mode_waits_a_millisecond_whatever_the_dice() -> None:
-    assert {PERFORMANCE.delay(retry, dice) for retry in (1, 5) for dice in (0.0, 0.99)} == {0.001}
+    assert {PERFORMANCE.delay(retry, draw) for retry in (1, 5) for draw in (0.0, 0.99)} == {0.001}
 
 
 def test_a_huge_retry_number_does_not_overflow() -> None:
@@ -32,10 +32,10 @@ def test_a_huge_retry_number_does_not_overflow() -> None:
     more=st.floats(0, 1e3),
     jitter=st.floats(0, 1),
     retry=st.integers(1, 100),
-    dice=st.floats(0, 1, exclude_max=True),
+    draw=st.floats(0, 1, exclude_max=True),
 )
 def test_a_delay_stays_within_its_limits(
-    base: float, more: float, jitter: float, retry: int, dice: float
+    base: float, more: float, jitter: float, retry: int, draw: float
 ) -> None:
-    delay = Backoff(base, base + more, jitter).delay(retry, dice)
+    delay = Backoff(base, base + more, jitter).delay(retry, draw)
     assert 0.0 <= delay <= (base + more) * (1 + jitter) * (1 + 1e-9)

@@ -11,7 +11,7 @@ from typing import Any
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.health import Breaker, BreakerState
-from delivery.domain.lifecycle import Attempt, Cause, Confirmation, Outcome, State, transition
+from delivery.domain.lifecycle import OPEN, Attempt, Cause, Confirmation, Outcome, State, transition
 from delivery.domain.policy import ChainStep, ClassPolicy, Policies
 from delivery.domain.ports import Message, Taken
 from delivery.domain.records import (
@@ -350,7 +350,7 @@ class FakeLedger:
             mine = [a for a in tried if a.channel == digest.channel]
             unknown = sum(a.outcome is Outcome.UNKNOWN for a in mine)
             if (
-                row.stored.state.is_open
+                row.stored.state in OPEN
                 and event.user_id == digest.user_id
                 and digest.run_id in (None, event.run_id)
                 and (not types or event.type in types)
@@ -536,7 +536,7 @@ class Bench:
             publish=self.queue,
             links=FakeLinks(),
             drain_spool=self._drain,
-            dice=lambda: 0.5,
+            jitter=lambda: 0.5,
             limits=limits or TimeLimits(),
             callback_url="https://x/callback",
             clock=lambda: (self.ledger.clock - START).total_seconds(),
