@@ -1,6 +1,6 @@
-"""The kinds of way to a user, and what a step of a chain may say about one.
+"""Channels, the kinds of way to a user, and what a step of a chain may say about one.
 
-Owns: the names, as they stand in policy files, in the ledger and in JSON.
+Owns: the names, as policy files, the ledger and JSON write them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import enum
 
 
 class Channel(enum.StrEnum):
-    """A kind of way to the user. An attempt or a confirmation names the one it went over."""
+    """A kind of way to the user. Each attempt and each confirmation names its channel."""
 
     # Steps of a chain.
     DATABASE = "database"
@@ -27,26 +27,26 @@ class Channel(enum.StrEnum):
 
 
 LIVE = (Channel.WEBSOCKET, Channel.SSE, Channel.HTTP)
-"""Where a confirmation is a client's acknowledgement."""
+"""Channels on which a confirmation is a client's acknowledgement."""
 CHAIN = tuple(channel for channel in Channel if channel not in LIVE)
-"""What a step of a chain may name."""
+"""Channels that a step of a chain may name."""
 EXTERNAL = (Channel.EMERGENCY, Channel.EMAIL, Channel.SMS)
-"""Reached through a provider: an attempt that was cut off may have gone out."""
+"""Channels of a provider: an interrupted attempt may have delivered."""
 DIGESTED = (Channel.EMAIL, Channel.SMS)
-"""Gather many events into one message."""
+"""Channels that gather many events into one message."""
 
 
 class Confirms(enum.StrEnum):
     """What confirms the events in a message."""
 
-    LINK = "link"  # its reader follows the link
+    LINK = "link"  # the reader follows the link
     ACCEPTED = "accepted"  # the provider took it
     RECEIPT = "receipt"  # the provider reports its delivery
     NEVER = "never"
 
 
 class OnUnknown(enum.StrEnum):
-    """Whether a message is sent again that may have gone out."""
+    """Whether an attempt whose outcome is unknown is repeated."""
 
     RETRY = "retry"
     ONCE = "once"

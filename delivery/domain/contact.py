@@ -1,4 +1,4 @@
-"""How a user wants to be reached: addresses, language, quiet hours, opt-outs.
+"""Contacts: a user's addresses, language, quiet hours and opt-outs.
 
 Owns: the checks on a contact and the quiet-hours arithmetic. The time zone database comes with
 the standard library; the instant is passed in.
@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from delivery.domain.policy import CHANNELS
 from delivery.errors import InvalidEvent
 
-# An address that can stand in a header and an SMTP envelope; the server has the last word.
+# An address that fits into a header and an SMTP envelope; the mail server decides in the end.
 # The domain may be of any script; its ASCII form is made when a mail is sent.
 _EMAIL = re.compile(
     r"^[^\s@<>(),;:\"\\\[\]\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,64}"
@@ -64,8 +64,8 @@ class Contact:
 
     @property
     def zone(self) -> tzinfo:
-        """The user's time zone; UTC for none, and for one that is not known here: it may have been
-        stored with another zone database, and a mail in UTC beats none."""
+        """The user's time zone; UTC for none, and for one that is unknown here: it may have been
+        stored with another zone database, and a mail in UTC is better than none."""
         try:
             return ZoneInfo(self.time_zone) if self.time_zone else UTC
         except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -74,16 +74,16 @@ class Contact:
     def quiet_until(self, now: datetime) -> datetime | None:
         """The end of the quiet hours in force at an instant.
 
-        Quiet hours are times on the user's clock. Where it shows a time twice, they begin with the
-        first and end with the second; a time that it leaps over moves forward by the leap.
-        Source: RFC 5545, section 3.3.5 (the leap); PEP 495 (``fold``).
+        Quiet hours are local times. A local time that occurs twice begins them at its first, and
+        ends them at its second occurrence; one that is skipped moves forward by the skip.
+        Source: RFC 5545, section 3.3.5 (the skip); PEP 495 (``fold``).
 
         Args:
             now: aware.
 
         Returns:
             A UTC instant after ``now``; ``None`` outside of quiet hours, and for stored ones that
-            cannot be read: a message at night beats none.
+            cannot be read: a message at night is better than none.
         """
         hours = _clock_times(self.quiet_hours)
         if hours is None:
@@ -95,7 +95,7 @@ class Contact:
         for day in range(-1, 2):
             start = datetime.combine(wall.date() + timedelta(days=day), begins)
             end = datetime.combine(start.date(), ends) + timedelta(days=0 if begins < ends else 1)
-            # A clock that leapt over the beginning already shows a later time.
+            # A clock that skipped the beginning already shows a later time.
             has_begun = wall >= start or now >= _instant(start, zone, fold=0)
             until = max(_instant(end, zone, fold=0), _instant(end, zone, fold=1))
             if has_begun and now < until:
@@ -104,7 +104,7 @@ class Contact:
 
 
 def parse_contact(user_id: str, body: Mapping[str, Any]) -> Contact:
-    """Check the body of a PUT.
+    """Check the body of a PUT of a contact.
 
     Raises:
         InvalidEvent: names the field and says what to send.
@@ -127,7 +127,7 @@ def parse_contact(user_id: str, body: Mapping[str, Any]) -> Contact:
 
 
 def _clock_times(quiet_hours: tuple[str, str] | None) -> tuple[time, time] | None:
-    """Stored quiet hours as times, ``None`` where there are none or the check would refuse them."""
+    """Stored quiet hours as times, ``None`` for none and for ones that the check refuses."""
     if quiet_hours is None or quiet_hours[0] == quiet_hours[1]:
         return None
     if not all(_CLOCK.fullmatch(text) for text in quiet_hours):

@@ -1,7 +1,7 @@
-"""The surface every emitter has, in the gateway's process or over HTTP, and the receipt it gives.
+"""The interface of every emitter, in the gateway's process or over HTTP, and its receipt.
 
-Owns: the agent and sign-in shorthands, the receipt and its waiters. Never does: validation,
-recording, sending, clocks: an emitter brings those.
+Owns: the agent and sign-in shorthands, the receipt and its waiters. Never does: validate, record,
+send, read a clock: each emitter implements those.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Waiter(Protocol):
 
 
 class Desk(Protocol):
-    """Where a receipt goes to wait. Every wait it gives out ends in bounded time."""
+    """What a receipt waits on. Every wait ends in bounded time."""
 
     def waiter(self) -> Waiter:
-        """A wait that fails with a ``DeliveryError`` when nobody answers in time."""
+        """A wait that fails with a ``DeliveryError`` when no answer comes in time."""
 
     async def wait_confirmed(self, event_id: str, timeout: float) -> bool:
         """Whether the event was confirmed within ``timeout`` seconds."""
@@ -61,16 +61,16 @@ class Receipt(msgspec.Struct, eq=False):
 
     @property
     def is_settled(self) -> bool:
-        """Whether the answer is in, good or bad."""
+        """Whether the answer has come: accepted or refused."""
         return self._is_settled
 
     @property
     def is_awaited(self) -> bool:
-        """Whether somebody waits for the answer, and will see it."""
+        """Whether a caller waits for the answer, and will see an error."""
         return bool(self._waiters)
 
     def settle(self, *, seq: int | None, duplicate: bool = False, durable: bool = True) -> None:
-        """The emitter's: the event was accepted."""
+        """Note that the event was accepted; called by the emitter."""
         self.seq = seq
         self.duplicate = duplicate
         self.durable = durable
@@ -79,7 +79,7 @@ class Receipt(msgspec.Struct, eq=False):
             self._wake()
 
     def fail(self, error: Exception) -> None:
-        """The emitter's: the event was not accepted."""
+        """Note that the event was not accepted; called by the emitter."""
         self._error = error
         self._is_settled = True
         self._wake()
@@ -91,10 +91,10 @@ class Receipt(msgspec.Struct, eq=False):
                 waiter.set_result(None)
 
     async def accepted(self) -> Receipt:
-        """Wait until the event is durable; the receipt itself, now with its ``seq``.
+        """Wait until the event is durable; returns the receipt, now with its ``seq``.
 
         Raises:
-            InvalidEvent: (or ``IdConflict`` …) the caller's mistake; the same event never passes.
+            InvalidEvent: (or ``IdConflict`` …) the caller's fault; a retry fails in the same way.
             Overloaded: nothing was accepted; try again later.
             LedgerUnavailable: nothing was recorded in time.
             Unreachable: the service did not answer (remote emitters).
@@ -111,7 +111,7 @@ class Receipt(msgspec.Struct, eq=False):
 
     async def confirmed(self, timeout: float = 5.0) -> bool:
         """Wait for the user's confirmation; ``False`` when it did not come within ``timeout``
-        seconds (the chain goes on without us) and for ephemeral events, which nobody confirms."""
+        seconds (the chain goes on) and for ephemeral events, which are never confirmed."""
         await self.accepted()
         return self.durable and await self._desk.wait_confirmed(self.id, timeout)
 
@@ -121,7 +121,7 @@ class Receipt(msgspec.Struct, eq=False):
 
 
 class Emission(ABC):
-    """Emits events of one run to one user."""
+    """An emitter of events of one run to one user."""
 
     @abstractmethod
     def emit_nowait(
@@ -135,8 +135,8 @@ class Emission(ABC):
         """Start emitting one event and return at once.
 
         Args:
-            type: one word that the policy file may list; else the class is ``standard``.
-            data: what a JSON object can say, at most 64 KiB encoded.
+            type: the event's type; a type that the policy file does not list is ``standard``.
+            data: a JSON object of at most 64 KiB encoded.
             id: a UUIDv7 as idempotency key; made when left out.
             meta: annotations that travel with the event.
 
@@ -161,49 +161,51 @@ class Emission(ABC):
         return await self.emit_nowait(type, data, id=id, meta=meta).accepted()
 
     async def emit_agent_started(self, agent: str, **data: Any) -> Receipt:
-        """An agent begins to work."""
+        """Emit ``agent_started``: the agent begins to work."""
         return await self.emit("agent_started", {"agent": agent, **data})
 
     async def emit_agent_thinking(self, thought: str, **data: Any) -> Receipt:
-        """What the agent considers now."""
+        """Emit ``agent_thinking``: what the agent considers now."""
         return await self.emit("agent_thinking", {"thought": thought, **data})
 
     async def emit_tool_executing(
         self, tool: str, args: Data | None = None, **data: Any
     ) -> Receipt:
-        """The agent calls a tool."""
+        """Emit ``tool_executing``: the agent calls a tool."""
         return await self.emit("tool_executing", {"tool": tool, "args": args or {}, **data})
 
     async def emit_tool_completed(self, tool: str, result: Any = None, **data: Any) -> Receipt:
-        """The tool answered."""
+        """Emit ``tool_completed``: the tool answered."""
         return await self.emit("tool_completed", {"tool": tool, "result": result, **data})
 
     async def emit_agent_completed(self, result: Any = None, **data: Any) -> Receipt:
-        """The agent is done."""
+        """Emit ``agent_completed``: the agent is done."""
         return await self.emit("agent_completed", {"result": result, **data})
 
     async def emit_auth(self, stage: str, data: Data | None = None) -> Receipt:
-        """A step of a sign-in: ``started``, ``validating``, ``completed`` or ``failed``."""
+        """Emit an event of a sign-in.
+
+        Args:
+            stage: ``started``, ``validating``, ``completed`` or ``failed``.
+        """
         return await self.emit(auth_type(stage), data)
 
 
-def auth_type(stage: str) -> str:
+def auth_type(word: str) -> str:
     """``"failed"`` or ``"auth_failed"`` -> ``"auth_failed"``.
 
     Raises:
-        InvalidEvent: there is no such stage.
+        InvalidEvent: a sign-in has no such event.
     """
-    name = stage if stage.startswith("auth_") else f"auth_{stage}"
+    name = word if word.startswith("auth_") else f"auth_{word}"
     if name not in AUTH_TYPES:
         known = " or ".join(known.removeprefix("auth_") for known in AUTH_TYPES)
-        raise InvalidEvent(
-            f"{stage!r} is no stage of a sign-in; write one of {known}", field="type"
-        )
+        raise InvalidEvent(f"a sign-in has no event {word!r}; write one of {known}", field="type")
     return name
 
 
 class Emitters(Protocol):
-    """Whatever makes emitters: a remote connection, an embedded delivery."""
+    """A source of emitters: a remote connection, an embedded delivery."""
 
     def emitter(
         self,

@@ -46,7 +46,7 @@ _INVISIBLE = frozenset({"Cf", "Zl", "Zp", "Co", "Cn"})
 
 
 class EventClass(enum.StrEnum):
-    """How much an event is worth. The policy file says which types belong to which class."""
+    """What an event is owed. The policy file says which types belong to which class."""
 
     EPHEMERAL = "ephemeral"
     STANDARD = "standard"
@@ -55,15 +55,16 @@ class EventClass(enum.StrEnum):
 
     @property
     def is_durable(self) -> bool:
-        """Everything but ephemeral stands in the ledger."""
+        """Whether events of this class are stored in the ledger: all but ephemeral ones."""
         return self is not EventClass.EPHEMERAL
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
-    """One event for one user, as accepted. Encoded as JSON it is the object of contract 4.1.
+    """One event for one user, as accepted. Its JSON is what clients receive; see
+    ``docs/protocol.md``, "Receive and acknowledge".
 
-    It carries the caller's object as it was encoded once, to be checked: sockets, ledger and copies
-    take those bytes, and only who looks inside pays for decoding them.
+    ``raw_data`` is the caller's object, encoded once when it was checked. Sockets, ledger and queue
+    copies take those bytes; only code that reads ``data`` pays for decoding them.
 
     Attributes:
         id: canonical lower-case UUIDv7, the idempotency key.
@@ -87,7 +88,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
     @classmethod
     def of(cls, *, data: Mapping[str, Any] | None = None, **fields: Any) -> Event:
-        """An event around an object that is not encoded yet; the other arguments are its fields.
+        """Make an event from an object that is not encoded yet; ``fields`` are its other fields.
 
         Raises:
             TypeError: JSON cannot say ``data``.
@@ -107,13 +108,13 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
         return msgspec.structs.replace(self, **changes)
 
     def as_wire(self) -> dict[str, Any]:
-        """The JSON object of contract 4.1; ``thread_id`` and ``meta`` only when present."""
+        """The event as a JSON object; ``thread_id`` and ``meta`` only when present."""
         wire: dict[str, Any] = msgspec.json.decode(_encode(self))
         return wire
 
 
 def event_from_wire(wire: Mapping[str, Any]) -> Event:
-    """The event of a decoded JSON object that ``Event`` was encoded to.
+    """Rebuild an event from a decoded JSON object, as ``as_wire`` made it.
 
     Raises:
         KeyError, TypeError, ValueError: it is not one.
@@ -133,10 +134,10 @@ def event_from_wire(wire: Mapping[str, Any]) -> Event:
 
 
 def decode_event(raw: bytes) -> Event:
-    """The event that was encoded to these bytes.
+    """Decode an event from its JSON.
 
     Raises:
-        ValueError: they are no event.
+        ValueError: the bytes are not an encoded event.
     """
     try:
         return _decode(raw)
@@ -161,10 +162,10 @@ def check_event_id(value: object) -> str:
     """
     if not isinstance(value, str):
         raise InvalidEvent("id must be a UUIDv7 string, or left out to have one made", field="id")
-    if _CANONICAL.fullmatch(value) is not None:  # the everyday one
+    if _CANONICAL.fullmatch(value) is not None:  # the common case, without parsing
         return value
-    # Python's parser also takes braces, "urn:uuid:" and hyphens anywhere: then the id that comes
-    # back would not be the one that was sent.
+    # Python's parser also takes braces, "urn:uuid:" and hyphens anywhere: the stored id would then
+    # differ from the one that the caller sent.
     if _ID.fullmatch(value) is None:
         raise InvalidEvent(
             f"id {value[:64]!r} is not a UUID; send a UUIDv7 or leave it out", field="id"
@@ -176,7 +177,7 @@ def check_event_id(value: object) -> str:
 
 
 def check_event_type(value: object) -> str:
-    """Return the type if it is one word a policy can name.
+    """Return the type if a policy can name it.
 
     Raises:
         InvalidEvent: empty, too long, or with characters outside ``A-Za-z0-9_.:-``.
@@ -212,13 +213,13 @@ def check_context_id(name: str, value: object) -> str:
 
 
 def id_flags(user_id: str, run_id: str, thread_id: str | None = None) -> list[str]:
-    """What is odd about the ids, for ``meta["flags"]``.
+    """Flags on suspicious ids, for ``meta["flags"]``.
 
-    Ids are compared as given, character by character: two that read alike are two.
+    Ids are compared as given, character by character: two that look alike are different ids.
 
     Returns:
         ``placeholder:<name>`` for an id that looks like an unfilled template,
-        ``look_alike:<name>`` for one that can be taken for another id.
+        ``look_alike:<name>`` for an id that can be mistaken for another one.
     """
     flags = []
     for name, value in (("user_id", user_id), ("run_id", run_id), ("thread_id", thread_id)):
@@ -232,7 +233,7 @@ def id_flags(user_id: str, run_id: str, thread_id: str | None = None) -> list[st
 
 
 def is_placeholder(value: str) -> bool:
-    """Whether an id looks like a value that was never filled in."""
+    """Whether an id looks like an unfilled template: ``null``, ``{{user}}``."""
     if not value.isascii():
         shown = unicodedata.normalize("NFKC", value)
         value = "".join(c for c in shown if unicodedata.category(c) not in _INVISIBLE)
@@ -240,8 +241,8 @@ def is_placeholder(value: str) -> bool:
 
 
 def is_look_alike(value: str) -> bool:
-    """Whether an id can be taken for another one: spaces around it, characters that have another
-    form or do not show, or letters of scripts that share shapes.
+    """Whether an id can be mistaken for another one: surrounding spaces, characters with another
+    normal form, invisible characters, or letters of several scripts that share shapes.
 
     Source: Unicode Standard Annex 15 (NFKC) and Technical Standard 39, section 5 (mixed scripts).
     """

@@ -1,6 +1,6 @@
 """The fallback chain's one decision: given what was tried, what comes next.
 
-Owns: the order of the rungs, their due times, repeats, skips and the end of the chain.
+Owns: the order of the steps, their due times, repeats, skips and the end of the chain.
 Never does: read a clock, draw random numbers, write anything: both are passed in; the
 answer is a value that the executor carries out.
 """
@@ -16,28 +16,27 @@ from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.policy import ChainStep, ClassPolicy
 
 DIGEST_GRACE = 15.0
-"""Seconds an event that may not open a digest waits past the window for one of its run."""
+"""Seconds past the window that an event which may not open a digest waits for one of its run."""
 
 RUNNING_RECHECK = 5.0
-"""Seconds until an event is looked at again whose attempt somebody else is making."""
+"""Seconds until the next decision on an event whose attempt another worker is making."""
 
-RUNNING_PATIENCE = 120.0
-"""Seconds after which an attempt without an end counts as unknown, whoever started it."""
-
+RUNNING_TIMEOUT = 120.0
+"""Seconds after which an attempt without an end counts as unknown."""
 
 DECISION = "decision"
-"""The channel of attempts that no channel made: an error of ours before one could."""
+"""The channel of attempts that record an error of ours: no real channel was reached."""
 
 MAX_FAULTS = 2
-"""Errors of ours after which an event is given up to the operators."""
+"""Errors of ours after which the chain ends and operators are alerted."""
 
 FAULT_PAUSE = 30.0
-"""Seconds until an event is looked at again after the first one."""
+"""Seconds until the next decision after the first such error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What the ledger knows of one event on its way down the chain.
+    """The history of one event in its chain, as the ledger has it.
 
     Attributes:
         type: the event's type.
@@ -59,7 +58,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Make attempt ``number`` on ``channel`` now; it has been due since ``due_at``."""
+    """Make attempt ``number`` on ``channel`` now; due since ``due_at``."""
 
     channel: str
     number: int
@@ -68,7 +67,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """The next thing happens on ``channel``, not before ``until``."""
+    """Nothing is due before ``until``; then decide again, on ``channel``."""
 
     channel: str
     until: datetime
@@ -76,7 +75,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Record ``channel`` as skipped because of ``reason``, then ask again."""
+    """Record ``channel`` as skipped for ``reason``, then decide again."""
 
     channel: str
     reason: str
@@ -84,7 +83,7 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """The chain is over; ``alerted`` tells whether it ended with operators (dead) or parked."""
+    """The chain is over: the event is dead if operators were ``alerted``, else parked."""
 
     alerted: bool
 
@@ -100,11 +99,11 @@ def next_step(progress: Progress, policy: ClassPolicy, now: datetime, draw: floa
         policy: its class's policy.
         now: the ledger's clock.
         draw: uniform in [0, 1), for the backoff's jitter. Pass the same value for the same
-            history, else a wait that is over may be answered by another, shorter one.
+            history: another number could turn a wait that is over into a new wait.
 
     Returns:
-        The first rung that is not over decides. A step is due at the later of the end of the last
-        attempt and the start of the step before plus ``after``.
+        The decision of the first step that is not over. A step is due at the later of two
+        instants: the end of the last attempt, and the start of the step before plus ``after``.
     """
     last_end = progress.entered_at
     previous_start = progress.entered_at
@@ -125,13 +124,13 @@ def next_step(progress: Progress, policy: ClassPolicy, now: datetime, draw: floa
 
 
 def faults_of(attempts: Sequence[Attempt]) -> tuple[str, ...]:
-    """The errors of ours in an event's attempts of this generation."""
+    """Errors of ours among an event's attempts of this generation."""
     return tuple(a.error or "" for a in attempts if a.channel == DECISION)
 
 
 def given_up(policy: ClassPolicy) -> ClassPolicy:
-    """What is left of a policy for an event that raised too often: operators are told at once,
-    whether the class has such a step or not."""
+    """The policy of an event with ``MAX_FAULTS`` errors of ours: alert operators at once, even
+    where the class has no alert step."""
     step = policy.step(Channel.ALERT) or ChainStep(Channel.ALERT)
     return replace(policy, chain=(replace(step, after=0.0),))
 
@@ -139,17 +138,17 @@ def given_up(policy: ClassPolicy) -> ClassPolicy:
 def retry_at(
     step: ChainStep, attempts: Sequence[Attempt], policy: ClassPolicy, draw: float
 ) -> datetime | None:
-    """When a rung is tried again, ``None`` when it is over.
+    """When a step is tried again, ``None`` when it is over.
 
     Args:
-        attempts: this rung's, at least one, by number.
+        attempts: the step's attempts, at least one, in order of number.
     """
     last = attempts[-1]
     if last.number >= step.attempts or not _may_repeat(step, attempts):
         return None
     pause = step.backoff.delay(last.number, draw)
     if last.outcome is Outcome.DELIVERED:
-        # A resend reached a socket: its acknowledgement gets the time it always gets.
+        # A resend reached a socket: the client has the same time to acknowledge as for a push.
         pause = max(pause, policy.ack_timeout)
     if last.retry_after is not None:
         pause = max(pause, last.retry_after)
@@ -157,7 +156,7 @@ def retry_at(
 
 
 def _open(step: ChainStep, progress: Progress, due: datetime, now: datetime) -> Decision:
-    """The decision for a rung on which nothing was tried yet."""
+    """The decision for a step without an attempt."""
     if step.channel in progress.unreachable:
         return Skip(step.channel, progress.unreachable[step.channel])
     due = _after_quiet(step, progress, due)
@@ -174,10 +173,10 @@ def _repeat(
     now: datetime,
     draw: float,
 ) -> Decision | None:
-    """The decision for a rung that was tried, ``None`` when it is over."""
+    """The decision for a step with attempts, ``None`` when it is over."""
     last = mine[-1]
     if last.outcome is Outcome.STARTED:
-        given_up = last.started_at + timedelta(seconds=RUNNING_PATIENCE)
+        given_up = last.started_at + timedelta(seconds=RUNNING_TIMEOUT)
         if now < given_up:
             recheck = now + timedelta(seconds=RUNNING_RECHECK)
             return Wait(step.channel, min(recheck, given_up))
@@ -187,7 +186,7 @@ def _repeat(
     if step.channel in progress.unreachable:
         return Skip(step.channel, progress.unreachable[step.channel])
     if _is_follower(step, progress):
-        # It was a member of somebody else's digest; that one decides whether there is a retry.
+        # A member of a digest that another event opened: that event decides about a retry.
         pending = progress.digest_due.get(step.channel)
         if pending is None:
             return None
@@ -198,7 +197,8 @@ def _repeat(
 
 
 def _follow(step: ChainStep, progress: Progress, due: datetime, now: datetime) -> Decision:
-    """An event that may not open this step: it waits for a digest of its run, else is skipped."""
+    """The decision for an event whose type may not open this step: wait for a digest of its run,
+    else skip."""
     if step.digest is None:
         return Skip(step.channel, f"{progress.type} does not open {step.channel}")
     until = due + timedelta(seconds=step.digest.window + DIGEST_GRACE)
@@ -221,7 +221,7 @@ def _after_quiet(step: ChainStep, progress: Progress, due: datetime) -> datetime
 
 
 def _end_of(step: ChainStep, mine: Sequence[Attempt], policy: ClassPolicy) -> datetime:
-    """When a rung was over. The last resend still waits for its acknowledgement: the next rung
+    """When a step was over. A resend's end includes the time for its acknowledgement: the next step
     would otherwise overtake it."""
     end = max(a.ended_at or a.started_at for a in mine)
     if step.channel == Channel.DIRECT and mine[-1].outcome is Outcome.DELIVERED:
@@ -234,7 +234,7 @@ def _may_repeat(step: ChainStep, mine: Sequence[Attempt]) -> bool:
     if last.outcome is Outcome.FAILED:
         return last.retryable
     if last.outcome is Outcome.DELIVERED:
-        # A resend reached a socket, but only an acknowledgement ends the event.
+        # A resend reached a socket; only an acknowledgement confirms the event.
         return step.channel == Channel.DIRECT
     if last.outcome in (Outcome.UNKNOWN, Outcome.STARTED):
         unknown = sum(a.outcome in (Outcome.UNKNOWN, Outcome.STARTED) for a in mine)

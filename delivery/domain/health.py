@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 OPEN_BELOW = 30
 """A connection scoring less than this opens its user's breaker."""
 MAX_LINGER = 0.1
-"""Seconds for which the fast path may hold an event at most."""
+"""Upper limit of ``linger``, in seconds."""
 RECOVERY = 30.0
 """Seconds a breaker stays open before one probe may pass."""
 THRESHOLD = 5
@@ -21,7 +21,7 @@ THRESHOLD = 5
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What a connection's score is computed from; durations in milliseconds."""
+    """Inputs of a connection's score; durations in milliseconds."""
 
     round_trip_ms: float = 0.0
     ack_ms: float = 0.0
@@ -31,7 +31,7 @@ class Vitals:
 
 
 def score(vitals: Vitals) -> int:
-    """0 (dead) to 100 (perfect): each symptom takes its share, none alone the whole.
+    """Score of a connection, from 0 (dead) to 100 (perfect).
 
     Round trip and ack latency cost up to 20 points each (at 1 s and 5 s), a missed pong 25, a
     failed send 15 and a full outbound queue 30.
@@ -45,8 +45,8 @@ def score(vitals: Vitals) -> int:
 
 
 def stretched(linger: float, health: int) -> float:
-    """How long to hold events for a user of this health: a weak connection gets fewer, larger
-    frames, up to twice the policy's ``linger`` and never over ``MAX_LINGER`` seconds."""
+    """The linger for a user of this health, in seconds: a weak connection gets fewer, larger
+    frames, up to twice the policy's ``linger`` and never over ``MAX_LINGER``."""
     return min(MAX_LINGER, linger * (2.0 - health / 100.0))
 
 
@@ -77,24 +77,24 @@ class Breaker:
     since: float = 0.0
 
     def allows(self, now: float, recovery: float = RECOVERY) -> bool:
-        """Whether a call may pass now: a half-open breaker whose probe never answered lets another
-        one pass after the same recovery time."""
+        """Whether a call may pass now. A half-open breaker whose probe got no answer lets another
+        probe pass after the same recovery time."""
         return self.state is BreakerState.CLOSED or now - self.since >= recovery
 
     def on_attempt(self, now: float, recovery: float = RECOVERY) -> Breaker:
-        """Call before a call that ``allows`` let pass: turns an open breaker half open."""
+        """The breaker before a call that ``allows`` let pass: an open one becomes half open."""
         if self.state is not BreakerState.CLOSED and now - self.since >= recovery:
             return replace(self, state=BreakerState.HALF_OPEN, since=now)
         return self
 
     def on_success(self, now: float) -> Breaker:
-        """Closes."""
+        """The breaker after a call that succeeded: closed."""
         if self.state is BreakerState.CLOSED and self.failures == 0:
             return self
         return Breaker(BreakerState.CLOSED, 0, now)
 
     def on_failure(self, now: float, threshold: int = THRESHOLD) -> Breaker:
-        """Opens at the threshold, or at once when the probe failed."""
+        """The breaker after a call that failed: open at the threshold, or when it was the probe."""
         failures = self.failures + 1
         if self.state is BreakerState.CLOSED and failures < threshold:
             return replace(self, failures=failures)

@@ -1,7 +1,7 @@
-"""What JSON may look like wherever it comes in, counted before any of it is decoded.
+"""Limits on the shape of incoming JSON, counted before any of it is decoded.
 
-Owns: the number of levels, and of items on the outer ones. Linear in the length, and done in
-pieces: each of them is a few calls into C. Never does: say whether it is JSON at all.
+Owns: the number of levels, and of items on the outer levels. Takes time linear in the length, in
+pieces of a few calls into C each. Never does: validate JSON.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from delivery.errors import InvalidFrame
 
 MAX_DEPTH = 64
-"""Levels of JSON, wherever it comes in; the outermost value is the first."""
+"""Levels of any incoming JSON; the outermost value is the first."""
 MAX_MEMBERS = 64
-"""Of a request's outermost value: no request has as many fields."""
+"""Members of a request's outermost value: no request has as many fields."""
 PIECE = 1 << 16
 
 _OPENING, _LIST, _COMMA = frozenset(b"[{"), ord("["), ord(",")
@@ -20,32 +20,34 @@ _NO_STRUCTURE = bytes(set(range(256)) - set(b"[]{},"))
 
 
 class TooManyItems(InvalidFrame):
-    """A list or an object of the outer levels has more items than anything that is meant."""
+    """A list or an object of the outer levels has more items than any valid request."""
 
 
 def check_depth(raw: bytes | str) -> None:
     """Refuse JSON of more than ``MAX_DEPTH`` levels, the outermost value being the first.
 
     Raises:
-        InvalidFrame: it is nested deeper. Whether it is JSON at all is not looked at.
+        InvalidFrame: it is nested deeper. Text that is no JSON passes.
     """
     if len(raw) <= 2 * MAX_DEPTH:
         return  # too short to open and close one level more
     text = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
-    if text.count(b"[") + text.count(b"{") > MAX_DEPTH:  # strings included: the everyday answer
+    if (
+        text.count(b"[") + text.count(b"{") > MAX_DEPTH
+    ):  # brackets in strings included: a cheap first check
         _walk(text, None, PIECE)
 
 
 def check_shape(raw: bytes, *, most_items: int = 1_000, piece: int = PIECE) -> None:
-    """Count what a body holds before anything of it is decoded: levels, members of the outermost
-    object, items of a list right inside of it. Ends with the first that is too many.
+    """Count a body's levels, the members of its outermost object, and the items of each list
+    directly inside, before any of it is decoded. Stops at the first excess.
 
     Args:
-        most_items: of a list; an object has at most ``MAX_MEMBERS``.
-        piece: bytes looked at in one go, during which no other thread runs.
+        most_items: limit for a list; an object has at most ``MAX_MEMBERS`` members.
+        piece: bytes processed in one call, during which no other thread runs.
 
     Raises:
-        TooManyItems: there are more.
+        TooManyItems: an object or a list is over its limit.
         InvalidFrame: it is nested deeper than ``MAX_DEPTH`` levels.
     """
     _walk(raw, most_items, piece)
@@ -56,10 +58,12 @@ def _walk(raw: bytes, most_items: int | None, piece: int) -> None:
     counts = [0, 0, 0]
     while at < len(raw):
         part = raw[at : at + piece]
-        if (len(part) - len(part.rstrip(b"\\"))) % 2:  # what is escaped stays with its mark
+        if (
+            len(part) - len(part.rstrip(b"\\"))
+        ) % 2:  # do not cut between a backslash and its character
             part = raw[at : at + piece + 1]
         at += len(part)
-        # A run of backslashes is pairs, and perhaps one that escapes a quote.
+        # Remove pairs of backslashes first; a backslash that is left may escape a quote.
         texts = part.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
         outside = b"".join(texts[1 if is_inside else 0 :: 2]).translate(None, _NO_STRUCTURE)
         is_inside ^= len(texts) % 2 == 0
@@ -73,8 +77,8 @@ def _walk(raw: bytes, most_items: int | None, piece: int) -> None:
 
 
 def _plain_change(stretch: bytes, depth: int, floor: int) -> int | None:
-    """By how much a stretch changes the depth when it certainly stays over ``floor`` and within the
-    levels; ``None`` when only a closer look can tell."""
+    """The change of depth over a stretch that surely stays above ``floor`` and within the levels;
+    ``None`` when it must be counted character by character."""
     left, most = stretch.translate(None, b","), depth
     for _ in range(_PASSES):
         shorter = left.replace(b"[]", b"").replace(b"{}", b"")
@@ -89,7 +93,7 @@ def _plain_change(stretch: bytes, depth: int, floor: int) -> int | None:
 
 
 def _count(outside: bytes, depth: int, counts: list[int], most_items: int | None) -> int:
-    """Go through the structure of one piece; the depth after it.
+    """Count the structure of one piece; returns the depth after it.
 
     Args:
         counts: kept from piece to piece: 1 while the container on level 2 is a list; commas of

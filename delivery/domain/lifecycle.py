@@ -1,6 +1,6 @@
 """The life of an event: its states, the one table of transitions, attempts and confirmations.
 
-Owns: which state may follow which, and why. The ledger enforces it; the docs draw it.
+Owns: which state may follow which, and by which cause. The ledger enforces it; the docs draw it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class State(enum.StrEnum):
 
     @property
     def is_unconfirmed(self) -> bool:
-        """Whether the event is replayed when its user connects."""
+        """Whether the feed of a connecting client includes the event."""
         return self in UNCONFIRMED
 
 
@@ -40,7 +40,7 @@ class Cause(enum.StrEnum):
     """What moves an event from one state to another."""
 
     PROOF = "proof"  # an ack, a link, a receipt
-    HAND_OVER = "hand_over"  # not acknowledged in time, nack, nobody connected
+    HAND_OVER = "hand_over"  # not acknowledged in time, nack, no connection
     EXHAUSTED = "exhausted"  # the chain ended with its alert
     PARK = "park"  # the chain ended without an alert
     EXPIRE = "expire"  # time to live over
@@ -85,7 +85,7 @@ def transition(state: State, cause: Cause) -> State:
 
 
 def sources(cause: Cause) -> frozenset[State]:
-    """The states from which ``cause`` leads somewhere; what a conditional update may match."""
+    """The states with a transition by ``cause``; what a conditional update may match."""
     return frozenset(state for state, known in TRANSITIONS if known is cause)
 
 
@@ -102,14 +102,15 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try on one channel, as the ledger has it.
+    """One try of one step for one event, as the ledger has it.
 
     Attributes:
-        channel: ``websocket`` for the fast path, else a rung of the chain.
+        channel: ``websocket`` for the fast path, else the step's channel.
         number: 1-based within (event, generation, channel).
-        retryable: for ``failed``: whether another attempt may help.
-        started_at: aware UTC; ``ended_at`` ``None`` while it runs.
-        retry_after: seconds the provider asked to wait, if it did.
+        retryable: for ``failed``: whether another attempt may succeed.
+        started_at: aware UTC.
+        ended_at: aware UTC; ``None`` while the attempt runs.
+        retry_after: seconds that the provider asked to wait, if it did.
     """
 
     event_id: str
@@ -132,7 +133,7 @@ class Confirmation(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         channel: over what it was proved: ``websocket``, ``sse``, ``http``, ``email``, ``sms`` …
         by: who proved it: a user id, a device, a provider.
-        evidence: what a person can check: a connection id, a link's token id, a receipt id.
+        evidence: a name that can be looked up: a connection id, a link's token id, a receipt id.
     """
 
     event_id: str

@@ -1,6 +1,6 @@
-"""Messages between nodes: what gateways and workers tell each other over the bus. Pure.
+"""Messages between nodes, from gateways and workers over the bus. Pure.
 
-Owns: the messages' fields and versions. Never does: encode, send, or carry one out.
+Owns: the messages' fields and versions. Never does: encode, send, or handle one.
 
 Nodes of two releases share a bus while one is rolled out, so these rules hold from version 1 on:
 
@@ -9,7 +9,7 @@ Nodes of two releases share a bus while one is rolled out, so these rules hold f
   messages. The new one goes on reading the versions before (``v: Literal[1, 2]``).
 - Nothing depends on which fields are left out, how many there are, or their order.
 
-What a node ignores is not lost: the chain delivers it, or the next catch-up.
+An event in an ignored message is not lost: the chain delivers it, or the next catch-up.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """What every message has.
+    """Fields of every message.
 
     Attributes:
-        node: the name of the node that speaks; of pushes, the node whose events they are.
+        node: the name of the sending node; of pushes, the node whose events they are.
         v: the version of this kind of message.
     """
 
@@ -38,7 +38,7 @@ class Pushes(_Message, frozen=True, kw_only=True, tag="pushes"):
     """Push these events to their users' connections.
 
     Attributes:
-        users: per event the user whose it is.
+        users: the user of each event, in the order of ``events``.
         events: each as encoded, in the order of emission; a node decodes those whose user is
             connected to it.
         to: names of the nodes it is for; empty: for all. An event that was addressed and finds its
@@ -50,7 +50,7 @@ class Pushes(_Message, frozen=True, kw_only=True, tag="pushes"):
     to: list[str] = []
 
     def __post_init__(self) -> None:
-        # Two lists cost half of what a list of pairs does, and must then agree.
+        # Two lists cost half as much as a list of pairs; their lengths must agree.
         if len(self.users) != len(self.events):
             raise ValueError(f"{len(self.users)} users for {len(self.events)} events")
 
@@ -60,11 +60,11 @@ class Hello(_Message, frozen=True, kw_only=True, tag="hello"):
 
 
 class Bye(_Message, frozen=True, kw_only=True, tag="bye"):
-    """The node is going."""
+    """The node stops."""
 
 
 class Heartbeat(_Message, frozen=True, kw_only=True, tag="heartbeat"):
-    """The node lives, and its presence is what it said last."""
+    """The node is alive, and its presence is unchanged."""
 
 
 class PresenceReport(_Message, frozen=True, kw_only=True, tag="presence_report"):
@@ -96,25 +96,25 @@ class Gap(_Message, frozen=True, kw_only=True, tag="gap"):
 
 
 class Confirmed(_Message, frozen=True, kw_only=True, tag="confirmed"):
-    """These events are confirmed; receipts may wait for it."""
+    """Events that are confirmed; receipts may wait for it."""
 
     ids: list[str]
 
 
 class Acked(_Message, frozen=True, kw_only=True, tag="acked"):
-    """The user acknowledged these events over HTTP; they may be in flight on any node."""
+    """Events that the user acknowledged over HTTP; they may be in flight on any node."""
 
     user: str
     ids: list[str]
 
 
 class ResendRequest(_Message, frozen=True, kw_only=True, tag="resend"):
-    """A worker's ``direct`` step: probe the user's sockets and resend these events.
+    """From a worker's ``direct`` step: probe the user's sockets and resend these events.
 
     Attributes:
-        request: names the question in its answers.
-        reply: the bus's channel for the answers; empty: the one that all nodes hear.
-        timeout: seconds a socket has for its answer to the probe.
+        request: the id by which answers name the request.
+        reply: the bus's channel for the answers; empty: the one that all nodes subscribe to.
+        timeout: seconds a socket has to answer the probe.
     """
 
     request: str
@@ -132,7 +132,7 @@ class ResendAnswer(_Message, frozen=True, kw_only=True, tag="resent"):
 
 
 class Disconnect(_Message, frozen=True, kw_only=True, tag="disconnect"):
-    """An operator's: close the user's connections."""
+    """From an operator: close the user's connections."""
 
     user: str
 

@@ -1,7 +1,7 @@
-"""Policies as values: what an event class is owed, and the chain it falls back through.
+"""Policies: what an event class is owed, and its fallback chain.
 
-Owns: the shape of the policy file and every check on it. Reading the file happens elsewhere;
-this module gets the parsed mapping and answers with values, or with an error naming the key.
+Owns: the shape of the policy file and every check on it. Never does: read the file; it gets the
+parsed document and returns values, or raises an error that names the key.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class DigestRule:
     Attributes:
         by: what one message is about: ``("user_id", "run_id")`` or ``("user_id",)``.
         window: seconds a digest stays open for more events before it is sent.
-        min_interval: seconds between two messages to one user on this channel; what comes
-            sooner is merged into the next one.
+        min_interval: seconds between two messages to one user on this channel; events that come
+            sooner are merged into the next one.
     """
 
     by: tuple[str, ...] = DIGEST_KEYS
@@ -43,12 +43,12 @@ class DigestRule:
 
 
 SINGLE = DigestRule(window=0.0, min_interval=0.0)
-"""Of a step whose policy says nothing of digests: what is due together is one message."""
+"""For a step without a ``digest`` table: events that are due together are one message."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChainStep:
-    """One rung of a chain. ``after`` counts from the start of the step before, in seconds."""
+    """One step of a chain. ``after`` counts from the start of the step before, in seconds."""
 
     channel: Channel
     after: float = 0.0
@@ -75,12 +75,12 @@ class ClassPolicy:
     chain: tuple[ChainStep, ...] = ()
 
     def step(self, channel: str | None) -> ChainStep | None:
-        """The rung with this channel, ``None`` if the chain has none."""
+        """The step with this channel, ``None`` if the chain has none."""
         return next((step for step in self.chain if step.channel == channel), None)
 
     @property
     def ends_in_alert(self) -> bool:
-        """Whether an exhausted chain means ``dead`` (operators know) rather than ``parked``."""
+        """Whether an exhausted chain makes an event ``dead`` (operators know), not ``parked``."""
         return any(step.channel == Channel.ALERT for step in self.chain)
 
 
@@ -92,7 +92,7 @@ class Policies:
     by_type: Mapping[str, EventClass]
 
     def class_of(self, event_type: str) -> EventClass:
-        """``standard`` for whatever the file does not list."""
+        """The class of a type; ``standard`` for a type that the file does not list."""
         return self.by_type.get(event_type, EventClass.STANDARD)
 
     def of(self, event_class: EventClass) -> ClassPolicy:
@@ -101,14 +101,14 @@ class Policies:
 
 
 def parse_policies(document: Mapping[str, Any], *, source: str = "policies") -> Policies:
-    """Check a parsed policy file and turn it into values.
+    """Check a parsed policy file and make its policies.
 
     Args:
-        document: what ``tomllib`` read.
+        document: the file as ``tomllib`` parsed it.
         source: the file's name, for errors.
 
     Raises:
-        ConfigError: names the key, what is wrong with it and what to write.
+        ConfigError: names the key, the fault and what to write.
     """
     reader = _Reader(source)
     top = reader.table(document, "", allowed={"class"})
@@ -154,7 +154,7 @@ _STEP_KEYS = {
 
 
 class _Reader:
-    """Walks the document; every complaint names file and key."""
+    """Reads the document; every error names file and key."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -177,7 +177,7 @@ class _Reader:
         value = table.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
             self.fail(f"{key}.{name}", f"must be a number of 0 or more, not {value!r}")
-        if value > MAX_SECONDS:  # TOML knows inf, and no calendar reaches 1e300 seconds from now
+        if value > MAX_SECONDS:  # TOML has inf, and dates end long before 1e300 seconds
             self.fail(f"{key}.{name}", f"is at most {MAX_SECONDS} (ten years), not {value!r}")
         return float(value)
 

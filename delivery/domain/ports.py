@@ -1,6 +1,7 @@
-"""Where the parts meet: Protocols that ``bootstrap`` wires to implementations.
+"""Ports between the parts: Protocols that ``bootstrap`` wires to implementations.
 
-The ledger's are in ``stores``.
+In the order of an event: the ledger from the loop, intake, push, bus, chain, transports. The
+ledger's stores are in ``stores``.
 """
 
 from __future__ import annotations
@@ -34,16 +35,15 @@ from delivery.domain.records import (
 E = TypeVar("E", bound=Entry)
 
 Answered = Callable[[Any, Receipted | Exception], None]
-"""Told what became of an entry that was submitted; gets that same entry."""
+"""Called with an entry that was submitted, and with its receipt or error."""
 
 
 class Journal(Protocol):
-    """The loop's side of the ledger: never waits, commits whatever has gathered in one thread."""
+    """Writes to the ledger from the event loop: never waits; one thread commits in batches."""
 
     def submit(self, entry: E, answered: Callable[[E, Receipted | Exception], None]) -> None:
         """Queue an entry; ``answered`` runs on the loop after the commit (or the spool's fsync).
-        An entry that is ``awaited`` may wait a few milliseconds for its proof, to be inserted with
-        it.
+        An ``awaited`` entry may wait a few milliseconds, so that its proof is inserted with it.
 
         Raises:
             Overloaded: the bounded buffer is full; nothing was queued.
@@ -56,7 +56,7 @@ class Journal(Protocol):
         """Start the chain for this event after its insert."""
 
     async def flush(self, timeout: float = 10.0) -> None:
-        """Wait until everything queued so far is durable; not for what is queued meanwhile."""
+        """Wait until everything queued so far is durable; later entries are not waited for."""
 
     @property
     def backlog(self) -> int: ...
@@ -67,7 +67,7 @@ class Journal(Protocol):
 
 
 class Reads(Protocol):
-    """The ledger's answers for the event loop: read in a thread, bounded, with a deadline.
+    """Reads of the ledger for the event loop: in threads, bounded in number, with a deadline.
 
     Every call may raise ``LedgerUnavailable``: the ledger is away, did not answer within 12 s, or
     too many calls wait already.
@@ -77,7 +77,7 @@ class Reads(Protocol):
         """One event with its attempts and confirmations."""
 
     async def events(self, event_ids: Sequence[str]) -> list[Stored]:
-        """Those that exist, in order of recording."""
+        """Events that exist among these ids, in order of recording."""
 
     async def find(
         self, which: EventFilter, *, after: str | None = None, limit: int = 50
@@ -98,8 +98,9 @@ class Reads(Protocol):
     async def first_feed(
         self, user_id: str, cursor: str | None, *, by: str, runs_of: int, limit: int
     ) -> tuple[dict[str, int], list[Owed], FeedMark | None]:
-        """The last numbers of the runs of the user's last ``runs_of`` events, and then the first
-        page: what is recorded in between is on the page, or ahead of its run's number."""
+        """The last ``seq`` of each run among the user's last ``runs_of`` events, and the first
+        page, read in this order: an event recorded in between is on the page, or has a higher
+        ``seq``."""
 
     async def digest(self, digest_id: str) -> tuple[Digest, tuple[str, ...]] | None:
         """A digest and the ids that its message listed."""
@@ -119,7 +120,7 @@ class Reads(Protocol):
 
 
 class Writes(Protocol):
-    """Changes that a request asks for, for the event loop. Raises as ``Reads``."""
+    """Changes to the ledger for the event loop, on request. Raises as ``Reads`` does."""
 
     async def confirm(self, confirmations: Sequence[Confirmation]) -> Confirmed:
         """See ``ConfirmationStore.confirm``."""
@@ -143,10 +144,38 @@ class Writes(Protocol):
     async def opt_out(self, user_id: str, channel: str) -> None: ...
 
 
+class Accepted(msgspec.Struct, frozen=True, gc=False):
+    """The answer for one accepted event; ``durable`` for all but ephemeral ones."""
+
+    id: str
+    seq: int | None
+    duplicate: bool
+    durable: bool
+
+
+class Intake(Protocol):
+    """The emitter's entry for events that came as JSON objects (HTTP). On the loop."""
+
+    async def accept(self, items: Sequence[Any]) -> list[Accepted | Exception]:
+        """Validate and record a batch, in order; accepted events are pushed afterwards.
+
+        Returns:
+            One answer per item, once it is durable. ``InvalidEvent`` (or ``IdConflict``,
+            ``PayloadTooLarge``, ``InvalidContext``) is the caller's fault, ``Overloaded`` and
+            ``LedgerError`` are ours.
+        """
+
+
 class Pushed(msgspec.Struct, frozen=True, gc=False):
-    """Where a push went. ``reason`` says why nobody was reached; ``failed`` that a send was tried
-    and failed, so that another one may reach somebody (nobody connected: ``False``); ``is_here``
-    that a connection of this node has it."""
+    """The result of a push.
+
+    Attributes:
+        connections: the number that took the event.
+        reason: why no connection was reached.
+        failed: a send was tried and failed, so that another one may succeed; ``False`` when the
+            user has no connection.
+        is_here: a connection of this node took it.
+    """
 
     connections: int
     reason: str | None = None
@@ -161,68 +190,58 @@ class Push(Protocol):
         """Queue one event, encoded once, on each of its user's connections, here and elsewhere."""
 
     def health(self, user_id: str) -> int:
-        """Score of the user's best connection here, 0-100; 100 for whoever has none."""
+        """Score of the user's best connection here, 0-100; 100 without a connection."""
 
 
-class Accepted(msgspec.Struct, frozen=True, gc=False):
-    """The answer for one accepted event; ``durable`` is true for all but ephemeral ones."""
+class Bus(Protocol):
+    """Messages between nodes, at most once."""
 
-    id: str
-    seq: int | None
-    duplicate: bool
-    durable: bool
+    async def start(self, on_message: Callable[[NodeMessage], None]) -> None:
+        """Call ``on_message`` on this loop with every message of another node. Malformed messages
+        and those of another version are dropped; an error of ``on_message`` is logged as a bug."""
 
+    def publish(self, message: NodeMessage, to: Collection[str] = ()) -> None:
+        """Send to the nodes of these names, or to every other node; never waits, drops when
+        overloaded. Other nodes may receive an addressed message too."""
 
-class Intake(Protocol):
-    """The emitter's door for events that came as JSON objects (HTTP). On the loop."""
-
-    async def accept(self, items: Sequence[Any]) -> list[Accepted | Exception]:
-        """Validate and record a batch, in order; one answer per item when durable.
-
-        An ``InvalidEvent`` (or ``IdConflict``, ``PayloadTooLarge``, ``InvalidContext``) is the
-        caller's, ``Overloaded`` and ``LedgerError`` ours. What was accepted is pushed afterwards.
-        """
+    async def stop(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class SinkMessage:
-    """What a local sink took; ``body`` is raw RFC 5322 for mail, text for SMS."""
+class TaskQueue(Protocol):
+    """Publishes tasks of the chain. A publish is a hint: losing it loses nothing."""
 
-    kind: str
-    to: str
-    subject: str
-    body: str
-    at: datetime
-    id: str
-
-
-class Inbox(Protocol):
-    """Messages of the embedded sinks, newest first, bounded."""
-
-    def messages(self) -> list[SinkMessage]: ...
+    def publish(self, channel: str, ids: Sequence[str]) -> None:
+        """Queue ids for a channel's task; never blocks (a relay thread sends)."""
 
 
 class Resend(Protocol):
-    """The ``direct`` channel's way to the sockets; synchronous, for workers."""
+    """Resends to connected clients, for the ``direct`` channel; synchronous, for workers."""
 
     def resend(self, user_id: str, event_ids: Sequence[str], timeout: float) -> int:
-        """Probe the user's sockets, drop stale ones, resend; the number of live connections
-        that took the events."""
+        """Probe the user's sockets, drop stale ones, resend.
+
+        Args:
+            timeout: seconds for everything.
+
+        Returns:
+            The number of live connections that took the events.
+        """
 
     def wake(self, user_ids: Sequence[str]) -> None:
-        """Tell gateways that these users have copies waiting; a hint."""
+        """Tell gateways that these users have queue copies; a hint that may be lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a last-mile channel is asked to deliver.
+    """A message for a transport to deliver.
 
     Attributes:
-        key: stable over retries: idempotency key, ``Message-ID``'s left part.
+        key: the same on every attempt; idempotency key, left part of ``Message-ID``.
         events: at least one, in order.
         run_id: ``None`` when the message spans runs.
         confirm_url / unsubscribe_url: signed links, ``None`` where the step has none.
-        callback_url: where the provider posts its status, ``None`` if it has nowhere to.
+        number: of the attempt, from 1.
+        callback_url: where the provider posts its status; ``None`` for nowhere.
     """
 
     key: str
@@ -238,71 +257,59 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """The provider took the message; ``provider_id`` is its name for it."""
+    """The answer of a provider that took a message.
+
+    Attributes:
+        provider_id: the provider's id of the message.
+        note: further facts, for logs.
+    """
 
     provider_id: str | None = None
     note: str | None = None
 
 
 class Transport(Protocol):
-    """A last-mile transport: emergency, email, sms. Synchronous, in workers."""
+    """The adapter of one vendor or protocol: emergency, email, sms. Synchronous, in workers."""
 
     @property
     def name(self) -> str: ...
 
     def unreachable(self, contact: Contact) -> str | None:
-        """Why this contact cannot be reached here ("no address"), ``None`` if it can."""
+        """Why this transport cannot reach the contact ("no address"), ``None`` if it can."""
 
     def deliver(self, message: Message, timeout: float) -> Taken:
-        """Hand one message to the provider.
+        """Give one message to the provider.
+
+        Args:
+            timeout: seconds for everything.
 
         Raises:
-            ChannelUnavailable: transient; ``ChannelRejected``: permanent; ``OutcomeUnknown``: it
-            may have been taken.
+            ChannelUnavailable: try again.
+            ChannelRejected: refused for good.
+            OutcomeUnknown: the provider may have taken it.
         """
 
 
 @runtime_checkable
 class Checked(Protocol):
-    """A channel whose provider can be asked by itself whether it works."""
+    """A transport whose provider can be checked without a message."""
 
     def check(self, timeout: float) -> None:
-        """Speak to the provider without giving it a message.
+        """Check the provider without giving it a message.
 
         Raises:
-            ChannelUnavailable: it does not work now.
+            ChannelUnavailable: the provider does not work now.
         """
 
 
 class Alerts(Protocol):
-    """The operators' receivers (Alertmanager, Apprise)."""
+    """Receivers of alerts to operators (Alertmanager, Apprise)."""
 
     def fire(self, group: AlertGroup, *, first: bool, timeout: float) -> Taken:
-        """Tell operators; ``first`` also notifies receivers that do not group by themselves."""
+        """Send an alert; ``first`` also notifies receivers that do not group by themselves."""
 
     def resolve(self, group: AlertGroup, timeout: float, *, ended_at: datetime) -> None:
-        """Tell them that it is over, ``ended_at`` by the clock that dates the group, too."""
-
-
-class TaskQueue(Protocol):
-    """Publishing of chain steps. A publish is a hint: losing it loses nothing."""
-
-    def publish(self, channel: str, ids: Sequence[str]) -> None:
-        """Queue ids for a channel's task; never blocks (a relay thread sends)."""
-
-
-class Bus(Protocol):
-    """Messages between nodes, at most once."""
-
-    async def start(self, on_message: Callable[[NodeMessage], None]) -> None:
-        """Call ``on_message`` on this loop with every message of another node. What is malformed,
-        or of another version, never gets there; what it raises is logged as a bug of this node."""
-
-    def publish(self, message: NodeMessage, to: Collection[str] = ()) -> None:
-        """Send to the nodes of these names, or to every other node; never waits, drops when
-        overloaded. Others may hear what is addressed, too."""
-
-    async def stop(self) -> None: ...
+        """End an alert; ``ended_at`` is by the same clock as ``group.since``."""
 
 
 class Links(Protocol):
@@ -310,6 +317,24 @@ class Links(Protocol):
 
     def confirm_url(self, digest_id: str) -> str: ...
     def unsubscribe_url(self, user_id: str, channel: str) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SinkMessage:
+    """A message that a local sink took; ``body`` is raw RFC 5322 for mail, text for SMS."""
+
+    kind: str
+    to: str
+    subject: str
+    body: str
+    at: datetime
+    id: str
+
+
+class Inbox(Protocol):
+    """Messages of the embedded sinks, newest first, bounded."""
+
+    def messages(self) -> list[SinkMessage]: ...
 
 
 Jitter = Callable[[], float]

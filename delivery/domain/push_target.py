@@ -1,7 +1,7 @@
-"""Which push targets users may name: services of a list, nothing that reaches into our network.
+"""Which push targets users may name: services of a list, and nothing inside our network.
 
 Users write these URLs and our workers call them. Owns: the rules on a URL's shape and on an
-address. Never does: resolve names; who does asks here about each address.
+address. Never does: resolve names; the resolver asks here about each address.
 """
 
 from __future__ import annotations
@@ -13,18 +13,50 @@ from urllib.parse import unquote
 
 MAX_URL_CHARS = 2_048
 
-# Services over TLS that take everything they need from the URL itself.
-SCHEMES = frozenset({
-    "discord", "gchat", "gotifys", "jsons", "mmosts", "ntfys", "pbul", "pover", "rockets",
-    "slack", "tgram", "workflows", "wxteams",
-})  # fmt: skip
-# What may stand after the "?": nothing that names a file, another host, a header, or a limit.
-PARAMETERS = frozenset({
-    "avatar", "botname", "channel", "click", "device", "footer", "format", "image", "mode",
-    "overflow", "ping", "preview", "priority", "silent", "sound", "tags", "thread", "to", "topic",
-    "version",
-})  # fmt: skip
-# A shape that every parser reads alike: one user part, one host, one port, no escapes in them.
+# Services over TLS that need nothing but the URL.
+SCHEMES = frozenset(
+    {
+        "discord",
+        "gchat",
+        "gotifys",
+        "jsons",
+        "mmosts",
+        "ntfys",
+        "pbul",
+        "pover",
+        "rockets",
+        "slack",
+        "tgram",
+        "workflows",
+        "wxteams",
+    }
+)
+# Parameters allowed after the "?": none names a file, another host, a header, or a limit.
+PARAMETERS = frozenset(
+    {
+        "avatar",
+        "botname",
+        "channel",
+        "click",
+        "device",
+        "footer",
+        "format",
+        "image",
+        "mode",
+        "overflow",
+        "ping",
+        "preview",
+        "priority",
+        "silent",
+        "sound",
+        "tags",
+        "thread",
+        "to",
+        "topic",
+        "version",
+    }
+)
+# A shape that all parsers read alike: one user part, one host, one port, no escapes in them.
 _URL = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://"
     r"(?:[A-Za-z0-9._~%!$*'()-]*(?::[A-Za-z0-9._~%!$*'()-]*)?@)?"
@@ -42,7 +74,7 @@ def scheme_of(url: str) -> str:
 
 
 def shape_fault(url: str, schemes: Collection[str] = SCHEMES) -> str | None:
-    """Why a URL of this shape is no push target, ``None`` if it may be one.
+    """Why a URL's shape is not allowed as a push target, ``None`` if it is.
 
     The answer never repeats the URL, which holds secrets.
     """
@@ -65,7 +97,7 @@ def shape_fault(url: str, schemes: Collection[str] = SCHEMES) -> str | None:
 
 
 def parameter_fault(query: str) -> str | None:
-    """Why what stands after a push URL's ``?`` is not allowed, ``None`` if it is."""
+    """Why a push URL's query is not allowed, ``None`` if it is."""
     names: set[str] = set()
     for pair in query.split("&") if query else ():
         name = pair.partition("=")[0].lower()
@@ -79,7 +111,7 @@ def parameter_fault(query: str) -> str | None:
 
 
 def _has_controls(text: str) -> bool:
-    """Whether there is a control character in it after any number of decodings."""
+    """Whether a text has a control character after any number of percent-decodings."""
     for _ in range(8):
         if any(ord(char) < 32 or 127 <= ord(char) < 160 for char in text):
             return True
@@ -90,20 +122,19 @@ def _has_controls(text: str) -> bool:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the open internet, whatever it is wrapped in."""
+    """Whether an IP address is public; an IPv4 address inside an IPv6 one is judged as IPv4."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    # An IPv4 address in an IPv6 coat is judged as what it is.
     if isinstance(ip, ipaddress.IPv6Address) and (inner := _inner(ip)) is not None:
         return is_public(str(inner))
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
 def is_callable(address: str) -> bool:
-    """Whether an installation's own URL may lead to an IP address: a private network is fine, but
-    not link-local, where clouds keep the credentials of their machines, and no group of hosts."""
+    """Whether an installation's own URL may lead to an IP address: private networks are allowed;
+    link-local (where clouds serve machine credentials) and multicast are not."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -114,7 +145,7 @@ def is_callable(address: str) -> bool:
 
 
 def _inner(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address in an IPv6 coat, if it is one."""
+    """The IPv4 address that an IPv6 address embeds, if any."""
     inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
     if inner is None and ip in _NAT64:
         inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)

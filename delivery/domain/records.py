@@ -1,4 +1,7 @@
-"""What parts hand to the ledger and get back from it: plain frozen values, no SQL in sight."""
+"""Values that the ledger takes and returns. Frozen but for ``Entry``; no SQL.
+
+In the order of their stores: recording, events, retention, feed, chain, digests, alerts, figures.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,19 @@ from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
 
 
 class Entry(msgspec.Struct):
-    """One event on its way into the ledger. Mutable until the commit takes it: an ack that beats
-    the commit is added to ``proofs`` and inserted with the event.
+    """One event to be recorded. Mutable until the commit takes it: an ack that comes before the
+    commit is added to ``proofs`` and inserted with the event.
 
     Attributes:
-        event: with ``seq=None`` when the ledger is to assign it from ``runs.last_seq``.
+        event: its ``seq`` is ``None`` when the ledger is to assign it from ``runs.last_seq``.
         ack_timeout: seconds from the insert to the hand-over.
         ttl: seconds from the insert to ``expired``.
         sent: the event was already pushed to a live socket.
         awaited: that socket is this node's, so that its proof may come in time for the insert.
-        hand_over: nobody could be reached; the chain starts at once.
+        hand_over: no connection could be reached; the chain starts at once.
         pushes: fast-path attempts to record: ``(outcome, error)``.
 
-    A submitter that needs more when the answer comes adds fields in a subclass of its own.
+    A subclass may add fields that its submitter needs when the answer comes.
     """
 
     event: Event
@@ -41,7 +44,7 @@ class Entry(msgspec.Struct):
 
 
 class Recorded(enum.StrEnum):
-    """What became of an entry."""
+    """The result of recording an entry."""
 
     NEW = "new"
     DUPLICATE = "duplicate"
@@ -49,12 +52,29 @@ class Recorded(enum.StrEnum):
 
 
 class Receipted(msgspec.Struct, frozen=True, gc=False):
-    """The ledger's answer for one entry. ``seq`` is the recorded one (of the first, for a
-    duplicate; ``None`` when only the spool has it so far)."""
+    """The ledger's answer for one entry.
+
+    Attributes:
+        seq: the recorded number (of the first event, for a duplicate); ``None`` while only the
+            spool has the event.
+    """
 
     id: str
     outcome: Recorded
     seq: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The result of a batch of proofs.
+
+    Attributes:
+        confirmed: ids that are confirmed now, those confirmed before included.
+        unknown: ids of no event, or of another user's.
+    """
+
+    confirmed: tuple[str, ...]
+    unknown: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +83,8 @@ class Stored:
 
     Attributes:
         position: order of recording; within a run it is the commit order.
-        step: the channel of the chain on which the event stands, ``None`` before and after.
-        handed_over_at: when this generation entered the chain.
+        step: channel of the event's present step; ``None`` before and after the chain.
+        handed_over_at: when this generation was handed over to the chain.
     """
 
     event: Event
@@ -80,28 +100,6 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class FeedMark:
-    """Where a client that comes back is owed what it handled already: everything recorded at
-    ``since`` or later, none of which stands at or before the position ``behind``."""
-
-    since: datetime
-    behind: int
-
-
-class Owed(msgspec.Struct, frozen=True, gc=False):
-    """An event that a connecting client is owed.
-
-    Attributes:
-        is_proved: confirmed, and by this very client's acknowledgement among others: one more
-            would say nothing new.
-    """
-
-    event: Event
-    position: int
-    is_proved: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class ConfirmationRow:
     """A stored proof."""
 
@@ -113,7 +111,7 @@ class ConfirmationRow:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """One event with everything that happened to it, oldest first."""
+    """One event with its attempts and confirmations, oldest first."""
 
     stored: Stored
     attempts: tuple[Attempt, ...]
@@ -122,7 +120,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """Which events a listing or a replay means; ``None`` means any."""
+    """The events that a listing or a replay selects; ``None`` selects any."""
 
     user_id: str | None = None
     run_id: str | None = None
@@ -133,25 +131,38 @@ class EventFilter:
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What one step of a purge deleted by state, and where the next one goes on; ``after`` is
-    ``None`` at the end."""
+    """What one page of a purge deleted, by state, and the position ``after`` which the next one
+    continues; ``None`` at the end."""
 
     deleted: dict[State, int]
     after: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Confirmed:
-    """What a batch of proofs did. ``confirmed`` holds ids that are confirmed now (already
-    confirmed ones too); ``unknown`` ids that are not this user's or not there."""
+class FeedMark:
+    """The beginning of the recent events that a client is owed again, handled ones included: those
+    recorded at ``since`` or later, all of them at positions over ``behind``."""
 
-    confirmed: tuple[str, ...]
-    unknown: tuple[str, ...]
+    since: datetime
+    behind: int
+
+
+class Owed(msgspec.Struct, frozen=True, gc=False):
+    """An event that a connecting client is owed.
+
+    Attributes:
+        is_proved: confirmed, among others by this client's own acknowledgement: a further one
+            would add nothing.
+    """
+
+    event: Event
+    position: int
+    is_proved: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """An event whose due time has come; ``step`` is ``None`` on entering the chain."""
+    """An event that is due; ``step`` is ``None`` when it enters the chain."""
 
     id: str
     event_class: EventClass
@@ -160,8 +171,8 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """One page of a sweep: what is due now, how many were found expired, and whether nothing else
-    was due."""
+    """One page of a sweep: events that are due now, the number of events that expired, and whether
+    nothing else was due."""
 
     due: tuple[Due, ...]
     expired: int
@@ -174,8 +185,8 @@ class Claim:
 
     Attributes:
         token: fencing token; a result with an older one is refused.
-        attempts: this generation's, unfinished ones of dead workers already turned ``unknown``.
-        contact: the user's, empty if none is stored.
+        attempts: of this generation; unfinished ones of dead workers are ``unknown`` already.
+        contact: the user's; without addresses if none is stored.
         digests: pending digests of this event's user and run (or of the user): channel -> due.
         now: the ledger's clock at the claim.
     """
@@ -189,15 +200,17 @@ class Claim:
 
     @property
     def id(self) -> str:
-        """The event's."""
+        """The event's id."""
         return self.stored.event.id
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The end of an attempt, to be recorded with the move that follows from it.
+    """The end of an attempt.
 
-    ``health`` is what it says about the provider, see ``ChannelError.health``; it is not recorded.
+    Attributes:
+        health: whether the provider works, if the attempt tells; see ``ChannelError.health``. Not
+            recorded.
     """
 
     outcome: Outcome
@@ -210,14 +223,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """One message in the making, or made.
+    """One message for several events of a user, open or sent.
 
     Attributes:
-        run_id: the run it is about; ``None`` for a digest merged over runs.
+        run_id: the run of its events; ``None`` for a digest merged over runs.
         number: attempts made so far.
-        message_id: stable over retries.
-        state: ``open`` (gathers), ``sent``, ``failed`` (given up), ``dropped`` (nothing was left to
-            send), ``firing`` / ``resolved`` (alerts).
+        message_id: the same on every attempt.
+        state: ``open`` (gathers events), ``sent``, ``failed`` (no further attempt), ``dropped``
+            (nothing was left to send), ``firing`` / ``resolved`` (alerts).
     """
 
     id: str
@@ -233,7 +246,7 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class DigestClaim:
-    """A digest claimed for sending with its members, read again at this moment."""
+    """A digest claimed for sending, with its members as of the claim."""
 
     digest: Digest
     members: tuple[Stored, ...]
@@ -243,8 +256,7 @@ class DigestClaim:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A figure that is out of its limit: ``value`` beside ``limit``; ``where`` names the nodes or
-    channels, if it is about some."""
+    """A figure that is out of its limit; ``where`` names the nodes or channels, if it has any."""
 
     name: str
     value: float
@@ -254,9 +266,15 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class AlertGroup:
-    """One grouped alert: all dead events of one class, firing until each has ended otherwise; or,
-    without a class, whatever is out of its limit: ``count`` conditions, no users, no sample.
-    ``faults`` are errors of ours that events were given up with."""
+    """One alert to operators about many events or conditions.
+
+    With a class: its dead events; the group fires until none of them is dead. Without a class: the
+    conditions that are out of their limits; ``count`` is their number, ``users`` 0.
+
+    Attributes:
+        sample: ids of some of the events.
+        faults: errors of ours for which events left their chain.
+    """
 
     id: str
     event_class: EventClass | None
@@ -271,13 +289,13 @@ class AlertGroup:
 
     @property
     def subject(self) -> str:
-        """What it is about, in one word."""
+        """The class's name, or ``thresholds``."""
         return "thresholds" if self.event_class is None else self.event_class.value
 
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """A process as it last reported itself; for display only."""
+    """A process as its last heartbeat described it; for display only."""
 
     node: str
     kind: str
@@ -289,7 +307,7 @@ class NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class ChannelStats:
-    """One channel over the statistics window; ``latency_ms`` is the median of what went well."""
+    """One channel over the statistics window; ``latency_ms`` is the median of good attempts."""
 
     attempts: int
     ok: int
@@ -314,11 +332,11 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What operators are shown, read together.
+    """Figures, alerts and nodes for operators, read together.
 
     Attributes:
-        alerts: groups that fire.
-        nodes: processes that were alive lately.
+        alerts: firing groups.
+        nodes: processes with a recent heartbeat.
     """
 
     stats: Stats

@@ -11,7 +11,7 @@ class Backoff:
 
     Attributes:
         base: seconds before the first retry.
-        max: seconds no delay exceeds (before jitter).
+        max: upper limit of a delay before jitter, in seconds.
         jitter: fraction by which a delay may be lengthened or shortened, 0-1.
     """
 
@@ -24,7 +24,7 @@ class Backoff:
 
         Args:
             retry: 1 for the first retry.
-            draw: uniform in [0, 1): 0 shortens fully, just under 1 lengthens fully.
+            draw: uniform in [0, 1): 0 gives the shortest delay, just under 1 the longest.
         """
         plain = min(self.max, self.base * 2.0 ** min(retry - 1, 60))
         return max(0.0, plain * (1.0 + self.jitter * (2.0 * draw - 1.0)))

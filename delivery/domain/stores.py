@@ -1,7 +1,7 @@
-"""What the ledger promises: one Protocol per kind of thing that it keeps, and the ledger itself.
+"""The ledger's stores: one Protocol per question, and ``Ledger``, which has them all.
 
-Everything here is synchronous and thread-safe; the event loop reaches it through the journal
-(writes, without waiting) or a thread (reads). Every call may raise ``LedgerUnavailable``.
+All of them are synchronous and thread-safe; the event loop uses the journal (writes, without
+waiting) or a thread (reads) instead. Every call may raise ``LedgerUnavailable``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from delivery.domain.records import (
 
 
 class RecordingStore(Protocol):
-    """Where accepted events become durable."""
+    """Records accepted events."""
 
     def commit(
         self,
@@ -49,7 +49,7 @@ class RecordingStore(Protocol):
         missed: list[Confirmation] | None = None,
     ) -> list[Receipted]:
         """Record entries and proofs in one transaction (group commit); one answer per entry. Proofs
-        for events that are not there are added to ``missed``.
+        for unknown events are added to ``missed``.
 
         Effect: inserts events (state from ``sent`` / ``hand_over`` / ``proofs``), runs, fast-path
         attempts, confirmations; auth events also go to the audit log. Safe to repeat: a known id
@@ -60,7 +60,7 @@ class RecordingStore(Protocol):
 
 
 class ConfirmationStore(Protocol):
-    """Proofs that events reached their users."""
+    """Stores proofs that events reached their users."""
 
     def confirm(self, proofs: Sequence[Confirmation]) -> Confirmed:
         """Store proofs; ids whose event is not the proof's ``user_id``'s are unknown.
@@ -71,7 +71,7 @@ class ConfirmationStore(Protocol):
 
 
 class EventStore(Protocol):
-    """Reading events, one by one and in pages."""
+    """Reads events, one by one and in pages."""
 
     def get(self, event_id: str) -> Timeline | None: ...
 
@@ -81,15 +81,15 @@ class EventStore(Protocol):
         """Newest first; ``after`` is the opaque ``next`` of the page before.
 
         Raises:
-            ValueError: no page ends at this ``after``.
+            ValueError: ``after`` is not the end of a page.
         """
 
     def read(self, event_ids: Sequence[str]) -> list[Stored]:
-        """Those that exist, in order of recording."""
+        """Events that exist among these ids, in order of recording."""
 
 
 class FeedStore(Protocol):
-    """What a connecting client reads."""
+    """Reads what a connecting client is owed."""
 
     def page(
         self,
@@ -100,18 +100,18 @@ class FeedStore(Protocol):
         after: int = -1,
         limit: int,
     ) -> tuple[list[Owed], FeedMark | None]:
-        """What a connecting client is owed, in order of recording, positions over ``after``:
-        unexpired unconfirmed events, plus the recent ones from ``start`` on.
+        """A page of events, in order of recording, at positions over ``after``: unexpired
+        unconfirmed ones, and the recent ones from ``start`` on.
 
         Args:
-            start: the id of the last event that the client handled (recent means recorded since
-                30 s before it), the mark that the page before answered, how far back from now, or
-                ``None``: nothing.
-            by: who acknowledges on this connection.
+            start: the id of the last event that the client handled (recent events begin 30 s
+                before it), the mark of the previous page, a time back from now, or ``None`` for no
+                recent events.
+            by: the name under which this connection acknowledges.
 
         Returns:
-            The page and the mark for the next one; ``None`` when ``start`` is no event of this
-            user.
+            The page and the mark for the next one; the mark is ``None`` when ``start`` is no event
+            of this user.
         """
 
     def last_seqs(self, user_id: str, limit: int) -> dict[str, int]:
@@ -119,16 +119,22 @@ class FeedStore(Protocol):
 
 
 class OperationStore(Protocol):
-    """Changes to recorded events that are neither proofs nor steps of the chain."""
+    """Changes recorded events outside of confirmations and the chain."""
 
     def hand_over(self, ids: Sequence[str], reason: str) -> None:
-        """Start the chain now for events still ``accepted`` or ``sent``; records a failed fast-path
-        attempt with ``reason``. Others are left alone."""
+        """Start the chain now for events still ``accepted`` or ``sent``; other events do
+        not change.
+
+        Effect: a failed fast-path attempt with ``reason`` for each.
+        """
 
     def expedite(self, ids: Sequence[str]) -> None:
-        """Nobody can acknowledge these any more: the time to do so is over now for those that are
-        still ``accepted`` or ``sent``. The next sweep takes them. One transaction: some thousands
-        at most."""
+        """End the ack timeout of events still ``accepted`` or ``sent``, since no connection can
+        acknowledge them: the next sweep takes them.
+
+        Args:
+            ids: some thousands at most; they are one transaction.
+        """
 
     def replay(
         self,
@@ -139,9 +145,12 @@ class OperationStore(Protocol):
         after: str | None = None,
         limit: int | None = None,
     ) -> list[str]:
-        """Start unconfirmed events anew: ``accepted``, generation + 1, time to live anew, due after
-        the ack timeout. Returns the ids that matched, in order of recording: at most ``limit``
-        behind the event ``after``.
+        """Start unconfirmed events anew: ``accepted``, generation + 1, a new time to live, due
+        after the ack timeout.
+
+        Returns:
+            The ids that matched, in order of recording: at most ``limit``, after the event
+            ``after``.
 
         Raises:
             ValueError: no event has the id ``after``.
@@ -149,7 +158,7 @@ class OperationStore(Protocol):
 
 
 class RetentionStore(Protocol):
-    """Deleting what has ended."""
+    """Deletes events that have ended."""
 
     def purge(
         self,
@@ -159,68 +168,77 @@ class RetentionStore(Protocol):
         limit: int = 1_000,
         dry_run: bool = False,
     ) -> Purged:
-        """One step of deleting what has ended: looks at ``limit`` events behind the position
-        ``after`` and deletes, with their rows, those recorded before their state's instant.
+        """Delete one page: of ``limit`` events after the position ``after`` those recorded before
+        the instant of their state, with their rows.
 
         Raises:
-            ValueError: a state in ``before`` is not an end.
+            ValueError: a state in ``before`` is not an end state.
         """
 
 
 class StatisticsStore(Protocol):
-    """Figures of the last minutes."""
+    """Computes figures of the last minutes."""
 
     def stats(self, window_s: int = 300) -> Stats: ...
 
 
 class ChainStore(Protocol):
-    """Due times, claims and moves of the fallback chain."""
+    """Keeps due times, claims and attempts of the fallback chain."""
 
     def sweep(self, limit: int = 500) -> Swept:
-        """Take one page of what is due: events past their deadline enter the chain
-        (``falling_back``), expired ones end, and each due time moves 5 s ahead, doubling up to
-        60 s, so that a lost message is published again. Sweepers share the work: on PostgreSQL
-        ``FOR UPDATE SKIP LOCKED``."""
+        """Take one page of due events.
+
+        Effect: events past their ack timeout become ``falling_back``, expired ones end, and each
+        due time moves 5 s ahead, doubling up to 60 s, so that a lost message is published again.
+        Concurrent sweeps take different events: on PostgreSQL by ``FOR UPDATE SKIP LOCKED``.
+        """
 
     def oldest_overdue(self) -> float:
-        """Age in seconds of the oldest due time that nobody has served; 0.0 if none."""
+        """Age in seconds of the oldest due time that no sweep has taken; 0.0 if none."""
 
     def claim(self, ids: Sequence[str], lease: float) -> list[Claim]:
-        """Claim those that are ``falling_back`` and not claimed by another for ``lease`` seconds.
-        Unfinished attempts under an older token end as ``unknown``. Expired ones end."""
+        """Claim events that are ``falling_back`` and unclaimed, for ``lease`` seconds.
+
+        Effect: unfinished attempts under an older token become ``unknown``; expired events end.
+        """
 
     def begin_all(self, starts: Sequence[tuple[Claim, int]], channel: str) -> list[bool]:
-        """Write the ``started`` attempts, by number, before their side effect; ``False`` for an
-        event that is no longer ``falling_back`` under this token (confirmed meanwhile, or the claim
-        was lost)."""
+        """Write ``started`` attempts with these numbers, before their side effect; ``False`` for an
+        event that is no longer ``falling_back`` under this token (confirmed, or the claim was
+        lost)."""
 
     def end_all(
         self, starts: Sequence[tuple[Claim, int]], channel: str, result: Result
     ) -> list[bool]:
-        """Record one outcome of begun attempts; ``False`` (nothing written) on a stale token."""
+        """End begun attempts with one result; ``False`` (nothing written) on a stale token."""
 
     def skip_all(self, skips: Sequence[tuple[Claim, str, str]]) -> list[bool]:
         """Record ``skipped`` attempts by channel and reason; ``False`` if the claim was lost."""
 
     def move_all(self, moves: Sequence[tuple[Claim, str, datetime]]) -> list[bool]:
-        """Release the claims: each event stands on its step, due then; ``False`` if the claim was
-        lost."""
+        """Release the claims, with each event's next channel and due time; ``False`` if the claim
+        was lost."""
 
     def finish_all(self, finishes: Sequence[tuple[Claim, bool]]) -> list[bool]:
-        """The chains are over: ``dead`` where operators were alerted, else ``parked``; ``False`` if
-        the claim was lost."""
+        """End the chains: ``dead`` where operators were alerted, else ``parked``; ``False`` if the
+        claim was lost."""
 
 
 class DigestStore(Protocol):
-    """Digests: many events for one user in one message."""
+    """Keeps digests: one message for several events of a user."""
 
     def join(
         self, claim: Claim, channel: str, *, by: Sequence[str], window: float, min_interval: float
     ) -> Digest:
-        """Put the event into the open digest of its user (and run), opening one due after
-        ``window`` seconds. With a ``min_interval`` an event of another run joins the digest that is
-        open (it becomes the user's, ``run_id`` ``None``), and after a message within
-        ``min_interval`` the next one is the user's and due at the end of the interval."""
+        """Put an event into the open digest of its user (and run); opens one if there is none.
+
+        Args:
+            by: whether digests are per user, or per user and run.
+            window: seconds until a new digest is due.
+            min_interval: seconds between two messages to a user; 0 for no limit. With a limit an
+                event of another run joins the user's open digest, whose ``run_id`` becomes
+                ``None``, and a digest within the interval after a message is due at its end.
+        """
 
     def claim(
         self,
@@ -230,50 +248,61 @@ class DigestStore(Protocol):
         types: Sequence[str] = (),
         unknown_limit: int | None = None,
     ) -> DigestClaim | None:
-        """Claim an open, due digest as one and read its members: the unconfirmed, unexpired open
-        events of the runs that joined it, whose channel attempt was not delivered in this
-        generation; ``types``, if any, limit those that did not join themselves, and an event with
-        more than ``unknown_limit`` attempts here that may have gone out is left out. Writes one
-        ``started`` attempt row each. ``None`` if it is taken, done, not yet
-        due, or nothing is left to send (then it is closed). Members left ``started`` by a dead
-        worker become ``unknown`` first."""
+        """Claim an open, due digest and read its members: the unconfirmed, unexpired open events of
+        the runs that joined it, whose attempt on this channel was not delivered in this generation.
+
+        Args:
+            types: types of members that did not join by themselves; empty for any.
+            unknown_limit: leaves out events with more attempts of unknown outcome on this channel.
+
+        Returns:
+            ``None`` if the digest is claimed, done, not yet due, or has nothing left to send (then
+            it is closed).
+
+        Effect: one ``started`` attempt per member; attempts that a dead worker left ``started``
+        become ``unknown`` first.
+        """
 
     def end(self, claim: DigestClaim, result: Result, *, retry_in: float | None) -> bool:
-        """One outcome for every member. ``retry_in`` seconds reopens it, ``None`` closes it."""
+        """End every member's attempt with one result. The digest is due again in ``retry_in``
+        seconds; ``None`` closes it."""
 
     def get(self, digest_id: str) -> tuple[Digest, tuple[str, ...]] | None:
-        """A digest and the ids its message listed."""
+        """A digest and the ids that its message listed."""
 
     def by_provider_id(
         self, channel: str, provider_id: str
     ) -> tuple[Digest, tuple[str, ...]] | None:
-        """The digest whose message the provider knows by this id, and the ids it listed."""
+        """The digest whose message the provider knows by this id, and the ids that it listed."""
 
 
 class AlertStore(Protocol):
-    """Grouped alerts to operators."""
+    """Keeps alert groups."""
 
     def fire(
         self, event_class: EventClass, claims: Sequence[Claim], faults: Sequence[str] = ()
     ) -> AlertGroup:
-        """Put events into the firing alert group of their class, opening one if there is none;
-        ``faults`` are the errors of ours that brought some of them here."""
+        """Put events into the firing alert group of their class; opens one if there is none.
+
+        Args:
+            faults: errors of ours for which some of the events left their chain.
+        """
 
     def watch(self, conditions: Sequence[Condition]) -> None:
-        """What is out of its limit now: keeps the one group without a class in step with it.
-        A condition that comes newly into a firing group counts as not yet told."""
+        """Set the conditions of the one group without a class, all that are out of their limit now.
+        A condition that is new to a firing group makes it unnotified again."""
 
     def notified(self, group_id: str) -> None:
-        """The operators were told now."""
+        """Note that operators were notified now."""
 
     def firing(self) -> list[AlertGroup]:
-        """Groups that fire, with present counts; ``count`` 0 means that it is over."""
+        """Firing groups with their present counts; ``count`` 0 means that a group is over."""
 
     def resolve(self, group_id: str) -> None: ...
 
 
 class ContactStore(Protocol):
-    """Contacts by user."""
+    """Keeps contacts, by user."""
 
     def get(self, user_id: str) -> Contact | None: ...
     def put(self, contact: Contact) -> None: ...
@@ -282,20 +311,23 @@ class ContactStore(Protocol):
 
 
 class BreakerStore(Protocol):
-    """Breakers of external channels, shared by all workers; times are epoch seconds."""
+    """Keeps breakers of external channels, shared by all workers; times are epoch seconds."""
 
     def get(self, name: str) -> Breaker: ...
     def allows(self, name: str, *, probe: bool = True) -> bool:
-        """Whether a call may pass now (turns an open one half open for one probe, unless the call
-        is none to probe with). The answer may be one second old; ``True`` when the ledger is
-        away."""
+        """Whether a call may pass now. The answer may be one second old; ``True`` when the ledger
+        is away.
+
+        Args:
+            probe: whether the call may be the probe of an open breaker, which becomes half open.
+        """
 
     def report(self, name: str, ok: bool) -> Breaker: ...
     def all(self) -> dict[str, Breaker]: ...
 
 
 class MailboxStore(Protocol):
-    """The ``queue`` channel's second copy where there is no Redis."""
+    """Keeps queue copies where there is no Redis."""
 
     def put(self, events: Sequence[Event]) -> None: ...
     def read(self, user_id: str, limit: int = 1_000) -> list[Event]: ...
@@ -303,16 +335,16 @@ class MailboxStore(Protocol):
 
 
 class AuditStore(Protocol):
-    """Append-only compliance log, chained by hash by one sealer."""
+    """Keeps the audit log: append-only rows, chained by hash by one sealer."""
 
     def append(self, kind: str, event_id: str, user_id: str, facts: Mapping[str, Any]) -> None: ...
     def seal(self, limit: int = 1_000) -> int: ...
     def verify(self) -> list[str]:
-        """Findings, empty when the chain is whole."""
+        """Faults of the chain of hashes; empty when it is intact."""
 
 
 class NodeStore(Protocol):
-    """Heartbeats of processes, for display."""
+    """Keeps heartbeats of processes, for display."""
 
     def beat(self, node: str, kind: str, connections: int, info: Mapping[str, Any]) -> None: ...
     def all(self, max_age: float = 60.0) -> list[NodeInfo]: ...
@@ -320,7 +352,7 @@ class NodeStore(Protocol):
 
 
 class Ledger(Protocol):
-    """The one ledger, by what is asked of it."""
+    """The ledger, by store."""
 
     @property
     def recording(self) -> RecordingStore: ...

@@ -1,6 +1,6 @@
-"""When delivery as a whole is in trouble: limits on the ledger's figures, and what is out of them.
+"""Thresholds: limits on the ledger's figures, and which figures are out of their limit.
 
-Owns: the shape of the alerts file with every check on it, and the one rule per condition. Never
+Owns: the shape of the alerts file with every check on it, and the rule of each condition. Never
 does: read a clock, a file or the ledger; figures are passed in.
 """
 
@@ -23,8 +23,8 @@ class Limit:
     """One condition's limit.
 
     Attributes:
-        value: what may not be undercut (``delivery_rate``) or exceeded (all others).
-        min_events: of fewer events in the window, a share says nothing.
+        value: the lower limit (``delivery_rate``) or the upper limit (all others).
+        min_events: events in the window below which a share is not judged.
     """
 
     value: float
@@ -51,10 +51,10 @@ def breaches(
     nodes: Sequence[NodeInfo],
     open_for: Mapping[str, float],
 ) -> tuple[Condition, ...]:
-    """What is out of its limit now, in the order of the file.
+    """Conditions that are out of their limit now, in the order of the file.
 
     Args:
-        open_for: seconds for which each breaker that is not closed has not been.
+        open_for: per channel whose breaker is not closed: seconds since it was.
     """
     t = thresholds
     total = round(stats.events_per_s * stats.window_s)
@@ -64,23 +64,42 @@ def breaches(
     stuck = {n: s for n, s in sorted(open_for.items()) if s >= t.breaker_open.value}
     dead = stats.states.get(State.DEAD.value, 0)
     found = (
-        _breach("delivery_rate", t.delivery_rate, stats.delivery_rate,
-                low and total >= t.delivery_rate.min_events),
-        _breach("fallback_share", t.fallback_share, stats.fallback_share,
-                high and total >= t.fallback_share.min_events),
-        _breach("performance_mode", t.performance_mode, min(fast.values(), default=0.0),
-                bool(fast), tuple(fast)),
-        _breach("breaker_open", t.breaker_open, max(stuck.values(), default=0.0),
-                bool(stuck), tuple(stuck)),
-        _breach("overdue", t.overdue, stats.oldest_overdue_s,
-                stats.oldest_overdue_s > t.overdue.value),
+        _breach(
+            "delivery_rate",
+            t.delivery_rate,
+            stats.delivery_rate,
+            low and total >= t.delivery_rate.min_events,
+        ),
+        _breach(
+            "fallback_share",
+            t.fallback_share,
+            stats.fallback_share,
+            high and total >= t.fallback_share.min_events,
+        ),
+        _breach(
+            "performance_mode",
+            t.performance_mode,
+            min(fast.values(), default=0.0),
+            bool(fast),
+            tuple(fast),
+        ),
+        _breach(
+            "breaker_open",
+            t.breaker_open,
+            max(stuck.values(), default=0.0),
+            bool(stuck),
+            tuple(stuck),
+        ),
+        _breach(
+            "overdue", t.overdue, stats.oldest_overdue_s, stats.oldest_overdue_s > t.overdue.value
+        ),
         _breach("dead_events", t.dead_events, dead, dead > t.dead_events.value),
-    )  # fmt: skip
+    )
     return tuple(condition for condition in found if condition is not None)
 
 
 class BreakerAges:
-    """For how long each breaker that is not closed has not been, as this process saw it."""
+    """How long each breaker has not been closed, as this process saw it."""
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
@@ -91,8 +110,8 @@ class BreakerAges:
         """Seconds by channel.
 
         Args:
-            alerts: groups that fire: several processes look, and what one has seen for long enough,
-                another that has just started must not take back.
+            alerts: firing groups: several processes look, and one that has just started must not
+                take back what another one has seen for long enough.
             limit: seconds after which an open breaker is out of its limit.
             now: monotonic seconds.
         """
@@ -106,7 +125,7 @@ class BreakerAges:
 
 
 def fast_nodes(nodes: Sequence[NodeInfo], within: float) -> dict[str, float]:
-    """Nodes that emitted in performance mode within so many seconds, and how long ago."""
+    """Seconds since a node emitted in performance mode, for nodes that did ``within`` seconds."""
     ages = {node.node: node.info.get("performance_s") for node in nodes}
     return {
         name: float(age)
@@ -116,8 +135,7 @@ def fast_nodes(nodes: Sequence[NodeInfo], within: float) -> dict[str, float]:
 
 
 def broken(stats: Stats) -> list[str]:
-    """Channels whose breaker is not closed. One that probes is half open for a moment; it counts
-    until it closes."""
+    """Channels whose breaker is not closed; a half-open one counts too, until it closes."""
     return sorted(n for n, c in stats.channels.items() if c.breaker != BreakerState.CLOSED)
 
 
@@ -146,25 +164,27 @@ _KEYS: dict[str, tuple[str, float]] = {
     "overdue": ("over", MAX_SECONDS),
     "dead_events": ("over", 1e9),
 }
-"""Per condition: the key of its limit, and the most that may stand there."""
+"""Per condition: the key of its limit, and the largest value allowed."""
 
 
 def parse_thresholds(document: Mapping[str, Any], *, source: str = "alerts") -> Thresholds:
-    """Check a parsed alerts file and turn it into values.
+    """Check a parsed alerts file and make its thresholds.
 
     Args:
-        document: what ``tomllib`` read; tables that are left out have the defaults.
+        document: the file as ``tomllib`` parsed it; missing tables have the defaults.
         source: the file's name, for errors.
 
     Raises:
-        ConfigError: names the key, what is wrong with it and what to write.
+        ConfigError: names the key, the fault and what to write.
     """
     _known(document, "", set(_KEYS), source)
     defaults = Thresholds()
-    return Thresholds(**{
-        name: _limit(document.get(name, {}), name, getattr(defaults, name), source)
-        for name in _KEYS
-    })  # fmt: skip
+    return Thresholds(
+        **{
+            name: _limit(document.get(name, {}), name, getattr(defaults, name), source)
+            for name in _KEYS
+        }
+    )
 
 
 def _limit(table: Any, name: str, default: Limit, source: str) -> Limit:

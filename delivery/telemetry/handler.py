@@ -214,9 +214,16 @@ os.register_at_fork(
 
 
 def _told(message: str) -> Entry:
-    return take(logging.makeLogRecord({
-        "name": __name__, "msg": message, "levelname": "WARNING", "levelno": logging.WARNING,
-    }))  # fmt: skip
+    return take(
+        logging.makeLogRecord(
+            {
+                "name": __name__,
+                "msg": message,
+                "levelname": "WARNING",
+                "levelno": logging.WARNING,
+            }
+        )
+    )
 
 
 class LogHandler(logging.Handler):

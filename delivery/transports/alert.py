@@ -75,8 +75,11 @@ class AlertReceivers:
         logger.log(
             logging.ERROR if first else logging.DEBUG,  # a lasting alert comes by every few seconds
             "%s (alert %s, since %s, ids %s)",
-            notice.title, group.id, format_instant(group.since), ", ".join(group.sample),
-        )  # fmt: skip
+            notice.title,
+            group.id,
+            format_instant(group.since),
+            ", ".join(group.sample),
+        )
         if nobody:
             return Taken(provider_id=group.id, note="logged only")
         told, faults = self._tell(group, notice, first=first, timeout=timeout)

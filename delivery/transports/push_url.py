@@ -23,9 +23,24 @@ if TYPE_CHECKING:
 
 # Constructor arguments by which one plugin or another leaves what a notice is: set by nobody here.
 _SET_BY_USERS = (
-    "actions", "attach", "avatar_url", "cto", "headers", "href", "icon_url", "method", "optional",
-    "params", "payload", "retry", "rto", "store", "template", "tokens", "wait",
-)  # fmt: skip
+    "actions",
+    "attach",
+    "avatar_url",
+    "cto",
+    "headers",
+    "href",
+    "icon_url",
+    "method",
+    "optional",
+    "params",
+    "payload",
+    "retry",
+    "rto",
+    "store",
+    "template",
+    "tokens",
+    "wait",
+)
 _EMPTY = ("params", "payload_extras", "template", "attach", "actions", "tags")
 # Written by a plugin itself, from the user's own login at the user's own host.
 _LOGIN_HEADERS = frozenset({"X-Auth-Token", "X-User-Id"})

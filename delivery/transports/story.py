@@ -101,8 +101,9 @@ def zone_name(at: datetime) -> str:
 def _append(lines: list[Line], line: Line) -> None:
     before = lines[-1] if lines else None
     if before is not None and (before.text, before.answer) == (line.text, line.answer):
-        lines[-1] = Line(line.text, line.type, before.first, line.last, before.count + 1,
-                         line.answer)  # fmt: skip
+        lines[-1] = Line(
+            line.text, line.type, before.first, line.last, before.count + 1, line.answer
+        )
     else:
         lines.append(line)
 

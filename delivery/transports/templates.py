@@ -82,10 +82,12 @@ class Templates:
         except _FAULTS as error:
             raise _broken(path, error) from error
         found = {name: value for name, value in vars(module).items() if not name.startswith("_")}
-        return SimpleNamespace(**{
-            name: _sentence(value, path) if isinstance(value, Macro) else value
-            for name, value in found.items()
-        })  # fmt: skip
+        return SimpleNamespace(
+            **{
+                name: _sentence(value, path) if isinstance(value, Macro) else value
+                for name, value in found.items()
+            }
+        )
 
     def sentence(self, name: str, macro: str, locales: list[str]) -> Callable[..., str]:
         """One of those functions; raises ``ConfigError`` if the file has no such macro."""

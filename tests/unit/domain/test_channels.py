@@ -28,8 +28,10 @@ def test_every_channel_is_live_or_a_step() -> None:
 def test_a_policy_speaks_in_enums_and_reads_the_words_of_the_file() -> None:
     [step] = next(p.chain for p in parse_policies(CHAIN_OF).classes.values() if p.chain)
     assert (step.channel, step.confirms, step.on_unknown) == (
-        Channel.EMAIL, Confirms.LINK, OnUnknown.ONCE,
-    )  # fmt: skip
+        Channel.EMAIL,
+        Confirms.LINK,
+        OnUnknown.ONCE,
+    )
     assert type(step.channel) is Channel
     assert msgspec.json.encode([step.channel, step.confirms]) == b'["email","link"]'
 

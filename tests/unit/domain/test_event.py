@@ -90,12 +90,12 @@ def test_what_is_not_one_word_is_no_type(value):
 
 
 @pytest.mark.parametrize("value", ["u1", "名前", "a b", "x" * 128, "registry"])
-def test_what_addresses_somebody_is_a_user_id(value):
+def test_what_addresses_a_user_is_a_user_id(value):
     assert check_context_id("user_id", value) == value
 
 
 @pytest.mark.parametrize("value", ["", "  ", "x" * 129, "a\x00", "a\x7f", "a\x85", "a\n", None, 1])
-def test_what_addresses_nobody_is_refused(value):
+def test_what_addresses_no_user_is_refused(value):
     with pytest.raises(InvalidContext) as caught:
         check_context_id("user_id", value)
     assert caught.value.field == "user_id"

@@ -1,4 +1,4 @@
-"""The chain's decision: every rung, every outcome, and what must hold for any history."""
+"""The chain's decision: every step, every outcome, and what must hold for any history."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from delivery.domain.event import EventClass
 from delivery.domain.fallback import (
     DIGEST_GRACE,
-    RUNNING_PATIENCE,
     RUNNING_RECHECK,
+    RUNNING_TIMEOUT,
     Decision,
     Exhausted,
     Progress,
@@ -40,7 +40,7 @@ def policy_of(*steps: ChainStep, ack_timeout: float = 5.0) -> ClassPolicy:
     return ClassPolicy(EventClass.CRITICAL, chain=steps, ack_timeout=ack_timeout)
 
 
-def rung(channel: str, **changes: Any) -> ChainStep:
+def step_on(channel: str, **changes: Any) -> ChainStep:
     return ChainStep(channel=channel, **{"backoff": STEADY, "attempts": 3, **changes})
 
 
@@ -81,27 +81,29 @@ def decide(
 
 
 class TestOrderAndDueTimes:
-    def test_the_first_rung_is_due_on_entering_the_chain(self) -> None:
-        assert decide(policy_of(rung("database"))) == Step("database", 1, START)
+    def test_the_first_step_is_due_on_entering_the_chain(self) -> None:
+        assert decide(policy_of(step_on("database"))) == Step("database", 1, START)
 
-    def test_a_first_rung_with_a_delay_waits_for_it(self) -> None:
-        assert decide(policy_of(rung("direct", after=2.0)), now=1.9) == Wait("direct", at(2.0))
+    def test_a_first_step_with_a_delay_waits_for_it(self) -> None:
+        assert decide(policy_of(step_on("direct", after=2.0)), now=1.9) == Wait("direct", at(2.0))
 
-    def test_a_rung_is_due_exactly_when_its_delay_is_over(self) -> None:
-        assert decide(policy_of(rung("direct", after=2.0)), now=2.0) == Step("direct", 1, at(2.0))
+    def test_a_step_is_due_exactly_when_its_delay_is_over(self) -> None:
+        assert decide(policy_of(step_on("direct", after=2.0)), now=2.0) == Step(
+            "direct", 1, at(2.0)
+        )
 
-    def test_the_next_rung_counts_from_the_start_of_the_one_before(self) -> None:
-        policy = policy_of(rung("queue"), rung("email", after=60.0))
+    def test_the_next_step_counts_from_the_start_of_the_one_before(self) -> None:
+        policy = policy_of(step_on("queue"), step_on("email", after=60.0))
         done = [tried("queue", started=3.0, ended=4.0)]
         assert decide(policy, done, now=10.0) == Wait("email", at(63.0))
 
-    def test_the_next_rung_never_comes_before_the_end_of_the_one_before(self) -> None:
-        policy = policy_of(rung("queue"), rung("email", after=1.0))
+    def test_the_next_step_never_comes_before_the_end_of_the_one_before(self) -> None:
+        policy = policy_of(step_on("queue"), step_on("email", after=1.0))
         done = [tried("queue", started=3.0, ended=30.0)]
         assert decide(policy, done, now=10.0) == Wait("email", at(30.0))
 
-    def test_the_first_attempt_of_several_is_the_start_of_a_rung(self) -> None:
-        policy = policy_of(rung("emergency", attempts=2), rung("alert", after=20.0))
+    def test_the_first_attempt_of_several_is_the_start_of_a_step(self) -> None:
+        policy = policy_of(step_on("emergency", attempts=2), step_on("alert", after=20.0))
         done = [
             tried("emergency", 2, Outcome.FAILED, started=12.0, ended=13.0),
             tried("emergency", 1, Outcome.FAILED, started=1.0, ended=2.0),
@@ -110,27 +112,27 @@ class TestOrderAndDueTimes:
 
     def test_attempts_outside_the_chain_do_not_count(self) -> None:
         done = [tried("websocket", 7, Outcome.FAILED, started=-5.0, ended=99.0)]
-        assert decide(policy_of(rung("database")), done) == Step("database", 1, START)
+        assert decide(policy_of(step_on("database")), done) == Step("database", 1, START)
 
     def test_an_empty_chain_is_over_at_once_and_parks(self) -> None:
         assert decide(policy_of()) == Exhausted(alerted=False)
 
     def test_a_chain_without_an_alert_parks(self) -> None:
-        assert decide(policy_of(rung("queue")), [tried("queue")]) == Exhausted(alerted=False)
+        assert decide(policy_of(step_on("queue")), [tried("queue")]) == Exhausted(alerted=False)
 
     def test_a_chain_with_an_alert_ends_with_operators(self) -> None:
-        assert decide(policy_of(rung("alert")), [tried("alert")]) == Exhausted(alerted=True)
+        assert decide(policy_of(step_on("alert")), [tried("alert")]) == Exhausted(alerted=True)
 
 
 class TestRepeats:
     def test_a_retryable_failure_waits_for_the_backoff(self) -> None:
         done = [tried("emergency", 1, Outcome.FAILED, ended=1.0)]
-        policy = policy_of(rung("emergency"))
+        policy = policy_of(step_on("emergency"))
         assert decide(policy, done, now=5.0) == Wait("emergency", at(11.0))
         assert decide(policy, done, now=11.0) == Step("emergency", 2, at(11.0))
 
     def test_the_backoff_doubles_up_to_its_limit(self) -> None:
-        policy = policy_of(rung("emergency", attempts=9))
+        policy = policy_of(step_on("emergency", attempts=9))
         waits = []
         for number in range(1, 5):
             done = [tried("emergency", n, Outcome.FAILED) for n in range(1, number + 1)]
@@ -141,42 +143,42 @@ class TestRepeats:
 
     def test_attempts_are_capped(self) -> None:
         done = [tried("emergency", n, Outcome.FAILED) for n in (1, 2, 3)]
-        assert decide(policy_of(rung("emergency")), done) == Exhausted(alerted=False)
+        assert decide(policy_of(step_on("emergency")), done) == Exhausted(alerted=False)
 
     def test_a_permanent_failure_is_not_repeated(self) -> None:
         done = [tried("email", 1, Outcome.FAILED, retryable=False)]
-        policy = policy_of(rung("email"), rung("sms"))
+        policy = policy_of(step_on("email"), step_on("sms"))
         assert decide(policy, done) == Step("sms", 1, START)
 
     def test_a_provider_may_ask_for_more_time_than_the_backoff(self) -> None:
         done = [tried("sms", 1, Outcome.FAILED, ended=1.0, retry_after=120.0)]
-        assert decide(policy_of(rung("sms")), done, now=20.0) == Wait("sms", at(121.0))
+        assert decide(policy_of(step_on("sms")), done, now=20.0) == Wait("sms", at(121.0))
 
     def test_a_provider_cannot_shorten_the_backoff(self) -> None:
         done = [tried("sms", 1, Outcome.FAILED, ended=1.0, retry_after=0.1)]
-        assert decide(policy_of(rung("sms")), done, now=2.0) == Wait("sms", at(11.0))
+        assert decide(policy_of(step_on("sms")), done, now=2.0) == Wait("sms", at(11.0))
 
     @pytest.mark.parametrize("channel", ["database", "queue", "emergency", "email", "sms", "alert"])
     def test_a_delivered_attempt_is_not_repeated(self, channel: str) -> None:
-        decision = decide(policy_of(rung(channel)), [tried(channel)], now=99.0)
+        decision = decide(policy_of(step_on(channel)), [tried(channel)], now=99.0)
         assert isinstance(decision, Exhausted)
 
     def test_a_resend_that_reached_a_socket_gets_the_time_of_an_acknowledgement(self) -> None:
-        quick = rung("direct", backoff=Backoff(0.1, 0.1, 0.0))
+        quick = step_on("direct", backoff=Backoff(0.1, 0.1, 0.0))
         decision = decide(policy_of(quick), [tried("direct", ended=1.0)], now=2.0)
         assert decision == Wait("direct", at(6.0))
 
-    def test_the_rung_after_direct_waits_for_the_last_acknowledgement_too(self) -> None:
-        policy = policy_of(rung("direct", attempts=1), rung("email"))
+    def test_the_step_after_direct_waits_for_the_last_acknowledgement_too(self) -> None:
+        policy = policy_of(step_on("direct", attempts=1), step_on("email"))
         assert decide(policy, [tried("direct", ended=1.0)], now=2.0) == Wait("email", at(6.0))
 
-    def test_the_rung_after_a_direct_that_reached_nobody_does_not_wait(self) -> None:
-        policy = policy_of(rung("direct", attempts=1), rung("email"))
+    def test_the_step_after_a_direct_that_reached_no_connection_does_not_wait(self) -> None:
+        policy = policy_of(step_on("direct", attempts=1), step_on("email"))
         done = [tried("direct", 1, Outcome.FAILED, ended=1.0)]
         assert decide(policy, done, now=2.0) == Step("email", 1, at(1.0))
 
     def test_the_dice_move_a_retry_by_the_jitter_only(self) -> None:
-        jittery = rung("sms", backoff=Backoff(10.0, 10.0, 0.5))
+        jittery = step_on("sms", backoff=Backoff(10.0, 10.0, 0.5))
         failed = [tried("sms", 1, Outcome.FAILED)]
         ends = [retry_at(jittery, failed, policy_of(jittery), draw) for draw in (0.0, 0.5, 1.0)]
         assert ends == [at(5.0), at(10.0), at(15.0)]
@@ -184,68 +186,70 @@ class TestRepeats:
 
 class TestUnknownOutcomes:
     def test_retry_repeats_up_to_the_cap(self) -> None:
-        step = rung("email", on_unknown="retry")
+        step = step_on("email", on_unknown="retry")
         unknown = [tried("email", n, Outcome.UNKNOWN) for n in (1, 2)]
         assert decide(policy_of(step), unknown, now=50.0) == Step("email", 3, at(20.0))
 
     def test_skip_never_repeats(self) -> None:
-        step = rung("sms", on_unknown="skip")
+        step = step_on("sms", on_unknown="skip")
         unknown = [tried("sms", 1, Outcome.UNKNOWN)]
         assert decide(policy_of(step), unknown, now=50.0) == Exhausted(alerted=False)
 
     def test_once_repeats_a_single_time(self) -> None:
-        policy = policy_of(rung("email", on_unknown="once"))
+        policy = policy_of(step_on("email", on_unknown="once"))
         one = [tried("email", 1, Outcome.UNKNOWN)]
         assert decide(policy, one, now=50.0) == Step("email", 2, at(10.0))
         two = [*one, tried("email", 2, Outcome.UNKNOWN)]
         assert decide(policy, two, now=50.0) == Exhausted(alerted=False)
 
     def test_once_counts_unknown_outcomes_and_not_attempts(self) -> None:
-        policy = policy_of(rung("email", on_unknown="once"))
+        policy = policy_of(step_on("email", on_unknown="once"))
         done = [tried("email", 1, Outcome.FAILED), tried("email", 2, Outcome.UNKNOWN)]
         assert decide(policy, done, now=50.0) == Step("email", 3, at(20.0))
 
     def test_an_attempt_that_runs_elsewhere_is_waited_for(self) -> None:
         running = [tried("email", 1, Outcome.STARTED, ended=None)]
-        decision = decide(policy_of(rung("email")), running, now=30.0)
+        decision = decide(policy_of(step_on("email")), running, now=30.0)
         assert decision == Wait("email", at(30.0 + RUNNING_RECHECK))
 
     def test_an_attempt_that_never_ends_counts_as_unknown_in_the_end(self) -> None:
         running = [tried("sms", 1, Outcome.STARTED, ended=None)]
-        policy = policy_of(rung("sms", on_unknown="skip"))
-        assert isinstance(decide(policy, running, now=RUNNING_PATIENCE - 1), Wait)
-        assert decide(policy, running, now=RUNNING_PATIENCE) == Exhausted(alerted=False)
+        policy = policy_of(step_on("sms", on_unknown="skip"))
+        assert isinstance(decide(policy, running, now=RUNNING_TIMEOUT - 1), Wait)
+        assert decide(policy, running, now=RUNNING_TIMEOUT) == Exhausted(alerted=False)
 
 
 class TestSkipsAndQuietHours:
     def test_an_unreachable_channel_is_skipped_with_its_reason(self) -> None:
-        decision = decide(policy_of(rung("sms", after=60.0)), unreachable={"sms": "no address"})
+        decision = decide(policy_of(step_on("sms", after=60.0)), unreachable={"sms": "no address"})
         assert decision == Skip("sms", "no address")
 
-    def test_a_skipped_rung_takes_no_time(self) -> None:
-        policy = policy_of(rung("emergency", after=60.0), rung("email"))
+    def test_a_skipped_step_takes_no_time(self) -> None:
+        policy = policy_of(step_on("emergency", after=60.0), step_on("email"))
         skipped = [tried("emergency", 1, Outcome.SKIPPED, started=2.0, ended=2.0)]
         assert decide(policy, skipped, now=2.0) == Step("email", 1, at(2.0))
 
     def test_a_channel_that_becomes_unreachable_between_attempts_is_skipped(self) -> None:
         failed = [tried("sms", 1, Outcome.FAILED)]
-        decision = decide(policy_of(rung("sms")), failed, unreachable={"sms": "opted out"})
+        decision = decide(policy_of(step_on("sms")), failed, unreachable={"sms": "opted out"})
         assert decision == Skip("sms", "opted out")
 
-    def test_a_rung_that_is_over_is_not_skipped_as_well(self) -> None:
-        policy = policy_of(rung("sms"), rung("alert"))
+    def test_a_step_that_is_over_is_not_skipped_as_well(self) -> None:
+        policy = policy_of(step_on("sms"), step_on("alert"))
         decision = decide(policy, [tried("sms")], unreachable={"sms": "opted out"})
         assert decision == Step("alert", 1, START)
 
     def test_quiet_hours_move_a_step_that_respects_them(self) -> None:
-        policy = policy_of(rung("email", respects=("quiet_hours",)))
+        policy = policy_of(step_on("email", respects=("quiet_hours",)))
         assert decide(policy, quiet_until=at(3600.0)) == Wait("email", at(3600.0))
 
     def test_quiet_hours_do_not_move_other_steps(self) -> None:
-        assert decide(policy_of(rung("email")), quiet_until=at(3600.0)) == Step("email", 1, START)
+        assert decide(policy_of(step_on("email")), quiet_until=at(3600.0)) == Step(
+            "email", 1, START
+        )
 
     def test_quiet_hours_move_a_retry_too(self) -> None:
-        policy = policy_of(rung("email", respects=("quiet_hours",)))
+        policy = policy_of(step_on("email", respects=("quiet_hours",)))
         failed = [tried("email", 1, Outcome.FAILED)]
         decision = decide(policy, failed, now=20.0, quiet_until=at(3600.0))
         assert decision == Wait("email", at(3600.0))
@@ -253,7 +257,8 @@ class TestSkipsAndQuietHours:
 
 class TestFollowersOfADigest:
     policy = policy_of(
-        rung("email", only=("agent_completed",), digest=DigestRule(window=30.0)), rung("alert")
+        step_on("email", only=("agent_completed",), digest=DigestRule(window=30.0)),
+        step_on("alert"),
     )
     last = 30.0 + DIGEST_GRACE
 
@@ -284,7 +289,7 @@ class TestFollowersOfADigest:
         assert self.follow(failed, now=200.0) == Step("alert", 1, at(21.0))
 
     def test_it_waits_through_quiet_hours_like_the_digest_does(self) -> None:
-        step = rung(
+        step = step_on(
             "email",
             only=("agent_completed",),
             digest=DigestRule(window=30.0),
@@ -296,7 +301,7 @@ class TestFollowersOfADigest:
         assert decision == Wait("email", at(3600.0 + self.last))
 
     def test_where_nothing_is_gathered_the_step_is_skipped_at_once(self) -> None:
-        policy = policy_of(rung("emergency", only=("agent_completed",), after=60.0))
+        policy = policy_of(step_on("emergency", only=("agent_completed",), after=60.0))
         decision = decide(policy, event_type="agent_thinking")
         assert decision == Skip("emergency", "agent_thinking does not open emergency")
 
@@ -309,7 +314,7 @@ backoffs = st.builds(
     st.floats(0, 300),
     st.floats(0, 1),
 )
-rungs = st.builds(
+steps = st.builds(
     ChainStep,
     channel=st.sampled_from(CHANNELS),
     after=st.floats(0, 600),
@@ -320,7 +325,7 @@ rungs = st.builds(
     on_unknown=st.sampled_from(["retry", "once", "skip"]),
     respects=st.sampled_from([(), ("quiet_hours",), ("quiet_hours", "opt_out")]),
 )
-chains = st.lists(rungs, max_size=7, unique_by=lambda step: step.channel)
+chains = st.lists(steps, max_size=7, unique_by=lambda step: step.channel)
 outcomes = st.sampled_from([Outcome.DELIVERED, Outcome.FAILED, Outcome.UNKNOWN])
 
 
@@ -332,7 +337,7 @@ outcomes = st.sampled_from([Outcome.DELIVERED, Outcome.FAILED, Outcome.UNKNOWN])
     quiet=st.none() | st.floats(0, 10_000),
     data=st.data(),
 )
-def test_every_chain_ends_without_a_rung_out_of_order_or_over_its_cap(
+def test_every_chain_ends_without_a_step_out_of_order_or_over_its_cap(
     chain: list[ChainStep],
     event_type: str,
     unreachable: set[str],
@@ -346,7 +351,7 @@ def test_every_chain_ends_without_a_rung_out_of_order_or_over_its_cap(
     attempts: list[Attempt] = []
     visited: list[str] = []
     draws = data.draw(st.lists(st.floats(0, 0.999), min_size=60, max_size=60))
-    # Every rung waits, is tried `attempts` times with a wait each, and may be skipped.
+    # Every step waits, is tried `attempts` times with a wait each, and may be skipped.
     for _ in range(sum(2 * step.attempts + 3 for step in chain) + 1):
         quiet_until = at(quiet) if quiet is not None and clock < at(quiet) else None
         progress = Progress(
@@ -387,7 +392,7 @@ def test_every_chain_ends_without_a_rung_out_of_order_or_over_its_cap(
     for step in chain:
         unknown = [a for a in attempts if a.channel == step.channel and _is_unknown(a)]
         assert len(unknown) <= {"retry": step.attempts, "once": 2, "skip": 1}[step.on_unknown]
-        assert any(a.channel == step.channel for a in attempts), "no rung is left out silently"
+        assert any(a.channel == step.channel for a in attempts), "no step is left out silently"
 
 
 def _is_unknown(attempt: Attempt) -> bool:

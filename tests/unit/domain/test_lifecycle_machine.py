@@ -174,9 +174,17 @@ class Life(RuleBasedStateMachine):
             case Skip(channel, reason):
                 number = 1 + sum(a.channel == channel for a in self.mine)
                 self.record(
-                    Attempt("e", self.generation, channel, number, Outcome.SKIPPED, self.now,
-                            self.now, error=reason)
-                )  # fmt: skip
+                    Attempt(
+                        "e",
+                        self.generation,
+                        channel,
+                        number,
+                        Outcome.SKIPPED,
+                        self.now,
+                        self.now,
+                        error=reason,
+                    )
+                )
             case Wait(until=until):
                 self.due_at = until
             case Exhausted(alerted):

@@ -35,7 +35,7 @@ class TestTheDefaultFile:
         assert {default.class_of(name) for name in AGENT_TYPES} == {EventClass.CRITICAL}
         assert {default.class_of(name) for name in AUTH_TYPES} == {EventClass.AUTH}
 
-    def test_a_type_that_nobody_lists_is_standard(self, default: Policies) -> None:
+    def test_a_type_that_no_class_lists_is_standard(self, default: Policies) -> None:
         assert default.class_of("report_ready") is EventClass.STANDARD
 
     def test_critical_events_go_through_every_channel(self, default: Policies) -> None:

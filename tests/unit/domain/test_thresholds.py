@@ -19,10 +19,16 @@ SHIPPED = Path(__file__).parents[3] / "config" / "alerts.toml"
 
 def figures(**changes: Any) -> Stats:
     values: dict[str, Any] = {
-        "window_s": 300, "delivery_rate": 1.0, "fallback_share": 0.0, "events_per_s": 10.0,
-        "ack_p50_ms": None, "ack_p99_ms": None, "states": {}, "channels": {},
+        "window_s": 300,
+        "delivery_rate": 1.0,
+        "fallback_share": 0.0,
+        "events_per_s": 10.0,
+        "ack_p50_ms": None,
+        "ack_p99_ms": None,
+        "states": {},
+        "channels": {},
         "oldest_overdue_s": 0.0,
-    }  # fmt: skip
+    }
     return Stats(**values | changes)
 
 

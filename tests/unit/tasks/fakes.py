@@ -49,8 +49,8 @@ def make_event(user_id: str = "u", run_id: str = "r", **changes: Any) -> Event:
     return Event.of(**{**known, **changes})
 
 
-def rung(channel: str, **changes: Any) -> ChainStep:
-    """A rung with a steady backoff of 10 s."""
+def step_on(channel: str, **changes: Any) -> ChainStep:
+    """A chain step with a steady backoff of 10 s."""
     return ChainStep(channel=channel, **{"backoff": STEADY, "attempts": 3, **changes})
 
 

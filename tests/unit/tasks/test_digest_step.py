@@ -7,14 +7,14 @@ from dataclasses import replace
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import DigestRule
 from delivery.errors import ChannelRejected, ChannelUnavailable, OutcomeUnknown
-from tests.unit.tasks.fakes import Bench, make_event, policies_of, rung
+from tests.unit.tasks.fakes import Bench, make_event, policies_of, step_on
 
 WINDOW = DigestRule(window=30.0, min_interval=0.0)
 UNAVAILABLE = ChannelUnavailable("451 try later")
 
 
 def bench_of(*more: object, **changes: object) -> Bench:
-    step = rung("email", **{"digest": WINDOW, "confirms": "link", **changes})
+    step = step_on("email", **{"digest": WINDOW, "confirms": "link", **changes})
     return Bench(policies_of(step, *more))  # type: ignore[arg-type]
 
 
@@ -101,7 +101,7 @@ def test_a_transient_failure_reopens_the_digest_and_the_event_waits_with_it() ->
 
 
 def test_a_refused_address_closes_the_digest_and_the_chain_goes_on() -> None:
-    bench = bench_of(rung("alert"))
+    bench = bench_of(step_on("alert"))
     bench.channels["email"].faults = [ChannelRejected("550 no such user")]
     event_id = bench.ledger.add()
     bench.play(event_id)
@@ -191,7 +191,7 @@ def test_an_open_breaker_holds_the_digest_back_without_an_attempt() -> None:
 
 
 def test_a_mail_server_that_stays_away_does_not_stop_the_chain() -> None:
-    bench = bench_of(rung("alert"))
+    bench = bench_of(step_on("alert"))
     bench.channels["email"].faults = [UNAVAILABLE] * 99
     event_id = bench.ledger.add()
     bench.ledger.break_open("email")
@@ -209,7 +209,7 @@ def test_quiet_hours_hold_a_digest_that_is_due_back() -> None:
 
 
 def test_a_step_after_the_digest_is_due_after_its_attempt() -> None:
-    bench = bench_of(rung("alert", after=300.0))
+    bench = bench_of(step_on("alert", after=300.0))
     event_id = bench.ledger.add()
     bench.run("email", event_id)
     bench.ledger.advance(30.0)

@@ -15,25 +15,25 @@ from delivery.errors import (
     OutcomeUnknown,
 )
 from delivery.tasks.executor import TimeLimits
-from tests.unit.tasks.fakes import Bench, make_event, policies_of, rung
+from tests.unit.tasks.fakes import Bench, make_event, policies_of, step_on
 
 UNAVAILABLE = ChannelUnavailable("the server is busy")
 UNKNOWN = OutcomeUnknown("no answer after the request")
 WHOLE_CHAIN = (
-    rung("database"),
-    rung("queue"),
-    rung("direct", after=1.0),
-    rung("emergency", after=5.0),
-    rung("email", after=60.0, confirms="link"),
-    rung("sms", after=60.0),
-    rung("alert", after=60.0),
+    step_on("database"),
+    step_on("queue"),
+    step_on("direct", after=1.0),
+    step_on("emergency", after=5.0),
+    step_on("email", after=60.0, confirms="link"),
+    step_on("sms", after=60.0),
+    step_on("alert", after=60.0),
 )
 
 
-def odd_breaks(*about: Any) -> None:
+def malformed_breaks(*about: Any) -> None:
     """An error that was not foreseen."""
-    if "odd" in str(about):
-        raise ZeroDivisionError("somebody@example.org")
+    if "malformed" in str(about):
+        raise ZeroDivisionError("person@example.org")
 
 
 def stopped() -> None:
@@ -43,7 +43,7 @@ def stopped() -> None:
 
 class TestScheduling:
     def test_each_channel_does_its_own_work_and_hands_on_to_the_next(self) -> None:
-        bench = Bench(policies_of(rung("database"), rung("queue")))
+        bench = Bench(policies_of(step_on("database"), step_on("queue")))
         event_id = bench.ledger.add()
         report = bench.run("database", event_id)
         assert bench.ledger.tries(event_id) == [("database", 1, "delivered")]
@@ -53,13 +53,13 @@ class TestScheduling:
         assert bench.gateways.copied == []
 
     def test_a_lost_publish_is_made_up_by_the_due_time(self) -> None:
-        bench = Bench(policies_of(rung("database"), rung("queue")))
+        bench = Bench(policies_of(step_on("database"), step_on("queue")))
         event_id = bench.ledger.add()
         bench.run("database", event_id)
         assert bench.ledger.due_in(event_id) == 5.0
 
-    def test_a_rung_that_is_not_due_yet_is_not_published(self) -> None:
-        bench = Bench(policies_of(rung("database"), rung("direct", after=30.0)))
+    def test_a_step_that_is_not_due_yet_is_not_published(self) -> None:
+        bench = Bench(policies_of(step_on("database"), step_on("direct", after=30.0)))
         event_id = bench.ledger.add()
         report = bench.run("database", event_id)
         assert report.waiting == 1
@@ -67,7 +67,7 @@ class TestScheduling:
         assert (bench.ledger.step(event_id), bench.ledger.due_in(event_id)) == ("direct", 30.0)
 
     def test_a_task_that_comes_early_changes_no_due_time_and_makes_no_attempt(self) -> None:
-        bench = Bench(policies_of(rung("direct", after=30.0)))
+        bench = Bench(policies_of(step_on("direct", after=30.0)))
         event_id = bench.ledger.add()
         bench.ledger.advance(10.0)
         bench.run("direct", event_id)
@@ -75,41 +75,41 @@ class TestScheduling:
         assert bench.ledger.due_in(event_id) == 20.0
 
     def test_a_message_for_the_wrong_channel_is_passed_to_the_right_one(self) -> None:
-        bench = Bench(policies_of(rung("database")))
+        bench = Bench(policies_of(step_on("database")))
         event_id = bench.ledger.add()
         bench.run("sms", event_id)
         assert bench.queue.published == [("database", [event_id])]
         assert bench.channels["sms"].messages == []
 
     def test_a_batch_is_handed_on_as_a_batch(self) -> None:
-        bench = Bench(policies_of(rung("database"), rung("queue")))
+        bench = Bench(policies_of(step_on("database"), step_on("queue")))
         ids = [bench.ledger.add() for _ in range(3)]
         bench.run("database", *ids)
         assert bench.queue.published == [("queue", ids)]
         assert bench.drained == ["drained"]
 
     def test_slow_channels_get_smaller_batches(self) -> None:
-        bench = Bench(policies_of(rung("database"), rung("emergency")))
+        bench = Bench(policies_of(step_on("database"), step_on("emergency")))
         ids = [bench.ledger.add() for _ in range(45)]
         bench.run("database", *ids)
         assert [len(batch) for _, batch in bench.queue.published] == [20, 20, 5]
 
     def test_whoever_another_worker_holds_is_left_alone(self) -> None:
-        bench = Bench(policies_of(rung("database")))
+        bench = Bench(policies_of(step_on("database")))
         event_id = bench.ledger.add()
         bench.ledger.claim([event_id], 60.0)
         assert bench.run("database", event_id).claimed == 0
         assert bench.ledger.tries(event_id) == []
 
     def test_a_message_that_comes_twice_makes_one_attempt(self) -> None:
-        bench = Bench(policies_of(rung("emergency")))
+        bench = Bench(policies_of(step_on("emergency")))
         event_id = bench.ledger.add()
         bench.run("emergency", event_id)
         bench.run("emergency", event_id)
         assert len(bench.channels["emergency"].messages) == 1
 
     def test_an_ack_before_the_step_ends_the_chain(self) -> None:
-        bench = Bench(policies_of(rung("emergency")))
+        bench = Bench(policies_of(step_on("emergency")))
         event_id = bench.ledger.add()
         bench.ledger.before_begin = bench.ledger.acknowledge
         report = bench.run("emergency", event_id)
@@ -124,7 +124,7 @@ class TestScheduling:
         assert bench.ledger.state(event_id) is State.PARKED
 
     def test_a_ledger_that_is_away_is_told_to_the_caller(self) -> None:
-        bench = Bench(policies_of(rung("database")))
+        bench = Bench(policies_of(step_on("database")))
         bench.ledger.is_down = True
         with pytest.raises(LedgerUnavailable):
             bench.run("database", bench.ledger.add())
@@ -136,10 +136,10 @@ class TestScheduling:
     def test_one_event_that_cannot_be_decided_on_does_not_hold_up_the_others(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        bench = Bench(policies_of(rung("database"), rung("email")))
-        bad = bench.ledger.add(make_event("odd"), email=7)
+        bench = Bench(policies_of(step_on("database"), step_on("email")))
+        bad = bench.ledger.add(make_event("malformed"), email=7)
         good = bench.ledger.add(make_event("plain"))
-        bench.channels["email"].unreachable = odd_breaks  # type: ignore[method-assign]
+        bench.channels["email"].unreachable = malformed_breaks  # type: ignore[method-assign]
         bench.run("database", bad, good)
         assert bench.ledger.step(good) == "email"
         assert bench.ledger.tries(bad) == [("decision", 1, "failed")]
@@ -147,9 +147,9 @@ class TestScheduling:
         assert bad in caplog.text
 
     def test_one_that_raises_twice_is_given_up_to_the_operators(self) -> None:
-        bench = Bench(policies_of(rung("database"), rung("email")))
-        bad = bench.ledger.add(make_event("odd"))
-        bench.channels["email"].unreachable = odd_breaks  # type: ignore[method-assign]
+        bench = Bench(policies_of(step_on("database"), step_on("email")))
+        bad = bench.ledger.add(make_event("malformed"))
+        bench.channels["email"].unreachable = malformed_breaks  # type: ignore[method-assign]
         assert bench.play(bad) == ["database", "database", "alert"]
         assert bench.ledger.state(bad) is State.DEAD
         (group, _) = bench.alerts.fired[0]
@@ -157,15 +157,15 @@ class TestScheduling:
         assert "ZeroDivisionError at test_executor.py" in group.faults[0]
 
     def test_an_alert_that_raises_as_well_does_not_go_round_for_ever(self) -> None:
-        bench = Bench(policies_of(rung("email"), rung("alert")))
-        bad = bench.ledger.add(make_event("odd"))
-        bench.channels["email"].unreachable = odd_breaks  # type: ignore[method-assign]
-        bench.ledger.fire = odd_breaks  # type: ignore[method-assign]
+        bench = Bench(policies_of(step_on("email"), step_on("alert")))
+        bad = bench.ledger.add(make_event("malformed"))
+        bench.channels["email"].unreachable = malformed_breaks  # type: ignore[method-assign]
+        bench.ledger.fire = malformed_breaks  # type: ignore[method-assign]
         bench.play(bad)
         assert bench.ledger.state(bad) is State.PARKED
 
     def test_an_interruption_of_the_task_is_no_fault_of_its_event(self) -> None:
-        bench = Bench(policies_of(rung("email")), interruptions=(InterruptedError,))
+        bench = Bench(policies_of(step_on("email")), interruptions=(InterruptedError,))
         event_id = bench.ledger.add()
         bench.ledger.before_sending = stopped
         with pytest.raises(InterruptedError):
@@ -173,7 +173,7 @@ class TestScheduling:
         assert bench.ledger.tries(event_id) == []
 
     def test_what_there_is_no_time_for_goes_back_to_the_same_channel(self) -> None:
-        bench = Bench(policies_of(rung("emergency")), TimeLimits(soft=0.0, hard=1.0, lease=2.0))
+        bench = Bench(policies_of(step_on("emergency")), TimeLimits(soft=0.0, hard=1.0, lease=2.0))
         bench.executor._limits = TimeLimits(soft=-1.0, hard=1.0, lease=2.0)
         event_id = bench.ledger.add()
         bench.run("emergency", event_id)
@@ -210,12 +210,12 @@ class TestScheduling:
 
 class TestInsideTheSystem:
     def test_the_database_step_drains_the_spool(self) -> None:
-        bench = Bench(policies_of(rung("database")))
+        bench = Bench(policies_of(step_on("database")))
         bench.run("database", bench.ledger.add())
         assert bench.drained == ["drained"]
 
     def test_a_spool_that_cannot_be_drained_is_tried_again(self) -> None:
-        bench = Bench(policies_of(rung("database")))
+        bench = Bench(policies_of(step_on("database")))
         bench.drain_faults = [LedgerUnavailable("locked")]
         event_id = bench.ledger.add()
         bench.run("database", event_id)
@@ -223,14 +223,14 @@ class TestInsideTheSystem:
         assert bench.ledger.due_in(event_id) == 10.0
 
     def test_the_queue_step_copies_the_batch_and_wakes_each_user_once(self) -> None:
-        bench = Bench(policies_of(rung("queue")))
+        bench = Bench(policies_of(step_on("queue")))
         ids = [bench.ledger.add(make_event(user)) for user in ("b", "a", "b")]
         bench.run("queue", *ids)
         assert bench.gateways.copied == [ids]
         assert bench.gateways.woken == [["a", "b"]]
 
-    def test_a_queue_that_is_away_is_tried_again_and_wakes_nobody(self) -> None:
-        bench = Bench(policies_of(rung("queue")))
+    def test_a_queue_that_is_away_is_tried_again_and_wakes_no_gateway(self) -> None:
+        bench = Bench(policies_of(step_on("queue")))
         bench.gateways.copy_faults = [UNAVAILABLE]
         event_id = bench.ledger.add()
         bench.run("queue", event_id)
@@ -238,21 +238,21 @@ class TestInsideTheSystem:
         assert bench.gateways.woken == []
 
     def test_a_wake_up_that_fails_does_not_undo_the_copy(self) -> None:
-        bench = Bench(policies_of(rung("queue")))
+        bench = Bench(policies_of(step_on("queue")))
         bench.gateways.wake_faults = [UNAVAILABLE]
         event_id = bench.ledger.add()
         bench.run("queue", event_id)
         assert bench.ledger.tries(event_id) == [("queue", 1, "delivered")]
 
     def test_direct_resends_once_per_user(self) -> None:
-        bench = Bench(policies_of(rung("direct")))
+        bench = Bench(policies_of(step_on("direct")))
         first, second = bench.ledger.add(make_event("a")), bench.ledger.add(make_event("a"))
         other = bench.ledger.add(make_event("b"))
         bench.run("direct", first, other, second)
         assert sorted(bench.gateways.resent) == [("a", [first, second]), ("b", [other])]
 
     def test_a_user_without_a_connection_is_a_failure_that_is_tried_again(self) -> None:
-        bench = Bench(policies_of(rung("direct")))
+        bench = Bench(policies_of(step_on("direct")))
         event_id = bench.ledger.add()
         bench.run("direct", event_id)
         attempt = bench.ledger.rows[event_id].attempts[0]
@@ -260,7 +260,7 @@ class TestInsideTheSystem:
         assert bench.ledger.due_in(event_id) == 10.0
 
     def test_a_resend_that_reached_a_socket_waits_for_its_ack(self) -> None:
-        bench = Bench(policies_of(rung("direct", backoff=rung("x").backoff)))
+        bench = Bench(policies_of(step_on("direct", backoff=step_on("x").backoff)))
         bench.gateways.connections["u"] = 1
         event_id = bench.ledger.add()
         bench.run("direct", event_id)
@@ -268,7 +268,7 @@ class TestInsideTheSystem:
         assert bench.ledger.due_in(event_id) == 10.0
 
     def test_a_gateway_that_fails_for_one_user_is_a_failure_for_that_user_only(self) -> None:
-        bench = Bench(policies_of(rung("direct")))
+        bench = Bench(policies_of(step_on("direct")))
         bench.gateways.resend_faults = [RuntimeError("secret://host")]
         event_id = bench.ledger.add()
         bench.run("direct", event_id)
@@ -276,7 +276,7 @@ class TestInsideTheSystem:
         assert attempt.error == "unforeseen RuntimeError"
 
     def test_attempts_stop_at_the_cap(self) -> None:
-        bench = Bench(policies_of(rung("direct", attempts=3)))
+        bench = Bench(policies_of(step_on("direct", attempts=3)))
         event_id = bench.ledger.add()
         assert bench.play(event_id).count("direct") == 3
         assert bench.ledger.state(event_id) is State.PARKED
@@ -284,7 +284,7 @@ class TestInsideTheSystem:
 
 class TestEmergency:
     def test_a_user_gets_one_message_per_run_and_every_event_its_attempt(self) -> None:
-        bench = Bench(policies_of(rung("emergency")))
+        bench = Bench(policies_of(step_on("emergency")))
         ids = [bench.ledger.add() for _ in range(3)]
         other = bench.ledger.add(make_event(run_id="other"))
         bench.run("emergency", *ids, other)
@@ -293,7 +293,7 @@ class TestEmergency:
         assert all(bench.ledger.tries(i) == [("emergency", 1, "delivered")] for i in ids)
 
     def test_the_key_of_a_message_is_stable_over_retries(self) -> None:
-        bench = Bench(policies_of(rung("emergency")))
+        bench = Bench(policies_of(step_on("emergency")))
         bench.channels["emergency"].faults = [UNAVAILABLE]
         bench.play(bench.ledger.add())
         first, second = bench.channels["emergency"].messages
@@ -301,26 +301,26 @@ class TestEmergency:
         assert (first.number, second.number) == (1, 2)
 
     def test_an_opted_out_user_is_skipped_where_the_step_respects_it(self) -> None:
-        bench = Bench(policies_of(rung("emergency", respects=("opt_out",))))
+        bench = Bench(policies_of(step_on("emergency", respects=("opt_out",))))
         event_id = bench.ledger.add(opt_out=("emergency",))
         bench.run("emergency", event_id)
         assert bench.ledger.tries(event_id) == [("emergency", 1, "skipped")]
         assert bench.ledger.rows[event_id].attempts[0].error == "opted out"
 
     def test_an_opt_out_does_not_stop_a_step_that_does_not_respect_it(self) -> None:
-        bench = Bench(policies_of(rung("emergency")))
+        bench = Bench(policies_of(step_on("emergency")))
         bench.run("emergency", bench.ledger.add(opt_out=("emergency",)))
         assert len(bench.channels["emergency"].messages) == 1
 
     def test_a_channel_that_is_not_configured_is_skipped(self) -> None:
-        bench = Bench(policies_of(rung("emergency")))
+        bench = Bench(policies_of(step_on("emergency")))
         del bench.executor._channels["emergency"]
         event_id = bench.ledger.add()
         bench.run("database", event_id)
         assert bench.ledger.rows[event_id].attempts[0].error == "not configured"
 
     def test_a_refusal_is_final(self) -> None:
-        bench = Bench(policies_of(rung("emergency")))
+        bench = Bench(policies_of(step_on("emergency")))
         bench.channels["emergency"].faults = [ChannelRejected("no such device")]
         event_id = bench.ledger.add()
         bench.run("emergency", event_id)
@@ -328,20 +328,20 @@ class TestEmergency:
         assert bench.ledger.state(event_id) is State.PARKED
 
     def test_an_unknown_outcome_is_repeated_only_as_the_policy_says(self) -> None:
-        bench = Bench(policies_of(rung("emergency", on_unknown="once", attempts=5)))
+        bench = Bench(policies_of(step_on("emergency", on_unknown="once", attempts=5)))
         bench.channels["emergency"].faults = [UNKNOWN, UNKNOWN, UNKNOWN]
         bench.play(bench.ledger.add())
         assert len(bench.channels["emergency"].messages) == 2
 
     def test_an_interruption_in_the_middle_counts_as_unknown(self) -> None:
-        bench = Bench(policies_of(rung("emergency", on_unknown="skip")))
+        bench = Bench(policies_of(step_on("emergency", on_unknown="skip")))
         bench.channels["emergency"].faults = [RuntimeError("soft time limit")]
         event_id = bench.ledger.add()
         bench.run("emergency", event_id)
         assert bench.ledger.tries(event_id) == [("emergency", 1, "unknown")]
 
     def test_an_attempt_of_a_dead_worker_is_not_repeated_when_the_policy_forbids_it(self) -> None:
-        bench = Bench(policies_of(rung("emergency", on_unknown="skip")))
+        bench = Bench(policies_of(step_on("emergency", on_unknown="skip")))
         event_id = bench.ledger.add()
         [claim] = bench.ledger.claim([event_id], 60.0)
         bench.ledger.begin(claim, "emergency", 1)  # and then its worker died
@@ -351,7 +351,7 @@ class TestEmergency:
         assert bench.ledger.state(event_id) is State.PARKED
 
     def test_a_poison_event_is_capped_though_no_attempt_ever_ends(self) -> None:
-        bench = Bench(policies_of(rung("emergency", attempts=3)))
+        bench = Bench(policies_of(step_on("emergency", attempts=3)))
         event_id = bench.ledger.add()
         for _ in range(3):
             bench.channels["emergency"].faults = [KeyboardInterrupt()]  # type: ignore[list-item]
@@ -366,8 +366,8 @@ class TestEmergency:
 
 
 class TestBreakers:
-    def test_an_open_breaker_costs_no_attempt_and_contacts_nobody(self) -> None:
-        bench = Bench(policies_of(rung("emergency")))
+    def test_an_open_breaker_costs_no_attempt_and_contacts_no_provider(self) -> None:
+        bench = Bench(policies_of(step_on("emergency")))
         event_id = bench.ledger.add()
         bench.ledger.break_open("emergency")
         bench.run("emergency", event_id)
@@ -376,7 +376,7 @@ class TestBreakers:
         assert bench.ledger.due_in(event_id) == 30.0
 
     def test_a_provider_that_stays_away_does_not_stop_the_chain(self) -> None:
-        bench = Bench(policies_of(rung("emergency"), rung("alert")))
+        bench = Bench(policies_of(step_on("emergency"), step_on("alert")))
         event_id = bench.ledger.add()
         bench.channels["emergency"].faults = [UNAVAILABLE] * 99
         bench.ledger.break_open("emergency")
@@ -386,7 +386,7 @@ class TestBreakers:
         assert (bench.ledger.clock - began).total_seconds() < 900
 
     def test_a_wait_at_an_open_breaker_that_lasts_too_long_is_on_record(self) -> None:
-        bench = Bench(policies_of(rung("emergency")))
+        bench = Bench(policies_of(step_on("emergency")))
         event_id = bench.ledger.add()
         bench.ledger.advance(91.0)
         bench.ledger.break_open("emergency")
@@ -396,21 +396,21 @@ class TestBreakers:
         assert bench.ledger.due_in(event_id) == 30.0
 
     def test_failures_open_the_breaker(self) -> None:
-        bench = Bench(policies_of(rung("emergency")))
+        bench = Bench(policies_of(step_on("emergency")))
         bench.channels["emergency"].faults = [UNAVAILABLE] * 5
         for _ in range(5):
             bench.run("emergency", bench.ledger.add(make_event(run_id="r")))
         assert not bench.ledger.allows("emergency")
 
     def test_refusals_of_single_recipients_do_not(self) -> None:
-        bench = Bench(policies_of(rung("emergency")))
+        bench = Bench(policies_of(step_on("emergency")))
         bench.channels["emergency"].faults = [ChannelRejected("no such user")] * 9
         for _ in range(9):
             bench.run("emergency", bench.ledger.add())
         assert bench.ledger.allows("emergency")
 
     def test_an_unknown_outcome_counts_against_the_provider(self) -> None:
-        bench = Bench(policies_of(rung("emergency", on_unknown="skip")))
+        bench = Bench(policies_of(step_on("emergency", on_unknown="skip")))
         bench.channels["emergency"].faults = [UNKNOWN] * 5
         for _ in range(5):
             bench.run("emergency", bench.ledger.add())
@@ -419,7 +419,7 @@ class TestBreakers:
 
 class TestAlert:
     def test_a_batch_is_one_alert_and_its_events_are_dead(self) -> None:
-        bench = Bench(policies_of(rung("alert")))
+        bench = Bench(policies_of(step_on("alert")))
         ids = [bench.ledger.add() for _ in range(30)]
         bench.run("alert", *ids)
         [(group, first)] = bench.alerts.fired
@@ -427,7 +427,7 @@ class TestAlert:
         assert {bench.ledger.state(event_id) for event_id in ids} == {State.DEAD}
 
     def test_operators_hear_of_each_class_for_itself(self) -> None:
-        bench = Bench(policies_of(rung("alert"), auth=[rung("alert")]))
+        bench = Bench(policies_of(step_on("alert"), auth=[step_on("alert")]))
         ids = [
             bench.ledger.add(),
             bench.ledger.add(make_event(event_class=EventClass.AUTH, type="auth_failed")),
@@ -436,21 +436,21 @@ class TestAlert:
         assert [group.event_class for group, _ in bench.alerts.fired] == ["critical", "auth"]
 
     def test_a_second_batch_of_a_firing_group_is_no_news(self) -> None:
-        bench = Bench(policies_of(rung("alert")))
+        bench = Bench(policies_of(step_on("alert")))
         bench.run("alert", bench.ledger.add())
         bench.run("alert", bench.ledger.add())
         assert [first for _, first in bench.alerts.fired] == [True, False]
         assert bench.ledger.notices == ["alert-critical"]
 
     def test_a_group_that_lasts_is_told_again(self) -> None:
-        bench = Bench(policies_of(rung("alert")))
+        bench = Bench(policies_of(step_on("alert")))
         bench.run("alert", bench.ledger.add())
         bench.ledger.advance(4 * 3600)
         bench.run("alert", bench.ledger.add())
         assert [first for _, first in bench.alerts.fired] == [True, True]
 
     def test_a_receiver_that_is_away_is_tried_again_before_the_event_is_dead(self) -> None:
-        bench = Bench(policies_of(rung("alert")))
+        bench = Bench(policies_of(step_on("alert")))
         bench.alerts.faults = [UNAVAILABLE]
         event_id = bench.ledger.add()
         bench.run("alert", event_id)
@@ -462,8 +462,8 @@ class TestAlert:
 
 
 def test_the_same_history_always_gets_the_same_jitter() -> None:
-    jittery = rung("direct")
-    policies = policies_of(rung("direct", backoff=type(jittery.backoff)(10.0, 10.0, 0.9)))
+    jittery = step_on("direct")
+    policies = policies_of(step_on("direct", backoff=type(jittery.backoff)(10.0, 10.0, 0.9)))
     bench = Bench(policies)
     event_id = bench.ledger.add()
     bench.run("direct", event_id)

@@ -17,10 +17,10 @@ from tests.unit.tasks.fakes import (
     FakeQueue,
     due,
     policies_of,
-    rung,
+    step_on,
 )
 
-POLICIES = policies_of(rung("queue"), rung("email"))
+POLICIES = policies_of(step_on("queue"), step_on("email"))
 
 
 class TestSweeper:
@@ -28,12 +28,12 @@ class TestSweeper:
         self.ledger, self.queue = FakeLedger(), FakeQueue()
         self.sweeper = Sweeper(self.ledger, POLICIES, self.queue)  # type: ignore[arg-type]
 
-    def test_an_event_that_enters_the_chain_is_published_for_its_first_rung(self) -> None:
+    def test_an_event_that_enters_the_chain_is_published_for_its_first_step(self) -> None:
         self.ledger.pages = [Swept((due("a"),), 0)]
         self.sweeper.sweep()
         assert self.queue.published == [("queue", ["a"])]
 
-    def test_an_event_on_the_chain_is_published_for_its_rung(self) -> None:
+    def test_an_event_on_the_chain_is_published_for_its_step(self) -> None:
         self.ledger.pages = [Swept((due("a", "email"), due("b", "queue")), 0)]
         self.sweeper.sweep()
         assert self.queue.published == [("email", ["a"]), ("queue", ["b"])]

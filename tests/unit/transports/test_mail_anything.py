@@ -123,9 +123,17 @@ def clean(text: str) -> bool:
 
 
 NAMES = [
-    "From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "List-Unsubscribe",
-    "List-Unsubscribe-Post", "MIME-Version", "Content-Type",
-]  # fmt: skip
+    "From",
+    "To",
+    "Subject",
+    "Date",
+    "Message-ID",
+    "Auto-Submitted",
+    "List-Unsubscribe",
+    "List-Unsubscribe-Post",
+    "MIME-Version",
+    "Content-Type",
+]
 
 
 @given(title=SAID, answer=SAID, error=SAID, run_id=SAID)
@@ -158,11 +166,16 @@ def test_no_text_becomes_a_line_of_the_header_for_any_reader(
 
 @pytest.mark.parametrize(
     "title",
-    ["Grüße aus Köln, die Prüfung der Änderungen ist fertig",
-     "日本語の件名がとても長いので二行以上になるはずです" * 3,
-     "👩‍👩‍👧‍👦👨‍💻🏴󠁧󠁢󠁳󠁣󠁴󠁿🇩🇪❤️‍🔥" * 3, "سلام، می‌خواهم بروم", "שלום\u200f!", "नमस्ते दुनिया " * 5,
-     "a\u0301e\u0300" * 20],
-)  # fmt: skip
+    [
+        "Grüße aus Köln, die Prüfung der Änderungen ist fertig",
+        "日本語の件名がとても長いので二行以上になるはずです" * 3,
+        "👩‍👩‍👧‍👦👨‍💻🏴󠁧󠁢󠁳󠁣󠁴󠁿🇩🇪❤️‍🔥" * 3,
+        "سلام، می‌خواهم بروم",
+        "שלום\u200f!",
+        "नमस्ते दुनिया " * 5,
+        "a\u0301e\u0300" * 20,
+    ],
+)
 def test_words_of_any_script_come_back_and_none_is_cut_apart(gone: Gone, title: str) -> None:
     raw = gone.mail(events=[make_event(1, "agent_completed", {"title": title})])
     field = strict_lines(raw)["Subject"]
@@ -208,10 +221,12 @@ def test_a_display_name_of_any_text_leaves_one_sender(gone: Gone, name: str) -> 
         ("Ops <ops@example.org>", "Ops"),
         ("ops@example.org", ""),
         ("<ops@example.org>", ""),
-        ("运营团队通知服务的名字很长很长很长很长很长很长很长 <ops@example.org>",
-         "运营团队通知服务的名字很长很长很长很长很长很长很长"),
+        (
+            "运营团队通知服务的名字很长很长很长很长很长很长很长 <ops@example.org>",
+            "运营团队通知服务的名字很长很长很长很长很长很长很长",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_senders_name_may_hold_quotes_commas_and_any_script(
     gone: Gone, sender: str, shown: str
 ) -> None:
@@ -248,12 +263,26 @@ def test_addresses_of_any_script_are_written_as_servers_take_them(
 
 @pytest.mark.parametrize(
     "address",
-    ["ada＠evil.example@example.org", "ada\u202e@example.org", "ada\u200d@example.org",
-     "@example.org", "=?utf-8?q?ada=40evil.example?=@example.org", "a℀b@example.org",
-     "ada@-example.org", "ada@exa mple.org", "ada@" + "a" * 64 + ".org",
-     "ü" * 33 + "@example.org", "ada@xn--\u2028.org", "\ud800@example.org", "ada@\ud800.org",
-     "ada\x00@example.org", '"x"@example.org', "ada@example.org>", "ada@ex\u00adample..org"],
-)  # fmt: skip
+    [
+        "ada＠evil.example@example.org",
+        "ada\u202e@example.org",
+        "ada\u200d@example.org",
+        "@example.org",
+        "=?utf-8?q?ada=40evil.example?=@example.org",
+        "a℀b@example.org",
+        "ada@-example.org",
+        "ada@exa mple.org",
+        "ada@" + "a" * 64 + ".org",
+        "ü" * 33 + "@example.org",
+        "ada@xn--\u2028.org",
+        "\ud800@example.org",
+        "ada@\ud800.org",
+        "ada\x00@example.org",
+        '"x"@example.org',
+        "ada@example.org>",
+        "ada@ex\u00adample..org",
+    ],
+)
 def test_an_address_that_reads_as_another_once_it_is_normalised_gets_no_mail(
     gone: Gone, address: str
 ) -> None:

@@ -61,9 +61,16 @@ def test_allowed_targets_are_called_together(called: list[tuple[int, float]]) ->
 
 @pytest.mark.parametrize(
     "url",
-    ["file:///etc/passwd", "syslog://", "dbus://", "json://push.example.org",
-     "https://discord.com/api/webhooks/4174216298/JHMHI8qBe7bk2ZwO5U711o3dV_js", "nothing", ""],
-)  # fmt: skip
+    [
+        "file:///etc/passwd",
+        "syslog://",
+        "dbus://",
+        "json://push.example.org",
+        "https://discord.com/api/webhooks/4174216298/JHMHI8qBe7bk2ZwO5U711o3dV_js",
+        "nothing",
+        "",
+    ],
+)
 def test_a_scheme_that_is_not_listed_is_never_called(
     called: list[tuple[int, float]], url: str
 ) -> None:

@@ -65,18 +65,46 @@ BASE = f"jsons://{HOST}/hook"
 @pytest.mark.parametrize(
     "query",
     [
-        "format=text;redirect=yes", "format=text;verify=no", "format=text;method=GET",
-        "format=text;+X-Header=1", "format=text;-param=1", "format=text;:field=1",
-        "image=no;template=/etc/passwd", "image=no&&redirect=yes", "image=no&redirect=yes",
-        "%72edirect=yes", "image=no%26redirect=yes&verify=no", "image=no%3Bredirect=yes;x=1",
-        "format=html", "format=markdown", "format=text&format=html", "FORMAT=html",
-        "image=no?redirect=yes", "image=no&user=x", "image=no&password=x", "image=no&pass=x",
-        "image=no&port=25", "image=no&rto=900", "image=no&retry=9", "image=no&optional=yes",
-        "image=no&tz=UTC", "image=no&store=yes", "image=no&emojis=yes", "image", "=x",
-        "image=a%0ab", "image=a%250ab", "image=a%25250db", "image=%00", "image=%c2%85", "to=x&To=y",
-        "+=1", "&", ";",
+        "format=text;redirect=yes",
+        "format=text;verify=no",
+        "format=text;method=GET",
+        "format=text;+X-Header=1",
+        "format=text;-param=1",
+        "format=text;:field=1",
+        "image=no;template=/etc/passwd",
+        "image=no&&redirect=yes",
+        "image=no&redirect=yes",
+        "%72edirect=yes",
+        "image=no%26redirect=yes&verify=no",
+        "image=no%3Bredirect=yes;x=1",
+        "format=html",
+        "format=markdown",
+        "format=text&format=html",
+        "FORMAT=html",
+        "image=no?redirect=yes",
+        "image=no&user=x",
+        "image=no&password=x",
+        "image=no&pass=x",
+        "image=no&port=25",
+        "image=no&rto=900",
+        "image=no&retry=9",
+        "image=no&optional=yes",
+        "image=no&tz=UTC",
+        "image=no&store=yes",
+        "image=no&emojis=yes",
+        "image",
+        "=x",
+        "image=a%0ab",
+        "image=a%250ab",
+        "image=a%25250db",
+        "image=%00",
+        "image=%c2%85",
+        "to=x&To=y",
+        "+=1",
+        "&",
+        ";",
     ],
-)  # fmt: skip
+)
 def test_a_query_that_some_parser_reads_further_than_another_is_refused(query: str) -> None:
     with pytest.raises(ChannelRejected) as caught:
         user_target(f"{BASE}?{query}", SCHEMES)
@@ -86,18 +114,32 @@ def test_a_query_that_some_parser_reads_further_than_another_is_refused(query: s
 @pytest.mark.parametrize(
     "url",
     [
-        "jsons://a@127.0.0.1@push.example.org/", "jsons://push.example.org@@127.0.0.1/",
-        "jsons://push.example.org#@127.0.0.1/", "jsons://127.0.0.1#.push.example.org/",
-        "jsons://push.example.org\\@127.0.0.1/", "jsons://a:b:c@push.example.org/",
-        "jsons://push.example.org:443:25/", "jsons://%31%32%37.0.0.1/", "jsons://１２７.0.0.1/",
-        "jsons://push.example.org／@127.0.0.1/", "jsons://push.example.org/x;redirect=yes",
-        "jsons://[::1]@push.example.org/", "jsons:/push.example.org/", "jsons:\\\\push.example.org",
-        "jsons://push.example.org/%0d%0aX:%201", "jsons://us%0aer@push.example.org/",
-        "jsons://us%250aer@push.example.org/", "jsons://push.example.org/a#b", "jsons:///x",
-        "jsons://push.example.org:99999999/", "jsons://?redirect=yes", "jsons://x/?",
-        "JSONS://push.example.org/?redirect=yes", "jsons://push.example.org/\x7f",
+        "jsons://a@127.0.0.1@push.example.org/",
+        "jsons://push.example.org@@127.0.0.1/",
+        "jsons://push.example.org#@127.0.0.1/",
+        "jsons://127.0.0.1#.push.example.org/",
+        "jsons://push.example.org\\@127.0.0.1/",
+        "jsons://a:b:c@push.example.org/",
+        "jsons://push.example.org:443:25/",
+        "jsons://%31%32%37.0.0.1/",
+        "jsons://１２７.0.0.1/",
+        "jsons://push.example.org／@127.0.0.1/",
+        "jsons://push.example.org/x;redirect=yes",
+        "jsons://[::1]@push.example.org/",
+        "jsons:/push.example.org/",
+        "jsons:\\\\push.example.org",
+        "jsons://push.example.org/%0d%0aX:%201",
+        "jsons://us%0aer@push.example.org/",
+        "jsons://us%250aer@push.example.org/",
+        "jsons://push.example.org/a#b",
+        "jsons:///x",
+        "jsons://push.example.org:99999999/",
+        "jsons://?redirect=yes",
+        "jsons://x/?",
+        "JSONS://push.example.org/?redirect=yes",
+        "jsons://push.example.org/\x7f",
     ],
-)  # fmt: skip
+)
 def test_an_address_with_two_readings_is_refused(url: str) -> None:
     # The last two characters of a URL may be harmless: then nothing of the user's is left in it.
     try:
@@ -113,15 +155,36 @@ def test_an_address_with_two_readings_is_refused(url: str) -> None:
     tail=st.lists(
         st.one_of(
             st.sampled_from(
-                ["?", "&", ";", "=", "#", "/", "@", ":", "+", "-", "%3B", "%26", "%3F", "%0a",
-                 "yes", "no", "redirect=yes", "verify=no", "method=GET", "format=html",
-                 "template=/x", *sorted(PARAMETERS)]
+                [
+                    "?",
+                    "&",
+                    ";",
+                    "=",
+                    "#",
+                    "/",
+                    "@",
+                    ":",
+                    "+",
+                    "-",
+                    "%3B",
+                    "%26",
+                    "%3F",
+                    "%0a",
+                    "yes",
+                    "no",
+                    "redirect=yes",
+                    "verify=no",
+                    "method=GET",
+                    "format=html",
+                    "template=/x",
+                    *sorted(PARAMETERS),
+                ]
             ),
             st.text(max_size=4),
         ),
         max_size=8,
     ).map("".join),
-)  # fmt: skip
+)
 @example(base=GOOD[5], tail=";redirect=yes")
 @settings(max_examples=300, deadline=None)
 def test_whatever_is_appended_to_a_url_changes_no_rule_about_it(base: str, tail: str) -> None:

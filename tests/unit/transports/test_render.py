@@ -39,8 +39,10 @@ def visible(html: str) -> str:
 
 def without_links(text: str) -> str:
     """The words of a plain part without its addresses and the marks before and around them."""
-    lines = [re.sub(r":? ?https://\S+$|^>|^(Confirm.*|Als gesehen.*):$", r"\1", line)
-             for line in text.splitlines()]  # fmt: skip
+    lines = [
+        re.sub(r":? ?https://\S+$|^>|^(Confirm.*|Als gesehen.*):$", r"\1", line)
+        for line in text.splitlines()
+    ]
     return " ".join(" ".join(lines).split())
 
 
@@ -91,8 +93,10 @@ def test_an_end_without_words_or_with_a_problem_is_no_answer(
 
 
 def test_a_run_is_called_what_its_agent_calls_it(renderer: Renderer) -> None:
-    events = (make_event(1, "agent_started", {"title": "Late suppliers"}),
-              make_event(2, "tool_completed", {"title": "of a page that it read"}))  # fmt: skip
+    events = (
+        make_event(1, "agent_started", {"title": "Late suppliers"}),
+        make_event(2, "tool_completed", {"title": "of a page that it read"}),
+    )
     message = make_message(events=events)
     digest = renderer.digest(message)
     assert digest.subject == "Late suppliers – Finished a tool"
@@ -113,8 +117,10 @@ def test_a_new_day_is_named_where_it_begins(renderer: Renderer) -> None:
 
 def test_the_fullest_mail_is_shown_whole_by_mail_programs(renderer: Renderer) -> None:
     said = "the <word> " * 400
-    events = [make_event(n, "agent_completed", {"result": f"{n} {said}"}, run_id=f"run-{n}")
-              for n in range(2 * MAX_LINES)]  # fmt: skip
+    events = [
+        make_event(n, "agent_completed", {"result": f"{n} {said}"}, run_id=f"run-{n}")
+        for n in range(2 * MAX_LINES)
+    ]
     digest = renderer.digest(make_message(events=events, run_id=None))
     assert len(digest.html.encode()) < 102_000  # Gmail cuts there, and the button is at the end
     assert CONFIRM in digest.text
@@ -132,10 +138,15 @@ def test_a_subject_names_the_run_and_a_digest_over_runs_names_them_all(renderer:
 
 @pytest.mark.parametrize(
     ("locale", "words"),
-    [("de", "Der Agent ist fertig"), ("de-AT", "Der Agent ist fertig"), ("DE_ch", "Der Agent"),
-     ("fr", "The agent finished"), ("../../etc", "The agent finished"),
-     (None, "The agent finished")],
-)  # fmt: skip
+    [
+        ("de", "Der Agent ist fertig"),
+        ("de-AT", "Der Agent ist fertig"),
+        ("DE_ch", "Der Agent"),
+        ("fr", "The agent finished"),
+        ("../../etc", "The agent finished"),
+        (None, "The agent finished"),
+    ],
+)
 def test_the_users_language_is_used_and_english_stands_in(
     renderer: Renderer, locale: str | None, words: str
 ) -> None:
@@ -144,8 +155,10 @@ def test_the_users_language_is_used_and_english_stands_in(
 
 def test_what_an_event_says_cannot_become_markup_or_a_line_of_its_own(renderer: Renderer) -> None:
     evil = "<script>alert(1)</script>\r\nBcc: x@example.org\n\nhttps://evil.example.org"
-    events = (make_event(1, "tool_executing", {"tool": evil}),
-              make_event(2, "agent_completed", {"summary": evil}))  # fmt: skip
+    events = (
+        make_event(1, "tool_executing", {"tool": evil}),
+        make_event(2, "agent_completed", {"summary": evil}),
+    )
     digest = renderer.digest(make_message(events=events, run_id='"><img src=x>\u202e'))
     assert "<script" not in digest.html
     assert "<img" not in digest.html
@@ -154,7 +167,7 @@ def test_what_an_event_says_cannot_become_markup_or_a_line_of_its_own(renderer: 
     assert "\u202e" not in digest.subject
 
 
-def test_unknown_types_get_words_and_odd_data_breaks_nothing(renderer: Renderer) -> None:
+def test_unknown_types_get_words_and_malformed_data_breaks_nothing(renderer: Renderer) -> None:
     events = (
         make_event(1, "billing.invoice_paid", {"message": {"not": "text"}}),
         make_event(2, "tool_executing", {"tool": ["a", "list"], "error": 7}),
@@ -271,9 +284,15 @@ def test_a_template_that_cannot_be_compiled_stops_the_start_naming_its_file(
 
 @pytest.mark.parametrize(
     "text",
-    ["{{ no_such_name }}", "{{ last.nothing }}", "{{ count + 'x' }}", "{{ 1 // 0 }}",
-     "{{ ''.__class__.__mro__ }}", "{{ runs.append(1) }}"],
-)  # fmt: skip
+    [
+        "{{ no_such_name }}",
+        "{{ last.nothing }}",
+        "{{ count + 'x' }}",
+        "{{ 1 // 0 }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ runs.append(1) }}",
+    ],
+)
 def test_a_template_that_breaks_while_rendering_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "en").mkdir()
     (tmp_path / "en/push.txt").write_text(text)

@@ -49,9 +49,20 @@ def test_characters_put_together_are_the_text(text: str) -> None:
 
 @pytest.mark.parametrize(
     "whole",
-    [FAMILY, SCOTLAND, "🇩🇪", "👍🏽", "❤️\u200d🔥", "e\u0301", "नि", "각", "\u1100\u1161\u11a8", "1️⃣",
-     "葛\U000e0100"],
-)  # fmt: skip
+    [
+        FAMILY,
+        SCOTLAND,
+        "🇩🇪",
+        "👍🏽",
+        "❤️\u200d🔥",
+        "e\u0301",
+        "नि",
+        "각",
+        "\u1100\u1161\u11a8",
+        "1️⃣",
+        "葛\U000e0100",
+    ],
+)
 def test_what_a_reader_sees_as_one_is_kept_and_cut_as_one(whole: str) -> None:
     assert printable(whole) == whole
     assert list(characters(whole * 3)) == [whole] * 3
