@@ -47,8 +47,8 @@ def make_copies(settings: Settings, ledger: Ledger) -> Copies:
     """Second copies on Redis, or in the ledger without it."""
     url = secret(settings.redis_url)
     if url is None:
-        mailbox = ledger.mailbox
-        return Copies(mailbox.put, mailbox.read, mailbox.trim, lambda: None)
+        copies = ledger.queue_copies
+        return Copies(copies.put, copies.read, copies.trim, lambda: None)
     streams = RedisStreams(url, QUEUE_COPY_AGE)
 
     def trim(max_age: float) -> int:

@@ -29,7 +29,7 @@ _SCAN = 500
 
 
 class RedisStreams:
-    """``MailboxStore`` over Redis streams. Synchronous and thread-safe.
+    """``QueueCopyStore`` over Redis streams. Synchronous and thread-safe.
 
     Args:
         max_age: seconds a copy is kept; a stream without new copies expires after it.

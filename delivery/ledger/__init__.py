@@ -15,7 +15,6 @@ from delivery.ledger.stores.alerts import AlertSql
 from delivery.ledger.stores.audit import AuditSql
 from delivery.ledger.stores.breakers import BreakerSql
 from delivery.ledger.stores.chain import ChainSql
-from delivery.ledger.stores.commit import RecordingSql
 from delivery.ledger.stores.confirmations import ConfirmationSql
 from delivery.ledger.stores.contacts import ContactSql
 from delivery.ledger.stores.digests import DigestSql
@@ -23,7 +22,8 @@ from delivery.ledger.stores.events import EventSql
 from delivery.ledger.stores.feed import FeedSql
 from delivery.ledger.stores.nodes import NodeSql
 from delivery.ledger.stores.operations import OperationSql
-from delivery.ledger.stores.queue_copies import MailboxSql
+from delivery.ledger.stores.queue_copies import QueueCopySql
+from delivery.ledger.stores.recording import RecordingSql
 from delivery.ledger.stores.retention import RetentionSql
 from delivery.ledger.stores.statistics import StatisticsSql
 
@@ -67,7 +67,7 @@ class SqlLedger:
         self.alerts = AlertSql(database)
         self.contacts = ContactSql(database)
         self.breakers = BreakerSql(database)
-        self.mailbox = MailboxSql(database)
+        self.queue_copies = QueueCopySql(database)
         self.audit = AuditSql(database)
         self.nodes = NodeSql(database)
 

@@ -84,7 +84,7 @@ def is_current(url: str) -> bool:
 @contextmanager
 def transaction(url: str) -> Iterator[Connection]:
     """The transaction in which migrations run, when nobody else's do."""
-    database = Database(url, pool_size=1, patience=None)
+    database = Database(url, pool_size=1, answer_timeout=None)
     try:
         with database.write() as connection:
             if not database.is_sqlite:

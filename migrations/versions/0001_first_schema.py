@@ -34,8 +34,19 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("nodes", "mailbox", "audit_head", "audit_log", "breakers", "contacts", "digests",
-                  "confirmations", "attempts", "runs", "events"):  # fmt: skip
+    for table in (
+        "nodes",
+        "mailbox",
+        "audit_head",
+        "audit_log",
+        "breakers",
+        "contacts",
+        "digests",
+        "confirmations",
+        "attempts",
+        "runs",
+        "events",
+    ):
         op.drop_table(table)
     if op.get_context().dialect.name == "postgresql":
         op.execute(sa.schema.DropSequence(sa.Sequence("events_position_seq")))
@@ -72,8 +83,12 @@ def _create_events(is_postgresql: bool) -> None:
         sa.PrimaryKeyConstraint("id", name="pk_events"),
     )
     _partial_index("ix_events_due", "events", ["due_at"], "due_at IS NOT NULL")
-    _partial_index("ix_events_unconfirmed", "events", ["user_id", "position"],
-                   "state NOT IN ('confirmed', 'expired')")  # fmt: skip
+    _partial_index(
+        "ix_events_unconfirmed",
+        "events",
+        ["user_id", "position"],
+        "state NOT IN ('confirmed', 'expired')",
+    )
     op.create_index("ix_events_user_id_position", "events", ["user_id", "position"])
     op.create_index("ix_events_position", "events", ["position"])
     _partial_index("ix_events_digest_id", "events", ["digest_id"], "digest_id IS NOT NULL")
@@ -149,10 +164,12 @@ def _create_digests() -> None:
         sa.Column("ended_at", INSTANT),
         sa.PrimaryKeyConstraint("id", name="pk_digests"),
     )
-    _partial_index("ix_digests_live", "digests", ["user_id", "channel"],
-                   "state IN ('open', 'firing')")  # fmt: skip
-    op.create_index("ix_digests_user_id_channel_sent_at", "digests",
-                    ["user_id", "channel", "sent_at"])  # fmt: skip
+    _partial_index(
+        "ix_digests_live", "digests", ["user_id", "channel"], "state IN ('open', 'firing')"
+    )
+    op.create_index(
+        "ix_digests_user_id_channel_sent_at", "digests", ["user_id", "channel", "sent_at"]
+    )
     op.create_index("ix_digests_provider_id", "digests", ["provider_id"])
 
 

@@ -13,7 +13,7 @@ from delivery.errors import LedgerUnavailable
 from delivery.ledger.sql.database import CONNECT_TIMEOUT, Database
 from tests import servers
 
-PATIENCE = 0.5
+ANSWER_TIMEOUT = 0.5
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def own_postgres() -> Iterator[servers.Server]:
 
 @pytest.fixture
 def database(own_postgres: servers.Server) -> Iterator[Database]:
-    """An impatient handle on it, connected already."""
-    with closing(Database(own_postgres.url, patience=PATIENCE)) as database:
+    """A connected handle with a short answer timeout."""
+    with closing(Database(own_postgres.url, answer_timeout=ANSWER_TIMEOUT)) as database:
         assert database.now()
         yield database
 
@@ -53,7 +53,7 @@ def test_a_statement_on_a_server_that_freezes_midway_is_given_up(
     begun = time.monotonic()
     with pytest.raises(LedgerUnavailable, match="did not answer"):
         ask()
-    assert PATIENCE <= time.monotonic() - begun < PATIENCE + 3.0
+    assert ANSWER_TIMEOUT <= time.monotonic() - begun < ANSWER_TIMEOUT + 3.0
     assert database.now(), "the next call has a connection of its own"
 
 
@@ -71,7 +71,7 @@ def test_a_copy_into_a_server_that_freezes_midway_is_given_up(
     begun = time.monotonic()
     with pytest.raises(LedgerUnavailable):
         ask()
-    assert time.monotonic() - begun < 3 * PATIENCE + 3.0
+    assert time.monotonic() - begun < 3 * ANSWER_TIMEOUT + 3.0
 
 
 def test_a_pooled_connection_to_a_frozen_server_is_asked_only_shortly(
@@ -104,8 +104,8 @@ def test_a_slow_answer_within_the_limit_is_taken(database: Database) -> None:
 
 
 def test_migrations_may_take_their_time(own_postgres: servers.Server) -> None:
-    forever = Database(own_postgres.url, patience=None)
+    forever = Database(own_postgres.url, answer_timeout=None)
     with closing(forever) as database, database.write() as connection:
         driver = connection.connection.driver_connection
         assert driver is not None
-        assert driver.patience is None
+        assert driver.answer_timeout is None

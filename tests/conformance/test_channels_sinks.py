@@ -126,8 +126,10 @@ def test_the_sms_sink_asks_for_the_right_account_and_token(sms_sink: SmsSink) ->
 
 def expect_signed(server: WebServer, requests: list[Request]) -> None:
     for request in requests:
-        fields = {name: values[0] for name, values in
-                  parse_qs(request.body.decode(), keep_blank_values=True).items()}  # fmt: skip
+        fields = {
+            name: values[0]
+            for name, values in parse_qs(request.body.decode(), keep_blank_values=True).items()
+        }
         signature = twilio_signature(TOKEN, server.url + request.path, fields)
         assert request.headers["X-Twilio-Signature"] == signature
 
@@ -163,7 +165,12 @@ def test_a_receipt_for_an_unknown_message_is_an_error(sms_sink: SmsSink) -> None
 
 def test_twilios_own_example_of_a_signature_holds() -> None:
     # Source: Twilio, "Webhooks security", the worked example.
-    form = {"CallSid": "CA1234567890ABCDE", "Caller": "+14158675310", "Digits": "1234",
-            "From": "+14158675310", "To": "+18005551212"}  # fmt: skip
+    form = {
+        "CallSid": "CA1234567890ABCDE",
+        "Caller": "+14158675310",
+        "Digits": "1234",
+        "From": "+14158675310",
+        "To": "+18005551212",
+    }
     url = "https://example.com/myapp.php?foo=1&bar=2"
     assert twilio_signature("12345", url, form) == "L/OH5YylLD5NRKLltdqwSvS0BnU="

@@ -50,8 +50,9 @@ class Outage:
         self.refused_ids: set[str] = set()
         self.batches: list[int] = []
 
-    def commit(self, entries: Sequence[Entry], proofs: Sequence[Confirmation] = (), **options: Any
-               ) -> list[Receipted]:  # fmt: skip
+    def commit(
+        self, entries: Sequence[Entry], proofs: Sequence[Confirmation] = (), **options: Any
+    ) -> list[Receipted]:
         if self.is_away:
             raise LedgerUnavailable("switched off")
         if any(e.event.id in self.refused_ids for e in entries):

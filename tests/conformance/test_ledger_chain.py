@@ -309,8 +309,11 @@ def test_an_attempt_is_written_before_and_its_outcome_after(ledger: SqlLedger) -
     assert ended.ended_at is not None
     assert ended.started_at == begun.started_at
     assert (ended.outcome, ended.error, ended.retryable, ended.retry_after) == (
-        Outcome.FAILED, "busy", False, 2.5,
-    )  # fmt: skip
+        Outcome.FAILED,
+        "busy",
+        False,
+        2.5,
+    )
 
 
 def test_nothing_is_begun_for_an_event_that_was_confirmed_meanwhile(ledger: SqlLedger) -> None:
@@ -381,8 +384,12 @@ def test_a_batch_is_answered_event_by_event(ledger: SqlLedger) -> None:
     assert outcomes == [[Outcome.DELIVERED], [], [Outcome.DELIVERED], []]
 
     soon, later = ledger.now(), ledger.now() + timedelta(seconds=60)
-    moves = [(fine, "direct", soon), (confirmed, "direct", soon), (begun, "email", later),
-             (lost, "direct", soon)]  # fmt: skip
+    moves = [
+        (fine, "direct", soon),
+        (confirmed, "direct", soon),
+        (begun, "email", later),
+        (lost, "direct", soon),
+    ]
     assert ledger.chain.move_all(moves) == [True, False, True, False]
     assert [stored(ledger, one).step for one in ids] == ["direct", None, "email", None]
     assert ledger.chain.move_all([]) == []

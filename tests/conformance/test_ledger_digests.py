@@ -274,8 +274,11 @@ def test_claiming_reads_the_members_and_begins_an_attempt_for_each(
     for event_id in (opener, companion):
         [begun] = attempts(ledger, event_id)
         assert (begun.channel, begun.number, begun.outcome, begun.digest_id) == (
-            "email", 1, Outcome.STARTED, digest.id,
-        )  # fmt: skip
+            "email",
+            1,
+            Outcome.STARTED,
+            digest.id,
+        )
 
 
 def test_confirmed_and_expired_events_are_not_in_the_message(
@@ -342,8 +345,9 @@ def test_a_replayed_event_may_be_sent_again(ledger: SqlLedger, advance: Any) -> 
     second = join(ledger, event_id, min_interval=0.0)
     advance(31)
     assert ids(sending(ledger, second)) == [event_id]
-    assert [(one.generation, one.number) for one in attempts(ledger, event_id)
-            if one.channel == "email"] == [(1, 1), (2, 1)]  # fmt: skip
+    assert [
+        (one.generation, one.number) for one in attempts(ledger, event_id) if one.channel == "email"
+    ] == [(1, 1), (2, 1)]
 
 
 def test_a_dead_workers_message_is_unknown_and_the_next_one_keeps_its_message_id(
@@ -357,8 +361,9 @@ def test_a_dead_workers_message_is_unknown_and_the_next_one_keeps_its_message_id
     advance(LEASE + 1)
     again = sending(ledger, digest)
     assert [(one.number, one.outcome) for one in attempts(ledger, event_id)] == [
-        (1, Outcome.UNKNOWN), (2, Outcome.STARTED),
-    ]  # fmt: skip
+        (1, Outcome.UNKNOWN),
+        (2, Outcome.STARTED),
+    ]
     assert again.digest.message_id == lost.digest.message_id
     assert (again.digest.token, again.digest.number) == (2, 2)
     assert not ledger.digests.end(lost, DELIVERED, retry_in=None)
@@ -434,9 +439,13 @@ def test_a_retry_is_due_for_the_digest_and_for_those_that_wait_for_it(
 
 @pytest.mark.parametrize(
     ("outcome", "state"),
-    [(Outcome.DELIVERED, "sent"), (Outcome.UNKNOWN, "sent"), (Outcome.FAILED, "failed"),
-     (Outcome.SKIPPED, "failed")],
-)  # fmt: skip
+    [
+        (Outcome.DELIVERED, "sent"),
+        (Outcome.UNKNOWN, "sent"),
+        (Outcome.FAILED, "failed"),
+        (Outcome.SKIPPED, "failed"),
+    ],
+)
 def test_a_closed_digest_says_whether_it_may_have_gone_out(
     ledger: SqlLedger, advance: Any, outcome: Outcome, state: str
 ) -> None:

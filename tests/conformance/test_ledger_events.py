@@ -62,8 +62,9 @@ def commit(ledger: SqlLedger, entries: Sequence[Entry], **options: Any) -> list[
 
 
 def test_a_recorded_event_reads_back_as_it_was_given(ledger: SqlLedger) -> None:
-    one = entry(data={"text": 'quo"te\\ \t ünïcode \u2028', "n": 1.5}, meta={"a": [1]},
-                thread_id="t")  # fmt: skip
+    one = entry(
+        data={"text": 'quo"te\\ \t ünïcode \u2028', "n": 1.5}, meta={"a": [1]}, thread_id="t"
+    )
     [answer] = ledger.recording.commit([one])
     assert (answer.outcome, answer.seq) == (Recorded.NEW, 1)
     timeline = ledger.events.get(one.event.id)
@@ -117,8 +118,10 @@ def test_an_id_repeated_within_one_batch_is_recorded_once(ledger: SqlLedger) -> 
     other = entry(id=one.event.id, data={"x": 2})
     answers = ledger.recording.commit([one, twin, other])
     assert [a.outcome for a in answers] == [
-        Recorded.NEW, Recorded.DUPLICATE, Recorded.CONFLICT,
-    ]  # fmt: skip
+        Recorded.NEW,
+        Recorded.DUPLICATE,
+        Recorded.CONFLICT,
+    ]
     assert answers[1].seq == 1
 
 

@@ -251,32 +251,32 @@ def test_without_the_ledger_calls_pass(tmp_path: Path) -> None:
 
 def test_copies_read_back_whole_and_in_order(ledger: SqlLedger) -> None:
     mine = [event(), event(), event(meta=None, thread_id=None)]
-    ledger.mailbox.put([*mine, event(user="eve")])
-    ledger.mailbox.put([])
-    assert ledger.mailbox.read("ada") == mine
+    ledger.queue_copies.put([*mine, event(user="eve")])
+    ledger.queue_copies.put([])
+    assert ledger.queue_copies.read("ada") == mine
 
 
 def test_a_copy_that_is_there_already_stays_single(ledger: SqlLedger) -> None:
     one = event()
-    ledger.mailbox.put([one])
-    ledger.mailbox.put([one, event(user="eve")])
-    assert ledger.mailbox.read("ada") == [one]
+    ledger.queue_copies.put([one])
+    ledger.queue_copies.put([one, event(user="eve")])
+    assert ledger.queue_copies.read("ada") == [one]
 
 
 def test_a_limited_read_gives_the_newest(ledger: SqlLedger) -> None:
     mine = [event() for _ in range(5)]
-    ledger.mailbox.put(mine)
-    assert ledger.mailbox.read("ada", limit=2) == mine[-2:]
+    ledger.queue_copies.put(mine)
+    assert ledger.queue_copies.read("ada", limit=2) == mine[-2:]
 
 
 def test_trimming_deletes_what_is_too_old(ledger: SqlLedger, advance: Any) -> None:
-    ledger.mailbox.put([event() for _ in range(3)])
+    ledger.queue_copies.put([event() for _ in range(3)])
     advance(100)
     kept = event()
-    ledger.mailbox.put([kept])
-    assert ledger.mailbox.trim(50.0) == 3
-    assert ledger.mailbox.read("ada") == [kept]
-    assert ledger.mailbox.trim(50.0) == 0
+    ledger.queue_copies.put([kept])
+    assert ledger.queue_copies.trim(50.0) == 3
+    assert ledger.queue_copies.read("ada") == [kept]
+    assert ledger.queue_copies.trim(50.0) == 0
 
 
 # --- nodes -----------------------------------------------------------------------------------

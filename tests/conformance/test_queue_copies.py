@@ -10,7 +10,7 @@ import pytest
 
 from delivery.bus.user_streams import RedisStreams
 from delivery.domain.event import EventClass
-from delivery.domain.stores import MailboxStore
+from delivery.domain.stores import QueueCopyStore
 from delivery.ledger import SqlLedger, migrate
 from delivery.testing import MemoryLedger
 from tests.messages import make_event
@@ -18,15 +18,15 @@ from tests.messages import make_event
 HOUR = 3_600.0
 
 
-def _of_ledger(url: str, stack: ExitStack) -> MailboxStore:
+def _of_ledger(url: str, stack: ExitStack) -> QueueCopyStore:
     migrate.upgrade(url)
     ledger = SqlLedger(url)
     stack.callback(ledger.close)
-    return ledger.mailbox
+    return ledger.queue_copies
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "memory", "redis"])
-def mailbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MailboxStore]:
+def copies(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[QueueCopyStore]:
     with ExitStack() as stack:
         if request.param == "redis":
             streams = RedisStreams(request.getfixturevalue("redis_url"), HOUR)
@@ -35,64 +35,65 @@ def mailbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MailboxS
         elif request.param == "memory":
             ledger = MemoryLedger()
             stack.callback(ledger.close)
-            yield ledger.mailbox
+            yield ledger.queue_copies
         elif request.param == "sqlite":
             yield _of_ledger(f"sqlite:///{tmp_path / 'ledger.db'}", stack)
         else:
             yield _of_ledger(request.getfixturevalue("postgres_url"), stack)
 
 
-def test_copies_come_back_whole_and_in_order(mailbox: MailboxStore) -> None:
+def test_copies_come_back_whole_and_in_order(copies: QueueCopyStore) -> None:
     events = [
         make_event(1, "agent_started"),
         make_event(2, "note", {"ü": [1, 2.5, None, {"x": "é\n"}]}, thread_id="t-1"),
-        make_event(3, "auth_failed", meta={"flags": ["placeholder:run_id"]},
-                   event_class=EventClass.AUTH),
+        make_event(
+            3, "auth_failed", meta={"flags": ["placeholder:run_id"]}, event_class=EventClass.AUTH
+        ),
         make_event(4, seq=None, run_id="run-8"),
-    ]  # fmt: skip
-    mailbox.put(events[:2])
-    mailbox.put(events[2:])
-    assert mailbox.read("ada") == events
+    ]
+    copies.put(events[:2])
+    copies.put(events[2:])
+    assert copies.read("ada") == events
 
 
-def test_a_user_sees_only_their_own_copies(mailbox: MailboxStore) -> None:
+def test_a_user_sees_only_their_own_copies(copies: QueueCopyStore) -> None:
     mine, theirs = make_event(1), make_event(2, user_id="bob")
-    mailbox.put([mine, theirs])
-    assert mailbox.read("ada") == [mine]
-    assert mailbox.read("bob") == [theirs]
-    assert mailbox.read("eve") == []
+    copies.put([mine, theirs])
+    assert copies.read("ada") == [mine]
+    assert copies.read("bob") == [theirs]
+    assert copies.read("eve") == []
 
 
 @pytest.mark.parametrize("user_id", ["a:b*[c]?", "ü ñ", "ada ", "x" * 128])
-def test_any_user_id_is_a_mailbox_of_its_own(mailbox: MailboxStore, user_id: str) -> None:
-    mailbox.put([make_event(1), make_event(2, user_id=user_id)])
-    assert [event.user_id for event in mailbox.read(user_id)] == [user_id]
-    assert len(mailbox.read("ada")) == 1
+def test_any_user_id_has_copies_of_its_own(copies: QueueCopyStore, user_id: str) -> None:
+    copies.put([make_event(1), make_event(2, user_id=user_id)])
+    assert [event.user_id for event in copies.read(user_id)] == [user_id]
+    assert len(copies.read("ada")) == 1
 
 
-def test_a_copy_put_twice_is_read_once_in_its_first_place(mailbox: MailboxStore) -> None:
+def test_a_copy_put_twice_is_read_once_in_its_first_place(copies: QueueCopyStore) -> None:
     first, second = make_event(1), make_event(2)
-    mailbox.put([first, second])
-    mailbox.put([first])
-    assert mailbox.read("ada") == [first, second]
+    copies.put([first, second])
+    copies.put([first])
+    assert copies.read("ada") == [first, second]
 
 
-def test_a_limit_keeps_the_newest(mailbox: MailboxStore) -> None:
+def test_a_limit_keeps_the_newest(copies: QueueCopyStore) -> None:
     events = [make_event(number) for number in range(10)]
-    mailbox.put(events)
-    assert mailbox.read("ada", 3) == events[-3:]
+    copies.put(events)
+    assert copies.read("ada", 3) == events[-3:]
 
 
-def test_putting_nothing_is_fine(mailbox: MailboxStore) -> None:
-    mailbox.put([])
-    assert mailbox.read("ada") == []
+def test_putting_nothing_is_fine(copies: QueueCopyStore) -> None:
+    copies.put([])
+    assert copies.read("ada") == []
 
 
-def test_old_copies_are_trimmed_and_young_ones_stay(mailbox: MailboxStore) -> None:
+def test_old_copies_are_trimmed_and_young_ones_stay(copies: QueueCopyStore) -> None:
     events = [make_event(1), make_event(2).evolve(user_id="bob")]
-    mailbox.put(events)
-    assert mailbox.trim(HOUR) == 0
-    assert mailbox.read("ada") == events[:1]
-    assert mailbox.trim(-1.0) == 2
-    assert mailbox.read("ada") == []
-    assert mailbox.read("bob") == []
+    copies.put(events)
+    assert copies.trim(HOUR) == 0
+    assert copies.read("ada") == events[:1]
+    assert copies.trim(-1.0) == 2
+    assert copies.read("ada") == []
+    assert copies.read("bob") == []

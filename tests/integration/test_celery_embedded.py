@@ -86,7 +86,7 @@ class World:
             channels=self.boxes,
             alerts=self,
             resend=self,
-            queue_copy=self.ledger.mailbox.put,
+            queue_copy=self.ledger.queue_copies.put,
             publish=self.relay,
             links=self,
             drain_spool=lambda: None,
@@ -97,7 +97,7 @@ class World:
             Sweeper(self.ledger, self.policies, self.relay),
             Alerter(self.ledger, self),
             self.ledger.audit.seal,
-            self.ledger.mailbox.trim,
+            self.ledger.queue_copies.trim,
         )
         register(self.app, lambda: executor)
         register_maintenance(self.app, lambda: maintenance)
@@ -200,7 +200,7 @@ def test_an_event_that_nobody_confirms_goes_down_the_chain_to_the_operators(worl
         ("sms", 1, "delivered"),
         ("alert", 1, "delivered"),
     ]
-    assert [event.id for event in world.ledger.mailbox.read("u")] == [event_id]
+    assert [event.id for event in world.ledger.queue_copies.read("u")] == [event_id]
 
 
 def test_forty_events_are_one_mail_one_sms_and_one_notice_to_operators(world: World) -> None:

@@ -19,12 +19,13 @@ from delivery.errors import DeliveryError, LedgerError, LedgerUnavailable
 from delivery.ledger.journal.gathering import Batch
 from delivery.ledger.journal.spool import Spool
 
-KEPT = 60.0
-AGAIN = 1.0
-MOST = 20_000
+KEEP_UNMATCHED = 60.0
+"""Seconds for which a proof without an event is kept."""
+OFFER_INTERVAL = 1.0
+MAX_UNMATCHED = 20_000
 
 
-class EarlyProofs:
+class UnmatchedProofs:
     """Bounded; belongs to one thread.
 
     Args:
@@ -34,12 +35,12 @@ class EarlyProofs:
     def __init__(
         self,
         *,
-        kept: float = KEPT,
-        most: int = MOST,
+        keep: float = KEEP_UNMATCHED,
+        limit: int = MAX_UNMATCHED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._kept = kept
-        self._most = most
+        self._keep = keep
+        self._limit = limit
         self._clock = clock
         self._until: dict[Confirmation, float] = {}
         self._at = 0.0
@@ -52,7 +53,7 @@ class EarlyProofs:
         now = self._clock()
         if not self._until or now < self._at:
             return []
-        self._at = now + AGAIN
+        self._at = now + OFFER_INTERVAL
         return list(self._until)
 
     def settle(self, offered: Iterable[Confirmation], missed: Iterable[Confirmation]) -> None:
@@ -63,13 +64,13 @@ class EarlyProofs:
             missed: of these and of others, those that found no event.
         """
         now = self._clock()
-        again = {proof: self._until.get(proof, now + self._kept) for proof in missed}
+        again = {proof: self._until.get(proof, now + self._keep) for proof in missed}
         for proof in offered:
             self._until.pop(proof, None)
         for proof, until in again.items():
             if until > now:
                 self._until[proof] = until
-        while len(self._until) > self._most:
+        while len(self._until) > self._limit:
             del self._until[next(iter(self._until))]  # the oldest has waited the longest in vain
 
 
@@ -146,7 +147,7 @@ class Committer:
         self._ledger = ledger
         self._spool = spool
         self._outage = Outage(lambda: ledger.ping())
-        self._early = EarlyProofs()
+        self._unmatched = UnmatchedProofs()
         self._adopt_at = 0.0
         self._told: str | None = None  # why the ledger is away, as it was logged last
         self._refused: str | None = None  # why the spool took nothing, the last time
@@ -184,7 +185,7 @@ class Committer:
                 # that would find out: balancers send none to a gateway that refuses.
                 self._outage.worked()
             self._drain()
-            self._offer_early_proofs()
+            self._offer_unmatched_proofs()
             if self._spool is not None and self.is_upkeep_due:
                 self._adopt_at = time.monotonic() + ADOPT_EVERY
                 self._spool.adopt(self._drained)
@@ -203,7 +204,7 @@ class Committer:
         try:
             self._drain()
             answers = self._record(entries, batch.proofs)
-            self._offer_early_proofs()
+            self._offer_unmatched_proofs()
             for reason, ids in batch.hand_overs.items():
                 self._ledger.operations.hand_over(ids, reason)
         except LedgerUnavailable as error:
@@ -227,9 +228,10 @@ class Committer:
         """Commit a page of a spool; what the ledger refuses for good must not block the rest."""
         answers = self._record(entries, proofs, drained=True)
         refused = [
-            entry for entry, answer in zip(entries, answers, strict=True)
+            entry
+            for entry, answer in zip(entries, answers, strict=True)
             if isinstance(answer, Exception)
-        ]  # fmt: skip
+        ]
         if refused and self._spool is not None:
             self._spool.set_aside(refused)
 
@@ -248,7 +250,7 @@ class Committer:
             answers: list[Answer] = list(
                 self._ledger.recording.commit(entries, proofs, drained=drained, missed=missed)
             )
-            self._early.settle((), missed)
+            self._unmatched.settle((), missed)
             return answers
         except LedgerUnavailable:
             raise
@@ -269,12 +271,12 @@ class Committer:
             self._ledger.confirmations.confirm(proofs)
         return answers
 
-    def _offer_early_proofs(self) -> None:
+    def _offer_unmatched_proofs(self) -> None:
         """Again, now and then: their events may have come from another node meanwhile."""
-        due = self._early.due()
+        due = self._unmatched.due()
         if due:
             unknown = set(self._ledger.confirmations.confirm(due).unknown)
-            self._early.settle(due, [proof for proof in due if proof.event_id in unknown])
+            self._unmatched.settle(due, [proof for proof in due if proof.event_id in unknown])
 
     def _to_spool(
         self, entries: Sequence[Entry], proofs: Sequence[Confirmation], error: LedgerUnavailable

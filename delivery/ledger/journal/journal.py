@@ -60,7 +60,7 @@ class JournalThread:
         gather: float = GATHER,
     ) -> None:
         self._max_pending = max_pending
-        self._patience = gather
+        self._gather = gather
         self._gathering = Gathering()
         self._submitted = 0
         self._cuts = 0
@@ -179,7 +179,7 @@ class JournalThread:
         if self._is_busy or not self._gathering:
             return
         # Somebody who waits for the commit is in a hurry: nothing waits for its proof then.
-        entries, proofs = (0.0, 0.0) if self._flushes else (self._patience, GATHER_PROOFS)
+        entries, proofs = (0.0, 0.0) if self._flushes else (self._gather, GATHER_PROOFS)
         batch = self._gathering.cut(now - entries, BATCH, proofs_since=now - proofs)
         if batch is not None:
             self._is_busy = True
@@ -192,7 +192,7 @@ class JournalThread:
         """Look again when the first of what gathered has waited for long enough."""
         gathering = self._gathering
         waits = (gathering.oldest, entries), (gathering.oldest_proof, proofs)
-        at = min(since + patience for since, patience in waits if since is not None)
+        at = min(since + timeout for since, timeout in waits if since is not None)
         if self._timer is not None:
             # Not asked of the handle: uvloop's for an instant that has passed cannot tell.
             if self._timer_at <= at:

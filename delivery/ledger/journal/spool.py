@@ -76,8 +76,10 @@ class Spool:
             SpoolFull: the limit would be passed; nothing was written.
             LedgerUnavailable: the disk refused; nothing counts as written.
         """
-        lines = b"".join([_line(_entry_record(entry)) for entry in entries]
-                         + [_line(_proof_record(proof)) for proof in proofs])  # fmt: skip
+        lines = b"".join(
+            [_line(_entry_record(entry)) for entry in entries]
+            + [_line(_proof_record(proof)) for proof in proofs]
+        )
         with self._lock:
             if self._size + len(lines) > self.max_bytes:
                 raise SpoolFull(
@@ -117,8 +119,11 @@ class Spool:
         """Keep events that the ledger refuses for good where a person can find them."""
         lines = b"".join(_line(_entry_record(entry)) for entry in entries)
         _append(self.path.with_suffix(".refused"), lines)
-        logger.error("%d spooled events were refused; they are kept in %s", len(entries),
-                  self.path.with_suffix(".refused"))  # fmt: skip
+        logger.error(
+            "%d spooled events were refused; they are kept in %s",
+            len(entries),
+            self.path.with_suffix(".refused"),
+        )
 
     def adopt(self, commit: Commit) -> int:
         """Drain and remove the files of processes that died; 0 if there are none."""

@@ -27,9 +27,16 @@ PAGE = 500
 
 EVENT_OWN = ("id", "type", "user_id", "run_id", "seq", "at", "data")
 EVENT_SHAPE = (
-    "thread_id", "class", "meta", "state", "due_at", "expires_at", "handed_over_at", "recorded_at",
+    "thread_id",
+    "class",
+    "meta",
+    "state",
+    "due_at",
+    "expires_at",
+    "handed_over_at",
+    "recorded_at",
     "confirmed_at",
-)  # fmt: skip
+)
 """What the rows of a batch have in common, but for a few shapes."""
 
 _OWN = ", ".join(f'"{name}"' for name in EVENT_OWN)
@@ -191,11 +198,14 @@ def _write_runs(
             statement = _INSERT_RUNS.format(
                 rows=_ROWS_POSTGRESQL, last_seq=last_seq, returning=returning
             )
-            cursor.execute(statement, {
-                "users": array(user for user, _ in keys),
-                "runs": array(run for _, run in keys),
-                "seqs": array(values[key] for key in keys),
-            })  # fmt: skip
+            cursor.execute(
+                statement,
+                {
+                    "users": array(user for user, _ in keys),
+                    "runs": array(run for _, run in keys),
+                    "seqs": array(values[key] for key in keys),
+                },
+            )
             return list(cursor.fetchall()) if returning else []
         at = stamp(connection, datetime.now(UTC))
         found: list[tuple[int, str, str]] = []

@@ -27,7 +27,7 @@ BUSY_TIMEOUT = 5.0
 STATEMENT_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 3.0
 # The server ends a statement first, as long as it can.
-PATIENCE = STATEMENT_TIMEOUT + 1.0
+ANSWER_TIMEOUT = STATEMENT_TIMEOUT + 1.0
 _CLOCK = sa.text("select clock_timestamp()")
 
 
@@ -63,13 +63,15 @@ class Database:
     other processes, so a write never fails halfway for a lock it should have taken first.
 
     Args:
-        patience: seconds that PostgreSQL may take for an answer before the connection is given up;
-            ``None`` waits for ever, which only migrations may.
+        answer_timeout: seconds that PostgreSQL may take for an answer before the connection is
+            given up; ``None``, for migrations only, sets no limit.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 8, patience: float | None = PATIENCE) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = 8, answer_timeout: float | None = ANSWER_TIMEOUT
+    ) -> None:
         parsed = parse_url(url)
-        self._use(_engine(parsed, pool_size, patience), _utcnow)
+        self._use(_engine(parsed, pool_size, answer_timeout), _utcnow)
 
     def _use(self, engine: sa.Engine, wall: Callable[[], datetime]) -> None:
         self.url = engine.url
@@ -125,7 +127,7 @@ class Database:
         self.engine.dispose()
 
 
-def _engine(url: URL, pool_size: int, patience: float | None) -> sa.Engine:
+def _engine(url: URL, pool_size: int, answer_timeout: float | None) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, pool_size)
     # Limits live in the session, so that a statement that outlives its caller still ends.
@@ -148,7 +150,7 @@ def _engine(url: URL, pool_size: int, patience: float | None) -> sa.Engine:
             "tcp_user_timeout": int(STATEMENT_TIMEOUT * 1000),
         },
     )
-    limit(engine, idle=CONNECT_TIMEOUT, busy=patience)
+    limit(engine, idle=CONNECT_TIMEOUT, busy=answer_timeout)
     return engine
 
 

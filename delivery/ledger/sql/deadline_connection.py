@@ -25,31 +25,32 @@ _USED_AT = "delivery_used_at"
 _INTERVAL = 0.1
 
 
-class PatientConnection(psycopg.Connection[Any]):
-    """Closes itself when one answer takes longer than ``patience`` seconds.
+class DeadlineConnection(psycopg.Connection[Any]):
+    """Closes itself when one answer takes longer than ``answer_timeout`` seconds.
 
     The error is an ``OperationalError``, as if the connection had broken: what was asked may still
     be done.
     """
 
-    patience: float | None = None
+    answer_timeout: float | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = _INTERVAL, timeout: float | None = None) -> RV:
         """See psycopg: every wait of a connection comes through here."""
-        if self.patience is None:
+        if self.answer_timeout is None:
             return super().wait(gen, interval, timeout)
-        return super().wait(self._limited(gen, self.patience), min(interval, _INTERVAL), timeout)
+        limited = self._limited(gen, self.answer_timeout)
+        return super().wait(limited, min(interval, _INTERVAL), timeout)
 
-    def _limited(self, gen: PQGen[RV], patience: float) -> PQGen[RV]:
+    def _limited(self, gen: PQGen[RV], seconds: float) -> PQGen[RV]:
         """The same generator, which the waiting loop resumes at least every ``_INTERVAL``."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + seconds
         try:
             wanted = next(gen)
             while True:
                 ready = yield wanted
                 if not ready and time.monotonic() > deadline:
                     self.pgconn.finish()
-                    raise psycopg.OperationalError(f"the server did not answer in {patience:g} s")
+                    raise psycopg.OperationalError(f"the server did not answer in {seconds:g} s")
                 wanted = gen.send(ready)
         except StopIteration as end:
             answer: RV = end.value
@@ -57,7 +58,7 @@ class PatientConnection(psycopg.Connection[Any]):
 
 
 def limit(engine: sa.Engine, *, idle: float, busy: float | None) -> None:
-    """Make an engine's connections patient.
+    """Bound every wait of an engine's connections.
 
     Args:
         idle: seconds for the pool's question whether a connection still lives, and for opening one.
@@ -65,27 +66,27 @@ def limit(engine: sa.Engine, *, idle: float, busy: float | None) -> None:
     """
 
     @event.listens_for(engine, "do_connect")
-    def _connect(_dialect: Any, _record: Any, args: Any, options: Any) -> PatientConnection:
-        connection = PatientConnection.connect(*args, **options)
-        connection.patience = idle
+    def _connect(_dialect: Any, _record: Any, args: Any, options: Any) -> DeadlineConnection:
+        connection = DeadlineConnection.connect(*args, **options)
+        connection.answer_timeout = idle
         # Ids are text here; the driver would parse each into an object, to be made text again.
         connection.adapters.register_loader("uuid", TextLoader)
         return connection
 
     @event.listens_for(engine, "checkout")
-    def _checkout(connection: PatientConnection, record: Any, _proxy: Any) -> None:
+    def _checkout(connection: DeadlineConnection, record: Any, _proxy: Any) -> None:
         if time.monotonic() - record.info.get(_USED_AT, 0.0) > FRESH:
             _ask(engine, connection)
-        connection.patience = busy
+        connection.answer_timeout = busy
 
     @event.listens_for(engine, "checkin")
-    def _checkin(connection: PatientConnection | None, record: Any) -> None:
+    def _checkin(connection: DeadlineConnection | None, record: Any) -> None:
         if connection is not None:
-            connection.patience = idle
+            connection.answer_timeout = idle
             record.info[_USED_AT] = time.monotonic()
 
 
-def _ask(engine: sa.Engine, connection: PatientConnection) -> None:
+def _ask(engine: sa.Engine, connection: DeadlineConnection) -> None:
     """Whether it still lives; if not, the pool is told to open all of them anew."""
     try:
         engine.dialect.do_ping(connection)  # type: ignore[arg-type]

@@ -45,7 +45,7 @@ def array(values: Iterable[Any]) -> str:
     return '{"' + '","'.join(texts) + '"}' if texts else "{}"
 
 
-class _Among(FunctionElement[bool]):
+class _AnyOf(FunctionElement[bool]):
     type = sa.Boolean()
     inherit_cache = True
 
@@ -54,19 +54,19 @@ class _Among(FunctionElement[bool]):
         return self
 
 
-def among(column: sa.ColumnElement[Any], values: Iterable[Any]) -> sa.ColumnElement[bool]:
+def any_of(column: sa.ColumnElement[Any], values: Iterable[Any]) -> sa.ColumnElement[bool]:
     """Whether the column's value is one of these, which must be text or whole numbers."""
-    return _Among(column, sa.bindparam(None, list(values), type_=_Many()))
+    return _AnyOf(column, sa.bindparam(None, list(values), type_=_Many()))
 
 
-@compiles(_Among)
-def _in_json(element: _Among, compiler: Any, **options: Any) -> str:
+@compiles(_AnyOf)
+def _in_json(element: _AnyOf, compiler: Any, **options: Any) -> str:
     column, values = (compiler.process(part, **options) for part in element.clauses)
     return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608 - compiled parts
 
 
-@compiles(_Among, "postgresql")
-def _any_of_array(element: _Among, compiler: Any, **options: Any) -> str:
+@compiles(_AnyOf, "postgresql")
+def _any_of_array(element: _AnyOf, compiler: Any, **options: Any) -> str:
     column, values = element.clauses
     kind = compiler.dialect.type_compiler_instance.process(column.type)
     text = compiler.process(values, **options)

@@ -183,8 +183,9 @@ sa.Index(
     postgresql_where=_live,
     sqlite_where=_live,
 )
-sa.Index("ix_digests_user_id_channel_sent_at", digests.c.user_id, digests.c.channel,
-         digests.c.sent_at)  # fmt: skip
+sa.Index(
+    "ix_digests_user_id_channel_sent_at", digests.c.user_id, digests.c.channel, digests.c.sent_at
+)
 sa.Index("ix_digests_provider_id", digests.c.provider_id)
 
 contacts = sa.Table(
@@ -241,7 +242,8 @@ audit_head = sa.Table(
     sa.Column("hash", sa.String(64), nullable=False),
 )
 
-mailbox = sa.Table(
+# The table keeps the name that it had in the first release.
+queue_copies = sa.Table(
     "mailbox",
     metadata,
     sa.Column("id", Big, primary_key=True, autoincrement=True),

@@ -20,7 +20,7 @@ from delivery.domain.lifecycle import State
 from delivery.domain.records import AlertGroup, Claim, Condition
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.dialect import among, lock
+from delivery.ledger.sql.dialect import any_of, lock
 from delivery.ledger.sql.tables import digests, events
 from delivery.ledger.stores.fencing import held
 
@@ -66,7 +66,7 @@ class AlertSql:
                 row = connection.execute(firing).one()
             ours = held(connection, self._database.clock(), claims, transitions.on_chain())
             connection.execute(
-                sa.update(events).where(among(events.c.id, ours.ids)).values(digest_id=row.id)
+                sa.update(events).where(any_of(events.c.id, ours.ids)).values(digest_id=row.id)
             )
             if faults:
                 row = _add_faults(connection, row, faults)

@@ -60,10 +60,14 @@ def is_audited(event_class: str) -> bool:
 def record(connection: Connection, kind: str, at: datetime, subjects: Iterable[Subject]) -> None:
     """Append a fact about each event of a class that the log keeps, inside the caller's
     transaction, so that a fact and its record are one."""
-    _append(connection, [
-        AuditRow(kind, one.event_id, one.user_id, one.facts, at)
-        for one in subjects if is_audited(one.event_class)
-    ])  # fmt: skip
+    _append(
+        connection,
+        [
+            AuditRow(kind, one.event_id, one.user_id, one.facts, at)
+            for one in subjects
+            if is_audited(one.event_class)
+        ],
+    )
 
 
 def _append(connection: Connection, entries: Sequence[AuditRow]) -> None:

@@ -23,7 +23,7 @@ from delivery.domain.lifecycle import Attempt, Cause, Outcome, State
 from delivery.domain.records import Claim, Result, Swept
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.dialect import among, insert
+from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
 from delivery.ledger.stores import audit, sweep
 from delivery.ledger.stores.fencing import Held, held
@@ -79,10 +79,16 @@ class ChainSql:
             ]
             written = _write_all(connection, values)
             begun = [(claim.id, channel) in written for claim, _ in starts]
-            audit.record(connection, "attempt", ours.now, [
-                _subject(claim, channel=channel, number=number)
-                for (claim, number), is_begun in zip(starts, begun, strict=True) if is_begun
-            ])  # fmt: skip
+            audit.record(
+                connection,
+                "attempt",
+                ours.now,
+                [
+                    _subject(claim, channel=channel, number=number)
+                    for (claim, number), is_begun in zip(starts, begun, strict=True)
+                    if is_begun
+                ],
+            )
             return begun
 
     def end_all(self, starts: Sequence[Start], channel: str, result: Result) -> list[bool]:
@@ -98,14 +104,20 @@ class ChainSql:
             if begun:
                 connection.execute(
                     sa.update(attempts)
-                    .where(among(attempts.c.id, begun.values()))
+                    .where(any_of(attempts.c.id, begun.values()))
                     .values(outcome_values(result, ours.now))
                 )
             facts = {"outcome": result.outcome.value, "error": result.error}
-            audit.record(connection, "outcome", ours.now, [
-                _subject(claim, channel=channel, number=number, **facts)
-                for claim, number in mine if claim.id in begun
-            ])  # fmt: skip
+            audit.record(
+                connection,
+                "outcome",
+                ours.now,
+                [
+                    _subject(claim, channel=channel, number=number, **facts)
+                    for claim, number in mine
+                    if claim.id in begun
+                ],
+            )
             return [claim.id in begun for claim, _ in starts]
 
     def skip_all(self, skips: Sequence[Skipped]) -> list[bool]:
@@ -119,18 +131,37 @@ class ChainSql:
             mine = [skip for skip in skips if skip[0].id in ours.ids]
             numbers = _next_numbers(connection, mine)
             ends = {"started_at": ours.now, "ended_at": ours.now}
-            written = _write_all(connection, [
-                _attempt(claim, channel, numbers[claim.id, channel], Outcome.SKIPPED,
-                         error=reason, **ends)
-                for claim, channel, reason in mine
-            ])  # fmt: skip
-            audit.record(connection, "outcome", ours.now, [
-                _subject(claim, channel=channel, number=numbers[claim.id, channel],
-                         outcome=Outcome.SKIPPED.value, error=reason)
-                for claim, channel, reason in mine
-                # Else a digest took the event along at this very moment.
-                if (claim.id, channel) in written
-            ])  # fmt: skip
+            written = _write_all(
+                connection,
+                [
+                    _attempt(
+                        claim,
+                        channel,
+                        numbers[claim.id, channel],
+                        Outcome.SKIPPED,
+                        error=reason,
+                        **ends,
+                    )
+                    for claim, channel, reason in mine
+                ],
+            )
+            audit.record(
+                connection,
+                "outcome",
+                ours.now,
+                [
+                    _subject(
+                        claim,
+                        channel=channel,
+                        number=numbers[claim.id, channel],
+                        outcome=Outcome.SKIPPED.value,
+                        error=reason,
+                    )
+                    for claim, channel, reason in mine
+                    # Else a digest took the event along at this very moment.
+                    if (claim.id, channel) in written
+                ],
+            )
             return [(claim.id, channel) in written for claim, channel, _ in skips]
 
     def move_all(self, moves: Sequence[Move]) -> list[bool]:
@@ -149,7 +180,7 @@ class ChainSql:
                 due = transitions.not_after_expiry(sa.literal(due_at, UtcDateTime()))
                 connection.execute(
                     sa.update(events)
-                    .where(among(events.c.id, ids), transitions.on_chain())
+                    .where(any_of(events.c.id, ids), transitions.on_chain())
                     .values(claimed_until=None, publishes=0, step=step, due_at=due)
                 )
         return [claim.id in ours.ids for claim, _, _ in moves]
@@ -180,7 +211,7 @@ def _claim(connection: Connection, now: datetime, ids: Sequence[str], lease: flo
     """Claim what is on the chain and free; expired events end instead."""
     found = connection.execute(
         sa.select(*rows.EVENT_COLUMNS)
-        .where(among(events.c.id, ids), transitions.on_chain())
+        .where(any_of(events.c.id, ids), transitions.on_chain())
         .order_by(events.c.id)
         .with_for_update(skip_locked=True)
     ).all()
@@ -197,7 +228,7 @@ def _claim(connection: Connection, now: datetime, ids: Sequence[str], lease: flo
     until = now + timedelta(seconds=lease)
     connection.execute(
         sa.update(events)
-        .where(among(events.c.id, won), transitions.on_chain())
+        .where(any_of(events.c.id, won), transitions.on_chain())
         .values(
             token=events.c.token + 1,
             claimed_until=until,
@@ -212,14 +243,14 @@ def _end_lost(connection: Connection, now: datetime, free: Sequence[rows.AnyRow]
     """Attempts that a dead worker left unfinished end as unknown. Those of a digest carry the
     digest's token and are lost when its claim has run out."""
     running = sa.select(digests.c.id).where(
-        among(digests.c.user_id, sorted({row.user_id for row in free})),
+        any_of(digests.c.user_id, sorted({row.user_id for row in free})),
         digests.c.state == "open",
         digests.c.claimed_until > now,
     )
     connection.execute(
         sa.update(attempts)
         .where(
-            among(attempts.c.event_id, [row.id for row in free]),
+            any_of(attempts.c.event_id, [row.id for row in free]),
             attempts.c.channel != Channel.WEBSOCKET,
             attempts.c.outcome == Outcome.STARTED.value,
             sa.or_(attempts.c.digest_id.is_(None), attempts.c.digest_id.notin_(running)),
@@ -235,7 +266,7 @@ def _claims(
     tried = _attempts(connection, [row.id for row in won])
     reachable = {
         row.user_id: rows.contact(row)
-        for row in connection.execute(sa.select(contacts).where(among(contacts.c.user_id, users)))
+        for row in connection.execute(sa.select(contacts).where(any_of(contacts.c.user_id, users)))
     }
     pending = _pending(connection, users)
     claims = []
@@ -266,7 +297,7 @@ def _attempts(connection: Connection, won: Sequence[str]) -> dict[str, list[Atte
                 events.c.generation == attempts.c.generation,
             ),
         )
-        .where(among(attempts.c.event_id, won), attempts.c.channel != Channel.WEBSOCKET)
+        .where(any_of(attempts.c.event_id, won), attempts.c.channel != Channel.WEBSOCKET)
         .order_by(attempts.c.id)
     )
     by_event: dict[str, list[Attempt]] = defaultdict(list)
@@ -281,7 +312,7 @@ def _pending(
     """Open digests as (user, run or ``None``) -> channel -> due."""
     found = connection.execute(
         sa.select(digests.c.user_id, digests.c.run_id, digests.c.channel, digests.c.due_at).where(
-            among(digests.c.user_id, users),
+            any_of(digests.c.user_id, users),
             digests.c.state == "open",
             digests.c.due_at.isnot(None),
         )
@@ -297,7 +328,7 @@ def _end(connection: Connection, claims: Sequence[Claim], cause: Cause, now: dat
     state = transitions.after(cause)
     connection.execute(
         sa.update(events)
-        .where(among(events.c.id, [claim.id for claim in claims]), transitions.before(cause))
+        .where(any_of(events.c.id, [claim.id for claim in claims]), transitions.before(cause))
         .values(claimed_until=None, publishes=0, state=state, step=None, due_at=due_at)
     )
     facts = {"state": state, "cause": cause.value}
@@ -314,7 +345,7 @@ def _begun(connection: Connection, starts: Sequence[Start], channel: str) -> dic
             attempts.c.generation,
             attempts.c.number,
             attempts.c.token,
-        ).where(among(attempts.c.event_id, wanted), attempts.c.channel == channel)
+        ).where(any_of(attempts.c.event_id, wanted), attempts.c.channel == channel)
     )
     return {
         row.event_id: row.id
@@ -365,7 +396,7 @@ def _next_numbers(connection: Connection, skips: Sequence[Skipped]) -> dict[tupl
     found = connection.execute(
         sa.select(
             attempts.c.event_id, attempts.c.channel, attempts.c.generation, attempts.c.number
-        ).where(among(attempts.c.event_id, generations))
+        ).where(any_of(attempts.c.event_id, generations))
     )
     for row in found:
         key = row.event_id, row.channel

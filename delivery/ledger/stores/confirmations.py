@@ -90,13 +90,16 @@ def _prove(
     all that were found, as they were."""
     with bulk.cursor_of(connection) as cursor:
         if bulk.is_postgresql(connection):
-            cursor.execute(_POSTGRESQL, {
-                "ids": array(proof.event_id for proof in proofs),
-                "users": array(proof.user_id for proof in proofs),
-                "to": State.CONFIRMED.value,
-                "from": array(_FROM),
-                "now": now,
-            })  # fmt: skip
+            cursor.execute(
+                _POSTGRESQL,
+                {
+                    "ids": array(proof.event_id for proof in proofs),
+                    "users": array(proof.user_id for proof in proofs),
+                    "to": State.CONFIRMED.value,
+                    "from": array(_FROM),
+                    "now": now,
+                },
+            )
             return list(cursor.fetchall())
         found: list[Owner] = cursor.execute(
             _LOOK_SQLITE, [json.dumps([proof.event_id for proof in proofs])]

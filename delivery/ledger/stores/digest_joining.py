@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.records import Claim, Digest
 from delivery.ledger.sql import rows, transitions
-from delivery.ledger.sql.dialect import among, lock
+from delivery.ledger.sql.dialect import any_of, lock
 from delivery.ledger.sql.tables import UtcDateTime, digests, events
 from delivery.ledger.stores.fencing import held
 
@@ -55,7 +55,7 @@ def join(
     )
     ours = held(connection, sa.literal(now, UtcDateTime()), [claim], transitions.on_chain())
     connection.execute(
-        sa.update(events).where(among(events.c.id, ours.ids)).values(digest_id=digest.id)
+        sa.update(events).where(any_of(events.c.id, ours.ids)).values(digest_id=digest.id)
     )
     return digest
 

@@ -18,7 +18,7 @@ from delivery.domain.lifecycle import Outcome, State
 from delivery.domain.records import Claim, Digest, DigestClaim, Result, Stored
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.dialect import among, insert
+from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
 from delivery.ledger.stores import audit, digest_joining
 from delivery.ledger.stores.chain import LOST, outcome_values
@@ -179,14 +179,28 @@ class DigestSql:
                 .where(attempts.c.digest_id == digest.id, attempts.c.token == digest.token)
                 .values(outcome_values(result, now))
             )
-            _audit(connection, claim.members, "outcome", now, channel=digest.channel,
-                   digest_id=digest.id, outcome=result.outcome.value,
-                   error=result.error)  # fmt: skip
+            _audit(
+                connection,
+                claim.members,
+                "outcome",
+                now,
+                channel=digest.channel,
+                digest_id=digest.id,
+                outcome=result.outcome.value,
+                error=result.error,
+            )
             if retry_in is not None:
                 _reopen(connection, digest, now + timedelta(seconds=retry_in), result)
             elif result.outcome in _SENT:
-                _close(connection, digest.id, now, state="sent", error=result.error, sent_at=now,
-                       provider_id=result.provider_id)  # fmt: skip
+                _close(
+                    connection,
+                    digest.id,
+                    now,
+                    state="sent",
+                    error=result.error,
+                    sent_at=now,
+                    provider_id=result.provider_id,
+                )
             else:
                 _close(connection, digest.id, now, state="failed", error=result.error)
             return True
@@ -248,7 +262,7 @@ def _begin(
     ids = [member.event.id for member in due]
     last = (
         sa.select(attempts.c.event_id, attempts.c.generation, sa.func.max(attempts.c.number))
-        .where(among(attempts.c.event_id, ids), attempts.c.channel == digest.channel)
+        .where(any_of(attempts.c.event_id, ids), attempts.c.channel == digest.channel)
         .group_by(attempts.c.event_id, attempts.c.generation)
     )
     numbers = {(row[0], row[1]): row[2] for row in connection.execute(last)}
@@ -295,7 +309,7 @@ def _reopen(connection: Connection, digest: Digest, due_at: datetime, result: Re
     due = transitions.not_after_expiry(sa.literal(due_at, UtcDateTime()))
     connection.execute(
         sa.update(events)
-        .where(among(events.c.id, waiting.all()), transitions.on_chain())
+        .where(any_of(events.c.id, waiting.all()), transitions.on_chain())
         .values(due_at=due)
     )
 
@@ -316,8 +330,17 @@ def _contact(connection: Connection, user_id: str) -> Contact:
 def _audit(
     connection: Connection, stored: Sequence[Stored], kind: str, now: datetime, **facts: Any
 ) -> None:
-    audit.record(connection, kind, now, [
-        audit.Subject(one.event.id, one.event.user_id, one.event.event_class,
-                      {**facts, "generation": one.generation})
-        for one in stored
-    ])  # fmt: skip
+    audit.record(
+        connection,
+        kind,
+        now,
+        [
+            audit.Subject(
+                one.event.id,
+                one.event.user_id,
+                one.event.event_class,
+                {**facts, "generation": one.generation},
+            )
+            for one in stored
+        ],
+    )

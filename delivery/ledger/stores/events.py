@@ -16,7 +16,7 @@ from delivery.domain.lifecycle import Attempt, Outcome, State
 from delivery.domain.records import ConfirmationRow, EventFilter, Stored, Timeline
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.dialect import among
+from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.rows import (
     ATTEMPT_COLUMNS,
     EVENT_COLUMNS,
@@ -81,7 +81,9 @@ class EventSql:
         found: list[Stored] = []
         with self._database.read() as connection:
             for page in bulk.pages([i for i in event_ids if is_id(i)]):
-                rows = connection.execute(sa.select(*EVENT_COLUMNS).where(among(events.c.id, page)))
+                rows = connection.execute(
+                    sa.select(*EVENT_COLUMNS).where(any_of(events.c.id, page))
+                )
                 found.extend(stored(row) for row in rows)
         return sorted(found, key=lambda one: one.position)
 

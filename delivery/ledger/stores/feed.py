@@ -33,9 +33,17 @@ _USER = sa.bindparam("user_id", type_=events.c.user_id.type)
 _AFTER = sa.bindparam("after", type_=sa.BigInteger())
 _LIMIT = sa.bindparam("limit", type_=sa.Integer())
 _EVENT = (
-    events.c.id, events.c.type, events.c.run_id, events.c.thread_id, events.c.seq, events.c.at,
-    events.c["class"], events.c.data, events.c.meta, events.c.position,
-)  # fmt: skip
+    events.c.id,
+    events.c.type,
+    events.c.run_id,
+    events.c.thread_id,
+    events.c.seq,
+    events.c.at,
+    events.c["class"],
+    events.c.data,
+    events.c.meta,
+    events.c.position,
+)
 _CLASSES = {one.value: one for one in EventClass}
 
 # Built once: a crowd that comes back reads them thousands of times, and building one costs five

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.records import Claim
-from delivery.ledger.sql.dialect import among
+from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import events
 
 
@@ -48,7 +48,7 @@ def held(
         return Held(frozenset(), datetime.min.replace(tzinfo=UTC))
     found = connection.execute(
         sa.select(events.c.id, events.c.token, events.c.generation, clock.label("now"))
-        .where(among(events.c.id, sorted(fences)), *conditions)
+        .where(any_of(events.c.id, sorted(fences)), *conditions)
         .order_by(events.c.id)
         .with_for_update()
     ).all()

@@ -16,7 +16,7 @@ from delivery.domain.policy import Policies
 from delivery.domain.records import EventFilter
 from delivery.ledger.sql import bulk, transitions
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.dialect import among
+from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.rows import AnyRow, attempt_values, is_id
 from delivery.ledger.sql.tables import attempts, events
 from delivery.ledger.stores import audit
@@ -41,7 +41,7 @@ class OperationSql:
         with self._database.write() as connection:
             now = self._database.now(connection)
             waiting = sa.select(events.c.id).where(
-                among(events.c.id, known),
+                any_of(events.c.id, known),
                 transitions.before(Cause.HAND_OVER),
                 events.c.due_at > now,
             )
@@ -104,13 +104,13 @@ class OperationSql:
 def _which(which: EventFilter | Sequence[str]) -> list[sa.ColumnElement[bool]]:
     if isinstance(which, EventFilter):
         return conditions(which)
-    return [among(events.c.id, [i for i in which if is_id(i)])]
+    return [any_of(events.c.id, [i for i in which if is_id(i)])]
 
 
 def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: datetime) -> None:
     query = (
         sa.select(events.c.id, events.c.generation, events.c.user_id, events.c["class"])
-        .where(among(events.c.id, ids), transitions.before(Cause.HAND_OVER))
+        .where(any_of(events.c.id, ids), transitions.before(Cause.HAND_OVER))
         .order_by(events.c.id)
     )
     if bulk.is_postgresql(connection):
@@ -121,32 +121,45 @@ def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: dat
     moved = [row.id for row in rows]
     connection.execute(
         sa.update(events)
-        .where(among(events.c.id, moved))
-        .values(state=State.FALLING_BACK.value, step=None, due_at=now, handed_over_at=now,
-                publishes=0)
-    )  # fmt: skip
+        .where(any_of(events.c.id, moved))
+        .values(
+            state=State.FALLING_BACK.value, step=None, due_at=now, handed_over_at=now, publishes=0
+        )
+    )
     _audit(connection, rows, "handed_over", now)
     tried = _tries(connection, moved)
-    bulk.insert_attempts(connection, [
-        attempt_values(
-            row.id, row.generation, Channel.WEBSOCKET, tried.get((row.id, row.generation), 0) + 1,
-            Outcome.FAILED, started_at=now, ended_at=now, error=reason[:500],
-        )
-        for row in rows
-    ])  # fmt: skip
+    bulk.insert_attempts(
+        connection,
+        [
+            attempt_values(
+                row.id,
+                row.generation,
+                Channel.WEBSOCKET,
+                tried.get((row.id, row.generation), 0) + 1,
+                Outcome.FAILED,
+                started_at=now,
+                ended_at=now,
+                error=reason[:500],
+            )
+            for row in rows
+        ],
+    )
 
 
 def _audit(connection: Connection, rows: Sequence[AnyRow], kind: str, now: datetime) -> None:
-    audit.record(connection, kind, now, [
-        audit.Subject(row.id, row.user_id, row._mapping["class"], {}) for row in rows
-    ])  # fmt: skip
+    audit.record(
+        connection,
+        kind,
+        now,
+        [audit.Subject(row.id, row.user_id, row._mapping["class"], {}) for row in rows],
+    )
 
 
 def _tries(connection: Connection, ids: Sequence[str]) -> dict[tuple[str, int], int]:
     """Fast-path attempts so far by (event, generation)."""
     query = (
         sa.select(attempts.c.event_id, attempts.c.generation, sa.func.max(attempts.c.number))
-        .where(among(attempts.c.event_id, ids), attempts.c.channel == Channel.WEBSOCKET)
+        .where(any_of(attempts.c.event_id, ids), attempts.c.channel == Channel.WEBSOCKET)
         .group_by(attempts.c.event_id, attempts.c.generation)
     )
     return {(row[0], row[1]): row[2] for row in connection.execute(query)}
@@ -161,7 +174,7 @@ def _restart(connection: Connection, ids: Sequence[str], policies: Policies, now
         expires = now + timedelta(seconds=policy.ttl)
         connection.execute(
             sa.update(events)
-            .where(among(events.c.id, ids), events.c["class"] == event_class.value)
+            .where(any_of(events.c.id, ids), events.c["class"] == event_class.value)
             .values(
                 state=State.ACCEPTED.value,
                 step=None,

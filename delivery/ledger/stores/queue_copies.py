@@ -14,13 +14,13 @@ from delivery.domain.event import Event, event_from_wire
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import insert
-from delivery.ledger.sql.tables import mailbox
+from delivery.ledger.sql.tables import queue_copies
 
 TRIM_PAGE = 1_000
 
 
-class MailboxSql:
-    """``MailboxStore`` over SQL."""
+class QueueCopySql:
+    """``QueueCopyStore`` over SQL."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -32,7 +32,7 @@ class MailboxSql:
         with self._database.write() as connection:
             now = self._database.now(connection)
             connection.execute(
-                insert(connection, mailbox).on_conflict_do_nothing(
+                insert(connection, queue_copies).on_conflict_do_nothing(
                     index_elements=["user_id", "event_id"]
                 ),
                 [
@@ -49,9 +49,9 @@ class MailboxSql:
     def read(self, user_id: str, limit: int = 1_000) -> list[Event]:
         """The newest ``limit`` copies of one user, oldest first."""
         newest = (
-            sa.select(mailbox.c.payload)
-            .where(mailbox.c.user_id == user_id)
-            .order_by(mailbox.c.id.desc())
+            sa.select(queue_copies.c.payload)
+            .where(queue_copies.c.user_id == user_id)
+            .order_by(queue_copies.c.id.desc())
             .limit(limit)
         )
         with self._database.read() as connection:
@@ -68,9 +68,11 @@ class MailboxSql:
         while True:
             with self._database.write() as connection:
                 horizon = self._database.now(connection) - timedelta(seconds=max_age)
-                old = sa.select(mailbox.c.id).where(mailbox.c.at < horizon).limit(TRIM_PAGE)
+                old = (
+                    sa.select(queue_copies.c.id).where(queue_copies.c.at < horizon).limit(TRIM_PAGE)
+                )
                 deleted = connection.execute(
-                    sa.delete(mailbox).where(mailbox.c.id.in_(old))
+                    sa.delete(queue_copies).where(queue_copies.c.id.in_(old))
                 ).rowcount
             total += deleted
             if deleted < TRIM_PAGE:

@@ -17,8 +17,8 @@ from delivery.domain.lifecycle import ENDED, State
 from delivery.domain.records import Purged
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.dialect import among
-from delivery.ledger.sql.tables import attempts, confirmations, events, mailbox
+from delivery.ledger.sql.dialect import any_of
+from delivery.ledger.sql.tables import attempts, confirmations, events, queue_copies
 
 
 class RetentionSql:
@@ -64,7 +64,7 @@ def _delete(connection: Connection, old: Mapping[str, State]) -> list[str]:
     for page in bulk.pages(sorted(old)):
         query = (
             sa.select(events.c.id, events.c.state)
-            .where(among(events.c.id, page))
+            .where(any_of(events.c.id, page))
             .order_by(events.c.id)
             .with_for_update(skip_locked=True)
         )
@@ -75,6 +75,6 @@ def _delete(connection: Connection, old: Mapping[str, State]) -> list[str]:
 
 
 def _delete_page(connection: Connection, ids: Sequence[str]) -> None:
-    for table in (attempts, confirmations, mailbox):
-        connection.execute(sa.delete(table).where(among(table.c.event_id, ids)))
-    connection.execute(sa.delete(events).where(among(events.c.id, ids)))
+    for table in (attempts, confirmations, queue_copies):
+        connection.execute(sa.delete(table).where(any_of(table.c.event_id, ids)))
+    connection.execute(sa.delete(events).where(any_of(events.c.id, ids)))

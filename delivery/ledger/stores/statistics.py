@@ -19,7 +19,7 @@ from delivery.domain.channels import LIVE
 from delivery.domain.lifecycle import State
 from delivery.domain.records import ChannelStats, Stats
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.dialect import among
+from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import attempts, breakers, confirmations, events
 from delivery.ledger.stores.events import unconfirmed
 from delivery.ledger.stores.sweep import oldest_overdue
@@ -45,7 +45,7 @@ class Window:
         """The sample's rows. A few before the beginning may have later numbers: left out."""
         starts = self.numbers[:: STRETCH * self.step]
         sample = (one for start in starts for one in range(start, start + STRETCH))
-        return sa.and_(among(number, sample), at >= self.since)
+        return sa.and_(any_of(number, sample), at >= self.since)
 
 
 def window(

@@ -18,7 +18,7 @@ from delivery.domain.channels import Channel
 from delivery.domain.lifecycle import Cause, Outcome, State
 from delivery.domain.records import Due, Swept
 from delivery.ledger.sql import rows, transitions
-from delivery.ledger.sql.dialect import among
+from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import UtcDateTime, attempts, events
 from delivery.ledger.stores import audit
 
@@ -36,15 +36,22 @@ def sweep(connection: Connection, now: datetime, limit: int) -> Swept:
     """Take at most ``limit`` due events; rows that another sweeper holds are passed over."""
     page = connection.execute(
         sa.select(
-            events.c.id, events.c.user_id, events.c["class"], events.c.state, events.c.step,
-            events.c.due_at, events.c.publishes, events.c.expires_at, events.c.generation,
+            events.c.id,
+            events.c.user_id,
+            events.c["class"],
+            events.c.state,
+            events.c.step,
+            events.c.due_at,
+            events.c.publishes,
+            events.c.expires_at,
+            events.c.generation,
             events.c.recorded_at,
         )
         .where(events.c.due_at <= now)
         .order_by(events.c.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
-    ).all()  # fmt: skip
+    ).all()
     if not page:
         return Swept((), 0, is_last=True)
     over, entering, standing, strays = _sorted(page, now)
@@ -62,7 +69,7 @@ def expire(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) 
         return
     connection.execute(
         sa.update(events)
-        .where(among(events.c.id, _ids(found)), transitions.before(Cause.EXPIRE))
+        .where(any_of(events.c.id, _ids(found)), transitions.before(Cause.EXPIRE))
         .values(state=transitions.after(Cause.EXPIRE), step=None, due_at=None, claimed_until=None)
     )
     _audit(connection, now, found, Cause.EXPIRE)
@@ -92,7 +99,7 @@ def _enter(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) 
     for doublings, group in _alike(found):
         connection.execute(
             sa.update(events)
-            .where(among(events.c.id, _ids(group)), transitions.before(Cause.HAND_OVER))
+            .where(any_of(events.c.id, _ids(group)), transitions.before(Cause.HAND_OVER))
             .values(
                 state=transitions.after(Cause.HAND_OVER),
                 step=None,
@@ -126,7 +133,7 @@ def _record_timeouts(connection: Connection, now: datetime, found: Sequence[rows
         "ended_at": sa.literal(now, UtcDateTime()),
     }
     columns = [value.label(name) for name, value in values.items()]
-    rows_of = sa.select(*columns).where(among(events.c.id, _ids(found)))
+    rows_of = sa.select(*columns).where(any_of(events.c.id, _ids(found)))
     connection.execute(sa.insert(attempts).from_select(list(values), rows_of))
 
 
@@ -135,7 +142,7 @@ def _publish(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]
     for doublings, group in _alike(found):
         connection.execute(
             sa.update(events)
-            .where(among(events.c.id, _ids(group)), transitions.on_chain())
+            .where(any_of(events.c.id, _ids(group)), transitions.on_chain())
             .values(**_published(now, doublings))
         )
 
@@ -160,7 +167,7 @@ def _settle(connection: Connection, found: Sequence[rows.AnyRow]) -> None:
     parked = events.c.state == State.PARKED.value
     connection.execute(
         sa.update(events)
-        .where(among(events.c.id, _ids(found)))
+        .where(any_of(events.c.id, _ids(found)))
         .values(due_at=sa.case((parked, events.c.expires_at), else_=sa.null()))
     )
 
@@ -180,9 +187,12 @@ def _audit(
     connection: Connection, now: datetime, found: Sequence[rows.AnyRow], cause: Cause
 ) -> None:
     facts = {"state": transitions.after(cause), "cause": cause.value}
-    audit.record(connection, "state", now, [
-        audit.Subject(row.id, row.user_id, row._mapping["class"], facts) for row in found
-    ])  # fmt: skip
+    audit.record(
+        connection,
+        "state",
+        now,
+        [audit.Subject(row.id, row.user_id, row._mapping["class"], facts) for row in found],
+    )
 
 
 def _due(row: rows.AnyRow) -> Due:

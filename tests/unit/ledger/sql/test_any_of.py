@@ -6,10 +6,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import psycopg
 
-from delivery.ledger.sql.dialect import among
+from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import events
 
-CONDITION = sa.select(events.c.id).where(among(events.c.id, ["one", "two"]))
+CONDITION = sa.select(events.c.id).where(any_of(events.c.id, ["one", "two"]))
 
 
 def test_postgresql_takes_the_parameter_for_an_array_and_not_for_text() -> None:

@@ -24,7 +24,7 @@ from delivery.domain.lifecycle import Confirmation
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.dialect import among
+from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.rows import EVENT_COLUMNS, attempt_values, dump, raw_text
 from delivery.ledger.sql.rows import event as event_of
 from delivery.ledger.sql.tables import events
@@ -130,7 +130,7 @@ def _sort_out(
 def _known(connection: Connection, entries: Sequence[Entry]) -> dict[str, Event]:
     found: dict[str, Event] = {}
     for page in bulk.pages([entry.event.id for entry in entries]):
-        rows = connection.execute(sa.select(*EVENT_COLUMNS).where(among(events.c.id, page)))
+        rows = connection.execute(sa.select(*EVENT_COLUMNS).where(any_of(events.c.id, page)))
         found.update((row._mapping["id"], event_of(row)) for row in rows)
     return found
 
@@ -283,9 +283,15 @@ def _is_proved(entry: Entry) -> bool:
 def _push_rows(entry: Entry, now: datetime) -> Iterable[dict[str, Any]]:
     for number, (outcome, error) in enumerate(entry.pushes, start=1):
         yield attempt_values(
-            entry.event.id, 1, Channel.WEBSOCKET, number, outcome,
-            started_at=entry.event.at, ended_at=now, error=error,
-        )  # fmt: skip
+            entry.event.id,
+            1,
+            Channel.WEBSOCKET,
+            number,
+            outcome,
+            started_at=entry.event.at,
+            ended_at=now,
+            error=error,
+        )
 
 
 def _subject(entry: Entry) -> audit.Subject:

@@ -1,0 +1,51 @@
+"""Proofs without an event are offered again for a while, and not for ever."""
+
+from __future__ import annotations
+
+from delivery.domain.lifecycle import Confirmation
+from delivery.ledger.journal.committing import UnmatchedProofs
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def proof(number: int) -> Confirmation:
+    return Confirmation(f"event-{number}", "ada", "websocket", "ada", "c1")
+
+
+def test_a_proof_without_its_event_is_offered_every_second_until_it_finds_it() -> None:
+    clock = Clock()
+    unmatched = UnmatchedProofs(clock=clock)
+    unmatched.settle((), [proof(1), proof(2)])
+    assert unmatched.due() == [proof(1), proof(2)]
+    assert unmatched.due() == [], "once a second"
+    unmatched.settle([proof(1), proof(2)], [proof(2)])
+    clock.now += 1.0
+    assert unmatched.due() == [proof(2)]
+    unmatched.settle([proof(2)], [])
+    clock.now += 1.0
+    assert unmatched.due() == []
+
+
+def test_a_proof_whose_event_does_not_come_is_forgotten() -> None:
+    clock = Clock()
+    unmatched = UnmatchedProofs(keep=10.0, clock=clock)
+    unmatched.settle((), [proof(1)])
+    for _ in range(9):
+        clock.now += 1.0
+        unmatched.settle(unmatched.due(), [proof(1)])
+    assert len(unmatched) == 1
+    clock.now += 1.0
+    unmatched.settle(unmatched.due(), [proof(1)])
+    assert len(unmatched) == 0
+
+
+def test_the_oldest_make_room() -> None:
+    unmatched = UnmatchedProofs(limit=2, clock=Clock())
+    unmatched.settle((), [proof(1), proof(2), proof(3)])
+    assert unmatched.due() == [proof(2), proof(3)]
