@@ -1,7 +1,7 @@
-"""Which TCP connections a gateway takes before it knows a caller.
+"""Admission of TCP connections, before a caller is known.
 
-Owns: the number of connections per address, and the descriptors that are kept for the ledger, the
-spool and the log. Never does: read a request; a connection that is refused is reset at once.
+Owns: the number of connections per address, and the file descriptors that are reserved for the
+ledger, the spool and the log. Never does: read a request; a refused connection is reset at once.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import resource
 from collections.abc import Sequence
 
 RESERVE = 64
-"""Descriptors that no client may use: database connections, files, pipes."""
+"""File descriptors reserved for database connections, files and pipes."""
 
 
 class Admission:
     """Counts the connections of each address.
 
     Args:
-        per_address: connections at one time; 0 for no limit.
-        exempt: addresses or networks without a limit of their own: proxies, whose connections are
-            those of all their clients.
-        room: connections at one time over all addresses; ``None`` for no limit.
+        per_address: open connections of one address, at most; 0: no limit.
+        exempt: addresses or networks without that limit: proxies, whose connections are those of
+            all their clients.
+        room: open connections of all addresses, at most; ``None``: no limit.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class Admission:
         """Count a new connection; ``False``: refuse it."""
         count = self._open.get(address, 0)
         is_full = self._room is not None and self._total >= self._room
-        is_crowd = 0 < self._per_address <= count and not self._is_exempt(address)
-        if is_full or is_crowd:
+        is_over = 0 < self._per_address <= count and not self._is_exempt(address)
+        if is_full or is_over:
             self.refused += 1
             return False
         self._open[address] = count + 1
@@ -48,7 +48,7 @@ class Admission:
         return True
 
     def leave(self, address: str) -> None:
-        """A connection that was taken is over."""
+        """Stop counting an admitted connection, which has ended."""
         self._total -= 1
         left = self._open[address] - 1
         if left:
@@ -67,7 +67,7 @@ class Admission:
 
 
 def room_for_clients() -> int | None:
-    """Connections that this process has descriptors for beside ``RESERVE``; ``None``: no limit."""
+    """Connections for which this process has descriptors beside ``RESERVE``; ``None``: no limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return None

@@ -1,7 +1,7 @@
-"""Status callbacks of SMS and mail providers: receipts that confirm, failures that are logged.
+"""Status callbacks of SMS and mail providers: receipts confirm, failures are logged.
 
-Owns: checking their signatures and what a status means. Never does: decide alone that a receipt
-proves anything: the event's policy says so (``confirms = "receipt"``).
+Owns: the check of their signatures, and the meaning of a status. Never does: decide that a
+provider's receipt confirms: the event's policy does (``confirms = "receipt"``).
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 MAX_BODY = 64 * 1024
 MAX_PARAMETERS = 100
 LOOKUP_DELAYS = (0.2, 0.5, 1.0, 2.0)
-"""A provider can be faster than the worker that records the id it was given."""
+"""Seconds between lookups: a callback can arrive before the worker recorded the provider's id."""
 
-# Providers report late and out of order: only the ends of this ranking have an effect, and a
+# Providers report late and out of order: only the last ranks have an effect, and a
 # failure never takes back a delivery (proofs are never deleted).
 RANKS: Mapping[str, int] = {
     "accepted": 0,
@@ -60,11 +60,11 @@ class Callbacks:
     """Handlers of ``/v1/callbacks/*``.
 
     Args:
-        public_url: what providers signed: this service's address without a trailing slash.
-        on_confirmed: told which events a receipt confirmed.
-        sms_token / email_secret: secrets of the providers, ``None`` refuses their callbacks.
+        public_url: this service's address, as providers sign it, without a trailing slash.
+        on_confirmed: called with the ids that a receipt confirmed.
+        sms_token / email_secret: secrets of the providers; ``None`` refuses their callbacks.
         trusted_proxies: addresses whose ``X-Forwarded-*`` count.
-        delays: seconds between looks for a digest that is not recorded yet.
+        delays: seconds between lookups of a digest that is not recorded yet.
 
     Raises:
         ConfigError: the mail callback's secret is not base64.
@@ -94,14 +94,14 @@ class Callbacks:
         self._delays = delays
 
     def routes(self) -> list[web.RouteDef]:
-        """What to mount."""
+        """Routes to mount."""
         return [
             web.post("/v1/callbacks/sms/twilio", self.twilio),
             web.post("/v1/callbacks/email", self.email),
         ]
 
     async def twilio(self, request: web.Request) -> web.Response:
-        """A Twilio-shaped status callback (form post)."""
+        """``POST /v1/callbacks/sms/twilio``: a Twilio-shaped status callback (form post)."""
         fields = _form(await read_body(request, MAX_BODY))
         url = self._public_url + request.path_qs
         given = request.headers.get("X-Twilio-Signature", "")
@@ -123,7 +123,7 @@ class Callbacks:
         return web.Response(status=204)
 
     async def email(self, request: web.Request) -> web.Response:
-        """A Standard Webhooks callback about one mail."""
+        """``POST /v1/callbacks/email``: a Standard Webhooks callback about one mail."""
         raw = await read_body(request, MAX_BODY)
         if self._webhook is None or not _is_signed(self._webhook, raw, request.headers):
             raise self._refused(request)
@@ -159,8 +159,8 @@ class Callbacks:
                     return found
             if delay is not None:
                 await asyncio.sleep(delay)
-        logger.warning("%s callback: no message is known as %s", channel, provider_id)
-        raise Problem("not-found", "no message is known by this id")
+        logger.warning("%s callback: unknown message id %s", channel, provider_id)
+        raise Problem("not-found", "no message has this id")
 
     def _refused(self, request: web.Request) -> Problem:
         address = client_address(request, self._trusted_proxies)
@@ -210,7 +210,7 @@ def _is_signed(webhook: Webhook, raw: bytes, headers: Mapping[str, str]) -> bool
     try:
         webhook.verify(raw, dict(headers), json_parse=False)
     except (WebhookVerificationError, ValueError):
-        # ValueError: the library lets through what a malformed signature or body raises.
+        # ValueError: raised by the library for a malformed signature or body.
         return False
     return True
 

@@ -1,6 +1,6 @@
-"""Contacts over HTTP (contract 4.2): how a user wants to be reached.
+"""Contacts over HTTP: addresses and preferences of a user (``Contact`` in the OpenAPI document).
 
-Owns: who may read and write them, and the check of push targets at the door. Never does: send.
+Owns: who may read and write them, and the check of push targets. Never does: send.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class ContactsApi:
         return [web.put(path, self.put), web.get(path, self.get), web.delete(path, self.delete)]
 
     async def put(self, request: web.Request) -> web.Response:
-        """Replace the whole contact."""
+        """``PUT``: replace the whole contact."""
         user_id = await self._authorised(request)
         body = parse_json(await read_body(request))
         if not isinstance(body, dict):
@@ -112,7 +112,7 @@ class ContactsApi:
         return json_response(contact.as_wire())
 
     async def get(self, request: web.Request) -> web.Response:
-        """Show it; 404 when none is stored."""
+        """``GET``: the contact; 404 when none is stored."""
         user_id = await self._authorised(request)
         contact = await self._reads.contact(user_id)
         if contact is None:
@@ -120,7 +120,7 @@ class ContactsApi:
         return json_response(contact.as_wire())
 
     async def delete(self, request: web.Request) -> web.Response:
-        """Forget it; safe to repeat."""
+        """``DELETE``: forget the contact. Safe to repeat."""
         user_id = await self._authorised(request)
         await self._writes.delete_contact(user_id)
         return web.Response(status=204, headers={"Cache-Control": "no-store"})

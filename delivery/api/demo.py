@@ -24,14 +24,14 @@ class DemoApi:
         self._agent = agent
 
     def routes(self) -> list[web.RouteDef]:
-        """What to mount; without an agent both answer 404."""
+        """Routes to mount; without an agent they answer 404."""
         return [
             web.post("/v1/demo/session", self.session),
             web.post("/v1/demo/runs", self.start_run),
         ]
 
     async def session(self, request: web.Request) -> web.Response:
-        """``POST /v1/demo/session``: become the demonstration's user (scope operate)."""
+        """``POST /v1/demo/session``: a client's token for the demonstration (scope operate)."""
         await service(request, self._auth, "operate")
         visitor = self._require_agent().visitor()
         return json_response(
@@ -39,14 +39,15 @@ class DemoApi:
         )
 
     async def start_run(self, request: web.Request) -> web.Response:
-        """``POST /v1/demo/runs``: ask the agent something (scope emit)."""
+        """``POST /v1/demo/runs``: start a run of the agent (scope emit)."""
         await service(request, self._auth, "emit")
         prompt = (await read_object(request, ("prompt",))).get("prompt")
         if not isinstance(prompt, str) or not 0 < len(prompt.strip()) <= MAX_PROMPT:
             raise Problem(
-                "invalid-request", f"prompt must be a text of 1 to {MAX_PROMPT} characters",
+                "invalid-request",
+                f"prompt must be a text of 1 to {MAX_PROMPT} characters",
                 field="prompt",
-            )  # fmt: skip
+            )
         return json_response(
             {"run_id": self._require_agent().start_run(prompt.strip())}, status=202
         )

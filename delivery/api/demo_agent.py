@@ -1,7 +1,7 @@
 """The agent of the demonstration page: emits the events of a run through the public emitter.
 
-Owns: the script, which events with which data and pauses. Never does: deliver; its events take the
-way of all events.
+Owns: the script: events, their data and pauses. Never does: deliver; its events are emitted like
+all others.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ class DemoAgent:
             Overloaded: too many runs at once.
         """
         if len(self._runs) >= MAX_RUNS:
-            raise Overloaded("the demonstration's agent has enough to do; ask again in a moment")
+            raise Overloaded(
+                f"the demonstration has {MAX_RUNS} runs under way; try again in a moment"
+            )
         run_id = f"run-{uuid4().hex[:12]}"
         task = asyncio.get_running_loop().create_task(self._play(run_id, prompt))
         self._runs.add(task)
@@ -90,7 +92,7 @@ class DemoAgent:
         return run_id
 
     async def close(self) -> None:
-        """End the runs under way."""
+        """Cancel the runs under way."""
         for task in self._runs:
             task.cancel()
         await asyncio.gather(*self._runs, return_exceptions=True)
@@ -109,7 +111,7 @@ class DemoAgent:
 
 
 def script(prompt: str) -> list[Step]:
-    """Events of a run that answers a question, about ten seconds long."""
+    """Events of a run that answers a question; it takes about ten seconds."""
     search = {"query": "orders delivered late, last quarter"}
     draft = {"to": "Northwind", "about": "9 late orders"}
     words = _ANSWER.split(" ")

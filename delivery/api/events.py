@@ -1,7 +1,7 @@
-"""Events over HTTP: accept, show, list, replay, acknowledge (contract 4.2).
+"""Events over HTTP: accept, show, list, replay, acknowledge.
 
-Owns: the shapes of these requests and who may make them. Never does: validate an event or write
-the ledger by itself; that is the intake's and the journal's.
+Owns: the shapes of these requests (the OpenAPI document describes them) and the scopes they need.
+Never does: validate an event (the intake does) or write to the ledger (the journal does).
 """
 
 from __future__ import annotations
@@ -48,25 +48,25 @@ logger = logging.getLogger(__name__)
 
 MAX_LINES = 10 * MAX_EVENTS
 MAX_ITEM = 1 << 20
-"""Bytes of one event as it comes: 64 KiB may be written six times as long, with escapes."""
+"""Bytes of one encoded event: escapes may make 64 KiB of data six times as long."""
 MAX_VALUES = 3 * MAX_DATA_BYTES
 LARGE_BODY = 64 * 1024
-"""Bytes from which a body is decoded in a thread."""
+"""Bytes of a body from which it is decoded in a thread."""
 MAX_DECODING = 2
-"""Large bodies decoded at a time."""
+"""Large bodies decoded at the same time, at most."""
 NDJSON = ("application/x-ndjson", "application/jsonl")
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The events of one request; ``is_single`` when it was one bare object."""
+    """Events of one request; ``is_single``: the body was one event, without a list."""
 
     items: Sequence[Any]
     is_single: bool
 
 
 def parse_batch(content_type: str, raw: bytes) -> Batch:
-    """The events of a body in any of its three shapes.
+    """Parse a body: one event, a list of events, or one event per line.
 
     Raises:
         Problem: 400 not JSON, 413 too many, 422 another shape.
@@ -107,7 +107,7 @@ def _check_shape(raw: bytes) -> None:
 
 
 def _members(raw: bytes) -> dict[str, msgspec.Raw]:
-    """The outermost object, its members still to be decoded."""
+    """Decode the outermost object; its members stay encoded."""
     if not raw.strip():
         raise Problem("not-json", "the body is empty; send JSON")
     try:
@@ -121,8 +121,8 @@ def _members(raw: bytes) -> dict[str, msgspec.Raw]:
 
 
 def _item(raw: bytes, *, line: int | None = None) -> Any:
-    """One event as it came. Its data and meta have 64 KiB each: one with more text, or more values,
-    than can be said in that is refused before it is decoded."""
+    """Decode one event. Its data and meta have 64 KiB each: an event with more text or more values
+    than fit is refused before it is decoded."""
     values = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
     if len(raw) > MAX_ITEM or values > MAX_VALUES:
         raise Problem("payload-too-large", "an event has at most 64 KiB of data", field="data")
@@ -130,7 +130,7 @@ def _item(raw: bytes, *, line: int | None = None) -> Any:
 
 
 def accept_response(batch: Batch, answers: Sequence[Accepted | Exception]) -> web.Response:
-    """The answer for a batch: 202 if any was accepted, else what its caller can do about it."""
+    """The response for a batch: 202 if an event was accepted, else a problem."""
     accepted: list[dict[str, Any]] = []
     problems: list[tuple[int, Problem]] = []
     for index, answer in enumerate(answers):
@@ -147,7 +147,7 @@ def accept_response(batch: Batch, answers: Sequence[Accepted | Exception]) -> we
         return problems[0][1].response()
     detail = f"none of {len(rejected)} events was accepted"
     verdict = Problem("batch-rejected", detail)
-    # Where the fault is ours and passes, the caller is told to send the same batch again.
+    # A temporary fault of the service: the caller may send the same batch again.
     verdict = next((p for _, p in problems if p.status == 429 or p.status >= 500), verdict)
     verdict.more = {"rejected": rejected}
     return verdict.response()
@@ -158,9 +158,10 @@ def _check_count(count: int) -> None:
         raise Problem("invalid-request", "there is no event in the body", field="events")
     if count > MAX_EVENTS:
         raise Problem(
-            "payload-too-large", f"{count} events in one request; at most {MAX_EVENTS}",
+            "payload-too-large",
+            f"{count} events in one request; at most {MAX_EVENTS}",
             field="events",
-        )  # fmt: skip
+        )
 
 
 MAX_LIMIT = 1_000
@@ -174,7 +175,7 @@ class EventsApi:
     """Handlers of ``/v1/events``, ``/v1/replay`` and ``/v1/acks``.
 
     Args:
-        on_confirmed: told which events an acknowledgement over HTTP confirmed.
+        on_confirmed: called with the ids that an acknowledgement over HTTP confirmed.
     """
 
     def __init__(
@@ -200,7 +201,7 @@ class EventsApi:
         self._decoding = asyncio.Semaphore(MAX_DECODING)
 
     def routes(self) -> list[web.RouteDef]:
-        """What to mount."""
+        """Routes to mount."""
         return [
             web.post("/v1/events", self.accept),
             web.get("/v1/events", self.find),
@@ -223,7 +224,7 @@ class EventsApi:
         return accept_response(batch, await self._intake.accept(batch.items))
 
     async def show(self, request: web.Request) -> web.Response:
-        """``GET /v1/events/{id}``: another user's event does not exist."""
+        """``GET /v1/events/{id}``: one event; 404 for another user's event."""
         principal = await caller(request, self._auth)
         _must_read(principal)
         event_id = path_event_id(request)
@@ -277,7 +278,7 @@ class EventsApi:
         return json_response({"id": event_id, "state": State.ACCEPTED.value}, status=202)
 
     async def replay(self, request: web.Request) -> web.Response:
-        """``POST /v1/replay``: start anew whatever a filter matches."""
+        """``POST /v1/replay``: start anew the events that a filter matches."""
         await service(request, self._auth, "operate")
         body = await read_object(request, REPLAY_FIELDS)
         dry_run = body.get("dry_run", False)
@@ -298,13 +299,13 @@ class EventsApi:
         return json_response(answer)
 
     async def acknowledge(self, request: web.Request) -> web.Response:
-        """``POST /v1/acks``: confirms at any node what the caller's user has handled."""
+        """``POST /v1/acks``: confirm, at any node, events that the caller's user has handled."""
         user_id = (await client(request, self._auth)).user_id
         given = _ack_ids((await read_object(request, ("ids",))).get("ids"))
         wanted = {known: id_ for id_ in given if (known := _canonical(id_)) is not None}
         confirmed = await self._confirm(user_id, list(wanted))
         if len(confirmed) < len(wanted) and self._journal.backlog:
-            # The event may have been pushed while it commits: an ack can be faster than the disk.
+            # An event is pushed while it commits: its acknowledgement can precede the commit.
             await self._journal.flush(FLUSH_TIMEOUT)
             confirmed |= await self._confirm(user_id, [i for i in wanted if i not in confirmed])
         return json_response(
@@ -325,7 +326,7 @@ class EventsApi:
         return set(answer.confirmed)
 
     async def _push(self, ids: Sequence[str]) -> None:
-        """Show replayed events to whoever is connected; the rest is the due times' work."""
+        """Push replayed events to connected users; the others are handed over when they are due."""
         for start in range(0, len(ids), PUSH_PAGE):
             page = ids[start : start + PUSH_PAGE]
             for stored in await self._reads.events(page):

@@ -1,4 +1,7 @@
-"""The Prometheus text format, written by hand from plain figures. Pure."""
+"""Metrics in the Prometheus text format. Pure.
+
+Owns: the names and help texts of the metrics. Never does: read the ledger.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ Labels = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one scrape tells; ``stats`` is ``None`` while the ledger is away."""
+    """Figures of one scrape; ``stats`` is ``None`` while the ledger is away."""
 
     node: str
     connections: int
@@ -27,23 +30,36 @@ class Figures:
 
 
 def render(figures: Figures) -> str:
-    """The whole exposition.
+    """Render all metrics.
 
     Source: https://prometheus.io/docs/instrumenting/exposition_formats/
     """
     node: Labels = (("node", figures.node),)
     lines = [
-        *_gauge("delivery_connections", "Live connections of this node.",
-                [(node, figures.connections)]),
-        *_gauge("delivery_journal_backlog", "Events of this node that wait for their commit.",
-                [(node, figures.backlog)]),
-        *_gauge("delivery_ledger_up", "Whether the ledger answered this scrape.",
-                [(node, int(figures.stats is not None))]),
-        *_counter("delivery_malformed_requests_total", "Requests to this node that were no HTTP.",
-                  [(node, figures.malformed_requests)]),
-        *_counter("delivery_log_records_lost_total", "Log records of this node never written.",
-                  [(node, figures.log_records_lost)]),
-    ]  # fmt: skip
+        *_gauge(
+            "delivery_connections", "Live connections of this node.", [(node, figures.connections)]
+        ),
+        *_gauge(
+            "delivery_journal_backlog",
+            "Events of this node that wait for their commit.",
+            [(node, figures.backlog)],
+        ),
+        *_gauge(
+            "delivery_ledger_up",
+            "Whether the ledger answered this scrape.",
+            [(node, int(figures.stats is not None))],
+        ),
+        *_counter(
+            "delivery_malformed_requests_total",
+            "Requests to this node that were malformed.",
+            [(node, figures.malformed_requests)],
+        ),
+        *_counter(
+            "delivery_log_records_lost_total",
+            "Log records of this node never written.",
+            [(node, figures.log_records_lost)],
+        ),
+    ]
     if figures.stats is not None:
         lines += _ledger(figures.stats)
         lines += _gauge(
@@ -62,38 +78,63 @@ def _ledger(stats: Stats) -> list[str]:
         ((("quantile", name),), ms / 1_000) for name, ms in percentiles if ms is not None
     ]
     return [
-        *_gauge("delivery_events", "Events in the ledger by state.",
-                [((("state", state.value),), stats.states.get(state.value, 0)) for state in State]),
-        *_gauge("delivery_oldest_overdue_seconds",
-                "Age of the oldest due time that nobody has served.",
-                [((), stats.oldest_overdue_s)]),
-        *_gauge("delivery_delivery_rate", f"Share of events confirmed, {window}",
-                [((), stats.delivery_rate)]),
-        *_gauge("delivery_fallback_share", f"Share of events handed to the chain, {window}",
-                [((), stats.fallback_share)]),
-        *_gauge("delivery_events_per_second", f"Accepted events per second, {window}",
-                [((), stats.events_per_s)]),
-        *_gauge("delivery_ack_seconds", f"Time from acceptance to confirmation, {window}",
-                acks),
-        *_gauge("delivery_channel_attempts", f"Attempts by channel, {window}",
-                [((("channel", name),), channel.attempts) for name, channel in channels]),
-        *_gauge("delivery_channel_ok", f"Attempts that went well by channel, {window}",
-                [((("channel", name),), channel.ok) for name, channel in channels]),
-        *_gauge("delivery_channel_breaker", "1 for the state in which the channel's breaker is.",
-                [((("channel", name), ("state", state.value)), int(channel.breaker == state))
-                 for name, channel in channels for state in BreakerState]),
-    ]  # fmt: skip
+        *_gauge(
+            "delivery_events",
+            "Events in the ledger by state.",
+            [((("state", state.value),), stats.states.get(state.value, 0)) for state in State],
+        ),
+        *_gauge(
+            "delivery_oldest_overdue_seconds",
+            "Age of the oldest due time that no sweep has taken.",
+            [((), stats.oldest_overdue_s)],
+        ),
+        *_gauge(
+            "delivery_delivery_rate",
+            f"Share of events confirmed, {window}",
+            [((), stats.delivery_rate)],
+        ),
+        *_gauge(
+            "delivery_fallback_share",
+            f"Share of events handed to the chain, {window}",
+            [((), stats.fallback_share)],
+        ),
+        *_gauge(
+            "delivery_events_per_second",
+            f"Accepted events per second, {window}",
+            [((), stats.events_per_s)],
+        ),
+        *_gauge("delivery_ack_seconds", f"Time from acceptance to confirmation, {window}", acks),
+        *_gauge(
+            "delivery_channel_attempts",
+            f"Attempts by channel, {window}",
+            [((("channel", name),), channel.attempts) for name, channel in channels],
+        ),
+        *_gauge(
+            "delivery_channel_ok",
+            f"Attempts that succeeded, by channel, {window}",
+            [((("channel", name),), channel.ok) for name, channel in channels],
+        ),
+        *_gauge(
+            "delivery_channel_breaker",
+            "1 for the state of the channel's breaker, else 0.",
+            [
+                ((("channel", name), ("state", state.value)), int(channel.breaker == state))
+                for name, channel in channels
+                for state in BreakerState
+            ],
+        ),
+    ]
 
 
 def _gauge(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> list[str]:
-    return _family("gauge", name, text, samples)
+    return _metric("gauge", name, text, samples)
 
 
 def _counter(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> list[str]:
-    return _family("counter", name, text, samples)
+    return _metric("counter", name, text, samples)
 
 
-def _family(kind: str, name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> list[str]:
+def _metric(kind: str, name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> list[str]:
     lines = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
     for labels, value in samples:
         listed = ",".join(f'{label}="{_escape(word)}"' for label, word in labels)

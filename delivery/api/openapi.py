@@ -1,6 +1,7 @@
-"""The OpenAPI 3.1 document of everything the gateway answers, served at ``/openapi.json``.
+"""The OpenAPI 3.1 document of the gateway, served at ``/openapi.json``.
 
-Owns: the description of each route. A test holds it against the routes that are mounted.
+Owns: the description of each route; a test compares it with the mounted routes. Never does: handle
+other requests.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def _events() -> Schema:
         },
         "/v1/replay": {
             "post": _operation(
-                "Start anew whatever a filter matches (scope operate)",
+                "Start anew the events that a filter matches (scope operate)",
                 {200: ref("ReplayCount")},
                 (400, 403, 413, 422, 503),
                 body={JSON: ref("ReplayFilter")},
@@ -180,12 +181,12 @@ def _operations() -> Schema:
     return {
         "/v1/stats": {
             "get": _operation(
-                "The last minutes in figures (scope read)", {200: ref("Stats")}, (403, 503)
+                "Figures of the last minutes (scope read)", {200: ref("Stats")}, (403, 503)
             )
         },
         "/v1/stats/stream": {
             "get": _operation(
-                "The last hour in samples, then figures, conditions and nodes whenever they change "
+                "Samples of the last hour, then figures, conditions and nodes when they change "
                 "(scope read)",
                 {200: text("events: history, stats")},
                 (403, 429),
@@ -194,7 +195,7 @@ def _operations() -> Schema:
         },
         "/inbox/{ticket}": {
             "get": _operation(
-                "A mail of the embedded sink as its reader sees it; /v1/inbox gives out tickets",
+                "A mail of the embedded sink as a page; /v1/inbox lists the tickets",
                 {200: text()},
                 (404,),
                 parameters=(_path("ticket"),),
@@ -204,14 +205,14 @@ def _operations() -> Schema:
         },
         "/v1/demo/session": {
             "post": _operation(
-                "Become the demonstration's user (scope operate; 404 in production)",
+                "A client's token for the demonstration's user (scope operate; 404 in production)",
                 {200: ref("DemoSession")},
                 (403, 404),
             )
         },
         "/v1/demo/runs": {
             "post": _operation(
-                "Ask the demonstration's agent something (scope emit; 404 in production)",
+                "Start a run of the demonstration's agent (scope emit; 404 in production)",
                 {202: ref("DemoRun")},
                 (400, 403, 404, 413, 422, 429),
                 body={JSON: ref("DemoPrompt")},
@@ -219,15 +220,19 @@ def _operations() -> Schema:
         },
         "/v1/inbox": {
             "get": _operation(
-                "What the embedded mail and SMS sinks took (scope read; absent in production)",
+                "Messages of the embedded mail and SMS sinks (scope read; absent in production)",
                 {200: ref("Inbox")},
                 (403,),
             )
         },
-        "/healthz": {"get": _operation("The process lives", {200: ref("Alive")}, open_to_all=True)},
+        "/healthz": {
+            "get": _operation(
+                "Whether the event loop answers", {200: ref("Alive")}, open_to_all=True
+            )
+        },
         "/readyz": {
             "get": _operation(
-                "Whether this gateway accepts (200, with reasons for concern) or cannot (503)",
+                "Whether this gateway accepts events (200, with faults as reasons) or not (503)",
                 {200: ref("Readiness"), 503: ref("Readiness")},
                 open_to_all=True,
             )
@@ -309,20 +314,25 @@ def _pages() -> Schema:
         "/demo": {"get": html("The demonstration: an agent to talk to")},
         "/demo.css": {"get": html("Its style")},
         "/demo.js": {"get": html("Its script")},
-        "/charts.js": {"get": html("Pictures of figures and of an event's way")},
-        "/page.js": {"get": html("What both pages share")},
+        "/charts.js": {"get": html("Charts of figures and of an event's chain")},
+        "/page.js": {"get": html("Code that both pages share")},
         "/client.js": {"get": html("The browser client, an ES module")},
         "/client.d.ts": {"get": html("Its types")},
         "/confirm/{token}": {
-            "get": html("Ask whether the events were seen; confirms nothing", 404, 410, 503,
-                        parameter="token"),
-            "post": html("Confirm the events that the message listed", 404, 410, 503,
-                         parameter="token"),
+            "get": html(
+                "Ask whether the events were seen; confirms nothing",
+                404,
+                410,
+                503,
+                parameter="token",
+            ),
+            "post": html(
+                "Confirm the events that the message listed", 404, 410, 503, parameter="token"
+            ),
         },
         "/unsubscribe/{token}": {
             "get": html("Ask before opting out", 404, 410, parameter="token"),
-            "post": html("Opt out, also by one click (RFC 8058)", 404, 410, 503,
-                         parameter="token"),
+            "post": html("Opt out, also by one click (RFC 8058)", 404, 410, 503, parameter="token"),
         },
         "/problems/{slug}": {"get": html("What a problem type means", 404, parameter="slug")},
-    }  # fmt: skip
+    }

@@ -1,6 +1,6 @@
-"""The components of the OpenAPI document: what bodies and answers look like. Plain data.
+"""Schemas of the OpenAPI document: bodies of requests and answers. Plain data.
 
-The shapes are contract 4.1 and 4.2; ``openapi.py`` says where each of them is used.
+Owns: the shapes of the HTTP API. Never does: describe routes (``openapi.py``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def text(description: str = "", **more: Any) -> Schema:
 
 
 def ref(name: str) -> Schema:
-    """A reference to one of ``SCHEMAS``."""
+    """A reference to a schema of ``SCHEMAS``."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
@@ -31,7 +31,7 @@ def listing(of: Schema, **more: Any) -> Schema:
 
 
 def record(properties: Schema, required: list[str] | None = None, **more: Any) -> Schema:
-    """An object; every property is required unless told otherwise."""
+    """An object; without ``required`` all properties are required."""
     needed = list(properties) if required is None else required
     return {"type": "object", "properties": properties, "required": needed, **more}
 
@@ -66,7 +66,7 @@ _EVENT_OUT = _EVENT_IN | {
 }
 _STANDING = {
     "state": STATE,
-    "step": nullable(text("the channel of the chain on which it stands")),
+    "step": nullable(text("the channel of its step in the chain")),
     "due_at": nullable(_INSTANT),
     "expires_at": _INSTANT,
     "generation": {"type": "integer", "minimum": 1},
@@ -100,9 +100,7 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "Rejected": record({"index": _INTEGER, "error": ref("Problem")}),
-    "Verdict": record(
-        {"accepted": listing(ref("Accepted")), "rejected": listing(ref("Rejected"))}
-    ),
+    "Verdict": record({"accepted": listing(ref("Accepted")), "rejected": listing(ref("Rejected"))}),
     "Event": record(_EVENT_OUT | _STANDING, _REQUIRED_OUT + list(_STANDING)),
     "Attempt": record(
         {
@@ -117,9 +115,7 @@ SCHEMAS: dict[str, Schema] = {
             "digest_id": nullable(text()),
         }
     ),
-    "Confirmation": record(
-        {"channel": text(), "by": text(), "evidence": text(), "at": _INSTANT}
-    ),
+    "Confirmation": record({"channel": text(), "by": text(), "evidence": text(), "at": _INSTANT}),
     "Timeline": record(
         _EVENT_OUT
         | _STANDING
@@ -148,7 +144,7 @@ SCHEMAS: dict[str, Schema] = {
         {
             "matched": _INTEGER,
             "replayed": _INTEGER,
-            "next": nullable(text("with limit: what to write as after; null at the end")),
+            "next": nullable(text("with limit: the value for after; null at the end")),
         },
         ["matched", "replayed"],
     ),
@@ -168,7 +164,7 @@ SCHEMAS: dict[str, Schema] = {
     "Alert": record(
         {
             "id": text(),
-            "class": nullable(text("null: figures out of their limits")),
+            "class": nullable(text("null: conditions out of their limits")),
             "since": _INSTANT,
             "count": _INTEGER,
             "users": _INTEGER,
@@ -211,17 +207,15 @@ SCHEMAS: dict[str, Schema] = {
     "Inbox": record(
         {
             "messages": listing(
-                record({name: text() for name in ("id", "kind", "to", "subject", "body", "text")}
-                       | {"view": nullable(text("path of the rendered mail")), "at": _INSTANT})
+                record(
+                    {name: text() for name in ("id", "kind", "to", "subject", "body", "text")}
+                    | {"view": nullable(text("path of the rendered mail")), "at": _INSTANT}
+                )
             )
         }
     ),
-    "DemoSession": record(
-        {"user_id": _CONTEXT_ID, "token": text("a client's"), "quick": _BOOLEAN}
-    ),
-    "DemoPrompt": record(
-        {"prompt": text(minLength=1, maxLength=500)}, additionalProperties=False
-    ),
+    "DemoSession": record({"user_id": _CONTEXT_ID, "token": text("a client's"), "quick": _BOOLEAN}),
+    "DemoPrompt": record({"prompt": text(minLength=1, maxLength=500)}, additionalProperties=False),
     "DemoRun": record({"run_id": _CONTEXT_ID}),
     "Acks": record({"ids": listing(text(), minItems=1, maxItems=1000)}, additionalProperties=False),
     "Acknowledged": record({"confirmed": listing(text()), "unknown": listing(text())}),
@@ -240,4 +234,4 @@ SCHEMAS: dict[str, Schema] = {
             "reasons": listing(text()),
         }
     ),
-}  # fmt: skip
+}

@@ -1,7 +1,7 @@
-"""What operators and machines ask of a running gateway: figures, health, metrics, the inbox.
+"""Endpoints for operators and monitoring: figures, health, metrics, the inbox.
 
 Owns: ``/v1/stats``, ``/v1/inbox``, ``/inbox/{ticket}``, ``/healthz``, ``/readyz``, ``/metrics``.
-Never does: cause work: every answer is made of what is known or read once per second.
+Never does: cause load: an answer uses what is in memory or was read within the last second.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 PING_TIMEOUT = 1.0
 HIGH_BACKLOG = 10_000
 MAIL_HEADERS = {
-    # A mail is somebody else's HTML: no script, no network, and an origin of its own. Its links
-    # open in a page of their own.
+    # The HTML of a mail is foreign: no script, no network, and an origin of its own. Its links
+    # open in a new page.
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'; "
         "sandbox allow-popups allow-popups-to-escape-sandbox"
@@ -49,7 +49,7 @@ class OperationsApi:
     """Handlers for operators.
 
     Args:
-        thresholds: limits of the page's lights.
+        thresholds: limits of the conditions that the dashboard shows.
         inbox: the embedded sinks' messages, ``None`` in production.
         clock: monotonic seconds.
     """
@@ -88,15 +88,15 @@ class OperationsApi:
         self.sampling = self._stream.sampling
 
     def count_malformed(self) -> None:
-        """A request arrived that could not be read."""
+        """Count a request that could not be parsed."""
         self._malformed_requests += 1
 
     def drain(self) -> None:
-        """Tell balancers from now on that this gateway will end."""
+        """Report this gateway as not ready from now on."""
         self._is_draining = True
 
     def routes(self) -> list[web.RouteDef]:
-        """What to mount; the inbox only where there are embedded sinks."""
+        """Routes to mount; the inbox only where there are embedded sinks."""
         routes = [
             web.get("/v1/stats", self.stats),
             stream_route("/v1/stats/stream", self._stream.serve),
@@ -112,30 +112,32 @@ class OperationsApi:
         return routes
 
     async def stats(self, request: web.Request) -> web.Response:
-        """``GET /v1/stats``: the last minutes in figures, connections of all gateways."""
+        """``GET /v1/stats``: figures of the last minutes, with the connections of all gateways."""
         await service(request, self._auth, "read")
         snapshot = await self._snapshot.get()
         connections = connections_of(snapshot, self._node, self._registry.connections)
         return json_response(stats_view(snapshot.stats, connections, snapshot.alerts))
 
     async def inbox(self, request: web.Request) -> web.Response:
-        """``GET /v1/inbox``: what the embedded mail and SMS sinks took, newest first."""
+        """``GET /v1/inbox``: messages of the embedded mail and SMS sinks, newest first."""
         await service(request, self._auth, "read")
         messages = self._inbox.messages() if self._inbox is not None else []
         views = [sink_view(message, self._ticket(message)) for message in messages]
         return json_response({"messages": views})
 
     async def mail(self, request: web.Request) -> web.Response:
-        """``GET /inbox/{ticket}``: a mail as its reader sees it, for a frame, which cannot send a
-        token: ``/v1/inbox`` gives out tickets that cannot be guessed."""
+        """``GET /inbox/{ticket}``: a mail as a page, for a frame, which cannot send a token. The
+        tickets of ``/v1/inbox`` cannot be guessed."""
         ticket = request.match_info["ticket"].encode()
         for message in self._inbox.messages() if self._inbox is not None else []:
             if hmac.compare_digest(self._ticket(message).encode(), ticket):
                 return web.Response(
-                    body=mail_html(message).encode(), content_type="text/html", charset="utf-8",
+                    body=mail_html(message).encode(),
+                    content_type="text/html",
+                    charset="utf-8",
                     headers=MAIL_HEADERS,
-                )  # fmt: skip
-        raise Problem("not-found", "no such message, or it has gone")
+                )
+        raise Problem("not-found", "no message has this ticket")
 
     def _ticket(self, message: SinkMessage) -> str:
         return hmac.new(self._ticket_key, message.id.encode(), "sha256").hexdigest()
@@ -145,10 +147,10 @@ class OperationsApi:
         return json_response({"status": "ok", "node": self._node})
 
     async def ready(self, request: web.Request) -> web.Response:
-        """``GET /readyz``: 503 only while this gateway cannot accept; what else is wrong is told.
+        """``GET /readyz``: 503 only while this gateway cannot accept; other faults are reasons.
 
-        A ledger that is away, or slow, is so for every gateway: they go on accepting, and a
-        balancer that took them all out would turn a delay into an outage.
+        A ledger that is away or slow is so for all gateways, which continue to accept: a balancer
+        that removed them all would turn a delay into an outage.
         """
         refusal = self._journal.refusal
         refusals = [refusal] if refusal else []
@@ -163,8 +165,12 @@ class OperationsApi:
         backlog = self._journal.backlog
         if backlog > HIGH_BACKLOG and not refusal:
             reasons.append(f"{backlog} events wait for their commit")
-        body = {"status": "not ready" if refusals else "ready", "node": self._node,
-                "backlog": backlog, "reasons": reasons}  # fmt: skip
+        body = {
+            "status": "not ready" if refusals else "ready",
+            "node": self._node,
+            "backlog": backlog,
+            "reasons": reasons,
+        }
         return json_response(body, status=503 if refusals else 200)
 
     async def metrics(self, request: web.Request) -> web.Response:

@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """One language. ``{}`` stands for a number, for so many updates, or for a channel's name;
-    ``at`` is how an instant is written."""
+class Texts:
+    """Texts of the pages in one language. ``{}`` stands for a number, a count of updates, or a
+    channel's name; ``at`` is the format of an instant."""
 
     lang: str
     at: str
@@ -57,18 +57,18 @@ class Words:
         return self.one_update if number == 1 else self.updates.format(number)
 
     def type(self, name: str) -> str:
-        """What an event of this type is called."""
+        """Name of an event type in this language."""
         return self.types.get(name) or name.replace("_", " ").capitalize()
 
 
-ENGLISH = Words(
+ENGLISH = Texts(
     lang="en",
     at="%d %b, %H:%M %Z",
     one_update="one update",
     updates="{} updates",
     ask="Have you seen this?",
-    ask_one="You were sent {}. Confirm that you have seen it, and nobody will remind you again.",
-    ask_many="You were sent {}. Confirm that you have seen them, and nobody will remind you again.",
+    ask_one="You were sent {}. Confirm that you have seen it, and you get no more reminders.",
+    ask_many="You were sent {}. Confirm that you have seen them, and you get no more reminders.",
     yes="Yes, I have seen this",
     thanks="Thank you",
     confirmed="{}: confirmed. You can close this page.",
@@ -84,7 +84,7 @@ ENGLISH = Words(
         Channel.EMERGENCY: "push notifications",
     },
 )
-GERMAN = Words(
+GERMAN = Texts(
     lang="de",
     at="%d.%m., %H:%M %Z",
     one_update="eine Neuigkeit",
@@ -116,13 +116,13 @@ GERMAN = Words(
         "auth_failed": "Anmeldung fehlgeschlagen",
     },
 )
-_SPOKEN = {words.lang: words for words in (ENGLISH, GERMAN)}
+_BY_LANGUAGE = {texts.lang: texts for texts in (ENGLISH, GERMAN)}
 
 
-def words_for(locale: str | None) -> Words:
-    """``de-AT`` speaks German; what is not spoken here is answered in English."""
+def texts_for(locale: str | None) -> Texts:
+    """The texts for a locale, such as ``de-AT``; English for other languages."""
     language = (locale or "").replace("_", "-").partition("-")[0].lower()
-    return _SPOKEN.get(language, ENGLISH)
+    return _BY_LANGUAGE.get(language, ENGLISH)
 
 
 _CSS = """
@@ -155,7 +155,7 @@ HEADERS: Mapping[str, str] = {
         f"default-src 'none'; style-src 'sha256-{_CSS_HASH}'; form-action 'self'; "
         "base-uri 'none'; frame-ancestors 'none'"
     ),
-    # The address holds the token: it must not leave with a click, or stay in a cache.
+    # The address holds the token: no referrer may carry it, and no cache may keep it.
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -171,11 +171,11 @@ def page(
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
-    """A whole page.
+    """Make a whole page.
 
     Args:
-        title: plain text, heading and title alike.
-        body: HTML; whoever calls has escaped what came from outside.
+        title: plain text, for heading and title.
+        body: HTML; the caller must escape foreign text.
     """
     text = (
         f'<!doctype html>\n<html lang="{lang}">\n<head>\n<meta charset="utf-8">\n'
@@ -193,7 +193,7 @@ def page(
 
 
 def button(label: str) -> str:
-    """A form that posts to the page's own address."""
+    """HTML of a form that posts to the page's own address."""
     return f'<form method="post"><button type="submit">{escape(label)}</button></form>'
 
 
@@ -202,10 +202,10 @@ _Page = Callable[[web.Request], Awaitable[web.Response]]
 
 
 class Pages:
-    """Handlers of the pages that people see.
+    """Handlers of the pages behind links.
 
     Args:
-        on_confirmed: told which events a link confirmed.
+        on_confirmed: called with the ids that a link confirmed.
         trusted_proxies: addresses whose ``X-Forwarded-*`` count.
     """
 
@@ -225,7 +225,7 @@ class Pages:
         self._trusted_proxies = trusted_proxies
 
     def routes(self) -> list[web.RouteDef]:
-        """What to mount."""
+        """Routes to mount."""
         return [
             web.get("/confirm/{token}", _readable(self.show_confirm)),
             web.post("/confirm/{token}", _readable(self.confirm)),
@@ -235,21 +235,22 @@ class Pages:
         ]
 
     async def show_confirm(self, request: web.Request) -> web.Response:
-        """What the message was about, and a button; confirms nothing."""
+        """``GET /confirm/{token}``: the events of the message and a button; confirms nothing."""
         digest, listed = await self._digest(request)
         stored = await self._reads.events(listed[:MAX_LISTED])
-        words, zone = await self._reader(digest.user_id)
-        ask = words.ask_one if len(listed) == 1 else words.ask_many
+        texts, zone = await self._reader(digest.user_id)
+        ask = texts.ask_one if len(listed) == 1 else texts.ask_many
         body = (
-            f"<p>{ask.format(words.count(len(listed)))}</p>\n"
-            f"{_list(stored, words, zone)}\n{button(words.yes)}"
+            f"<p>{ask.format(texts.count(len(listed)))}</p>\n"
+            f"{_list(stored, texts, zone)}\n{button(texts.yes)}"
         )
-        return page(words.ask, body, lang=words.lang)
+        return page(texts.ask, body, lang=texts.lang)
 
     async def confirm(self, request: web.Request) -> web.Response:
-        """Confirm exactly the events that the message listed; a repeat has no second effect."""
+        """``POST /confirm/{token}``: confirm the events of the message. Safe to repeat."""
         digest, listed = await self._digest(request)
-        words, _ = await self._reader(digest.user_id)  # first: what is done is also said
+        # Before the confirmation: a failure of this read must change nothing.
+        texts, _ = await self._reader(digest.user_id)
         proofs = [
             Confirmation(id_, digest.user_id, digest.channel, digest.user_id, f"link:{digest.id}")
             for id_ in listed
@@ -258,30 +259,34 @@ class Pages:
         if answer.confirmed:
             self._on_confirmed(answer.confirmed)
         address = client_address(request, self._trusted_proxies)
-        logger.info("digest %s: %d events confirmed by link from %s",
-                    digest.id, len(answer.confirmed), address)  # fmt: skip
-        count = words.count(len(listed))
-        body = f"<p>{words.confirmed.format(count[0].upper() + count[1:])}</p>"
-        return page(words.thanks, body, lang=words.lang)
+        logger.info(
+            "digest %s: %d events confirmed by link from %s",
+            digest.id,
+            len(answer.confirmed),
+            address,
+        )
+        count = texts.count(len(listed))
+        body = f"<p>{texts.confirmed.format(count[0].upper() + count[1:])}</p>"
+        return page(texts.thanks, body, lang=texts.lang)
 
     async def show_unsubscribe(self, request: web.Request) -> web.Response:
-        """Ask first; changes nothing."""
+        """``GET /unsubscribe/{token}``: a question and a button; changes nothing."""
         user_id, channel = self._subscription(request)
-        words, _ = await self._reader(user_id)
-        name = words.channels.get(channel, channel)
-        body = f"<p>{escape(words.stopping.format(name))}</p>\n{button(words.unsubscribe)}"
-        return page(words.stop.format(name), body, lang=words.lang)
+        texts, _ = await self._reader(user_id)
+        name = texts.channels.get(channel, channel)
+        body = f"<p>{escape(texts.stopping.format(name))}</p>\n{button(texts.unsubscribe)}"
+        return page(texts.stop.format(name), body, lang=texts.lang)
 
     async def unsubscribe(self, request: web.Request) -> web.Response:
-        """Opt out, by the button or by a mail client's one click (RFC 8058)."""
+        """``POST /unsubscribe/{token}``: opt out, by the button or by one click (RFC 8058)."""
         user_id, channel = self._subscription(request)
-        words, _ = await self._reader(user_id)
+        texts, _ = await self._reader(user_id)
         await self._writes.opt_out(user_id, channel)
-        stopped = words.stopped.format(words.channels.get(channel, channel))
-        return page(words.done, f"<p>{escape(stopped)}</p>", lang=words.lang)
+        stopped = texts.stopped.format(texts.channels.get(channel, channel))
+        return page(texts.done, f"<p>{escape(stopped)}</p>", lang=texts.lang)
 
     async def problem(self, request: web.Request) -> web.Response:
-        """What a problem type means and what to do about it."""
+        """``GET /problems/{slug}``: the meaning of a problem type, and a remedy."""
         slug = request.match_info["slug"]
         kind = KINDS.get(slug)
         if kind is None:
@@ -293,15 +298,15 @@ class Pages:
         claims = self._links.read(request.match_info["token"], CONFIRM)
         found = await self._reads.digest(claims.subject)
         if found is None:
-            raise LinkInvalid("the message behind this link is no longer known")
+            raise LinkInvalid("the message of this link is not in the ledger any more")
         return found
 
-    async def _reader(self, user_id: str) -> tuple[Words, tzinfo]:
-        """The words and the time zone of the user whom the message was for."""
+    async def _reader(self, user_id: str) -> tuple[Texts, tzinfo]:
+        """The texts and the time zone of the message's user."""
         contact = await self._reads.contact(user_id)
         if contact is None:
-            return words_for(None), UTC
-        return words_for(contact.locale), contact.zone
+            return texts_for(None), UTC
+        return texts_for(contact.locale), contact.zone
 
     def _subscription(self, request: web.Request) -> tuple[str, str]:
         claims = self._links.read(request.match_info["token"], UNSUBSCRIBE)
@@ -309,7 +314,7 @@ class Pages:
 
 
 def _readable(handler: _Page) -> _Page:
-    """People get a page where programs would get a problem document."""
+    """Answer errors with a page instead of a problem document."""
 
     async def handle(request: web.Request) -> web.Response:
         try:
@@ -326,15 +331,15 @@ def _readable(handler: _Page) -> _Page:
     return handle
 
 
-def _list(stored: Sequence[Stored], words: Words, zone: tzinfo) -> str:
+def _list(stored: Sequence[Stored], texts: Texts, zone: tzinfo) -> str:
     if not stored:
         return ""
     lines = []
     for item in stored:
         at = item.event.at
-        shown = at.astimezone(zone).strftime(words.at)
+        shown = at.astimezone(zone).strftime(texts.at)
         lines.append(
-            f"<li><span>{escape(words.type(item.event.type))}</span>"
+            f"<li><span>{escape(texts.type(item.event.type))}</span>"
             f'<time datetime="{format_instant(at)}">{shown}</time></li>'
         )
     return f"<ul>{''.join(lines)}</ul>"

@@ -1,7 +1,7 @@
 """Errors of the HTTP API as ``application/problem+json`` (RFC 9457).
 
-Owns: the list of problem types, which exception becomes which, and the middleware that does it.
-Never does: show what went wrong inside; that goes to the log.
+Owns: the list of problem types, the type of each exception, and the middleware that translates.
+Never does: show internal details; they go to the log.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One problem type: what stands behind ``/problems/<slug>``."""
+    """One problem type, as shown at ``/problems/<slug>``."""
 
     status: int
     title: str
@@ -59,7 +59,7 @@ KINDS: Mapping[str, Kind] = {
         "service's secret or by its issuer.",
     ),
     "token-expired": Kind(
-        401, "The token has expired", "Get a new token from whoever made this one, and repeat."
+        401, "The token has expired", "Get a new token from its issuer, and repeat."
     ),
     "forbidden": Kind(
         403,
@@ -75,7 +75,7 @@ KINDS: Mapping[str, Kind] = {
     "not-found": Kind(
         404,
         "There is nothing here",
-        "No such page or event, or it belongs to somebody else: the answer is the same.",
+        "No such page or event, or it belongs to another user: the answer is the same.",
     ),
     "link-invalid": Kind(
         404,
@@ -113,7 +113,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "invalid-context": Kind(
         422,
-        "The event addresses nobody",
+        "The event does not address a user",
         "user_id and run_id are non-empty strings of at most 128 characters without control "
         "characters; auth events also refuse unfilled placeholders.",
     ),
@@ -162,18 +162,18 @@ _BY_STATUS = {
 RETRY_AFTER = 2.0
 MAX_ECHO = 200
 MAX_DETAIL = 1_000
-"""Characters of a detail: it may repeat what the caller sent, which has no other bound."""
+"""Characters of a detail, which may repeat unbounded text of the caller."""
 
 
 class Problem(DeliveryError):
-    """A problem raised by a handler of ours.
+    """A problem that a handler of the API raises.
 
     Attributes:
         slug: one of ``KINDS``.
-        detail: what happened, for the caller's eyes.
+        detail: what happened, as told to the caller.
         field: the field or parameter that is wrong.
-        retry_after: seconds to wait before the same request may succeed.
-        more: members to add to the document.
+        retry_after: seconds after which the same request may succeed.
+        more: additional members of the document.
     """
 
     def __init__(
@@ -196,11 +196,11 @@ class Problem(DeliveryError):
 
     @property
     def status(self) -> int:
-        """The HTTP status of this type of problem."""
+        """HTTP status of this problem type."""
         return KINDS[self.slug].status
 
     def document(self) -> dict[str, Any]:
-        """The members of the problem, RFC 9457's first."""
+        """Members of the problem, those of RFC 9457 first."""
         kind = KINDS[self.slug]
         document: dict[str, Any] = {
             "type": f"/problems/{self.slug}",
@@ -213,7 +213,7 @@ class Problem(DeliveryError):
         return document | self.more
 
     def response(self) -> web.Response:
-        """The answer with this problem, ``Retry-After`` and ``WWW-Authenticate`` where due."""
+        """Make the response, with ``Retry-After`` and ``WWW-Authenticate`` where they apply."""
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", **self.headers}
         if self.retry_after is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
@@ -226,7 +226,7 @@ class Problem(DeliveryError):
 
 
 def problem_of(error: Exception) -> Problem:
-    """What a caller is told about an exception; an unknown one becomes ``internal``."""
+    """The problem of an exception; ``internal`` for an unknown one."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, InvalidEvent):
@@ -244,7 +244,7 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, LinkInvalid):
         return Problem("link-invalid", str(error))
     if isinstance(error, LedgerError | TimeoutError):
-        # The ledger's own text names hosts and statements: it is for the log.
+        # The text of the exception names hosts and statements: it is for the log only.
         slug = "spool-full" if isinstance(error, SpoolFull) else "unavailable"
         return Problem(slug, KINDS[slug].title, retry_after=RETRY_AFTER)
     return Problem("internal", "the request failed; the log of the service says why")
@@ -262,7 +262,7 @@ def _of_http(error: web.HTTPException, request: web.Request) -> Problem:
 
 @web.middleware
 async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever a handler raises, and aiohttp's own errors, into problems."""
+    """Turn exceptions of handlers and of aiohttp into problems."""
     try:
         return await handler(request)
     except web.HTTPException as error:
@@ -270,9 +270,9 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
             raise
         return _of_http(error, request).response()
     except ConnectionResetError:
-        raise  # the caller hung up: there is nobody to answer
+        raise  # the caller has disconnected
     except Exception as error:
-        # A stream that has begun (WebSocket, SSE) cannot carry a second answer.
+        # A response that has begun (WebSocket, event stream) cannot be replaced.
         if request.writer.output_size:
             raise
         problem = problem_of(error)

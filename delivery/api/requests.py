@@ -1,7 +1,7 @@
-"""What comes in with a request: the caller, the body, the parameters.
+"""Parts of a request: the caller, the body, the parameters.
 
-Owns: reading them within limits of size and time, and refusing what is wrong. Never does: decide
-what a request is for.
+Owns: reading them within limits of size and time, and refusing malformed ones. Never does: handle a
+request.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ SMALL_BODY = 256 * 1024
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MIN_INFLATED = 1 << 20
 MAX_RATIO = 100
-"""A compressed body may grow to so many times its length, or to ``MIN_INFLATED`` bytes."""
+"""A compressed body may grow to ``MAX_RATIO`` times its length, or to ``MIN_INFLATED`` bytes."""
 _NO_TOKEN = {"WWW-Authenticate": 'Bearer realm="delivery"'}
 
 
 def stream_route(path: str, handler: Handler) -> web.RouteDef:
-    """The route of an answer that goes on: GET alone.
+    """Make the route of a stream, for GET only.
 
-    By default aiohttp calls the handler for HEAD too, whose answer has no body: what a stream
-    writes there, a proxy reads as the answer to the next request on its connection.
+    By default aiohttp calls the handler for HEAD too, whose answer has no body: a proxy would take
+    the bytes of a stream for the answer to the next request on its connection.
     """
     return web.get(path, handler, allow_head=False)
 
 
 async def caller(request: web.Request, auth: Authenticator) -> Principal:
-    """Who sent the request, by its bearer token.
+    """Verify the bearer token of a request.
 
     Raises:
-        Problem: 401, there is none.
-        Unauthenticated: it is not accepted.
+        Problem: 401, the request has no token.
+        Unauthenticated: the token is refused.
     """
     header = request.headers.get("Authorization", "")
     scheme, _, token = header.partition(" ")
@@ -56,7 +56,7 @@ async def caller(request: web.Request, auth: Authenticator) -> Principal:
 
 
 async def service(request: web.Request, auth: Authenticator, scope: str) -> Principal:
-    """A caller whose token carries ``scope``.
+    """Verify a token that must carry ``scope``.
 
     Raises:
         Problem: 401 or 403.
@@ -68,7 +68,7 @@ async def service(request: web.Request, auth: Authenticator, scope: str) -> Prin
 
 
 async def client(request: web.Request, auth: Authenticator) -> Principal:
-    """A user's own client: a service's name is not a user's.
+    """Verify a token that must be a user's, not a service's.
 
     Raises:
         Problem: 401 or 403.
@@ -84,7 +84,7 @@ async def client(request: web.Request, auth: Authenticator) -> Principal:
 async def owner_or(
     request: web.Request, auth: Authenticator, scope: str, user_id: str
 ) -> Principal:
-    """That user's own client, or a service with ``scope``.
+    """Verify a token that must be this user's, or a service's with ``scope``.
 
     Raises:
         Problem: 401 or 403.
@@ -98,10 +98,10 @@ async def owner_or(
 
 
 async def read_body(request: web.Request, limit: int = SMALL_BODY) -> bytes:
-    """The whole body, decompressed, of at most ``limit`` bytes.
+    """Read the whole body, decompressed, of at most ``limit`` bytes.
 
-    A compressed body is refused when it grows out of proportion: a few bytes would hold the
-    gateway's memory and its event loop.
+    A compressed body may not grow beyond a ratio: a few bytes could otherwise fill the memory and
+    block the event loop.
 
     Raises:
         Problem: 413 or 408.
@@ -128,7 +128,7 @@ async def read_body(request: web.Request, limit: int = SMALL_BODY) -> bytes:
 
 
 def parse_json(raw: bytes, *, line: int | None = None) -> Any:
-    """The body, or one line of it, as JSON.
+    """Decode the body, or one line of it, from JSON.
 
     Raises:
         Problem: 400.
@@ -141,13 +141,13 @@ def parse_json(raw: bytes, *, line: int | None = None) -> Any:
     except InvalidFrame as error:
         raise Problem("not-json", f"{where}{error}") from error
     except RecursionError as error:
-        raise Problem("not-json", f"{where}not JSON that anybody nests so deeply") from error
+        raise Problem("not-json", f"{where}the JSON is nested too deeply") from error
 
 
 async def read_object(
     request: web.Request, allowed: Iterable[str], *, may_be_empty: bool = False
 ) -> dict[str, Any]:
-    """A small JSON object with no other members than ``allowed``.
+    """Read a small JSON object with no other members than ``allowed``.
 
     Raises:
         Problem: 400, 408, 413 or 422.
@@ -163,7 +163,7 @@ async def read_object(
 
 
 def check_known(given: Iterable[str], allowed: Iterable[str]) -> None:
-    """Refuse what nobody would read.
+    """Refuse unknown members or parameters.
 
     Raises:
         Problem: 422, names the first unknown member or parameter.
@@ -178,7 +178,7 @@ def check_known(given: Iterable[str], allowed: Iterable[str]) -> None:
 
 
 def path_event_id(request: web.Request) -> str:
-    """The event id of the path; a malformed one cannot exist, which is a 404.
+    """The event id of the path; 404 for a malformed one, which no event has.
 
     Raises:
         Problem: 404.
@@ -193,13 +193,13 @@ def path_user_id(request: web.Request) -> str:
     """The user id of the path.
 
     Raises:
-        InvalidContext: it cannot address anybody.
+        InvalidContext: the id is malformed.
     """
     return check_context_id("user_id", request.match_info["id"])
 
 
 def parse_instant(value: object, field: str) -> datetime:
-    """An RFC 3339 instant with its offset, in UTC.
+    """Parse an RFC 3339 instant with an offset; the result is in UTC.
 
     Raises:
         Problem: 422.
@@ -219,8 +219,8 @@ def parse_instant(value: object, field: str) -> datetime:
 def client_address(request: web.Request, trusted: Sequence[str]) -> str:
     """The address a request came from, for the log.
 
-    ``X-Forwarded-For`` counts only as far as it was written by proxies in ``trusted`` (addresses
-    or networks): the last entry that is none of them is the caller.
+    Only entries of ``X-Forwarded-For`` that proxies in ``trusted`` (addresses or networks) wrote
+    count: the last entry that is no such proxy is the caller.
     """
     address = request.remote or ""
     hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",")]
@@ -230,7 +230,7 @@ def client_address(request: web.Request, trusted: Sequence[str]) -> str:
 
 
 def json_response(value: Any, status: int = 200) -> web.Response:
-    """A JSON answer that no cache keeps."""
+    """Make a JSON response that no cache keeps."""
     return web.Response(
         status=status,
         body=encode_json(value),

@@ -1,6 +1,6 @@
-"""The HTTP API as a list of routes, to be mounted by the server.
+"""Routes of the HTTP API, for the server to mount.
 
-Owns: the assembly. The WebSocket and the users' stream are the server's own.
+Owns: the list of routes. Never does: mount ``/v1/ws`` and ``/v1/stream`` (the server does).
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from delivery.api import openapi, static_files
 
 
 class Handlers(Protocol):
-    """Handlers that belong together."""
+    """A group of handlers."""
 
     def routes(self) -> list[web.RouteDef]:
-        """Paths, methods and what answers them."""
+        """Routes with their handlers."""
 
 
 Background = Callable[[web.Application], AsyncIterator[None]]
-"""Work beside the requests: runs from start-up to its end at clean-up."""
+"""Work beside the requests, from start-up to clean-up."""
 
 
 def mount(
     app: web.Application, handlers: Sequence[Handlers], background: Sequence[Background] = ()
 ) -> None:
-    """Add every route but ``/v1/ws`` and ``/v1/stream``, and what runs behind them.
+    """Add all routes but ``/v1/ws`` and ``/v1/stream``, and their background work.
 
     Raises:
         ConfigError: the package's files are missing.
@@ -38,7 +38,7 @@ def mount(
 
 
 def routes(handlers: Sequence[Handlers]) -> list[web.RouteDef]:
-    """The routes alone. Raises ``ConfigError``, see ``mount``."""
+    """The routes without background work. Raises ``ConfigError``, see ``mount``."""
     return [
         *(route for part in handlers for route in part.routes()),
         *openapi.routes(),

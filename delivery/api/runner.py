@@ -1,7 +1,7 @@
-"""The HTTP server below the application: what is answered to bytes that are no request.
+"""HTTP server below the application: admission, time limits, malformed requests.
 
 Owns: the answer, the log line and the count of malformed requests, and the ``Server`` header.
-Never does: see a request that could be read; those are the application's.
+Never does: handle a well-formed request; the application does.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from delivery.api.problems import Problem
 logger = logging.getLogger(__name__)
 
 SERVER = "delivery"
-"""The ``Server`` header of every answer: versions are for operators, not for strangers."""
+"""The ``Server`` header of every answer, without versions, which would help an attacker."""
 MAX_REASON = 100
 HEADER_TIMEOUT = 10.0
-"""Seconds in which the first request of a connection must have come, with all of its headers."""
+"""Seconds in which the first request of a connection must arrive with all its headers."""
 KEEPALIVE_TIMEOUT = 75.0
-"""Seconds that a connection may be idle between requests; longer than proxies keep theirs."""
-# aiohttp's own text names the fault first; behind it stand the sender's bytes.
+"""Seconds that a connection may be idle between requests; longer than in common proxies."""
+# The text of aiohttp names the fault first, then repeats the sender's bytes.
 _BYTES = re.compile(r" b['\"]|[:\n]")
 
 
 async def name_server(request: web.Request, response: web.StreamResponse) -> None:
-    """Put our name in place of aiohttp's and Python's versions (an ``on_response_prepare``)."""
+    """Set the ``Server`` header, without versions (an ``on_response_prepare``)."""
     response.headers["Server"] = SERVER
 
 
@@ -40,9 +40,9 @@ class Runner(web.AppRunner):
     """Runs an application, and answers malformed requests as problems.
 
     Args:
-        on_malformed: called for each.
-        admission: decides which connections are taken.
-        shutdown_timeout: seconds that open connections get at the end.
+        on_malformed: called for each malformed request.
+        admission: decides which connections are admitted.
+        shutdown_timeout: seconds that open connections have at the end.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class _Connection(web.RequestHandler):
         self._headers_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection, or reset it when its address has too many."""
+        """Admit the connection, or reset it when its address has too many."""
         address = _address(transport)
         if not self._admission.enter(address):
-            logger.warning("connection of %s refused: too many are open", address)
+            logger.warning("connection from %s refused: too many are open", address)
             if isinstance(transport, asyncio.Transport):
                 transport.abort()
             return
@@ -114,16 +114,16 @@ class _Connection(web.RequestHandler):
         self._headers_due = self._loop.call_later(HEADER_TIMEOUT, self._on_headers_due)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Count it off."""
+        """Stop counting the connection."""
         if self._address is None:
-            return  # it was never taken
+            return  # it was refused
         self._admission.leave(self._address)
         if self._headers_due is not None:
             self._headers_due.cancel()
         super().connection_lost(exc)
 
     def _on_headers_due(self) -> None:
-        # Later requests on the same connection have the time that it may be idle.
+        # Later requests of the connection have ``KEEPALIVE_TIMEOUT``.
         if self._request_count == 0 and isinstance(self.transport, asyncio.Transport):
             self.transport.abort()
 
@@ -134,7 +134,7 @@ class _Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what the application never saw, or could not answer, and end the connection."""
+        """Answer a malformed request, or one that the application failed on; end the connection."""
         if isinstance(exc, HttpProcessingError) and status < 500:
             self._on_malformed()
             reason = _reason(exc)
@@ -144,7 +144,7 @@ class _Connection(web.RequestHandler):
             logger.error("a request from %s failed", request.remote, exc_info=exc)
             problem = Problem("internal", "the request failed; the log of the service says why")
         if request.writer.output_size > 0:
-            raise ConnectionError("an answer has begun and cannot be replaced")
+            raise ConnectionError("the response has begun and cannot be replaced")
         response = problem.response()
         response.headers["Server"] = SERVER
         response.force_close()

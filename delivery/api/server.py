@@ -1,6 +1,6 @@
 """The gateway as an HTTP server: routes, start, drain.
 
-Owns: the aiohttp application and its life. Never does: anything per event.
+Owns: the aiohttp application and its life cycle. Never does: work per event.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from delivery.gateway.websocket import serve_socket
 
 logger = logging.getLogger(__name__)
 
-MIN_GOODBYE = 0.5
-LINGER = 1.5
+MIN_CLOSE_WAIT = 0.5
+IDLE_CLOSE_WAIT = 1.5
 """Seconds for which connections without a request stay open while the gateway stops: longer than a
 proxy keeps them (``keepalive_timeout`` in ``config/nginx.conf``), so that none is closed here while
-a request is on its way."""
+a request is under way."""
 BACK_IN = 0.2
-"""Seconds within which a client that was sent elsewhere comes back."""
+"""Seconds within which clients reconnect elsewhere after a drain."""
 
 
 class Gateway:
-    """One gateway. ``build_app`` for a server of its own (``start``) or for somebody else's.
+    """A gateway: ``start`` runs a server of its own, ``build_app`` is for another server.
 
     Args:
         handlers: of the HTTP API.
-        background: work beside the requests.
-        on_malformed: called for each request that could not be read.
-        on_drain: called when this gateway begins to send its clients elsewhere.
-        admission: decides which connections are taken; every one without it.
+        background: work beside the requests, from start-up to clean-up.
+        on_malformed: called for each request that could not be parsed.
+        on_drain: called when this gateway begins to drain.
+        admission: decides which connections are admitted; default: all.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class Gateway:
         self._is_drained = False
 
     def build_app(self) -> web.Application:
-        """The application; usable on its own or with ``add_subapp``. Starts and stops the fast path
-        with itself."""
+        """Make the application, usable on its own or with ``add_subapp``. It starts and stops the
+        live path."""
         app = web.Application(middlewares=[problem_middleware], client_max_size=MAX_BODY_BYTES)
         app.on_response_prepare.append(name_server)
         self.mount(app)
@@ -85,11 +85,11 @@ class Gateway:
         routes.mount(app, self._handlers, self._background)
         app.on_response_prepare.append(self._on_response)
         app.on_startup.append(self._on_startup)
-        # Added before runner.setup(): aiohttp waits for open sockets after it and closes none.
+        # Before runner.setup(), whose own on_shutdown waits for open sockets and closes none.
         app.on_shutdown.append(self._on_shutdown)
 
     async def start(self, host: str, port: int, reuse_port: bool = False) -> int:
-        """Serve. Returns the port, for ``port`` 0.
+        """Start the server. Returns the port, for ``port`` 0.
 
         Raises:
             OSError: the address is taken.
@@ -108,41 +108,41 @@ class Gateway:
         return bound
 
     async def stop(self, drain: float = 5.0) -> None:
-        """Take no more connections, drain, end. Safe to repeat."""
+        """Accept no more connections, drain, end. Safe to repeat."""
         runner, self._runner = self._runner, None
         if runner is None:
             return
-        self._say_draining()
+        self._start_draining()
         if self._site is not None and self._site in runner.sites:
             await self._site.stop()
-        until = asyncio.get_running_loop().time() + min(drain, LINGER)
-        # Before cleanup: from its first step on aiohttp reads nothing, not even a goodbye.
+        until = asyncio.get_running_loop().time() + min(drain, IDLE_CLOSE_WAIT)
+        # Before cleanup: from its first step, aiohttp reads nothing, not even a close frame.
         await self.drain(drain)
         await _until_left(runner, until)
         await runner.cleanup()
 
     async def drain(self, timeout: float) -> None:
-        """Send the clients elsewhere one by one, within ``timeout`` seconds, wait at most as long
-        for their goodbyes, and flush the journal. Safe to repeat.
+        """Tell clients to reconnect, one by one, within ``timeout`` seconds, wait as long for their
+        close frames, and flush the journal. Safe to repeat.
 
-        In somebody else's application, call it before that application's cleanup.
+        Mounted in another application, you must call it before that application's cleanup.
         """
         if self._is_drained:
             return
         self._is_drained = True
-        self._say_draining()
+        self._start_draining()
         registry = self.path.registry
-        told = await registry.reconnect_gradually("shutdown", timeout, min(timeout, BACK_IN))
-        told += registry.close_all("shutdown", min(timeout, BACK_IN))  # whoever came meanwhile
-        await self.path.close_rest(max(MIN_GOODBYE, timeout))
+        count = await registry.reconnect_gradually("shutdown", timeout, min(timeout, BACK_IN))
+        count += registry.close_all("shutdown", min(timeout, BACK_IN))  # connections admitted since
+        await self.path.close_rest(max(MIN_CLOSE_WAIT, timeout))
         try:
             await self._journal.flush(max(1.0, timeout))
         except (LedgerError, TimeoutError) as error:
-            logger.error("the journal was not flushed: %s", error)
-        logger.info("node %s has drained; %d clients were sent elsewhere", self.path.node, told)
+            logger.error("journal not flushed: %s", error)
+        logger.info("node %s drained; clients told to reconnect: %d", self.path.node, count)
 
     async def resend(self, user_id: str, event_ids: Sequence[str], timeout: float) -> int:
-        """The ``direct`` channel's way to the sockets here; see ``Registry.resend``.
+        """Resend events for the ``direct`` channel; see ``Registry.resend``.
 
         Raises:
             LedgerError: the events cannot be read now.
@@ -153,13 +153,13 @@ class Gateway:
         """Let these users' connections catch up from the ledger."""
         self.path.wake(user_ids)
 
-    def _say_draining(self) -> None:
+    def _start_draining(self) -> None:
         self._is_draining = True
         self._on_drain()
 
     async def _on_response(self, request: web.Request, response: web.StreamResponse) -> None:
         if self._is_draining and not isinstance(response, web.WebSocketResponse):
-            response.force_close()  # the next request goes elsewhere
+            response.force_close()  # the next request goes to another node
 
     async def _on_startup(self, app: web.Application) -> None:
         await self.path.start()
@@ -180,7 +180,7 @@ class Gateway:
 
 
 async def _until_left(runner: web.AppRunner, until: float) -> None:
-    """Wait until every connection was closed by its other end, or the loop's clock says `until`."""
+    """Wait until the peers have closed all connections, or the loop's clock reaches ``until``."""
     loop = asyncio.get_running_loop()
     while runner.server is not None and runner.server.connections:
         if loop.time() >= until:

@@ -1,6 +1,6 @@
-"""One snapshot of the ledger for every reader: figures, page, metrics, samples.
+"""The snapshot of the ledger that all readers share: figures, dashboard, metrics, samples.
 
-Owns: that the ledger is read once a second at most, and more rarely when reading takes long.
+Owns: how often the ledger is read: once a second at most, less often when a read takes long.
 Never does: HTTP.
 """
 
@@ -17,12 +17,12 @@ READ_TIMEOUT = 5.0
 FRESH_SECONDS = 1.0
 SLOW = 0.5
 REST = 20.0
-"""A look that took ``SLOW`` seconds or more is followed by ``REST`` times as long without one: with
-millions of events open, watching must not become the ledger's work."""
+"""A read of ``SLOW`` seconds or more is followed by ``REST`` times its duration without a read:
+with millions of open events, monitoring must not load the ledger."""
 
 
 class SharedSnapshot:
-    """The ledger's figures for every reader of this process.
+    """The latest snapshot of the ledger, for all readers of this process.
 
     Args:
         clock: monotonic seconds.
@@ -36,7 +36,7 @@ class SharedSnapshot:
         self._reading = asyncio.Lock()
 
     async def get(self) -> Snapshot:
-        """Figures, alerts and nodes, at most a second old unless reading them takes long.
+        """Get figures, alerts and nodes, at most a second old unless a read takes long.
 
         Raises:
             LedgerError, TimeoutError: the ledger cannot be read now.
@@ -52,5 +52,5 @@ class SharedSnapshot:
 
 
 def connections_of(snapshot: Snapshot, node: str, here: int) -> int:
-    """Connections of all gateways; this node's own number is fresher than its row."""
+    """Connections of all gateways; for this node ``here``, which is newer than its row."""
     return here + sum(other.connections for other in snapshot.nodes if other.node != node)

@@ -1,7 +1,7 @@
-"""The dashboard's files, served as they are.
+"""The files of the dashboard, served as they are.
 
-Owns: which files of ``web/`` are public and their headers. They are read once, when the gateway
-starts; nothing of a request ever becomes a path.
+Owns: the public files of ``web/`` and their headers. Never does: build a path from a request; the
+files are read once, when the gateway starts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FILES = {
     "/client.js": ("client.js", "text/javascript"),
     "/client.d.ts": ("client.d.ts", "text/plain"),
 }
-# A page of another origin may load the client: it is public, and a token is all that counts.
+# Pages of any origin may load the client: it is public, and access needs a token.
 SHARED = ("/client.js", "/client.d.ts")
 SHARED_HEADERS = {
     "Access-Control-Allow-Origin": "*",
@@ -43,7 +43,7 @@ HEADERS = {
 
 
 def routes(folder: Path) -> list[web.RouteDef]:
-    """What to mount: one route per file."""
+    """Routes to mount: one per file."""
     return [
         web.get(path, _handler((folder / name).read_bytes(), content_type, _headers(path)))
         for path, (name, content_type) in FILES.items()

@@ -1,8 +1,8 @@
-"""``GET /v1/stats/stream``: the operators' page is told what changed, it never has to ask.
+"""``GET /v1/stats/stream``: figures for the dashboard, sent when they change.
 
-Owns: the last hour in samples (of this process; a database for history is Prometheus), the lights
-of the conditions, and the stream. Never does: read the ledger by itself: it looks at
-the snapshot that all readers share, once a second at most.
+Owns: samples of the last hour (of this process; Prometheus keeps longer history), the level of each
+condition, and the stream. Never does: read the ledger by itself: it uses the shared snapshot, once
+a second at most.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ SAMPLES = 360
 PUSH_EVERY = 1.0
 PING_EVERY = 15.0
 MAX_READERS = 64
-_TONES = {"performance_mode": "warn"}  # every other condition is bad
-_MOVING = (State.ACCEPTED.value, State.SENT.value, State.FALLING_BACK.value)
+_LEVELS = {"performance_mode": "warn"}  # all other conditions: bad
+_OPEN_STATES = (State.ACCEPTED.value, State.SENT.value, State.FALLING_BACK.value)
 
 
 class StatsStream:
-    """The stream and what it needs to remember.
+    """The stream of figures and its samples.
 
     Args:
         clock: monotonic seconds.
@@ -72,18 +72,18 @@ class StatsStream:
         self._readers = 0
 
     async def sampling(self, app: web.Application) -> AsyncIterator[None]:
-        """Take samples while the application runs, whoever looks at them (a ``cleanup_ctx``)."""
-        task = asyncio.get_running_loop().create_task(self._sample_on())
+        """Take samples while the application runs, with readers or without (a ``cleanup_ctx``)."""
+        task = asyncio.get_running_loop().create_task(self._sample_loop())
         yield
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    async def _sample_on(self) -> None:
+    async def _sample_loop(self) -> None:
         while True:
             try:
                 self._samples.append(self._sample(await self._snapshot.get()))
             except (LedgerError, TimeoutError) as error:
-                logger.warning("no sample: ledger: %s", str(error) or "no answer in time")
+                logger.warning("sample skipped: ledger: %s", str(error) or "no answer in time")
             await asyncio.sleep(SAMPLE_EVERY)
 
     def _sample(self, snapshot: Snapshot) -> dict[str, Any]:
@@ -101,10 +101,10 @@ class StatsStream:
         }
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """``GET /v1/stats/stream``: ``history`` once, then ``stats`` whenever something changed."""
+        """``GET /v1/stats/stream``: ``history`` once, then ``stats`` after each change."""
         principal = await service(request, self._auth, "read")
         if self._readers >= MAX_READERS:
-            raise Overloaded("too many pages read the figures of this node")
+            raise Overloaded(f"{MAX_READERS} readers of the figures are connected to this node")
         response = web.StreamResponse(headers=HEADERS)
         await response.prepare(request)
         self._readers += 1
@@ -112,23 +112,23 @@ class StatsStream:
             await response.write(_message("history", {"samples": list(self._samples)}))
             await self._push_until(response, principal.expires_at.timestamp())
         except ConnectionError:
-            logger.debug("a reader of the figures left")
+            logger.debug("reader of the figures disconnected")
         finally:
             self._readers -= 1
         return response
 
     async def _push_until(self, response: web.StreamResponse, expires_at: float) -> None:
         last: Any = None
-        said_at = self._clock()
-        # A token that ends, ends what it opened; and a node that drains waits for nobody.
+        sent_at = self._clock()
+        # The stream ends with its token, and when the node drains.
         while time.time() < expires_at and not self._registry.is_closing:
             now = self._clock()
             message = await self._figures()
             if message != last or message["moving"]:
-                last, said_at = message, now
+                last, sent_at = message, now
                 await response.write(_message("stats", message))
-            elif now - said_at >= PING_EVERY:
-                said_at = now
+            elif now - sent_at >= PING_EVERY:
+                sent_at = now
                 await response.write(b": still here\n\n")
             await asyncio.sleep(PUSH_EVERY)
 
@@ -145,15 +145,15 @@ class StatsStream:
             "conditions": self._conditions(snapshot),
             "nodes": [node_view(node) for node in snapshot.nodes],
             "inbox": None if inbox is None else [message.id for message in inbox.messages()[:50]],
-            # Steps that are skipped change no figure; while events move, say so every second.
-            "moving": any(snapshot.stats.states.get(state, 0) for state in _MOVING),
+            # A skipped step changes no figure: while events are open, send every second.
+            "moving": any(snapshot.stats.states.get(state, 0) for state in _OPEN_STATES),
         }
 
     def _connections(self, snapshot: Snapshot) -> int:
         return connections_of(snapshot, self._node, self._registry.connections)
 
     def _conditions(self, snapshot: Snapshot) -> list[dict[str, Any]]:
-        """A light for each condition that can alert operators, by the rule that alerts them."""
+        """The level of each condition that can alert operators, by the rule of the alerts."""
         limits, stats = self._thresholds, snapshot.stats
         limit = limits.breaker_open.value
         open_for = self._breakers.look(stats, snapshot.alerts, limit, self._clock())
@@ -161,7 +161,7 @@ class StatsStream:
         return [
             {
                 "name": name,
-                "level": _TONES.get(name, "bad") if name in out else "ok",
+                "level": _LEVELS.get(name, "bad") if name in out else "ok",
                 "where": list(out[name].where) if name in out else [],
             }
             for name in CONDITIONS

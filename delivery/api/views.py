@@ -1,4 +1,7 @@
-"""The JSON shapes that the HTTP API answers with. Pure: values in, plain objects out."""
+"""JSON shapes of the answers of the HTTP API. Pure.
+
+Owns: the members of each answer, as in the OpenAPI document. Never does: read the ledger.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def accepted_view(index: int, accepted: Accepted) -> dict[str, Any]:
 
 
 def stored_view(stored: Stored) -> dict[str, Any]:
-    """An event with where it stands."""
+    """An event with its state."""
     return stored.event.as_wire() | {
         "state": stored.state.value,
         "step": stored.step,
@@ -45,7 +48,7 @@ def stored_view(stored: Stored) -> dict[str, Any]:
 
 
 def timeline_view(timeline: Timeline) -> dict[str, Any]:
-    """An event with everything that happened to it."""
+    """An event with its attempts and confirmations."""
     return stored_view(timeline.stored) | {
         "attempts": [_attempt(attempt) for attempt in timeline.attempts],
         "confirmations": [_confirmation(row) for row in timeline.confirmations],
@@ -53,7 +56,7 @@ def timeline_view(timeline: Timeline) -> dict[str, Any]:
 
 
 def stats_view(stats: Stats, connections: int, alerts: Sequence[AlertGroup]) -> dict[str, Any]:
-    """The figures of the last minutes."""
+    """Figures of the last minutes."""
     return {
         "window_s": stats.window_s,
         "delivery_rate": stats.delivery_rate,
@@ -71,7 +74,7 @@ def stats_view(stats: Stats, connections: int, alerts: Sequence[AlertGroup]) -> 
 
 
 def node_view(node: NodeInfo) -> dict[str, Any]:
-    """A process as it last reported itself."""
+    """A process as of its last heartbeat."""
     return {
         "node": node.node,
         "kind": node.kind,
@@ -83,7 +86,7 @@ def node_view(node: NodeInfo) -> dict[str, Any]:
 
 
 def sink_view(message: SinkMessage, ticket: str) -> dict[str, Any]:
-    """One message of an embedded sink; ``ticket`` opens ``/inbox/{ticket}``."""
+    """One message of an embedded sink; ``ticket`` is that of ``/inbox/{ticket}``."""
     return {
         "id": message.id,
         "kind": message.kind,
@@ -101,14 +104,14 @@ def mail_html(message: SinkMessage) -> str:
     found = _part(message, ("html",))
     if found is None:
         found = f"<!doctype html><title>Mail</title><pre>{escape(_readable(message))}</pre>"
-    # A link must not replace the mail inside its frame. Inside the head where there is one: before
-    # the doctype it would change how the page is laid out.
+    # A link must not replace the mail inside its frame. The base goes into the head where there is
+    # one: before the doctype it would change the layout of the page.
     base = '<base target="_blank">'
     return found.replace("<head>", f"<head>{base}", 1) if "<head>" in found else base + found
 
 
 def _readable(message: SinkMessage) -> str:
-    """The text a person would read: of a mail its plain part, decoded."""
+    """The readable text of a message: of a mail its plain part, decoded."""
     if message.kind == Channel.SMS:
         return message.body
     found = _part(message, ("plain", "html"))
@@ -120,7 +123,7 @@ def _part(message: SinkMessage, wanted: tuple[str, ...]) -> str | None:
     part = mail.get_body(wanted)
     try:
         return None if part is None else str(part.get_content())
-    except (LookupError, ValueError):  # an unknown charset; the raw mail is the next best
+    except (LookupError, ValueError):  # unknown charset: the raw mail is shown instead
         return None
 
 

@@ -158,11 +158,11 @@ def parse_keys(document: Any) -> tuple[Key, ...]:
 
 
 def _checked_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket for one address of the URL's host, which is the one that is connected to."""
-    family, kind, proto, _, place = address
+    """Make the socket for one address of the URL's host, after the check of that address."""
+    address_family, kind, proto, _, place = address
     if not is_callable(str(place[0])):
         raise OSError(errno.EACCES, "the JWKS URL leads to a link-local address")
-    made = socket.socket(family, kind, proto)
+    made = socket.socket(address_family, kind, proto)
     made.setblocking(False)
     return made
 

@@ -351,7 +351,7 @@ async def test_a_mail_callback_with_a_wrong_signature_is_403(
     await problem(response, 403, "invalid-signature")
 
 
-async def test_a_mail_callback_signed_by_somebody_else_is_403(client: Client) -> None:
+async def test_a_mail_callback_with_another_secret_is_403(client: Client) -> None:
     response = await mail_callback(client, "email.delivered", secret="whsec_" + "b3RoZXIh" * 4)
     await problem(response, 403, "invalid-signature")
 
@@ -588,7 +588,7 @@ async def test_metrics_without_the_ledger_are_the_nodes_own(client: Client, worl
     assert 'delivery_connections{node="n1"} 3' in text
 
 
-async def test_whoever_asks_for_figures_the_ledger_is_read_once_a_second(
+async def test_many_readers_of_figures_cause_one_read_of_the_ledger_a_second(
     client: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = 0

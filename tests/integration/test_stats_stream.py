@@ -314,7 +314,7 @@ async def test_the_demonstration_is_for_services_only(clients: list[Client], wor
         assert (await client.post(path, json={"prompt": "x"}, headers=READ)).status == 403
 
 
-async def test_without_a_stage_there_is_no_demonstration(
+async def test_without_an_agent_there_is_no_demonstration(
     clients: list[Client], world: World
 ) -> None:
     client = await serve(clients, world)
