@@ -67,8 +67,9 @@ class AckPoster:
         except TimeoutError:
             logger.warning(
                 "%d acknowledgements were not sent within %g s; expect the events again",
-                len(self._waiting), timeout,
-            )  # fmt: skip
+                len(self._waiting),
+                timeout,
+            )
 
     async def close(self) -> None:
         """Give up what has not left."""

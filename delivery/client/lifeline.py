@@ -197,9 +197,12 @@ class Lifeline:
             delay = min(delay, left)
         logger.info("disconnected (%s); reconnecting in %.2f s", ended.reason, delay)
         self._owner.on_status(
-            state="waiting", transport=None, code=ended.code, reason=ended.reason,
+            state="waiting",
+            transport=None,
+            code=ended.code,
+            reason=ended.reason,
             retry_at=datetime.now(UTC) + timedelta(seconds=delay),
-        )  # fmt: skip
+        )
         await asyncio.sleep(delay)
 
     def _delay(self) -> float:
@@ -241,10 +244,15 @@ class Lifeline:
         self._is_stream_untried = False
         self._owner.on_open(link)
         self._owner.on_status(
-            state="connected", transport=link.transport, user_id=link.welcome.user_id,
-            node=link.welcome.node, recovered=link.welcome.recovered,
-            code=None, reason=None, retry_at=None,
-        )  # fmt: skip
+            state="connected",
+            transport=link.transport,
+            user_id=link.welcome.user_id,
+            node=link.welcome.node,
+            recovered=link.welcome.recovered,
+            code=None,
+            reason=None,
+            retry_at=None,
+        )
 
     async def _upgrade(self) -> Connection:
         """A socket, once one gets through; the stream goes on until it has been welcomed."""

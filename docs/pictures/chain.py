@@ -27,8 +27,11 @@ PANEL: ViewportSize = {"width": 1180, "height": 1_800}
 async def chain(browser: Browser, folder: Path) -> None:
     """The timeline of the run's last event, the tasks that carried it, and one task."""
     with servers.postgres() as postgres, servers.redis_server() as redis:
-        settings = {"POLICIES": str(demo_policies()), "BROKER_URL": redis.url,
-                    "FLOWER_BASIC_AUTH": "ops:only-for-pictures"}  # fmt: skip
+        settings = {
+            "POLICIES": str(demo_policies()),
+            "BROKER_URL": redis.url,
+            "FLOWER_BASIC_AUTH": "ops:only-for-pictures",
+        }
         with making(folder, postgres, redis, **settings) as cluster:
             start(cluster, gateways=1)
             flower = cluster.run("flower", "--json", "--port", "0", name="flower").json_line()
@@ -41,8 +44,11 @@ async def chain(browser: Browser, folder: Path) -> None:
 def climb(cluster: Cluster) -> str:
     """A run that nobody sees, until its mail's button is pressed; its last event."""
     cluster.contact(USER, email="ada@example.org", time_zone="Europe/London")
-    events = [{"type": type, "user_id": USER, "run_id": RUN, "data": data}
-              for _, type, data in script(ASKED) if type != "token_delta"]  # fmt: skip
+    events = [
+        {"type": type, "user_id": USER, "run_id": RUN, "data": data}
+        for _, type, data in script(ASKED)
+        if type != "token_delta"
+    ]
     answer = cluster.http().post("/v1/events", json={"events": events}).raise_for_status()
     event_id = str(answer.json()["accepted"][-1]["id"])
     wait("the mail", lambda: cluster.mails_to("ada@example.org"))
@@ -86,8 +92,9 @@ async def one_task(page: Page) -> None:
 
 
 def workers(url: str) -> Any:
-    answer = httpx.get(f"{url}/api/workers", auth=("ops", "only-for-pictures"),
-                       params={"refresh": "1"}, timeout=30)  # fmt: skip
+    answer = httpx.get(
+        f"{url}/api/workers", auth=("ops", "only-for-pictures"), params={"refresh": "1"}, timeout=30
+    )
     return answer.is_success and answer.json()
 
 

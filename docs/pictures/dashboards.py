@@ -40,8 +40,11 @@ async def dashboards(browser: Browser, service: Service) -> None:
 
 
 async def details(browser: Browser, service: Service) -> None:
-    page = await opened(await browser.new_page(viewport={"width": 1180, "height": 1_800}), service,
-                        "&state=dead&user_id=alan&type=agent_completed")  # fmt: skip
+    page = await opened(
+        await browser.new_page(viewport={"width": 1180, "height": 1_800}),
+        service,
+        "&state=dead&user_id=alan&type=agent_completed",
+    )
     await page.locator("#events button").first.click()
     await page.locator("#way svg").wait_for()
     await take(page.locator("#detail"), "timeline")

@@ -71,10 +71,15 @@ def events(locale: str) -> Iterator[Event]:
     )
     for number, (type, data) in enumerate(beats, 1):
         yield Event.of(
-            id=str(UUID(int=(0x7000 << 64) | (0x8000 << 48) | number)), type=type, user_id="ada",
-            run_id="run-3f2a", seq=number, at=AT + timedelta(seconds=3 * number),
-            event_class=EventClass.CRITICAL, data=data,
-        )  # fmt: skip
+            id=str(UUID(int=(0x7000 << 64) | (0x8000 << 48) | number)),
+            type=type,
+            user_id="ada",
+            run_id="run-3f2a",
+            seq=number,
+            at=AT + timedelta(seconds=3 * number),
+            event_class=EventClass.CRITICAL,
+            data=data,
+        )
 
 
 def message(locale: str) -> Message:
@@ -82,11 +87,14 @@ def message(locale: str) -> Message:
     links = LinkSigner("only-for-pictures-" + "s" * 32, None, "https://app.example.com")
     digest = "0193556e-4c1f-7a60-9d3b-6a1c2f0e7b44"
     return Message(
-        key=digest, user_id="ada", run_id="run-3f2a", events=tuple(events(locale)),
+        key=digest,
+        user_id="ada",
+        run_id="run-3f2a",
+        events=tuple(events(locale)),
         contact=Contact("ada", email="ada@example.org", locale=locale, time_zone=ZONES[locale]),
         confirm_url=links.confirm_url(digest),
         unsubscribe_url=links.unsubscribe_url("ada", "email"),
-    )  # fmt: skip
+    )
 
 
 async def mails(browser: Browser) -> None:

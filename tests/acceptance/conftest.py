@@ -14,8 +14,12 @@ import pytest
 from tests.processes import Process, running
 
 AGENT_TYPES = (
-    "agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed",
-)  # fmt: skip
+    "agent_started",
+    "agent_thinking",
+    "tool_executing",
+    "tool_completed",
+    "agent_completed",
+)
 
 # The shipped chain, in fractions of a second.
 POLICIES = """
@@ -142,10 +146,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
             data_dir = tmp_path / "data"
             process = stack.enter_context(
                 running(
-                    "up", "--json", "--port", "0", cwd=tmp_path,
+                    "up",
+                    "--json",
+                    "--port",
+                    "0",
+                    cwd=tmp_path,
                     settings={"POLICIES": str(file), "DATA_DIR": str(data_dir), **settings},
                 )
-            )  # fmt: skip
+            )
             service = Service(process, process.json_line(), data_dir)
             stack.callback(service.http.close)
             return service

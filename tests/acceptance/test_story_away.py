@@ -37,14 +37,23 @@ async def test_the_chain_escalates_in_order_to_one_mail_and_one_sms(start: Start
     assert channels.count("direct") == 2, "it was tried again"
     outcomes = dict(service.outcomes(ids[-1]))
     assert outcomes == {
-        "websocket": "failed", "database": "delivered", "queue": "delivered", "direct": "failed",
-        "emergency": "skipped", "email": "delivered", "sms": "delivered",
-    }  # fmt: skip
+        "websocket": "failed",
+        "database": "delivered",
+        "queue": "delivered",
+        "direct": "failed",
+        "emergency": "skipped",
+        "email": "delivered",
+        "sms": "delivered",
+    }
     # One mail for all five: the four others ride along.
     (mail,) = service.inbox("email", EMAIL)
     (sms,) = service.inbox("sms", PHONE)
-    digests = {a["digest_id"] for i in ids for a in service.event(i)["attempts"]
-               if a["channel"] == "email" and a["outcome"] == "delivered"}  # fmt: skip
+    digests = {
+        a["digest_id"]
+        for i in ids
+        for a in service.event(i)["attempts"]
+        if a["channel"] == "email" and a["outcome"] == "delivered"
+    }
     assert len(digests) == 1
     assert all(("email", "delivered") in service.outcomes(event_id) for event_id in ids)
     assert confirm_link(service, mail["text"])

@@ -77,9 +77,12 @@ async def test_an_event_whose_handler_fails_is_refused_and_falls_back(
     page = await (await device(user)).page()
     await page.evaluate("window.fail = true")
     [sent] = service.emit(user, "agent_started")
-    await until("it was refused", lambda: any(
-        "cannot show this" in (a["error"] or "") for a in service.event(sent)["attempts"]
-    ))  # fmt: skip
+    await until(
+        "it was refused",
+        lambda: any(
+            "cannot show this" in (a["error"] or "") for a in service.event(sent)["attempts"]
+        ),
+    )
     await page.evaluate("window.fail = false")
     await has(page, 1)  # the chain resends it, and now it is handled
     await until("it is confirmed", confirmed(service, [sent]))

@@ -25,8 +25,12 @@ from tests.smtp_servers import Behaviour, smtp_server
 from tests.web_server import Reply, WebServer, web_server
 
 AGENT_TYPES = (
-    "agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed",
-)  # fmt: skip
+    "agent_started",
+    "agent_thinking",
+    "tool_executing",
+    "tool_completed",
+    "agent_completed",
+)
 SMS_ACCOUNT, SMS_TOKEN = "AC" + "1" * 32, "only-for-tests-sms"
 
 # The shipped chain, in fractions of a second.

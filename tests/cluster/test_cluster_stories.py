@@ -43,9 +43,14 @@ async def test_away_the_chain_goes_its_way_to_one_mail_and_one_text(cluster: Clu
     assert order == ["websocket", "database", "queue", "direct", "emergency", "email", "sms"]
     assert [channel for channel, _ in seen].count("direct") == 2, "it was tried again"
     assert dict(seen) == {
-        "websocket": "failed", "database": "delivered", "queue": "delivered", "direct": "failed",
-        "emergency": "skipped", "email": "delivered", "sms": "delivered",
-    }  # fmt: skip
+        "websocket": "failed",
+        "database": "delivered",
+        "queue": "delivered",
+        "direct": "failed",
+        "emergency": "skipped",
+        "email": "delivered",
+        "sms": "delivered",
+    }
     (mail,) = cluster.mails_to("bob@example.org")
     assert len(cluster.texts_to("+4915100000001")) == 1
     assert all(("email", "delivered") in cluster.outcomes(event_id) for event_id in ids)

@@ -101,9 +101,12 @@ class Producer:
 
     async def _post(self, user: str, number: int) -> None:
         event = {
-            "id": str(uuid7()), "type": "agent_thinking", "user_id": user, "run_id": "rolling",
+            "id": str(uuid7()),
+            "type": "agent_thinking",
+            "user_id": user,
+            "run_id": "rolling",
             "data": {"number": number},
-        }  # fmt: skip
+        }
         async with self._turns[user], asyncio.timeout(30):
             while not await self._is_taken(event):
                 self.repeats += 1

@@ -51,8 +51,18 @@ def make_environment(folder: Path, wheel: Path, distributions: dict[str, Distrib
                 link = packages / file
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(here)
-    pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-           "--no-index", "--target", str(packages), str(wheel)]  # fmt: skip
+    pip = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(packages),
+        str(wheel),
+    ]
     subprocess.run([sys.executable, *pip], check=True, timeout=120)
     return folder / "bin" / "python"
 

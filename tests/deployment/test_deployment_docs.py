@@ -20,8 +20,9 @@ COMPOSE_ONLY = {"DELIVERY_PUBLISH"}
 
 def test_the_override_for_sms_reaches_every_process_that_decides() -> None:
     override = _override("worker-sms")
-    deciding = {name for name, one in own_services().items()
-                if one["command"][0] in ("gateway", "worker")}  # fmt: skip
+    deciding = {
+        name for name, one in own_services().items() if one["command"][0] in ("gateway", "worker")
+    }
     assert set(override["services"]) == deciding
     for service in override["services"].values():
         assert set(service["secrets"]) == set(override["secrets"])

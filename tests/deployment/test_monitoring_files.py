@@ -24,8 +24,9 @@ def read(name: str) -> Any:
 
 
 def expressions() -> list[str]:
-    rules = [rule["expr"] for group in read("prometheus-rules.yml")["groups"]
-             for rule in group["rules"]]  # fmt: skip
+    rules = [
+        rule["expr"] for group in read("prometheus-rules.yml")["groups"] for rule in group["rules"]
+    ]
     return rules + [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
 
 
@@ -42,20 +43,35 @@ def exposed() -> set[str]:
 def everything() -> str:
     now = datetime.now(UTC)
     stats = Stats(
-        window_s=60, delivery_rate=1.0, fallback_share=0.0, events_per_s=1.0, ack_p50_ms=1.0,
-        ack_p99_ms=2.0, states={"confirmed": 1}, oldest_overdue_s=0.0,
+        window_s=60,
+        delivery_rate=1.0,
+        fallback_share=0.0,
+        events_per_s=1.0,
+        ack_p50_ms=1.0,
+        ack_p99_ms=2.0,
+        states={"confirmed": 1},
+        oldest_overdue_s=0.0,
         channels={"email": ChannelStats(attempts=1, ok=1, breaker=BreakerState.OPEN)},
-    )  # fmt: skip
+    )
     group = AlertGroup(
-        id="g", event_class=EventClass.CRITICAL, since=now, count=1, users=1, sample=("x",),
-        notified_at=None, is_new=True,
-    )  # fmt: skip
+        id="g",
+        event_class=EventClass.CRITICAL,
+        since=now,
+        count=1,
+        users=1,
+        sample=("x",),
+        notified_at=None,
+        is_new=True,
+    )
     return render(Figures(node="n", connections=1, backlog=0, stats=stats, alerts=[group]))
 
 
 def test_every_metric_that_is_asked_for_is_exposed() -> None:
-    asked = {name for text in expressions()
-             for name in re.findall(r"\b(?:delivery|flower)_[a-z_]+", text)}  # fmt: skip
+    asked = {
+        name
+        for text in expressions()
+        for name in re.findall(r"\b(?:delivery|flower)_[a-z_]+", text)
+    }
     assert len(asked) > 10
     assert asked <= exposed()
 
@@ -71,9 +87,11 @@ def test_every_label_that_is_asked_for_is_exposed() -> None:
 def test_prometheus_asks_services_that_exist_on_the_ports_they_have() -> None:
     config = read("prometheus.yml")
     targets = {
-        target for job in config["scrape_configs"] for one in job["static_configs"]
+        target
+        for job in config["scrape_configs"]
+        for one in job["static_configs"]
         for target in one["targets"]
-    }  # fmt: skip
+    }
     assert targets == {"gateway-1:8080", "gateway-2:8080", "flower:5555"}
     (alertmanagers,) = config["alerting"]["alertmanagers"]
     assert alertmanagers["static_configs"][0]["targets"] == ["alertmanager:9093"]
@@ -92,8 +110,9 @@ def test_grafana_finds_its_dashboard_and_the_dashboard_its_data() -> None:
     assert list(mounted[provider["options"]["path"]].glob("*.json"))
     home = services()["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home.startswith(provider["options"]["path"])
-    uids = {target["datasource"]["uid"] for panel in DASHBOARD["panels"]
-            for target in panel["targets"]}  # fmt: skip
+    uids = {
+        target["datasource"]["uid"] for panel in DASHBOARD["panels"] for target in panel["targets"]
+    }
     assert uids == {source["uid"]}
     assert source["url"] == "http://prometheus:9090"
     ids = [panel["id"] for panel in DASHBOARD["panels"]]

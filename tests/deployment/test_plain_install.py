@@ -46,9 +46,14 @@ class Image:
     def run(self, *arguments: str) -> str:
         """Run Python with these arguments to its end; what it printed."""
         done = subprocess.run(
-            [self.python, *arguments], cwd=self.folder, env=environment(self.settings),
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+            [self.python, *arguments],
+            cwd=self.folder,
+            env=environment(self.settings),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -27,8 +27,12 @@ from tests.wire import eventually, listening
 
 pytestmark = pytest.mark.timeout(180)
 AGENT_TYPES = (
-    "agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed",
-)  # fmt: skip
+    "agent_started",
+    "agent_thinking",
+    "tool_executing",
+    "tool_completed",
+    "agent_completed",
+)
 ADDRESS = "ada@example.org"
 
 
@@ -276,8 +280,9 @@ async def test_a_forged_forwarded_address_is_never_believed(
     forged = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Host": "evil.example"}
     transport = httpx.HTTPTransport(local_address="127.0.0.5")
     headers = {
-        "Content-Type": "application/x-www-form-urlencoded", "X-Twilio-Signature": "wrong",
-    }  # fmt: skip
+        "Content-Type": "application/x-www-form-urlencoded",
+        "X-Twilio-Signature": "wrong",
+    }
     with httpx.Client(base_url=site.topology.url(through), transport=transport) as client:
         answer = await asyncio.to_thread(
             client.post, "/v1/callbacks/sms/twilio", content=b"Sid=1", headers=forged | headers

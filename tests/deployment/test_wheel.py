@@ -42,8 +42,18 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("installed")
     (wheel,) = built.glob("*.whl")
-    pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-           "--no-index", "--target", str(folder), str(wheel)]  # fmt: skip
+    pip = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(folder),
+        str(wheel),
+    ]
     subprocess.run([sys.executable, *pip], check=True, timeout=120)
     return folder
 
@@ -61,17 +71,26 @@ class Installation:
     def run(self, *args: str) -> str:
         done = subprocess.run(
             [sys.executable, str(self.packages / "bin" / "delivery"), *args],
-            cwd=self.folder, env=self.environment(),
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def python(self, code: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=self.folder, env=self.environment(),
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
+            [sys.executable, "-c", code],
+            cwd=self.folder,
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -110,10 +129,22 @@ def test_the_sdist_holds_what_builds_tests_and_deploys_it(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for wanted in ("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "requirements.lock",
-                   "docker-compose.yml", "Dockerfile", ".dockerignore", "docs/deployment.md",
-                   "docs/upgrading.md", "examples/aiohttp_app.py", "tests/conftest.py",
-                   "migrations/env.py", "config/nginx.conf"):  # fmt: skip
+    for wanted in (
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "requirements.lock",
+        "docker-compose.yml",
+        "Dockerfile",
+        ".dockerignore",
+        "docs/deployment.md",
+        "docs/upgrading.md",
+        "examples/aiohttp_app.py",
+        "tests/conftest.py",
+        "migrations/env.py",
+        "config/nginx.conf",
+    ):
         assert wanted in names, wanted
     assert not [n for n in names if n.startswith(("secrets", ".git/", ".venv", ".delivery", "var"))]
 

@@ -30,9 +30,14 @@ from tests.server_process import Server, wait_until
 
 INSTALL = "apt-get install --no-install-recommends nginx-light"
 PORTS = (
-    "gateway-1:8080", "gateway-2:8080", "redis-broker:6379", "redis-queue:6379", "flower:5555",
-    "localhost:8080", "alertmanager:9093",
-)  # fmt: skip
+    "gateway-1:8080",
+    "gateway-2:8080",
+    "redis-broker:6379",
+    "redis-queue:6379",
+    "flower:5555",
+    "localhost:8080",
+    "alertmanager:9093",
+)
 GATEWAYS = ("gateway-1", "gateway-2")
 BEHIND = 40.0  # seconds in which a process must be up on two busy cores
 
@@ -190,11 +195,19 @@ class Topology:
         server = Server(
             url=f"redis://127.0.0.1:{port}/0",
             version=servers.redis_version(),
-            command=[str(servers.redis_binary()), str(folder / "redis.conf"), "--port", str(port),
-                     "--bind", "127.0.0.1", "--dir", str(folder)],
+            command=[
+                str(servers.redis_binary()),
+                str(folder / "redis.conf"),
+                "--port",
+                str(port),
+                "--bind",
+                "127.0.0.1",
+                "--dir",
+                str(folder),
+            ],
             folder=folder,
             probe=_pings(port, password),
-        )  # fmt: skip
+        )
         self._stack.callback(server.shut_down)
         server.start()
 

@@ -41,9 +41,13 @@ class Stack:
     def compose(self, *args: str, timeout: float = 120.0) -> str:
         """Run `docker compose ARGS`; its output. Fails the test when it fails."""
         done = subprocess.run(
-            ["docker", "compose", *args], cwd=self.folder, capture_output=True, text=True,
-            timeout=timeout, check=False,
-        )  # fmt: skip
+            ["docker", "compose", *args],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
         assert done.returncode == 0, f"docker compose {args}:\n{done.stdout}{done.stderr}"
         return done.stdout
 
@@ -99,8 +103,12 @@ class Stack:
         env = {**os.environ, "DELIVERY_URL": URL, "DELIVERY_TOKEN": service_token}
         return subprocess.run(
             [sys.executable, "-m", "delivery", "validate", "--client-token", client_token],
-            env=env, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
 
     def log_lines(self) -> dict[str, list[str]]:
         """Everything that the containers of our image wrote, by service."""

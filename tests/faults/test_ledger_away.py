@@ -34,8 +34,13 @@ PATIENCE = 30.0
 def post(service: Service, size: int) -> tuple[str, httpx.Response]:
     """Emit one event of about ``size`` bytes under an id of our own."""
     event_id = str(uuid_utils.uuid7())
-    event = {"id": event_id, "type": "note", "user_id": "ada", "run_id": "r",
-             "data": {"text": "x" * size}}  # fmt: skip
+    event = {
+        "id": event_id,
+        "type": "note",
+        "user_id": "ada",
+        "run_id": "r",
+        "data": {"text": "x" * size},
+    }
     return event_id, service.http.post("/v1/events", json=event, timeout=PATIENCE)
 
 
@@ -109,8 +114,10 @@ def full(disk: Path) -> Iterator[None]:
 def read_only(url: str) -> Iterator[None]:
     """Nobody writes within the block, as on a server that was demoted to a replica."""
     name = make_url(url).database
-    leave = ("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-             f"WHERE datname = '{name}' AND pid <> pg_backend_pid()")  # fmt: skip
+    leave = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        f"WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+    )
     setting = f"ALTER DATABASE {name} SET default_transaction_read_only"
     administer(url, f"{setting} = on", leave)
     try:

@@ -43,8 +43,13 @@ def restored_url(postgres_admin: str) -> Iterator[str]:
 
 def emit(service: Service, event_id: str, number: int) -> bool:
     """Emit under an id of the producer's own; whether it was a duplicate."""
-    event = {"id": event_id, "type": "note", "user_id": "ada", "run_id": "r",
-             "data": {"number": number}}  # fmt: skip
+    event = {
+        "id": event_id,
+        "type": "note",
+        "user_id": "ada",
+        "run_id": "r",
+        "data": {"number": number},
+    }
     answer = service.http.post("/v1/events", json={"events": [event]})
     assert answer.status_code == 202, answer.text
     return bool(answer.json()["accepted"][0]["duplicate"])

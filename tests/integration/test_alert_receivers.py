@@ -43,8 +43,10 @@ def test_an_alert_is_posted_in_alertmanagers_shape_each_time() -> None:
     assert (first.method, first.path) == ("POST", "/am/api/v2/alerts")
     alert = alert_of(first)
     assert alert["labels"] == {
-        "alertname": "DeliveryUndelivered", "class": "critical", "severity": "critical"
-    }  # fmt: skip
+        "alertname": "DeliveryUndelivered",
+        "class": "critical",
+        "severity": "critical",
+    }
     assert alert["annotations"]["count"] == "3"
     assert alert["annotations"]["users"] == "2"
     assert alert["annotations"]["sample"] == "id-1, id-2"

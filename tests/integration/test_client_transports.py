@@ -261,9 +261,13 @@ async def test_while_no_new_token_can_be_had_the_stream_is_kept(server, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("status", "detail"), [(401, "the signature is wrong"), (401, "the token has expired"),
-                           (403, "this is for services")],
-)  # fmt: skip
+    ("status", "detail"),
+    [
+        (401, "the signature is wrong"),
+        (401, "the token has expired"),
+        (403, "this is for services"),
+    ],
+)
 async def test_a_plain_token_that_is_refused_ends_the_client(server, status, detail):
     server.refuse_stream = lambda: web.json_response({"detail": detail}, status=status)
     async with listen(server, transport="sse") as client:
@@ -418,8 +422,12 @@ async def test_a_badge_is_told_every_change_and_nothing_twice(server):
         await server.drop(3011)
         await until(lambda: len(server.connects) == 2 and client.is_connected)
     assert [status.state for status in seen] == [
-        "connected", "waiting", "connecting", "connected", "closed",
-    ]  # fmt: skip
+        "connected",
+        "waiting",
+        "connecting",
+        "connected",
+        "closed",
+    ]
     assert (seen[0].transport, seen[0].user_id, seen[0].node) == ("websocket", "u1", "n1")
     assert (seen[1].code, seen[1].transport) == (3011, None)
     assert seen[1].retry_at is not None

@@ -202,8 +202,18 @@ async def test_a_line_that_is_not_json_is_named_and_nothing_is_accepted(
     assert world.intake.items == []
 
 
-@pytest.mark.parametrize("body", [b"[]", b"3", b'"text"', b"null", b'{"events":{}}',
-                                  b'{"events":[]}', b'{"events":[{}],"more":1}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"3",
+        b'"text"',
+        b"null",
+        b'{"events":{}}',
+        b'{"events":[]}',
+        b'{"events":[{}],"more":1}',
+    ],
+)
 async def test_json_of_another_shape_is_422(client: Client, body: bytes) -> None:
     await problem(await client.post("/v1/events", data=body, headers=EMIT), 422, "invalid-request")
 
@@ -252,8 +262,9 @@ async def test_a_body_that_does_not_come_is_408(
 ) -> None:
     monkeypatch.setattr(requests, "BODY_TIMEOUT", 0.01)
     assert client.port is not None
-    reader, writer = await _raw(client, b"POST /v1/events HTTP/1.1\r\nHost: x\r\n"
-                                b"Content-Length: 10\r\n", EMIT)  # fmt: skip
+    reader, writer = await _raw(
+        client, b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n", EMIT
+    )
     head = await reader.readuntil(b"\r\n")
     assert b" 408 " in head
     writer.close()
@@ -286,8 +297,12 @@ async def _raw(client: Client, head: bytes, headers: dict[str, str]) -> Any:
     ],
 )
 async def test_no_token_or_a_bad_one_is_401(client: Client, method: str, path: str) -> None:
-    for headers in ({}, {"Authorization": "Basic dTpw"}, {"Authorization": "Bearer"},
-                    {"Authorization": "Bearer a.b.c"}):  # fmt: skip
+    for headers in (
+        {},
+        {"Authorization": "Basic dTpw"},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer a.b.c"},
+    ):
         response = await client.request(method, path, headers=headers)
         await problem(response, 401, "unauthenticated")
         assert response.headers["WWW-Authenticate"].startswith("Bearer")

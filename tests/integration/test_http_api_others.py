@@ -180,9 +180,13 @@ async def test_a_push_target_whose_name_leads_inside_is_refused(
 
 @pytest.mark.parametrize(
     ("body", "status", "slug"),
-    [(b"{", 400, "not-json"), (b"[]", 422, "invalid-request"), (b"", 400, "not-json"),
-     (b" " * 300_000, 413, "payload-too-large")],
-)  # fmt: skip
+    [
+        (b"{", 400, "not-json"),
+        (b"[]", 422, "invalid-request"),
+        (b"", 400, "not-json"),
+        (b" " * 300_000, 413, "payload-too-large"),
+    ],
+)
 async def test_what_is_no_contact_at_all_is_refused(
     client: Client, body: bytes, status: int, slug: str
 ) -> None:
@@ -356,8 +360,9 @@ async def test_a_mail_callback_with_another_secret_is_403(client: Client) -> Non
     await problem(response, 403, "invalid-signature")
 
 
-@pytest.mark.parametrize(("kind", "message_id"), [(1, "x"), ("email.delivered", None),
-                                                  ("email.delivered", "")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "message_id"), [(1, "x"), ("email.delivered", None), ("email.delivered", "")]
+)
 async def test_a_signed_report_without_its_fields_is_422(
     client: Client, kind: Any, message_id: Any
 ) -> None:
@@ -520,9 +525,16 @@ async def test_the_statistics_have_their_shape(client: Client, world: World) -> 
     assert response.status == 200
     stats = await response.json()
     assert set(stats) == {
-        "window_s", "delivery_rate", "fallback_share", "events_per_s", "ack_ms", "connections",
-        "states", "channels", "alerts",
-    }  # fmt: skip
+        "window_s",
+        "delivery_rate",
+        "fallback_share",
+        "events_per_s",
+        "ack_ms",
+        "connections",
+        "states",
+        "channels",
+        "alerts",
+    }
     assert stats["ack_ms"] == {"p50": 3.0, "p99": None}
     assert stats["connections"] == 7
     assert stats["channels"] == {"email": {"attempts": 4, "ok": 3, "breaker": "half_open"}}
@@ -613,9 +625,10 @@ async def test_the_inbox_shows_what_a_person_would_read(serve: Callable[..., Any
     messages = [
         SinkMessage("sms", "+49170", "", "kurz", NOW, "m2"),
         SinkMessage("email", "u1@example.org", "Grüße", mail.as_string(), NOW, "m1"),
-        SinkMessage("email", "u1@example.org", "x", "Content-Type: text/plain; charset=no\n\nx",
-                    NOW, "m0"),
-    ]  # fmt: skip
+        SinkMessage(
+            "email", "u1@example.org", "x", "Content-Type: text/plain; charset=no\n\nx", NOW, "m0"
+        ),
+    ]
     client = await serve(inbox=SimpleNamespace(messages=lambda: messages))
     shown = (await (await client.get("/v1/inbox", headers=READ)).json())["messages"]
     assert [message["id"] for message in shown] == ["m2", "m1", "m0"]
@@ -632,8 +645,11 @@ async def test_there_is_no_inbox_in_production(client: Client) -> None:
 
 
 async def test_the_dashboard_is_served_with_a_strict_policy(client: Client) -> None:
-    for path, kind in (("/", "text/html"), ("/dashboard.css", "text/css"),
-                       ("/dashboard.js", "text/javascript")):  # fmt: skip
+    for path, kind in (
+        ("/", "text/html"),
+        ("/dashboard.css", "text/css"),
+        ("/dashboard.js", "text/javascript"),
+    ):
         response = await client.get(path)
         assert response.status == 200
         assert response.content_type == kind

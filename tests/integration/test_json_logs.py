@@ -47,9 +47,15 @@ def messages(text: str) -> list[str]:
 def ended(*args: str, folder: Path, settings: dict[str, str]) -> list[str]:
     """What a command that ends wrote, on both streams."""
     done = subprocess.run(
-        [sys.executable, "-m", *args], cwd=folder, env=environment(settings),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", *args],
+        cwd=folder,
+        env=environment(settings),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     return messages(done.stdout)
 
 

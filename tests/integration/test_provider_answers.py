@@ -143,9 +143,16 @@ def test_an_answer_that_is_no_answer_counts_by_its_status(
 
 @pytest.mark.parametrize(
     "value",
-    ["Mon, 99 Foo 2026 99:99:99 +9999", "Thu, 01 Jan 0001 00:00:00 +2359", "٣", "9" * 5_000,
-     "=?utf-8?q?1?=", "\x7f", "Mon"],
-)  # fmt: skip
+    [
+        "Mon, 99 Foo 2026 99:99:99 +9999",
+        "Thu, 01 Jan 0001 00:00:00 +2359",
+        "٣",
+        "9" * 5_000,
+        "=?utf-8?q?1?=",
+        "\x7f",
+        "Mon",
+    ],
+)
 def test_no_retry_after_stops_a_failure_from_being_one(
     gateway: tuple[WebServer, SmsChannel], value: str
 ) -> None:

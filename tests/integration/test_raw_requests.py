@@ -131,9 +131,9 @@ MALFORMED = {
     "no method": b"!\x7f / HTTP/1.1\r\nHost: a\r\n\r\n",
     "a version to come": b"GET / HTTP/9.9\r\nHost: a\r\n\r\n",
     "two lengths": b"POST /v1/acks HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n"
-                   b"Content-Length: 2\r\n\r\n",
+    b"Content-Length: 2\r\n\r\n",
     "terminal escapes": b"GET /\x1b[2J\x1b]0;x\x07 HTTP/1.1\r\nHost: a\r\n\r\n",
-}  # fmt: skip
+}
 READABLE = {
     "unknown page": b"GET /nowhere" + b"a" * 5_000 + b" HTTP/1.1\r\n",
     "unknown method": b"BREW / HTTP/1.1\r\n",
@@ -142,8 +142,8 @@ READABLE = {
     "no token": b"GET /v1/stats HTTP/1.1\r\n",
     "no upgrade": b"GET /v1/ws HTTP/1.1\r\n",
     "a broken upgrade": b"GET /v1/ws HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                        b"Sec-WebSocket-Version: 3\r\n",
-}  # fmt: skip
+    b"Sec-WebSocket-Version: 3\r\n",
+}
 
 
 @pytest.mark.parametrize("name", MALFORMED)

@@ -134,9 +134,11 @@ def test_an_installations_own_urls_may_lead_inside_but_never_to_link_local(
         )
     with pytest.raises(ChannelUnavailable, match="not one that may be called"):
         EmailChannel(
-            f"smtp://{NAME}:25?tls=none", "a@example.org", RENDERER,
+            f"smtp://{NAME}:25?tls=none",
+            "a@example.org",
+            RENDERER,
             tls_context=ssl.create_default_context(),
-        ).deliver(make_message(), 2.0)  # fmt: skip
+        ).deliver(make_message(), 2.0)
     alerts = AlertReceivers(f"http://{NAME}", [f"json://{NAME}/x"], RENDERER)
     with pytest.raises(ChannelUnavailable):
         alerts.fire(make_group(), first=True, timeout=3.0)
@@ -244,10 +246,20 @@ def test_outside_of_the_block_nothing_is_held(trap: Trap) -> None:
 
 @pytest.mark.parametrize(
     ("address", "callable_"),
-    [("127.0.0.1", True), ("10.0.0.1", True), ("fd00::1", True), ("1.1.1.1", True),
-     (METADATA, False), ("fe80::1%eth0", False), ("::ffff:169.254.169.254", False),
-     ("64:ff9b::a9fe:a9fe", False), ("224.0.0.1", False), ("ff02::1", False), ("name", False)],
-)  # fmt: skip
+    [
+        ("127.0.0.1", True),
+        ("10.0.0.1", True),
+        ("fd00::1", True),
+        ("1.1.1.1", True),
+        (METADATA, False),
+        ("fe80::1%eth0", False),
+        ("::ffff:169.254.169.254", False),
+        ("64:ff9b::a9fe:a9fe", False),
+        ("224.0.0.1", False),
+        ("ff02::1", False),
+        ("name", False),
+    ],
+)
 def test_an_installation_reaches_its_own_network_but_no_metadata(
     address: str, callable_: bool
 ) -> None:

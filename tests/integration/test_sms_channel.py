@@ -50,8 +50,9 @@ def test_a_text_is_posted_in_twilios_shape_and_named_by_its_sid() -> None:
         assert form_of(server, 1)["StatusCallback"] == "https://d.example.org/default"
     assert taken.provider_id == "SM1"
     assert (request.method, request.path) == (
-        "POST", "/2010-04-01/Accounts/AC%201%2F2/Messages.json"
-    )  # fmt: skip
+        "POST",
+        "/2010-04-01/Accounts/AC%201%2F2/Messages.json",
+    )
     scheme, _, login = request.headers["Authorization"].partition(" ")
     assert (scheme, base64.b64decode(login).decode()) == ("Basic", f"AC 1/2:{TOKEN}")
     assert form["To"] == "+491701234567"

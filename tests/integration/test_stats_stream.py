@@ -25,12 +25,15 @@ from tests.integration.http_api_standins import CLIENT, EMIT, NOW, OPERATE, READ
 Client = TestClient[web.Request, web.Application]
 FINE = Stats(300, 1.0, 0.0, 2.0, 3.0, 9.0, {"confirmed": 5}, {}, 0.0)
 MAIL = SinkMessage(
-    "email", "u1@example.org", "Hi",
+    "email",
+    "u1@example.org",
+    "Hi",
     "MIME-Version: 1.0\nContent-Type: multipart/alternative; boundary=b\n\n"
     "--b\nContent-Type: text/plain; charset=utf-8\n\nplain\n"
     "--b\nContent-Type: text/html; charset=utf-8\n\n<p>rich</p>\n--b--\n",
-    NOW, "<digest-1@example.org>",
-)  # fmt: skip
+    NOW,
+    "<digest-1@example.org>",
+)
 
 
 class Open(Registry):

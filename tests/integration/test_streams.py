@@ -40,8 +40,9 @@ def test_copies_past_their_age_are_not_read_although_newer_ones_keep_the_stream(
     assert streams.read("ada") == [make_event(1)]
 
 
-@pytest.mark.parametrize("fields", [{"event": b"not json"}, {"event": b"{}"}, {"other": b"x"},
-                                    {"event": b"[]"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields", [{"event": b"not json"}, {"event": b"{}"}, {"other": b"x"}, {"event": b"[]"}]
+)
 def test_an_entry_that_is_not_ours_is_skipped_and_logged(
     redis_url: str, fields: dict[str, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:

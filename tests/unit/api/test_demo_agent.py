@@ -29,8 +29,14 @@ def test_the_demonstrations_policies_reach_a_mail_within_seconds() -> None:
     critical = policies.of(EventClass.CRITICAL)
     chain = {step.channel: step for step in critical.chain}
     assert list(chain) == [
-        "database", "queue", "direct", "emergency", "email", "sms", "alert",
-    ]  # fmt: skip
+        "database",
+        "queue",
+        "direct",
+        "emergency",
+        "email",
+        "sms",
+        "alert",
+    ]
     waits = critical.ack_timeout + sum(
         chain[name].after for name in ("database", "queue", "direct", "emergency", "email")
     )

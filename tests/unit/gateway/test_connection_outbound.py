@@ -97,10 +97,14 @@ def test_a_gap_that_the_ledger_cannot_fill_is_asked_about_once() -> None:
 def test_runs_are_followed_on_their_own_and_repeats_are_no_gap() -> None:
     outbound, in_flight = live()
     events = [
-        make_event(seq=1, run_id="a"), make_event(seq=1, run_id="b"), make_event(seq=2, run_id="a"),
-        make_event(seq=2, run_id="a"), make_event(seq=1, run_id="a"), make_event(seq=3, run_id="a"),
+        make_event(seq=1, run_id="a"),
+        make_event(seq=1, run_id="b"),
+        make_event(seq=2, run_id="a"),
+        make_event(seq=2, run_id="a"),
+        make_event(seq=1, run_id="a"),
+        make_event(seq=3, run_id="a"),
         token("ephemeral"),
-    ]  # fmt: skip
+    ]
     for event in events:
         outbound.push(item(event))
         leave(outbound, in_flight)

@@ -67,10 +67,17 @@ def close() -> None:
 @pytest.mark.parametrize("log_format", ["text", "json"])
 @pytest.mark.parametrize(
     "value",
-    ["a" * 1_000_000, b"\x01" * 1_000_000, ["x" * 1_000] * 2_000, {"k" * 9_000: "v" * 900_000},
-     Hostile(), ValueError("e" * 1_000_000), 1 << 9_000],
+    [
+        "a" * 1_000_000,
+        b"\x01" * 1_000_000,
+        ["x" * 1_000] * 2_000,
+        {"k" * 9_000: "v" * 900_000},
+        Hostile(),
+        ValueError("e" * 1_000_000),
+        1 << 9_000,
+    ],
     ids=["text", "bytes", "list", "dict", "object", "exception", "number"],
-)  # fmt: skip
+)
 def test_a_record_is_bounded_in_every_part(log_format: str, value: object) -> None:
     out = io.StringIO()
     setup_logging(log_format, stream=out)
