@@ -116,7 +116,7 @@ class Unauthenticated(ProtocolError):
 class KeysUnavailable(Unauthenticated):
     """The token cannot be checked now; the peer should come back, not give up."""
 
-    def __init__(self, message: str, *, close_code: int = 3011) -> None:
+    def __init__(self, message: str, *, close_code: int = 3006) -> None:
         super().__init__(message, close_code=close_code)
 
 

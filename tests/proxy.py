@@ -22,7 +22,7 @@ class Proxy:
     Attributes:
         line_end: what every LF of a stream becomes.
         drops_comments: lines of a stream that begin with a colon are left out.
-        buffers: bytes of a stream that are held until so many have gathered.
+        buffers: a stream is held until so many bytes have gathered, then it flows.
         compresses: streams leave through gzip without a flush, unless ``no-transform`` forbids it.
         piece: a stream's bytes leave so many at a time.
         cuts_after: seconds after which any response or socket is cut.
@@ -117,10 +117,11 @@ class Proxy:
     async def _mangle(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         if self.drops_comments:
             body = _without_comments(body)
-        held = bytearray()
+        held, passed = bytearray(), 0
         async for chunk in body:
             held += chunk.replace(b"\n", self.line_end)
-            if len(held) < self.buffers:
+            passed += len(chunk)
+            if passed < self.buffers:
                 continue
             size = self.piece or len(held) or 1
             for start in range(0, len(held), size):

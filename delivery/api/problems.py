@@ -61,6 +61,12 @@ KINDS: Mapping[str, Kind] = {
     "token-expired": Kind(
         401, "The token has expired", "Get a new token from its issuer, and repeat."
     ),
+    "token-not-yet": Kind(
+        401,
+        "The token is not valid yet",
+        "Its nbf lies ahead of this service's clock, or its key is not known here yet. Repeat "
+        "after the seconds in Retry-After.",
+    ),
     "forbidden": Kind(
         403,
         "The token does not allow this",
@@ -236,6 +242,8 @@ def problem_of(error: Exception) -> Problem:
         return Problem("overloaded", str(error), retry_after=error.retry_after)
     if isinstance(error, KeysUnavailable):
         return Problem("keys-unavailable", str(error), retry_after=RETRY_AFTER)
+    if isinstance(error, Unauthenticated) and error.close_code == Close.NOT_YET:
+        return Problem("token-not-yet", str(error), retry_after=RETRY_AFTER)
     if isinstance(error, Unauthenticated):
         expired = error.close_code == Close.TOKEN_EXPIRED
         return Problem("token-expired" if expired else "unauthenticated", str(error))

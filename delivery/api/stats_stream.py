@@ -110,7 +110,7 @@ class StatsStream:
         self._readers += 1
         try:
             await response.write(_message("history", {"samples": list(self._samples)}))
-            await self._push_until(response, principal.expires_at.timestamp())
+            await self._push_until(response, principal.ends_at)
         except ConnectionError:
             logger.debug("reader of the figures disconnected")
         finally:

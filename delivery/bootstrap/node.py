@@ -287,6 +287,7 @@ def _authenticator(settings: Settings) -> Authenticator:
         settings.jwks_url,
         settings.jwt_audience,
         settings.jwt_issuer,
+        settings.jwt_leeway,
         scope_prefix=settings.scope_prefix,
     )
 

@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     jwks_url: str | None = None
     jwt_audience: str | None = None
     jwt_issuer: str | None = None
+    jwt_leeway: float = Field(30.0, ge=0, le=300, allow_inf_nan=False)
     scope_prefix: str = Field("", max_length=64)
     smtp_url: SecretStr | None = None
     mail_from: str = "delivery@localhost"

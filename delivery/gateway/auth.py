@@ -40,12 +40,20 @@ class Principal:
     Attributes:
         subject: a user's id (clients) or a service's name.
         is_client: the token has none of ``SCOPES``: it is valid for its own user only.
+        expires_at: ``exp`` of the token.
+        leeway: seconds for which it is accepted after that.
     """
 
     subject: str
     scopes: frozenset[str]
     is_client: bool
     expires_at: datetime
+    leeway: float = 0.0
+
+    @property
+    def ends_at(self) -> float:
+        """Epoch seconds after which the token is not accepted."""
+        return self.expires_at.timestamp() + self.leeway
 
     def may(self, scope: str) -> bool:
         """Whether a service token carries this scope."""
@@ -123,14 +131,15 @@ class Authenticator:
         """Verify a token and return its principal.
 
         Raises:
-            Unauthenticated: close code 3500, or 3005 for a valid token that has expired.
+            Unauthenticated: close code 3500; 3005 for a valid token that has expired, 3006 for one
+                that is not valid yet or whose key may be published but is not known here yet.
             KeysUnavailable: the issuer's keys cannot be fetched now.
         """
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._cache.get(digest)
         if known is not None and self._clock() < known[0]:
             return known[1]
-        principal = _principal(await self._claims(token), self._scopes)
+        principal = _principal(await self._claims(token), self._scopes, self._leeway)
         self._remember(digest, principal)
         return principal
 
@@ -141,7 +150,7 @@ class Authenticator:
 
     def _remember(self, digest: bytes, principal: Principal) -> None:
         now = self._clock()
-        until = min(now + CACHE_SECONDS, principal.expires_at.timestamp() + self._leeway)
+        until = min(now + CACHE_SECONDS, principal.ends_at)
         self._cache[digest] = (until, principal)
         self._cache.move_to_end(digest)
         while len(self._cache) > CACHE_SIZE:
@@ -161,6 +170,11 @@ class Authenticator:
         elif algorithm in ALGORITHMS and self._keys is not None:
             found = await self._keys.find(kid if isinstance(kid, str) else None, algorithm)
             keys = [key.public for key in found]
+            if not keys and not self._keys.is_current:
+                raise Unauthenticated(
+                    "the token is signed with a key that is not known here yet",
+                    close_code=Close.NOT_YET,
+                )
         if not keys:
             raise Unauthenticated("the token is signed with a key or algorithm unknown here")
         return self._decode(token, keys, str(algorithm))
@@ -187,6 +201,10 @@ class Authenticator:
             except jwt.ExpiredSignatureError as error:
                 raise Unauthenticated(
                     "the token has expired", close_code=Close.TOKEN_EXPIRED
+                ) from error
+            except jwt.ImmatureSignatureError as error:
+                raise Unauthenticated(
+                    "the token is not valid yet", close_code=Close.NOT_YET
                 ) from error
             except (jwt.PyJWTError, ValueError, OverflowError, RecursionError) as error:
                 raise Unauthenticated(f"the token is not accepted: {_why(error)}") from error
@@ -240,7 +258,7 @@ def make_token(
     return jwt.encode(claims, check_secret(secret), algorithm="HS256")
 
 
-def _principal(claims: dict[str, Any], known: Mapping[str, str]) -> Principal:
+def _principal(claims: dict[str, Any], known: Mapping[str, str], leeway: float) -> Principal:
     try:
         subject = check_context_id("sub", claims["sub"])
     except InvalidContext as error:
@@ -251,7 +269,7 @@ def _principal(claims: dict[str, Any], known: Mapping[str, str]) -> Principal:
     expires = datetime.fromtimestamp(min(float(claims["exp"]), _LATEST), UTC)
     # Identity providers add scopes of their own to users' tokens; they are ignored here.
     scopes = frozenset(known[word] for word in scope.split() if word in known)
-    return Principal(subject, scopes, not scopes, expires)
+    return Principal(subject, scopes, not scopes, expires, leeway)
 
 
 def _why(error: Exception) -> str:

@@ -260,10 +260,11 @@ class Connection:
 
     def on_principal(self, principal: Principal) -> None:
         """Handle the principal of a token that ``perform`` returned."""
+        user_id = principal.user_id  # raises for a service's, before anything changes
         self._principal = principal
         now = self._clock()
-        left = principal.expires_at.timestamp() - self._context.wall()
-        self.perform(self.session.on_verified(principal.user_id, now + left, now))
+        left = principal.ends_at - self._context.wall()
+        self.perform(self.session.on_verified(user_id, now + left, now))
 
     def on_pong(self, payload: bytes) -> None:
         """Handle a pong of a probe or of the heartbeat."""

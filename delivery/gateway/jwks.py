@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 MAX_AGE = 300.0
 MIN_INTERVAL = 30.0  # between two fetches; tokens with unknown key ids cause no more
 FIRST_INTERVAL = 2.0  # while no key is known
+CURRENT = 1.0  # seconds for which a fetch has the last word about an unknown key id
 TIMEOUT = 5.0
 MAX_BYTES = 1 << 20
 MAX_KEYS = 64
@@ -87,6 +88,11 @@ class KeySet:
         if not found and self._fetched_at is None:
             raise KeysUnavailable("the token issuer's keys cannot be fetched; try again")
         return found
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the keys were fetched just now, so that an id they lack is unknown for good."""
+        return self._fetched_at is not None and self._clock() - self._fetched_at < CURRENT
 
     async def close(self) -> None:
         """Cancel a fetch that is under way."""

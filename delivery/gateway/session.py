@@ -275,9 +275,12 @@ class Session:
         return (Admit(user_id, self.cursor),)
 
     def on_refused(self, error: ProtocolError) -> Actions:
-        """Handle a token that was refused."""
+        """Handle a token that was refused: that of ``connect`` ends the session, that of
+        ``refresh`` leaves it open for as long as the token before it is good."""
         if self.phase is Phase.CLOSED:
             return NOTHING
+        if self.phase is Phase.OPEN:
+            return (Send(Error("unauthorized", str(error))),)
         return self._refuse(str(error), error.close_code)
 
     def on_pong(self, payload: bytes, now: float) -> None:

@@ -16,7 +16,7 @@ from aiohttp.http import HttpVersion11, StreamWriter
 from delivery.domain.event import Event
 from delivery.errors import Overloaded
 from delivery.gateway.frame_writer import CLOSE_GRACE, at_once
-from delivery.protocol import Reconnect, ServerFrame, encode
+from delivery.protocol import Pong, Reconnect, ServerFrame, encode
 
 if TYPE_CHECKING:
     from delivery.gateway.auth import Principal
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 
 HEADERS = {
     "Content-Type": "text/event-stream",
-    "Cache-Control": "no-store",
+    "Cache-Control": "no-store, no-transform",  # a proxy that compresses would buffer events
     "X-Accel-Buffering": "no",  # nginx would buffer events
     "X-Content-Type-Options": "nosniff",
 }
 MAX_CURSOR_CHARS = 128
+PADDING = b":" + b" " * 4_096 + b"\n\n"
+"""A comment that fills the buffer that a proxy may want full before it passes anything on."""
 
 
 class EventStreamWriter:
@@ -63,8 +65,13 @@ class EventStreamWriter:
         ]
         self._send(b"".join(blocks))
 
+    def begin(self) -> None:
+        """Send what makes proxies pass on the rest at once."""
+        self._send(PADDING)
+
     def ping(self, payload: bytes) -> None:
-        self._send(b": %s\n\n" % payload)
+        # A message and no comment, which some proxies drop: their client would hear nothing.
+        self.write(Pong())
 
     async def drain(self) -> None:
         await self._stream.drain()
@@ -113,6 +120,7 @@ async def serve_stream(
     cursor = request.headers.get("Last-Event-ID")
     connection.session.cursor = cursor[:MAX_CURSOR_CHARS] if cursor else None
     try:
+        writer.begin()
         connection.on_principal(principal)
         await writer.ended.wait()
         if not writer.is_closed:

@@ -62,3 +62,15 @@ async def test_where_upgrades_do_not_get_through_the_stream_stands_within_ten_se
     sent = service.emit(user, "note")
     await has(page, 1)
     await until("it is confirmed", confirmed(service, sent))
+
+
+@pytest.mark.parametrize("trait", ["buffers", "compresses", "drops_comments"])
+async def test_a_proxy_that_buffers_compresses_or_drops_comments_holds_nothing_back(
+    service: Service, device: NewDevice, proxy: Proxy, user: str, trait: str
+) -> None:
+    setattr(proxy, trait, 4_096 if trait == "buffers" else True)
+    page = await (await device(user, url=proxy.url)).page(transport="sse")
+    sent = service.emit(user, "note")
+    await has(page, 1)
+    assert await ids(page) == sent
+    assert proxy.streams == 1

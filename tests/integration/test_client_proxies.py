@@ -93,3 +93,15 @@ async def test_where_upgrades_do_not_get_through_the_stream_stands_within_ten_se
         assert client.status.transport == "sse"
         sent = service.emit(user, "note")
         assert await take(client, 1) == sent
+
+
+@pytest.mark.parametrize("trait", ["buffers", "compresses", "drops_comments"])
+async def test_a_proxy_that_buffers_compresses_or_drops_comments_holds_nothing_back(
+    service: Service, proxy: Proxy, user: str, trait: str
+) -> None:
+    setattr(proxy, trait, 4_096 if trait == "buffers" else True)
+    async with listen(service, proxy, user, transport="sse") as client:
+        await connected(client)
+        sent = service.emit(user, "note")
+        assert await take(client, 1) == sent
+    assert proxy.streams == 1

@@ -139,7 +139,8 @@ async def test_a_services_name_is_no_users_and_gets_no_connection() -> None:
 async def test_a_service_does_not_take_over_a_users_connection_by_a_refresh() -> None:
     async with serve(Node()) as node, joined(node) as (ws, _):
         await say(ws, type="refresh", token="service-ada")
-        assert await closed_with(ws) == 3500
+        assert (await hear(ws))["code"] == "unauthorized"
+        assert node.emit(make_event("ada")) == 1  # still hers, on the token before
 
 
 async def test_a_client_without_the_subprotocol_is_served() -> None:

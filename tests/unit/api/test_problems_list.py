@@ -31,6 +31,7 @@ def test_every_problem_type_is_documented_as_it_is() -> None:
         (TimeoutError(), "unavailable", 503),
         (errors.Unauthenticated("x"), "unauthenticated", 401),
         (errors.Unauthenticated("x", close_code=Close.TOKEN_EXPIRED), "token-expired", 401),
+        (errors.Unauthenticated("x", close_code=Close.NOT_YET), "token-not-yet", 401),
         (errors.KeysUnavailable("x"), "keys-unavailable", 503),
         (errors.LinkInvalid("x"), "link-invalid", 404),
         (errors.LinkExpired("x"), "link-expired", 410),

@@ -123,6 +123,22 @@ async def test_an_unknown_key_id_asks_the_issuer_again_but_not_often() -> None:
     assert issuer.asked == 2
 
 
+async def test_a_key_that_may_have_been_published_meanwhile_is_not_refused_for_good() -> None:
+    issuer = Issuer(jwk("RS256", "old"))
+    authenticator = issuer.authenticator()
+    await authenticator.verify(sign("RS256", "old"))
+    issuer.keys = [jwk("RS256", "new")]
+    issuer.now += MIN_INTERVAL / 2
+    with pytest.raises(Unauthenticated) as caught:
+        await authenticator.verify(sign("RS256", "new"))
+    assert caught.value.close_code == 3006
+    issuer.now += MIN_INTERVAL / 2
+    assert (await authenticator.verify(sign("RS256", "new"))).subject == "u1"
+    with pytest.raises(Unauthenticated) as caught:
+        await authenticator.verify(sign("RS256", "made-up"))
+    assert caught.value.close_code == 3500
+
+
 async def test_known_keys_stay_in_use_while_the_issuer_is_away() -> None:
     issuer = Issuer(jwk("RS256", "k"))
     authenticator = issuer.authenticator()
@@ -152,7 +168,7 @@ async def test_a_client_may_come_back_when_no_key_can_be_had_yet() -> None:
     authenticator = issuer.authenticator()
     with pytest.raises(KeysUnavailable) as caught:
         await authenticator.verify(sign("RS256", "k"))
-    assert 3000 <= caught.value.close_code < 3500
+    assert caught.value.close_code == 3006
     issuer.is_away = False
     issuer.now += FIRST_INTERVAL
     assert (await authenticator.verify(sign("RS256", "k"))).subject == "u1"

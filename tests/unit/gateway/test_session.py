@@ -193,6 +193,17 @@ def test_the_token_ends_the_connection_with_3005_unless_it_was_refreshed() -> No
     assert codes(session.on_tick(2_000.0)) == [3005]
 
 
+@pytest.mark.parametrize("code", [3500, 3005, 3006])
+def test_a_refresh_that_is_refused_leaves_the_session_until_its_token_ends(code: int) -> None:
+    session = opened()
+    session.on_client_frame(Refresh("t2"), 1.0)
+    actions = session.on_refused(Unauthenticated("no", close_code=code))
+    assert (errors(actions), codes(actions)) == (["unauthorized"], [])
+    assert pushed(session, 1)
+    session.on_pong(b"1", 900.0)
+    assert codes(session.on_tick(1_000.0)) == [3005]
+
+
 def test_a_refresh_for_another_user_closes_with_3500() -> None:
     session = opened()
     session.on_client_frame(Refresh("t2"), 1.0)
