@@ -111,11 +111,18 @@ class Stack:
         )
 
     def log_lines(self) -> dict[str, list[str]]:
-        """Everything that the containers of our image wrote, by service."""
-        return {
-            name: self.compose("logs", "--no-log-prefix", "--no-color", name).splitlines()
-            for name in own_services()
-        }
+        """Everything that the containers of our image wrote, by service.
+
+        Asked of the engine: Compose itself writes escapes for a terminal between the lines.
+        """
+        found: dict[str, list[str]] = {name: [] for name in own_services()}
+        for one in self.containers(*found):
+            said = subprocess.run(
+                ["docker", "logs", one["ID"]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                text=True, check=True,
+            )  # fmt: skip
+            found[one["Service"]] += said.stdout.splitlines()
+        return found
 
     def report(self) -> str:
         """For a start that failed: how everything is, and the last lines of what is not well."""
