@@ -108,11 +108,6 @@ class Outbound:
         return 1.0 if self._missed else len(self._queue) / self._max_queue
 
     @property
-    def known_runs(self) -> int:
-        """Runs whose last number is remembered."""
-        return len(self._seqs)
-
-    @property
     def is_waiting(self) -> bool:
         """Whether something could be sent if there were more room in flight."""
         return bool(self._queue) or not self.is_live

@@ -124,11 +124,6 @@ class Registry:
         user = self._users.get(user_id)
         return 0 if user is None else user.connections[0].acked
 
-    def breaker_of(self, user_id: str) -> BreakerState:
-        """The state of this user's breaker; closed for a user who is not connected."""
-        user = self._users.get(user_id)
-        return BreakerState.CLOSED if user is None else user.breaker.state
-
     def health(self, user_id: str) -> int:
         """Health of the user's best connection, at most ``HEALTH_EVERY`` seconds old."""
         user = self._users.get(user_id)

@@ -118,7 +118,11 @@ def test_more_runs_than_are_remembered_cost_a_look_and_no_memory() -> None:
         leave(outbound, in_flight)
         in_flight.on_ack(in_flight.n, (), 0.0)
     assert outbound.is_live
-    assert outbound.known_runs <= RUNS
+    outbound.push(item(make_event(seq=2, run_id=f"run-{3 * RUNS - 1}")))
+    assert outbound.is_live
+    # The number of the first run is forgotten: the ledger says what came before.
+    outbound.push(item(make_event(seq=2, run_id="run-0")))
+    assert not outbound.is_live
 
 
 def test_an_overflow_drops_the_queue_and_reads_the_ledger_anew() -> None:
