@@ -20,7 +20,7 @@ from delivery.domain.push_target import SCHEMES, is_public, scheme_of, shape_fau
 from delivery.errors import InvalidEvent
 from delivery.gateway.auth import Authenticator
 
-# These talk to one address of their own: what stands in the host's place is a key.
+# Services with one fixed address: their URLs have a key in place of the host.
 _FIXED_HOST = frozenset({"discord", "gchat", "pbul", "pover", "slack", "tgram", "wxteams"})
 
 
@@ -61,7 +61,7 @@ def _host(url: str) -> str:
 
 
 def _addresses(host: str) -> list[str]:
-    """Every address the host stands for; none for a word that is no host (a token, a topic)."""
+    """All addresses of a host; none for a word that is no host (a token, a topic)."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -96,7 +96,7 @@ class ContactsApi:
         self._allow_private_push = allow_private_push
 
     def routes(self) -> list[web.RouteDef]:
-        """What to mount."""
+        """Routes to mount."""
         path = "/v1/users/{id}/contacts"
         return [web.put(path, self.put), web.get(path, self.get), web.delete(path, self.delete)]
 

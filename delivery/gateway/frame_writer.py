@@ -1,4 +1,4 @@
-"""The writing side of a connection: the port behind which a WebSocket or an event stream stands.
+"""Frame writer: the port for the writing side of a WebSocket or an event stream.
 
 Owns: the port, and the check that a write of aiohttp does not wait. Never does: encode or decide.
 """

@@ -161,9 +161,9 @@ class Peers:
             node = self._origins.get(one) or self._origins_before.get(one)
             if node is not None:
                 by_node.setdefault(node, []).append(one)
-        for node, heard in by_node.items():
-            for start in range(0, len(heard), CHUNK):
-                chunk = heard[start : start + CHUNK]
+        for node, pushed in by_node.items():
+            for start in range(0, len(pushed), CHUNK):
+                chunk = pushed[start : start + CHUNK]
                 self.publish(Confirmed(node=self.node, ids=chunk), (node,))
 
     def acknowledged(self, user_id: str, ids: Sequence[str]) -> None:
