@@ -45,7 +45,7 @@ _HOMES = {
     "ReceivedEvent": "delivery.client.received",
     "Remote": "delivery.client.remote",
     "RemoteEmitter": "delivery.client.remote",
-    "Status": "delivery.client.status",
+    "Status": "delivery.client.link",
     "Store": "delivery.client.store",
     "connect": "delivery.client.remote",
     "connect_sync": "delivery.client.sync",

@@ -2,11 +2,11 @@
 
 from delivery.bootstrap import embed as embed
 from delivery.client.client import Client as Client
+from delivery.client.link import Status as Status
 from delivery.client.received import ReceivedEvent as ReceivedEvent
 from delivery.client.remote import Remote as Remote
 from delivery.client.remote import RemoteEmitter as RemoteEmitter
 from delivery.client.remote import connect as connect
-from delivery.client.status import Status as Status
 from delivery.client.store import FileStore as FileStore
 from delivery.client.store import MemoryStore as MemoryStore
 from delivery.client.store import Store as Store

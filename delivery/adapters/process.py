@@ -19,7 +19,7 @@ import os
 import threading
 from typing import Any
 
-from delivery.client.endpoints import parse_url
+from delivery.client.http import parse_url
 from delivery.client.sync import BlockingEmitter, BlockingRemote, connect_sync
 from delivery.client.tokens import Token
 

@@ -20,8 +20,8 @@ from delivery.errors import ConfigError
 from delivery.telemetry import printable
 
 if TYPE_CHECKING:
+    from delivery.client.link import Status
     from delivery.client.received import ReceivedEvent
-    from delivery.client.status import Status
     from delivery.client.store import FileStore
 
 CONNECT_TIMEOUT = 15.0
@@ -116,7 +116,7 @@ async def _listen(plan: Plan) -> None:
         client = Client(
             plan.url,
             plan.token,
-            patience=CONNECT_TIMEOUT,
+            give_up_after=CONNECT_TIMEOUT,
             store=store,
             transport=plan.transport,
             on_status=Notices(),

@@ -1,4 +1,4 @@
-"""How long a client stays away after a lost connection. Pure: the dice are passed in."""
+"""The pause of a client after a lost connection. Pure: random numbers are passed in."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class FullJitter:
     base: float = 0.5
     max: float = 30.0
 
-    def delay(self, failures: int, dice: float) -> float:
-        """Seconds to wait after so many failures in a row (1 for the first); dice in [0, 1)."""
-        return dice * self._ceiling(failures)
+    def delay(self, failures: int, jitter: float) -> float:
+        """Seconds to wait after ``failures`` in a row, from 1; ``jitter`` in [0, 1)."""
+        return jitter * self._ceiling(failures)
 
     def forgives(self, failures: int, lasted: float) -> bool:
         """Whether a link that stood for ``lasted`` seconds makes up for earlier failures: it

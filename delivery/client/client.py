@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import warnings
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import aiohttp
 
-from delivery.client.ack_posts import AckPoster
+from delivery.client.acks import AckPoster
 from delivery.client.backoff import FullJitter
-from delivery.client.endpoints import parse_url
-from delivery.client.inbox import Inbox, Item
-from delivery.client.lifeline import UPGRADE, Lifeline, Plan
-from delivery.client.posting import Http
+from delivery.client.http import Http, parse_url
+from delivery.client.link import Status
+from delivery.client.pending import Inbox, Item
 from delivery.client.received import ReceivedEvent
-from delivery.client.status import Status
+from delivery.client.reconnecting import UPGRADE, Lifeline, Plan
 from delivery.client.store import MemoryStore, Store
 from delivery.client.tokens import Token, Tokens
 from delivery.errors import ConfigError, ProtocolError, Unreachable
@@ -61,8 +61,9 @@ class Client:
         on_status: Callable[[Status], object] | None = None,
         session: aiohttp.ClientSession | None = None,
         backoff: FullJitter | None = None,
-        patience: float | None = None,
-        dice: Callable[[], float] = random.random,
+        give_up_after: float | None = None,
+        jitter: Callable[[], float] = random.random,
+        **older: Any,
     ) -> None:
         """
         Args:
@@ -76,12 +77,19 @@ class Client:
             upgrade_after: seconds on SSE until a WebSocket is tried again; then ever more rarely.
             on_status: told what a badge can show, whenever it has changed, on the event loop.
             session: your own HTTP session; it is not closed.
-            patience: seconds without a connection after which ``Unreachable`` is raised; ``None``
+            give_up_after: seconds without a connection after which ``Unreachable`` is raised;
+            ``None``
                 waits for as long as it takes.
+            jitter: a number from 0 to 1, for the pauses between tries.
+            older: the arguments' names of 0.1.0, for one release.
 
         Raises:
             ConfigError: no such URL or transport.
         """
+        give_up_after = _renamed(older, "patience", "give_up_after", give_up_after)
+        jitter = _renamed(older, "dice", "jitter", jitter)
+        if older:
+            raise TypeError(f"Client has no argument {next(iter(older))!r}")
         if transport not in TRANSPORTS:
             raise ConfigError(f"transport must be one of {', '.join(TRANSPORTS)}")
         self._endpoints = parse_url(url)
@@ -89,7 +97,9 @@ class Client:
         self._inbox = Inbox(MemoryStore() if store is None else store, cursor, on_status)
         self._session = session
         self._owns_session = session is None
-        self._plan = Plan(transport, device, backoff or FullJitter(), upgrade_after, patience, dice)
+        self._plan = Plan(
+            transport, device, backoff or FullJitter(), upgrade_after, give_up_after, jitter
+        )
         self._current: Item | None = None
         self._acks: AckPoster | None = None
         self._lifeline: Lifeline | None = None
@@ -201,7 +211,7 @@ class Client:
         http = Http(self._session, self._tokens.current, POST_TIMEOUT)
         plan = self._plan
         self._acks = AckPoster(
-            http, self._endpoints.acks, plan.backoff, plan.dice, self._tokens.forget
+            http, self._endpoints.acks, plan.backoff, plan.jitter, self._tokens.forget
         )
         self._lifeline = Lifeline(
             self._session, self._endpoints, self._tokens, self._acks, plan, self._inbox
@@ -223,3 +233,11 @@ class Client:
         self._inbox.on_status(
             state="closed", transport=None, code=code, reason=str(self._failure), retry_at=None
         )
+
+
+def _renamed(older: dict[str, Any], old: str, new: str, value: Any) -> Any:
+    """An argument that a caller may still give by the name that it had in 0.1.0."""
+    if old not in older:
+        return value
+    warnings.warn(f"{old} is called {new} now", DeprecationWarning, stacklevel=3)
+    return older.pop(old)

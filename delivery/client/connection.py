@@ -80,7 +80,7 @@ class Connection:
         Raises:
             Unauthenticated: the token is not good.
             ProtocolError: the server refuses, and asks not to come back.
-            NotOpened: nobody answered in time, or no socket got through; try again.
+            NotOpened: no answer in time, or no socket got through; try again.
         """
         used = await tokens.current()
         socket: aiohttp.ClientWebSocketResponse | None = None

@@ -7,10 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, Protocol
 
 from delivery.errors import ProtocolError, Unauthenticated, Unreachable
 from delivery.protocol import Close, Connected, Events
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a listening client stands.
+
+    Attributes:
+        state: ``connecting``: on the way. ``connected``: events flow. ``waiting``: tries again at
+            ``retry_at``. ``closed``: for good, by ``close()`` or by the server.
+        transport: ``websocket`` or ``sse`` while connected.
+        user_id: whose events these are, once the gateway has said so.
+        node: the gateway's name.
+        recovered: ``False``: something may be missing; read your own state anew.
+        code: close code of the last connection.
+        reason: why the last connection ended.
+        retry_at: aware UTC.
+    """
+
+    state: Literal["connecting", "connected", "waiting", "closed"] = "connecting"
+    transport: Transport | None = None
+    user_id: str | None = None
+    node: str | None = None
+    recovered: bool | None = None
+    code: int | None = None
+    reason: str | None = None
+    retry_at: datetime | None = None
+
 
 OPEN_TIMEOUT = 8.0
 """Seconds from dialling to ``connected``."""

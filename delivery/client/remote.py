@@ -13,9 +13,7 @@ from typing import Any
 import aiohttp
 from uuid_utils import uuid7
 
-from delivery.client.endpoints import parse_url
-from delivery.client.posting import Http, Outbox
-from delivery.client.problems import to_error
+from delivery.client.http import Http, Outbox, parse_url, to_error
 from delivery.client.tokens import Token
 from delivery.domain.emission import Data, Emission, Receipt
 from delivery.domain.event import check_context_id, check_event_id, check_event_type
@@ -154,7 +152,7 @@ class Remote:
         """See ``Desk``: ask the service, ever more rarely.
 
         Raises:
-            Unreachable: (or Overloaded) the last question got no answer, so nobody knows.
+            Unreachable: (or Overloaded) the last question got no answer; the outcome is unknown.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout

@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any
 
 from delivery.client.client import Client
+from delivery.client.link import Status
 from delivery.client.received import ReceivedEvent
-from delivery.client.status import Status
-from delivery.client.threads import STOP_TIMEOUT, LoopThread
+from delivery.client.sync import STOP_TIMEOUT, LoopThread
 from delivery.client.tokens import Token
 from delivery.errors import Unreachable
 

@@ -57,7 +57,7 @@ class Tokens:
 
     @property
     def can_refresh(self) -> bool:
-        """Whether there is somebody to ask for a newer one."""
+        """Whether the token comes from a function, which can give a newer one."""
         return callable(self._source)
 
     async def current(self) -> str:

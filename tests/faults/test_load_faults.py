@@ -37,7 +37,7 @@ async def played(
     cluster: Cluster, name: str, plan: Plan = PLAN, *, in_order: bool = True
 ) -> Outcome:
     """The outcome of a scenario that cost nothing it may not cost."""
-    # Whoever is thrown out comes back soon: what a test waits for is not the clients' patience.
+    # A client that is thrown out comes back soon: tests do not wait for the clients' backoff.
     outcome = await run_scenario(cluster, replace(BY_NAME[name], leaves=True), plan)
     verdict = outcome.verdict
     assert verdict.accepted > 0

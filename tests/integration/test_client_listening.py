@@ -190,8 +190,8 @@ async def test_a_token_function_that_fails_once_is_asked_again(server):
         await until(lambda: client.is_connected)
 
 
-async def test_nobody_there_is_unreachable_when_patience_is_over():
-    async with Client("http://127.0.0.1:9", "t", backoff=AT_ONCE, patience=0.1) as client:
+async def test_a_service_that_is_away_is_unreachable_after_the_time_to_give_up():
+    async with Client("http://127.0.0.1:9", "t", backoff=AT_ONCE, give_up_after=0.1) as client:
         with pytest.raises(Unreachable):
             await take(client, 1)
 

@@ -75,7 +75,7 @@ async def test_one_socket_that_fails_is_no_reason_to_leave_sockets(server):
 async def test_a_gateway_that_is_away_is_no_reason_to_leave_sockets(monkeypatch):
     dialled = []
     monkeypatch.setattr(Stream, "open", lambda *args, **options: dialled.append(args))
-    async with Client("http://127.0.0.1:9", "t", backoff=AT_ONCE, patience=0.1) as client:
+    async with Client("http://127.0.0.1:9", "t", backoff=AT_ONCE, give_up_after=0.1) as client:
         with pytest.raises(Unreachable, match="cannot connect"):
             await take(client, 1)
     assert dialled == []
@@ -91,10 +91,10 @@ async def test_a_stream_that_does_not_get_through_either_leads_back_to_sockets(s
         assert client.status.transport == "websocket"
 
 
-async def test_patience_ends_only_when_both_ways_were_tried(server):
+async def test_a_client_gives_up_only_when_both_ways_were_tried(server):
     server.blocks = "cut"
     server.events = [wire(1)]
-    async with listen(server, patience=0.0) as client:
+    async with listen(server, give_up_after=0.0) as client:
         assert await take(client, 1) == [1]
 
 
@@ -145,7 +145,7 @@ async def test_an_ephemeral_event_that_came_both_ways_is_shown_once(server):
 
 async def test_a_socket_is_tried_again_ever_more_rarely(server):
     server.blocks = 403
-    async with listen(server, upgrade_after=0.02, dice=lambda: 0.5) as client:
+    async with listen(server, upgrade_after=0.02, jitter=lambda: 0.5) as client:
         await until(lambda: client.is_connected)
         began = time.monotonic()
         await until(lambda: server.upgrades == 5)  # after 20, 60 and 140 ms
@@ -331,7 +331,7 @@ async def test_a_token_that_is_always_expired_is_tried_ever_more_rarely(server):
     seen = []
     backoff = FullJitter(base=0.01, max=0.04)
     async with listen(
-        server, lambda: "old", backoff=backoff, dice=lambda: 0.99, on_status=seen.append
+        server, lambda: "old", backoff=backoff, jitter=lambda: 0.99, on_status=seen.append
     ):
         await until(lambda: len(server.connects) == 4)
     waits = [status for status in seen if status.state == "waiting"][:3]

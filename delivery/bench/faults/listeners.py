@@ -18,7 +18,7 @@ import aiohttp
 from delivery.bench.faults.proxy import fault_proxy
 from delivery.client.backoff import FullJitter
 from delivery.client.client import Client
-from delivery.client.endpoints import parse_url
+from delivery.client.http import parse_url
 from delivery.client.store import MemoryStore
 from delivery.protocol import SUBPROTOCOL, Connect, encode
 

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 
 import aiohttp
 
-from delivery.client.ack_posts import AckPoster
+from delivery.client.acks import AckPoster
 from delivery.client.backoff import FullJitter
 from delivery.client.connection import Connection
-from delivery.client.endpoints import parse_url
+from delivery.client.http import Http, parse_url
 from delivery.client.link import Ended, Link
-from delivery.client.posting import Http
 from delivery.client.stream import Stream
 from delivery.client.tokens import Tokens
 from delivery.errors import ProtocolError, Unreachable

@@ -2,9 +2,9 @@
 
 import pytest
 
+import delivery
 from delivery.client.backoff import FullJitter
-from delivery.client.endpoints import parse_url
-from delivery.client.problems import item_error, seconds, to_error
+from delivery.client.http import item_error, parse_url, seconds, to_error
 from delivery.errors import (
     ConfigError,
     IdConflict,
@@ -113,3 +113,11 @@ def test_a_rejected_item_without_a_document_is_invalid_anyway():
 )
 def test_retry_after_in_seconds_is_read(header, value):
     assert seconds(header) == value
+
+
+def test_arguments_of_0_1_0_still_work_and_say_their_new_names() -> None:
+    with pytest.warns(DeprecationWarning, match="give_up_after"):
+        client = delivery.Client("http://127.0.0.1:1", "t", patience=2.0)
+    assert client._plan.give_up_after == 2.0
+    with pytest.raises(TypeError, match="patients"):
+        delivery.Client("http://127.0.0.1:1", "t", patients=2.0)

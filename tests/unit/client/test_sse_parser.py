@@ -2,7 +2,7 @@
 
 import pytest
 
-from delivery.client.sse import SseParser
+from delivery.client.stream import SseParser
 from delivery.errors import InvalidFrame
 
 STREAM = (

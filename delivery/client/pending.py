@@ -13,9 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from delivery.client.link import Link
+from delivery.client.link import Link, Status
 from delivery.client.received import ReceivedEvent
-from delivery.client.status import Status
 from delivery.client.store import MemoryStore, Store
 from delivery.client.stream import Stream
 from delivery.protocol import Events

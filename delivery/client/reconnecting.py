@@ -1,7 +1,8 @@
-"""Stays connected: over which way, when, and how often it is tried.
+"""Reconnecting: over which transport, when, and how often it is tried.
 
-Owns: backoff, the fall from WebSocket to SSE and the way back, how long nobody may answer. Never
-does: touch an event; whoever gets them decides.
+Owns: backoff, the fall from WebSocket to SSE and the way back, how long the service may be away.
+Never
+does: touch an event.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from typing import Any, Literal, Protocol
 
 import aiohttp
 
-from delivery.client.ack_posts import AckPoster
+from delivery.client.acks import AckPoster
 from delivery.client.backoff import FullJitter
 from delivery.client.connection import Connection
-from delivery.client.endpoints import Endpoints
+from delivery.client.http import Endpoints
 from delivery.client.link import Ended, Link, NotOpened, refusal
 from delivery.client.stream import Stream
 from delivery.client.tokens import Tokens
@@ -27,6 +28,7 @@ from delivery.errors import ProtocolError, Unauthenticated, Unreachable
 from delivery.protocol import Close, Events
 
 logger = logging.getLogger(__name__)
+
 
 SOCKET_TRIES = 2
 """Sockets in a row that do not get through before the stream is tried."""
@@ -42,20 +44,20 @@ class Plan:
 
     Attributes:
         upgrade_after: seconds on a stream until a socket is tried again, the first time.
-        patience: seconds without a connection after which ``Unreachable`` is raised.
-        dice: uniform in [0, 1).
+        give_up_after: seconds without a connection after which ``Unreachable`` is raised.
+        jitter: uniform in [0, 1).
     """
 
     transport: Literal["auto", "websocket", "sse"]
     device: str | None
     backoff: FullJitter
     upgrade_after: float
-    patience: float | None
-    dice: Callable[[], float]
+    give_up_after: float | None
+    jitter: Callable[[], float]
 
 
 class Owner(Protocol):
-    """Who uses the lifeline."""
+    """The user of a lifeline."""
 
     def next_cursor(self) -> str | None:
         """The id handled last."""
@@ -105,7 +107,7 @@ class Lifeline:
 
         Raises:
             ProtocolError: the gateway asks not to come back (or Unauthenticated: the token).
-            Unreachable: nobody answered for as long as the plan's patience.
+            Unreachable: no answer for as long as the plan's ``give_up_after``.
         """
         while True:
             self._owner.on_status(state="connecting", transport=None, retry_at=None)
@@ -187,13 +189,13 @@ class Lifeline:
             raise refusal(ended.code, ended.reason)
         # A server that says when to come back has spread its clients already.
         delay = self._delay() if ended.after is None else ended.after
-        patience = self._plan.patience
+        give_up_after = self._plan.give_up_after
         if was_welcomed:
             self._heard_at = now
-        elif patience is not None and not self._is_stream_untried:
-            left = self._heard_at + patience - now
+        elif give_up_after is not None and not self._is_stream_untried:
+            left = self._heard_at + give_up_after - now
             if left <= 0.0:
-                raise Unreachable(f"no connection for {patience:g} s: {ended.reason}")
+                raise Unreachable(f"no connection for {give_up_after:g} s: {ended.reason}")
             delay = min(delay, left)
         logger.info("disconnected (%s); reconnecting in %.2f s", ended.reason, delay)
         self._owner.on_status(
@@ -207,7 +209,7 @@ class Lifeline:
 
     def _delay(self) -> float:
         self._failures = min(self._failures + 1, MAX_FAILURES)
-        return self._plan.backoff.delay(self._failures, self._plan.dice())
+        return self._plan.backoff.delay(self._failures, self._plan.jitter())
 
     async def _listen(self, link: Link) -> Ended:
         """Until the link is over; a stream gives way to a socket meanwhile, if one gets through."""
@@ -257,7 +259,7 @@ class Lifeline:
     async def _upgrade(self) -> Connection:
         """A socket, once one gets through; the stream goes on until it has been welcomed."""
         while True:
-            await asyncio.sleep(self._upgrade_after * (0.75 + self._plan.dice() / 2.0))
+            await asyncio.sleep(self._upgrade_after * (0.75 + self._plan.jitter() / 2.0))
             self._upgrade_after = min(2.0 * self._upgrade_after, UPGRADE[1])
             try:
                 return await self._open_socket()

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 from tenacity import (
@@ -23,15 +25,121 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from delivery.client.endpoints import Endpoints
-from delivery.client.problems import BUSY, item_error, seconds, to_error
 from delivery.client.tokens import Token, read_token
 from delivery.domain.emission import Receipt
 from delivery.domain.limits import MAX_EVENTS
-from delivery.errors import DeliveryError, InvalidFrame, Overloaded, RemoteError, Unreachable
+from delivery.errors import (
+    ConfigError,
+    DeliveryError,
+    IdConflict,
+    InvalidContext,
+    InvalidEvent,
+    InvalidFrame,
+    Overloaded,
+    PayloadTooLarge,
+    RemoteError,
+    Unauthenticated,
+    Unreachable,
+)
 from delivery.protocol import decode_json
 
 logger = logging.getLogger(__name__)
+
+_SCHEMES = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """``base`` is ``http(s)://host[:port][/prefix]`` without a trailing slash."""
+
+    base: str
+
+    @property
+    def socket(self) -> str:
+        """The WebSocket."""
+        return "ws" + self.base.removeprefix("http") + "/v1/ws"
+
+    @property
+    def stream(self) -> str:
+        """Server-sent events."""
+        return f"{self.base}/v1/stream"
+
+    @property
+    def acks(self) -> str:
+        """Where acknowledgements are posted."""
+        return f"{self.base}/v1/acks"
+
+    @property
+    def events(self) -> str:
+        """Where events are posted."""
+        return f"{self.base}/v1/events"
+
+    def event(self, event_id: str) -> str:
+        """One event with its history."""
+        return f"{self.events}/{quote(event_id, safe='')}"
+
+
+def parse_url(url: str) -> Endpoints:
+    """``http://host:8080``, with or without ``/v1``; ``ws`` and ``wss`` mean the same service.
+
+    Raises:
+        ConfigError: not such a URL, or it carries credentials.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES or not parts.hostname:
+        raise ConfigError("url must be like http://127.0.0.1:8080")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError("url must not carry credentials; pass the token as token")
+    path = parts.path.rstrip("/").removesuffix("/ws").removesuffix("/v1").rstrip("/")
+    return Endpoints(f"{_SCHEMES[parts.scheme]}://{parts.netloc}{path}")
+
+
+_BY_SLUG: dict[str, type[InvalidEvent]] = {
+    kind.slug: kind for kind in (InvalidEvent, InvalidContext, PayloadTooLarge, IdConflict)
+}
+_BY_STATUS: dict[int, type[InvalidEvent]] = {409: IdConflict, 413: PayloadTooLarge}
+_SECONDS = re.compile("[0-9]{1,9}")
+BUSY = frozenset({429, 503})
+
+
+def to_error(
+    status: int, problem: Mapping[str, Any], *, retry_after: float | None = None
+) -> DeliveryError:
+    """The error that a problem document means.
+
+    Args:
+        status: the response's status, or the ``status`` of a rejected item.
+        problem: the document, empty if there was none.
+        retry_after: what the response asked for.
+    """
+    message = str(problem.get("detail") or problem.get("title") or f"the service answered {status}")
+    if status in BUSY:
+        return Overloaded(message, retry_after=1.0 if retry_after is None else retry_after)
+    if status == 401:
+        return Unauthenticated(message)
+    slug = str(problem.get("type", "")).rsplit("/", 1)[-1]
+    kind = _BY_SLUG.get(slug) or _BY_STATUS.get(status)
+    if kind is not None:
+        field = problem.get("field")
+        return kind(message, field=field if isinstance(field, str) else None)
+    return RemoteError(message, status=status, problem=dict(problem))
+
+
+def item_error(problem: object) -> tuple[int, DeliveryError]:
+    """Status and error of one rejected event of a batch."""
+    document = problem if isinstance(problem, Mapping) else {}
+    status = document.get("status")
+    if not isinstance(status, int):
+        status = 422
+    return status, to_error(status, document)
+
+
+def seconds(header: str | None) -> float | None:
+    """``Retry-After`` in seconds; the date form counts as absent. Source: RFC 9110, 10.2.3."""
+    if header is None or not _SECONDS.fullmatch(header.strip()):
+        return None
+    return float(header)
+
 
 MAX_BYTES = 1_000_000
 _TRANSIENT = BUSY | {408, 500, 502, 504}
@@ -181,7 +289,7 @@ class Outbox:
                 batch = self._take()
                 await self._deliver(batch)
         finally:
-            # Whatever ended this, nobody may wait for an answer that cannot come.
+            # Whatever ended this, no caller may wait for an answer that cannot come.
             gone = Unreachable("the connection was closed before the service answered")
             _fail([*batch, *self._waiting], gone)
             self._waiting.clear()
@@ -233,7 +341,7 @@ class Outbox:
         if reply.status == 202 or "rejected" in reply.document:
             _settle(batch, reply)
         elif reply.status == 413 and len(batch) > 1:
-            # Somebody on the way takes less than the service promises.
+            # A proxy on the way takes less than the service promises.
             await self._post(batch[: len(batch) // 2])
             await self._post(batch[len(batch) // 2 :])
         else:
