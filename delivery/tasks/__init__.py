@@ -1,1 +1,1 @@
-"""The fallback chain at work: Celery executes, the ledger knows."""
+"""The fallback chain: Celery runs its tasks, the ledger holds its state."""

@@ -1,6 +1,6 @@
-"""The chain's last rung: one grouped alert to operators per event class.
+"""The ``alert`` step: one grouped alert to operators per event class.
 
-Owns: when operators are told again. Never does: talk to a receiver itself.
+Owns: when operators are notified again. Never does: call a receiver.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from delivery.tasks.attempts import Work, result_of
 from delivery.tasks.run import Run
 
 RENOTIFY = timedelta(hours=4)
-"""Receivers that do not group by themselves hear of a lasting group again after this time."""
+"""Time until receivers that do not group by themselves are notified again of a firing group."""
 
 FIRST_GRACE = timedelta(seconds=60)
-"""After this time without a successful first notice, whoever comes next makes it up."""
+"""Time without a successful first notice after which the next attempt sends it."""
 
 
 def is_first(group: AlertGroup, now: datetime) -> bool:
-    """Whether receivers that do not group by themselves are to be told."""
+    """Whether receivers that do not group by themselves are to be notified."""
     if group.notified_at is not None:
         return now - group.notified_at >= RENOTIFY
     if group.event_class is None:
-        return True  # nobody but the upkeep tells of it
+        return True  # no event's attempt notifies of it, only the alerter
     return group.is_new or now - group.since >= FIRST_GRACE
 
 
 class AlertStep:
-    """Puts events into the firing group of their class and tells the operators once."""
+    """Puts events into the firing group of their class and notifies operators once."""
 
     def __init__(self, alerts: Alerts) -> None:
         self._alerts = alerts

@@ -1,7 +1,7 @@
 """The Celery app: queues, limits, beat schedule.
 
 Owns: every Celery setting and the checks on their order. Never does: run a step, read settings,
-keep results (the ledger knows).
+keep results (the ledger has them).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ALERT_INTERVAL = 15.0
 TRIM_INTERVAL = 300.0
 
 EXPIRES = 5.0
-"""Seconds after which an unread beat message is worthless: the next one does its work."""
+"""Seconds after which an unread message of beat is dropped: the next one does its work."""
 
 
 def queue_name(channel: str) -> str:
@@ -37,7 +37,7 @@ def queue_name(channel: str) -> str:
 
 
 def task_name(channel: str) -> str:
-    """The name of one channel's task, as monitors show it."""
+    """The name of one channel's task, in Celery's monitors too."""
     return f"delivery.fallback.{channel}"
 
 
@@ -47,10 +47,13 @@ ALL_QUEUES = (*(queue_name(channel) for channel in CHANNELS), MAINTENANCE_QUEUE)
 def check_limits(
     *, soft_limit: float, hard_limit: float, visibility_timeout: float, lease: float
 ) -> None:
-    """Refuse limits that would let two workers act for one event.
+    """Refuse limits with which two workers could act for one event.
+
+    Args:
+        soft_limit / hard_limit / visibility_timeout / lease: seconds.
 
     Raises:
-        ConfigError: they must rise: soft < hard < visibility timeout < lease.
+        ConfigError: not soft < hard < visibility timeout < lease.
     """
     named = (
         ("task_soft_limit", soft_limit),
@@ -88,7 +91,7 @@ def make_app(
         quorum_queues: declare replicated queues (RabbitMQ).
 
     Raises:
-        ConfigError: the limits are out of order, or quorum queues are asked of another broker.
+        ConfigError: the limits are out of order, or quorum queues without RabbitMQ.
     """
     check_limits(
         soft_limit=soft_limit,
@@ -113,18 +116,18 @@ def make_app(
 
 
 def is_rabbitmq(broker_url: str) -> bool:
-    """Whether this is the URL of a RabbitMQ."""
+    """Whether a broker's URL is of RabbitMQ."""
     return broker_url.lower().startswith(("amqp://", "amqps://", "pyamqp://"))
 
 
 def transport_options(
     broker_url: str, visibility_timeout: float, *, socket_timeout: float = 5.0
 ) -> dict[str, Any]:
-    """What the broker's transport needs so that nothing waits without an end.
+    """Options of the broker's transport, with a timeout for every wait.
 
     Args:
-        socket_timeout: a worker's must exceed the second for which its blocking read waits; a
-            publisher's is shorter.
+        socket_timeout: seconds; a worker's must exceed the second of its blocking read, a
+            publisher's may be shorter.
     """
     if broker_url.startswith(("redis", "rediss")):
         return {
@@ -142,15 +145,15 @@ def transport_options(
             "write_timeout": socket_timeout,
         }
     if broker_url.startswith("memory"):
-        # At the default of a second the worker serves less than twenty messages a second.
+        # At the default of one second the worker handles under twenty messages per second.
         return {"polling_interval": 0.02}
     return {}
 
 
 def _task_settings(soft_limit: float, hard_limit: float) -> dict[str, Any]:
     return {
-        # The message stays with the broker until the work is done, a killed child's too. A task
-        # that kills its worker comes back; the ledger caps it, since attempts count on starting.
+        # The broker keeps a message until its task is done, also when the child is killed. A task
+        # that kills its worker is redelivered; the ledger limits that: attempts count when begun.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
         "task_acks_on_failure_or_timeout": True,
@@ -158,7 +161,7 @@ def _task_settings(soft_limit: float, hard_limit: float) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "task_soft_time_limit": soft_limit,
         "task_time_limit": hard_limit,
-        # Results are the ledger's.
+        # Results are in the ledger.
         "task_ignore_result": True,
         "result_backend": None,
         "task_store_errors_even_if_ignored": False,
@@ -181,7 +184,7 @@ def _task_settings(soft_limit: float, hard_limit: float) -> dict[str, Any]:
         "worker_hijack_root_logger": False,
         "enable_utc": True,
         "timezone": "UTC",
-        # Every interval is short: a schedule file would keep nothing worth keeping.
+        # All intervals are short: a schedule file would have no use.
         "beat_scheduler": "celery.beat:Scheduler",
         "beat_max_loop_interval": 1.0,
     }
@@ -218,8 +221,8 @@ def _beat_schedule() -> dict[str, dict[str, Any]]:
         name: {
             "task": name,
             "schedule": schedule(run_every=seconds),
-            # They must not pile up behind a worker that is away. Beat's one connection comes back
-            # after RabbitMQ was away only where a publish may be tried again.
+            # Messages must not pile up while no worker runs. Beat's connection recovers after an
+            # outage of RabbitMQ only where a publish may be retried.
             "options": {
                 "expires": max(EXPIRES, seconds),
                 "queue": MAINTENANCE_QUEUE,

@@ -1,6 +1,6 @@
-"""What an attempt of a channel is made of: a claimed event, its time limits, its result.
+"""Attempts: a claimed event, its time limits, and the result of a call.
 
-Owns: the translation of a channel's errors into results, the size of a task's batch. Never does:
+Owns: the translation of a transport's errors into results, the size of a task's batch. Never does:
 write anything, decide which channel comes next, know Celery.
 """
 
@@ -32,9 +32,9 @@ class TimeLimits:
     """Seconds: ``soft`` < ``hard`` < ``lease``.
 
     Attributes:
-        soft: after which a task starts no further attempt.
-        hard: after which the broker's worker kills it.
-        lease: for which a claim keeps others away.
+        soft: until a task starts no further attempt.
+        hard: until the worker kills the task.
+        lease: for which a claim excludes other workers.
     """
 
     soft: float = 20.0
@@ -43,21 +43,21 @@ class TimeLimits:
 
     @property
     def attempt(self) -> float:
-        """Seconds that one call of a provider may take."""
+        """Timeout of one call of a provider, in seconds."""
         return min(10.0, self.soft / 2)
 
 
 @dataclass(slots=True)
 class Report:
-    """What one run did, for logs, metrics and tests.
+    """Counts of one run, for logs, metrics and tests.
 
     Attributes:
-        claimed: events claimed of those asked for.
+        claimed: events claimed, of the ids of the task.
         outcomes: attempts by outcome, ``skipped`` included.
         waiting: events moved to a later due time.
         handed_on: channel -> ids published for it.
         finished: events whose chain is over.
-        lost: events confirmed or claimed by another meanwhile; nothing more was done for them.
+        lost: events confirmed or claimed by another worker meanwhile; left alone since.
     """
 
     channel: str
@@ -71,10 +71,10 @@ class Report:
 
 @dataclass(slots=True)
 class Work:
-    """A claimed event and where it stands.
+    """A claimed event with its policy and attempts.
 
     Attributes:
-        attempts: this generation's, the ones made in this run included.
+        attempts: of this generation, those made in this run included.
         number / due_at: of the attempt that was decided on last.
     """
 
@@ -93,9 +93,9 @@ class Work:
         return self.claim.stored.event.id
 
     def step(self, channel: str) -> ChainStep:
-        """The rung it was decided to try; the decision came from this very policy."""
+        """The policy's step with this channel, on which an attempt was decided."""
         step = self.policy.step(channel)
-        if step is None:  # pragma: no cover - the decision names rungs of this chain only
+        if step is None:  # pragma: no cover - decisions name steps of this chain only
             raise LookupError(f"class {self.policy.event_class} has no step {channel}")
         return step
 
@@ -108,11 +108,11 @@ def batches(channel: str, ids: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def result_of(channel: str, call: Callable[[], Taken | None]) -> Result:
-    """Make the call and translate whatever comes of it.
+    """Make a call and translate its answer or error into a result.
 
-    Anything unforeseen from an external channel, a time limit's interruption included, means that
-    the provider may have taken the message; inside the system it is a failure that may be retried.
-    It says nothing about the provider: its own failures are translated where it is called.
+    An unforeseen error of an external channel, a time limit's interruption included, means that the
+    provider may have taken the message; of an internal channel it is a failure that may be retried.
+    It says nothing about the provider's health: transports translate their provider's errors.
     """
     try:
         taken = call()
@@ -136,11 +136,11 @@ def result_of(channel: str, call: Callable[[], Taken | None]) -> Result:
     except LedgerError as error:
         return Result(Outcome.FAILED, error=str(error))
     except ConfigError as error:
-        # A template or a setting that its owner can mend; nothing was sent.
+        # A template or a setting is wrong; nothing was sent.
         logger.error("%s: %s", channel, error)
         return Result(Outcome.FAILED, error=str(error))
     except Exception as error:
-        # Only the kind and the place: a vendor's message may quote an address or a credential.
+        # Only type and place: a vendor's message may quote an address or a credential.
         where = traceback.extract_tb(error.__traceback__)[-1]
         name = type(error).__name__
         logger.error("%s: unforeseen %s at %s:%s", channel, name, where.filename, where.lineno)

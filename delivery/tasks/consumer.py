@@ -1,7 +1,7 @@
 """The worker's consumer, without the queues for delayed messages and with a pulse.
 
-Owns: which of Celery's consumer steps run. Delays stand in the ledger, so nothing here is ever
-published with an ETA.
+Owns: which of Celery's consumer steps run. Delays are due times in the ledger, so no message is
+ever published with an ETA.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Consumer(consumer.Consumer):
 def pulse_step(beat: Callable[[], None], every: float) -> type[bootsteps.StartStopStep]:
     """A consumer step that calls ``beat`` as long as the worker takes tasks.
 
-    It ends with the connection to the broker, and falls silent with the worker's loop.
+    It ends with the connection to the broker, and stops when the worker's loop does.
 
     Args:
-        beat: called at once when tasks can come, then every ``every`` seconds.
+        beat: called as soon as tasks can arrive, then every ``every`` seconds.
     """
 
     class Pulse(bootsteps.StartStopStep):

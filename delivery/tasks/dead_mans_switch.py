@@ -1,6 +1,6 @@
-"""A dead man's switch: an outside service that alerts operators when the pings stay away.
+"""Pings of a dead man's switch: an external service that alerts operators when pings stop.
 
-Owns: the pings, one after each good sweep, at most every 30 s. Never does: delay the sweep.
+Owns: one ping after each good sweep, at most every 30 s. Never does: delay the sweep.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TIMEOUT = 5.0
 
 
 class DeadMansSwitch:
-    """Fetches a URL at most every 30 s, in a thread of its own; does nothing without a URL."""
+    """Fetches a URL at most every 30 s, in its own thread; without a URL it does nothing."""
 
     def __init__(self, url: str | None) -> None:
         self._url = url
@@ -31,7 +31,7 @@ class DeadMansSwitch:
         self._lock = threading.Lock()
 
     def ping(self) -> None:
-        """Fetch the URL unless that happened a moment ago; never waits."""
+        """Fetch the URL unless it was fetched in the last 30 s; never waits."""
         if self._url is None:
             return
         now = time.monotonic()
@@ -48,8 +48,8 @@ def _fetch(url: str) -> None:
     try:
         httpx.get(url, timeout=TIMEOUT).raise_for_status()
     except httpx.HTTPError as error:
-        # The URL is a secret: whoever fetches it silences the switch.
-        logger.warning("DELIVERY_HEARTBEAT_URL does not answer: %s", type(error).__name__)
+        # The URL is a secret: a request to it suppresses the alert.
+        logger.warning("dead man's switch: DELIVERY_HEARTBEAT_URL: %s", type(error).__name__)
 
 
 class WatchedSweeper(Sweeper):

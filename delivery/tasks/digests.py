@@ -1,7 +1,7 @@
-"""Email and SMS: events gather in a digest, which is claimed and sent as one.
+"""The ``email`` and ``sms`` steps: events gather in a digest, which is claimed and sent as one.
 
-Owns: when a digest is joined, waited for, sent and given up. The ledger reads its members at the
-moment of sending and keeps their attempt rows. Never does: render or transport a message.
+Owns: when an event joins a digest, and when a digest is sent, retried or closed. The ledger reads
+its members at the claim and keeps their attempt rows. Never does: render or send a message.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from delivery.domain.policy import SINGLE, Policies
 from delivery.domain.ports import Jitter, Links, Message, Taken, Transport
 from delivery.domain.records import Digest, DigestClaim, Result
 from delivery.tasks.attempts import Work, result_of
-from delivery.tasks.run import BREAKER_OPEN, Run, is_tired
+from delivery.tasks.run import BREAKER_OPEN, Run, has_waited_long
 
 logger = logging.getLogger(__name__)
 
 UNKNOWN_LIMIT = {OnUnknown.SKIP: 0, OnUnknown.ONCE: 1, OnUnknown.RETRY: None}
-"""How many messages that may have gone out allow another one, by the step's ``on_unknown``."""
+"""Attempts of unknown outcome after which a member is left out, by the step's ``on_unknown``."""
 
 TAKEN_RECHECK = 2.0
-"""Seconds until an event is looked at again whose digest another worker is sending."""
+"""Seconds until the next decision on an event whose digest another worker is sending."""
 
 
 class DigestStep:
-    """One message per digest; the outcome is every member's."""
+    """Sends one message per digest; its outcome is recorded for every member."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class DigestStep:
         self._types = _types_on(channel.name, policies)
 
     def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
-        """Join or send; see ``StepRunner``."""
+        """Let events join their digests, and send the digests that are due; see ``StepRunner``."""
         now = run.now()
         due: dict[str, list[Work]] = {}
         digests: dict[str, Digest] = {}
@@ -75,7 +75,7 @@ class DigestStep:
         return kept
 
     def _pending(self, run: Run, work: Work) -> Digest | None:
-        """The open digest that has this event already."""
+        """The open digest that the event has joined already."""
         tried = [a.digest_id for a in work.attempts if a.channel == run.channel and a.digest_id]
         for digest_id in dict.fromkeys([*reversed(tried), work.claim.stored.digest_id]):
             found = run.ledger.digests.get(digest_id) if digest_id else None
@@ -95,41 +95,42 @@ class DigestStep:
 
     def _serve(self, run: Run, digest: Digest, group: Sequence[Work]) -> list[Work]:
         """Send a digest that is due, unless the breaker or another worker has it."""
-        # Whoever has most attempts left speaks for the digest: it is retried while anybody may.
-        speaker = min(group, key=lambda work: work.number)
+        # The member with the fewest attempts decides for the digest: it is retried as long as any
+        # member may be.
+        lead = min(group, key=lambda work: work.number)
         now = run.now()
         blocked = not run.may_call(group, self._channel)
-        since = max(speaker.due_at, digest.due_at or speaker.due_at)
-        if blocked and not is_tired(speaker.step(run.channel), since, now):
+        since = max(lead.due_at, digest.due_at or lead.due_at)
+        if blocked and not has_waited_long(lead.step(run.channel), since, now):
             run.postpone(group, now + timedelta(seconds=RECOVERY))
             return []
         claim = run.ledger.digests.claim(
             digest.id,
             run.limits.lease,
             types=self._types,
-            unknown_limit=UNKNOWN_LIMIT[speaker.step(run.channel).on_unknown],
+            unknown_limit=UNKNOWN_LIMIT[lead.step(run.channel).on_unknown],
         )
         if claim is None:
-            # Taken by another worker, or nothing is left to send: the next look tells.
+            # Claimed by another worker, or nothing is left to send: the next decision tells.
             run.postpone(group, now + timedelta(seconds=TAKEN_RECHECK))
             return []
         if not claim.members:
-            # Each left at the very moment of the claim: there is no message to send.
+            # Every member was confirmed or lost during the claim.
             nothing = Result(Outcome.SKIPPED, error="nothing was left to send")
             run.ledger.digests.end(claim, nothing, retry_in=None)
             run.postpone(group, now + timedelta(seconds=TAKEN_RECHECK))
             return []
-        result = BREAKER_OPEN if blocked else self._deliver(run, claim, speaker)
-        return self._record(run, claim, result, group, speaker, started_at=now)
+        result = BREAKER_OPEN if blocked else self._deliver(run, claim, lead)
+        return self._record(run, claim, result, group, lead, started_at=now)
 
-    def _deliver(self, run: Run, claim: DigestClaim, speaker: Work) -> Result:
+    def _deliver(self, run: Run, claim: DigestClaim, lead: Work) -> Result:
         def deliver() -> Taken:
-            return self._channel.deliver(self._message(claim, speaker), run.limits.attempt)
+            return self._channel.deliver(self._message(claim, lead), run.limits.attempt)
 
         return result_of(run.channel, deliver)
 
-    def _message(self, claim: DigestClaim, speaker: Work) -> Message:
-        step = speaker.step(self._channel.name)
+    def _message(self, claim: DigestClaim, lead: Work) -> Message:
+        step = lead.step(self._channel.name)
         digest = claim.digest
         return Message(
             key=digest.message_id or digest.id,
@@ -155,19 +156,23 @@ class DigestStep:
         claim: DigestClaim,
         result: Result,
         group: Sequence[Work],
-        speaker: Work,
+        lead: Work,
         *,
         started_at: datetime,
     ) -> list[Work]:
-        retry_in = self._retry_in(run, result, speaker, started_at)
+        retry_in = self._retry_in(run, result, lead, started_at)
         recorded = run.ledger.digests.end(claim, result, retry_in=retry_in)
         if result is not BREAKER_OPEN:
             run.report_health(result)
         if not recorded:
-            logger.warning("%s: digest %s was taken over meanwhile", run.channel, claim.digest.id)
+            logger.warning(
+                "%s: digest %s was claimed by another worker meanwhile",
+                run.channel,
+                claim.digest.id,
+            )
             run.postpone(group, run.now() + timedelta(seconds=TAKEN_RECHECK))
             return []
-        step = speaker.step(run.channel)
+        step = lead.step(run.channel)
         if result.outcome is Outcome.DELIVERED and step.confirms == Confirms.ACCEPTED:
             events = [member.event for member in claim.members]
             run.confirm_accepted(events, result, claim.digest.message_id)
@@ -175,7 +180,7 @@ class DigestStep:
             return []
         sent = {member.event.id for member in claim.members}
         mine = [work for work in group if work.id in sent]
-        # No member any more: confirmed meanwhile, or this message was never owed to it.
+        # Others are no members: confirmed meanwhile, or left out by the claim.
         run.postpone(
             [work for work in group if work.id not in sent],
             run.now() + timedelta(seconds=TAKEN_RECHECK),
@@ -183,30 +188,28 @@ class DigestStep:
         run.note(mine, result, started_at, claim.digest.id)
         return mine
 
-    def _retry_in(
-        self, run: Run, result: Result, speaker: Work, started_at: datetime
-    ) -> float | None:
-        """Seconds until the digest is tried again, by the same rule as the events' own wait."""
+    def _retry_in(self, run: Run, result: Result, lead: Work, started_at: datetime) -> float | None:
+        """Seconds until the digest is tried again, by the rule for the events' own retries."""
         now = run.now()
         made = Attempt(
-            event_id=speaker.id,
-            generation=speaker.claim.stored.generation,
+            event_id=lead.id,
+            generation=lead.claim.stored.generation,
             channel=run.channel,
-            number=speaker.number,
+            number=lead.number,
             outcome=result.outcome,
             started_at=started_at,
             ended_at=now,
             retryable=result.retryable,
             retry_after=result.retry_after,
         )
-        before = [a for a in speaker.attempts if a.channel == run.channel]
-        again = retry_at(speaker.step(run.channel), [*before, made], speaker.policy, self._jitter())
+        before = [a for a in lead.attempts if a.channel == run.channel]
+        again = retry_at(lead.step(run.channel), [*before, made], lead.policy, self._jitter())
         return None if again is None else max(0.0, (again - now).total_seconds())
 
 
 def _types_on(channel: str, policies: Policies) -> tuple[str, ...]:
-    """Types whose chain has this channel; ``()`` for any, when unlisted types have it too."""
-    having = [policy for policy in policies.classes.values() if policy.step(channel)]
-    if any(policy.event_class is EventClass.STANDARD for policy in having):
+    """Types whose chain has this channel; ``()`` for all types, when unlisted types have it."""
+    with_channel = [policy for policy in policies.classes.values() if policy.step(channel)]
+    if any(policy.event_class is EventClass.STANDARD for policy in with_channel):
         return ()
-    return tuple(sorted(name for policy in having for name in policy.types))
+    return tuple(sorted(name for policy in with_channel for name in policy.types))

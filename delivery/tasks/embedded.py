@@ -1,7 +1,7 @@
 """A Celery worker and beat inside one process, for ``delivery up``.
 
-Owns: two threads. Never does: install signal handlers, configure logging, serve another broker
-than the one its app names. Celery keeps its stop flags per process: one embedded worker at a time.
+Owns: two threads. Never does: install signal handlers, configure logging, use another broker than
+its app's. Celery keeps its stop flags per process: one embedded worker at a time.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class EmbeddedWorker:
         """Start both threads and wait until the worker consumes.
 
         Raises:
-            RuntimeError: it runs already, or did not come up in time.
+            RuntimeError: it runs already, or did not start in time.
         """
         if self._threads:
             raise RuntimeError("the embedded worker runs already")
-        # Without these two, tasks in threads fail as not registered or use another app's broker.
+        # Without these two calls, tasks in threads are not registered or use another app's broker.
         self._app.finalize()
         self._app.set_default()
         state.should_stop = None
@@ -76,7 +76,7 @@ class EmbeddedWorker:
         """Stop beat, let running tasks end, stop the worker. Safe to call twice.
 
         Args:
-            timeout: seconds for everything; what still runs then is left to the ledger's leases.
+            timeout: seconds for everything; claims of tasks that still run end with their lease.
         """
         ends = time.monotonic() + timeout
         if self._beat is not None:

@@ -1,7 +1,7 @@
-"""Carries the fallback chain out: claim -> decide -> attempt -> classify -> record -> schedule.
+"""Executes the fallback chain: claim -> decide -> attempt -> classify -> record -> schedule.
 
-Owns: the life of one channel's task over a batch of ids. Never does: know Celery, SQL or a vendor;
-decide by itself (``domain.fallback`` does); keep anything in memory between two runs.
+Owns: one channel's task over a batch of ids. Never does: know Celery, SQL or a vendor; decide what
+comes next (``domain.fallback`` does); keep state between two runs.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Executor:
 
     Args:
         channels: the external transports by name; a step without one is skipped.
-        queue_copy: puts events into their users' queues (Redis stream or mailbox).
-        publish: where the next channel's tasks are announced.
-        drain_spool: commits what this machine's spool holds.
+        queue_copy: writes queue copies of events (Redis stream or mailbox).
+        publish: publishes the next channel's tasks.
+        drain_spool: commits the events in this machine's spools.
         jitter: asked once per executor, to spread retries of different processes.
-        callback_url: where providers post their status, ``None`` if they cannot.
-        interruptions: what a worker raises in a task that takes too long; never an event's fault.
+        callback_url: where providers post their status; ``None`` for nowhere.
+        interruptions: errors that a worker raises in a task over its time limit.
         clock: monotonic seconds.
     """
 
@@ -91,13 +91,14 @@ class Executor:
             )
 
     def run(self, channel: str, ids: Sequence[str]) -> Report:
-        """Do ``channel``'s work for those of ``ids`` that stand before it; move the others on.
+        """Make ``channel``'s attempts for the events among ``ids`` whose next step it is; move the
+        others on.
 
         Effect: attempts, moves and ends in the ledger. Safe to repeat and to run early, late or
-            twice: what is not due waits, what another worker holds is left alone.
+            twice: events that are not due wait, events that another worker claimed are left alone.
 
         Raises:
-            LedgerUnavailable: the due times in the ledger publish the rest again.
+            LedgerUnavailable: a sweep publishes the rest again.
             ValueError: there is no such channel.
         """
         if channel not in CHANNELS:
@@ -113,7 +114,7 @@ class Executor:
                     break
                 works = self._act(run, ready)
         finally:
-            # What was decided is moved, whatever happened to the rest.
+            # Decisions already made are written, even after an error.
             try:
                 run.settle()
             finally:
@@ -136,7 +137,7 @@ class Executor:
         return Work(claim, policy, list(claim.attempts), number=0, due_at=claim.now)
 
     def _is_ready(self, run: Run, work: Work, now: datetime) -> bool:
-        """Decide on one event and carry out every decision but an attempt on this channel."""
+        """Whether an attempt on this channel is due; carries out every other decision."""
         return bool(run.guarded([work], lambda _: [work] if self._decide(run, work, now) else []))
 
     def _decide(self, run: Run, work: Work, now: datetime) -> bool:
@@ -174,7 +175,7 @@ class Executor:
         )
 
     def _unreachable(self, work: Work) -> dict[str, str]:
-        """Why which external channel cannot reach this user."""
+        """Channel -> why it cannot reach this user, for external channels of the chain."""
         contact = work.claim.contact
         found: dict[str, str] = {}
         for step in work.policy.chain:

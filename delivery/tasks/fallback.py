@@ -1,7 +1,7 @@
-"""The Celery tasks: one thin task per channel, and the maintenance that beat asks for.
+"""The Celery tasks: one per channel, and the maintenance that beat schedules.
 
-Owns: the tasks' names and what happens when one is interrupted. Never does: any of the work; a
-message carries ids, never payloads.
+Owns: the registration of tasks and what happens when one is interrupted. Never does: the work
+itself; a task's message carries ids, never payloads.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ from delivery.tasks.sweep import Alerter, Sweeper
 logger = logging.getLogger(__name__)
 
 INTERRUPTIONS = (SoftTimeLimitExceeded,)
-"""What a worker raises inside a task that takes too long."""
+"""Errors that a worker raises inside a task over its soft time limit."""
 
 SEAL_PAGE = 1_000
 MAX_SEAL_PAGES = 50
-"""Seconds that a second copy is worth keeping: the longest default time to live."""
 
 
 @dataclass(frozen=True, slots=True)
 class Maintenance:
-    """What beat's tasks do.
+    """The work of the maintenance tasks.
 
     Attributes:
-        seal: chains up to so many rows of the compliance log; the number that it chained.
-        trim: deletes second copies older than so many seconds; the number that it deleted.
+        seal: chains up to this many rows of the audit log; returns the number.
+        trim: deletes queue copies older than this many seconds; returns the number.
     """
 
     sweeper: Sweeper
@@ -58,7 +57,7 @@ def register(app: Celery, get_executor: Callable[[], Executor]) -> None:
 
 
 def register_maintenance(app: Celery, get_maintenance: Callable[[], Maintenance]) -> None:
-    """Register the tasks that beat sends."""
+    """Register the maintenance tasks, which beat publishes."""
 
     def sweep() -> None:
         get_maintenance().sweeper.sweep()
@@ -101,11 +100,11 @@ def _guarded(name: str, work: Callable[..., None]) -> Callable[..., None]:
         try:
             work(*args)
         except LedgerError as error:
-            # Nothing is lost: what was due stays due in the ledger and is published again.
-            logger.warning("%s: the ledger could not be used: %s", name, error)
+            # Nothing is lost: due events stay due in the ledger and are published again.
+            logger.warning("%s: ledger unavailable: %s", name, error)
         except SoftTimeLimitExceeded:
-            # An attempt that it interrupted is recorded as unknown already, or becomes so with
-            # the next claim; the claims of this task end with their lease.
+            # The interrupted attempt is recorded as unknown already, or becomes unknown with the
+            # next claim; this task's claims end with their lease.
             logger.warning("%s: stopped at the soft time limit", name)
 
     task.__name__ = name.rpartition(".")[2]
@@ -117,5 +116,5 @@ def _add(app: Celery, name: str, function: Callable[..., Any]) -> None:
     # An async task would report success without running.
     if inspect.iscoroutinefunction(function):
         raise TypeError(f"task {name} is a coroutine function; write it synchronously")
-    # Not shared: another app of this process has an executor of its own.
+    # Not shared: another app in this process has its own executor.
     app.task(name=name, ignore_result=True, shared=False)(function)

@@ -1,6 +1,6 @@
-"""A sweep right after a hint, so that a handed-over event need not wait for beat's next one.
+"""Sweeps on a hint, so that an event that was handed over need not wait for beat's next sweep.
 
-Owns: one thread and the pace of its sweeps. Never does: know what a sweep is.
+Owns: one thread and the interval of its sweeps. Never does: implement the sweep.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 
 HINT_DELAY = 0.02
 HINT_EVERY = 0.25
-"""Seconds between two hinted sweeps, at least: what many absent users are sent meanwhile goes
-through the chain as one batch, which costs little more than one event."""
+"""Least seconds between two hinted sweeps: events that become due meanwhile go through the chain as
+one batch, which costs little more than one event."""
 
 
 class HintedSweep:
@@ -52,7 +52,7 @@ class HintedSweep:
         while not self._stopping.is_set():
             if not self._hinted.wait(5.0):
                 continue
-            # The commit that the hint is about may still be under way.
+            # The commit of the event that the hint is about may not be finished.
             self._stopping.wait(max(HINT_DELAY, swept_at + HINT_EVERY - time.monotonic()))
             self._hinted.clear()
             if self._stopping.is_set():
@@ -61,6 +61,6 @@ class HintedSweep:
             try:
                 self._sweep()
             except LedgerUnavailable as error:
-                logger.debug("hinted sweep: %s", error)  # beat's next sweep finds it
+                logger.debug("hinted sweep: %s", error)  # beat's next sweep takes the event
             except DeliveryError:
                 logger.exception("hinted sweep failed")

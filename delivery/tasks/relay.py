@@ -1,7 +1,7 @@
-"""The way from a gateway or worker to the broker: one thread that sends what was published.
+"""The relay: a thread that sends published tasks from a gateway or worker to the broker.
 
-Owns: a bounded buffer of hints and the connection to the broker. Never does: wait in ``publish``,
-keep what cannot be sent (the ledger's due times publish it again).
+Owns: a bounded buffer of ids and the connection to the broker. Never does: wait in ``publish``,
+keep ids that cannot be sent (a sweep publishes them again).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 MAX_PENDING = 10_000
 SEND_TIMEOUT = 1.0
 PAUSE = 1.0
-"""Seconds without a try after a failed one: each try may take the whole timeout."""
+"""Seconds between a failed try and the next one: each may take the whole timeout."""
 
 IDLE = 5.0
 
@@ -34,8 +34,10 @@ class Relay:
     """A ``TaskQueue`` over Celery. Thread-safe.
 
     Attributes:
-        published / sent / dropped / failed: counters of ids: taken, handed to the broker, pushed
-            out of the full buffer, lost with a broker that was away.
+        published: ids taken.
+        sent: ids that the broker took.
+        dropped: ids pushed out of the full buffer.
+        failed: ids lost because the broker was away.
     """
 
     def __init__(self, app: Celery, *, max_pending: int = MAX_PENDING) -> None:
@@ -71,11 +73,11 @@ class Relay:
 
     @property
     def backlog(self) -> int:
-        """Publishes that wait for the thread."""
+        """The number of publishes in the buffer."""
         return len(self._pending)
 
     def start(self) -> None:
-        """Start the thread, which connects at once: the first send takes far longer than others."""
+        """Start the thread, which connects at once: connecting would slow down the first send."""
         if self._thread is not None:
             raise RuntimeError("the relay runs already")
         self._stopping = False
@@ -83,7 +85,7 @@ class Relay:
         self._thread.start()
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Send what is pending, as far as the timeout allows, and end the thread."""
+        """Send what is pending within ``timeout`` seconds, and end the thread."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -91,7 +93,7 @@ class Relay:
             return
         self._thread.join(timeout)
         if self._thread.is_alive():
-            logger.warning("relay: the broker does not answer; %d publishes dropped", self.backlog)
+            logger.warning("relay: broker does not answer; %d publishes dropped", self.backlog)
         self._thread = None
 
     def _run(self) -> None:
@@ -106,7 +108,7 @@ class Relay:
         self._disconnect()
 
     def _take(self) -> dict[str, dict[str, None]] | None:
-        """Everything that is pending, each id once, by channel; ``None`` at the end."""
+        """All pending ids by channel, each once; ``None`` when the relay stops."""
         with self._changed:
             while not self._pending:
                 if self._stopping:
@@ -126,21 +128,21 @@ class Relay:
             self.sent += len(ids)
 
     def _attempt(self, action: Any, size: int) -> bool:
-        """Talk to the broker; a failure costs these ids and a pause, and is logged once."""
+        """Do something with the broker; a failure loses these ids, pauses, and is logged once."""
         try:
             action()
         except Exception as error:
-            # Whatever it is, this thread must outlive it. The error's text may hold the URL.
+            # The thread must survive any error of the broker. Its text may contain the URL.
             if not self._is_down:
                 kind = type(error).__name__
-                logger.warning("relay: cannot publish (%s); due times will publish again", kind)
+                logger.warning("relay: publish failed (%s); a sweep will publish again", kind)
             self._is_down = True
             self.failed += size
             self._disconnect()
             self._pause()
             return False
         if self._is_down:
-            logger.info("relay: the broker is back")
+            logger.info("relay: broker is back")
         self._is_down = False
         return True
 
@@ -165,7 +167,7 @@ class Relay:
         self._connected()
 
     def _connected(self) -> Producer:
-        """The producer on a connection of its own, with a publisher's short timeouts."""
+        """The producer, on its own connection with a publisher's short timeouts."""
         if self._producer is None:
             conf = self._app.conf
             url = str(conf.broker_write_url or conf.broker_url)
@@ -188,5 +190,5 @@ class Relay:
             if connection is not None:
                 connection.release()
         except Exception as error:
-            # The connection is broken; there is nothing left to save.
+            # The connection is broken already.
             logger.debug("relay: closing the connection failed: %s", type(error).__name__)

@@ -1,7 +1,7 @@
-"""One task's run over a batch of claimed events: its time, its books, what it decided.
+"""One task's run over a batch of claimed events: its time, its records, its decisions.
 
-Owns: the order begin -> side effect -> end, the writing of decisions in one go, and what happens
-while a breaker is open. Never does: decide which channel comes next, know Celery.
+Owns: the order begin -> side effect -> end, the writing of decisions in one transaction each, and
+what happens while a breaker is open. Never does: decide which channel comes next, know Celery.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from delivery.tasks.attempts import Report, TimeLimits, Work, result_of
 logger = logging.getLogger(__name__)
 
 PUBLISH_GRACE = 5.0
-"""Seconds after which a published event is due again in the ledger: its message may be lost."""
+"""Seconds until a published event is due again in the ledger: its message may be lost."""
 
 BREAKER_OPEN = Result(Outcome.FAILED, error="breaker open", retry_after=RECOVERY)
 
 
 class Run:
-    """The books of one task: what it claimed, attempted, moved and handed on."""
+    """The events of one task: claimed, attempted, moved and handed on."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Run:
         self._claimed: tuple[datetime, float] | None = None
 
     def claim(self, ids: Sequence[str]) -> list[Claim]:
-        """Claim what is on the chain and free; sets the run's clock."""
+        """Claim events that are in their chain and unclaimed; sets the run's clock."""
         claims = self.ledger.chain.claim(ids, self.limits.lease)
         self.report.claimed = len(claims)
         if claims:
@@ -66,8 +66,8 @@ class Run:
         return claims
 
     def now(self) -> datetime:
-        """The ledger's clock: as it was at the claim, and what has passed here since. A run is over
-        within seconds, and asking the ledger each time costs it more than the writes do."""
+        """The ledger's clock: its time at the claim plus the time passed here since. A run ends
+        within seconds, and reading the ledger's clock each time would cost more than the writes."""
         if self._claimed is None:
             return self.ledger.now()
         then, at = self._claimed
@@ -76,13 +76,13 @@ class Run:
     def guarded(
         self, works: Sequence[Work], act: Callable[[Sequence[Work]], list[Work]]
     ) -> list[Work]:
-        """Act for events; an error of ours while doing so is theirs alone.
+        """Act for events; an error of ours is recorded for the event that caused it alone.
 
         Args:
-            act: writes its attempts, and answers with those that are to be decided on again.
+            act: writes attempts; returns the events on which the next decision is due.
 
         Raises:
-            LedgerError: the ledger is away, or the task was interrupted: nothing can be booked.
+            LedgerError: the ledger is away, or the task was interrupted: nothing can be recorded.
         """
         try:
             return act(works)
@@ -100,13 +100,13 @@ class Run:
         return kept
 
     def fault(self, work: Work, error: Exception) -> None:
-        """Book an error of ours: the event is looked at again after a pause, and given up to the
-        operators after the second one.
+        """Record an error of ours: the next decision follows after a pause, and after the second
+        error operators are alerted.
 
         Effect: one failed attempt on ``decision``, which counts for no step of the chain.
         """
         logger.error(
-            "event %s: cannot decide what comes next on %s", work.id, self.channel, exc_info=error
+            "event %s: unforeseen error on channel %s", work.id, self.channel, exc_info=error
         )
         work.number = 1 + len(faults_of(work.attempts))
         starts = [(work.claim, work.number)]
@@ -119,7 +119,7 @@ class Run:
         if work.number == MAX_FAULTS:
             self.hand_on(work, Channel.ALERT, now)
         elif work.number > 2 * MAX_FAULTS:
-            self.finish(work, alerted=False)  # the alert itself raises: its user is still told
+            self.finish(work, alerted=False)  # the alert fails too: keep it for its user
         else:
             self.move(work, self.channel, now + timedelta(seconds=FAULT_PAUSE))
 
@@ -136,14 +136,14 @@ class Run:
         return max(0.0, self._ends - self._clock())
 
     def begin(self, works: Sequence[Work]) -> list[Work]:
-        """Write the started attempts; keeps those whose event still needs one."""
+        """Write ``started`` attempts; returns the events that are still ours and unconfirmed."""
         if not works:
             return []
         begun = self.ledger.chain.begin_all([(w.claim, w.number) for w in works], self.channel)
         return self._kept(works, begun)
 
     def end(self, works: Sequence[Work], result: Result, started_at: datetime) -> list[Work]:
-        """Record one outcome for begun attempts; keeps those that are still ours."""
+        """End begun attempts with one result; returns the events that are still ours."""
         if not works:
             return []
         starts = [(w.claim, w.number) for w in works]
@@ -163,7 +163,7 @@ class Run:
         started_at: datetime,
         digest_id: str | None = None,
     ) -> None:
-        """Remember a recorded outcome, so that the next decision knows it without a read."""
+        """Add a recorded outcome to the events' attempts, for the next decision without a read."""
         ended_at = self.now()
         for work in works:
             self.report.outcomes[result.outcome] += 1
@@ -200,7 +200,7 @@ class Run:
         self._moves.append((work, channel, again, True))
 
     def skip(self, work: Work, channel: str, reason: str, now: datetime) -> None:
-        """Pass over a channel, and know it at the next decision. Written by ``settle``."""
+        """Skip a channel; the next decision sees it. Written by ``settle``."""
         self._skips.append((work, channel, reason))
         number = 1 + max((a.number for a in work.attempts if a.channel == channel), default=0)
         work.attempts.append(
@@ -217,14 +217,14 @@ class Run:
         )
 
     def finish(self, work: Work, alerted: bool) -> None:
-        """The event's chain is over. Written by ``settle``."""
+        """End the event's chain. Written by ``settle``."""
         self._finishes.append((work, alerted))
 
     def settle(self, ready: Sequence[Work] = ()) -> list[Work]:
-        """Write what was decided: skips, moves and ends in one transaction each.
+        """Write the decisions: skips, moves and ends in one transaction each.
 
         Returns:
-            Those of ``ready`` that are still ours.
+            The events of ``ready`` that are still ours.
         """
         gone = self._write_skips()
         moves, self._moves = [move for move in self._moves if move[0].id not in gone], []
@@ -237,7 +237,7 @@ class Run:
         return [work for work in ready if work.id not in gone]
 
     def _write_skips(self) -> set[str]:
-        """Ids of the events that were lost meanwhile."""
+        """Write the skips; returns the ids of events that were lost."""
         skips, self._skips = self._skips, []
         if not skips:
             return set()
@@ -261,30 +261,30 @@ class Run:
         self.report.lost += len(done) - sum(done)
 
     def give_back(self, works: Sequence[Work]) -> None:
-        """There is no time left for these: another task takes them up at once."""
+        """Publish events anew that this task has no time left for."""
         now = self.now()
         for work in works:
             self.hand_on(work, self.channel, now)
 
     def turn_away(self, works: Sequence[Work]) -> list[Work]:
-        """The channel's breaker is open: nothing leaves.
+        """Postpone events whose channel's breaker is open.
 
-        An open breaker must not burn an event's attempts, so its event waits for the breaker's
-        next probe. But a provider that stays away must not stop the chain either: who has been
-        due for long pays with an attempt.
+        An open breaker must not use up an event's attempts, so the event waits for the breaker's
+        next probe. But a provider that stays away must not stop the chain either: for an event
+        that has been due for long (``has_waited_long``) a failed attempt is recorded.
         """
         now = self.now()
-        tired = [w for w in works if is_tired(w.step(self.channel), w.due_at, now)]
+        late = [w for w in works if has_waited_long(w.step(self.channel), w.due_at, now)]
         again = now + timedelta(seconds=RECOVERY)
-        self.postpone([w for w in works if w not in tired], again)
-        return self.end(self.begin(tired), BREAKER_OPEN, now)
+        self.postpone([w for w in works if w not in late], again)
+        return self.end(self.begin(late), BREAKER_OPEN, now)
 
     def may_call(self, works: Sequence[Work], channel: object) -> bool:
         """Whether the provider may be called for these events now.
 
-        An open breaker's probe is never an event that failed here before: were the event the
-        cause, it would keep the provider from everybody. Where there is no fresh one, the provider
-        is asked by itself, if its channel knows how.
+        An open breaker's probe is never an event that failed here before: if the event is the
+        cause, the breaker would stay open for all users. Without another event the provider is
+        checked by itself, if its transport can (``Checked``).
         """
         breakers = self.ledger.breakers
         if not any(_has_failed(work, self.channel) for work in works):
@@ -298,14 +298,14 @@ class Run:
         return result.health is True
 
     def report_health(self, result: Result) -> None:
-        """Tell the channel's breaker what an attempt says about the provider, if anything."""
+        """Report an attempt to the channel's breaker, if it tells whether the provider works."""
         if result.health is not None:
             self.ledger.breakers.report(self.channel, result.health)
 
     def confirm_accepted(
         self, events: Sequence[Event], result: Result, fallback_evidence: str
     ) -> None:
-        """The policy takes the provider's word as proof."""
+        """Confirm events whose policy takes the provider's acceptance as proof."""
         evidence = result.provider_id or fallback_evidence
         self.ledger.confirmations.confirm(
             [
@@ -316,7 +316,7 @@ class Run:
 
 
 def _place_of(error: Exception) -> str:
-    """Only the kind and the place: a message may quote an address or a credential."""
+    """Type and place of an error: its message may quote an address or a credential."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"unforeseen {type(error).__name__}{where}"
@@ -331,6 +331,6 @@ def _has_failed(work: Work, channel: str) -> bool:
     )
 
 
-def is_tired(step: ChainStep, due_at: datetime, now: datetime) -> bool:
+def has_waited_long(step: ChainStep, due_at: datetime, now: datetime) -> bool:
     """Whether an event due since ``due_at`` has waited long enough at an open breaker."""
     return now - due_at > timedelta(seconds=step.attempts * RECOVERY)

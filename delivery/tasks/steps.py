@@ -1,4 +1,4 @@
-"""What the chain's channels inside the system do, and the emergency push.
+"""Steps of the chain: the internal channels, and the emergency push.
 
 Owns: the side effect of ``database``, ``queue``, ``direct`` and ``emergency`` for a batch of
 claimed events. Never does: decide what comes next, know Celery or SQL.
@@ -24,26 +24,25 @@ from delivery.tasks.run import Run
 logger = logging.getLogger(__name__)
 
 MAX_PROBES = 16
-"""Users probed at a time: probing somebody who is away takes the whole timeout."""
+"""Users probed at a time: probing a user without a connection takes the whole timeout."""
 
 PROBE_TIMEOUT = 2.0
 
 
 class StepRunner(Protocol):
-    """Carries out one channel's attempts."""
+    """Makes one channel's attempts."""
 
     def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
         """Make the attempts that are due.
 
         Returns:
-            Those whose attempt was recorded and that are to be decided on again. Every other
-            event was moved, handed on or lost.
+            Events whose attempt was recorded: the next decision on them is due. Every other event
+            was moved or lost.
         """
 
 
 class DatabaseStep:
-    """Makes sure that the event stands in the ledger: it was just read from there, so what is
-    left is whatever this process still has in its spool."""
+    """Commits the spool. The event itself is in the ledger: it was just claimed there."""
 
     def __init__(self, drain_spool: Callable[[], None]) -> None:
         self._drain_spool = drain_spool
@@ -61,7 +60,7 @@ class DatabaseStep:
 
 
 class QueueStep:
-    """Copies the batch to its users' queues and wakes the gateways."""
+    """Writes queue copies of the batch and wakes the gateways."""
 
     def __init__(self, queue_copy: Callable[[Sequence[Event]], None], resend: Resend) -> None:
         self._queue_copy = queue_copy
@@ -87,12 +86,12 @@ class QueueStep:
         try:
             self._resend.wake(sorted({event.user_id for event in events}))
         except ChannelError as error:
-            # A hint: the copies are in place and are read on connect.
-            logger.warning("queue: cannot wake the gateways: %s", error)
+            # Only a hint: clients read the copies when they connect.
+            logger.warning("queue: gateways not woken: %s", error)
 
 
 class DirectStep:
-    """Probes each user's sockets and resends; the acknowledgement is what confirms."""
+    """Probes each user's sockets and resends; only an acknowledgement confirms."""
 
     def __init__(self, resend: Resend) -> None:
         self._resend = resend
@@ -128,7 +127,7 @@ class DirectStep:
                 for user, probe in probes.items()
             }
         finally:
-            # A probe that hangs must not hold the task: its thread ends when the call does.
+            # A probe that hangs must not block the task: its thread ends with its call.
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _resend_to(self, user_id: str, ids: Sequence[str], timeout: float) -> Result:
@@ -140,7 +139,7 @@ class DirectStep:
 
 
 class EmergencyStep:
-    """One push message per user and run, so that nobody is stormed; one attempt row per event."""
+    """Sends one push message per user and run, to limit their number; one attempt row per event."""
 
     def __init__(self, channel: Transport) -> None:
         self._channel = channel
@@ -181,7 +180,7 @@ class EmergencyStep:
         events = sorted((work.event for work in begun), key=lambda e: (e.seq or 0, e.id))
         named = "\n".join(f"{w.id}.{w.claim.stored.generation}" for w in begun)
         return Message(
-            # The same events make the same key, whatever else was in the batch.
+            # The key depends on the message's events only, not on the rest of the batch.
             key=hashlib.sha256(named.encode()).hexdigest()[:32],
             user_id=first.event.user_id,
             run_id=first.event.run_id,

@@ -1,7 +1,8 @@
-"""Brings back whatever is due: overdue acknowledgements, waiting steps, lost messages, alerts.
+"""Sweeps, and the upkeep of alerts.
 
-Owns: the sweep's paging, the look at the thresholds and the upkeep of firing alerts. Never does:
-act for an event (the channel's task claims it first), know Celery.
+A sweep takes what is due: overdue acknowledgements, waiting steps, lost messages. Owns: the sweep's
+paging, the check of the thresholds and the upkeep of firing alerts. Never does: act for an event
+(the channel's task claims it first), know Celery.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ logger = logging.getLogger(__name__)
 PAGE = 500
 MAX_SECONDS = 10.0
 LATE = 60.0
-"""Seconds of delay over which a sweep complains: workers or beat are not keeping up."""
+"""Seconds of delay over which a sweep logs a warning: workers or beat do not keep up."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """What one sweep found.
+    """Counts of one sweep.
 
     Attributes:
         due: events published.
         expired: events whose time to live was over.
         pages: pages read.
-        oldest_overdue: age in seconds, before the sweep, of the oldest due time not served.
+        oldest_overdue: age in seconds of the oldest due time before the sweep.
     """
 
     due: int
@@ -46,7 +47,7 @@ class SweepReport:
 
 
 class Sweeper:
-    """Publishes what is due. Any number may run at once: a page belongs to one of them."""
+    """Publishes due events. Any number may run at once: they take different pages."""
 
     def __init__(
         self,
@@ -64,16 +65,16 @@ class Sweeper:
         self._max_seconds = max_seconds
 
     def sweep(self) -> SweepReport:
-        """Page through what is due until nothing is, or time is up (the next sweep goes on).
+        """Publish pages of due events until none is left, or time is up (the next sweep continues).
 
         Effect: due times move ahead, expired events end. Safe to repeat.
 
         Raises:
-            LedgerUnavailable: the ledger is away; the next sweep finds everything.
+            LedgerUnavailable: the ledger is away; nothing is lost.
         """
         oldest = self._ledger.chain.oldest_overdue()
         if oldest > LATE:
-            logger.warning("sweep: the oldest due event waits for %.0f s; add workers", oldest)
+            logger.warning("sweep: oldest due event waits since %.0f s; add workers", oldest)
         ends = time.monotonic() + self._max_seconds
         due = expired = pages = 0
         while True:
@@ -97,12 +98,12 @@ class Sweeper:
         if item.step in CHANNELS:
             return item.step
         chain = self._policies.of(item.event_class).chain
-        # With an empty chain any task finds that the chain is over.
+        # With an empty chain any channel's task ends the chain.
         return chain[0].channel if chain else CHANNELS[0]
 
 
 class ThresholdWatch:
-    """Looks whether the ledger's figures are within their limits, and notes what is not.
+    """Checks the ledger's figures against their limits.
 
     Args:
         clock: monotonic seconds.
@@ -117,12 +118,12 @@ class ThresholdWatch:
         self._breakers = BreakerAges()
 
     def look(self) -> None:
-        """Note what is out of its limit now.
+        """Write the conditions that are out of their limit now.
 
-        Effect: opens, changes or empties the group without a class. Safe to repeat.
+        Effect: opens, changes or empties the alert group without a class. Safe to repeat.
 
         Raises:
-            LedgerUnavailable: the next look tells.
+            LedgerUnavailable: the ledger is away.
         """
         stats = self._ledger.statistics.stats()
         alerts = self._ledger.alerts.firing()
@@ -133,8 +134,8 @@ class ThresholdWatch:
 
 
 class Alerter:
-    """Keeps grouped alerts in step with the ledger: re-posts them while they fire, resolves them
-    when none of their events is dead any more, or every figure is back within its limit."""
+    """Keeps alert groups up to date: posts them again while they fire, resolves them when none of
+    their events is dead any more, or every figure is within its limit again."""
 
     def __init__(
         self,
@@ -150,30 +151,29 @@ class Alerter:
         self._timeout = timeout
 
     def run(self) -> int:
-        """Serve every firing group; the number of groups served.
+        """Post or resolve every firing group; returns the number of groups.
 
         Raises:
-            LedgerUnavailable: the next run serves them.
+            LedgerUnavailable: the ledger is away; the next run takes the rest.
         """
         try:
             self._watch()
         except LedgerError:
             raise
         except Exception:
-            logger.exception("alerts: cannot look at the thresholds")
+            logger.exception("alerts: check of the thresholds failed")
         served = 0
         for group in self._ledger.alerts.firing():
             try:
                 self._serve(group)
                 served += 1
             except ChannelError as error:
-                logger.warning("alert %s: the receiver did not take it: %s", group.id, error)
+                logger.warning("alert %s: receiver unavailable: %s", group.id, error)
             except LedgerError:
                 raise
             except Exception:
-                # An error of ours with one group, or with a figure, must not keep operators from
-                # hearing of the others.
-                logger.exception("alert %s: cannot be told", group.id)
+                # An error of ours with one group must not stop the alerts of the others.
+                logger.exception("alert %s: unforeseen error", group.id)
         return served
 
     def _serve(self, group: AlertGroup) -> None:

@@ -1,7 +1,7 @@
-"""Which hosts a user's own push URL may make us call: public ones only.
+"""Hosts that a user's push URL may name: public ones only.
 
-Owns: the check of an address and of everything a name resolves to. Never does: connect.
-A name can resolve differently a moment later: ``reach`` looks at what is connected to.
+Owns: the check of an address and of all addresses of a name. Never does: connect. A name may
+resolve differently a moment later: ``reach`` checks the address at the connect.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Resolve = Callable[[str, float], list[str]]
 
 
 def resolve(host: str, timeout: float) -> list[str]:
-    """Every address of a name, within ``timeout`` seconds.
+    """All addresses of a name, within ``timeout`` seconds.
 
     Raises:
-        ChannelUnavailable: the name is unknown now, or the name server does not answer.
+        ChannelUnavailable: the name is unknown, or the name server does not answer.
     """
-    # getaddrinfo has no time limit of its own, so a daemon thread waits in our place.
+    # getaddrinfo has no timeout, so it runs in a daemon thread.
     answer: queue.Queue[list[str] | OSError | UnicodeError] = queue.Queue(1)
 
     def ask() -> None:

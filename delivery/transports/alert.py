@@ -1,7 +1,7 @@
-"""The ``alert`` channel's receivers: Alertmanager, chat and push services, and the log.
+"""Receivers of the ``alert`` channel: Alertmanager, chat and push services, and the log.
 
-Owns: one grouped alert in the receivers' words. Never does: group events, or decide when an
-alert fires or is over.
+Owns: an alert group in each receiver's format. Never does: group events, or decide when an alert
+fires or is resolved.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from delivery.domain.records import AlertGroup
 from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable, OutcomeUnknown
 from delivery.transports.http import Poster, checked_base_url, retry_after
 from delivery.transports.notify import notify, open_targets
-from delivery.transports.render import Notice, Renderer
-from delivery.transports.rendering import rendering
+from delivery.transports.render import Notice, Renderer, rendering
 from delivery.transports.text import provider_text
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ _SEVERITY = {EventClass.CRITICAL: "critical", EventClass.AUTH: "critical"}
 
 
 class AlertReceivers:
-    """Tells operators; with no receiver at all, the log is the record.
+    """Sends alerts to operators; without a receiver they are only logged.
 
     Args:
         alertmanager_url: base URL of an Alertmanager, with its path prefix.
@@ -61,7 +60,7 @@ class AlertReceivers:
         self._public_url = public_url
 
     def fire(self, group: AlertGroup, *, first: bool, timeout: float) -> Taken:
-        """Tell operators. Alertmanager is told each time, since it forgets what is not repeated.
+        """Send an alert. Alertmanager gets it each time: it ends alerts that are not repeated.
 
         Args:
             first: also notify the services that do not group by themselves.
@@ -71,30 +70,30 @@ class AlertReceivers:
         """
         with rendering(Channel.ALERT):
             notice = self._renderer.alert(group)
-        nobody = self._poster is None and not self._targets
+        has_receiver = self._poster is not None or bool(self._targets)
         logger.log(
-            logging.ERROR if first else logging.DEBUG,  # a lasting alert comes by every few seconds
+            logging.ERROR if first else logging.DEBUG,  # a firing group is posted every few seconds
             "%s (alert %s, since %s, ids %s)",
             notice.title,
             group.id,
             format_instant(group.since),
             ", ".join(group.sample),
         )
-        if nobody:
+        if not has_receiver:
             return Taken(provider_id=group.id, note="logged only")
-        told, faults = self._tell(group, notice, first=first, timeout=timeout)
+        told, faults = self._send_to_receivers(group, notice, first=first, timeout=timeout)
         if not told and faults:
             raise ChannelUnavailable("; ".join(faults))
         if faults:
-            logger.warning("alert %s did not reach every receiver: %s", group.id, "; ".join(faults))
+            logger.warning("alert %s: not every receiver took it: %s", group.id, "; ".join(faults))
         return Taken(provider_id=group.id, note="; ".join([*told, *faults]) or "nothing to repeat")
 
     def resolve(self, group: AlertGroup, timeout: float, *, ended_at: datetime) -> None:
-        """Tell Alertmanager that it is over.
+        """End an alert in Alertmanager.
 
         Args:
-            ended_at: by the clock that made ``group.since``: Alertmanager refuses an end before
-                the start, and goes on with an alert that ends in the future.
+            ended_at: by the clock of ``group.since``: Alertmanager refuses an end before the start,
+                and keeps an alert that ends in the future.
 
         Raises:
             ChannelUnavailable: it was not reached; it ends the alert by its own timeout.
@@ -104,7 +103,7 @@ class AlertReceivers:
             notice = self._renderer.alert(group, resolved=True)
             self._post(self._poster, group, notice, timeout, ends_at=ended_at)
 
-    def _tell(
+    def _send_to_receivers(
         self, group: AlertGroup, notice: Notice, *, first: bool, timeout: float
     ) -> tuple[list[str], list[str]]:
         told: list[str] = []
@@ -138,7 +137,7 @@ class AlertReceivers:
                 "/api/v2/alerts", json=[self._alert(group, notice, ends_at)], timeout=timeout
             )
         except OutcomeUnknown as error:
-            # Alertmanager merges by labels: telling it twice is harmless, so this is a plain retry.
+            # Alertmanager merges alerts by labels: posting twice is harmless, so this is retried.
             raise ChannelUnavailable(str(error)) from error
         if response.status_code >= 300:
             text = f"Alertmanager answered {response.status_code}: {provider_text(response.text)}"
@@ -147,7 +146,7 @@ class AlertReceivers:
             raise ChannelUnavailable(text, retry_after=retry_after(response))
 
     def _alert(self, group: AlertGroup, notice: Notice, ends_at: datetime | None) -> dict[str, Any]:
-        # The labels are the alert's identity: they must be the same until it is resolved.
+        # The labels identify the alert: they must be the same until it is resolved.
         alert: dict[str, Any] = {
             "labels": _labels(group),
             "annotations": {

@@ -1,7 +1,7 @@
-"""The ``email`` channel: one digest, as a mail that people and mail providers can trust.
+"""The ``email`` transport: one digest as a mail over SMTP.
 
-Owns: the message with its headers, and the way to the SMTP server. Never does: choose who gets
-a mail or when, or retry a mail whose outcome is unknown.
+Owns: the message with its headers. Never does: choose recipients or times, or retry a mail whose
+outcome is unknown.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from delivery.transports.headers import (
     text_header,
 )
 from delivery.transports.mail_check import Expected, mail_faults
-from delivery.transports.render import Digest, Renderer
-from delivery.transports.rendering import rendering
+from delivery.transports.render import Digest, Renderer, rendering
 from delivery.transports.smtp import Deadline, SmtpSession, parse_smtp_url
 from delivery.transports.text import REPLACEMENT
 
@@ -39,7 +38,7 @@ _SAFE_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}")
 _SAFE_URL = re.compile(r"https?://[!-;=?-~]{1,900}")  # printable ASCII without < and >
 _SENDER = re.compile(r"(?P<name>.*?) *<(?P<spec>[^<>]+)>|(?P<bare>[^<> ]+)")
 _PARTS = ("text/plain", "text/html")
-# Neither a line end of ours nor a character of text: no server may be given these.
+# Control characters and surrogates: no server may be given these.
 _UNSENDABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
@@ -69,11 +68,11 @@ class EmailChannel:
         self._from_name, self._from = parse_sender(mail_from)
         self._renderer = renderer
         self._tls = tls_context or ssl.create_default_context()
-        # Never getfqdn(): it may wait for a name server.
+        # Not getfqdn(): it may wait for a name server.
         self._local_hostname = socket.gethostname() or "localhost"
 
     def unreachable(self, contact: Contact) -> str | None:
-        """Why this contact gets no mail, ``None`` if it can."""
+        """Why this contact cannot get a mail, ``None`` if it can."""
         if not contact.email:
             return "no email address"
         try:
@@ -83,15 +82,16 @@ class EmailChannel:
         return None
 
     def check(self, timeout: float) -> None:
-        """Ask the server whether it works; see ``Checked``."""
+        """Check the server; see ``Checked``."""
         SmtpSession(self._server, self._tls, Deadline(timeout), self._local_hostname).check()
 
     def deliver(self, message: Message, timeout: float) -> Taken:
         """Send one mail; ``provider_id`` is its ``Message-ID``, the same on every attempt.
 
         Raises:
-            ChannelUnavailable: transient; ``ChannelRejected``: refused for good;
-            ``OutcomeUnknown``: sent, but the answer was lost.
+            ChannelUnavailable: try again.
+            ChannelRejected: refused for good.
+            OutcomeUnknown: sent, but the answer was lost.
         """
         if not message.contact.email:
             raise ChannelRejected(f"user {message.user_id!r} has no email address").of_nobody()
@@ -138,14 +138,14 @@ class EmailChannel:
             utf8=not recipient.spec.isascii(),
         )
         if faults := mail_faults(mail, expected):
-            # A bug of ours, met before it can do harm: the chain goes on to the next step.
+            # A bug of ours: the chain goes on with its next step.
             logger.error("mail %s is not sent: %s", mail_id, "; ".join(faults))
             raise Unrenderable(f"the mail cannot be written: {'; '.join(faults)}"[:500])
         return mail
 
 
 def message_id(key: str, domain: str) -> str:
-    """``<key@domain>``, stable for the key; a key that cannot stand there is hashed."""
+    """``<key@domain>``, the same for the same key; a key that is not allowed there is hashed."""
     left = key.strip("<>").partition("@")[0]
     if not _SAFE_KEY.fullmatch(left) or ".." in left or left.endswith("."):
         left = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
@@ -155,7 +155,7 @@ def message_id(key: str, domain: str) -> str:
 def parse_sender(text: str) -> tuple[str, MailAddress]:
     """Display name (or ``""``) and address of ``name@host`` or ``Some Name <name@host>``.
 
-    The name may be in quotes and hold commas; it is our own reading, not a header's.
+    The name may be in quotes and contain commas; it is not parsed as a header.
 
     Raises:
         ConfigError: names the setting.
@@ -194,7 +194,7 @@ def _link_header(url: str) -> str:
     try:
         if not _SAFE_URL.fullmatch(url):
             raise ValueError("not a link")
-        # The standard library would fold a long URL and so break it; a line may have 998.
+        # Not folded, which would break a long URL; a line may have 998 characters.
         return fixed_header("List-Unsubscribe", f"<{url}>")
     except ValueError as error:
         raise ConfigError(

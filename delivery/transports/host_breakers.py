@@ -1,7 +1,7 @@
-"""Breakers of the services that users name themselves: a dead host costs its own users only.
+"""Breakers of push hosts: a host that is away delays only the users who named it.
 
-Owns: the breakers of one process, bounded, by host. Never does: share them with other processes: a
-stranger's text would fill a table.
+Owns: the breakers of one process, by host, bounded. Never does: share them between processes: users
+could fill a table with hosts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CAPACITY = 1_000
 
 
 class HostBreakers:
-    """One breaker for each name; the least recently used go when there are too many. Thread-safe.
+    """One breaker per name, at most ``capacity``; drops the least recently used. Thread-safe.
 
     Args:
         clock: monotonic seconds.
@@ -38,7 +38,7 @@ class HostBreakers:
         """Whether a call may pass now.
 
         Args:
-            probe: whether the call may be the one that finds out if an open breaker's host is back.
+            probe: whether the call may be the probe of an open breaker.
         """
         with self._using:
             breaker = self._breakers.get(name)
@@ -54,7 +54,7 @@ class HostBreakers:
             return True
 
     def report(self, name: str, ok: bool) -> None:
-        """Count the outcome of a call that passed; a host that works needs no entry."""
+        """Count the outcome of a call that passed; a host that works has no entry."""
         with self._using:
             if ok:
                 self._breakers.pop(name, None)

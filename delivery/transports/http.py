@@ -1,7 +1,7 @@
-"""One POST to a provider, and what its failure means for the message.
+"""HTTP requests to a provider, and what a failed one means for the message.
 
-Owns: connects that are tried again, the limits, and the line between "never left" and "may have
-been taken". Never does: read what a status means to a provider.
+Owns: retries of connects, the limits, and the distinction between "never left" and "may have been
+taken". Never does: interpret a provider's status.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ CONNECT_ATTEMPTS = 3
 MAX_RETRY_AFTER = 86_400.0
 MAX_ANSWER = 64 * 1024  # bytes of an answer that are read
 _SECONDS = re.compile("[0-9]{1,18}")
-# In these the request cannot have left.
-_BEFORE = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+# Errors with which the request cannot have left.
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
 def checked_base_url(url: str, setting: str) -> str:
@@ -58,7 +58,7 @@ def checked_base_url(url: str, setting: str) -> str:
 
 
 class Poster:
-    """POSTs to one provider. Makes a client per call: safe in forked workers and threads.
+    """Requests to one provider. Makes a client per call: safe in forked workers and threads.
 
     Args:
         who: the provider's name in errors.
@@ -69,7 +69,7 @@ class Poster:
         self.who = who
         self._base_url = base_url
         self._tls = httpx.create_ssl_context()
-        # A proxy of the environment cannot reach this machine's own loopback.
+        # A proxy from the environment cannot reach this machine's loopback.
         self._trust_env = not _is_loopback(urlsplit(base_url).hostname or "")
 
     def post(
@@ -82,7 +82,7 @@ class Poster:
         headers: Mapping[str, str] | None = None,
         auth: tuple[str, str] | None = None,
     ) -> httpx.Response:
-        """POST a form or JSON; the answer, whatever its status. Redirects are not followed.
+        """POST a form or JSON; returns the answer of any status. Redirects are not followed.
 
         Raises:
             ChannelUnavailable: the provider could not be reached; nothing left.
@@ -98,7 +98,7 @@ class Poster:
         )
 
     def get(self, path: str, *, timeout: float, auth: tuple[str, str]) -> httpx.Response:
-        """GET; the answer, whatever its status, as ``post``.
+        """GET; returns the answer of any status, as ``post`` does.
 
         Raises:
             ChannelUnavailable: the provider could not be reached, or did not answer.
@@ -140,7 +140,7 @@ class Poster:
         )
         try:
             return retrying(once)
-        except _BEFORE as error:
+        except _NOT_SENT as error:
             raise ChannelUnavailable(f"{self.who} cannot be reached: {_why(error)}") from error
         except httpx.InvalidURL as error:
             raise ConfigError(f"the URL of {self.who} cannot be used: {error}") from error
@@ -151,8 +151,8 @@ class Poster:
 
 
 def _bounded(response: httpx.Response, deadline: float) -> httpx.Response:
-    """The answer with what came of its body in time, at most ``MAX_ANSWER`` bytes: the status
-    counts all the same. Not decompressed: a few bytes could become gigabytes."""
+    """The answer with the part of its body that came in time, at most ``MAX_ANSWER`` bytes: its
+    status counts in any case. Not decompressed: a few bytes could become gigabytes."""
     body = b""
     try:
         for chunk in response.iter_raw(4_096):
@@ -175,7 +175,7 @@ def _bounded(response: httpx.Response, deadline: float) -> httpx.Response:
 
 
 def retry_after(response: httpx.Response) -> float | None:
-    """Seconds the provider asked to wait, at most a day. Source: RFC 9110, section 10.2.3."""
+    """Seconds that the provider asked to wait, at most a day. Source: RFC 9110, section 10.2.3."""
     value = response.headers.get("Retry-After", "").strip()
     if not value:
         return None
@@ -187,7 +187,7 @@ def retry_after(response: httpx.Response) -> float | None:
             at = at.replace(tzinfo=UTC)
         left = (at - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError, IndexError, OverflowError):
-        return None  # it is the provider's word: whatever stands there, the attempt is recorded
+        return None  # foreign text: no value of it may keep the attempt from being recorded
     return min(max(0.0, left), MAX_RETRY_AFTER)
 
 

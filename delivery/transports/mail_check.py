@@ -1,10 +1,10 @@
-"""The last look at a mail before it leaves: its lines, and what a reader will decode from them.
+"""The check of a finished mail: its lines, and what a reader will decode from them.
 
-Owns: what a finished message must look like, judged twice: line by line against the standards, and
-by the standard library's parser. Never does: mend a message, or build one.
+Owns: two checks of the bytes, line by line against the standards and with the standard library's
+parser. Never does: mend or build a message.
 
-What was checked before it was encoded says nothing about what a decoder makes of it, so both looks
-are at the finished bytes.
+A check before the encoding says nothing about what a decoder makes of the result, so both checks
+are of the finished bytes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _WELL_ENCODED = re.compile(rb"=\?utf-8\?(q\?[!*+\-/0-9A-Z_a-z=]*|b\?[A-Za-z0-9+/
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What was meant.
+    """The mail that was to be built.
 
     Attributes:
-        names: of the fields, in order, each once.
-        subject: as a reader sees it.
-        to: the one recipient's address, the local part without quotes.
-        parts: the content types, in order.
+        names: names of the fields, in order, each once.
+        subject: the decoded subject.
+        to: the recipient's address, the local part without quotes.
+        parts: content types, in order.
         utf8: whether fields may hold UTF-8 beyond ASCII (RFC 6532).
     """
 
@@ -42,7 +42,7 @@ class Expected:
 
 
 def mail_faults(raw: bytes, expected: Expected) -> list[str]:
-    """What is wrong with a finished mail; empty if every server can take it."""
+    """Faults of a finished mail; empty if every server can take it."""
     head, mark, body = raw.partition(b"\r\n\r\n")
     if not mark:
         return ["no empty line after the header"]
@@ -75,13 +75,13 @@ def _field_faults(lines: Sequence[bytes], expected: Expected) -> list[str]:
     for line in lines:
         if line.startswith((b" ", b"\t")):
             if not names or not line.strip():
-                faults.append("a continuation that continues nothing")
+                faults.append("a continuation line without a field")
         elif field := _FIELD.fullmatch(line):
             names.append(field[1].decode())
         else:
-            faults.append("a line in the header that is no field")
+            faults.append("a line in the header that is not a field")
         if not (line.isascii() or expected.utf8) or re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", line):
-            faults.append("a character in the header that may not stand there")
+            faults.append("a character that is not allowed in the header")
         faults += _encoding_faults(line)
     if names != list(expected.names):
         faults.append(f"the fields are {', '.join(names)}")
@@ -92,7 +92,7 @@ def _encoding_faults(line: bytes) -> list[str]:
     words = _ENCODED.findall(line)
     faults = []
     if b"=?" in _ENCODED.sub(b"", line) or not all(map(_WELL_ENCODED.fullmatch, words)):
-        faults.append("an encoded word that is none")
+        faults.append("a malformed encoded word")
     if any(len(word) > MAX_WORD for word in words):
         faults.append("an encoded word over 75 characters")
     if words and len(line) > MAX_ENCODED_LINE:
@@ -101,19 +101,19 @@ def _encoding_faults(line: bytes) -> list[str]:
 
 
 def _reading_faults(raw: bytes, expected: Expected) -> list[str]:
-    """What the standard library reads, against what was meant."""
-    # As text: the parser of bytes takes UTF-8 in a field for broken ASCII.
+    """Differences between what the standard library parses and what was to be built."""
+    # Parsed as text: the parser of bytes takes UTF-8 in a field for broken ASCII.
     mail = message_from_string(raw.decode("utf-8", "replace"), EmailMessage, policy=policy.SMTPUTF8)
-    faults = [f"read with {type(defect).__name__}" for defect in mail.defects]
+    faults = [f"parsed with {type(defect).__name__}" for defect in mail.defects]
     if mail.keys() != list(expected.names):
-        faults.append("other fields are read than were written")
+        faults.append("the parsed fields differ from the written ones")
     if str(mail.get("Subject", "")) != expected.subject:
-        faults.append("another subject is read than was written")
+        faults.append("the parsed subject differs from the written one")
     addresses = mail["To"].addresses if mail["To"] else ()
     recipients = [f"{address.username}@{address.domain}" for address in addresses]
     if recipients != [expected.to]:
-        faults.append("another recipient is read than was written")
+        faults.append("the parsed recipient differs from the written one")
     parts = [part.get_content_type() for part in mail.walk() if not part.is_multipart()]
     if parts != list(expected.parts):
-        faults.append("other parts are read than were written")
+        faults.append("the parsed parts differ from the written ones")
     return faults

@@ -1,7 +1,7 @@
-"""Calls Apprise: many chat and push services behind one kind of URL. In workers only.
+"""Notices through Apprise: chat and push services, each behind a URL. In workers only.
 
-Owns: how Apprise is set up (no files, no redirects, no templates, in memory) and how long it
-may take. Never does: decide which URLs are allowed.
+Owns: the settings of Apprise (no files, no redirects, no templates, in memory) and its time limit.
+Never does: decide which URLs are allowed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from delivery.transports.render import Notice
 
 
-# What each of Apprise's plugins logs where no HTTP answer came; its results do not tell.
+# All of Apprise's plugins log this text when no HTTP answer came; its results do not tell.
 _NO_ANSWER = "Connection error occurred"
 
 
 def asset() -> AppriseAsset:
-    """Settings under which no URL reaches local files or follows a redirect elsewhere."""
+    """Settings of Apprise with which no URL reaches local files or follows a redirect."""
     from apprise import AppriseAsset, PersistentStoreMode
 
     return AppriseAsset(
@@ -37,7 +37,7 @@ def asset() -> AppriseAsset:
         http_redirects=False,
         allow_templates=False,
         async_mode=True,
-        interpret_escapes=False,  # what an event says is decoded once, where it came in
+        interpret_escapes=False,  # an event's text was decoded once already, when it came in
         interpret_emojis=False,
         storage_mode=PersistentStoreMode.MEMORY,
         app_id="Delivery",
@@ -46,7 +46,7 @@ def asset() -> AppriseAsset:
 
 
 def open_target(url: str) -> NotifyBase | None:
-    """The service behind a URL, ``None`` if Apprise cannot read it."""
+    """The service of a URL, ``None`` if Apprise cannot read it."""
     # Imported late: Apprise loads slowly, and gateways never call it.
     from apprise import Apprise
 
@@ -54,10 +54,10 @@ def open_target(url: str) -> NotifyBase | None:
 
 
 def open_targets(urls: Sequence[str], setting: str) -> list[NotifyBase]:
-    """The services behind an installation's own URLs.
+    """The services of an installation's own URLs.
 
     Raises:
-        ConfigError: one cannot be read; names the setting and which one, never the URL.
+        ConfigError: one cannot be read; names the setting and the URL's number, never the URL.
     """
     targets = []
     for number, url in enumerate(urls, 1):
@@ -72,7 +72,7 @@ def open_targets(urls: Sequence[str], setting: str) -> list[NotifyBase]:
 
 
 class Answer(enum.Enum):
-    """What became of a notice: the service took it, refused it, or nothing answered."""
+    """A service's answer to a notice: taken, refused, or none."""
 
     TAKEN = "taken"
     REFUSED = "refused"
@@ -80,26 +80,27 @@ class Answer(enum.Enum):
 
 
 def notify(targets: Sequence[NotifyBase], notice: Notice, timeout: float) -> int:
-    """Send one notice to each of an installation's own targets; how many took it in time."""
+    """Send one notice to each of an installation's own targets; returns how many took it."""
     return notify_each(targets, notice, timeout, is_callable).count(Answer.TAKEN)
 
 
 def notify_each(
     targets: Sequence[NotifyBase], notice: Notice, timeout: float, is_allowed: IsAllowed
 ) -> list[Answer]:
-    """Send one notice to each target; each one's answer within ``timeout`` seconds.
+    """Send one notice to each target.
 
     Args:
         is_allowed: which IP addresses may be connected to.
 
-    A target that is still busy then has not answered; its thread ends with the service's own
-    socket limits.
+    Returns:
+        Each target's answer within ``timeout`` seconds; ``NONE`` for one that is still busy then.
+        Its thread ends with the service's own socket timeouts.
     """
-    # Apprise has a limit of its own, but not over every one of its plugins.
+    # Apprise's own time limit does not hold for all of its plugins.
     answers: queue.Queue[tuple[int, Answer]] = queue.Queue(len(targets) or 1)
 
     def send(number: int, target: NotifyBase) -> None:
-        # Apprise's own threads get this thread's context, and with it the rule.
+        # Apprise copies this thread's context, and with it the rule, to its own threads.
         with only_to(is_allowed):
             answers.put((number, _send(target, notice, timeout)))
 

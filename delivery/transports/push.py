@@ -1,8 +1,8 @@
-"""The ``emergency`` channel: the user's own push targets, through Apprise.
+"""The ``emergency`` transport: the user's push targets, through Apprise.
 
-Owns: which of a user's URLs may be called at all, since users write them and our workers call
-them, and a breaker for each of the hosts. Never does: count as proof; a push that was taken
-confirms nothing. A failure is never the channel's: each target is one user's.
+Owns: which of a user's URLs may be called, since users write them and our workers call them, and a
+breaker for each host. Never does: count as proof; a push that a service took confirms nothing. A
+failure never counts against the channel's breaker: each target is one user's.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from delivery.transports.addresses import Resolve, require_public, resolve
 from delivery.transports.host_breakers import HostBreakers
 from delivery.transports.notify import Answer, notify_each
 from delivery.transports.push_url import user_target
-from delivery.transports.render import Notice, Renderer
-from delivery.transports.rendering import rendering
+from delivery.transports.render import Notice, Renderer, rendering
 
 if TYPE_CHECKING:
     from apprise import NotifyBase
@@ -66,10 +65,11 @@ class PushChannel:
         return None
 
     def deliver(self, message: Message, timeout: float) -> Taken:
-        """Notify every target; taken if any of them took it.
+        """Notify every target; one that takes the notice is enough.
 
         Raises:
-            ChannelUnavailable: none took it in time; ``ChannelRejected``: none is allowed.
+            ChannelUnavailable: no target took it in time.
+            ChannelRejected: no target is allowed.
         """
         deadline = time.monotonic() + timeout
         with rendering(self.name):
@@ -97,11 +97,11 @@ class PushChannel:
     def _notify(
         self, targets: Sequence[tuple[str, NotifyBase]], notice: Notice, timeout: float
     ) -> int:
-        # Looked at again where it counts, at the connect: a name may lead elsewhere by then.
+        # Addresses are checked again at the connect: the name may resolve differently by then.
         rule = is_callable if self._allow_private else is_public
         answers = notify_each([target for _, target in targets], notice, timeout, rule)
         for (name, _), answer in zip(targets, answers, strict=True):
-            # A host that refuses works: the topic or the token is this user's.
+            # A host that refuses works: topic and token are this user's.
             self._breakers.report(name, answer is not Answer.NONE)
         return answers.count(Answer.TAKEN)
 
@@ -122,12 +122,12 @@ class PushChannel:
 
 
 def _called_host(target: NotifyBase) -> str | None:
-    """The host that the URL itself makes us call; ``None`` when the service has a fixed one."""
+    """The host that the URL names; ``None`` for a service with a fixed host."""
     templates: tuple[str, ...] = target.templates
     chooses = any("{host}" in template for template in templates)
     if not chooses or getattr(target, "mode", None) == "cloud":
         return None
     if not target.host:
         raise ChannelRejected("the push URL names no host")
-    # Services decode escapes at different moments; what they may call is the decoded name.
+    # Plugins decode escapes at different times; the decoded name is what they will call.
     return unquote(str(target.host)).strip(".")

@@ -1,11 +1,11 @@
-"""Reads a user's push URL with the parser of the library that will act on it, and nothing else.
+"""Push URLs of users: parsed and checked with Apprise, the library that will call them.
 
-Owns: what a user may say in a URL, judged on what Apprise makes of it, and the last look at the
-service that comes out. Never does: send, or look at addresses; ``reach`` does when it connects.
+Owns: the rules on a URL as Apprise parses it, and the check of the service that Apprise makes of
+it. Never does: send, or check addresses; ``reach`` does at the connect.
 
-Two parsers read one string in two ways, and the gap between them is where a check is passed. So the
-text is parsed once, by Apprise; what it found is checked; the URL is written anew from that; and
-the finished service is asked whether it is what was allowed.
+Two parsers may read one string differently, and an attacker can use the difference to pass a check.
+So Apprise parses the text; the result is checked; the URL is written anew from the result; and the
+finished service is checked again.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from delivery.transports.notify import asset
 if TYPE_CHECKING:
     from apprise import NotifyBase
 
-# Constructor arguments by which one plugin or another leaves what a notice is: set by nobody here.
-_SET_BY_USERS = (
+# Constructor arguments with which plugins do more than send a notice; never taken from a URL.
+_REMOVED_ARGUMENTS = (
     "actions",
     "attach",
     "avatar_url",
@@ -42,16 +42,16 @@ _SET_BY_USERS = (
     "wait",
 )
 _EMPTY = ("params", "payload_extras", "template", "attach", "actions", "tags")
-# Written by a plugin itself, from the user's own login at the user's own host.
+# Headers that a plugin sets itself, from the user's login at the user's host.
 _LOGIN_HEADERS = frozenset({"X-Auth-Token", "X-User-Id"})
 
 
 def user_target(url: str, schemes: Collection[str]) -> NotifyBase:
-    """The service that a user's URL names.
+    """The service of a user's URL.
 
     Raises:
-        ChannelRejected: it may not be called, or Apprise cannot read it. The URL, which holds
-            secrets, is not repeated.
+        ChannelRejected: it may not be called, or Apprise cannot read it. The error does not quote
+            the URL, which holds secrets.
     """
     fault = shape_fault(url, schemes)
     if fault is not None:
@@ -67,7 +67,7 @@ def user_target(url: str, schemes: Collection[str]) -> NotifyBase:
     if not arguments:
         raise ChannelRejected(f"the {scheme} URL is not complete")
     _check_query(arguments)
-    for name in _SET_BY_USERS:
+    for name in _REMOVED_ARGUMENTS:
         arguments.pop(name, None)
     if "format" not in arguments["qsd"]:
         arguments.pop("format", None)  # some plugins turn markup on for other parameters
@@ -75,16 +75,16 @@ def user_target(url: str, schemes: Collection[str]) -> NotifyBase:
     target: NotifyBase | None = Apprise.instantiate(arguments, asset=asset())
     if target is None:
         raise ChannelRejected(f"the {scheme} URL is not complete")
-    if (odd := _oddity(target, scheme)) is not None:
-        raise ChannelRejected(f"the {scheme} URL sets what users may not set ({odd})")
+    if (attribute := _forbidden_attribute(target, scheme)) is not None:
+        raise ChannelRejected(f"the {scheme} URL sets what users may not set ({attribute})")
     return target
 
 
 def _anew(url: str) -> str:
-    """The URL, written from what Apprise reads in it, so that there is one reading only."""
+    """The URL, written anew from Apprise's parse, so that it can be read in one way only."""
     found = _parsed(url)
     _check_query(found)
-    # A user or password is one word to Apprise, and may hold escapes of its own.
+    # Apprise keeps escapes in user and password.
     user = "".join(
         f"{mark}{quote(unquote(found[name]), safe='')}"
         for name, mark in (("user", ""), ("password", ":"))
@@ -99,14 +99,14 @@ def _anew(url: str) -> str:
     )
     again = _parsed(written)
     if any(again[name] != found[name] for name in ("schema", "host", "port", "fullpath", "qsd")):
-        raise ChannelRejected("a push URL must have one reading; escape its odd characters with %")
+        raise ChannelRejected("a push URL must have one reading; escape special characters with %")
     return written
 
 
 def _parsed(url: str) -> dict[str, Any]:
     from apprise.utils.parse import parse_url
 
-    # "/#channel" is how several services write a channel; Apprise replaces it so.
+    # Several services write a channel as "/#channel"; Apprise makes the same replacement.
     found: dict[str, Any] | None = parse_url(  # type: ignore[no-untyped-call]
         url.replace("/#", "/%23"), verify_host=False
     )
@@ -116,7 +116,7 @@ def _parsed(url: str) -> dict[str, Any]:
 
 
 def _check_query(found: Mapping[str, Any]) -> None:
-    """Refuse what Apprise, not we, found after the ``?``."""
+    """Refuse forbidden parameters in the query as Apprise parsed it."""
     if any(found.get(name) for name in ("qsd+", "qsd-", "qsd:")):
         raise ChannelRejected("a push URL may not set headers or fields of its own")
     query: dict[str, str] = found.get("qsd") or {}
@@ -126,11 +126,11 @@ def _check_query(found: Mapping[str, Any]) -> None:
         raise ChannelRejected(fault)
 
 
-def _oddity(target: NotifyBase, scheme: str) -> str | None:
-    """What about the finished service is not as it must be."""
+def _forbidden_attribute(target: NotifyBase, scheme: str) -> str | None:
+    """The first attribute of the finished service that has a forbidden value, if any."""
     from apprise import NotifyBase, NotifyFormat
 
-    # Some plugins keep the scheme that they will call.
+    # Some plugins store the scheme that they will call.
     if target.schema not in (scheme, "https" if scheme.endswith("s") else "http"):
         return "schema"
     wanted = {

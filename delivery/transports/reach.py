@@ -1,11 +1,11 @@
-"""Where a block of code may connect to, judged at the moment of the connect.
+"""Which addresses a block of code may connect to, checked at the connect.
 
-Owns: the rule in force for a block and for what it starts, and the look at each address. Never
-does: resolve names.
+Owns: the rule in force for a block and for threads in its context, and the check of each address.
+Never does: resolve names.
 
-A name can lead elsewhere between two look-ups, so a check before a call says nothing about the
-call. Here the very address that the system is asked to connect to is checked, whichever library
-asks and however it came by it: a second look-up, a redirect, an odd spelling.
+A name can resolve differently between two look-ups, so a check before a call says nothing about the
+call. Here the address of the system call is checked, for every library and however it got the
+address: a second look-up, a redirect, an uncommon notation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 IsAllowed = Callable[[str], bool]
 
-# Source: Python's table of audit events. The address is their second argument.
+# The address is their second argument. Source: Python's table of audit events.
 _EVENTS = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg"})
 _rule: ContextVar[IsAllowed | None] = ContextVar("delivery_reach", default=None)
 _installing = threading.Lock()
@@ -28,15 +28,15 @@ _installed = False
 
 
 class AddressRefused(PermissionError):
-    """The block may not connect there. Libraries take it for a host that cannot be reached."""
+    """The block may not connect to an address. To libraries the host is unreachable."""
 
 
 @contextmanager
 def only_to(is_allowed: IsAllowed) -> Iterator[None]:
-    """The block, and threads it starts in its own context, connect to such IP addresses only.
+    """Let the block, and threads in its context, connect to allowed IP addresses only.
 
     Args:
-        is_allowed: told an address without its port; anything but IP is refused unasked.
+        is_allowed: called with an address without its port; other address families are refused.
     """
     _install()
     token = _rule.set(is_allowed)
@@ -47,22 +47,22 @@ def only_to(is_allowed: IsAllowed) -> Iterator[None]:
 
 
 def _install() -> None:
-    """Effect: one audit hook for the life of the process; it passes everything outside blocks."""
+    """Install the audit hook, once and for good; outside of blocks it allows everything."""
     global _installed
     with _installing:
         if not _installed:
-            sys.addaudithook(_look)
+            sys.addaudithook(_check)
             _installed = True
 
 
-def _look(event: str, args: tuple[Any, ...]) -> None:
+def _check(event: str, args: tuple[Any, ...]) -> None:
     if event not in _EVENTS:
         return
     is_allowed = _rule.get()
     if is_allowed is None:
         return
     address = args[1]
-    if address is None:  # on a socket that is connected, and so was checked
+    if address is None:  # a connected socket: checked before
         return
     host = address[0] if isinstance(address, tuple) and address else ""
     if not isinstance(host, str) or not is_allowed(host):

@@ -1,11 +1,14 @@
-"""Turns a message into words: subject, mail bodies, SMS, push and alert texts, by locale.
+"""Renders messages: subject, mail bodies, SMS, push and alert texts, by locale.
 
-Owns: what the templates are given, and the limits of each kind of message. Never does: send, or
-look at contacts beyond language and time zone.
+Owns: the templates' context, the limits of each kind of message, and the error of a message that
+cannot be made. Never does: send, or read more of a contact than language and time zone.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
@@ -14,18 +17,20 @@ from typing import Any
 from delivery.domain.limits import MAX_SMS_CHARS
 from delivery.domain.ports import Message
 from delivery.domain.records import AlertGroup
-from delivery.errors import ConfigError
+from delivery.errors import ChannelError, ConfigError, Unrenderable
+from delivery.transports.content import MAX_LINES, newest, runs_of, zone_name
 from delivery.transports.sms_text import cheap, units
-from delivery.transports.story import MAX_LINES, newest, story, zone_name
 from delivery.transports.templates import FALLBACK, SENTENCES, Templates, locales_of
 from delivery.transports.text import one_line
+
+logger = logging.getLogger(__name__)
 
 MAX_SUBJECT = 180
 
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """A mail in words."""
+    """The texts of a mail."""
 
     subject: str
     text: str
@@ -34,7 +39,7 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A short message in words."""
+    """The texts of a push message or an alert."""
 
     title: str
     body: str
@@ -58,7 +63,7 @@ class Renderer:
         self._templates = Templates(templates, {"line": one_line, "zone": zone_name})
 
     def digest(self, message: Message) -> Digest:
-        """The mail that tells what happened.
+        """The mail of a digest.
 
         Raises:
             ConfigError: a template is broken; names the file.
@@ -73,12 +78,16 @@ class Renderer:
         return Digest(one_line(subject, MAX_SUBJECT), text + "\n", html + "\n")
 
     def sms(self, message: Message) -> str:
-        """One short text; raises ``ConfigError`` as ``digest`` does, also for one over 1,600."""
+        """One short text.
+
+        Raises:
+            ConfigError: a template is broken, or its text is over ``MAX_SMS_CHARS``.
+        """
         text = cheap(self._render("sms.txt", message).strip())
         if (length := units(text, "UCS-2")) > MAX_SMS_CHARS:
             # Cutting would cut the link.
             raise ConfigError(
-                f"template sms.txt made {length} characters, at most {MAX_SMS_CHARS} go"
+                f"template sms.txt made {length} characters; at most {MAX_SMS_CHARS} are allowed"
             )
         return text
 
@@ -103,9 +112,9 @@ class Renderer:
     def _context(self, message: Message, locales: list[str]) -> dict[str, Any]:
         zone = message.contact.zone
         phrase = self._templates.sentence("words.txt", "phrase", locales)
-        runs = story(message.events, phrase, zone)
+        runs = runs_of(message.events, phrase, zone)
         only = runs[0] if len(runs) == 1 else None
-        # A digest over all runs of a user may have only one to tell of.
+        # A digest over all runs of a user may contain events of only one.
         run_id = message.run_id or (only.run_id if only is not None else None)
         lines = [line for run in runs for line in run.lines]
         return {
@@ -122,6 +131,25 @@ class Renderer:
             "confirm_url": message.confirm_url,
             "unsubscribe_url": message.unsubscribe_url,
         }
+
+
+@contextmanager
+def rendering(channel: str) -> Iterator[None]:
+    """The block that makes a message; sending it is not part of the block.
+
+    Raises:
+        Unrenderable: for every unforeseen error in the block: it is about the message, never about
+            the provider.
+    """
+    try:
+        yield
+    except (ChannelError, ConfigError):
+        raise
+    except Exception as error:
+        # Only the type: the error's message may quote an event.
+        name = type(error).__name__
+        logger.error("%s: no message could be made of these events: %s", channel, name)
+        raise Unrenderable(f"no message could be made of these events ({name})") from error
 
 
 def _notice(text: str) -> Notice:

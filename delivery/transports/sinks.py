@@ -1,7 +1,7 @@
-"""Local stand-ins for the outside world in `delivery up`: a mail server and an SMS gateway.
+"""Sinks: the local receivers of mails and SMS in ``delivery up``.
 
-Owns: an SMTP server and an HTTP server of Twilio's shape with signed status callbacks.
-Never does: send anything on, or claim by itself that a person got a message.
+Owns: their messages, an SMTP server, and a Twilio-shaped SMS gateway with signed status callbacks.
+Never does: forward a message, or report a delivery by itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import queue
 import socket
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Coroutine
 from datetime import UTC, datetime
 from email import message_from_bytes
@@ -27,25 +27,53 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from delivery.domain.channels import Channel
 from delivery.domain.ports import SinkMessage
-from delivery.transports.inbox import MAX_MESSAGES, SinkInbox
-from delivery.transports.sms_http import Answer, refusal_of, sms_server, twilio_signature
+from delivery.transports.sink_http import Answer, refusal_of, sms_server, twilio_signature
 from delivery.transports.sms_text import segments
-
-__all__ = ["MailSink", "SinkInbox", "SmsSink"]
 
 logger = logging.getLogger(__name__)
 
+MAX_MESSAGES = 200
 MAX_MAIL_BYTES = 1 << 20
 MAX_CALLBACKS = 1_000
 _TIMEOUT = 5.0
 
 
+class SinkInbox:
+    """Messages of the sinks, newest first, in memory; the oldest are dropped. Thread-safe."""
+
+    def __init__(self, limit: int = MAX_MESSAGES) -> None:
+        self._messages: deque[SinkMessage] = deque(maxlen=limit)
+        self._arrived = threading.Condition()
+
+    def add(self, message: SinkMessage) -> None:
+        """Keep a message and wake waiting callers."""
+        with self._arrived:
+            self._messages.appendleft(message)
+            self._arrived.notify_all()
+
+    def messages(self) -> list[SinkMessage]:
+        """A copy, newest first."""
+        with self._arrived:
+            return list(self._messages)
+
+    def wait_for(self, count: int, timeout: float) -> list[SinkMessage]:
+        """Wait until there are ``count`` messages, at most ``timeout`` seconds; returns all."""
+        with self._arrived:
+            self._arrived.wait_for(lambda: len(self._messages) >= count, timeout)
+            return list(self._messages)
+
+    def clear(self) -> None:
+        """Drop all messages."""
+        with self._arrived:
+            self._messages.clear()
+
+
 class MailSink:
-    """An SMTP server on loopback that keeps what it gets.
+    """An SMTP server on loopback that keeps its mails.
 
     Args:
-        port: 0 picks a free one; ``port`` and ``url`` tell it after ``start``.
-        inbox: shared with another sink, or its own.
+        port: 0 for a free one; ``port`` and ``url`` have it after ``start``.
+        inbox: to share with another sink; ``None`` for a new one.
     """
 
     def __init__(
@@ -58,16 +86,16 @@ class MailSink:
 
     @property
     def url(self) -> str:
-        """What ``EmailChannel`` takes as its server."""
+        """The ``smtp_url`` for ``EmailChannel``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"smtp://{host}:{self.port}?tls=none"
 
     def start(self) -> None:
-        """Listen, in a thread of its own. Raises ``OSError`` when the port is taken."""
+        """Listen, in a new thread. Raises ``OSError`` when the port is taken."""
         if self._controller is not None:
             return
         listener = socket.create_server(
-            (self.host, self.port), family=_family(self.host), backlog=64
+            (self.host, self.port), family=_address_family(self.host), backlog=64
         )
         self.port = listener.getsockname()[1]
         controller = _Listening(listener, self)
@@ -79,13 +107,13 @@ class MailSink:
         self._controller = controller
 
     def stop(self) -> None:
-        """Stop listening; what was kept stays."""
+        """Stop listening; the messages stay."""
         controller, self._controller = self._controller, None
         if controller is not None:
             controller.stop()
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Called by aiosmtpd with a whole message."""
+        """Keep a message; called by aiosmtpd."""
         content = envelope.content or b""
         raw = content if isinstance(content, bytes) else content.encode()
         parsed = message_from_bytes(raw, policy=default_policy)
@@ -121,15 +149,15 @@ class _Listening(Controller):
 
 
 class SmsSink:
-    """An SMS gateway on loopback that keeps what it gets.
+    """An SMS gateway on loopback that keeps its texts.
 
     Args:
-        port: 0 picks a free one; ``port`` and ``url`` tell it after ``start``.
+        port: 0 for a free one; ``port`` and ``url`` have it after ``start``.
         token: signs the callbacks and is the password of the basic authentication.
         account: the account's SID, checked when given.
-        delivers: also post the ``delivered`` status by itself.
+        delivers: also post the ``delivered`` status of every text.
         callback_delay: seconds before each callback.
-        inbox: shared with another sink, or its own.
+        inbox: to share with another sink; ``None`` for a new one.
     """
 
     def __init__(
@@ -159,7 +187,7 @@ class SmsSink:
 
     @property
     def url(self) -> str:
-        """What ``SmsChannel`` takes as its base URL."""
+        """The ``base_url`` for ``SmsChannel``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 
@@ -179,7 +207,7 @@ class SmsSink:
             thread.start()
 
     def stop(self) -> None:
-        """Stop listening; callbacks that are still due are dropped, what was kept stays."""
+        """Stop listening; callbacks that are still due are dropped, the messages stay."""
         server, self._server = self._server, None
         if server is None:
             return
@@ -189,12 +217,12 @@ class SmsSink:
         try:
             self._callbacks.put_nowait(None)
         except queue.Full:
-            logger.debug("the callback thread has work and sees the stop flag by itself")
+            logger.debug("sms sink: callback queue is full; its thread sees the stop flag")
         for thread in self._threads:
             thread.join(timeout=_TIMEOUT + 1.0)
 
     def deliver(self, sid: str) -> None:
-        """Post the ``delivered`` status of a kept message, as its carrier would.
+        """Post the ``delivered`` status of a text, as its carrier would.
 
         Raises:
             KeyError: no such message.
@@ -238,7 +266,7 @@ class SmsSink:
         try:
             self._callbacks.put_nowait((sid, status))
         except queue.Full:
-            logger.warning("the SMS sink dropped the callback %s of %s: too many wait", status, sid)
+            logger.warning("sms sink: callback %s of %s dropped: queue is full", status, sid)
 
     def _post_callbacks(self) -> None:
         with httpx.Client(trust_env=False, timeout=_TIMEOUT) as client:
@@ -271,11 +299,13 @@ class SmsSink:
         try:
             answer = client.post(url, data=body, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            logger.warning("the SMS sink could not post %s of %s: %s", status, sid, error)
+            logger.warning("sms sink: callback %s of %s failed: %s", status, sid, error)
             return
         if answer.status_code >= 300:
-            logger.warning("the callback %s of %s was answered %d", status, sid, answer.status_code)
+            logger.warning(
+                "sms sink: callback %s of %s: status %d", status, sid, answer.status_code
+            )
 
 
-def _family(host: str) -> socket.AddressFamily:
+def _address_family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,6 +1,7 @@
-"""The ``sms`` channel: one short text through an API of Twilio's shape.
+"""The ``sms`` transport: one short text through a Twilio-shaped API.
 
-Owns: the request and what the provider's answers mean. Never does: receive status callbacks.
+Owns: the request and the translation of the provider's answers. Never does: receive status
+callbacks.
 """
 
 from __future__ import annotations
@@ -17,16 +18,15 @@ from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
 from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.transports.http import Poster, checked_base_url, retry_after
-from delivery.transports.render import Renderer
-from delivery.transports.rendering import rendering
+from delivery.transports.render import Renderer, rendering
 from delivery.transports.sms_text import Segments, segments
 from delivery.transports.text import MAX_PROVIDER_ID, provider_id, provider_text
 
 logger = logging.getLogger(__name__)
 
-# Answers with status 400 that are about us or the moment, not about this recipient or text.
+# Codes of status 400 that are temporary or about our account, not about this recipient or text.
 # Source: Twilio's error dictionary.
-_PASSING_CODES = {
+_TEMPORARY_CODES = {
     21611: "the sender's queue is full",
     20429: "too many requests",
     21606: "the sender cannot send; check DELIVERY_SMS_FROM",
@@ -35,10 +35,8 @@ _PASSING_CODES = {
     21659: "the sender is not ours; check DELIVERY_SMS_FROM",
     21609: "the callback URL is not valid; check DELIVERY_PUBLIC_URL",
 }
-
-
-_RECIPIENTS = frozenset({14107})
-"""Passing ones about this recipient: too many texts to one number."""
+_RECIPIENT_CODES = frozenset({14107})
+"""Temporary ones about this recipient: too many texts to one number."""
 
 
 class SmsChannel:
@@ -48,7 +46,7 @@ class SmsChannel:
         base_url: the API's URL, e.g. ``https://api.twilio.com``.
         account: the account's SID; with ``token`` the basic authentication.
         sender: an E.164 number, an alphanumeric sender or a messaging service (``MG…``).
-        status_callback: where the provider posts statuses when a message names nothing else.
+        status_callback: where the provider posts statuses of messages without a callback URL.
 
     Raises:
         ConfigError: ``base_url`` is not an http(s) URL.
@@ -75,11 +73,11 @@ class SmsChannel:
         self._status_callback = status_callback
 
     def unreachable(self, contact: Contact) -> str | None:
-        """Why this contact gets no text, ``None`` if it can."""
+        """Why this contact cannot get a text, ``None`` if it can."""
         return None if contact.phone else "no phone number"
 
     def check(self, timeout: float) -> None:
-        """Ask for the account, which costs nothing; see ``Checked``."""
+        """Read the account, which is free of charge; see ``Checked``."""
         response = self._poster.get(self._account_path, auth=self._auth, timeout=timeout)
         if response.status_code == 429 or response.status_code >= 500:
             raise ChannelUnavailable(f"the SMS gateway answered {response.status_code}")
@@ -88,8 +86,9 @@ class SmsChannel:
         """Send one text; ``provider_id`` is the provider's SID.
 
         Raises:
-            ChannelUnavailable: transient; ``ChannelRejected``: refused for good;
-            ``OutcomeUnknown``: the request left and no answer came.
+            ChannelUnavailable: try again.
+            ChannelRejected: refused for good.
+            OutcomeUnknown: the request left and no answer came.
         """
         if not message.contact.phone:
             raise ChannelRejected(f"user {message.user_id!r} has no phone number").of_nobody()
@@ -100,7 +99,7 @@ class SmsChannel:
         callback = message.callback_url or self._status_callback
         if callback is not None:
             form["StatusCallback"] = callback
-        # Whoever knows one of these makes a repeat harmless; the others ignore them.
+        # A provider that knows one of these headers makes a repeat harmless; others ignore them.
         key = _header_key(message.key)
         keys = {"I-Twilio-Idempotency-Token": key, "Idempotency-Key": key}
         response = self._poster.post(
@@ -118,8 +117,8 @@ def _read(response: httpx.Response, sent: Segments) -> Taken:
         if sid is not None:
             return Taken(provider_id=sid, note=parts)
         return Taken(
-            note=f"{parts}; the SMS gateway took it without a name that can be kept, so no "
-            "receipt can be matched"
+            note=f"{parts}; the SMS gateway's answer has no id that can be stored, so no receipt "
+            "can be matched"
         )
     code = body.get("code")
     code = code if isinstance(code, int) else None
@@ -131,17 +130,17 @@ def _read(response: httpx.Response, sent: Segments) -> Taken:
         raise ChannelUnavailable(
             f"{text}; check DELIVERY_SMS_URL, DELIVERY_SMS_ACCOUNT and DELIVERY_SMS_TOKEN"
         )
-    if code in _RECIPIENTS:
+    if code in _RECIPIENT_CODES:
         raise ChannelUnavailable(text, retry_after=retry_after(response)).of_recipient()
-    if code in _PASSING_CODES:
+    if code in _TEMPORARY_CODES:
         raise ChannelUnavailable(
-            f"{text} ({_PASSING_CODES[code]})", retry_after=retry_after(response)
+            f"{text} ({_TEMPORARY_CODES[code]})", retry_after=retry_after(response)
         )
     raise ChannelRejected(text)
 
 
 def _header_key(key: str) -> str:
-    """The key itself, or what stands for one that no header can hold."""
+    """The key, hashed if a header cannot hold it."""
     is_plain = key.isascii() and key.isprintable() and 0 < len(key) <= MAX_PROVIDER_ID
     return key if is_plain else hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 

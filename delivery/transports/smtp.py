@@ -1,7 +1,7 @@
-"""One SMTP conversation: connect, prove who we are, hand over one message, name what went wrong.
+"""An SMTP session: connect, log in, send one message, translate the answers.
 
-Owns: the server's URL and the meaning of its answers, above all whether a lost connection may
-have delivered. Never does: build messages, or try again after anything but a connect.
+Owns: the server's URL and the meaning of its answers, above all whether a message may have been
+taken when the connection is lost. Never does: build messages, or retry anything but a connect.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CONNECT_ATTEMPTS = 3
 _SETTING = "DELIVERY_SMTP_URL"
 _SHAPE = "smtp://user:password@host:port?tls=none|starttls|implicit"
 _PORTS = {"none": 25, "starttls": 587, "implicit": 465}
-# About us and our login, not about the recipient. Source: RFC 4954, section 6.
+# Codes about us and our login, not about the recipient. Source: RFC 4954, section 6.
 _ABOUT_US = frozenset({421, 530, 534, 535, 538})
 _ENHANCED = re.compile(r"4[0-9]{2} 4\.3\.")
 _LOST = OSError  # every exception of smtplib is one too
@@ -48,7 +48,7 @@ _LOST = OSError  # every exception of smtplib is one too
 
 @dataclass(frozen=True, slots=True)
 class SmtpServer:
-    """Where mail is handed over. The password shows in no ``repr``."""
+    """The server that takes mails. The password is not in its ``repr``."""
 
     host: str
     port: int
@@ -93,18 +93,18 @@ def parse_smtp_url(url: str) -> SmtpServer:
 
 
 class Deadline:
-    """What is left of a number of seconds, on the monotonic clock."""
+    """A deadline ``timeout`` seconds from now, on the monotonic clock."""
 
     def __init__(self, timeout: float) -> None:
         self._at = time.monotonic() + timeout
 
     def left(self) -> float:
-        """Seconds, never under 10 ms: a socket's timeout of 0 would mean non-blocking."""
+        """Seconds left, at least 10 ms: a socket's timeout of 0 would mean non-blocking."""
         return max(0.01, self._at - time.monotonic())
 
 
 class SmtpSession:
-    """A conversation with one server under one deadline. Not shared between threads.
+    """A session with one server under one deadline. Not shared between threads.
 
     Args:
         tls_context: verifies the server's certificate.
@@ -124,14 +124,14 @@ class SmtpSession:
         self._local_hostname = local_hostname
 
     def send(self, sender: str, recipient: str, content: bytes) -> None:
-        """Hand over one message to one recipient.
+        """Send one message to one recipient.
 
         Args:
             content: RFC 5322 with CRLF line ends.
 
         Raises:
             ChannelUnavailable: the server, the login or the network failed before the message was
-                complete, or the server asks to come back later.
+                complete, or the server refuses temporarily.
             ChannelRejected: the server refuses this recipient or this message for good.
             OutcomeUnknown: the message went out whole and its answer was lost.
         """
@@ -143,10 +143,10 @@ class SmtpSession:
             self._content(smtp, content)
 
     def check(self) -> None:
-        """Speak to the server without giving it a message.
+        """Check the server without giving it a message.
 
         Raises:
-            ChannelUnavailable: it cannot be reached, or turns us away.
+            ChannelUnavailable: it cannot be reached, or refuses us.
         """
         with self._opened() as smtp:
             self._pace(smtp)
@@ -164,18 +164,18 @@ class SmtpSession:
             self._login(smtp)
             yield smtp
         finally:
-            # The answer is known or lost by now; a server that dawdles over QUIT changes nothing.
+            # The outcome is known by now; a slow answer to QUIT changes nothing.
             try:
                 if smtp.sock is not None:
                     smtp.sock.settimeout(min(1.0, self._deadline.left()))
                 smtp.quit()
             except _LOST as error:
-                logger.debug("%s did not say goodbye: %s", self._server, error)
+                logger.debug("%s: no answer to QUIT: %s", self._server, error)
                 smtp.close()
 
     def _connect(self) -> smtplib.SMTP:
         retrying = Retrying(
-            retry=retry_if_exception(_is_passing),
+            retry=retry_if_exception(_is_temporary),
             stop=stop_after_attempt(CONNECT_ATTEMPTS) | stop_before_delay(self._deadline.left()),
             wait=wait_random_exponential(multiplier=0.1, max=1.0),
             reraise=True,
@@ -192,7 +192,7 @@ class SmtpSession:
             ) from error
         except smtplib.SMTPResponseException as error:
             raise ChannelUnavailable(
-                f"{self._server} turned us away: {_answer(error.smtp_code, error.smtp_error)}"
+                f"{self._server} refused us: {_answer(error.smtp_code, error.smtp_error)}"
             ) from error
         except _LOST as error:
             raise self._away(error, "while connecting") from error
@@ -206,7 +206,7 @@ class SmtpSession:
             )
         else:
             smtp = smtplib.SMTP(local_hostname=self._local_hostname, timeout=timeout)
-        # smtplib remembers the name it must verify only when the constructor connects.
+        # smtplib sets the name that it verifies only when the constructor connects.
         smtp._host = server.host  # type: ignore[attr-defined]
         try:
             with only_to(is_callable):
@@ -230,14 +230,14 @@ class SmtpSession:
         try:
             smtp.login(self._server.user, self._server.password)
         except smtplib.SMTPAuthenticationError as error:
-            # Not chained: nothing of the exchange may reach a traceback.
+            # Not chained: the exchange must not reach a traceback.
             raise ChannelUnavailable(
                 f"{self._server} refused the login of user {self._server.user!r} "
                 f"({error.smtp_code}); check user and password in {_SETTING}"
             ) from None
         except smtplib.SMTPNotSupportedError:
             raise ChannelUnavailable(
-                f"{self._server} offers no login that we know, but {_SETTING} has a user; "
+                f"{self._server} offers no supported login method, but {_SETTING} has a user; "
                 "many servers offer it only with tls=starttls or tls=implicit"
             ) from None
         except smtplib.SMTPResponseException as error:
@@ -257,12 +257,12 @@ class SmtpSession:
             options = ["SMTPUTF8", "BODY=8BITMIME"]
         code, reply = smtp.mail(sender, options)
         if code != 250:
-            # The sender is ours for every message: a 5xx here says nothing about this recipient.
+            # All messages have the same sender: a 5xx here says nothing about this recipient.
             raise ChannelUnavailable(
                 f"{self._server} refused the sender {sender}: {_answer(code, reply)}"
             )
         self._pace(smtp)
-        # Not rcpt(): it reads the address as a header would be read.
+        # Not rcpt(): it parses the address as a header.
         code, reply = smtp.docmd("RCPT", f"TO:<{recipient}>")
         if code not in (250, 251):
             raise self._refused("the recipient", code, reply)
@@ -304,8 +304,8 @@ class SmtpSession:
         if 500 <= code < 600 and code not in _ABOUT_US:
             return ChannelRejected(text)
         later = ChannelUnavailable(text)
-        # Later, for this recipient or this message: greylisting, a full mailbox, a filter. The
-        # server itself is in trouble where it says so. Source: RFC 3463, section 3.4 (X.3).
+        # Temporary for this recipient or message: greylisting, a full mailbox, a filter. Only the
+        # codes of X.3 are about the server itself. Source: RFC 3463, section 3.4.
         is_servers = code in _ABOUT_US or _ENHANCED.match(_answer(code, reply)) is not None
         return later if is_servers else later.of_recipient()
 
@@ -313,7 +313,7 @@ class SmtpSession:
         return ChannelUnavailable(f"{self._server} was lost {when} ({_why(error)})")
 
 
-def _is_passing(error: BaseException) -> bool:
+def _is_temporary(error: BaseException) -> bool:
     if isinstance(error, (ssl.SSLCertVerificationError, smtplib.SMTPNotSupportedError)):
         return False
     if isinstance(error, smtplib.SMTPResponseException):

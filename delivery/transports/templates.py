@@ -1,7 +1,7 @@
-"""Finds the templates of messages and runs them, in the reader's language.
+"""Templates of messages, by language.
 
-Owns: the environment (sandboxed, strict), and which file is taken: a folder of the operator's own
-is asked before the packaged one, file by file. Never does: know what a message says.
+Owns: the environment (sandboxed, strict), and the choice of a file: the operator's folder comes
+before the packaged one, file by file. Never does: make the context of a template.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from delivery.errors import ConfigError
 
 FALLBACK = "en"
 SENTENCES = "digest.words"
-"""A language speaks mails when it has this file."""
-SPOKEN = (SENTENCES, "words.txt", "digest.subject", "sms.txt", "push.txt", "alert.txt")
-"""Files that every language has of its own, ``<locale>/<name>``."""
+"""A language has mails when it has this file."""
+PER_LANGUAGE = (SENTENCES, "words.txt", "digest.subject", "sms.txt", "push.txt", "alert.txt")
+"""Files of each language, ``<locale>/<name>``."""
 SHARED = ("digest.html", "digest.txt")
-"""Looks that all languages share, ``<name>``; a language may have its own, ``<locale>/<name>``."""
+"""Layouts for all languages, ``<name>``; a language may have its own, ``<locale>/<name>``."""
 
 _LOCALE = re.compile(r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*$")
 _FAULTS = (TemplateError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError)
@@ -64,7 +64,7 @@ class Templates:
         self._check()
 
     def render(self, name: str, locales: list[str], context: dict[str, Any]) -> str:
-        """A file's text; raises ``ConfigError`` for one that is broken and names it."""
+        """Render a file; raises ``ConfigError`` with its name if it is broken."""
         template, path = self._find(name, locales)
         try:
             return template.render(context)
@@ -72,9 +72,9 @@ class Templates:
             raise _broken(path, error) from error
 
     def words(self, name: str, locales: list[str]) -> SimpleNamespace:
-        """The macros of a file as functions that return one plain line, and its other names.
+        """The macros of a file as functions that return one plain line, and its variables.
 
-        Plain text, not markup: a page that uses it escapes it, and what an event says with it.
+        Plain text, not markup: an HTML template that uses it escapes it, text of events included.
         """
         template, path = self._find(name, locales)
         try:
@@ -90,7 +90,7 @@ class Templates:
         )
 
     def sentence(self, name: str, macro: str, locales: list[str]) -> Callable[..., str]:
-        """One of those functions; raises ``ConfigError`` if the file has no such macro."""
+        """One macro of a file as a function; raises ``ConfigError`` if there is none."""
         found = getattr(self.words(name, locales), macro, None)
         if not callable(found):
             raise ConfigError(f"template {self._find(name, locales)[1]} has no macro {macro!r}")
@@ -99,9 +99,9 @@ class Templates:
     def _find(self, name: str, locales: Iterable[str]) -> tuple[Template, str]:
         wanted = [f"{locale}/{name}" for locale in locales]
         if name in SHARED:
-            # In the language that the sentences are in, or in none: never English around German.
-            spoken = self._speaks(locales)
-            wanted = [path for path in wanted if path.partition("/")[0] in spoken] + [name]
+            # In the same language as the sentences: never an English layout around German text.
+            usable = self._with_sentences(locales)
+            wanted = [path for path in wanted if path.partition("/")[0] in usable] + [name]
         for path in wanted:
             try:
                 template = self._env.get_template(path)
@@ -112,7 +112,7 @@ class Templates:
             return template, template.filename or path
         raise ConfigError(f"no template {wanted[-1]} in {', '.join(map(str, self._folders))}")
 
-    def _speaks(self, locales: Iterable[str]) -> list[str]:
+    def _with_sentences(self, locales: Iterable[str]) -> list[str]:
         """The locales up to the first one that has sentences."""
         until: list[str] = []
         for locale in locales:
@@ -122,11 +122,11 @@ class Templates:
         return until
 
     def _check(self) -> None:
-        for name in (*SPOKEN, *SHARED):
+        for name in (*PER_LANGUAGE, *SHARED):
             self._find(name, [FALLBACK])
         for folder in self._folders:
             for path in sorted(folder.glob("*/*")):
-                if path.name in (*SPOKEN, *SHARED):
+                if path.name in (*PER_LANGUAGE, *SHARED):
                     self._find(path.name, [path.parent.name])
 
 
@@ -140,13 +140,13 @@ def locales_of(locale: str | None) -> list[str]:
 
 
 def _sentence(macro: Macro, path: str) -> Callable[..., str]:
-    def say(*args: object, **kwargs: object) -> str:
+    def sentence(*args: object, **kwargs: object) -> str:
         try:
             return " ".join(str(macro(*args, **kwargs)).split())
         except _FAULTS as error:
             raise _broken(path, error) from error
 
-    return say
+    return sentence
 
 
 def _broken(path: str, error: Exception) -> ConfigError:

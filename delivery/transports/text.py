@@ -1,7 +1,7 @@
-"""Text of events and providers, fit to be shown: printable, on one line, whole characters.
+"""Text of events and providers made printable, on one line, without split characters.
 
-Owns: which characters may stand in a mail, a text, a header, a log line, and where a reader sees
-one character. Never does: know what kind of message it is for.
+Owns: which characters may stand in a mail, a text, a header, a log line, and the boundaries of
+user-perceived characters. Never does: know what kind of message the text is for.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ _BROKEN = re.compile(
     )
     + "]"
 )
-# Invisible, or reorders what stands around it: a name must not disguise a line. Joiners, marks of
-# direction, tags and variants are looked at one by one below.
+# Invisible characters, and those that reorder their surroundings: a name must not disguise a line.
+# Joiners, marks of direction, tags and variation selectors are treated below.
 _HIDDEN = re.compile(
     r"[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u202a-\u202e\u2060-\u206f\u3164\ufeff"
     r"\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e001f"
     r"\U000e0080-\U000e00ff\U000e01f0-\U000e0fff]+"
 )
-# A flag of a region is a black flag with a word in tags; tags elsewhere are hidden text.
+# A region's flag is a black flag followed by tag characters; elsewhere these are hidden text.
 _TAGS = re.compile(r"(\U0001f3f4[\U000e0020-\U000e007e]{1,8}\U000e007f)|[\U000e0020-\U000e007f]+")
 _VARIANTS = re.compile(
     r"(?<=[\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff])([\U000e0100-\U000e01ef])"
     r"|[\U000e0100-\U000e01ef]+"
 )
-# Emoji and the scripts of Persia and India are spelt with joiners; ASCII never is.
+# Emoji and the scripts of Persia and India need joiners; ASCII never does.
 _JOINERS = re.compile(r"(?<=[^\x00-\xa0\s])([\u200c\u200d])[\u200c\u200d]*|[\u200c\u200d]+")
 _MARKS = re.compile(r"([\u061c\u200e\u200f])[\u061c\u200e\u200f]*")
 _JOINER = "\u200d"
 
 
 def printable(text: str) -> str:
-    """The text without controls, broken or hidden characters; ends of lines become spaces.
+    """The text without control, broken or hidden characters; line ends become spaces.
 
-    Safe to repeat: what comes out is not changed by a second call.
+    Idempotent.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -54,7 +54,7 @@ def printable(text: str) -> str:
     text = _HIDDEN.sub("", text)
     text = _TAGS.sub(lambda found: found[1] or "", text)
     text = _VARIANTS.sub(lambda found: found[1] or "", text)
-    # Marks of direction belong to text from right to left, and only there do they show nothing.
+    # Marks of direction are kept in right-to-left text only, where they do no harm.
     text = _MARKS.sub(r"\1" if _is_right_to_left(text) else "", text)
     text = _JOINERS.sub(lambda found: found[1] or "", text)
     return _with_few_marks(text)
@@ -68,13 +68,13 @@ def one_line(value: object, length: int = 120) -> str:
     end = _boundary(text, length - 1)
     kept = text[:end]
     before, _, piece = kept.rpartition(" ")
-    # Between words, unless a very long one would leave too little.
+    # Cut between words, unless the last word is very long.
     is_in_word = text[end] != " " and before and len(piece) < length // 3
     return (before if is_in_word else kept).rstrip() + "…"
 
 
 def characters(text: str) -> Iterator[str]:
-    """What a reader sees as single characters: letters with their marks, emoji with all parts.
+    """User-perceived characters: letters with their marks, emoji with all their parts.
 
     A subset of the rules that fonts follow. Source: Unicode Standard Annex 29, section 3.1.
     """
@@ -92,10 +92,10 @@ def characters(text: str) -> Iterator[str]:
 
 
 def provider_text(value: object, length: int = MAX_PROVIDER_TEXT) -> str:
-    """What a provider said, fit for the ledger and for logs.
+    """A provider's text, made fit for the ledger and for logs.
 
-    U+0000 and whatever else no database or log takes becomes U+FFFD: an outcome is recorded
-    whatever the words are that tell it.
+    U+0000 and other characters that no database or log takes become U+FFFD: no text may keep an
+    outcome from being recorded.
     """
     told = (
         value[: length * 8].decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
@@ -105,7 +105,7 @@ def provider_text(value: object, length: int = MAX_PROVIDER_TEXT) -> str:
 
 
 def provider_id(value: object) -> str | None:
-    """A provider's name for a message, ``None`` for one that can be neither kept nor matched."""
+    """A provider's id of a message; ``None`` if it cannot be stored."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_PROVIDER_ID:
         return None
     return value if value.isprintable() else None
@@ -131,7 +131,7 @@ def _with_few_marks(text: str) -> str:
 
 
 def _boundary(text: str, limit: int) -> int:
-    """The last place up to ``limit`` at which no character is cut apart."""
+    """The last position up to ``limit`` that does not split a character."""
     if text.isascii():
         return limit
     end = 0
@@ -143,7 +143,7 @@ def _boundary(text: str, limit: int) -> int:
 
 
 def _continues(current: str, char: str) -> bool:
-    """Whether ``char`` belongs to the character that ``current`` is the beginning of."""
+    """Whether ``char`` continues the user-perceived character that ``current`` begins."""
     if char <= "\u02ff":
         return False
     if unicodedata.category(char) in ("Mn", "Me", "Mc") or char in "\u200c\u200d\uff9e\uff9f":
@@ -154,5 +154,5 @@ def _continues(current: str, char: str) -> bool:
         return not unicodedata.category(char).startswith("Z")
     if "\U0001f1e6" <= char <= "\U0001f1ff":  # a flag is two of these
         return len(current) == 1 and "\U0001f1e6" <= current <= "\U0001f1ff"
-    # Syllables of Hangul that are spelt in letters.
+    # Hangul syllables written as single letters.
     return "\u1160" <= char <= "\u11ff" and "\u1100" <= current[-1] <= "\u11ff"

@@ -15,9 +15,9 @@ from delivery.domain.ports import SinkMessage
 from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.transports.email import EmailChannel
 from delivery.transports.render import Renderer
+from delivery.transports.sink_http import twilio_signature
 from delivery.transports.sinks import MailSink, SinkInbox, SmsSink
 from delivery.transports.sms import SmsChannel
-from delivery.transports.sms_http import twilio_signature
 from tests.messages import CONFIRM, make_message
 from tests.web_server import Request, WebServer, web_server
 

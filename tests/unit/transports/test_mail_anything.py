@@ -312,7 +312,7 @@ GOOD = (
 MEANT = Expected(("From", "To", "Subject", "Content-Type"), "Hi", "b@example.org", ("text/plain",))
 
 
-def test_the_last_look_lets_a_good_mail_pass() -> None:
+def test_the_check_lets_a_good_mail_pass() -> None:
     assert mail_faults(GOOD, MEANT) == []
 
 
@@ -322,25 +322,25 @@ def test_the_last_look_lets_a_good_mail_pass() -> None:
         (b"Hi", b"Hi\nBcc: x", "bare LF"),
         (b"Hi", b"Hi\rBcc: x", "bare CR"),
         (b"Hi", b"Hi\r\nBcc: x", "the fields are"),
-        (b"Hi", b"Hi\r\n \r\n x", "continues nothing"),
-        (b"Hi", b"Hi\r\nno field", "no field"),
+        (b"Hi", b"Hi\r\n \r\n x", "without a field"),
+        (b"Hi", b"Hi\r\nno field", "is not a field"),
         (b"Hi", b"Hi\0", "NUL"),
         (b"Hi", b"Hi " + b"x" * 1_000, "octets"),
-        (b"Hi", "Hé".encode(), "may not stand there"),
+        (b"Hi", "Hé".encode(), "not allowed in the header"),
         (b"Hi", b"=?utf-8?q?" + b"x" * 70 + b"?=", "over 75"),
-        (b"Hi", b"=?utf-8?q?=0a?=", "another subject"),
-        (b"Hi", b"=?utf-8?q?H i?=", "is none"),
-        (b"Hi", b"=?latin1?q?Hi?=", "is none"),
+        (b"Hi", b"=?utf-8?q?=0a?=", "the parsed subject"),
+        (b"Hi", b"=?utf-8?q?H i?=", "malformed encoded word"),
+        (b"Hi", b"=?latin1?q?Hi?=", "malformed encoded word"),
         (b"Subject: Hi", b"Subject: " + b"a " * 30 + b"=?utf-8?q?Hi?=", "over 76"),
-        (b"b@example.org", b"b@example.org, c@example.org", "another recipient"),
-        (b"b@example.org", b"=?utf-8?q?b@example.org=2C?= c@example.org", "another recipient"),
-        (b"text/plain", b"text/html", "other parts"),
+        (b"b@example.org", b"b@example.org, c@example.org", "the parsed recipient"),
+        (b"b@example.org", b"=?utf-8?q?b@example.org=2C?= c@example.org", "the parsed recipient"),
+        (b"text/plain", b"text/html", "the parsed parts"),
         (b"\r\n\r\nwords", b"\r\nwords", "no empty line"),
         (b"words\r\n", b"words", "no end"),
         (b"words", "wörds".encode(), "not ASCII"),
     ],
 )
-def test_the_last_look_finds_what_a_server_or_a_reader_would_take_otherwise(
+def test_the_check_finds_what_a_server_or_a_reader_would_take_otherwise(
     old: bytes, new: bytes, fault: str
 ) -> None:
     assert fault in "; ".join(mail_faults(GOOD.replace(old, new), MEANT))

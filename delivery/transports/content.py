@@ -1,7 +1,7 @@
-"""What a message tells: runs with their lines, in order, in the user's time zone.
+"""The content of a message: runs with their lines, in order, in the user's time zone.
 
-Owns: what becomes one line, what is the agent's answer, and how much goes into a message. Pure.
-Never does: choose words; it is given a function that has them.
+Owns: what becomes one line, what is the agent's answer, and the limits of a message. Pure. Never
+does: choose words; a function that phrases an event is passed in.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 from delivery.domain.event import Event
 from delivery.transports.text import one_line
 
-MAX_LINES = 80  # a mail of over 102 KB is cut by Gmail, and its button with it
+MAX_LINES = 80  # Gmail cuts off a mail after 102 KB, and with it the button
 MAX_ANSWER = 2_000
 MAX_ANSWER_LINES = 40
-FEW_ANSWERS = 5  # that many go in at full length, more of them at a tenth of it
+MAX_FULL_ANSWERS = 5  # with more answers each has a tenth of the length
 
 _ANSWERS = ("result", "answer", "output", "summary", "message", "text")
 _TITLED = ("agent_started", "agent_completed")
@@ -25,10 +25,12 @@ _TITLED = ("agent_started", "agent_completed")
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What happened once, or several times in a row; ``last`` equals ``first`` for once.
+    """One event, or several in a row with the same text.
 
     Attributes:
-        answer: the lines of what the agent answered; empty unless this is its end.
+        first / last: instants of the first and the last of them.
+        count: their number.
+        answer: lines of the agent's answer; empty unless the run ended with one.
     """
 
     text: str
@@ -41,7 +43,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run's lines, in order; ``title`` is what its agent called it, if it did."""
+    """One run's lines, in order; ``title`` as its agent gave it, if it did."""
 
     run_id: str
     title: str | None
@@ -49,7 +51,7 @@ class Run:
 
 
 def paragraphs(value: str, length: int) -> tuple[str, ...]:
-    """A text as printable lines, never two empty ones in a row, cut after ``length`` characters."""
+    """A text as printable lines without consecutive empty ones, cut after ``length`` characters."""
     kept: list[str] = []
     for raw in value.splitlines():
         line = one_line(raw, max(1, length))
@@ -63,10 +65,10 @@ def paragraphs(value: str, length: int) -> tuple[str, ...]:
     return tuple(kept[:-1] if kept and not kept[-1] else kept)
 
 
-def story(events: Sequence[Event], phrase: Callable[[Event], str], zone: tzinfo) -> list[Run]:
-    """Every run in the order of its first event; lines in a row that say the same become one."""
+def runs_of(events: Sequence[Event], phrase: Callable[[Event], str], zone: tzinfo) -> list[Run]:
+    """The runs of events, in the order of their first events; equal lines in a row become one."""
     answers = [_answer(event) for event in events]
-    length = MAX_ANSWER if sum(map(bool, answers)) <= FEW_ANSWERS else MAX_ANSWER // 10
+    length = MAX_ANSWER if sum(map(bool, answers)) <= MAX_FULL_ANSWERS else MAX_ANSWER // 10
     by_run: dict[str, list[Line]] = {}
     titles: dict[str, str] = {}
     for event, answer in zip(events, answers, strict=True):
@@ -81,7 +83,7 @@ def story(events: Sequence[Event], phrase: Callable[[Event], str], zone: tzinfo)
 
 
 def newest(runs: Sequence[Run], limit: int) -> list[Run]:
-    """The last ``limit`` lines, still in their runs."""
+    """The last ``limit`` lines, by run."""
     kept: list[Run] = []
     for run in reversed(runs):
         if limit <= 0:
@@ -109,7 +111,7 @@ def _append(lines: list[Line], line: Line) -> None:
 
 
 def _answer(event: Event) -> str:
-    """What the agent says at its end; nothing for one that failed, whose line tells why."""
+    """The agent's answer at the end of its run; empty for a failure, whose line has the reason."""
     data = event.data
     if event.type != "agent_completed" or data.get("error") or data.get("reason"):
         return ""

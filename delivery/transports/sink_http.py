@@ -1,6 +1,6 @@
-"""The HTTP side of the local SMS gateway: requests and signatures of Twilio's shape.
+"""The HTTP server of the local SMS gateway: Twilio-shaped requests and signatures.
 
-Owns: reading a request, its limits, the signature. Never does: keep messages or post callbacks.
+Owns: parsing a request, its limits, the signature. Never does: keep messages or post callbacks.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _REFUSED = {
 
 
 def twilio_signature(token: str, url: str, form: Mapping[str, str]) -> str:
-    """What stands in ``X-Twilio-Signature``.
+    """The value of ``X-Twilio-Signature``.
 
     Source: Twilio, "Webhooks security": HMAC-SHA1 over the URL and the sorted parameters.
     """
@@ -50,7 +50,7 @@ def twilio_signature(token: str, url: str, form: Mapping[str, str]) -> str:
 
 
 def refusal_of(form: Mapping[str, str]) -> Answer | None:
-    """What Twilio would answer to a message it does not take, ``None`` if it takes it."""
+    """Twilio's answer to a message that it refuses, ``None`` for one that it takes."""
     to, body = form.get("To", ""), form.get("Body", "")
     if to in _REFUSED:
         return _refusal(*_REFUSED[to])
@@ -93,11 +93,11 @@ class _Handler(BaseHTTPRequestHandler, ABC):
 
     @abstractmethod
     def accept(self, form: dict[str, str], account: str) -> Answer:
-        """What to answer to a message."""
+        """The answer to a message."""
 
     @abstractmethod
     def is_known(self, user: str, password: str) -> bool:
-        """Whether this is the account and its token."""
+        """Whether these are the account and its token."""
 
     def do_POST(self) -> None:
         """Answer one request."""
@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler, ABC):
             self._answer(*self.accept(form, unquote(matched[1])))
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are no news; the inbox shows them."""
+        """Log requests for debugging only; the inbox shows their messages."""
         logger.debug("sms sink: " + format, *args)
 
     def _is_authenticated(self) -> bool:
