@@ -1,7 +1,7 @@
-"""Settings of a process: read once at the edge, checked, and handed inwards as values.
+"""Settings of a process: read once at its start, checked, and passed on as values.
 
-Owns: every key of ``config/delivery.toml`` and its ``DELIVERY_*`` twin. Environment wins over
-file, file over default; secrets may also stand in a file that ``NAME_FILE`` names.
+Owns: every key of ``config/delivery.toml`` and its ``DELIVERY_*`` variable. The environment wins
+over the file, the file over the default; ``NAME_FILE`` names a file that holds one secret.
 Never does: open a connection, or show a secret.
 """
 

@@ -1,7 +1,7 @@
-"""What settings must say together: who verifies tokens, which services join the parts.
+"""Checks across settings, and the policy and alerts files that they name.
 
-Owns: the checks across settings, and the policy and alerts files they name. Never does: open a
-connection.
+Owns: which combinations of settings can run: a way to verify tokens, a database and a broker. Never
+does: open a connection.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DEV_SECRET_PREFIX = "development-only-"  # noqa: S105 - a mark, not a secret
 
 
 def unknown_variables() -> list[str]:
-    """``DELIVERY_*`` variables that mean nothing here: most likely misspelt."""
+    """``DELIVERY_*`` variables that are no setting: most likely misspelt."""
     known = {PREFIX + name.upper() for name in names_of(Settings)} | {
         PREFIX + name for name in OTHER_NAMES
     }
@@ -30,10 +30,10 @@ def unknown_variables() -> list[str]:
 
 
 def load_policies(settings: Settings) -> Policies:
-    """The policy file, checked.
+    """Read and check the policy file.
 
     Raises:
-        ConfigError: names file, key and mend.
+        ConfigError: names the file, the key and what to write.
     """
     path = settings.policies or resources.file("config", "policies.toml")
     if not path.is_file():
@@ -42,10 +42,10 @@ def load_policies(settings: Settings) -> Policies:
 
 
 def load_thresholds(settings: Settings) -> Thresholds:
-    """The alerts file, checked.
+    """Read and check the alerts file.
 
     Raises:
-        ConfigError: names file, key and mend.
+        ConfigError: names the file, the key and what to write.
     """
     path = settings.alerts or resources.file("config", "alerts.toml")
     if not path.is_file():
@@ -54,10 +54,10 @@ def load_thresholds(settings: Settings) -> Thresholds:
 
 
 def require_trust(settings: Settings) -> None:
-    """Refuse to run outside of ``delivery up`` without a real way to verify tokens.
+    """Refuse to run outside of ``delivery up`` without a production secret or identity provider.
 
     Raises:
-        ConfigError: nothing verifies tokens, or only a development secret does.
+        ConfigError: no setting verifies tokens, or the secret is a development secret.
     """
     values = [secret(settings.jwt_secret), secret(settings.jwt_secret_previous)]
     if any(value and value.startswith(DEV_SECRET_PREFIX) for value in values):
@@ -67,7 +67,7 @@ def require_trust(settings: Settings) -> None:
         )
     if values[0] is None and settings.jwks_url is None:
         raise ConfigError(
-            "nothing verifies tokens: set DELIVERY_JWT_SECRET (openssl rand -hex 32) "
+            "tokens cannot be verified: set DELIVERY_JWT_SECRET (openssl rand -hex 32) "
             "or DELIVERY_JWKS_URL"
         )
     if values[0] is None and (settings.smtp_url or settings.sms_url):
@@ -77,10 +77,10 @@ def require_trust(settings: Settings) -> None:
 
 
 def require_services(settings: Settings) -> None:
-    """Refuse to run one part of a cluster without the services that join the parts.
+    """Refuse to run one process of a cluster without the database and the broker.
 
     Raises:
-        ConfigError: the database or the broker is not named.
+        ConfigError: the database or the broker is not set.
     """
     if settings.database_url is None:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Every setting of a process with its default, and what may stand in it.
+"""Every setting of a process with its default and its check.
 
 Owns: names, defaults, the checks on single values and their messages. Never does: show a secret.
 """
@@ -31,7 +31,7 @@ _POSTGRES = re.compile(r"^postgres(ql)?(\+psycopg)?://")
 
 
 class Settings(BaseSettings):
-    """Every setting; ``load_settings`` is the way to one, it turns errors into ``ConfigError``."""
+    """Every setting. Use ``load_settings``, which raises ``ConfigError``."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=False)
 
@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     @field_validator("flower_basic_auth")
     @classmethod
     def _user_and_password(cls, value: SecretStr | None) -> SecretStr | None:
-        # Flower compares text, which for other characters than these raises instead of refusing.
+        # Flower compares texts, which raises for other characters instead of refusing the login.
         if value is not None and not _BASIC_AUTH.match(value.get_secret_value()):
             raise ValueError("write user:password in ASCII characters without spaces")
         return value
@@ -169,18 +169,18 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then the file."""
+        """Sources by precedence: arguments, the environment, the file."""
         return init_settings, Environment(settings_cls), File(settings_cls)
 
     @property
     def base_url(self) -> str:
-        """Where people reach the gateway; links in mails start with it. No trailing slash."""
+        """The gateway's public URL, the beginning of links in mails. No trailing slash."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104
         return self.public_url or f"http://{host}:{self.port}"
 
     def secret_values(self) -> list[str]:
-        """What the log must never show, and the passwords inside of URLs."""
+        """Values that the log must never show: secrets, and the passwords inside of URLs."""
         found: list[str] = []
         for name in secrets_of(type(self)):
             value = getattr(self, name)
@@ -215,7 +215,7 @@ def _scheme(value: SecretStr | None, *schemes: str) -> SecretStr | None:
 
 
 def secret(value: SecretStr | None) -> str | None:
-    """The plain value, for the one who needs it."""
+    """The plain value of a secret, ``None`` for none."""
     return None if value is None else value.get_secret_value()
 
 
@@ -232,7 +232,10 @@ def log_format() -> str:
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read and check all settings; ``overrides`` (a command's options) win, ``None`` ones do not.
+    """Read and check all settings.
+
+    Args:
+        overrides: a command's options, which win; ``None`` ones are ignored.
 
     Raises:
         ConfigError: names each wrong setting and says what to write.
@@ -253,5 +256,5 @@ def _explain(item: Any, given: Mapping[str, Any]) -> str:
         where = variable
     else:
         where = f"{config_file()}: {name}"
-    # pydantic's own text never shows the input; ours neither.
+    # Neither pydantic's texts nor ours show the input.
     return f"{where}: {item['msg'].removeprefix('Value error, ')}"

@@ -1,7 +1,7 @@
-"""Where settings come from: the environment, the TOML file, and files that hold one secret.
+"""Sources of settings: the environment, the TOML file, and files that hold one secret.
 
-Owns: precedence within a source (``NAME`` against ``NAME_FILE``), unknown keys, unreadable files.
-Never does: know a setting by name, or judge a value.
+Owns: ``NAME`` and ``NAME_FILE`` excluding each other, unknown keys, unreadable files. Never does:
+know a setting by name, or check a value.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ def _is_secret(annotation: Any) -> bool:
 
 
 def names_of(cls: type[BaseSettings]) -> frozenset[str]:
-    """The keys that these settings know."""
+    """The names of all settings."""
     return frozenset(cls.model_fields)
 
 
 def secrets_of(cls: type[BaseSettings]) -> frozenset[str]:
-    """Those whose value nobody may see; they may stand in a file of their own."""
+    """The names of secret settings, whose values may be in files of their own."""
     return frozenset(n for n, f in cls.model_fields.items() if _is_secret(f.annotation))
 
 
 class _Source(PydanticBaseSettingsSource):
-    """A source that answers for all fields at once."""
+    """A source that reads all fields at once."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError  # pydantic asks for it, __call__ does not use it
+        raise NotImplementedError  # abstract in pydantic; ``__call__`` does not use it
 
 
 class Environment(_Source):
@@ -75,9 +75,9 @@ def _with_files(
     label: Callable[[str], str],
     folder: Path,
 ) -> dict[str, Any]:
-    """The settings among ``given``; ``NAME_FILE`` ones replaced by what their file holds.
+    """The settings among ``given``, with the content of the files that ``NAME_FILE`` keys name.
 
-    Empty ones count as unset: compose files pass them so, and our own file shows them so.
+    Empty values count as unset: compose files pass unset variables so, and our file shows them so.
     """
     names = names_of(cls)
     found = {name: value for name, value in given.items() if name in names and value != ""}
@@ -106,10 +106,11 @@ def _reason(error: Exception) -> str:
 
 
 def config_file() -> Path | None:
-    """The file in force: ``DELIVERY_CONFIG``, else ``config/delivery.toml`` here, else ours.
+    """The settings file: ``DELIVERY_CONFIG``, else ``config/delivery.toml`` in the working
+    directory, else the packaged one.
 
     Raises:
-        ConfigError: ``DELIVERY_CONFIG`` names a file that is not there.
+        ConfigError: ``DELIVERY_CONFIG`` names a file that does not exist.
     """
     named = os.environ.get(PREFIX + "CONFIG")
     if named:
@@ -127,7 +128,11 @@ def config_file() -> Path | None:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file of ours as a mapping; ``ConfigError`` names it when it is broken."""
+    """Parse a TOML file.
+
+    Raises:
+        ConfigError: it cannot be read or parsed; names the file.
+    """
     try:
         with path.open("rb") as stream:
             return tomllib.load(stream)

@@ -1,8 +1,8 @@
-"""Logging of a process: one line per record, as text or JSON, with secrets taken out.
+"""Logging of a process: one line per record, as text or JSON, without secrets.
 
-A record may carry a stranger's text. So it is cut before anything looks at it, patterns take linear
-time, control characters are escaped, one place in the code logs at a bounded rate, and a process
-with an event loop leaves formatting and writing to a thread.
+A record may contain foreign text. So it is cut before it is processed, patterns take linear time,
+control characters are escaped, each place in the code logs at a bounded rate, and in a process with
+an event loop a thread formats and writes.
 """
 
 from delivery.telemetry.handler import logs_json, records_lost, setup_logging

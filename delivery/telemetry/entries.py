@@ -1,6 +1,6 @@
-"""What is kept of a log record, and its two formats.
+"""Log entries: the bounded content of a log record, and its two formats.
 
-Owns: the bounds of a record, and the shape of a line. Never does: write.
+Owns: the bounds of an entry, and the format of a line. Never does: write.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_EXTRA = 1_024
 MAX_EXTRAS = 32
 MAX_FRAMES = 30
 MAX_TRACE_PARTS = 60
-"""Parts of a traceback: a frame, or the line of an exception."""
+"""Parts of a traceback: frames, and lines of exceptions."""
 _MAX_INT = 10**18
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
@@ -36,7 +36,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The beginning of a text, and the length of all of it."""
+    """The beginning of a text, and the length of the whole text."""
 
     text: str
     length: int
@@ -47,8 +47,8 @@ def _begin(text: str, limit: int) -> _Part:
 
 
 class _Argument:
-    """An argument of a message, cut when the message is made. What is cut lies behind the end of
-    any message that is shown."""
+    """An argument of a message, cut when the message is made. The cut lies beyond the end of any
+    message that is shown."""
 
     __slots__ = ("_value",)
 
@@ -67,7 +67,7 @@ def _text(value: object) -> str:
 
 
 def _shown(value: object, show: Callable[[object], str]) -> str:
-    # Bytes and containers are shown by their repr, whose length has no bound.
+    # str() of bytes and containers is their repr, whose length has no bound.
     if isinstance(value, bytes | bytearray):
         return repr(bytes(value[: MAX_MESSAGE + AHEAD]))
     if isinstance(value, list | tuple | dict | set | frozenset | deque):
@@ -83,7 +83,7 @@ _short_repr.maxset = _short_repr.maxfrozenset = _short_repr.maxdeque = 100
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is kept of a log record: its texts, bounded, and no object of the code that logged."""
+    """The content of a log record: bounded texts, and no object of the code that logged."""
 
     created: float
     level: str
@@ -95,16 +95,16 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Characters, about."""
+        """Approximate size in characters."""
         extras = sum(len(value.text) for _, value in self.extras if isinstance(value, _Part))
         return 200 + len(self.message.text) + extras + sum(len(part.text) for part in self.trace)
 
 
 def take(record: logging.LogRecord, left_out: int = 0) -> Entry:
-    """Make an entry of a record, in time that its bounds limit.
+    """Make an entry of a record, in bounded time.
 
     Args:
-        left_out: records from the same place that were left out before this one.
+        left_out: records of the same place that were left out before this one.
     """
     extras = (
         (name, _plain(value))
@@ -144,7 +144,7 @@ def _bounded(value: object) -> object:
 def _plain(value: object) -> _Part | bool | float | int | None:
     if value is None or isinstance(value, bool):
         return value
-    if isinstance(value, float) and value - value == 0:  # JSON knows neither NaN nor infinity
+    if isinstance(value, float) and value - value == 0:  # JSON has neither NaN nor infinity
         return value
     if isinstance(value, int) and -_MAX_INT < value < _MAX_INT:
         return value
@@ -163,7 +163,7 @@ def _trace(record: logging.LogRecord) -> Iterator[_Part]:
 
 
 class TextLine:
-    """An entry as a line of text; lines of a traceback are indented below it."""
+    """Formats an entry as a line of text; lines of a traceback are indented below it."""
 
     def __init__(self, redact: Redactor) -> None:
         self._redact = redact
@@ -184,7 +184,7 @@ class TextLine:
 
 
 class JsonLine:
-    """An entry as a JSON object."""
+    """Formats an entry as a JSON object on one line."""
 
     def __init__(self, redact: Redactor) -> None:
         self._redact = redact

@@ -1,7 +1,7 @@
-"""Setting up a process's log; the handler, its rate, and the queue before its writer.
+"""The log of a process: the handler, its rate limit, and the queue of its writer.
 
-Owns: the root handler, and that logging never holds up an event loop: what does not fit into the
-queue is dropped, counted and told. Never does: decide what is logged, or read settings.
+Owns: the root handler, and that logging never blocks an event loop: records that do not fit into
+the queue are dropped, counted and reported. Never does: decide what is logged, or read settings.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FLUSH_TIMEOUT = 5.0
 _MAX_PLACES = 4_096
 _IDLE = 60.0
 
-# One line per request, mail, task and beat says nothing that the ledger does not know.
+# Loggers with one line per request, mail, task or beat: the ledger has the same facts.
 _NOISY = (
     "aiohttp.access",
     "alembic",
@@ -53,7 +53,7 @@ _NOISY = (
 
 
 class Pace:
-    """How often one place in the code may log: what strangers cause must not fill a disk.
+    """Rate limit per place in the code: foreign requests must not fill a disk with log lines.
 
     Args:
         burst: records at once.
@@ -72,8 +72,12 @@ class Pace:
         self._places: dict[tuple[str, int], tuple[float, float, int]] = {}
 
     def admit(self, pathname: str, line: int) -> int | None:
-        """Records from there that were left out since the last one; ``None`` leaves this one out
-        too."""
+        """Count a record of a place.
+
+        Returns:
+            Records of the place that were left out since the last admitted one; ``None`` to leave
+            this one out too.
+        """
         now = self._clock()
         if len(self._places) > _MAX_PLACES:
             self._places.clear()
@@ -86,17 +90,17 @@ class Pace:
         return left_out
 
     def untold(self) -> int:
-        """Records that were left out and that no line has told; told with this."""
+        """Records that were left out and not reported yet; counts as their report."""
         count = sum(left_out for _, _, left_out in self._places.values())
         self._places.clear()
         return count
 
 
 class Backlog:
-    """Entries on their way to the thread that writes them, bounded in number and size.
+    """The queue of entries before the thread that writes them, bounded in number and size.
 
-    Safe to use after a fork: the child begins with an empty queue, since the entries are the
-    parent's, and with a thread of its own once there is something to write.
+    Safe to use after a fork: the child has an empty queue, since the entries are the parent's, and
+    starts its own thread with its first entry.
     """
 
     def __init__(self, write: Callable[[Entry], None]) -> None:
@@ -106,7 +110,7 @@ class Backlog:
         _backlogs.add(self)
 
     def _reset(self) -> None:
-        # Reentrant: a signal handler or a finalizer may log while its thread is in here.
+        # Reentrant: a signal handler or a finalizer may log while its thread holds the lock.
         self._changed = threading.Condition(threading.RLock())
         self.writing = threading.Lock()
         self._waiting: deque[Entry] = deque()
@@ -117,7 +121,7 @@ class Backlog:
         self._writer: threading.Thread | None = None
 
     def put(self, entry: Entry) -> None:
-        """Take an entry, or count it as lost when there is no room."""
+        """Queue an entry, or count it as lost when the queue is full."""
         with self._changed:
             full = len(self._waiting) >= MAX_RECORDS
             if full or self._characters + entry.size > MAX_CHARACTERS:
@@ -131,21 +135,21 @@ class Backlog:
             self._changed.notify_all()
 
     def drain(self, timeout: float) -> bool:
-        """Wait until everything is written; false when it was not in time."""
+        """Wait until the queue is written, at most ``timeout`` seconds; returns whether it is."""
         if threading.current_thread() is self._writer:
             return False
         with self._changed:
             return self._changed.wait_for(self._is_idle, timeout)
 
     def close(self, timeout: float) -> None:
-        """Write what waits, and end the thread."""
+        """Write the queue within ``timeout`` seconds, and end the thread."""
         self.drain(timeout)
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
     def after_fork(self) -> None:
-        """Begin anew in a child process."""
+        """Reset in a child process."""
         self._reset()
 
     def _start(self) -> None:
@@ -181,7 +185,7 @@ class Backlog:
                 untold, self._untold = self._untold, 0
             with self.writing:
                 if untold:
-                    self._write(_told(f"{untold} log records were lost: the queue was full"))
+                    self._write(_notice(f"{untold} log records lost: queue was full"))
                 self._write(entry)
 
 
@@ -190,8 +194,8 @@ _held: list[threading.Lock] = []
 
 
 def _before_fork() -> None:
-    # A child must not inherit a stream whose buffer a writer has locked. A writer that is stuck in
-    # a full pipe is not waited for.
+    # A child must not inherit a stream whose buffer a writer has locked. A writer that blocks on a
+    # full pipe is not waited for.
     _held.extend(one.writing for one in _backlogs if one.writing.acquire(timeout=1.0))
 
 
@@ -213,7 +217,7 @@ os.register_at_fork(
 )
 
 
-def _told(message: str) -> Entry:
+def _notice(message: str) -> Entry:
     return take(
         logging.makeLogRecord(
             {
@@ -227,12 +231,12 @@ def _told(message: str) -> Entry:
 
 
 class LogHandler(logging.Handler):
-    """Bounds each record, then writes it, or leaves that to a thread.
+    """Makes an entry of each record, and writes it or queues it for a thread.
 
     Args:
-        line: makes the line of an entry.
-        queued: for a process with an event loop: a slow reader of the log, or a long line, holds
-            up nothing. Records that a kill finds in the queue are gone.
+        line: formats an entry.
+        queued: write in a thread, for a process with an event loop: neither a slow reader of the
+            log nor a long line blocks the loop. A killed process loses the records in its queue.
     """
 
     def __init__(
@@ -265,18 +269,18 @@ class LogHandler(logging.Handler):
         try:
             entry = take(record, left_out)
         except Exception:  # an argument's own __str__ may raise anything
-            entry = _told(f"a log record of {record.name} cannot be shown: line {record.lineno}")
+            entry = _notice(f"a log record of {record.name} cannot be shown: line {record.lineno}")
         self._put(entry)
 
     def flush(self) -> None:
-        """Wait until what was logged is written, at most ``FLUSH_TIMEOUT`` seconds."""
+        """Wait until all records are written, at most ``FLUSH_TIMEOUT`` seconds."""
         if self._backlog is not None:
             self._backlog.drain(FLUSH_TIMEOUT)
 
     def close(self) -> None:
-        """Write what waits, and how much was left out."""
+        """Write the queue, and the number of records left out."""
         if count := self._pace.untold():
-            self._put(_told(f"{count} log records were left out: too many from one place"))
+            self._put(_notice(f"{count} log records left out: too many from one place"))
         if self._backlog is not None:
             self._backlog.close(FLUSH_TIMEOUT)
         super().close()
@@ -291,7 +295,7 @@ class LogHandler(logging.Handler):
         try:
             self._stream.write(self._line(entry) + "\n")
             self._stream.flush()
-        except (OSError, ValueError):  # closed, full, or gone: there is no other place to say so
+        except (OSError, ValueError):  # a closed stream or full disk: there is nowhere to report it
             self._unwritten += 1
 
 
@@ -308,8 +312,8 @@ def setup_logging(
     Args:
         log_format: ``text`` or ``json``.
         level: a level's name.
-        secrets: values that no line may show, whoever logs it.
-        queued: leave formatting and writing to a thread, as a process with an event loop must.
+        secrets: values that no line may show.
+        queued: format and write in a thread, as a process with an event loop must.
     """
     redact = Redactor(secrets)
     line = JsonLine(redact) if log_format == "json" else TextLine(redact)

@@ -1,8 +1,8 @@
-"""What no line may show: secrets, and characters that act on a terminal.
+"""Redaction of log lines: secrets, and characters that control a terminal.
 
-Owns: the shapes of secrets, cutting without splitting one, escapes of control characters. Pure.
+Owns: the patterns of secrets, cuts that do not split a secret, escapes of control characters. Pure.
 
-All of it sees foreign text, some of it on an event loop: patterns take linear time.
+Input is foreign text, sometimes on an event loop: patterns take linear time.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterable, Iterator
 
 REDACTED = "***"
 AHEAD = 1_024
-"""Characters behind a cut that must be at hand: they show whether it would split a secret."""
-_MIN_SECRET = 6  # shorter values would blank out ordinary words
+"""Characters needed beyond a cut, to see whether it would split a secret."""
+_MIN_SECRET = 6  # shorter values would match ordinary words
 
-# What a secret looks like when nobody told us its value. Each takes linear time: what repeats is
-# possessive or ends at a character that no start reads past.
+# Patterns of secrets whose value is unknown. Each takes linear time: its repetitions are
+# possessive, or end at a character that no match passes.
 _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(://[^/\s:@]*+):[^/\s]+(?=@)", re.ASCII), rf"\1:{REDACTED}"),
-    # A JWT or JWE, also behind other characters of its alphabet: "x-eyJ…".
+    # A JWT or JWE, also after other characters of its alphabet: "x-eyJ…".
     (
         re.compile(r"(?<![\w-])((?>[\w-]*?(?=eyJ)))eyJ[\w-]{5,}+(?:\.[\w-]*+){2,}+", re.ASCII),
         rf"\1{REDACTED}",
@@ -40,7 +40,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 SHAPES: tuple[re.Pattern[str], ...] = tuple(shape for shape, _ in _SHAPES)
 
-# In lower case, one of these stands in whatever the shapes match: most lines hold none.
+# Every match contains one of these, in lower case. Most lines contain none and skip the patterns.
 _HINTS = (
     "://",
     "eyj",
@@ -55,8 +55,8 @@ _HINTS = (
     "api",
 )
 
-# What moves a cursor, ends a line, or turns the direction of writing; and lone surrogates, which no
-# encoding can write.
+# Characters that move a cursor, end a line, or change the direction of text; and lone surrogates,
+# which cannot be encoded.
 _CONTROLS = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
 _CONTROL = re.compile(f"[{_CONTROLS}]")
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -64,12 +64,12 @@ _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 def printable(text: str) -> str:
     r"""The text with control characters, marks of direction and lone surrogates as escapes
-    (``\x1b``), so that it cannot act on a terminal or begin a line of its own."""
+    (``\x1b``), so that it cannot control a terminal or begin a new line."""
     return _CONTROL.sub(_escaped, text)
 
 
 def printable_json(document: str) -> str:
-    """An encoded JSON document without characters that act on a terminal; line ends stay. It
+    """An encoded JSON document without characters that control a terminal; line ends stay. It
     decodes to the same value."""
     return _CONTROL.sub(_json_escaped, document)
 
@@ -80,16 +80,16 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def _json_escaped(match: re.Match[str]) -> str:
-    # Encoders escape the other controls themselves; a line end stands between members only.
+    # Encoders escape controls inside strings; a line end can only be between members.
     return match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}"
 
 
 class Redactor:
-    """Takes known secrets, and what looks like one, out of a text."""
+    """Removes known secrets, and text that looks like a secret."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         known = {secret for secret in secrets if len(secret) >= _MIN_SECRET}
-        # Longest first: a secret that contains another must not leave its rest behind.
+        # Longest first: else the rest of a secret that contains another one would stay.
         ordered = sorted(known, key=len, reverse=True)
         self._known = _any_of(ordered)
         self._begun = _any_of(secret[:AHEAD] for secret in ordered)
@@ -104,8 +104,8 @@ class Redactor:
         return text
 
     def cut(self, text: str, limit: int, length: int | None = None) -> str:
-        """Redact the first ``limit`` characters at most, and say how many are missing. A secret
-        is never split: what would be its first half is missing too.
+        """Redact at most the first ``limit`` characters, and append how many are missing. The cut
+        never splits a secret: it moves to the secret's start.
 
         Args:
             length: characters of the whole text, of which ``text`` may be the first
@@ -119,11 +119,11 @@ class Redactor:
 
     def _end(self, text: str, limit: int) -> int:
         end = min(limit, len(text))
-        # From the last start to the first: a cut at one start splits none that begins behind it.
+        # From the last start to the first: a cut at one start cannot split a later secret.
         for start, stop in sorted(self._spans(text), reverse=True):
             if start < end < stop:
                 end = start
-        # The @ behind a URL's password may be further away than anything looks.
+        # The @ after a URL's password may be beyond ``AHEAD``.
         scheme = text.rfind("://", 0, end) + 3
         if scheme >= 3 and not re.search(r"[/\s@]", text[scheme:end]):
             end = scheme

@@ -185,7 +185,7 @@ def test_a_full_queue_drops_counts_and_tells() -> None:
     assert records_lost() == 7
     out.released.set()
     logging.getLogger().handlers[0].flush()
-    assert "7 log records were lost" in out.getvalue()
+    assert "7 log records lost" in out.getvalue()
     assert out.getvalue().count(": more") == MAX_RECORDS
 
 
