@@ -151,12 +151,12 @@ class ChannelError(DeliveryError):
         self.retry_after = retry_after
 
     def of_recipient(self) -> Self:
-        """The same error, the recipient's or the message's; the provider answered and works."""
+        """Mark the error as about the recipient or the message: the provider works."""
         self.health = True
         return self
 
-    def of_nobody(self) -> Self:
-        """The same error, which says nothing about a provider: none was asked."""
+    def of_no_provider(self) -> Self:
+        """Mark the error as about no provider: none was called."""
         self.health = None
         return self
 

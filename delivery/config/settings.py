@@ -220,14 +220,14 @@ def secret(value: SecretStr | None) -> str | None:
 
 
 def log_format() -> str:
-    """The log's format as far as it can be told before the settings are checked."""
+    """The log's format before the settings are checked; ``text`` if it is not set."""
     given = os.environ.get(f"{PREFIX}LOG_FORMAT")
     if not given:
         try:
             path = config_file()
             given = read_toml(path).get("log_format") if path is not None else None
         except ConfigError:
-            given = None  # told by ``load_settings``
+            given = None  # ``load_settings`` raises it
     return "json" if given == "json" else "text"
 
 
@@ -238,7 +238,7 @@ def load_settings(**overrides: Any) -> Settings:
         overrides: a command's options, which win; ``None`` ones are ignored.
 
     Raises:
-        ConfigError: names each wrong setting and says what to write.
+        ConfigError: names each wrong setting and what to write.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     try:

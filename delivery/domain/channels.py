@@ -1,4 +1,4 @@
-"""Channels, the kinds of way to a user, and what a step of a chain may say about one.
+"""Channels, the kinds of way to a user, and the choices that a step has: confirms, on_unknown.
 
 Owns: the names, as policy files, the ledger and JSON write them.
 """
@@ -19,8 +19,8 @@ class Channel(enum.StrEnum):
     EMAIL = "email"
     SMS = "sms"
     ALERT = "alert"
-    # Ways over which a client acknowledges. The attempts of the fast path stand under WEBSOCKET,
-    # whatever the connection speaks.
+    # Ways over which a client acknowledges. Attempts of the fast path are recorded under
+    # WEBSOCKET, for event streams too.
     WEBSOCKET = "websocket"
     SSE = "sse"
     HTTP = "http"

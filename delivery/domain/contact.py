@@ -107,7 +107,7 @@ def parse_contact(user_id: str, body: Mapping[str, Any]) -> Contact:
     """Check the body of a PUT of a contact.
 
     Raises:
-        InvalidEvent: names the field and says what to send.
+        InvalidEvent: names the field and what to send.
     """
     unknown = sorted(set(body) - _FIELDS)
     if unknown:

@@ -68,7 +68,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
 
     Attributes:
         id: canonical lower-case UUIDv7, the idempotency key.
-        seq: 1-based position within the run as told to clients; ``None`` for ephemeral events
+        seq: 1-based position within the run; ``None`` for ephemeral events
             and until the ledger has assigned it.
         at: aware UTC instant of acceptance.
         raw_data: the caller's object as compact JSON of at most 64 KiB.
@@ -91,7 +91,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
         """Make an event from an object that is not encoded yet; ``fields`` are its other fields.
 
         Raises:
-            TypeError: JSON cannot say ``data``.
+            TypeError: JSON cannot express ``data``.
         """
         return cls(raw_data=msgspec.Raw(_encode(data or {})), **fields)
 

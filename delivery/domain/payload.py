@@ -39,7 +39,7 @@ def encode_object(name: str, value: object) -> bytes:
         raise InvalidEvent(f"{name} is nested too deeply, or contains itself", field=name) from None
     except (TypeError, ValueError, OverflowError) as error:
         # UnicodeEncodeError (a lone surrogate) is a ValueError.
-        raise InvalidEvent(f"{name} cannot be said in JSON: {error}", field=name) from error
+        raise InvalidEvent(f"{name} cannot be encoded as JSON: {error}", field=name) from error
     if len(raw) > MAX_DATA_BYTES:
         raise PayloadTooLarge(
             f"{name} is {len(raw)} bytes encoded; at most {MAX_DATA_BYTES} are carried: "
@@ -53,7 +53,9 @@ def encode_object(name: str, value: object) -> bytes:
     # The encoder writes NaN and the infinities as null: without a null there is nothing to look
     # for. (find() takes half the time of "in".)
     if raw.find(b"null") >= 0 and _has_non_finite(value):
-        raise InvalidEvent(f"{name} contains NaN or an infinity, which JSON cannot say", field=name)
+        raise InvalidEvent(
+            f"{name} contains NaN or an infinity, which JSON does not have", field=name
+        )
     return raw
 
 

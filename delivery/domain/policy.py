@@ -80,7 +80,7 @@ class ClassPolicy:
 
     @property
     def ends_in_alert(self) -> bool:
-        """Whether an exhausted chain makes an event ``dead`` (operators know), not ``parked``."""
+        """Whether an exhausted chain makes an event ``dead`` (alerted), not ``parked``."""
         return any(step.channel == Channel.ALERT for step in self.chain)
 
 

@@ -103,9 +103,9 @@ def parameter_fault(query: str) -> str | None:
         name = pair.partition("=")[0].lower()
         found = _PAIR.fullmatch(pair)
         if name not in PARAMETERS or found is None or name in names:
-            return f"a push URL may not say {name[:32]!r} after its '?', and nothing twice"
+            return f"a push URL may not have {name[:32]!r} after its '?', and no name twice"
         if name == "format" and found["value"] != "text":
-            return "a push URL's format is text: what an event says is no markup"
+            return "a push URL's format must be text: events contain no markup"
         names.add(name)
     return None
 

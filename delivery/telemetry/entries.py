@@ -154,8 +154,8 @@ def _plain(value: object) -> _Part | bool | float | int | None:
 def _trace(record: logging.LogRecord) -> Iterator[_Part]:
     kind, error, frames = record.exc_info or (None, None, None)
     if kind is not None and error is not None:
-        told = traceback.TracebackException(kind, error, frames, limit=-MAX_FRAMES, compact=True)
-        head = list(itertools.islice(parts := told.format(), MAX_TRACE_PARTS // 3))
+        summary = traceback.TracebackException(kind, error, frames, limit=-MAX_FRAMES, compact=True)
+        head = list(itertools.islice(parts := summary.format(), MAX_TRACE_PARTS // 3))
         tail = deque(parts, maxlen=MAX_TRACE_PARTS - len(head))
         yield from (_begin(part.rstrip("\n"), MAX_EXTRA) for part in (*head, *tail))
     if record.stack_info:
@@ -201,8 +201,8 @@ class JsonLine:
         if entry.left_out:
             line["left_out"] = entry.left_out
         for name, value in entry.extras:
-            told = cut(value.text, MAX_EXTRA, value.length) if isinstance(value, _Part) else value
-            line.setdefault(name, told)
+            shown = cut(value.text, MAX_EXTRA, value.length) if isinstance(value, _Part) else value
+            line.setdefault(name, shown)
         if entry.trace:
             line["error"] = "\n".join(cut(p.text, MAX_EXTRA, p.length) for p in entry.trace)
         return printable_json(json.dumps(line, ensure_ascii=False))

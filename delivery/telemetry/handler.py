@@ -89,7 +89,7 @@ class Pace:
         self._places[pathname, line] = tokens - 1.0, now, 0
         return left_out
 
-    def untold(self) -> int:
+    def unreported(self) -> int:
         """Records that were left out and not reported yet; counts as their report."""
         count = sum(left_out for _, _, left_out in self._places.values())
         self._places.clear()
@@ -115,7 +115,7 @@ class Backlog:
         self.writing = threading.Lock()
         self._waiting: deque[Entry] = deque()
         self._characters = 0
-        self._untold = 0
+        self._unreported = 0
         self._is_busy = False
         self._is_closed = False
         self._writer: threading.Thread | None = None
@@ -126,7 +126,7 @@ class Backlog:
             full = len(self._waiting) >= MAX_RECORDS
             if full or self._characters + entry.size > MAX_CHARACTERS:
                 self.lost += 1
-                self._untold += 1
+                self._unreported += 1
                 return
             self._waiting.append(entry)
             self._characters += entry.size
@@ -182,10 +182,10 @@ class Backlog:
                     self._changed.wait(_IDLE)
                 self._is_busy = True
                 entry = self._next()
-                untold, self._untold = self._untold, 0
+                unreported, self._unreported = self._unreported, 0
             with self.writing:
-                if untold:
-                    self._write(_notice(f"{untold} log records lost: queue was full"))
+                if unreported:
+                    self._write(_notice(f"{unreported} log records lost: queue was full"))
                 self._write(entry)
 
 
@@ -279,7 +279,7 @@ class LogHandler(logging.Handler):
 
     def close(self) -> None:
         """Write the queue, and the number of records left out."""
-        if count := self._pace.untold():
+        if count := self._pace.unreported():
             self._put(_notice(f"{count} log records left out: too many from one place"))
         if self._backlog is not None:
             self._backlog.close(FLUSH_TIMEOUT)

@@ -81,12 +81,14 @@ class AlertReceivers:
         )
         if not has_receiver:
             return Taken(provider_id=group.id, note="logged only")
-        told, faults = self._send_to_receivers(group, notice, first=first, timeout=timeout)
-        if not told and faults:
+        reached, faults = self._send_to_receivers(group, notice, first=first, timeout=timeout)
+        if not reached and faults:
             raise ChannelUnavailable("; ".join(faults))
         if faults:
             logger.warning("alert %s: not every receiver took it: %s", group.id, "; ".join(faults))
-        return Taken(provider_id=group.id, note="; ".join([*told, *faults]) or "nothing to repeat")
+        return Taken(
+            provider_id=group.id, note="; ".join([*reached, *faults]) or "nothing to repeat"
+        )
 
     def resolve(self, group: AlertGroup, timeout: float, *, ended_at: datetime) -> None:
         """End an alert in Alertmanager.
@@ -106,23 +108,23 @@ class AlertReceivers:
     def _send_to_receivers(
         self, group: AlertGroup, notice: Notice, *, first: bool, timeout: float
     ) -> tuple[list[str], list[str]]:
-        told: list[str] = []
+        reached: list[str] = []
         faults: list[str] = []
         notifies = first and bool(self._targets)
         if self._poster is not None:
             try:
                 self._post(self._poster, group, notice, timeout / 2 if notifies else timeout)
-                told.append("Alertmanager")
+                reached.append("Alertmanager")
             except ChannelError as error:
                 faults.append(str(error))
         if notifies:
             limit = timeout / 2 if self._poster is not None else timeout
             taken = notify(self._targets, notice, limit)
             if taken:
-                told.append(f"{taken} of {len(self._targets)} alert URLs")
+                reached.append(f"{taken} of {len(self._targets)} alert URLs")
             if taken < len(self._targets):
                 faults.append(f"{len(self._targets) - taken} alert URL(s) did not take it")
-        return told, faults
+        return reached, faults
 
     def _post(
         self,

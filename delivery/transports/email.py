@@ -94,13 +94,13 @@ class EmailChannel:
             OutcomeUnknown: sent, but the answer was lost.
         """
         if not message.contact.email:
-            raise ChannelRejected(f"user {message.user_id!r} has no email address").of_nobody()
+            raise ChannelRejected(f"user {message.user_id!r} has no email address").of_no_provider()
         try:
             recipient = mail_address(message.contact.email)
         except ValueError as error:
             raise ChannelRejected(
                 f"the email address of user {message.user_id!r} cannot be used: {error}"
-            ).of_nobody() from error
+            ).of_no_provider() from error
         mail_id = message_id(message.key, self._from.domain)
         with rendering(self.name):
             content = self._compose(message, recipient, mail_id)

@@ -3,7 +3,7 @@
 Owns: two checks of the bytes, line by line against the standards and with the standard library's
 parser. Never does: mend or build a message.
 
-A check before the encoding says nothing about what a decoder makes of the result, so both checks
+A check before the encoding cannot cover what a decoder makes of the result, so both checks
 are of the finished bytes.
 """
 

@@ -92,7 +92,7 @@ class PushChannel:
             faults.append(f"{len(targets)} target(s) did not take it")
             retryable = True
         text = "; ".join(faults) or "no push target"
-        raise (ChannelUnavailable(text) if retryable else ChannelRejected(text)).of_nobody()
+        raise (ChannelUnavailable(text) if retryable else ChannelRejected(text)).of_no_provider()
 
     def _notify(
         self, targets: Sequence[tuple[str, NotifyBase]], notice: Notice, timeout: float

@@ -121,7 +121,7 @@ def _check_query(found: Mapping[str, Any]) -> None:
         raise ChannelRejected("a push URL may not set headers or fields of its own")
     query: dict[str, str] = found.get("qsd") or {}
     if unknown := sorted(set(query) - PARAMETERS):
-        raise ChannelRejected(f"a push URL may not say {unknown[0][:32]!r} after its '?'")
+        raise ChannelRejected(f"a push URL may not have {unknown[0][:32]!r} after its '?'")
     if fault := parameter_fault(urlencode(query, quote_via=quote)):
         raise ChannelRejected(fault)
 

@@ -91,7 +91,7 @@ class SmsChannel:
             OutcomeUnknown: the request left and no answer came.
         """
         if not message.contact.phone:
-            raise ChannelRejected(f"user {message.user_id!r} has no phone number").of_nobody()
+            raise ChannelRejected(f"user {message.user_id!r} has no phone number").of_no_provider()
         with rendering(self.name):
             text = self._renderer.sms(message)
         form = {"To": message.contact.phone, "Body": text}
@@ -122,8 +122,8 @@ def _read(response: httpx.Response, sent: Segments) -> Taken:
         )
     code = body.get("code")
     code = code if isinstance(code, int) else None
-    told = provider_text(body.get("message") or response.reason_phrase)
-    text = f"the SMS gateway answered {status}" + (f", code {code}" if code else "") + f": {told}"
+    reason = provider_text(body.get("message") or response.reason_phrase)
+    text = f"the SMS gateway answered {status}" + (f", code {code}" if code else "") + f": {reason}"
     if status == 429 or status >= 500 or 300 <= status < 400:
         raise ChannelUnavailable(text, retry_after=retry_after(response))
     if status in (401, 403, 404) and code != 21610:

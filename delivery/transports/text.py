@@ -24,7 +24,7 @@ _BROKEN = re.compile(
     )
     + "]"
 )
-# Invisible characters, and those that reorder their surroundings: a name must not disguise a line.
+# Invisible characters, and those that reorder text around them: a name must not disguise a line.
 # Joiners, marks of direction, tags and variation selectors are treated below.
 _HIDDEN = re.compile(
     r"[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180e\u200b\u202a-\u202e\u2060-\u206f\u3164\ufeff"
@@ -97,11 +97,11 @@ def provider_text(value: object, length: int = MAX_PROVIDER_TEXT) -> str:
     U+0000 and other characters that no database or log takes become U+FFFD: no text may keep an
     outcome from being recorded.
     """
-    told = (
+    text = (
         value[: length * 8].decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
     )
-    told = " ".join(told[: length * 4].split())
-    return "".join(char if char.isprintable() else REPLACEMENT for char in told[:length])
+    text = " ".join(text[: length * 4].split())
+    return "".join(char if char.isprintable() else REPLACEMENT for char in text[:length])
 
 
 def provider_id(value: object) -> str | None:

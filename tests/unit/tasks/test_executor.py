@@ -94,7 +94,7 @@ class TestScheduling:
         bench.run("database", *ids)
         assert [len(batch) for _, batch in bench.queue.published] == [20, 20, 5]
 
-    def test_whoever_another_worker_holds_is_left_alone(self) -> None:
+    def test_an_event_that_another_worker_holds_is_left_alone(self) -> None:
         bench = Bench(policies_of(step_on("database")))
         event_id = bench.ledger.add()
         bench.ledger.claim([event_id], 60.0)

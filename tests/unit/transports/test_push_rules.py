@@ -86,7 +86,7 @@ def test_a_scheme_that_is_not_listed_is_never_called(
 def test_a_url_cannot_ask_for_files_limits_or_headers(
     called: list[tuple[int, float]], query: str
 ) -> None:
-    with pytest.raises(ChannelRejected, match="may not say"):
+    with pytest.raises(ChannelRejected, match="may not have"):
         deliver(channel(), f"{GOTIFY}?{query}")
     assert called == []
 

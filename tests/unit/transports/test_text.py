@@ -19,7 +19,7 @@ from delivery.transports.text import (
 
 ANYTHING = st.text(st.characters(exclude_categories=()), max_size=60)
 # What a reader takes for one character, and what is easily cut.
-FAMILY = "👩‍👩‍👧‍👦"
+FOUR_PEOPLE = "👩‍👩‍👧‍👦"
 SCOTLAND = "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
 
 
@@ -50,7 +50,7 @@ def test_characters_put_together_are_the_text(text: str) -> None:
 @pytest.mark.parametrize(
     "whole",
     [
-        FAMILY,
+        FOUR_PEOPLE,
         SCOTLAND,
         "🇩🇪",
         "👍🏽",
