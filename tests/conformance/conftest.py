@@ -82,10 +82,8 @@ def ledger(open_ledger: Callable[[], SqlLedger]) -> SqlLedger:
 
 
 @pytest.fixture
-def advance(ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Moves the clock of this test's ledger ahead by seconds, however often it is open."""
-    if isinstance(ledger, MemoryLedger):
-        return ledger.advance
+def advance_databases(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves the ledger's clock ahead by seconds, for every database of this process."""
     ahead = timedelta()
 
     def move(seconds: float) -> None:
@@ -94,6 +92,15 @@ def advance(ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> Callable[[flo
 
     for name, told in moved(lambda: ahead).items():
         monkeypatch.setattr(Database, name, told)
+    return move
+
+
+@pytest.fixture
+def advance(ledger: SqlLedger, request: pytest.FixtureRequest) -> Callable[[float], None]:
+    """Moves the clock of this test's ledger ahead by seconds, however often it is open."""
+    if isinstance(ledger, MemoryLedger):
+        return ledger.advance
+    move: Callable[[float], None] = request.getfixturevalue("advance_databases")
     return move
 
 

@@ -21,6 +21,7 @@ from delivery.domain.health import RECOVERY, THRESHOLD, Breaker, BreakerState
 from delivery.errors import LedgerUnavailable
 from delivery.ledger import SqlLedger
 from delivery.ledger.sql.tables import audit_head, audit_log
+from delivery.testing import MemoryLedger
 
 FULL = Contact(
     "ada",
@@ -108,13 +109,15 @@ def test_an_error_of_the_database_shows_no_address(ledger: SqlLedger) -> None:
 
 
 @pytest.fixture
-def wait_out(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def wait_out(ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Lets the breakers' one-second memory pass."""
     real, ahead = time.monotonic, 0.0
 
     def move() -> None:
         nonlocal ahead
         ahead += 1.1
+        if isinstance(ledger, MemoryLedger):
+            ledger.advance(1.1)
 
     monkeypatch.setattr("delivery.ledger.stores.breakers.time.monotonic", lambda: real() + ahead)
     return move

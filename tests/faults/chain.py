@@ -26,7 +26,7 @@ from tests.unit.tasks.fakes import FakeAlerts, FakeGateways, FakeLinks, FakeQueu
 Advance = Callable[[float], None]
 LIMITS = TimeLimits(soft=1.0, hard=2.0, lease=30.0)
 """A provider has half a second for its answer; a claim of the dead lasts half a minute."""
-MOST_ROUNDS = 300
+MOST_ROUNDS = 400
 
 
 def policies_of(*chain: Mapping[str, Any], ttl: float = 3_600.0) -> Policies:

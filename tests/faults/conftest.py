@@ -3,10 +3,19 @@
 from tests.acceptance.conftest import start
 from tests.conformance.conftest import (
     advance,
+    advance_databases,
     ledger,
-    ledger_url,
+    open_ledger,
     postgres_template,
     sqlite_template,
 )
 
-__all__ = ["advance", "ledger", "ledger_url", "postgres_template", "sqlite_template", "start"]
+__all__ = [
+    "advance",
+    "advance_databases",
+    "ledger",
+    "open_ledger",
+    "postgres_template",
+    "sqlite_template",
+    "start",
+]

@@ -6,7 +6,7 @@ version, another program or a person may have written them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +16,6 @@ from delivery.domain.contact import Contact
 from delivery.domain.lifecycle import State
 from delivery.domain.ports import Message, Taken
 from delivery.ledger import SqlLedger
-from delivery.ledger.sql.database import Database
 from tests.faults.chain import Advance, Chain, policies_of
 
 EMAIL = {"channel": "email", "confirms": "accepted", "respects": ["quiet_hours", "opt_out"]}
@@ -56,15 +55,12 @@ def chain(ledger: SqlLedger, advance: Advance, mail: Mail) -> Chain:
 
 
 @pytest.fixture
-def damage(ledger: SqlLedger, ledger_url: str) -> Iterator[Any]:
-    database = Database(ledger_url)
-
+def damage(ledger: SqlLedger) -> Callable[..., None]:
     def change(statement: str, **values: Any) -> None:
-        with database.write() as connection:
+        with ledger.database.write() as connection:
             connection.execute(sa.text(statement), values)
 
-    yield change
-    database.close()
+    return change
 
 
 @pytest.mark.parametrize(

@@ -62,10 +62,10 @@ class World:
 
 
 @pytest.fixture
-def world(postgres_url: str, advance: Advance) -> Iterator[World]:
+def world(postgres_url: str, advance_databases: Advance) -> Iterator[World]:
     migrate.upgrade(postgres_url)
     ledger = SqlLedger(postgres_url)
-    made = World(postgres_url, ledger, advance)
+    made = World(postgres_url, ledger, advance_databases)
     with smtp_server(made.mails) as server:
         made.port = server.port
         yield made

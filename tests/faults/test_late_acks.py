@@ -18,7 +18,7 @@ from tests.smtp_servers import Behaviour, smtp_server
 from tests.unit.tasks.fakes import make_event
 from tests.web_server import WebServer, web_server
 
-pytestmark = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+pytestmark = pytest.mark.parametrize("open_ledger", ["postgresql"], indirect=True)
 
 LADDER = (
     {"channel": "email", "on_unknown": "retry"},

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import DigestRule
 from delivery.errors import ChannelRejected, ChannelUnavailable, OutcomeUnknown
+from delivery.ledger.stores.digests import DigestSql
 from tests.unit.tasks.fakes import Bench, make_event, policies_of, step_on
 
 WINDOW = DigestRule(window=30.0, min_interval=0.0)
@@ -51,10 +52,12 @@ def test_users_and_runs_do_not_share_a_mail() -> None:
 def test_a_message_carries_its_links_and_a_stable_key() -> None:
     bench = bench_of(respects=("opt_out",))
     bench.channels["email"].faults = [UNAVAILABLE]
-    bench.play(bench.ledger.add())
+    event_id = bench.ledger.add()
+    bench.play(event_id)
     first, second = bench.channels["email"].messages
-    assert first.key == second.key == "message-digest-1"
-    assert first.confirm_url == "https://x/confirm/digest-1"
+    digest_id = bench.ledger.look(event_id).stored.digest_id
+    assert first.key == second.key == digest_id
+    assert first.confirm_url == f"https://x/confirm/{digest_id}"
     assert first.unsubscribe_url == "https://x/unsubscribe/u/email"
     assert first.callback_url == "https://x/callback"
     assert (first.number, second.number) == (1, 2)
@@ -94,7 +97,7 @@ def test_a_transient_failure_reopens_the_digest_and_the_event_waits_with_it() ->
     bench.channels["email"].faults = [UNAVAILABLE]
     event_id = bench.ledger.add()
     bench.run("email", event_id)
-    assert bench.ledger.digest_ends[0][2] == 10.0
+    assert bench.ledger.digests.ends[0][2] == 10.0
     assert bench.ledger.due_in(event_id) == 10.0
     bench.play(event_id)
     assert bench.ledger.tries(event_id) == [("email", 1, "failed"), ("email", 2, "delivered")]
@@ -105,7 +108,7 @@ def test_a_refused_address_closes_the_digest_and_the_chain_goes_on() -> None:
     bench.channels["email"].faults = [ChannelRejected("550 no such user")]
     event_id = bench.ledger.add()
     bench.play(event_id)
-    assert bench.ledger.digest_ends[0][2] is None
+    assert bench.ledger.digests.ends[0][2] is None
     assert len(bench.channels["email"].messages) == 1
     assert bench.ledger.state(event_id) is State.DEAD
 
@@ -114,7 +117,7 @@ def test_attempts_stop_at_the_cap_and_the_digest_with_them() -> None:
     bench = bench_of(attempts=2)
     bench.channels["email"].faults = [UNAVAILABLE] * 9
     bench.play(bench.ledger.add())
-    assert [retry for _, _, retry in bench.ledger.digest_ends] == [10.0, None]
+    assert [retry for _, _, retry in bench.ledger.digests.ends] == [10.0, None]
 
 
 def test_an_unknown_outcome_is_repeated_by_policy() -> None:
@@ -130,8 +133,23 @@ def test_a_digest_that_another_worker_sends_is_waited_for() -> None:
     event_id = bench.ledger.add()
     bench.run("email", event_id)
     bench.ledger.advance(30.0)
-    digest = bench.ledger.groups["digest-1"]
-    bench.ledger.groups["digest-1"] = replace(digest, token=-1)
+    digest_id = bench.ledger.look(event_id).stored.digest_id
+    assert digest_id is not None
+    assert bench.ledger.digests.claim(digest_id, 60.0) is not None
+    bench.run("email", event_id)
+    assert bench.channels["email"].messages == []
+    assert (bench.ledger.step(event_id), bench.ledger.due_in(event_id)) == ("email", 5.0)
+
+
+def test_a_digest_that_another_worker_took_first_is_waited_for() -> None:
+    bench = bench_of()
+    event_id = bench.ledger.add()
+    bench.run("email", event_id)
+    bench.ledger.advance(30.0)
+    digest_id = bench.ledger.look(event_id).stored.digest_id
+    assert digest_id is not None
+    theirs = DigestSql(bench.ledger.database)
+    bench.ledger.digests.before_claim = partial(theirs.claim, digest_id, 60.0)
     bench.run("email", event_id)
     assert bench.channels["email"].messages == []
     assert (bench.ledger.step(event_id), bench.ledger.due_in(event_id)) == ("email", 2.0)
@@ -175,9 +193,10 @@ def test_a_policy_may_take_the_providers_word_as_proof() -> None:
     bench.ledger.advance(30.0)
     bench.run("email", *ids)
     assert {bench.ledger.state(event_id) for event_id in ids} == {State.CONFIRMED}
-    assert {(p.channel, p.by, p.evidence) for p in bench.ledger.proofs} == {
-        ("email", "provider", "email-1")
-    }
+    confirmations = [bench.ledger.look(event_id).confirmations for event_id in ids]
+    assert [[(c.channel, c.by, c.evidence) for c in each] for each in confirmations] == [
+        [("email", "provider", "email-1")]
+    ] * 2
 
 
 def test_an_open_breaker_holds_the_digest_back_without_an_attempt() -> None:
@@ -229,7 +248,7 @@ def test_events_of_types_without_this_channel_stay_out_of_the_mail() -> None:
 def test_an_ack_at_the_very_moment_of_sending_keeps_its_event_out() -> None:
     bench = bench_of(digest=DigestRule(window=0.0, min_interval=0.0))
     gone, left = bench.ledger.add(), bench.ledger.add()
-    bench.ledger.before_sending = lambda: bench.ledger.acknowledge(gone)
+    bench.ledger.digests.before_claim = lambda: bench.ledger.acknowledge(gone)
     report = bench.run("email", gone, left)
     [message] = bench.channels["email"].messages
     assert [event.id for event in message.events] == [left]
@@ -239,12 +258,14 @@ def test_an_ack_at_the_very_moment_of_sending_keeps_its_event_out() -> None:
 def test_waiting_at_an_open_breaker_does_not_keep_it_open() -> None:
     bench = bench_of(digest=DigestRule(window=0.0, min_interval=0.0))
     event_id = bench.ledger.add()
-    [claim] = bench.ledger.claim([event_id], 60.0)
-    bench.ledger.join(claim, "email", by=("user_id", "run_id"), window=0.0, min_interval=0.0)
+    claim = bench.ledger.claim(event_id, 60.0)
+    bench.ledger.digests.join(
+        claim, "email", by=("user_id", "run_id"), window=0.0, min_interval=0.0
+    )
     bench.ledger.advance(100.0)
     bench.ledger.break_open("email")
-    opened = bench.ledger.switches["email"]
+    opened = bench.ledger.breakers.get("email")
     bench.run("email", event_id)
     assert bench.ledger.tries(event_id) == [("email", 1, "failed")]
     assert bench.channels["email"].messages == []
-    assert bench.ledger.switches["email"] == opened
+    assert bench.ledger.breakers.get("email") == opened
