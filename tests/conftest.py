@@ -64,7 +64,7 @@ def postgres_admin(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def postgres_url(postgres_admin: str) -> Iterator[str]:
-    """The SQLAlchemy URL of a new, empty database, dropped afterwards whoever is connected."""
+    """The SQLAlchemy URL of a new, empty database, dropped afterwards, open connections or not."""
     with databases.created(postgres_admin) as url:
         yield databases.text(url)
 
@@ -84,7 +84,7 @@ def redis_url(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def rabbitmq_server_proc() -> Iterator[servers.Server]:
-    """This run's own RabbitMQ; whoever stops it starts it again."""
+    """This run's own RabbitMQ; a test that stops it starts it again."""
     with rabbitmq.rabbitmq_server() as server:
         yield server
 

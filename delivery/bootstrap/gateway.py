@@ -99,9 +99,9 @@ def with_port(settings: Settings) -> Settings:
     """
     if settings.port:
         return settings
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    version = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        with socket.socket(family) as probe:
+        with socket.socket(version) as probe:
             probe.bind((settings.host, 0))
             return settings.model_copy(update={"port": probe.getsockname()[1]})
     except OSError as error:

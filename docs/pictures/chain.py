@@ -42,7 +42,7 @@ async def chain(browser: Browser, folder: Path) -> None:
 
 
 def climb(cluster: Cluster) -> str:
-    """A run that nobody sees, until its mail's button is pressed; its last event."""
+    """A run without a connected client, until its mail's button is pressed; its last event."""
     cluster.contact(USER, email="ada@example.org", time_zone="Europe/London")
     events = [
         {"type": type, "user_id": USER, "run_id": RUN, "data": data}

@@ -177,7 +177,7 @@ async def test_promise_5_the_fast_path_never_waits(start: Start) -> None:
         calm = await emit_to_handler(service, 30)
         broker.stop()  # frozen, not gone: connects succeed and nothing is ever answered
         try:
-            # Somebody who is away needs the broker at once; whoever is there must not notice.
+            # A user who is away needs the broker at once; one who is connected must not notice.
             away = await asyncio.to_thread(service.emit, "bob", "run-1")
             frozen = await emit_to_handler(service, 30)
         finally:

@@ -1,4 +1,4 @@
-"""The docs' pictures: each is shown with words for those who do not see it, and none is too big."""
+"""The docs' pictures: each has a text in its place, and none is too big."""
 
 import re
 import struct

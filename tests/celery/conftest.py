@@ -32,7 +32,7 @@ from tests.processes import SECRET
 from tests.server_process import wait_until
 from tests.web_server import WebServer, web_server
 
-PATIENCE = 60.0
+LONG_WAIT = 60.0
 
 # One step with an effect that can be counted: operators are called.
 POLICIES = """
@@ -204,7 +204,7 @@ class Chain:
             self.sweep()
             return self.state(event_id) is State.DEAD
 
-        wait_until(over, "the chain is over", PATIENCE)
+        wait_until(over, "the chain is over", LONG_WAIT)
 
 
 @pytest.fixture

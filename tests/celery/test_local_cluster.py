@@ -8,7 +8,7 @@ from pytest_celery import CeleryTestSetup
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import CHANNELS
 from delivery.tasks.app import task_name
-from tests.celery.conftest import PATIENCE, Chain
+from tests.celery.conftest import LONG_WAIT, Chain
 from tests.server_process import wait_until
 from tests.web_server import Reply, WebServer
 
@@ -45,7 +45,7 @@ def test_a_message_delivered_twice_has_one_effect(
         (active,) = (inspect.active() or {"": ["unknown"]}).values()
         return figures["total"].get(task_name("alert")) == 2 and not active
 
-    wait_until(has_done_both, "the worker has done both", PATIENCE)
+    wait_until(has_done_both, "the worker has done both", LONG_WAIT)
     assert chain.state(event_id) is State.DEAD, celery_setup.worker.logs()
     assert chain.attempts(event_id) == [(1, "delivered")]
     assert alerts(operators) == 1
@@ -62,7 +62,7 @@ def test_what_a_killed_worker_was_doing_is_finished_by_another(
         chain.sweep()
         return alerts(operators) == 1
 
-    wait_until(is_in_the_middle, "the worker is in the middle of it", PATIENCE)
+    wait_until(is_in_the_middle, "the worker is in the middle of it", LONG_WAIT)
     celery_setup.worker.kill()
     assert chain.state(event_id) is State.FALLING_BACK
     operators.answer = lambda request: Reply()

@@ -56,7 +56,7 @@ class Blackhole:
                 near, _ = self._listener.accept()
                 far = socket.create_connection(("127.0.0.1", self._target), 5.0)
             except OSError:
-                continue  # closed, or nobody is there
+                continue  # closed, or no peer is there
             for one, other in ((near, far), (far, near)):
                 one.settimeout(LOOK)
                 self._threads.append(self._begin(self._pump, one, other))

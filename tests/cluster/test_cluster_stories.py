@@ -1,4 +1,4 @@
-"""The stories of the pipeline, told by a cluster: live, away, nobody there."""
+"""The stories of the pipeline, told by a cluster: live, away, never confirmed."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ async def test_coming_back_midway_delivers_what_was_missed_and_stops_the_chain(
     assert cluster.mails_to("dora@example.org") == []
 
 
-async def test_nobody_there_ends_dead_with_one_alert_and_can_be_replayed(
+async def test_an_unconfirmed_event_ends_dead_with_one_alert_and_can_be_replayed(
     cluster: Cluster,
 ) -> None:
     ids = await asyncio.to_thread(cluster.emit, "nobody", "run-1")

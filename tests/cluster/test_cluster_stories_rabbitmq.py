@@ -10,17 +10,17 @@ from delivery.tasks.app import ALL_QUEUES
 from tests import rabbitmq, servers
 from tests.cluster.conftest import Cluster, making, start
 from tests.cluster.test_cluster_stories import (
+    test_an_unconfirmed_event_ends_dead_with_one_alert_and_can_be_replayed,
     test_away_the_chain_goes_its_way_to_one_mail_and_one_text,
     test_coming_back_midway_delivers_what_was_missed_and_stops_the_chain,
     test_live_events_are_confirmed_with_who_what_and_when,
-    test_nobody_there_ends_dead_with_one_alert_and_can_be_replayed,
 )
 
 __all__ = [
+    "test_an_unconfirmed_event_ends_dead_with_one_alert_and_can_be_replayed",
     "test_away_the_chain_goes_its_way_to_one_mail_and_one_text",
     "test_coming_back_midway_delivers_what_was_missed_and_stops_the_chain",
     "test_live_events_are_confirmed_with_who_what_and_when",
-    "test_nobody_there_ends_dead_with_one_alert_and_can_be_replayed",
 ]
 
 

@@ -123,7 +123,7 @@ async def test_a_receipt_in_process_sees_a_confirmation_on_another_node(
             emitter = node.emitter("seen", "run")
             receipt = await emitter.emit("agent_thinking", {"thought": "hm"})
             await page.receive(1)
-            assert await receipt.confirmed(0.05) is False, "nobody has acknowledged it"
+            assert await receipt.confirmed(0.05) is False, "it is not acknowledged"
             waiting = asyncio.create_task(receipt.confirmed(20.0))
             begun = time.perf_counter()
             await page.send({"type": "ack", "upto": 1})
@@ -150,7 +150,7 @@ async def test_a_frozen_redis_leaves_the_fast_path_flat_and_loses_nothing(
         calm = await emit_to_arrival(cluster, here, "flat", 0, SAMPLES)
         own_redis.stop()
         try:
-            # Somebody at the other node, and somebody away: both need Redis now.
+            # A user at the other node, and one who is away: both need Redis now.
             far = await asyncio.to_thread(cluster.emit, "far")
             away = await asyncio.to_thread(cluster.emit, "gone", "run", THINKING)
             frozen: list[float] = []
@@ -185,7 +185,7 @@ async def test_a_redis_that_comes_back_empty_is_subscribed_to_again(
                 return int(client.pubsub_numsub("delivery:bus")[0][1])
 
         await eventually(subscribers, lambda count: count >= 2, 20.0)
-        # Whoever subscribed anew has caught up with the ledger.
+        # A new subscription has caught up with the ledger.
         await page.until(lambda: during in page.ids, 20.0)
         (after,) = await asyncio.to_thread(cluster.emit, "again", "run", THINKING, gateway=1)
         await page.until(lambda: after in page.ids)

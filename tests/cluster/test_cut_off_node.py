@@ -16,7 +16,7 @@ from tests.wire import eventually
 pytestmark = pytest.mark.timeout(150)
 
 THINKING = ("agent_thinking",)
-PATIENCE = 40.0
+LONG_WAIT = 40.0
 
 
 def through(url: str, port: int) -> str:
@@ -30,7 +30,7 @@ def states(cluster: Cluster, ids: list[str]) -> list[str]:
     return [answer.get("state", "nowhere") for answer in answers]
 
 
-async def test_a_node_cut_off_serves_its_clients_and_nobody_handles_anything_twice(
+async def test_a_node_cut_off_serves_its_clients_and_no_client_handles_anything_twice(
     cluster: Cluster, own_postgres: servers.Server, own_redis: servers.Server
 ) -> None:
     database, bus = (urlsplit(server.url).port or 0 for server in (own_postgres, own_redis))
@@ -65,18 +65,18 @@ async def test_a_node_cut_off_serves_its_clients_and_nobody_handles_anything_twi
                 asyncio.to_thread(cluster.emit, "islander", "here", gateway=number),
                 asyncio.to_thread(cluster.emit, "islander", "there"),
             )
-            await eventually(lambda: handled, lambda seen: set(here) <= set(seen), PATIENCE)
-            # Elsewhere, nobody hears of the island's clients: the chain takes over.
+            await eventually(lambda: handled, lambda seen: set(here) <= set(seen), LONG_WAIT)
+            # Other nodes do not hear of the island's clients: the chain takes over.
             await eventually(
-                lambda: cluster.mails_to("islander@example.org"), lambda mails: mails, PATIENCE
+                lambda: cluster.mails_to("islander@example.org"), lambda mails: mails, LONG_WAIT
             )
             assert not set(there) & set(handled)
             for line in (to_database, to_bus):
                 line.mend()
             every = before + here + there
-            await eventually(lambda: handled, lambda seen: set(every) <= set(seen), PATIENCE)
+            await eventually(lambda: handled, lambda seen: set(every) <= set(seen), LONG_WAIT)
             await eventually(
-                lambda: states(cluster, every), lambda s: set(s) == {"confirmed"}, PATIENCE
+                lambda: states(cluster, every), lambda s: set(s) == {"confirmed"}, LONG_WAIT
             )
             assert sorted(handled) == sorted(every), "each once"
             assert [i for i in handled if i in here] == here, "in order"

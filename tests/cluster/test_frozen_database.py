@@ -18,7 +18,7 @@ ANSWER_TIMEOUT = 0.5
 
 @pytest.fixture(scope="module")
 def own_postgres() -> Iterator[servers.Server]:
-    """A PostgreSQL that nobody else uses."""
+    """A PostgreSQL of this test's own."""
     with servers.postgres() as server:
         yield server
 

@@ -19,20 +19,20 @@ ENOUGH = 30  # connections, after which the kernel has chosen each of two proces
 
 
 @pytest.fixture(scope="module")
-def family(cluster: Cluster) -> Iterator[Gateway]:
+def supervised(cluster: Cluster) -> Iterator[Gateway]:
     """Two processes on one port, in the cluster."""
     with cluster.extra("shared", "--workers", "2") as gateway:
         yield gateway
 
 
 @pytest.fixture
-def shared(family: Gateway) -> Gateway:
+def shared(supervised: Gateway) -> Gateway:
     """The same, begun anew if the test before ended it."""
-    if family.running.process.poll() is not None:
-        family.running.kill()
-        family.begin().ready()
-    wait_until(lambda: len(children(family)) == 2, "both run")
-    return family
+    if supervised.running.process.poll() is not None:
+        supervised.running.kill()
+        supervised.begin().ready()
+    wait_until(lambda: len(children(supervised)) == 2, "both run")
+    return supervised
 
 
 def children(gateway: Gateway) -> list[psutil.Process]:

@@ -28,7 +28,7 @@ async def test_a_frozen_database_is_given_up_and_its_events_are_drained_later(
             frozen = await asyncio.to_thread(cluster.emit, "icy")
             assert time.monotonic() - begun < LONGEST, "accepted means: somewhere durable"
             await page.until(lambda: set(frozen) <= set(page.ids))
-            assert time.monotonic() - begun < LONGEST, "and whoever is there has it live"
+            assert time.monotonic() - begun < LONGEST, "and a connected client has it live"
         finally:
             own_postgres.cont()
         await eventually(

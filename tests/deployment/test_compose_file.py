@@ -193,7 +193,7 @@ def test_gateways_trust_the_address_of_nginx_alone() -> None:
     assert len(addresses | {nginx}) == 3
     for gateway in gateways:
         assert gateway["environment"]["DELIVERY_TRUSTED_PROXIES"] == nginx
-        assert "ports" not in gateway, "nobody passes by nginx"
+        assert "ports" not in gateway, "no request passes by nginx"
 
 
 def test_nginx_waits_longer_than_two_heartbeats() -> None:

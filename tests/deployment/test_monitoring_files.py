@@ -35,8 +35,8 @@ def exposed() -> set[str]:
     from flower.events import get_prometheus_metrics
 
     get_prometheus_metrics()
-    theirs = {sample.name for family in REGISTRY.collect() for sample in family.samples}
-    theirs |= {family.name + "_total" for family in REGISTRY.collect() if family.type == "counter"}
+    theirs = {sample.name for metric in REGISTRY.collect() for sample in metric.samples}
+    theirs |= {metric.name + "_total" for metric in REGISTRY.collect() if metric.type == "counter"}
     return set(re.findall(r"^# TYPE (\w+)", everything(), re.MULTILINE)) | theirs
 
 

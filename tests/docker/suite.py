@@ -17,7 +17,7 @@ from tests.server_process import wait_until
 
 pytestmark = pytest.mark.timeout(900)  # containers start one after the other
 
-PATIENCE = 60.0
+LONG_WAIT = 60.0
 
 
 def hand_over(ledger: SqlLedger) -> str:
@@ -44,7 +44,7 @@ def wait_for_the_chain(setup: CeleryTestSetup, ledger: SqlLedger, event_id: str)
         assert found is not None
         return any(a.channel == "database" and a.ended_at for a in found.attempts)
 
-    wait_until(has_begun, "the chain has begun", PATIENCE)
+    wait_until(has_begun, "the chain has begun", LONG_WAIT)
 
 
 def test_the_image_serves_the_chains_tasks(

@@ -99,7 +99,7 @@ class Chain:
         )
 
     def hand_over(self, user: str = "ada", count: int = 1, run: str = "run") -> list[str]:
-        """Accept events that nobody is there to receive."""
+        """Accept events whose user is not connected."""
         events = [make_event(user, run) for _ in range(count)]
         ttl = self._policies.of(events[0].event_class).ttl
         self.ledger.recording.commit([make_entry(e, hand_over=True, ttl=ttl) for e in events])

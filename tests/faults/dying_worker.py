@@ -1,7 +1,7 @@
 """A worker process that kills itself (SIGKILL) at one moment of its work.
 
 ``claimed``: the events are claimed and nothing else is written; ``before_send``: the attempt stands
-in the ledger; ``after_send``: the server has said 250, and nobody has written that down.
+in the ledger; ``after_send``: the server has said 250, and that is not recorded.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ def test_others_of_the_same_batch_go_on_at_once(chain: Chain, mail: Mail) -> Non
 @pytest.mark.parametrize(
     ("column", "value"), [("class", "retired"), ("meta", "no json"), ("step", "pigeon")]
 )
-def test_an_event_whose_row_is_odd_ends_and_holds_up_no_other(
+def test_an_event_whose_row_is_malformed_ends_and_holds_up_no_other(
     chain: Chain, mail: Mail, damage: Any, column: str, value: str
 ) -> None:
     bad, good = chain.hand_over("ada"), chain.hand_over("bob")

@@ -184,7 +184,7 @@ def test_a_push_target_that_refuses_shows_a_host_that_works(
     assert chain.tries(good[0]) == [("emergency", "delivered")]
 
 
-class Odd:
+class Strange:
     """Has an error of its own for each message."""
 
     name = "email"
@@ -197,6 +197,6 @@ class Odd:
 
 
 def test_an_error_of_ours_is_not_the_providers(ledger: SqlLedger, advance: Advance) -> None:
-    chain = chain_of(ledger, advance, ONE_MAIL, Odd())
+    chain = chain_of(ledger, advance, ONE_MAIL, Strange())
     chain.play([*(chain.hand_over("ada", run=f"r{n}")[0] for n in range(THRESHOLD + 1))])
     assert state(ledger, "email") is BreakerState.CLOSED

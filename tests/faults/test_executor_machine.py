@@ -2,7 +2,7 @@
 messages and replays: over the ledger in memory, and over a file.
 
 Whatever happens, every event reaches an end, leaves it only by a late proof or a replay, and is
-sent again only after an attempt that may not have gone out or whose outcome nobody knows.
+sent again only after an attempt that may not have gone out or whose outcome is unknown.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ class Chaos(RuleBasedStateMachine):
     def on_send(self, channel: str, event_id: str) -> None:
         """A message leaves: was it allowed to?"""
         state, generation, attempts = self.world.look(event_id)
-        assert state not in ENDED, f"{state} events are nobody's business any more"
+        assert state not in ENDED, f"{state} events are over"
         before = [a for a in attempts if (a.channel, a.generation) == (channel, generation)]
         *earlier, present = sorted(before, key=lambda attempt: attempt.number)
         assert present.outcome is Outcome.STARTED, "an attempt is written before its side effect"

@@ -114,7 +114,7 @@ def test_acks_that_race_their_timeouts_leave_every_event_confirmed_and_nothing_d
     for stored in ledger.events.read([event.id for event in events]):
         assert (stored.state, stored.due_at) == (State.CONFIRMED, None)
     advance(120.0)
-    assert chain.turn() == 0, "nobody is sent anything"
+    assert chain.turn() == 0, "nothing is sent"
 
 
 def test_an_ack_for_an_expired_event_is_on_record_and_changes_nothing(

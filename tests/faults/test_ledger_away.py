@@ -28,7 +28,7 @@ from tests.wire import Listener, eventually, listening
 pytestmark = pytest.mark.timeout(120)
 
 # One transaction waits five seconds for SQLite's lock, a connection to PostgreSQL three.
-PATIENCE = 30.0
+LONG_WAIT = 30.0
 
 
 def post(service: Service, size: int) -> tuple[str, httpx.Response]:
@@ -41,11 +41,11 @@ def post(service: Service, size: int) -> tuple[str, httpx.Response]:
         "run_id": "r",
         "data": {"text": "x" * size},
     }
-    return event_id, service.http.post("/v1/events", json=event, timeout=PATIENCE)
+    return event_id, service.http.post("/v1/events", json=event, timeout=LONG_WAIT)
 
 
 def status(service: Service, event_id: str) -> int:
-    return service.http.get(f"/v1/events/{event_id}", timeout=PATIENCE).status_code
+    return service.http.get(f"/v1/events/{event_id}", timeout=LONG_WAIT).status_code
 
 
 def recorded(service: Service, ids: list[str]) -> list[int]:
@@ -71,7 +71,7 @@ async def test_a_full_spool_refuses_with_a_time_to_come_back_and_loses_nothing_i
         assert int(answer.headers["Retry-After"]) >= 1
         refused = [event_id, post(service, 10_000)[0]]
         intruder.execute("ROLLBACK")
-    await eventually(lambda: recorded(service, taken), lambda seen: set(seen) == {200}, PATIENCE)
+    await eventually(lambda: recorded(service, taken), lambda seen: set(seen) == {200}, LONG_WAIT)
     _, again = await asyncio.to_thread(post, service, 10_000)
     assert again.status_code == 202, "and is empty again"
     assert recorded(service, refused) == [404, 404]
@@ -82,9 +82,10 @@ async def test_a_full_spool_refuses_with_a_time_to_come_back_and_loses_nothing_i
 
 @contextlib.contextmanager
 def small_disk() -> Iterator[Path | None]:
-    """A tmpfs of 40 MiB, for PostgreSQL to keep tables in; ``None`` where nobody may mount one."""
+    """A tmpfs of 40 MiB, for PostgreSQL to keep tables in; ``None`` where mounting is not
+    allowed."""
     with servers.server_folder("disk") as folder:
-        # As root, the server runs as nobody, and wants its folder to be its own.
+        # As root, the server runs as another user and wants its folder to be its own.
         owner = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else os.geteuid()
         options = f"size=40m,mode=0700,uid={owner}"
         mount = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
@@ -112,7 +113,7 @@ def full(disk: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only(url: str) -> Iterator[None]:
-    """Nobody writes within the block, as on a server that was demoted to a replica."""
+    """No write succeeds within the block, as on a server that was demoted to a replica."""
     name = make_url(url).database
     leave = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -151,12 +152,14 @@ async def emitted_through(
         return service.process.tail(20_000)
 
     with trouble:
-        await eventually(emitted, lambda log: len(ids) >= count and re.search(said, log), PATIENCE)
-        await page.until(lambda: len(page.ids) >= already + len(ids), PATIENCE)
-    await eventually(lambda: recorded(service, ids), lambda s: set(s) == {200}, PATIENCE)
+        await eventually(emitted, lambda log: len(ids) >= count and re.search(said, log), LONG_WAIT)
+        await page.until(lambda: len(page.ids) >= already + len(ids), LONG_WAIT)
+    await eventually(lambda: recorded(service, ids), lambda s: set(s) == {200}, LONG_WAIT)
     assert page.ids[already:] == ids, "in order, and once"
     await page.send({"type": "ack", "upto": len(page.events)})
-    await eventually(lambda: service.states(ids), lambda seen: set(seen) == {"confirmed"}, PATIENCE)
+    await eventually(
+        lambda: service.states(ids), lambda seen: set(seen) == {"confirmed"}, LONG_WAIT
+    )
 
 
 async def test_a_database_that_cannot_be_written_is_a_ledger_that_is_away(start: Start) -> None:

@@ -116,8 +116,8 @@ async def test_commits_whose_answers_are_lost_are_done_once(cluster: Cluster) ->
     assert outcome.notes["commits whose answer was lost"] > 0
 
 
-async def test_odd_clients_hold_up_nobody_else(cluster: Cluster) -> None:
-    outcome = await played(cluster, "odd-clients", replace(PLAN, users=25, drain=80.0))
+async def test_slow_and_silent_clients_hold_up_no_other(cluster: Cluster) -> None:
+    outcome = await played(cluster, "slow-clients", replace(PLAN, users=25, drain=80.0))
     assert outcome.verdict.dead > 0, "operators know of the mute one without an address"
     assert outcome.verdict.fallback > 0, "and a mail reached the other"
 

@@ -123,7 +123,7 @@ def test_a_mail_server_that_says_later_for_a_while_takes_the_mail_once(
     assert len(mails.messages) == 1
 
 
-def test_an_address_that_is_refused_for_good_costs_nobody_else_a_mail(
+def test_an_address_that_is_refused_for_good_costs_no_other_user_a_mail(
     world: World, mails: Behaviour
 ) -> None:
     chain = world.chain(policies_of(EMAIL, {"channel": "sms", "on_unknown": "skip"}))

@@ -86,7 +86,7 @@ async def test_a_restored_backup_replays_what_it_knows_and_takes_again_what_it_l
     tool("pg_restore", "--exit-on-error", f"--dbname={plain(restored_url)}", f"{tmp_path / 'dump'}")
     service = start(ack_timeout=60.0, DATABASE_URL=restored_url)
 
-    # The cursor names an event that nobody knows, and the page is told so.
+    # The cursor names an unknown event, and the page is told so.
     token = service.token("ada")
     async with listening(service.url, token, acks=False, cursor=ids[4]) as page:
         assert page.welcome["recovered"] is False
@@ -101,7 +101,7 @@ async def test_a_restored_backup_replays_what_it_knows_and_takes_again_what_it_l
     last = str(uuid_utils.uuid7())
     await asyncio.to_thread(emit, service, last, 5)
     await asyncio.wait_for(listening_again, 15)
-    assert handled == [*ids, last], "acknowledged again, and handled by nobody twice"
+    assert handled == [*ids, last], "acknowledged again, and handled once by each client"
     settings = {"DATABASE_URL": restored_url}
     verified = await asyncio.to_thread(
         run_command, "audit", "verify", cwd=tmp_path, settings=settings

@@ -69,7 +69,7 @@ class Temper:
         return Taken()
 
 
-class Nobody:
+class Nothing:
     """No gateways, no links, no further tasks."""
 
     def publish(self, channel: str, ids: object) -> None: ...
@@ -87,16 +87,16 @@ class Nobody:
 @functools.cache
 def executor() -> Executor:
     """Made in the worker's child: a connection does not survive a fork."""
-    nobody = Nobody()
+    nothing = Nothing()
     return Executor(
         ledger=SqlLedger(os.environ["CHAIN_LEDGER"]),
         policies=POLICIES,
         channels={"emergency": Temper()},
-        alerts=nobody,  # type: ignore[arg-type]
-        resend=nobody,
+        alerts=nothing,  # type: ignore[arg-type]
+        resend=nothing,
         queue_copy=lambda events: None,
-        publish=nobody,
-        links=nobody,
+        publish=nothing,
+        links=nothing,
         drain_spool=lambda: None,
         jitter=lambda: 0.5,
         limits=TimeLimits(SOFT, HARD, LEASE),

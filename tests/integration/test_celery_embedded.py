@@ -115,7 +115,7 @@ class World:
     def accept(
         self, count: int = 1, *, user_id: str = "u", event_class: str = "critical"
     ) -> list[str]:
-        """Record events that nobody acknowledges."""
+        """Record events that are not acknowledged."""
         events = [
             Event.of(
                 id=str(uuid_utils.uuid7()),
@@ -182,7 +182,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         made.stop()
 
 
-def test_an_event_that_nobody_confirms_goes_down_the_chain_to_the_operators(world: World) -> None:
+def test_an_unconfirmed_event_goes_down_the_chain_to_the_operators(world: World) -> None:
     [event_id] = world.accept()
     until(lambda: world.all_are([event_id], State.DEAD))
     tried = [

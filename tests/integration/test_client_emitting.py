@@ -109,7 +109,7 @@ async def test_a_lost_answer_leads_to_a_duplicate_and_not_to_two_events(server):
     assert len(server.accepted) == 1
 
 
-async def test_nobody_there_is_unreachable_by_the_deadline():
+async def test_a_service_that_is_away_is_unreachable_by_the_deadline():
     async with connect("http://127.0.0.1:9", "t", deadline=0.3) as d:
         with pytest.raises(Unreachable):
             await d.emitter("u1", "r1").emit("note")

@@ -91,7 +91,7 @@ def test_migrate_goes_down_and_up_again(settings: dict[str, str], tmp_path: Path
 def test_check_names_a_database_that_does_not_answer(
     settings: dict[str, str], tmp_path: Path
 ) -> None:
-    settings["DATABASE_URL"] = "postgresql://nobody:hunter22@127.0.0.1:1/x"
+    settings["DATABASE_URL"] = "postgresql://reader:hunter22@127.0.0.1:1/x"
     done = run_command("check", cwd=tmp_path, settings=settings)
     assert done.returncode == 3
     assert "DELIVERY_DATABASE_URL" in done.stdout
@@ -102,7 +102,7 @@ def test_check_names_a_database_that_does_not_answer(
 def test_commands_on_a_database_that_does_not_answer_exit_3(
     settings: dict[str, str], tmp_path: Path, command: str
 ) -> None:
-    settings["DATABASE_URL"] = "postgresql://nobody:hunter22@127.0.0.1:1/x"
+    settings["DATABASE_URL"] = "postgresql://reader:hunter22@127.0.0.1:1/x"
     more = {"purge": ["--state", "dead", "--older-than", "1"], "audit": ["verify"]}[command]
     done = run_command(command, *more, cwd=tmp_path, settings=settings)
     assert done.returncode == 3, done.stderr
@@ -149,7 +149,7 @@ def tamper(url: str) -> None:
     with engine.begin() as connection:
         changed = connection.execute(
             sa.text(
-                "UPDATE audit_log SET user_id = 'somebody-else' "
+                "UPDATE audit_log SET user_id = 'another-user' "
                 "WHERE id = (SELECT min(id) FROM audit_log)"
             )
         )

@@ -186,7 +186,7 @@ def test_a_gateway_refuses_a_development_secret(settings: dict[str, str], tmp_pa
 async def test_a_gateway_starts_and_accepts_while_the_database_is_away(
     settings: dict[str, str], tmp_path: Path
 ) -> None:
-    settings["DATABASE_URL"] = "postgresql://nobody:hunter22@127.0.0.1:1/x"
+    settings["DATABASE_URL"] = "postgresql://reader:hunter22@127.0.0.1:1/x"
     with running(
         "gateway", "--json", "--port", "0", cwd=tmp_path, settings=settings, name="gateway"
     ) as process:

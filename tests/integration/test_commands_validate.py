@@ -107,15 +107,15 @@ def test_a_service_that_keeps_the_contract_has_nothing_to_mend(
     assert service.token not in done.stdout
 
 
-def test_without_a_clients_token_nobody_is_alarmed_and_the_mend_is_named(
+def test_without_a_clients_token_no_operator_is_alarmed_and_the_mend_is_named(
     service: Service, tmp_path: Path
 ) -> None:
-    done = run_command("validate", "--user", "nobody-1", cwd=tmp_path, settings=settings(service))
+    done = run_command("validate", "--user", "absent-1", cwd=tmp_path, settings=settings(service))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "7 ok, 7 skipped" in done.stdout
-    assert "delivery token --user nobody-1" in " ".join(done.stdout.split())
+    assert "delivery token --user absent-1" in " ".join(done.stdout.split())
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert {one["type"] for one in service.events("nobody-1")} == {UNHEARD_TYPE}
+    assert {one["type"] for one in service.events("absent-1")} == {UNHEARD_TYPE}
 
 
 async def test_a_proxy_without_websockets_is_found_and_nothing_is_left_behind(

@@ -1,4 +1,4 @@
-"""A gateway inside of somebody's aiohttp application."""
+"""A gateway inside of an aiohttp application."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The processes of a benchmark: started again, killed, and ended with whoever started them."""
+"""The processes of a benchmark: started again, killed, and ended with the process that started
+them."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ async def test_what_is_said_arrives_both_ways_while_nothing_is_wrong() -> None:
         await until(lambda: not proxy.connections)
 
 
-async def test_connections_take_turns_and_pass_over_whoever_refuses() -> None:
+async def test_connections_take_turns_and_pass_over_a_server_that_refuses() -> None:
     one, two = Answering(b"one"), Answering(b"two")
     async with (
         server(one) as first,

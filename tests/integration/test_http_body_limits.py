@@ -68,7 +68,7 @@ BODIES = {
 
 
 class Loop:
-    """The longest time for which the event loop served nobody else."""
+    """The longest time for which the event loop served no other request."""
 
     def __init__(self) -> None:
         self.worst = 0.0

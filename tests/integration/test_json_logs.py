@@ -112,7 +112,7 @@ def test_celerys_own_command_says_what_is_wrong(settings: dict[str, str], tmp_pa
 
 def test_migrating_too(settings: dict[str, str], tmp_path: Path) -> None:
     assert "revision" in ended("delivery", "migrate", folder=tmp_path, settings=settings)[-1]
-    settings["DATABASE_URL"] = "postgresql://nobody@127.0.0.1:1/none"
+    settings["DATABASE_URL"] = "postgresql://reader@127.0.0.1:1/none"
     (message,) = ended("delivery", "migrate", folder=tmp_path, settings=settings)
     assert "cannot be reached" in message
 

@@ -25,7 +25,7 @@ from tests.web_server import WebServer, web_server
 pytestmark = pytest.mark.timeout(240)
 
 EMAIL = "ada@example.org"
-PATIENCE = 60.0
+LONG_WAIT = 60.0
 
 # Each step once, in fractions of a second.
 POLICIES = """
@@ -106,7 +106,7 @@ class Cluster:
             return all(self.event(event_id)["state"] == "dead" for event_id in ids)
 
         try:
-            wait_until(over, "the events are dead", PATIENCE)
+            wait_until(over, "the events are dead", LONG_WAIT)
         except TimeoutError as late:
             logs = "\n".join(p.tail(2_000) for p in (self.worker, self.beat, self.gateway))
             states = [self.event(event_id) for event_id in ids]
@@ -201,7 +201,7 @@ def all_goes_well(cluster: Cluster, mail: Behaviour, operators: WebServer) -> No
 def the_worker_dies_in_the_middle(cluster: Cluster, mail: Behaviour) -> None:
     mail.data = None  # it takes the mail and never answers
     event_id = cluster.emit("run-2")
-    wait_until(lambda: len(mail.messages) == 2, "the worker is in the middle of it", PATIENCE)
+    wait_until(lambda: len(mail.messages) == 2, "the worker is in the middle of it", LONG_WAIT)
     cluster.worker.kill()
     mail.data = "250 OK"
     cluster.worker = cluster.start("worker", name="worker-2")
@@ -215,7 +215,7 @@ def the_worker_dies_in_the_middle(cluster: Cluster, mail: Behaviour) -> None:
 
 def the_broker_dies(cluster: Cluster, broker: Server) -> None:
     before = cluster.emit("run-3")
-    wait_until(lambda: cluster.outcomes(before), "its chain has begun", PATIENCE)
+    wait_until(lambda: cluster.outcomes(before), "its chain has begun", LONG_WAIT)
     rabbitmq.wait_until_stored(broker, ALL_QUEUES)
     broker.kill()
     during = cluster.emit("run-4")
@@ -224,7 +224,7 @@ def the_broker_dies(cluster: Cluster, broker: Server) -> None:
     after = cluster.emit("run-5")
     cluster.wait_until_dead(before, during, after)
     for process in (cluster.gateway, cluster.worker, cluster.beat):
-        assert process.process.poll() is None, "nobody had to be started again"
+        assert process.process.poll() is None, "no process had to be started again"
 
 
 def message_id(content: Any) -> str:

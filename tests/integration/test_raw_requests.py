@@ -80,7 +80,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 @pytest.fixture
 def neighbour(up: Up) -> Iterator[list[float]]:
-    """Seconds that each request of somebody else took meanwhile."""
+    """Seconds that each request of another client took meanwhile."""
     took: list[float] = []
     ended = threading.Event()
 

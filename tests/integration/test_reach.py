@@ -33,7 +33,7 @@ NAME = "rebinding.example"
 
 
 class Trap:
-    """A server on loopback that nobody may reach."""
+    """A server on loopback that must not be reached."""
 
     def __init__(self, listener: socket.socket) -> None:
         self.port: int = listener.getsockname()[1]

@@ -22,7 +22,7 @@ def test_a_stream_is_capped_at_about_its_length(redis_url: str) -> None:
     assert streams.read("ada")[-1] == make_event(1_999)
 
 
-def test_a_stream_nobody_writes_to_vanishes_after_its_age(redis_url: str) -> None:
+def test_a_stream_without_writes_vanishes_after_its_age(redis_url: str) -> None:
     streams = RedisStreams(redis_url, 100.0)
     streams.put([make_event(1)])
     with redis.Redis.from_url(redis_url) as client:

@@ -293,7 +293,7 @@ async def test_a_token_that_runs_out_closes_with_3005_and_a_refreshed_one_does_n
             assert (await hear(fresh))["type"] == "pong"
 
 
-async def test_a_refresh_for_somebody_else_closes_with_3500() -> None:
+async def test_a_refresh_for_another_user_closes_with_3500() -> None:
     async with serve(Node()) as node, joined(node) as (ws, _):
         await say(ws, type="refresh", token="token-eve")
         assert await closed_with(ws) == 3500
@@ -349,7 +349,7 @@ async def test_a_client_that_answers_no_ping_is_closed_with_3012() -> None:
         assert node.registry.connections == 0
 
 
-async def test_a_client_that_reads_nothing_is_dropped_and_keeps_nobody_waiting() -> None:
+async def test_a_client_that_reads_nothing_is_dropped_and_keeps_no_other_waiting() -> None:
     node = Node(limits=Limits(max_in_flight=10_000, max_queue=10_000), send_timeout=0.3)
     async with serve(node):
         stuck = await raw_client(node, 4_096)

@@ -166,7 +166,7 @@ def test_without_a_secret_token_says_how_to_get_one() -> None:
 
 
 def test_a_service_that_is_not_there_exits_3() -> None:
-    # Port 1 belongs to tcpmux, which nobody runs; binding below 1024 is not ours to do.
+    # Port 1 belongs to tcpmux, which is not in use; binding below 1024 is not ours to do.
     result = run("events", "list", "--token", "t", "--url", "http://127.0.0.1:1")
     assert result.exit_code == 3
     assert "http://127.0.0.1:1 does not answer" in result.output

@@ -108,7 +108,7 @@ async def test_a_clients_token_that_may_emit_is_none() -> None:
     assert not found.can_acknowledge
 
 
-async def test_the_events_of_an_agent_are_sent_only_where_somebody_can_acknowledge() -> None:
+async def test_the_events_of_an_agent_are_sent_only_where_a_client_can_acknowledge() -> None:
     sent: list[dict[str, Any]] = []
 
     def answer(request: httpx.Request) -> httpx.Response:

@@ -62,7 +62,7 @@ def test_a_filter_is_counted_and_then_replayed_page_by_page(bodies: Bodies) -> N
     done = CliRunner().invoke(main, args)
     assert done.exit_code == 0, done.output
     assert done.stdout == f"{TOTAL} matched, {TOTAL} replayed\n"
-    assert done.stderr == "", "no bar where nobody looks"
+    assert done.stderr == "", "no bar without a terminal"
     which = {"state": "dead", "user_id": "ada"}
     assert bodies == [
         which | {"dry_run": True},

@@ -142,7 +142,7 @@ SCENARIOS = (
         proxied=True,
     ),
     Scenario(
-        "odd-clients",
+        "slow-clients",
         "slow, deaf, mute and restless clients among healthy ones",
         injection.nothing,
         Budget(p99_s=1.0),

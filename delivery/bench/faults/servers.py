@@ -112,8 +112,8 @@ def unprivileged_account() -> dict[str, Any]:
     """Options for ``subprocess`` that run PostgreSQL as ``nobody`` where this process is root."""
     if os.geteuid() != 0:
         return {}
-    nobody = pwd.getpwnam("nobody")
-    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    user = pwd.getpwnam("nobody")
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
 
 
 def _printed_version(binary: Path) -> str:

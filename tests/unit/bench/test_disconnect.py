@@ -30,7 +30,7 @@ def seen(**changes: Any) -> Seen:
 def test_an_event_counts_when_the_first_of_two_processes_published_it() -> None:
     found = judge(seen())
     assert found["handed_over_s"] == pytest.approx(2.0)  # b; the second message of a is no news
-    # Nobody came back within a second; the time to acknowledge would have been over at 21.5.
+    # No client came back within a second; the time to acknowledge would have been over at 21.5.
     assert (found["last_due_s"], found["late_s"]) == pytest.approx((1.0, 1.0))
     assert (found["events"], found["before_cut"]) == (3, 1)
     assert found["sweeping_s"] == pytest.approx(1.0)
@@ -64,7 +64,7 @@ def test_no_ratio_without_samples_on_both_sides() -> None:
     assert judge(seen(samples=[]))["p99_ratio"] is None
 
 
-def test_an_event_that_nobody_published_leaves_no_figures() -> None:
+def test_an_event_that_was_not_published_leaves_no_figures() -> None:
     with pytest.raises(BenchFailed, match="1 events were never published"):
         judge(seen(ids=["a", "d"]))
 

@@ -14,7 +14,7 @@ EVENTS = 200 * BURST
 
 
 class Server:
-    """Acknowledges each event at once, and shows it to those who look."""
+    """Acknowledges each event at once, and shows it to its observers."""
 
     def __init__(self, cost: float = 0.0, clock: Callable[[], float] = time.thread_time) -> None:
         self.window = PolledWindow(Load(10, EVENTS, EVENTS), self.emit, self.look)

@@ -98,7 +98,7 @@ def test_migrate_without_a_database_says_what_to_set() -> None:
 
 def test_hints_make_one_sweep_and_an_unavailable_ledger_does_not_end_them() -> None:
     swept = threading.Semaphore(0)
-    fails = [LedgerUnavailable("away"), DeliveryError("odd")]
+    fails = [LedgerUnavailable("away"), DeliveryError("strange")]
 
     def sweep() -> None:
         swept.release()
@@ -160,7 +160,7 @@ def test_copies_are_made_in_order_and_a_failed_copy_does_not_stop_the_next() -> 
 
 
 def test_copies_that_do_not_fit_are_dropped_and_never_waited_for() -> None:
-    copies = QueueCopyThread(lambda events: None)  # never started: nobody takes
+    copies = QueueCopyThread(lambda events: None)  # never started: nothing is taken
     event = make_event()
     for _ in range(1_001):
         copies.put(event)

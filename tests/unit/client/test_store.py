@@ -33,7 +33,7 @@ def test_a_file_is_read_again_in_order(tmp_path):
     first = FileStore(tmp_path / "cursor", 3)
     for number in range(10):
         first.remember(make_id(number))
-    again = FileStore(tmp_path / "cursor", 3)  # the first one was killed: nobody closed it
+    again = FileStore(tmp_path / "cursor", 3)  # the first one was killed and never closed
     assert again.cursor == make_id(9)
     assert make_id(7) in again
     assert make_id(6) not in again

@@ -1,4 +1,5 @@
-"""Story 3: nobody confirms. Operators get one alert; the events end dead and can be replayed."""
+"""Story 3: no confirmation comes. Operators get one alert; the events end dead and can be
+replayed."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ async def test_exhausted_chains_make_one_grouped_alert_and_replay_works(start: S
         answer = service.http.post("/v1/replay", json={"state": "dead", "dry_run": True})
         assert answer.json() == {"matched": 5, "replayed": 0}
         async with listening(service.url, service.token("ada")) as listener:
-            # Dead events are unconfirmed: whoever connects still gets them.
+            # Dead events are unconfirmed: a client that connects still gets them.
             await listener.receive(5)
             assert listener.ids == ids
             await eventually(
