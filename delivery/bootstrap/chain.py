@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from delivery.bootstrap.transports import (
     make_alerts,
-    make_channels,
     make_links,
     make_renderer,
+    make_transports,
     sms_callback,
 )
 from delivery.config import Settings, load_policies, load_thresholds, secret
@@ -93,7 +93,7 @@ def make_chain(
     executor = Executor(
         ledger=ledger,
         policies=policies,
-        channels=make_channels(settings, renderer),
+        transports=make_transports(settings, renderer),
         alerts=alerts,
         resend=resend,
         queue_copy=queue_copy,

@@ -12,10 +12,10 @@ from delivery.domain.channels import Channel
 from delivery.domain.ports import Transport
 from delivery.links import LinkSigner
 from delivery.transports.alert import AlertReceivers
-from delivery.transports.email import EmailChannel
-from delivery.transports.push import PushChannel
+from delivery.transports.email import EmailTransport
+from delivery.transports.push import PushTransport
 from delivery.transports.render import Renderer
-from delivery.transports.sms import SmsChannel
+from delivery.transports.sms import SmsTransport
 
 
 def make_links(settings: Settings) -> LinkSigner:
@@ -29,14 +29,14 @@ def make_renderer(settings: Settings) -> Renderer:
     return Renderer(settings.templates)
 
 
-def make_channels(settings: Settings, renderer: Renderer) -> dict[str, Transport]:
+def make_transports(settings: Settings, renderer: Renderer) -> dict[str, Transport]:
     """The transports that are configured; the chain skips the other channels."""
-    channels: dict[str, Transport] = {Channel.EMERGENCY: PushChannel(renderer)}
+    transports: dict[str, Transport] = {Channel.EMERGENCY: PushTransport(renderer)}
     if settings.smtp_url is not None:
         smtp_url = settings.smtp_url.get_secret_value()
-        channels[Channel.EMAIL] = EmailChannel(smtp_url, settings.mail_from, renderer)
+        transports[Channel.EMAIL] = EmailTransport(smtp_url, settings.mail_from, renderer)
     if settings.sms_url is not None:
-        channels[Channel.SMS] = SmsChannel(
+        transports[Channel.SMS] = SmsTransport(
             settings.sms_url,
             settings.sms_account or "",
             secret(settings.sms_token) or "",
@@ -44,7 +44,7 @@ def make_channels(settings: Settings, renderer: Renderer) -> dict[str, Transport
             renderer,
             status_callback=sms_callback(settings),
         )
-    return channels
+    return transports
 
 
 def sms_callback(settings: Settings) -> str:

@@ -128,7 +128,7 @@ def faults_of(attempts: Sequence[Attempt]) -> tuple[str, ...]:
     return tuple(a.error or "" for a in attempts if a.channel == DECISION)
 
 
-def given_up(policy: ClassPolicy) -> ClassPolicy:
+def alert_only(policy: ClassPolicy) -> ClassPolicy:
     """The policy of an event with ``MAX_FAULTS`` errors of ours: alert operators at once, even
     where the class has no alert step."""
     step = policy.step(Channel.ALERT) or ChainStep(Channel.ALERT)
@@ -176,10 +176,10 @@ def _repeat(
     """The decision for a step with attempts, ``None`` when it is over."""
     last = mine[-1]
     if last.outcome is Outcome.STARTED:
-        given_up = last.started_at + timedelta(seconds=RUNNING_TIMEOUT)
-        if now < given_up:
+        unknown_at = last.started_at + timedelta(seconds=RUNNING_TIMEOUT)
+        if now < unknown_at:
             recheck = now + timedelta(seconds=RUNNING_RECHECK)
-            return Wait(step.channel, min(recheck, given_up))
+            return Wait(step.channel, min(recheck, unknown_at))
     again = retry_at(step, mine, policy, draw)
     if again is None:
         return None

@@ -32,9 +32,8 @@ def check_depth(raw: bytes | str) -> None:
     if len(raw) <= 2 * MAX_DEPTH:
         return  # too short to open and close one level more
     text = raw.encode("utf-8", "surrogatepass") if isinstance(raw, str) else raw
-    if (
-        text.count(b"[") + text.count(b"{") > MAX_DEPTH
-    ):  # brackets in strings included: a cheap first check
+    # Brackets in strings count too: a cheap first check.
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH:
         _walk(text, None, PIECE)
 
 

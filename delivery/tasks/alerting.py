@@ -51,10 +51,10 @@ class AlertStep:
 
     def _serve(self, run: Run, event_class: EventClass, works: Sequence[Work]) -> list[Work]:
         if not run.has_time():
-            run.give_back(works)
+            run.publish_again(works)
             return []
         if not run.may_call(works, self._alerts):
-            return run.turn_away(works)
+            return run.wait_for_breaker(works)
         return self._fire(run, event_class, works)
 
     def _fire(self, run: Run, event_class: EventClass, works: Sequence[Work]) -> list[Work]:

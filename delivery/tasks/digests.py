@@ -36,17 +36,17 @@ class DigestStep:
 
     def __init__(
         self,
-        channel: Transport,
+        transport: Transport,
         policies: Policies,
         links: Links,
         callback_url: str | None,
         jitter: Jitter,
     ) -> None:
-        self._channel = channel
+        self._transport = transport
         self._links = links
         self._callback_url = callback_url
         self._jitter = jitter
-        self._types = _types_on(channel.name, policies)
+        self._types = _types_on(transport.name, policies)
 
     def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
         """Let events join their digests, and send the digests that are due; see ``StepRunner``."""
@@ -71,7 +71,7 @@ class DigestStep:
             if run.has_time():
                 kept.extend(run.guarded(group, partial(self._serve, run, digests[digest_id])))
             else:
-                run.give_back(group)
+                run.publish_again(group)
         return kept
 
     def _pending(self, run: Run, work: Work) -> Digest | None:
@@ -99,7 +99,7 @@ class DigestStep:
         # member may be.
         lead = min(group, key=lambda work: work.number)
         now = run.now()
-        blocked = not run.may_call(group, self._channel)
+        blocked = not run.may_call(group, self._transport)
         since = max(lead.due_at, digest.due_at or lead.due_at)
         if blocked and not has_waited_long(lead.step(run.channel), since, now):
             run.postpone(group, now + timedelta(seconds=RECOVERY))
@@ -125,12 +125,12 @@ class DigestStep:
 
     def _deliver(self, run: Run, claim: DigestClaim, lead: Work) -> Result:
         def deliver() -> Taken:
-            return self._channel.deliver(self._message(claim, lead), run.limits.attempt)
+            return self._transport.deliver(self._message(claim, lead), run.limits.attempt)
 
         return result_of(run.channel, deliver)
 
     def _message(self, claim: DigestClaim, lead: Work) -> Message:
-        step = lead.step(self._channel.name)
+        step = lead.step(self._transport.name)
         digest = claim.digest
         return Message(
             key=digest.message_id or digest.id,
@@ -143,7 +143,7 @@ class DigestStep:
             if step.confirms == Confirms.LINK
             else None,
             unsubscribe_url=(
-                self._links.unsubscribe_url(digest.user_id, self._channel.name)
+                self._links.unsubscribe_url(digest.user_id, self._transport.name)
                 if "opt_out" in step.respects
                 else None
             ),

@@ -20,8 +20,8 @@ from delivery.domain.fallback import (
     Skip,
     Step,
     Wait,
+    alert_only,
     faults_of,
-    given_up,
     next_step,
 )
 from delivery.domain.policy import CHANNELS, Policies
@@ -41,7 +41,7 @@ class Executor:
     """Runs one channel's step for a batch of events. Safe to use from several threads.
 
     Args:
-        channels: the external transports by name; a step without one is skipped.
+        transports: of the external channels, by channel; a step without one is skipped.
         queue_copy: writes queue copies of events (Redis stream or mailbox).
         publish: publishes the next channel's tasks.
         drain_spool: commits the events in this machine's spools.
@@ -56,7 +56,7 @@ class Executor:
         *,
         ledger: Ledger,
         policies: Policies,
-        channels: Mapping[str, Transport],
+        transports: Mapping[str, Transport],
         alerts: Alerts,
         resend: Resend,
         queue_copy: Callable[[Sequence[Event]], None],
@@ -71,7 +71,7 @@ class Executor:
     ) -> None:
         self._ledger = ledger
         self._policies = policies
-        self._channels = {name: channels[name] for name in EXTERNAL if name in channels}
+        self._transports = {name: transports[name] for name in EXTERNAL if name in transports}
         self._publish_to = publish
         self._limits = limits
         self._interruptions = interruptions
@@ -83,11 +83,11 @@ class Executor:
             Channel.DIRECT: DirectStep(resend),
             Channel.ALERT: AlertStep(alerts),
         }
-        for name, channel in self._channels.items():
+        for name, transport in self._transports.items():
             self._runners[name] = (
-                EmergencyStep(channel)
+                EmergencyStep(transport)
                 if name == Channel.EMERGENCY
-                else DigestStep(channel, policies, links, callback_url, jitter)
+                else DigestStep(transport, policies, links, callback_url, jitter)
             )
 
     def run(self, channel: str, ids: Sequence[str]) -> Report:
@@ -110,7 +110,7 @@ class Executor:
                 now = run.now()
                 ready = run.settle([work for work in works if self._is_ready(run, work, now)])
                 if ready and not run.has_time():
-                    run.give_back(ready)
+                    run.publish_again(ready)
                     break
                 works = self._act(run, ready)
         finally:
@@ -133,7 +133,7 @@ class Executor:
     def _take(self, claim: Claim) -> Work:
         policy = self._policies.of(claim.stored.event.event_class)
         if len(faults_of(claim.attempts)) >= MAX_FAULTS:
-            policy = given_up(policy)
+            policy = alert_only(policy)
         return Work(claim, policy, list(claim.attempts), number=0, due_at=claim.now)
 
     def _is_ready(self, run: Run, work: Work, now: datetime) -> bool:
@@ -181,12 +181,12 @@ class Executor:
         for step in work.policy.chain:
             if step.channel not in EXTERNAL:
                 continue
-            channel = self._channels.get(step.channel)
-            if channel is None:
+            transport = self._transports.get(step.channel)
+            if transport is None:
                 found[step.channel] = "not configured"
             elif "opt_out" in step.respects and step.channel in contact.opt_out:
                 found[step.channel] = "opted out"
-            elif reason := channel.unreachable(contact):
+            elif reason := transport.unreachable(contact):
                 found[step.channel] = reason
         return found
 

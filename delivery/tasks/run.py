@@ -260,13 +260,13 @@ class Run:
         self.report.finished += sum(done)
         self.report.lost += len(done) - sum(done)
 
-    def give_back(self, works: Sequence[Work]) -> None:
+    def publish_again(self, works: Sequence[Work]) -> None:
         """Publish events anew that this task has no time left for."""
         now = self.now()
         for work in works:
             self.hand_on(work, self.channel, now)
 
-    def turn_away(self, works: Sequence[Work]) -> list[Work]:
+    def wait_for_breaker(self, works: Sequence[Work]) -> list[Work]:
         """Postpone events whose channel's breaker is open.
 
         An open breaker must not use up an event's attempts, so the event waits for the breaker's
@@ -279,7 +279,7 @@ class Run:
         self.postpone([w for w in works if w not in late], again)
         return self.end(self.begin(late), BREAKER_OPEN, now)
 
-    def may_call(self, works: Sequence[Work], channel: object) -> bool:
+    def may_call(self, works: Sequence[Work], provider: object) -> bool:
         """Whether the provider may be called for these events now.
 
         An open breaker's probe is never an event that failed here before: if the event is the
@@ -291,9 +291,9 @@ class Run:
             return breakers.allows(self.channel)
         if breakers.allows(self.channel, probe=False):
             return True
-        if not isinstance(channel, Checked) or not breakers.allows(self.channel):
+        if not isinstance(provider, Checked) or not breakers.allows(self.channel):
             return False
-        result = result_of(self.channel, partial(channel.check, self.limits.attempt))
+        result = result_of(self.channel, partial(provider.check, self.limits.attempt))
         self.report_health(result)
         return result.health is True
 

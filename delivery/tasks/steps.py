@@ -141,8 +141,8 @@ class DirectStep:
 class EmergencyStep:
     """Sends one push message per user and run, to limit their number; one attempt row per event."""
 
-    def __init__(self, channel: Transport) -> None:
-        self._channel = channel
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
     def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
         groups: dict[tuple[str, str], list[Work]] = {}
@@ -155,10 +155,10 @@ class EmergencyStep:
 
     def _serve(self, run: Run, group: Sequence[Work]) -> list[Work]:
         if not run.has_time():
-            run.give_back(group)
+            run.publish_again(group)
             return []
-        if not run.may_call(group, self._channel):
-            return run.turn_away(group)
+        if not run.may_call(group, self._transport):
+            return run.wait_for_breaker(group)
         return self._push(run, group)
 
     def _push(self, run: Run, group: Sequence[Work]) -> list[Work]:
@@ -168,7 +168,7 @@ class EmergencyStep:
             return []
 
         def deliver() -> Taken:
-            return self._channel.deliver(self._message(begun), run.limits.attempt)
+            return self._transport.deliver(self._message(begun), run.limits.attempt)
 
         result = result_of(run.channel, deliver)
         kept = run.end(begun, result, started_at)

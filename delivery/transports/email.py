@@ -42,7 +42,7 @@ _PARTS = ("text/plain", "text/html")
 _UNSENDABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
-class EmailChannel:
+class EmailTransport:
     """Sends digests through an SMTP server.
 
     Args:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _RESOLVE_SHARE = 0.3
 
 
-class PushChannel:
+class PushTransport:
     """Notifies a user's push targets.
 
     Args:

@@ -62,7 +62,7 @@ def user_target(url: str, schemes: Collection[str]) -> NotifyBase:
 
     scheme = scheme_of(url)
     arguments: dict[str, Any] | None = url_to_dict(  # type: ignore[no-untyped-call]
-        _anew(url), secure_logging=True
+        _rewritten(url), secure_logging=True
     )
     if not arguments:
         raise ChannelRejected(f"the {scheme} URL is not complete")
@@ -80,7 +80,7 @@ def user_target(url: str, schemes: Collection[str]) -> NotifyBase:
     return target
 
 
-def _anew(url: str) -> str:
+def _rewritten(url: str) -> str:
     """The URL, written anew from Apprise's parse, so that it can be read in one way only."""
     found = _parsed(url)
     _check_query(found)

@@ -19,7 +19,7 @@ from delivery.domain.ports import Message
 from delivery.domain.records import AlertGroup
 from delivery.errors import ChannelError, ConfigError, Unrenderable
 from delivery.transports.content import MAX_LINES, newest, runs_of, zone_name
-from delivery.transports.sms_text import cheap, units
+from delivery.transports.sms_text import units, with_gsm_equivalents
 from delivery.transports.templates import FALLBACK, SENTENCES, Templates, locales_of
 from delivery.transports.text import one_line
 
@@ -83,7 +83,7 @@ class Renderer:
         Raises:
             ConfigError: a template is broken, or its text is over ``MAX_SMS_CHARS``.
         """
-        text = cheap(self._render("sms.txt", message).strip())
+        text = with_gsm_equivalents(self._render("sms.txt", message).strip())
         if (length := units(text, "UCS-2")) > MAX_SMS_CHARS:
             # Cutting would cut the link.
             raise ConfigError(

@@ -86,7 +86,7 @@ class MailSink:
 
     @property
     def url(self) -> str:
-        """The ``smtp_url`` for ``EmailChannel``."""
+        """The ``smtp_url`` for ``EmailTransport``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"smtp://{host}:{self.port}?tls=none"
 
@@ -187,7 +187,7 @@ class SmsSink:
 
     @property
     def url(self) -> str:
-        """The ``base_url`` for ``SmsChannel``."""
+        """The ``base_url`` for ``SmsTransport``."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
 

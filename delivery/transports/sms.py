@@ -39,7 +39,7 @@ _RECIPIENT_CODES = frozenset({14107})
 """Temporary ones about this recipient: too many texts to one number."""
 
 
-class SmsChannel:
+class SmsTransport:
     """Sends texts through ``POST {base_url}/2010-04-01/Accounts/{account}/Messages.json``.
 
     Args:

@@ -23,7 +23,7 @@ _PART_OF_SEVERAL = {"GSM-7": 153, "UCS-2": 67}
 
 # One character outside GSM's alphabet more than doubles the cost of a text: a part has 70
 # characters instead of 160. These have equivalents inside.
-_CHEAP = str.maketrans(
+_EQUIVALENTS = str.maketrans(
     {"…": "...", "\u00a0": " ", "\u202f": " ", "\t": " "}
     | dict.fromkeys("–—‐‑", "-")
     | dict.fromkeys("‘’‚", "'")
@@ -44,9 +44,9 @@ class Segments:
     parts: tuple[str, ...]
 
 
-def cheap(text: str) -> str:
+def with_gsm_equivalents(text: str) -> str:
     """A text with characters replaced by equivalents in GSM's alphabet, where there are any."""
-    return unicodedata.normalize("NFC", text).translate(_CHEAP)
+    return unicodedata.normalize("NFC", text).translate(_EQUIVALENTS)
 
 
 def units(text: str, encoding: str) -> int:

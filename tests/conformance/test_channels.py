@@ -13,11 +13,11 @@ import pytest
 from delivery.domain.contact import Contact
 from delivery.domain.ports import Transport
 from delivery.errors import ChannelUnavailable
-from delivery.transports.email import EmailChannel
-from delivery.transports.push import PushChannel
+from delivery.transports.email import EmailTransport
+from delivery.transports.push import PushTransport
 from delivery.transports.render import Renderer
 from delivery.transports.sinks import MailSink, SmsSink
-from delivery.transports.sms import SmsChannel
+from delivery.transports.sms import SmsTransport
 from tests.messages import make_event, make_message
 from tests.web_server import Reply, web_server
 
@@ -38,7 +38,7 @@ def email_case(stack: ExitStack) -> Case:
     sink = MailSink()
     sink.start()
     stack.callback(sink.stop)
-    channel = EmailChannel(sink.url, "noreply@example.org", Renderer())
+    channel = EmailTransport(sink.url, "noreply@example.org", Renderer())
     return Case(channel, {}, lambda: len(sink.inbox.messages()), sink.stop)
 
 
@@ -46,13 +46,13 @@ def sms_case(stack: ExitStack) -> Case:
     sink = SmsSink(token="token-1", account="AC1")
     sink.start()
     stack.callback(sink.stop)
-    channel = SmsChannel(sink.url, "AC1", "token-1", "+15005550006", Renderer())
+    channel = SmsTransport(sink.url, "AC1", "token-1", "+15005550006", Renderer())
     return Case(channel, {}, lambda: len(sink.inbox.messages()), sink.stop)
 
 
 def push_case(stack: ExitStack) -> Case:
     server = stack.enter_context(web_server())
-    channel = PushChannel(Renderer(), ["json"], allow_private=True)
+    channel = PushTransport(Renderer(), ["json"], allow_private=True)
 
     def away() -> None:
         server.answer = lambda request: Reply(503)

@@ -13,11 +13,11 @@ import pytest
 
 from delivery.domain.ports import SinkMessage
 from delivery.errors import ChannelRejected, ChannelUnavailable
-from delivery.transports.email import EmailChannel
+from delivery.transports.email import EmailTransport
 from delivery.transports.render import Renderer
 from delivery.transports.sink_http import twilio_signature
 from delivery.transports.sinks import MailSink, SinkInbox, SmsSink
-from delivery.transports.sms import SmsChannel
+from delivery.transports.sms import SmsTransport
 from tests.messages import CONFIRM, make_message
 from tests.web_server import Request, WebServer, web_server
 
@@ -44,8 +44,8 @@ def sms_sink() -> Iterator[SmsSink]:
     sink.stop()
 
 
-def sms_channel(sink: SmsSink, account: str = "AC1", token: str = TOKEN) -> SmsChannel:
-    return SmsChannel(sink.url, account, token, "+15005550006", Renderer())
+def sms_channel(sink: SmsSink, account: str = "AC1", token: str = TOKEN) -> SmsTransport:
+    return SmsTransport(sink.url, account, token, "+15005550006", Renderer())
 
 
 def statuses(requests: list[Request]) -> list[str]:
@@ -69,7 +69,7 @@ def test_an_inbox_wakes_whoever_waits_for_a_message() -> None:
 
 
 def test_a_mail_is_kept_raw_with_its_subject_and_recipient(mail_sink: MailSink) -> None:
-    taken = EmailChannel(mail_sink.url, "noreply@example.org", Renderer()).deliver(
+    taken = EmailTransport(mail_sink.url, "noreply@example.org", Renderer()).deliver(
         make_message(contact={"locale": "de"}), 5.0
     )
     (kept,) = mail_sink.inbox.messages()
@@ -87,7 +87,7 @@ def test_a_sink_that_is_stopped_frees_its_port_and_starts_again(mail_sink: MailS
     mail_sink.start()
     mail_sink.start()
     assert mail_sink.port == port
-    EmailChannel(mail_sink.url, "noreply@example.org", Renderer()).deliver(make_message(), 5.0)
+    EmailTransport(mail_sink.url, "noreply@example.org", Renderer()).deliver(make_message(), 5.0)
     assert len(mail_sink.inbox.messages()) == 1
 
 
@@ -103,7 +103,7 @@ def test_both_sinks_can_share_one_inbox() -> None:
     mail, sms = MailSink(inbox=inbox), SmsSink(token=TOKEN, inbox=inbox)
     mail.start()
     sms.start()
-    EmailChannel(mail.url, "noreply@example.org", Renderer()).deliver(make_message(), 5.0)
+    EmailTransport(mail.url, "noreply@example.org", Renderer()).deliver(make_message(), 5.0)
     sms_channel(sms).deliver(make_message(), 5.0)
     assert [message.kind for message in inbox.messages()] == ["sms", "email"]
     sms.stop()

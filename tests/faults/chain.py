@@ -18,9 +18,9 @@ from delivery.ledger import SqlLedger
 from delivery.tasks.executor import Executor, TimeLimits
 from delivery.tasks.sweep import Alerter, Sweeper
 from delivery.testing import make_entry
-from delivery.transports.email import EmailChannel
+from delivery.transports.email import EmailTransport
 from delivery.transports.render import Renderer
-from delivery.transports.sms import SmsChannel
+from delivery.transports.sms import SmsTransport
 from tests.unit.tasks.fakes import FakeAlerts, FakeGateways, FakeLinks, FakeQueue, make_event
 
 Advance = Callable[[float], None]
@@ -42,14 +42,14 @@ def policies_of(*chain: Mapping[str, Any], ttl: float = 3_600.0) -> Policies:
     return parse_policies({"class": {"critical": table}})
 
 
-def email_channel(port: int) -> EmailChannel:
+def email_channel(port: int) -> EmailTransport:
     """The real one, to an SMTP server on this machine."""
-    return EmailChannel(f"smtp://127.0.0.1:{port}?tls=none", "d@example.org", Renderer())
+    return EmailTransport(f"smtp://127.0.0.1:{port}?tls=none", "d@example.org", Renderer())
 
 
-def sms_channel(url: str) -> SmsChannel:
+def sms_channel(url: str) -> SmsTransport:
     """The real one, to a Twilio-shaped server."""
-    return SmsChannel(url, "AC" + "1" * 32, "only-for-tests", "+15005550006", Renderer())
+    return SmsTransport(url, "AC" + "1" * 32, "only-for-tests", "+15005550006", Renderer())
 
 
 def executor_of(
@@ -65,7 +65,7 @@ def executor_of(
     return Executor(
         ledger=ledger,
         policies=policies,
-        channels=channels,
+        transports=channels,
         alerts=alerts or FakeAlerts(),
         resend=gateways,
         queue_copy=gateways.copy,

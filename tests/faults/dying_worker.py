@@ -14,7 +14,7 @@ from datetime import timedelta
 from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
 from delivery.ledger.sql.database import Database
-from delivery.transports.email import EmailChannel
+from delivery.transports.email import EmailTransport
 from tests.faults.chain import email_channel, executor_of, opened, policies_of
 from tests.ledger_clock import moved
 
@@ -31,7 +31,7 @@ class Dying:
 
     name = "email"
 
-    def __init__(self, real: EmailChannel, moment: str, number: int) -> None:
+    def __init__(self, real: EmailTransport, moment: str, number: int) -> None:
         self._real = real
         self._moment = moment
         self._left = number

@@ -20,7 +20,7 @@ from delivery.domain.lifecycle import State
 from delivery.domain.ports import Message, Taken, Transport
 from delivery.ledger import SqlLedger
 from delivery.testing import make_entry
-from delivery.transports.push import PushChannel
+from delivery.transports.push import PushTransport
 from delivery.transports.render import Renderer
 from tests.faults.chain import Advance, Chain, email_channel, opened, policies_of, sms_channel
 from tests.smtp_servers import Behaviour, smtp_server
@@ -154,7 +154,7 @@ def test_a_push_target_on_a_dead_host_costs_only_those_who_named_it(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         dead = listener.getsockname()[1]
-    channel = PushChannel(Renderer(), ["json"], allow_private=True)
+    channel = PushTransport(Renderer(), ["json"], allow_private=True)
     step = {"channel": "emergency", "attempts": 1}
     chain = chain_of(ledger, advance, step, channel)
     chain.contact("ada", push=(f"json://127.0.0.1:{dead}/x",))
@@ -174,7 +174,7 @@ def test_a_push_target_that_refuses_shows_a_host_that_works(
     ledger: SqlLedger, advance: Advance, texts: WebServer
 ) -> None:
     texts.answer = lambda request: Reply(403 if "ada" in request.path else 200)
-    channel = PushChannel(Renderer(), ["json"], allow_private=True)
+    channel = PushTransport(Renderer(), ["json"], allow_private=True)
     chain = chain_of(ledger, advance, {"channel": "emergency", "attempts": 1}, channel)
     for user in ("ada", "bob"):
         chain.contact(user, push=(f"json://127.0.0.1:{texts.port}/{user}",))

@@ -197,7 +197,7 @@ class Chaos(RuleBasedStateMachine):
         self.executor = Executor(
             ledger=self.world.ledger,
             policies=POLICIES,
-            channels={name: Provider(name, self) for name in ("emergency", "sms")},
+            transports={name: Provider(name, self) for name in ("emergency", "sms")},
             alerts=FakeAlerts(),
             resend=gateways,
             queue_copy=gateways.copy,

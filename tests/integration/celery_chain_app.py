@@ -91,7 +91,7 @@ def executor() -> Executor:
     return Executor(
         ledger=SqlLedger(os.environ["CHAIN_LEDGER"]),
         policies=POLICIES,
-        channels={"emergency": Temper()},
+        transports={"emergency": Temper()},
         alerts=nothing,  # type: ignore[arg-type]
         resend=nothing,
         queue_copy=lambda events: None,

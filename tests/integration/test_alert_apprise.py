@@ -10,7 +10,7 @@ import pytest
 
 from delivery.errors import ChannelUnavailable
 from delivery.transports.notify import asset
-from delivery.transports.push import PushChannel
+from delivery.transports.push import PushTransport
 from delivery.transports.render import Renderer
 from tests.messages import CONFIRM, make_message
 from tests.web_server import Reply, WebServer, web_server
@@ -23,7 +23,7 @@ def server() -> Iterator[WebServer]:
 
 
 def push(*ports: int, timeout: float = 5.0) -> str | None:
-    channel = PushChannel(Renderer(), ["json"], allow_private=True)
+    channel = PushTransport(Renderer(), ["json"], allow_private=True)
     urls = tuple(f"json://127.0.0.1:{port}/hook" for port in ports)
     return channel.deliver(make_message(contact={"push": urls}), timeout).note
 

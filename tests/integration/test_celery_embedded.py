@@ -83,7 +83,7 @@ class World:
         executor = Executor(
             ledger=self.ledger,
             policies=self.policies,
-            channels=self.boxes,
+            transports=self.boxes,
             alerts=self,
             resend=self,
             queue_copy=self.ledger.queue_copies.put,

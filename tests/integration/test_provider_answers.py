@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from delivery.domain.ports import Taken
 from delivery.errors import ChannelError
-from delivery.transports.email import EmailChannel
+from delivery.transports.email import EmailTransport
 from delivery.transports.render import Renderer
-from delivery.transports.sms import SmsChannel
+from delivery.transports.sms import SmsTransport
 from tests.messages import make_message
 from tests.smtp_servers import raw_server
 from tests.web_server import Reply, WebServer, web_server
@@ -42,7 +42,7 @@ def can_be_recorded(outcome: Taken | ChannelError) -> None:
         assert outcome.provider_id is None or 0 < len(outcome.provider_id) <= 255
 
 
-def outcome_of(channel: EmailChannel | SmsChannel) -> Taken | ChannelError:
+def outcome_of(channel: EmailTransport | SmsTransport) -> Taken | ChannelError:
     try:
         return channel.deliver(make_message(), TIMEOUT)
     except ChannelError as error:
@@ -76,11 +76,11 @@ class ScriptedSmtp:
 
 
 @pytest.fixture(scope="module")
-def smtp() -> Iterator[tuple[ScriptedSmtp, EmailChannel]]:
+def smtp() -> Iterator[tuple[ScriptedSmtp, EmailTransport]]:
     script = ScriptedSmtp()
     with raw_server(script.talk) as port:
         url = f"smtp://127.0.0.1:{port}?tls=none"
-        yield script, EmailChannel(url, "ops@example.org", RENDERER, tls_context=TLS)
+        yield script, EmailTransport(url, "ops@example.org", RENDERER, tls_context=TLS)
 
 
 @given(
@@ -92,7 +92,7 @@ def smtp() -> Iterator[tuple[ScriptedSmtp, EmailChannel]]:
 @example(step=b"TEXT", code=b"554", words=b"\x00\xed\xa0\x80\x1b[31m\x85")
 @settings(max_examples=60, deadline=None)
 def test_a_mail_servers_words_can_be_recorded(
-    smtp: tuple[ScriptedSmtp, EmailChannel], step: bytes, code: bytes, words: bytes
+    smtp: tuple[ScriptedSmtp, EmailTransport], step: bytes, code: bytes, words: bytes
 ) -> None:
     script, channel = smtp
     script.step, script.answer = step, code + b" " + words.replace(b"\n", b"")
@@ -100,9 +100,9 @@ def test_a_mail_servers_words_can_be_recorded(
 
 
 @pytest.fixture(scope="module")
-def gateway() -> Iterator[tuple[WebServer, SmsChannel]]:
+def gateway() -> Iterator[tuple[WebServer, SmsTransport]]:
     with web_server() as server:
-        yield server, SmsChannel(server.url, "AC1", "token", "+15005550006", RENDERER)
+        yield server, SmsTransport(server.url, "AC1", "token", "+15005550006", RENDERER)
 
 
 @given(
@@ -116,7 +116,7 @@ def gateway() -> Iterator[tuple[WebServer, SmsChannel]]:
 @example(status=400, sid="", code=[], words="no\x00\ud800")
 @settings(max_examples=60, deadline=None)
 def test_an_sms_gateways_words_can_be_recorded(
-    gateway: tuple[WebServer, SmsChannel], status: int, sid: object, code: object, words: object
+    gateway: tuple[WebServer, SmsTransport], status: int, sid: object, code: object, words: object
 ) -> None:
     server, channel = gateway
     body = json.dumps({"sid": sid, "code": code, "message": words}).encode()
@@ -131,7 +131,7 @@ def test_an_sms_gateways_words_can_be_recorded(
     [b"[" * 100_000, b"\xff\xfe", b"", b"null", b'{"sid": ' + b"9" * 5_000 + b"}", b"x" * 300_000],
 )
 def test_an_answer_that_is_no_answer_counts_by_its_status(
-    gateway: tuple[WebServer, SmsChannel], body: bytes
+    gateway: tuple[WebServer, SmsTransport], body: bytes
 ) -> None:
     server, channel = gateway
     for status in (201, 503):
@@ -154,7 +154,7 @@ def test_an_answer_that_is_no_answer_counts_by_its_status(
     ],
 )
 def test_no_retry_after_stops_a_failure_from_being_one(
-    gateway: tuple[WebServer, SmsChannel], value: str
+    gateway: tuple[WebServer, SmsTransport], value: str
 ) -> None:
     server, channel = gateway
     value = value.encode().decode("latin-1")

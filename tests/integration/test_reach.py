@@ -19,11 +19,11 @@ from delivery.domain.push_target import is_callable, is_public
 from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.gateway.jwks import KeySet
 from delivery.transports.alert import AlertReceivers
-from delivery.transports.email import EmailChannel
-from delivery.transports.push import PushChannel
+from delivery.transports.email import EmailTransport
+from delivery.transports.push import PushTransport
 from delivery.transports.reach import AddressRefused, only_to
 from delivery.transports.render import Renderer
-from delivery.transports.sms import SmsChannel
+from delivery.transports.sms import SmsTransport
 from tests.messages import make_group, make_message
 from tests.web_server import Reply, web_server
 
@@ -88,7 +88,7 @@ def test_a_name_that_leads_inside_at_the_second_look_up_is_not_followed(
     trap: Trap, names: Callable[..., list[str]]
 ) -> None:
     asked = names(PUBLIC, "127.0.0.1")
-    push = PushChannel(RENDERER)
+    push = PushTransport(RENDERER)
     for url in (f"jsons://{NAME}:{trap.port}/x", f"gotifys://{NAME}:{trap.port}/AbCdEfGhIjKlMnO"):
         asked.clear()
         with pytest.raises(ChannelUnavailable, match="did not take it"):
@@ -101,7 +101,7 @@ def test_the_same_name_is_followed_where_private_networks_are_allowed(
     trap: Trap, names: Callable[..., list[str]]
 ) -> None:
     names("127.0.0.1")
-    push = PushChannel(RENDERER, ["json"], allow_private=True)
+    push = PushTransport(RENDERER, ["json"], allow_private=True)
     with pytest.raises(ChannelUnavailable):
         push.deliver(make_message(contact={"push": (f"json://{NAME}:{trap.port}/x",)}), 5.0)
     assert trap.reached > 0
@@ -112,7 +112,7 @@ def test_no_redirect_of_a_target_is_followed_and_no_url_can_ask_for_one(trap: Tr
         server.answer = lambda request: Reply(
             302, headers={"Location": f"http://127.0.0.1:{trap.port}/secret"}
         )
-        push = PushChannel(RENDERER, ["json"], allow_private=True)
+        push = PushTransport(RENDERER, ["json"], allow_private=True)
         url = f"json://127.0.0.1:{server.port}/hook"
         with pytest.raises(ChannelUnavailable):
             push.deliver(make_message(contact={"push": (url,)}), 5.0)
@@ -129,11 +129,11 @@ def test_an_installations_own_urls_may_lead_inside_but_never_to_link_local(
 ) -> None:
     asked = names(METADATA)
     with pytest.raises(ChannelUnavailable, match="not one that may be called"):
-        SmsChannel(f"http://{NAME}", "AC1", "t", "+15005550006", RENDERER).deliver(
+        SmsTransport(f"http://{NAME}", "AC1", "t", "+15005550006", RENDERER).deliver(
             make_message(), 2.0
         )
     with pytest.raises(ChannelUnavailable, match="not one that may be called"):
-        EmailChannel(
+        EmailTransport(
             f"smtp://{NAME}:25?tls=none",
             "a@example.org",
             RENDERER,

@@ -16,7 +16,7 @@ import pytest
 
 from delivery.errors import ChannelRejected, ChannelUnavailable, ConfigError, OutcomeUnknown
 from delivery.transports.render import Renderer
-from delivery.transports.sms import SmsChannel
+from delivery.transports.sms import SmsTransport
 from tests.messages import CONFIRM, make_message
 from tests.web_server import Reply, WebServer, web_server
 
@@ -24,11 +24,11 @@ TIMEOUT = 5.0
 TOKEN = "a-very-secret-token"
 
 
-def channel(url: str, sender: str = "+15005550006", **options: Any) -> SmsChannel:
-    return SmsChannel(url, "AC 1/2", TOKEN, sender, Renderer(), **options)
+def channel(url: str, sender: str = "+15005550006", **options: Any) -> SmsTransport:
+    return SmsTransport(url, "AC 1/2", TOKEN, sender, Renderer(), **options)
 
 
-def answering(server: WebServer, status: int, body: object = None, **headers: str) -> SmsChannel:
+def answering(server: WebServer, status: int, body: object = None, **headers: str) -> SmsTransport:
     raw = json.dumps(body).encode() if body is not None else b"<html>"
     server.answer = lambda request: Reply(status, raw, headers)
     return channel(server.url)

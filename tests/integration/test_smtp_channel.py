@@ -15,7 +15,7 @@ import pytest
 
 from delivery.errors import ChannelRejected, ChannelUnavailable, OutcomeUnknown
 from delivery.transports import smtp
-from delivery.transports.email import EmailChannel
+from delivery.transports.email import EmailTransport
 from delivery.transports.render import Renderer
 from tests.messages import make_event, make_message
 from tests.smtp_servers import PASSWORD, USER, Behaviour, certificate, raw_server, smtp_server
@@ -24,8 +24,8 @@ FROM = "noreply@delivery.example.org"
 TIMEOUT = 5.0
 
 
-def channel(port: int, tls: str = "none", login: str = "", **options: Any) -> EmailChannel:
-    return EmailChannel(f"smtp://{login}127.0.0.1:{port}?tls={tls}", FROM, Renderer(), **options)
+def channel(port: int, tls: str = "none", login: str = "", **options: Any) -> EmailTransport:
+    return EmailTransport(f"smtp://{login}127.0.0.1:{port}?tls={tls}", FROM, Renderer(), **options)
 
 
 def login_of(user: str, password: str) -> str:
@@ -275,7 +275,7 @@ def test_a_refused_login_is_unavailable_and_shows_no_password(
 
 
 def test_a_login_that_the_server_does_not_offer_is_unavailable() -> None:
-    refused = pytest.raises(ChannelUnavailable, match="offers no login")
+    refused = pytest.raises(ChannelUnavailable, match="offers no supported login")
     with smtp_server(Behaviour()) as server, refused:
         channel(server.port, "none", login_of(USER, PASSWORD)).deliver(make_message(), TIMEOUT)
 

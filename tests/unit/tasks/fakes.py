@@ -251,7 +251,7 @@ class Bench:
         self.executor = Executor(
             ledger=self.ledger,
             policies=policies,
-            channels=self.channels,
+            transports=self.channels,
             alerts=self.alerts,
             resend=self.gateways,
             queue_copy=self.gateways.copy,

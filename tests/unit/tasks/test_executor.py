@@ -315,7 +315,7 @@ class TestEmergency:
 
     def test_a_channel_that_is_not_configured_is_skipped(self) -> None:
         bench = Bench(policies_of(step_on("emergency")))
-        del bench.executor._channels["emergency"]
+        del bench.executor._transports["emergency"]
         event_id = bench.ledger.add()
         bench.run("database", event_id)
         assert bench.ledger.error(event_id) == "not configured"

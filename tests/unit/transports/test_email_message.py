@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from delivery.errors import ChannelRejected, ConfigError
-from delivery.transports.email import EmailChannel, message_id
+from delivery.transports.email import EmailTransport, message_id
 from delivery.transports.render import Renderer
 from delivery.transports.smtp import SmtpSession, parse_smtp_url
 from tests.messages import CONFIRM, UNSUBSCRIBE, make_event, make_message
@@ -40,8 +40,8 @@ def parsed(raw: bytes) -> EmailMessage:
 RENDERER = Renderer()  # compiled once
 
 
-def channel(**options: Any) -> EmailChannel:
-    return EmailChannel(URL, FROM, RENDERER, **options)
+def channel(**options: Any) -> EmailTransport:
+    return EmailTransport(URL, FROM, RENDERER, **options)
 
 
 def test_a_mail_carries_what_mail_providers_ask_for(sent: list[tuple[str, str, bytes]]) -> None:
@@ -171,7 +171,7 @@ def test_a_contact_without_an_address_is_unreachable() -> None:
 @pytest.mark.parametrize("mail_from", ["", "name", "a@b\r\nBcc: c@d", "ü@example.org"])
 def test_a_sender_that_is_no_address_is_a_configuration_fault(mail_from: str) -> None:
     with pytest.raises(ConfigError, match="DELIVERY_MAIL_FROM"):
-        EmailChannel(URL, mail_from, RENDERER)
+        EmailTransport(URL, mail_from, RENDERER)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from delivery.domain.contact import Contact
 from delivery.errors import ChannelRejected, ConfigError
-from delivery.transports.email import EmailChannel
+from delivery.transports.email import EmailTransport
 from delivery.transports.mail_check import Expected, mail_faults
 from delivery.transports.render import Renderer
 from delivery.transports.smtp import SmtpSession
@@ -75,7 +75,7 @@ class Gone:
 
     def mail(self, sender: str = FROM, **fields: object) -> bytes:
         """Deliver one and look at it."""
-        channel = EmailChannel(URL, sender, RENDERER, tls_context=TLS)
+        channel = EmailTransport(URL, sender, RENDERER, tls_context=TLS)
         channel.deliver(make_message(**fields), 5.0)  # type: ignore[arg-type]
         return self.all[-1][2]
 
@@ -290,7 +290,7 @@ def test_an_address_that_reads_as_another_once_it_is_normalised_gets_no_mail(
     with pytest.raises(ChannelRejected, match="cannot be used"):
         gone.mail(contact={"email": address})
     assert len(gone.all) == before
-    channel = EmailChannel(URL, FROM, RENDERER, tls_context=TLS)
+    channel = EmailTransport(URL, FROM, RENDERER, tls_context=TLS)
     assert "cannot be used" in str(channel.unreachable(Contact("ada", email=address)))
 
 

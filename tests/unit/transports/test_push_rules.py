@@ -10,7 +10,7 @@ import pytest
 from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.transports import push
 from delivery.transports.notify import Answer
-from delivery.transports.push import PushChannel
+from delivery.transports.push import PushTransport
 from delivery.transports.render import Renderer
 from tests.messages import make_message
 
@@ -45,11 +45,11 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
     return calls
 
 
-def channel(**options: Any) -> PushChannel:
-    return PushChannel(Renderer(), **{"resolve": public} | options)
+def channel(**options: Any) -> PushTransport:
+    return PushTransport(Renderer(), **{"resolve": public} | options)
 
 
-def deliver(pushes: PushChannel, *urls: str) -> str | None:
+def deliver(pushes: PushTransport, *urls: str) -> str | None:
     return pushes.deliver(make_message(contact={"push": urls}), 5.0).note
 
 
@@ -100,7 +100,7 @@ def test_a_host_on_a_private_network_is_never_called(called: list[tuple[int, flo
 
 def test_a_literal_private_address_is_refused_by_the_real_resolver() -> None:
     with pytest.raises(ChannelRejected, match="not public"):
-        deliver(PushChannel(Renderer()), "gotifys://169.254.169.254/AbCdEfGhIjKlMnO")
+        deliver(PushTransport(Renderer()), "gotifys://169.254.169.254/AbCdEfGhIjKlMnO")
 
 
 def test_a_service_with_a_fixed_host_needs_no_name_looked_up(
