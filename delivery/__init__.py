@@ -1,9 +1,9 @@
-"""Push events at socket speed, know for each one whether its user got it, escalate the rest.
+"""Push events at socket speed, confirm each one, and escalate events that are not acknowledged.
 
-The public names load on first use, so that importing the package costs nothing and a listener
-never loads a database driver. Nothing inside the package imports from here.
-Their types stand in ``__init__.pyi``: an import for the type checker alone would tie every part to
-every other in the eyes of import-linter.
+The public names load on first use, so that importing the package costs nothing and a client never
+loads a database driver. No module of the package imports from here. The types of the names are in
+``__init__.pyi``: import-linter would count an import for the type checker as a dependency of every
+part on every other.
 """
 
 from importlib import import_module
@@ -54,7 +54,7 @@ _HOMES = {
 }
 
 _OLD = {"AckTimeout": "delivery.errors"}
-"""Names that the next release does not have."""
+"""Names that the next release removes."""
 
 __all__ = sorted(_HOMES)
 
@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(home), name)
-    globals()[name] = value  # the next look-up does not come here
+    globals()[name] = value  # the next access finds it without this function
     return value
 
 

@@ -1,33 +1,42 @@
-"""Every error this product raises, as one tree.
+"""Every error that this package raises, as one tree.
 
     DeliveryError
-    ├ ConfigError                  a setting or policy is wrong; the message names it and the mend
-    ├ InvalidEvent                 the caller's event is wrong; never retried
-    │ ├ InvalidContext             ``user_id`` / ``run_id`` cannot address anybody
-    │ ├ PayloadTooLarge            ``data`` is over 64 KiB encoded
-    │ └ IdConflict                 the id is known with other content
-    ├ Overloaded                   a bounded buffer is full; try again after ``retry_after`` seconds
-    ├ IllegalTransition            a bug of ours: the lifecycle has no such edge
-    ├ ProtocolError                a peer broke the wire contract; carries ``close_code``
-    │ ├ InvalidFrame
-    │ ├ Unauthenticated
-    │ │ └ KeysUnavailable          the token may be good, but no key to check it can be had now
-    │ └ UnknownAck
-    ├ ChannelError                 a delivery attempt failed; ``retryable``: whether to try again
-    │ ├ NotConnected
-    │ ├ ChannelUnavailable
-    │ ├ ChannelRejected
-    │ │ └ Unrenderable             no message could be made of the event; nothing was sent
-    │ └ OutcomeUnknown             the provider may have taken it
-    ├ LedgerError
-    │ ├ LedgerUnavailable          the database cannot be reached now; nothing was written
-    │ └ SpoolFull
-    ├ LinkInvalid                  a link of a mail or SMS was not made by us, or for something else
-    │ └ LinkExpired                it was, and its time is over
-    ├ RemoteError                  the HTTP API refused; carries ``status`` and ``problem``
-    └ Unreachable                  the service did not answer
+    ├ ConfigError             caller     a setting or policy is wrong; the message names it
+    ├ InvalidEvent            caller     the event is wrong; ``status``, ``slug``, ``field``
+    │ ├ InvalidContext        caller     ``user_id`` or ``run_id`` cannot address a user or run
+    │ ├ PayloadTooLarge       caller     ``data`` is over 64 KiB encoded
+    │ └ IdConflict            caller     the id belongs to an event with other content
+    ├ Overloaded              temporary  a bounded buffer is full; ``retry_after`` seconds
+    ├ IllegalTransition       bug        the lifecycle has no such transition
+    ├ ProtocolError           caller     a peer broke the wire protocol; ``close_code``
+    │ ├ InvalidFrame          caller     a frame is malformed
+    │ ├ Unauthenticated       caller     the token is not valid for this service
+    │ │ └ KeysUnavailable     temporary  no key to check the token can be fetched now
+    │ └ UnknownAck            caller     an acknowledgement of an event that was not sent
+    ├ ChannelError            temporary  an attempt failed; ``retryable``, ``retry_after``
+    │ ├ NotConnected          temporary  the user has no connection
+    │ ├ ChannelUnavailable    temporary  unreachable, overloaded or behind an open breaker
+    │ ├ ChannelRejected       caller     the provider refused this message or recipient for good
+    │ │ └ Unrenderable        caller     no message can be made of the event; nothing was sent
+    │ └ OutcomeUnknown        unknown    the provider may have taken the message
+    ├ LedgerError             temporary  the ledger cannot do what was asked
+    │ ├ LedgerUnavailable     temporary  the database cannot be reached now
+    │ └ SpoolFull             temporary  the spool is at its size limit; nothing was accepted
+    ├ LinkInvalid             caller     the link is malformed, forged or for another purpose
+    │ └ LinkExpired           caller     the link was valid and has expired
+    ├ RemoteError             by status  the HTTP API refused; ``status``, ``problem``
+    └ Unreachable             unknown    the service did not answer; it may have taken the request
 
-Vendor exceptions are translated where the vendor is called, ``raise … from``.
+The second column says what to do:
+
+- caller: the input, setting or token is at fault. The same call fails again; do not retry.
+- temporary: retry, after ``retry_after`` seconds where the error has them.
+- unknown: the effect may have happened. An event is recorded once per id, so emit it again; a step
+  repeats as its ``on_unknown`` says.
+- bug: a fault of this package; report it.
+- by status: 429 and 5xx are temporary, other codes the caller's.
+
+Adapters translate vendor exceptions at the call, ``raise … from``.
 """
 
 from __future__ import annotations
@@ -37,7 +46,7 @@ from typing import Any, Self
 
 
 class DeliveryError(Exception):
-    """Base of everything raised on purpose."""
+    """Base of every error that this package raises."""
 
 
 class ConfigError(DeliveryError):
@@ -45,7 +54,11 @@ class ConfigError(DeliveryError):
 
 
 class InvalidEvent(DeliveryError):
-    """The event cannot be accepted as it is; retrying the same event cannot help."""
+    """The event is not valid. Never retried.
+
+    Attributes:
+        field: the field at fault, ``None`` if it is not one.
+    """
 
     status = 422
     slug = "invalid-event"
@@ -56,7 +69,7 @@ class InvalidEvent(DeliveryError):
 
 
 class InvalidContext(InvalidEvent):
-    """``user_id`` or ``run_id`` does not address anybody."""
+    """``user_id`` or ``run_id`` is empty, too long or has characters that are not allowed."""
 
     slug = "invalid-context"
 
@@ -84,11 +97,11 @@ class Overloaded(DeliveryError):
 
 
 class IllegalTransition(DeliveryError):
-    """The lifecycle has no such edge: a bug in this package."""
+    """The lifecycle has no such transition: a bug of this package."""
 
 
 class ProtocolError(DeliveryError):
-    """A peer broke the wire contract."""
+    """A peer broke the wire protocol, ``docs/protocol.md``."""
 
     code = "bad_frame"
 
@@ -114,14 +127,14 @@ class Unauthenticated(ProtocolError):
 
 
 class KeysUnavailable(Unauthenticated):
-    """The token cannot be checked now; the peer should come back, not give up."""
+    """The token cannot be checked now; the close code asks the client to reconnect."""
 
     def __init__(self, message: str, *, close_code: int = 3006) -> None:
         super().__init__(message, close_code=close_code)
 
 
 class UnknownAck(ProtocolError):
-    """An acknowledgement names something that was never sent on this connection."""
+    """An acknowledgement names an event that was not sent on this connection."""
 
     code = "unknown_ack"
 
@@ -134,9 +147,9 @@ class ChannelError(DeliveryError):
 
     Attributes:
         retryable: whether the same attempt may succeed later.
-        retry_after: seconds the provider asked for, if it did.
-        health: what it says about the provider, for its breaker: ``True`` it works (it answered,
-            and refused this recipient or message), ``False`` it does not, ``None`` nothing.
+        retry_after: seconds that the provider asked for, ``None`` if it did not.
+        health: the provider's state, for its breaker: ``True`` it works (it answered, and refused
+            this recipient or message), ``False`` it does not, ``None`` unknown.
     """
 
     retryable = True
@@ -170,40 +183,40 @@ class ChannelUnavailable(ChannelError):
 
 
 class ChannelRejected(ChannelError):
-    """The provider refused for good (bad address, blocked, malformed)."""
+    """The provider refused for good: a wrong address, a blocked recipient, a malformed message."""
 
     retryable = False
     health: bool | None = True
 
 
 class Unrenderable(ChannelRejected):
-    """No message could be made of the event, so nothing was sent and no provider was asked."""
+    """No message can be made of the event: nothing was sent and no provider was called."""
 
     health = None
 
 
 class OutcomeUnknown(ChannelError):
-    """The request left, the answer was lost: the provider may have taken the message."""
+    """The request was sent and the answer lost: the provider may have taken the message."""
 
 
 class LedgerError(DeliveryError):
-    """The ledger could not do what was asked."""
+    """Base of the ledger's errors."""
 
 
 class LedgerUnavailable(LedgerError):
-    """The database cannot be reached or is locked. Nothing was written; try again."""
+    """The database cannot be reached, is locked or did not answer in time. Safe to retry."""
 
 
 class SpoolFull(LedgerError):
-    """The local spool has reached its size limit; nothing more is accepted until it drains."""
+    """The spool is at its size limit; events are refused until it is drained."""
 
 
 class LinkInvalid(DeliveryError):
-    """The token of a link is malformed, forged, or made for another purpose."""
+    """The token of a link is malformed, forged, or for another purpose."""
 
 
 class LinkExpired(LinkInvalid):
-    """The link is ours and its time is over."""
+    """The token of a link was valid and has expired."""
 
 
 class RemoteError(DeliveryError):
@@ -211,7 +224,7 @@ class RemoteError(DeliveryError):
 
     Attributes:
         status: the HTTP status.
-        problem: the ``application/problem+json`` document, ``{}`` if there was none.
+        problem: the ``application/problem+json`` document, ``{}`` if there is none.
     """
 
     def __init__(self, message: str, *, status: int, problem: dict[str, Any]) -> None:
@@ -221,11 +234,11 @@ class RemoteError(DeliveryError):
 
 
 class Unreachable(DeliveryError):
-    """The service did not answer within the deadline."""
+    """The service did not answer within the timeout."""
 
 
 class _AckTimeout(ChannelError):
-    """Was never raised: an event that is not acknowledged in time is handed over to its chain."""
+    """Never raised: an event that is not acknowledged in time is handed over to its chain."""
 
 
 def __getattr__(name: str) -> Any:
@@ -235,10 +248,10 @@ def __getattr__(name: str) -> Any:
 
 
 def removed(name: str, *, stacklevel: int) -> type[DeliveryError]:
-    """An error that the next release no longer has.
+    """Return an error class that the next release removes, with a warning.
 
     Args:
-        stacklevel: whose line the warning names; 2 is the caller's.
+        stacklevel: the frame that the warning names; 2 is the caller.
     """
     warnings.warn(
         f"{name} is never raised, and the next release does not have it",

@@ -1,9 +1,9 @@
-"""Signed links for mails and text messages: who may confirm or unsubscribe what.
+"""Signed links for mails and text messages, to confirm a digest or leave a channel.
 
-Owns: making and checking the tokens of ``/confirm/{token}`` and ``/unsubscribe/{token}``. Never
-does: HTTP, or look anything up. A link token is no bearer token and a bearer token no link: each
-purpose has a key of its own, derived from the secret, and the format is not a JWT. It is as short
-as it can be, because a text message has 160 characters.
+Owns: the tokens of ``/confirm/{token}`` and ``/unsubscribe/{token}``. Never does: HTTP, look-ups. A
+link token is never valid as a bearer token, nor the reverse: each purpose has a key of its own,
+derived from the secret, and the format is not a JWT. The format is short, because a text message
+has 160 characters.
 """
 
 from __future__ import annotations
@@ -26,18 +26,17 @@ PURPOSES = (CONFIRM, UNSUBSCRIBE)
 
 DAY = 86_400.0
 DEFAULT_TTL = 7 * DAY
-# A mail may be read weeks later and its unsubscribe link must still work; 30 days is what
-# anti-spam laws ask for.
+# The link of a mail must work weeks later: anti-spam laws ask for 30 days.
 UNSUBSCRIBE_TTL = 60 * DAY
 MAX_TOKEN_CHARS = 2_048
 
 _EXPIRY_BYTES = 4
-_TAG_BYTES = 16  # 128 bits: nobody finds one by trying
+_TAG_BYTES = 16  # 128 bits: too many to guess
 
 
 @dataclass(frozen=True, slots=True)
 class LinkClaims:
-    """What a checked link token says.
+    """The contents of a checked link token.
 
     Attributes:
         subject: the digest's id (confirm) or the user's id (unsubscribe).
@@ -55,9 +54,9 @@ class LinkSigner:
     """Makes links and reads their tokens; implements the port ``Links``.
 
     Args:
-        secret: signs; at least 32 bytes.
-        previous: also accepted when reading, while secrets are rotated.
-        public_url: base URL of this service as its users see it.
+        secret: the signing key; at least 32 bytes.
+        previous: a second key that ``read`` accepts, while secrets are rotated.
+        public_url: base URL of this service for its users.
         ttl: seconds a confirm link lives; ``unsubscribe_ttl`` likewise.
         clock: epoch seconds.
 
@@ -81,20 +80,20 @@ class LinkSigner:
         self.public_url = self.public_url.rstrip("/")
 
     def confirm_url(self, digest_id: str) -> str:
-        """The page on which the receiver of a digest confirms it."""
+        """URL of the page that confirms a digest."""
         return f"{self.public_url}/confirm/{self._token(CONFIRM, digest_id, self.ttl)}"
 
     def unsubscribe_url(self, user_id: str, channel: str) -> str:
-        """The page on which a user leaves a channel; one-click by POST (RFC 8058)."""
+        """URL of the page on which a user leaves a channel; one-click by POST. Source: RFC 8058."""
         token = self._token(UNSUBSCRIBE, f"{channel}\n{user_id}", self.unsubscribe_ttl)
         return f"{self.public_url}/unsubscribe/{token}"
 
     def read(self, token: str, purpose: str) -> LinkClaims:
-        """Check a token made for ``purpose``.
+        """Check a token for ``purpose`` and return its contents.
 
         Raises:
-            LinkInvalid: malformed, forged, or made for another purpose.
-            LinkExpired: ours, and over.
+            LinkInvalid: malformed, forged, or for another purpose.
+            LinkExpired: valid once, and expired.
         """
         body = self._checked(token, purpose)
         expires = int.from_bytes(body[:_EXPIRY_BYTES], "big")

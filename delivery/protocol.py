@@ -1,6 +1,7 @@
 """The wire between gateway and client: frames, codec, close codes. Pure; both sides use it.
 
-Owns: contract 4.3 and the encoding of an event. Never does: sockets, clocks, tokens.
+Owns: the frames of ``docs/protocol.md`` and the encoding of an event. Never does: sockets, clocks,
+tokens.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Ack(msgspec.Struct, frozen=True, tag_field="type", tag="ack", omit_default
 
 
 class Nack(msgspec.Struct, frozen=True, tag_field="type", tag="nack"):
-    """The client cannot handle the event: hand it over at once."""
+    """The client cannot handle the event, which is handed over at once."""
 
     id: str
     reason: str = ""
@@ -104,14 +105,14 @@ class Pong(msgspec.Struct, frozen=True, tag_field="type", tag="pong"):
 
 
 class Error(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
-    """Something the client did wrong; the connection may stay open."""
+    """An error of the client; the connection may stay open."""
 
     code: str
     message: str
 
 
 class Reconnect(msgspec.Struct, frozen=True, tag_field="type", tag="reconnect"):
-    """Come back after so many milliseconds; close 3001 follows."""
+    """Asks the client to reconnect after ``after_ms`` milliseconds; close 3001 follows."""
 
     after_ms: int
     reason: str
@@ -130,7 +131,7 @@ def encode(frame: ServerFrame | ClientFrame) -> bytes:
 
 
 def encode_json(value: Any) -> bytes:
-    """Any JSON value, compact, UTF-8. Raises ``TypeError`` for what JSON cannot say."""
+    """Any JSON value, compact, UTF-8. Raises ``TypeError`` for a value that JSON does not have."""
     return _encoder.encode(value)
 
 
@@ -165,7 +166,7 @@ def text_frame(payload: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a session grants; told to the client on connect."""
+    """Limits of a session, sent to the client in ``connected``."""
 
     heartbeat: float = 25.0
     max_in_flight: int = 1_000

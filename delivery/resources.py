@@ -1,7 +1,7 @@
 """Finds the files that ship beside the code: ``config/``, ``migrations/``, ``web/``.
 
-Owns: where they lie. The source tree wins, because an editable install keeps a stale copy of
-what the wheel carries; then the wheel (``delivery/_config``, ``delivery/_migrations``).
+Owns: their paths. The source tree comes first, because an editable install keeps a stale copy of
+the wheel's files; then the wheel (``delivery/_config``, ``delivery/_migrations``).
 Never does: read them.
 """
 
@@ -34,7 +34,7 @@ def file(folder_name: str, name: str) -> Path:
     """One file of such a folder, e.g. ``file("config", "policies.toml")``.
 
     Raises:
-        ConfigError: it is not there.
+        ConfigError: the file does not exist.
     """
     path = folder(folder_name) / name
     if not path.is_file():

@@ -221,12 +221,12 @@ class FakeJournal:
 
 
 def _content(event: Event) -> tuple[Any, ...]:
-    """What makes two events with one id the same."""
+    """The fields in which two events with one id must agree."""
     return (event.type, event.user_id, event.run_id, event.thread_id, event.data, event.meta)
 
 
 class FakePush:
-    """Notes what was pushed and answers as told.
+    """Records pushed events and gives the prepared answers.
 
     Attributes:
         answers: used up first, one per push; ``answer`` afterwards.
@@ -240,7 +240,7 @@ class FakePush:
         self.score = 100
 
     def health(self, user_id: str) -> int:
-        """See the port; the same for everybody."""
+        """See the port; the same for every user."""
         return self.score
 
     def push(self, event: Event, encoded: bytes) -> Pushed:

@@ -1,6 +1,6 @@
 """``celery -A delivery.worker worker``: the app, made from the settings of the environment.
 
-Owns: the name ``app``. Each process opens the ledger for itself when its first task comes.
+Owns: the name ``app``. Each process opens its own ledger at its first task.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ setup_logging(log_format())
 try:
     app = make_worker_app(load_settings())
 except ConfigError as error:
-    # Celery would bury it in a traceback; this is what `delivery worker` says and returns.
+    # The message and exit code of `delivery worker`, without the traceback that Celery prints.
     if logs_json():
         logging.getLogger(__name__).critical("%s", error)
     else:

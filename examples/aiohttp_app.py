@@ -1,4 +1,4 @@
-"""The gateway inside an existing aiohttp application: one process, events pushed as they commit.
+"""The gateway inside an existing aiohttp application, in one process.
 
 Run: DELIVERY_JWT_SECRET=... python examples/aiohttp_app.py
 """

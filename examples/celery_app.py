@@ -1,6 +1,6 @@
-"""Emitting from your own Celery tasks. Delivery's workers are a separate application.
+"""Emit events from your own Celery tasks. Delivery's workers are a separate application.
 
-The connection is opened in each worker process, after the fork.
+Each worker process opens its connection after the fork.
 """
 
 import os
@@ -29,7 +29,7 @@ def close_connection(**_: Any) -> None:
 
 @app.task
 def research(user: str, run: str, question: str) -> str:
-    """A long job that tells its user how it goes."""
+    """A long job whose user receives its progress."""
     emitter = connections[0].emitter(user, run)
     emitter.emit_agent_started("researcher")
     emitter.emit_tool_executing("search", {"query": question})

@@ -1,6 +1,6 @@
-"""Emitting from a Django view, in blocking code.
+"""Emit events from a Django view, in blocking code.
 
-The connection is made once per process and shared by its threads.
+The connection is opened once per process and shared by its threads.
 """
 
 import os
@@ -15,7 +15,7 @@ import delivery
 
 @cache
 def connection() -> Any:
-    """One connection per process; it gathers what threads emit into few requests."""
+    """One connection per process; it batches the events of all threads into few requests."""
     return delivery.connect_sync(os.environ["DELIVERY_URL"], os.environ["DELIVERY_TOKEN"])
 
 

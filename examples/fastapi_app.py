@@ -1,4 +1,4 @@
-"""Emitting from a FastAPI application to a gateway that runs elsewhere.
+"""Emit events from a FastAPI application to a gateway in another process.
 
 Run: DELIVERY_URL=... DELIVERY_TOKEN=... uvicorn fastapi_app:app
 """
@@ -25,6 +25,6 @@ app = FastAPI(lifespan=lifespan)
 @app.post("/users/{user}/runs/{run}")
 async def start_run(user: str, run: str, request: Request) -> dict[str, str]:
     emitter = request.app.state.delivery.emitter(user, run)
-    emitter.emit_nowait("agent_started", {"agent": "planner"})  # leaves with the next batch
-    receipt = await emitter.emit_agent_completed("done")  # returns when it is durable
+    emitter.emit_nowait("agent_started", {"agent": "planner"})  # sent with the next batch
+    receipt = await emitter.emit_agent_completed("done")  # returns once it is durable
     return {"run": run, "last_event": receipt.id}

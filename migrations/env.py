@@ -1,6 +1,6 @@
-"""Alembic's entry: runs migrations on the connection that `delivery.ledger.migrate` hands over.
+"""Alembic's entry: runs migrations on the connection that `delivery.ledger.migrate` passes.
 
-From the `alembic` command line there is none; then the one of DELIVERY_DATABASE_URL is opened, under the same lock.
+The `alembic` command passes none: then DELIVERY_DATABASE_URL is opened, under the same lock.
 """
 
 import logging

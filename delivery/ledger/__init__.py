@@ -1,6 +1,6 @@
-"""The ledger: what was accepted, every attempt, every proof, and when each event is due next.
+"""The ledger: accepted events, their attempts and proofs, and when each event is due next.
 
-Owns: the tables, all SQL, group commit and the spool. Everything else asks through the ports.
+Owns: the tables, all SQL, group commit and the spool. Other parts reach it through the ports.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The ledger for the event loop: a few threads, a bounded queue before them, a deadline each.
+"""The ledger for the event loop: a few threads, a bounded queue, a timeout for each call.
 
-Owns: the threads and the bounds. Never does: group commit, whose order matters; that is the
-journal's.
+Owns: the threads and the bounds. Never does: group commit, whose order matters: see the journal.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class LedgerAccess:
             self._calls -= 1
 
     def close(self) -> None:
-        """Take no more calls; those under way end by themselves."""
+        """Take no more calls; calls in progress end by themselves."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     # Reads

@@ -27,7 +27,7 @@ from delivery.ledger.sql.dialect import MIGRATION, lock
 TURN_TIMEOUT = 120
 """Seconds to wait for another migration to end."""
 LOCK_TIMEOUT = 5
-"""Seconds to wait for a table: a migration that queues for longer would stop all who come after."""
+"""Seconds to wait for a table: a queued migration blocks every later statement on it."""
 
 
 def upgrade(url: str, revision: str = "head") -> None:
@@ -39,7 +39,7 @@ def upgrade(url: str, revision: str = "head") -> None:
 
     Effect: creates and alters tables. Safe to repeat.
     """
-    with transaction(url) as connection, _spoken():
+    with transaction(url) as connection, _translated():
         command.upgrade(_config(connection), revision)
 
 
@@ -50,7 +50,7 @@ def downgrade(url: str, revision: str) -> None:
         ConfigError: no such revision, or it is not below the present one.
         LedgerUnavailable: the database cannot be reached, or a table stayed locked.
     """
-    with transaction(url) as connection, _spoken():
+    with transaction(url) as connection, _translated():
         command.downgrade(_config(connection), revision)
 
 
@@ -83,7 +83,7 @@ def is_current(url: str) -> bool:
 
 @contextmanager
 def transaction(url: str) -> Iterator[Connection]:
-    """The transaction in which migrations run, when nobody else's do."""
+    """The transaction in which migrations run, one process at a time."""
     database = Database(url, pool_size=1, answer_timeout=None)
     try:
         with database.write() as connection:
@@ -114,8 +114,8 @@ def _config(connection: Connection | None = None) -> Config:
 
 
 @contextmanager
-def _spoken() -> Iterator[None]:
-    """Alembic's complaints in our words; a newer package's database is the usual reason."""
+def _translated() -> Iterator[None]:
+    """Translate Alembic's errors; the usual one is a database of a newer package."""
     try:
         yield
     except CommandError as error:

@@ -53,7 +53,7 @@ def downgrade() -> None:
 
 
 def _create_events(is_postgresql: bool) -> None:
-    # COPY leaves the column out, so the server numbers the rows; SQLite's one writer counts.
+    # COPY leaves the column out and the server numbers the rows; on SQLite the one writer does.
     position = sa.text("nextval('events_position_seq')") if is_postgresql else None
     op.create_table(
         "events",

@@ -1,9 +1,9 @@
-"""What an alert to operators lists stands in columns of its own, no longer in ``error``.
+"""Conditions and faults of an alert group move from ``error`` to columns of their own.
 
 Revision ID: 0002
 Revises: 0001
 
-Expands only: processes of the release before neither read nor write the new columns.
+Expands only: processes of the previous release neither read nor write the new columns.
 """
 
 from collections.abc import Sequence

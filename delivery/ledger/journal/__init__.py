@@ -1,1 +1,1 @@
-"""Group commit: what gathers on the loop is committed by one thread, or spooled."""
+"""Group commit: one thread commits the entries that the loop collects, or spools them."""

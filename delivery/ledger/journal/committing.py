@@ -1,8 +1,8 @@
-"""What becomes of a batch: the ledger, or the spool while that is away, and what comes back later.
+"""Commits batches: to the ledger, or to the spool while the ledger is away.
 
-Owns: the order (what waits in the spool goes first), the search for an event that cannot be
-recorded, proofs that came before their events, the spools of the dead. Belongs to the journal's
-thread. Never does: gather, or speak to the loop.
+Owns: the order (the spool is drained before a new batch), the search for an event that cannot be
+recorded, proofs that came before their events, the spools of ended processes. Runs on the journal's
+thread. Never does: collect entries, or call the loop.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_UNMATCHED = 20_000
 
 
 class UnmatchedProofs:
-    """Bounded; belongs to one thread.
+    """Proofs whose event is not in the ledger yet. Bounded; for one thread.
 
     Args:
         clock: monotonic seconds.
@@ -49,7 +49,7 @@ class UnmatchedProofs:
         return len(self._until)
 
     def due(self) -> list[Confirmation]:
-        """Those to offer now; nothing when it was done a moment ago."""
+        """Proofs to offer to the ledger now; none within ``OFFER_INTERVAL`` of the last call."""
         now = self._clock()
         if not self._until or now < self._at:
             return []
@@ -57,11 +57,11 @@ class UnmatchedProofs:
         return list(self._until)
 
     def settle(self, offered: Iterable[Confirmation], missed: Iterable[Confirmation]) -> None:
-        """What was offered is done with, except for what found no event: that is kept for a while.
+        """Drop offered proofs that found their event, and keep the others for a while.
 
         Args:
-            offered: what ``due`` gave.
-            missed: of these and of others, those that found no event.
+            offered: the answer of ``due``.
+            missed: proofs, offered or new, without an event in the ledger.
         """
         now = self._clock()
         again = {proof: self._until.get(proof, now + self._keep) for proof in missed}
@@ -71,43 +71,43 @@ class UnmatchedProofs:
             if until > now:
                 self._until[proof] = until
         while len(self._until) > self._limit:
-            del self._until[next(iter(self._until))]  # the oldest has waited the longest in vain
+            del self._until[next(iter(self._until))]  # the oldest first: the least likely to match
 
 
 RETRY = 1.0
-"""Seconds between two questions."""
+"""Seconds between two pings of a ledger that is away."""
 
 
 class Outage:
-    """Told of failures and successes by whoever uses the ledger.
+    """Whether the ledger is away, as its user reports, and when to try it again.
 
     Args:
-        ping: asks the ledger; raises while it is away.
+        ping: raises while the ledger is away.
     """
 
     def __init__(self, ping: Callable[[], None]) -> None:
         self._ping = ping
-        self._asker = ThreadPoolExecutor(1, thread_name_prefix="delivery-ledger-back")
+        self._asker = ThreadPoolExecutor(1, thread_name_prefix="delivery-ledger-ping")
         self._question: Future[None] | None = None
         self._ask_at: float | None = None
 
     @property
     def is_on(self) -> bool:
-        """Whether the ledger is away, as far as is known."""
+        """Whether the ledger is away, by the last report."""
         return self._ask_at is not None
 
     def failed(self) -> None:
-        """The ledger did not answer."""
+        """Report that the ledger did not answer."""
         if self._ask_at is None or time.monotonic() >= self._ask_at:
-            # Not moved by each failure: under load the time to ask would never come.
+            # A failure before that time does not move it: under load the ping would never start.
             self._ask_at = time.monotonic() + RETRY
 
     def worked(self) -> None:
-        """The ledger did what it was asked."""
+        """Report that a call of the ledger succeeded."""
         self._ask_at = None
 
     def may_be_over(self) -> bool:
-        """Whether it is worth trying: the ledger answered the last question. Never waits."""
+        """Whether to try the ledger: it answered the last ping. Never waits."""
         if self._ask_at is None:
             return True
         if self._question is None:
@@ -121,7 +121,7 @@ class Outage:
         return question.exception() is None
 
     def close(self) -> None:
-        """Ask no more."""
+        """Send no more pings."""
         self._asker.shutdown(wait=False, cancel_futures=True)
 
 
@@ -133,11 +133,11 @@ Answer = Receipted | Exception
 
 
 class _StillAway(LedgerUnavailable):
-    """Nobody asked again: it was away a moment ago."""
+    """The ledger was away at the last try, and no ping has succeeded since."""
 
 
 class Committer:
-    """Takes one batch at a time.
+    """Commits one batch at a time, to the ledger or the spool.
 
     Attributes:
         commits: batches that reached the ledger.
@@ -149,8 +149,8 @@ class Committer:
         self._outage = Outage(lambda: ledger.ping())
         self._unmatched = UnmatchedProofs()
         self._adopt_at = 0.0
-        self._told: str | None = None  # why the ledger is away, as it was logged last
-        self._refused: str | None = None  # why the spool took nothing, the last time
+        self._told: str | None = None  # the last logged reason of the outage
+        self._refused: str | None = None  # why the spool refused the last batch; None if it took it
         self.commits = 0
 
     @property
@@ -160,12 +160,12 @@ class Committer:
 
     @property
     def refusal(self) -> str | None:
-        """Why neither ledger nor spool take an entry; known from the last that they refused."""
+        """Why neither ledger nor spool take an entry, by the last batch; ``None`` if one does."""
         return self._refused if self._outage.is_on else None
 
     @property
     def is_upkeep_due(self) -> bool:
-        """Whether nobody has looked after the spools of the dead for long."""
+        """Whether the spools of ended processes are due for adoption."""
         return time.monotonic() >= self._adopt_at
 
     def answers(self, batch: Batch) -> Sequence[Answer]:
@@ -173,16 +173,16 @@ class Committer:
         try:
             return self._commit(batch)
         except Exception as error:
-            # The thread must outlive any fault, and nobody may wait for ever for an answer.
-            logger.exception("the journal failed on a batch of %d", len(batch.entries))
+            # The thread must survive any fault, and every entry must get an answer.
+            logger.exception("journal failed on a batch of %d entries", len(batch.entries))
             return [error] * len(batch.entries)
 
     def maintain(self) -> None:
-        """Between batches: drain the own spool, adopt those of the dead, offer early proofs."""
+        """Drain the spool, adopt spools of ended processes, offer unmatched proofs."""
         try:
             if self._outage.is_on and self._outage.may_be_over():
-                # With a spool that took nothing there may be nothing to drain, and no event comes
-                # that would find out: balancers send none to a gateway that refuses.
+                # A full spool may be empty by now, and no event would find that out: load balancers
+                # send none to a gateway that refuses.
                 self._outage.worked()
             self._drain()
             self._offer_unmatched_proofs()
@@ -190,13 +190,13 @@ class Committer:
                 self._adopt_at = time.monotonic() + ADOPT_EVERY
                 self._spool.adopt(self._drained)
         except DeliveryError as error:
-            logger.debug("the spool cannot be drained yet: %s", error)
+            logger.debug("spool cannot be drained yet: %s", error)
         except Exception:
-            # The thread must outlive any fault; the next round tries again.
-            logger.exception("the journal's upkeep failed")
+            # The thread must survive any fault; the next call tries again.
+            logger.exception("journal upkeep failed")
 
     def close(self) -> None:
-        """Ask no more whether the ledger is back."""
+        """Send no more pings to the ledger."""
         self._outage.close()
 
     def _commit(self, batch: Batch) -> Sequence[Answer]:
@@ -214,18 +214,18 @@ class Committer:
         return answers
 
     def _drain(self) -> None:
-        """What waits in the spool goes first: order within a run, and ids, depend on it."""
+        """Drain the spool before a new batch: the order of a run and its ids depend on it."""
         if self._spool is None or not self._spool.pending_bytes:
             return
         if not self._outage.may_be_over():
-            raise _StillAway("the ledger was away a moment ago; spooling")
+            raise _StillAway("the ledger is still away; events go to the spool")
         drained = self._spool.drain(self._drained)
         self._outage.worked()
         self._told = None
         logger.warning("the ledger is back: drained %d events from the spool", drained)
 
     def _drained(self, entries: Sequence[Entry], proofs: Sequence[Confirmation]) -> None:
-        """Commit a page of a spool; what the ledger refuses for good must not block the rest."""
+        """Commit a page of a spool, and set aside entries that the ledger refuses for good."""
         answers = self._record(entries, proofs, drained=True)
         refused = [
             entry
@@ -242,7 +242,7 @@ class Committer:
         *,
         drained: bool = False,
     ) -> list[Answer]:
-        """Commit as one; when the batch itself is refused, one by one to find the culprit."""
+        """Commit as one; when the batch is refused, one by one, to isolate the entry at fault."""
         if not entries and not proofs:
             return []
         missed: list[Confirmation] = []
@@ -256,7 +256,7 @@ class Committer:
             raise
         except Exception:
             logger.exception(
-                "a batch of %d events was refused; committing one by one", len(entries)
+                "ledger refused a batch of %d events; committing one by one", len(entries)
             )
         answers = []
         for entry in entries:
@@ -272,7 +272,7 @@ class Committer:
         return answers
 
     def _offer_unmatched_proofs(self) -> None:
-        """Again, now and then: their events may have come from another node meanwhile."""
+        """Offer unmatched proofs again: another node may have recorded their events meanwhile."""
         due = self._unmatched.due()
         if due:
             unknown = set(self._ledger.confirmations.confirm(due).unknown)
@@ -290,7 +290,7 @@ class Committer:
         try:
             self._spool.append(entries, proofs)
         except LedgerError as refused:
-            logger.error("the spool refused %d events: %s", len(entries), refused)
+            logger.error("spool refused %d events: %s", len(entries), refused)
             self._refused = str(refused)
             return [refused] * len(entries)
         self._refused = None

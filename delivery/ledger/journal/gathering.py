@@ -1,7 +1,7 @@
-"""What gathers for the journal's next transaction, and how much of it is ripe.
+"""The journal's next transaction while it grows, and how much of it is ripe.
 
-Owns: the order of entries, and the match of early proofs and late hand-overs to entries that are
-not committed yet. Lives on the loop's thread. Never does: commit, or look at a clock.
+Owns: the order of entries, and the match of proofs and hand-overs to entries that are not committed
+yet. Runs on the loop's thread. Never does: commit, or read a clock.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from delivery.domain.records import Entry
 
 @dataclass(slots=True)
 class Batch:
-    """One transaction's worth, handed to the journal's thread as a whole."""
+    """The contents of one transaction, passed to the journal's thread as a whole."""
 
     entries: list[tuple[Entry, Answered]] = field(default_factory=list)
     proofs: list[Confirmation] = field(default_factory=list)
@@ -28,13 +28,13 @@ class Batch:
 
 
 class Gathering:
-    """Entries in order of submission, with what is said about them before they are committed.
+    """Entries in order of submission, with the proofs and hand-overs that came before their commit.
 
-    An entry that a socket of this node has is worth waiting for a moment: its proof is then
-    inserted with it, and that costs a fraction of an update. It is *ripe* once it has its proof, is
-    not awaited, or has waited for long enough; a batch is a ripe prefix, so that nothing overtakes
-    within a run. Proofs of what was committed before gather for longer: nobody waits for them, and
-    one costs as much as many.
+    An entry that was sent on a socket of this node may wait for its proof, which is then inserted
+    with it, at a fraction of the cost of an update. It is *ripe* once it has its proof, is not
+    awaited, or has waited for long enough; a batch is a ripe prefix, so that no entry overtakes
+    another within a run. Proofs of committed events are collected for longer: no caller waits for
+    them, and writing one costs as much as writing many.
     """
 
     def __init__(self) -> None:
@@ -51,12 +51,12 @@ class Gathering:
         return bool(self._entries or self._proofs or self._hand_overs)
 
     def add(self, entry: Entry, answered: Answered) -> None:
-        """Take one entry."""
+        """Append one entry."""
         self._entries.append((entry, answered))
         self._by_id.setdefault(entry.event.id, entry)
 
     def prove(self, proofs: Sequence[Confirmation]) -> None:
-        """Take proofs, each to the entry that it is for, if that is here."""
+        """Attach each proof to its entry, or queue it if the entry is not here."""
         by_id = self._by_id
         for proof in proofs:
             entry = by_id.get(proof.event_id)
@@ -66,7 +66,7 @@ class Gathering:
                 self._proofs.append(proof)
 
     def hand_over(self, event_id: str, reason: str) -> None:
-        """The fast path gives this event up."""
+        """Hand an event over: in its insert if its entry is here, else queued."""
         entry = self._by_id.get(event_id)
         if entry is None:
             self._hand_overs.setdefault(reason, []).append(event_id)
@@ -76,7 +76,7 @@ class Gathering:
         entry.pushes.append((Outcome.FAILED, reason))
 
     def mark(self, now: float) -> None:
-        """What came since the last mark came now."""
+        """Date everything since the last mark to ``now``."""
         fresh = len(self._entries) - self._marked
         if fresh:
             self._marks.append((now, fresh))
@@ -86,22 +86,22 @@ class Gathering:
 
     @property
     def oldest(self) -> float | None:
-        """When the first entry came, as marked."""
+        """When the first entry was marked."""
         return self._marks[0][0] if self._marks else None
 
     @property
     def oldest_proof(self) -> float | None:
-        """When the first of the proofs without an entry came, as marked."""
+        """When the first of the proofs without an entry was marked."""
         return self._proofs_at
 
     def cut(self, ripe_since: float, limit: int, *, proofs_since: float) -> Batch | None:
-        """Take out what is ripe, or ``None`` when it pays to wait: the first of the entries that
-        are not ripe came after ``ripe_since``. You must have marked before.
+        """Take out the ripe prefix; ``None`` when nothing is ripe, or its first entry came after
+        ``ripe_since`` and the rest may still get ripe. You must call ``mark`` before.
 
         Args:
-            ripe_since: an entry that came until then has waited for long enough.
+            ripe_since: entries marked until then have waited for long enough.
             limit: entries in one batch.
-            proofs_since: the same for the proofs of what was committed before.
+            proofs_since: the same for proofs of committed events.
         """
         size = self._count_ripe(ripe_since)
         if size < len(self._entries) and self._marks[0][0] > ripe_since:
@@ -122,7 +122,7 @@ class Gathering:
         return batch
 
     def _count_ripe(self, ripe_since: float) -> int:
-        """Length of the ripe prefix; entries do not become unripe again, so the count goes on."""
+        """Length of the ripe prefix; an entry stays ripe, so the count continues from the last."""
         old = 0
         for at, count in self._marks:
             if at > ripe_since:

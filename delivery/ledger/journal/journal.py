@@ -1,7 +1,7 @@
-"""Group commit: one thread that commits whatever has gathered while the last batch committed.
+"""Group commit: one thread commits the entries that came while it committed the last batch.
 
-Owns: the loop's side of the ledger, and the thread. The loop only appends to lists; a batch's
-answers come back in one call. Never does: decide what becomes of a batch (``committing``).
+Owns: the loop's side of the ledger, and the thread. The loop only appends to lists; the answers of
+a batch come back in one call. Never does: choose between ledger and spool (see ``committing``).
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ BATCH = 5_000
 GATHER = 0.02
 """Seconds that an entry may wait for its proof, to be inserted with it."""
 GATHER_PROOFS = 0.02
-"""Seconds for which proofs of what was committed before gather, to be written together."""
+"""Seconds for which proofs of committed events are collected, to be written together."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Flush:
-    """Somebody waits until so many entries are answered, and so many batches with what else was
-    queued."""
+    """A caller of ``flush``, and the counts of answered entries and cut batches that it waits for.
+
+    Attributes:
+        cuts: batches, because one may hold proofs and hand-overs without an entry.
+    """
 
     done: asyncio.Future[None]
     entries: int
@@ -44,8 +47,8 @@ class _Flush:
 class JournalThread:
     """Implements the ``Journal`` port.
 
-    Everything public is called on the loop's thread and never waits. The loop hands one batch at a
-    time to the thread; what comes meanwhile gathers, without a lock.
+    Every public method is called on the loop's thread and never waits. The loop passes one batch at
+    a time to the thread and collects the next one meanwhile, without a lock.
 
     Attributes:
         backlog: entries that are queued or being committed.
@@ -163,7 +166,7 @@ class JournalThread:
     # The loop's side.
 
     def _schedule(self) -> None:
-        """Look at what gathered once, at the end of this turn."""
+        """Run ``_offer`` once, at the end of this turn of the loop."""
         self._is_scheduled = True
         if self._loop is not None:
             self._loop.call_soon(self._offer)
@@ -178,7 +181,7 @@ class JournalThread:
         self._gathering.mark(now)
         if self._is_busy or not self._gathering:
             return
-        # Somebody who waits for the commit is in a hurry: nothing waits for its proof then.
+        # A caller of ``flush`` waits for the commit, so no entry waits for its proof.
         entries, proofs = (0.0, 0.0) if self._flushes else (self._gather, GATHER_PROOFS)
         batch = self._gathering.cut(now - entries, BATCH, proofs_since=now - proofs)
         if batch is not None:
@@ -189,12 +192,12 @@ class JournalThread:
             self._wait(entries, proofs)
 
     def _wait(self, entries: float, proofs: float) -> None:
-        """Look again when the first of what gathered has waited for long enough."""
+        """Set the timer for when the first entry or proof has waited for long enough."""
         gathering = self._gathering
         waits = (gathering.oldest, entries), (gathering.oldest_proof, proofs)
         at = min(since + timeout for since, timeout in waits if since is not None)
         if self._timer is not None:
-            # Not asked of the handle: uvloop's for an instant that has passed cannot tell.
+            # Kept here: a handle of uvloop for an instant in the past has no ``when``.
             if self._timer_at <= at:
                 return
             self._timer.cancel()
@@ -210,16 +213,16 @@ class JournalThread:
         self._is_busy = False
         self.backlog -= len(batch.entries)
         self._end_flushes()
-        self._offer()  # the thread first: it works while the answers are told
+        self._offer()  # the thread first: it commits while the answers are called
         for (entry, answered), answer in zip(batch.entries, answers, strict=True):
             try:
                 answered(entry, answer)
             except Exception:
-                logger.exception("nobody heard what became of event %s", entry.event.id)
+                logger.exception("journal callback failed for event %s", entry.event.id)
 
     def _end_flushes(self) -> None:
-        """Wake whoever waits for no more than what is durable now. Every batch that was cut has
-        been answered, and entries are answered in order."""
+        """Wake callers of ``flush`` whose entries and batches are all durable. Every batch that was
+        cut has been answered, and entries are answered in order."""
         answered = self._submitted - self.backlog
         waiting = []
         for flush in self._flushes:
@@ -242,7 +245,7 @@ class JournalThread:
                 return
             self._report(batch, self._committer.answers(batch))
             if self._committer.is_upkeep_due:
-                # A journal that is never idle must look after the dead, too.
+                # A journal that is never idle must adopt spools, too.
                 self._committer.maintain()
 
     def _report(self, batch: Batch, answers: Sequence[Answer]) -> None:
@@ -250,5 +253,5 @@ class JournalThread:
             return
         try:
             self._loop.call_soon_threadsafe(self._on_answered, batch, answers)
-        except RuntimeError as error:  # closed just now: nobody is left to be told
+        except RuntimeError as error:  # the loop closed since the check above
             logger.info("a batch of %d was recorded as the loop ended: %s", len(answers), error)

@@ -1,8 +1,8 @@
-"""The local spool: where accepted events wait while the ledger is away.
+"""The local spool: accepted events on disk while the ledger is away.
 
-Owns: one locked file per process, fsynced before anything in it counts as accepted, drained in
-order once the ledger is back. Draining twice is harmless: the ledger knows ids. A file whose
-process died is an orphan; whoever gets its lock drains and removes it.
+Owns: one locked file per process, fsynced before its entries count as accepted, drained in order
+once the ledger is back. Draining twice is harmless: the ledger recognizes ids. A file whose process
+has ended is an orphan; the process that gets its lock drains and removes it.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ class Spool:
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes not drained yet; 0 when nothing waits."""
+        """Bytes not drained yet; 0 when the spool is empty."""
         return self._size - self._drained
 
     def append(self, entries: Sequence[Entry], proofs: Sequence[Confirmation] = ()) -> None:
-        """Write and fsync; when this returns, everything given survives ``kill -9``.
+        """Write and fsync; entries and proofs survive ``kill -9`` once this returns.
 
         Raises:
-            SpoolFull: the limit would be passed; nothing was written.
-            LedgerUnavailable: the disk refused; nothing counts as written.
+            SpoolFull: the size limit would be exceeded; nothing was written.
+            LedgerUnavailable: the write or fsync failed; nothing counts as written.
         """
         lines = b"".join(
             [_line(_entry_record(entry)) for entry in entries]
@@ -97,10 +97,10 @@ class Spool:
             self._size += len(lines)
 
     def drain(self, commit: Commit) -> int:
-        """Hand everything to the ledger, in order, then empty the file.
+        """Commit everything to the ledger, in order, then empty the file.
 
         Raises:
-            LedgerUnavailable: it is still away; what was not handed over stays.
+            LedgerUnavailable: it is still away; pages not committed stay in the file.
         """
         with self._lock:
             if not self.pending_bytes:
@@ -116,21 +116,21 @@ class Spool:
             return count
 
     def set_aside(self, entries: Sequence[Entry]) -> None:
-        """Keep events that the ledger refuses for good where a person can find them."""
+        """Move events that the ledger refuses for good to a file for an operator."""
         lines = b"".join(_line(_entry_record(entry)) for entry in entries)
         _append(self.path.with_suffix(".refused"), lines)
         logger.error(
-            "%d spooled events were refused; they are kept in %s",
+            "ledger refused %d spooled events; they are kept in %s",
             len(entries),
             self.path.with_suffix(".refused"),
         )
 
     def adopt(self, commit: Commit) -> int:
-        """Drain and remove the files of processes that died; 0 if there are none."""
+        """Drain and remove the files of ended processes; returns the number of events."""
         return adopt_orphans(self.directory, commit, own=self.path)
 
     def close(self) -> None:
-        """Release the lock; an empty file is removed, one with contents waits to be adopted."""
+        """Release the lock; an empty file is removed, another one is left for adoption."""
         with self._lock:
             if not self.pending_bytes:
                 self.path.unlink(missing_ok=True)
@@ -138,10 +138,10 @@ class Spool:
 
 
 def adopt_orphans(directory: Path, commit: Commit, own: Path | None = None) -> int:
-    """Drain every spool file in ``directory`` whose process is gone.
+    """Drain every spool file in ``directory`` whose process has ended.
 
     Raises:
-        LedgerUnavailable: the ledger went away midway; the files stay.
+        LedgerUnavailable: the ledger became unavailable; the remaining files stay.
     """
     count = 0
     for path in sorted(directory.glob(f"*{SUFFIX}")):
@@ -155,23 +155,23 @@ def adopt_orphans(directory: Path, commit: Commit, own: Path | None = None) -> i
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                continue  # its process lives
+                continue  # its process is alive
             for _, entries, proofs in _pages(file, 0, path):
                 for entry in entries:
-                    # Whoever pushed it is dead, and its sockets with it: the chain starts at once.
+                    # The sockets it was pushed on ended with the process: the chain starts now.
                     entry.hand_over = True
                 commit(entries, proofs)
                 count += len(entries)
             path.unlink(missing_ok=True)
     if count:
-        logger.warning("adopted %d events from the spool of a process that died", count)
+        logger.warning("adopted %d events from spools of ended processes", count)
     return count
 
 
 def _pages(
     file: IO[bytes], offset: int, path: Path
 ) -> Iterator[tuple[int, list[Entry], list[Confirmation]]]:
-    """Batches of what stands after ``offset``, each with the offset behind it."""
+    """Pages of the file from ``offset`` on, each with the offset behind it."""
     file.seek(offset)
     entries: list[Entry] = []
     proofs: list[Confirmation] = []
@@ -184,7 +184,7 @@ def _pages(
         if record["kind"] == "entry":
             entries.append(_entry(record))
         else:
-            # For an entry before it; that entries behind it are committed first does no harm.
+            # Its entry stands before it; committing later entries first does no harm.
             proofs.append(Confirmation(**record["proof"]))
         if len(entries) + len(proofs) >= PAGE:
             yield offset, entries, proofs
@@ -194,13 +194,13 @@ def _pages(
 
 
 def _set_aside(line: bytes, path: Path) -> None:
-    """Keep a line that does not read: a torn tail is harmless, anything else needs a person."""
+    """Keep a line that cannot be read for an operator; drop a torn tail, never acknowledged."""
     if not line.endswith(b"\n"):
-        logger.warning("dropped a torn line at the end of %s; it was never acknowledged", path.name)
+        logger.warning("dropped a torn last line of %s; it was never acknowledged", path.name)
         return
     aside = path.with_suffix(".corrupt")
     _append(aside, line)
-    logger.error("a line of %s is damaged; it is kept in %s", path.name, aside)
+    logger.error("damaged line in %s; it is kept in %s", path.name, aside)
 
 
 def _append(path: Path, lines: bytes) -> None:

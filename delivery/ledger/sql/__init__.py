@@ -1,1 +1,1 @@
-"""Tables, dialects and rows: what every store is built from."""
+"""Tables, dialects, rows and transactions, which every store is built from."""

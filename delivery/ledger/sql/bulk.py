@@ -1,7 +1,7 @@
-"""Writing many rows at once, by the fastest way each database has.
+"""Inserts of many rows at once, in the fastest form that each database has.
 
-PostgreSQL takes COPY and arrays, SQLite ``executemany`` on its own driver. Nothing here decides
-anything; the rows come complete.
+Owns: COPY and arrays for PostgreSQL, multi-row statements on the driver for SQLite. Never does:
+compute a value; rows come complete.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EVENT_SHAPE = (
     "recorded_at",
     "confirmed_at",
 )
-"""What the rows of a batch have in common, but for a few shapes."""
+"""Columns in which the rows of a batch differ little: a batch has few shapes."""
 
 _OWN = ", ".join(f'"{name}"' for name in EVENT_OWN)
 _SHAPE = ", ".join(f'"{name}"' for name in EVENT_SHAPE)
@@ -66,7 +66,7 @@ _ROWS_POSTGRESQL = (
 Runs = Mapping[tuple[str, str], int]
 Values = tuple[str | int | None, ...]
 EventRow = tuple[Values, Values]
-"""The row's own values in the order of ``EVENT_OWN``, its shape in that of ``EVENT_SHAPE``."""
+"""The values of ``EVENT_OWN`` and those of ``EVENT_SHAPE``, in their order."""
 
 
 def pages(items: Sequence[T], size: int = PAGE) -> Iterator[Sequence[T]]:
@@ -107,10 +107,10 @@ def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
 def _insert_values(
     cursor: Any, head: str, shared: Values, rows: Sequence[Values], tail: str = ""
 ) -> None:
-    """Insert on SQLite, many rows by one statement, with the values that all have bound once.
+    """Insert on SQLite, many rows per statement, with the values that all rows share bound once.
 
-    Its driver lets the interpreter lock go and takes it again for each statement, for which a busy
-    loop makes it wait; and a bound value costs more than the rest of a row.
+    The driver releases and takes the interpreter lock for each statement, and waits for it while
+    the loop is busy; and a bound value costs more than the rest of a row.
     """
     start = 0
     for size in _SIZES:
@@ -129,7 +129,7 @@ def _values_statement(head: str, shared: int, own: int, size: int, tail: str) ->
 
 
 def _copy_own(values: Values) -> str:
-    """``_copy_text`` of a row's own values, most of which need no escapes, found out in one go."""
+    """``_copy_text`` of a row's own values; one check finds the most frequent case, no escapes."""
     id_, type_, user_id, run_id, seq, at, data = values
     text = f"{type_}{user_id}{run_id}{data}"
     if seq is None or "\\" in text or not text.isprintable():
@@ -159,7 +159,7 @@ def insert_attempts(connection: Connection, rows: Sequence[dict[str, Any]]) -> N
 def insert_confirmations(
     connection: Connection, proofs: Sequence[Confirmation], now: datetime
 ) -> None:
-    """Insert proofs; one that stands there already adds no second row."""
+    """Insert proofs; a repeated one adds no second row."""
     with cursor_of(connection) as cursor:
         if is_postgresql(connection):
             values = [(p.event_id, p.channel, p.by, p.evidence) for p in proofs]
@@ -174,14 +174,14 @@ def insert_confirmations(
 
 
 def raise_runs(connection: Connection, told: Runs) -> None:
-    """Note sequence numbers that were handed out in process; ``last_seq`` never falls."""
+    """Record sequence numbers that a process assigned; ``last_seq`` never falls."""
     greatest = "greatest" if is_postgresql(connection) else "max"
     if told:
         _write_runs(connection, told, f"{greatest}(r.last_seq, excluded.last_seq)", "")
 
 
 def advance_runs(connection: Connection, wanted: Runs) -> dict[tuple[str, str], int]:
-    """Take so many numbers of each run; returns each run's new ``last_seq``."""
+    """Reserve that many numbers of each run; returns each run's new ``last_seq``."""
     if not wanted:
         return {}
     rows = _write_runs(connection, wanted, "r.last_seq + excluded.last_seq", _RETURNING)

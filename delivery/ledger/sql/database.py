@@ -1,7 +1,7 @@
 """One database, SQLite or PostgreSQL: connections, transactions, the clock, errors at the border.
 
-Owns: the engine and its safety settings. Nothing above it sees a driver's exception: whatever means
-"cannot be reached now" becomes ``LedgerUnavailable``.
+Owns: the engine and its safety settings. Drivers' exceptions end here: those that mean "cannot be
+reached now" become ``LedgerUnavailable``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from delivery.ledger.sql.tables import UtcDateTime
 BUSY_TIMEOUT = 5.0
 STATEMENT_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 3.0
-# The server ends a statement first, as long as it can.
+# Longer than the server's own timeout: a server that answers ends the statement first.
 ANSWER_TIMEOUT = STATEMENT_TIMEOUT + 1.0
 _CLOCK = sa.text("select clock_timestamp()")
 
@@ -114,8 +114,8 @@ class Database:
         return value.astimezone(UTC)
 
     def clock(self) -> sa.ColumnElement[datetime]:
-        """The same clock as a part of a query, which then asks for it in the same breath; also of
-        one that is built once and executed often."""
+        """The ledger's clock as a part of a query, read at each execution, without a round trip of
+        its own."""
         if self.is_sqlite:
             return sa.bindparam(
                 "clock", callable_=lambda: self.now(), type_=UtcDateTime(), unique=True
@@ -130,7 +130,7 @@ class Database:
 def _engine(url: URL, pool_size: int, answer_timeout: float | None) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, pool_size)
-    # Limits live in the session, so that a statement that outlives its caller still ends.
+    # The session holds the limits: a statement ends even if its caller has ended before.
     options = (
         f"-c statement_timeout={int(STATEMENT_TIMEOUT * 1000)}"
         f" -c lock_timeout={int(BUSY_TIMEOUT * 1000)}"
@@ -138,7 +138,7 @@ def _engine(url: URL, pool_size: int, answer_timeout: float | None) -> sa.Engine
     )
     engine = sa.create_engine(
         url,
-        hide_parameters=True,  # addresses and payloads have no place in an error's text
+        hide_parameters=True,  # an error's text must hold no addresses and payloads
         pool_size=pool_size,
         max_overflow=4,
         pool_timeout=BUSY_TIMEOUT,
@@ -219,14 +219,14 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn "cannot be reached now" into our error; programming errors pass unchanged."""
+    """Translate "cannot be reached now" to ``LedgerUnavailable``; other errors pass unchanged."""
     try:
         yield
     except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError) as error:
         raise LedgerUnavailable(f"the ledger cannot be reached: {_reason(error)}") from error
     except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
         # COPY runs on the driver itself, so its errors come unwrapped. A server that became
-        # read-only, say, reports an internal one.
+        # read-only reports an internal error.
         raise LedgerUnavailable(f"the ledger cannot be reached: {type(error).__name__}") from error
     except sa.exc.TimeoutError as error:
         raise LedgerUnavailable("every ledger connection is busy; try again") from error

@@ -1,8 +1,8 @@
-"""A PostgreSQL connection that gives up on a server that has stopped answering.
+"""A PostgreSQL connection that is closed when the server stops answering.
 
-Owns: the client's side of every wait on a connection. A frozen server keeps its sockets open and
-its kernel acknowledges what arrives, so neither its own ``statement_timeout`` nor any option of TCP
-ends a wait; this does. Never does: reconnect.
+Owns: the deadline of every wait on a connection. A frozen server keeps its sockets open and its
+kernel acknowledges each packet, so neither ``statement_timeout`` nor a TCP option ends the wait.
+Never does: reconnect.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from sqlalchemy import event
 
 RV = TypeVar("RV")
 FRESH = 1.0
-"""Seconds after its last use for which a connection is not asked whether it still lives: a busy
-process would spend a round trip per transaction on it, to be told once in a year."""
+"""Seconds after its last use for which a connection is not pinged: in a busy process that would
+cost a round trip per transaction."""
 _USED_AT = "delivery_used_at"
-# Seconds between two looks at the clock while nothing arrives.
+# Seconds between two checks of the deadline while no data arrives.
 _INTERVAL = 0.1
 
 
 class DeadlineConnection(psycopg.Connection[Any]):
     """Closes itself when one answer takes longer than ``answer_timeout`` seconds.
 
-    The error is an ``OperationalError``, as if the connection had broken: what was asked may still
-    be done.
+    The error is an ``OperationalError``, as for a broken connection: the server may still execute
+    the statement.
     """
 
     answer_timeout: float | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = _INTERVAL, timeout: float | None = None) -> RV:
-        """See psycopg: every wait of a connection comes through here."""
+        """Override psycopg's method, through which every wait of a connection passes."""
         if self.answer_timeout is None:
             return super().wait(gen, interval, timeout)
         limited = self._limited(gen, self.answer_timeout)
         return super().wait(limited, min(interval, _INTERVAL), timeout)
 
     def _limited(self, gen: PQGen[RV], seconds: float) -> PQGen[RV]:
-        """The same generator, which the waiting loop resumes at least every ``_INTERVAL``."""
+        """The generator with a deadline; psycopg resumes it at least every ``_INTERVAL``."""
         deadline = time.monotonic() + seconds
         try:
             wanted = next(gen)
@@ -61,22 +61,22 @@ def limit(engine: sa.Engine, *, idle: float, busy: float | None) -> None:
     """Bound every wait of an engine's connections.
 
     Args:
-        idle: seconds for the pool's question whether a connection still lives, and for opening one.
-        busy: seconds for each answer while a connection is in use; ``None`` waits for ever.
+        idle: seconds for opening a connection, and for the pool's ping.
+        busy: seconds for each answer while a connection is in use; ``None`` sets no limit.
     """
 
     @event.listens_for(engine, "do_connect")
     def _connect(_dialect: Any, _record: Any, args: Any, options: Any) -> DeadlineConnection:
         connection = DeadlineConnection.connect(*args, **options)
         connection.answer_timeout = idle
-        # Ids are text here; the driver would parse each into an object, to be made text again.
+        # Ids are text in this package; the driver would build an object for each.
         connection.adapters.register_loader("uuid", TextLoader)
         return connection
 
     @event.listens_for(engine, "checkout")
     def _checkout(connection: DeadlineConnection, record: Any, _proxy: Any) -> None:
         if time.monotonic() - record.info.get(_USED_AT, 0.0) > FRESH:
-            _ask(engine, connection)
+            _ping(engine, connection)
         connection.answer_timeout = busy
 
     @event.listens_for(engine, "checkin")
@@ -86,8 +86,8 @@ def limit(engine: sa.Engine, *, idle: float, busy: float | None) -> None:
             record.info[_USED_AT] = time.monotonic()
 
 
-def _ask(engine: sa.Engine, connection: DeadlineConnection) -> None:
-    """Whether it still lives; if not, the pool is told to open all of them anew."""
+def _ping(engine: sa.Engine, connection: DeadlineConnection) -> None:
+    """Check that the connection works; if not, make the pool replace all of its connections."""
     try:
         engine.dialect.do_ping(connection)  # type: ignore[arg-type]
     except psycopg.Error as error:

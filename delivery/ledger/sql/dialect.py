@@ -1,6 +1,6 @@
-"""What SQLite and PostgreSQL say differently: many values in one parameter, upserts, named locks.
+"""The differences of SQLite and PostgreSQL: many values in one parameter, upserts, named locks.
 
-Owns: each of these for both databases, and the names of the locks. Never does: know a table.
+Owns: each of these for both databases, and the names of the locks. Never does: name a table.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class _Many(sa.types.TypeDecorator[list[Any]]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
-        """Without a type of its own on PostgreSQL, so that the server takes it for the array it is
-        cast to. Sent as text it would be parsed anew for every row of a sequential scan, which is
-        what the planner chooses while it does not know the table."""
+        """Untyped on PostgreSQL, so that the server reads the parameter as the array it is cast to.
+        Typed as text it would be parsed for every row of a sequential scan, the planner's choice
+        for a table without statistics."""
         plain = sa.types.NullType() if dialect.name == "postgresql" else self.impl_instance
         return dialect.type_descriptor(plain)
 
@@ -37,7 +37,7 @@ class _Many(sa.types.TypeDecorator[list[Any]]):
 
 
 def array(values: Iterable[Any]) -> str:
-    """PostgreSQL's literal of a flat array; its driver makes one value at a time, at ten times the
+    """PostgreSQL's literal of a flat array; the driver builds one value by value, at ten times the
     cost. Source: PostgreSQL manual, "Arrays", "Array Input and Output Syntax"."""
     texts = [str(value) for value in values]
     if any('"' in text or "\\" in text for text in texts):
@@ -50,12 +50,12 @@ class _AnyOf(FunctionElement[bool]):
     inherit_cache = True
 
     def self_group(self, against: Any = None) -> Any:
-        """A condition by itself: SQLAlchemy would compare any other function with 1."""
+        """A complete condition: SQLAlchemy compares other functions with 1."""
         return self
 
 
 def any_of(column: sa.ColumnElement[Any], values: Iterable[Any]) -> sa.ColumnElement[bool]:
-    """Whether the column's value is one of these, which must be text or whole numbers."""
+    """Whether the column's value is one of ``values``, which must be text or integers."""
     return _AnyOf(column, sa.bindparam(None, list(values), type_=_Many()))
 
 

@@ -1,6 +1,6 @@
-"""Rows to domain values and back, in one place, so that no query reads a column its own way.
+"""Rows to domain values and back, in one place for all queries.
 
-Owns: how JSON, instants and enumerations stand in columns. Never touches a connection.
+Owns: the encoding of JSON, instants and enumerations in columns. Never does: use a connection.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ AnyRow = sa.Row[*tuple[Any, ...]]
 
 
 def dump(value: Any) -> str:
-    """JSON text as it stands in a column."""
+    """A value as the text of a JSON column."""
     return msgspec.json.encode(value).decode()
 
 
 def raw_text(item: Event) -> str:
-    """An event's data as it stands in its column: what was checked is what is stored."""
+    """An event's data as its column holds it: the very bytes that were validated."""
     return str(item.raw_data, "utf-8")
 
 
@@ -43,7 +43,7 @@ def load(text: str) -> Any:
 
 
 def is_id(text: str) -> bool:
-    """Whether an id column can hold this text at all; PostgreSQL refuses anything else."""
+    """Whether the text is a UUID; PostgreSQL refuses any other text for an id column."""
     return _ID.fullmatch(text) is not None
 
 
@@ -65,7 +65,7 @@ def event(row: AnyRow) -> Event:
 
 
 def class_of(name: str) -> EventClass:
-    """The class of a column; ``standard`` for one that is not known here (any more)."""
+    """The class of a column; ``standard`` for a name that this release does not know."""
     try:
         return EventClass(name)
     except ValueError:
@@ -81,7 +81,7 @@ def _meta(text: str) -> dict[str, Any]:
 
 
 def stored(row: AnyRow) -> Stored:
-    """The event and where it stands, of a row that holds ``EVENT_COLUMNS``."""
+    """The event, its state and its due time, of a row that holds ``EVENT_COLUMNS``."""
     columns = row._mapping
     return Stored(
         event=event(row),
@@ -133,7 +133,7 @@ def attempt_values(
     token: int = 0,
     retry_after: float | None = None,
 ) -> dict[str, Any]:
-    """A complete attempts row, so that rows of one bulk insert have the same columns."""
+    """All columns of an ``attempts`` row, as rows of one bulk insert must have the same."""
     return {
         "event_id": event_id,
         "generation": generation,
@@ -152,7 +152,7 @@ def attempt_values(
 
 
 def milliseconds(seconds: float | None) -> int | None:
-    """Seconds as a ``*_ms`` column has them."""
+    """Seconds as the value of a ``*_ms`` column."""
     return None if seconds is None else round(seconds * 1000)
 
 
@@ -184,8 +184,8 @@ def contact(row: AnyRow) -> Contact:
 
 
 def _strings(text: str) -> tuple[str, ...]:
-    """A column's list of strings, empty for anything else: a contact that is half readable is
-    better than none."""
+    """A column's list of strings; empty for other contents, so that the rest of a damaged contact
+    can still be used."""
     try:
         found = load(text)
     except msgspec.DecodeError:

@@ -1,7 +1,7 @@
-"""The ledger's tables, as SQLAlchemy Core. Private to this room; migrations build the same schema.
+"""The ledger's tables, as SQLAlchemy Core. Private to the ledger; migrations build the same schema.
 
-Owns: names, types and indexes. The index that matters most is ``ix_events_due``: it is partial, so
-what a sweep costs depends on what is due and not on how many events have finished.
+Owns: names, types and indexes. ``ix_events_due`` is partial, so the cost of a sweep depends on the
+number of due events and not on the number of ended ones.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ sa.Index(
 )
 sa.Index("ix_events_user_id_position", events.c.user_id, events.c.position)
 sa.Index("ix_events_position", events.c.position)
-# Who belongs to a digest or to a firing alert: asked for while millions of others have ended.
+# Members of a digest or a firing alert, few among millions of ended events.
 sa.Index(
     "ix_events_digest_id",
     events.c.digest_id,
@@ -171,7 +171,7 @@ digests = sa.Table(
     sa.Column("sent_at", UtcDateTime()),
     sa.Column("notified_at", UtcDateTime()),
     sa.Column("ended_at", UtcDateTime()),
-    # JSON lists, of alert groups only: figures out of their limits, errors of ours.
+    # JSON lists, of alert groups only: figures out of their limits, internal errors.
     sa.Column("conditions", sa.Text),
     sa.Column("faults", sa.Text),
 )
@@ -221,7 +221,7 @@ audit_log = sa.Table(
     sa.Column("event_id", Id, nullable=False),
     sa.Column("user_id", Name, nullable=False),
     sa.Column("facts", sa.Text, nullable=False),
-    # Filled in by the sealer: the row's number in the chain and the hashes that hold it there.
+    # Written by the sealer: the row's number in the hash chain, and the hashes that link it.
     sa.Column("seal", Big, unique=True),
     sa.Column("previous_hash", sa.String(64)),
     sa.Column("hash", sa.String(64)),
@@ -233,7 +233,7 @@ sa.Index(
     sqlite_where=audit_log.c.seal.is_(None),
 )
 
-# Where the chain ends (one row): without it nobody would miss rows deleted from the end.
+# The end of the hash chain (one row): it shows that rows were deleted from the end.
 audit_head = sa.Table(
     "audit_head",
     metadata,

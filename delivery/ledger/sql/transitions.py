@@ -1,6 +1,6 @@
-"""The lifecycle's table as SQL: a state can only be written through the edges it has.
+"""The lifecycle's table as SQL: a state is written through a transition of the table only.
 
-Owns: the WHERE and the new value of every change of state in this room.
+Owns: the WHERE and the new value of every change of state in the ledger.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from delivery.ledger.sql.tables import events
 
 
 def is_one_of(states: Iterable[State]) -> sa.ColumnElement[bool]:
-    """Few states, spelled out: the statement's text is always the same."""
+    """The event is in one of ``states``; spelled out, so that the statement's text is constant."""
     return sa.or_(*(events.c.state == value for value in sorted(one.value for one in states)))
 
 
 def before(cause: Cause) -> sa.ColumnElement[bool]:
-    """The condition under which an event may be moved by ``cause``."""
+    """The event is in a state that ``cause`` may change."""
     return is_one_of(lifecycle.sources(cause))
 
 
 def after(cause: Cause) -> str:
-    """The state to which ``cause`` leads from wherever it may.
+    """The state to which ``cause`` leads from every state that it may change.
 
     Raises:
-        IllegalTransition: it leads to more than one (a proof), so one value cannot say it.
+        IllegalTransition: it leads to several states (a proof does), so it is not one value.
     """
     targets = {lifecycle.transition(state, cause) for state in lifecycle.sources(cause)}
     if len(targets) != 1:
@@ -44,6 +44,6 @@ def on_chain() -> sa.ColumnElement[bool]:
 
 
 def not_after_expiry(due_at: sa.ColumnElement[datetime]) -> sa.ColumnElement[datetime]:
-    """``due_at``, or the end of the event's time to live if that comes first: an event is never
-    swept later than it expires."""
+    """The earlier of ``due_at`` and the event's expiry: an event is never swept later than it
+    expires."""
     return sa.case((events.c.expires_at < due_at, events.c.expires_at), else_=due_at)

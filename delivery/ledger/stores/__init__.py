@@ -1,1 +1,1 @@
-"""One file per question that the ledger answers."""
+"""The ledger's stores, one file each: the statements behind one store port."""

@@ -1,7 +1,7 @@
-"""Grouped alerts: one firing group per event class, whatever the number of its dead events, and
-one for all figures that are out of their limits.
+"""Alert groups: one firing group per event class, for any number of dead events, and one for all
+figures that are out of their limits.
 
-Owns: membership (``events.digest_id``) and the present counts. Never tells anybody.
+Owns: membership (``events.digest_id``) and the present counts. Never does: send an alert.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from delivery.ledger.sql.dialect import any_of, lock
 from delivery.ledger.sql.tables import digests, events
 from delivery.ledger.stores.fencing import held
 
-EVERYBODY = "*"
+OPERATORS = "*"
 SAMPLE = 5
 MAX_FAULTS = 3
-"""Different errors that a group keeps."""
+"""Distinct errors that a group keeps."""
 THRESHOLDS = "thresholds"
-"""Stands where the class of dead events does."""
+"""The ``class`` of the group for figures out of their limits."""
 
 _NOTHING = "[]"
-# The release before lists the conditions in ``error`` alone. While processes of it may run beside
-# this one, both columns are written, and ``error`` is read: the last writer wrote it in any case.
+# The previous release knows the conditions in ``error`` alone. Its processes may run beside this
+# one, so both columns are written, and ``error`` is read: every writer of either release sets it.
 _LISTED = sa.func.coalesce(digests.c.error, digests.c.conditions)
 _listed = sa.select(_LISTED)
 _TROUBLED = events.c.state.in_([State.FALLING_BACK.value, State.DEAD.value])
@@ -48,11 +48,11 @@ class AlertSql:
     def fire(
         self, event_class: EventClass, claims: Sequence[Claim], faults: Sequence[str] = ()
     ) -> AlertGroup:
-        """Put claimed events into the firing group of their class; claims that were lost meanwhile
-        join nothing.
+        """Put claimed events into the firing group of their class; one whose claim was lost does
+        not join.
 
         Args:
-            faults: errors of ours that brought events here; the group keeps the last few.
+            faults: internal errors that ended events' chains; the group keeps the last few.
         """
         with self._database.write() as connection:
             lock(connection, Channel.ALERT, event_class.value)
@@ -92,7 +92,7 @@ class AlertSql:
             connection.execute(sa.update(digests).where(*standing).values(values))
 
     def notified(self, group_id: str) -> None:
-        """The operators were told now."""
+        """Record that operators were notified now."""
         with self._database.write() as connection:
             connection.execute(
                 sa.update(digests)
@@ -101,14 +101,14 @@ class AlertSql:
             )
 
     def firing(self) -> list[AlertGroup]:
-        """Groups that fire, oldest first, with present counts; ``count`` 0: it is over."""
+        """Firing groups, oldest first, with present counts; ``count`` 0 means that it is over."""
         wanted = sa.select(*rows.DIGEST_COLUMNS).where(*_is_firing())
         with self._database.read() as connection:
             found = connection.execute(wanted.order_by(digests.c.created_at)).all()
             return [_group(connection, row, is_new=False) for row in found]
 
     def resolve(self, group_id: str) -> None:
-        """Close the group, unless events have joined it since it was found to be over."""
+        """Close the group, unless events have joined since its count was 0."""
         with self._database.write() as connection:
             mine = digests.c.id == group_id
             subject: str | None = connection.execute(
@@ -132,7 +132,7 @@ class AlertSql:
         group_id = str(uuid_utils.uuid7())
         values: dict[str, Any] = {
             "id": group_id,
-            "user_id": EVERYBODY,
+            "user_id": OPERATORS,
             "channel": Channel.ALERT,
             "class": subject,
             "state": "firing",
@@ -144,7 +144,7 @@ class AlertSql:
 
 def _is_firing() -> tuple[sa.ColumnElement[bool], ...]:
     return (
-        digests.c.user_id == EVERYBODY,
+        digests.c.user_id == OPERATORS,
         digests.c.channel == Channel.ALERT,
         digests.c.state == "firing",
     )

@@ -1,8 +1,8 @@
-"""The compliance log: append-only rows that one sealer chains by hash.
+"""The audit log: append-only rows that one sealer chains by hash.
 
-Owns: how a row is hashed and what ``verify`` calls a finding. Never changes a row but to seal it.
-A row deleted between its commit and its seal (about a second) leaves no trace here; whoever can
-write to the database and recompute every hash can forge the chain: keep copies of its head.
+Owns: the hash of a row and the findings of ``verify``. Never does: change a row except to seal it.
+Two limits: a row deleted between its commit and its seal (about a second) leaves no trace, and
+write access to the database is enough to recompute every hash: keep copies of the chain's head.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from delivery.ledger.sql.dialect import SEALER, try_lock
 from delivery.ledger.sql.tables import audit_head, audit_log
 
 GENESIS = "0" * 64
-"""What stands before the first sealed row."""
+"""The hash before the first sealed row."""
 TOLERANCE = timedelta(minutes=1)
-"""How far rows may be out of order: transactions end within seconds."""
+"""How far rows may be out of order; a transaction lasts seconds at most."""
 PAGE = 1_000
 MAX_FINDINGS = 100
 HEAD = 1
@@ -34,7 +34,7 @@ HEAD = 1
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """One fact about one event, on its way into the log."""
+    """One fact about one event, to be appended to the log."""
 
     kind: str
     event_id: str
@@ -44,7 +44,7 @@ class AuditRow:
 
 
 class Subject(NamedTuple):
-    """An event that a fact is about; ``facts`` are what is its alone."""
+    """An event and the facts to record about it."""
 
     event_id: str
     user_id: str
@@ -53,13 +53,13 @@ class Subject(NamedTuple):
 
 
 def is_audited(event_class: str) -> bool:
-    """Whether the log keeps what happens to events of this class: sign-ins only."""
+    """Whether the log records events of this class: sign-in events only."""
     return event_class == EventClass.AUTH
 
 
 def record(connection: Connection, kind: str, at: datetime, subjects: Iterable[Subject]) -> None:
-    """Append a fact about each event of a class that the log keeps, inside the caller's
-    transaction, so that a fact and its record are one."""
+    """Append a row about each event of an audited class, in the transaction of the change that it
+    records."""
     _append(
         connection,
         [
@@ -104,7 +104,7 @@ class AuditSql:
         """Number and chain at most ``limit`` rows that have no seal yet, in order of their ids.
 
         Returns:
-            How many were sealed; 0 also while another process seals.
+            The number of sealed rows; 0 also while another process seals.
         """
         with self._database.write() as connection:
             if not try_lock(connection, SEALER):
@@ -138,7 +138,7 @@ class AuditSql:
             return len(sealed)
 
     def verify(self) -> list[str]:
-        """Walk the whole chain and say in words what does not fit, at most 100 findings."""
+        """Check the whole chain; returns at most ``MAX_FINDINGS`` findings as sentences."""
         findings: list[str] = []
         with self._database.read() as connection:
             if not self._database.is_sqlite:  # one snapshot, as SQLite gives by itself

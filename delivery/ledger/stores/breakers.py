@@ -1,6 +1,7 @@
-"""Circuit breakers of external channels, shared by all workers through one small table.
+"""Breakers of external channels, shared by all workers through one small table.
 
-Owns: the shared state and the one-second memory of it. The rules are ``domain.health.Breaker``'s.
+Owns: the shared state and its cache of one second. Never does: decide; ``domain.health.Breaker``
+has the rules.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from delivery.ledger.sql.tables import breakers
 logger = logging.getLogger(__name__)
 
 MEMORY = 1.0
-"""Seconds for which an answer may be given again without asking the ledger."""
+"""Seconds for which an answer is cached."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -36,13 +37,16 @@ class BreakerSql:
         self._remembering = threading.Lock()
 
     def get(self, name: str) -> Breaker:
-        """The breaker as it stands; a closed one if nobody ever reported."""
+        """The breaker's present state; closed if it has no row."""
         with self._database.read() as connection:
             return _breaker(_row(connection, name))
 
     def allows(self, name: str, *, probe: bool = True) -> bool:
-        """Whether a call may pass now. Turns an open breaker half open for one caller's probe, and
-        never for a call that is none to probe with."""
+        """Whether a call may pass now. Turns an open breaker half open for one caller's probe.
+
+        Args:
+            probe: ``False`` for a call that is not fit to be the probe.
+        """
         with self._remembering:
             answer, until = self._answers.get(name, (False, 0.0))
         if time.monotonic() < until:
@@ -50,18 +54,18 @@ class BreakerSql:
         try:
             answer, lasting = self._ask(name, probe)
         except LedgerUnavailable as error:
-            # Losing the ledger must not close the channels, which are what is left then.
-            logger.warning("breaker %s: %s; calls pass", name, error)
+            # Without the ledger, channels must stay usable: they are what is left.
+            logger.warning("breaker %s cannot be read, so calls pass: %s", name, error)
             answer, lasting = True, True
         if probe or lasting:
-            # What a call that may not probe was refused must not keep the next one from probing.
+            # The refusal of a call that may not probe must not be cached for one that may.
             self._remember(name, lasting)
         return answer
 
     def report(self, name: str, ok: bool) -> Breaker:
-        """Count the outcome of a call that passed; the answer is the breaker after it."""
+        """Count the outcome of a call; returns the breaker after it."""
         if ok and (known := self.get(name)).state is BreakerState.CLOSED and known.failures == 0:
-            return known  # by far the most frequent case writes nothing
+            return known  # the most frequent case writes nothing
         with self._database.write() as connection:
             now = self._database.now(connection)
             connection.execute(
@@ -79,13 +83,13 @@ class BreakerSql:
         return new
 
     def all(self) -> dict[str, Breaker]:
-        """Every breaker that anybody reported to."""
+        """Every breaker that has a row, by name."""
         with self._database.read() as connection:
             found = connection.execute(sa.select(breakers).order_by(breakers.c.name)).all()
         return {row.name: _breaker(row) for row in found}
 
     def _ask(self, name: str, probe: bool) -> tuple[bool, bool]:
-        """The answer for this caller, and the one for whoever asks within the next second."""
+        """The answer for this call, and the one to cache for the next calls."""
         with self._database.read() as connection:
             row = _row(connection, name)
             now = self._database.now(connection)

@@ -1,9 +1,9 @@
 """Due times, claims and moves of the fallback chain.
 
-Owns: every change of an event's place on the chain. Each write is fenced by the claim's token and
-generation, so a worker that lost a claim changes nothing. Claiming takes a handful of statements
-for any number of events; rows are locked in order of their ids and locked ones are passed over, so
-claims that overlap never wait for each other. Never decides what comes next.
+Owns: every change of an event's step. Each write is fenced by the claim's token and generation, so
+a worker that lost a claim changes nothing. A claim takes the same few statements for any number of
+events; rows are locked in order of their ids and locked ones are skipped, so overlapping claims
+never wait for each other. Never does: choose the next step.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ class ChainSql:
         self._database = database
 
     def sweep(self, limit: int = 500) -> Swept:
-        """Take one page of what is due; see the module ``sweep``."""
+        """Take one page of due events; see the module ``sweep``."""
         with self._database.write() as connection:
             return sweep.sweep(connection, self._database.now(connection), limit)
 
     def oldest_overdue(self) -> float:
-        """Age in seconds of the oldest due time that nobody has served; 0.0 if none."""
+        """Seconds since the oldest due time that no sweep has served; 0.0 if none is overdue."""
         with self._database.read() as connection:
             return sweep.oldest_overdue(connection, self._database.clock())
 
     def claim(self, ids: Sequence[str], lease: float) -> list[Claim]:
-        """Claim, for ``lease`` seconds, those on the chain that are free; expired ones end."""
+        """Claim the free events on the chain for ``lease`` seconds; expired ones end instead."""
         wanted = [event_id for event_id in ids if rows.is_id(event_id)]
         if not wanted:
             return []
@@ -92,10 +92,10 @@ class ChainSql:
             return begun
 
     def end_all(self, starts: Sequence[Start], channel: str, result: Result) -> list[bool]:
-        """Record how begun attempts ended, all alike, also of events confirmed meanwhile.
+        """Record one result for begun attempts, also of events that were confirmed meanwhile.
 
         Returns:
-            Per event ``False`` if another worker holds the claim now; nothing was written for it.
+            Per event ``False`` if another worker has claimed it since; nothing was written for it.
         """
         with self._database.write() as connection:
             ours = held(connection, self._database.clock(), [claim for claim, _ in starts])
@@ -121,7 +121,7 @@ class ChainSql:
             return [claim.id in begun for claim, _ in starts]
 
     def skip_all(self, skips: Sequence[Skipped]) -> list[bool]:
-        """Record ``skipped`` attempts in one go; an event may skip several channels.
+        """Record ``skipped`` attempts in one transaction; an event may skip several channels.
 
         Returns:
             Per skip ``False`` if the claim does not hold any more.
@@ -158,14 +158,14 @@ class ChainSql:
                         error=reason,
                     )
                     for claim, channel, reason in mine
-                    # Else a digest took the event along at this very moment.
+                    # Else a digest wrote an attempt with this number at the same time.
                     if (claim.id, channel) in written
                 ],
             )
             return [(claim.id, channel) in written for claim, channel, _ in skips]
 
     def move_all(self, moves: Sequence[Move]) -> list[bool]:
-        """Release the claims, each event on its step, due then or when it expires.
+        """Release the claims and set each event's step and due time, its expiry at the latest.
 
         Returns:
             Per event ``False`` if it has left the chain or the claim was lost.
@@ -186,7 +186,7 @@ class ChainSql:
         return [claim.id in ours.ids for claim, _, _ in moves]
 
     def finish_all(self, finishes: Sequence[Finish]) -> list[bool]:
-        """The chains are over: ``dead`` where operators were alerted, else ``parked``.
+        """End the chains: ``dead`` where operators were alerted, else ``parked``.
 
         Returns:
             Per event ``False`` if it has left the chain or the claim was lost.
@@ -208,7 +208,7 @@ class ChainSql:
 
 
 def _claim(connection: Connection, now: datetime, ids: Sequence[str], lease: float) -> list[Claim]:
-    """Claim what is on the chain and free; expired events end instead."""
+    """Lock, claim and read the free events; expired ones end instead."""
     found = connection.execute(
         sa.select(*rows.EVENT_COLUMNS)
         .where(any_of(events.c.id, ids), transitions.on_chain())
@@ -240,8 +240,8 @@ def _claim(connection: Connection, now: datetime, ids: Sequence[str], lease: flo
 
 
 def _end_lost(connection: Connection, now: datetime, free: Sequence[rows.AnyRow]) -> None:
-    """Attempts that a dead worker left unfinished end as unknown. Those of a digest carry the
-    digest's token and are lost when its claim has run out."""
+    """End unfinished attempts of lost workers as unknown. An attempt of a digest carries the token
+    of the digest and is lost when the digest's lease has ended."""
     running = sa.select(digests.c.id).where(
         any_of(digests.c.user_id, sorted({row.user_id for row in free})),
         digests.c.state == "open",
@@ -309,7 +309,7 @@ def _attempts(connection: Connection, won: Sequence[str]) -> dict[str, list[Atte
 def _pending(
     connection: Connection, users: Sequence[str]
 ) -> dict[tuple[str, str | None], dict[str, datetime]]:
-    """Open digests as (user, run or ``None``) -> channel -> due."""
+    """Due times of open digests: (user, run or ``None``) -> channel -> due time."""
     found = connection.execute(
         sa.select(digests.c.user_id, digests.c.run_id, digests.c.channel, digests.c.due_at).where(
             any_of(digests.c.user_id, users),
@@ -336,7 +336,7 @@ def _end(connection: Connection, claims: Sequence[Claim], cause: Cause, now: dat
 
 
 def _begun(connection: Connection, starts: Sequence[Start], channel: str) -> dict[str, int]:
-    """The rows of attempts under these very claims: event id -> attempt id."""
+    """Attempts with the token and number of these claims: event id -> attempt id."""
     wanted = {claim.id: (claim.stored.generation, number, claim.token) for claim, number in starts}
     found = connection.execute(
         sa.select(
@@ -355,7 +355,7 @@ def _begun(connection: Connection, starts: Sequence[Start], channel: str) -> dic
 
 
 def outcome_values(result: Result, now: datetime) -> dict[str, Any]:
-    """What an attempt's row says when it has ended."""
+    """The columns of an attempt that has ended."""
     return {
         "outcome": result.outcome.value,
         "error": result.error,
@@ -381,7 +381,7 @@ def _attempt(
 
 
 def _write_all(connection: Connection, values: Sequence[dict[str, Any]]) -> set[tuple[str, str]]:
-    """Insert attempts; event and channel of those whose number was free."""
+    """Insert attempts; returns event and channel of those whose number was free."""
     if not values:
         return set()
     statement = insert(connection, attempts).values(list(values)).on_conflict_do_nothing()
@@ -390,7 +390,7 @@ def _write_all(connection: Connection, values: Sequence[dict[str, Any]]) -> set[
 
 
 def _next_numbers(connection: Connection, skips: Sequence[Skipped]) -> dict[tuple[str, str], int]:
-    """Event and channel -> the number that comes next in the event's generation."""
+    """Next attempt numbers in the event's generation: (event, channel) -> number."""
     generations = {claim.id: claim.stored.generation for claim, _, _ in skips}
     numbers = {(claim.id, channel): 1 for claim, channel, _ in skips}
     found = connection.execute(

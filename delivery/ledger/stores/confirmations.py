@@ -1,6 +1,6 @@
-"""Storing proofs: an event is confirmed by the first, later ones add rows.
+"""Storing proofs: the first one confirms its event, later ones add rows.
 
-Owns: who may confirm (only the event's own user) and what a proof changes.
+Owns: the check that a proof is of the event's own user, and the changes that it makes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from delivery.ledger.stores import audit
 
 _FROM = sorted(state.value for state in sources(Cause.PROOF) - {State.CONFIRMED, State.EXPIRED})
 
-# Locked in id order, as every writer of many events does: no two can wait for each other. One
-# statement, because proofs are the most frequent write that is not an insert.
+# Locked in id order, as by every writer of many events: no two can wait for each other. One
+# statement, because proofs are the most frequent write after inserts.
 _POSTGRESQL = """
 WITH proof AS (
     SELECT p.id, p.user_id FROM unnest(%(ids)s::uuid[], %(users)s::text[]) AS p (id, user_id)
@@ -86,8 +86,8 @@ def store_proofs(
 def _prove(
     connection: Connection, proofs: Sequence[Confirmation], now: datetime
 ) -> Iterable[Owner]:
-    """Confirm those whose user the proof names and which no proof confirmed before; answers with
-    all that were found, as they were."""
+    """Confirm events whose user the proof names, unless confirmed already; returns all events that
+    were found, as they were before."""
     with bulk.cursor_of(connection) as cursor:
         if bulk.is_postgresql(connection):
             cursor.execute(

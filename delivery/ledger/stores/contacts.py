@@ -1,4 +1,4 @@
-"""Contacts by user, over SQL. Never logs an address or a push URL."""
+"""Contacts by user. Never does: log an address or a push URL."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ContactSql:
         return None if row is None else rows.contact(row)
 
     def put(self, contact: Contact) -> None:
-        """Store the contact in place of whatever was there."""
+        """Insert the contact, or replace the user's present one."""
         values = rows.contact_values(contact)
         with self._database.write() as connection:
             values["updated_at"] = self._database.now(connection)
@@ -36,13 +36,13 @@ class ContactSql:
             )
 
     def delete(self, user_id: str) -> bool:
-        """Forget the contact; ``False`` if there was none."""
+        """Delete the contact; ``False`` if there was none."""
         with self._database.write() as connection:
             gone = connection.execute(sa.delete(contacts).where(contacts.c.user_id == user_id))
             return gone.rowcount > 0
 
     def opt_out(self, user_id: str, channel: str) -> None:
-        """Add ``channel`` to what the user does not want; safe to repeat."""
+        """Add ``channel`` to the channels that the user refuses; safe to repeat."""
         fresh = rows.contact_values(Contact(user_id))
         with self._database.write() as connection:
             now = self._database.now(connection)

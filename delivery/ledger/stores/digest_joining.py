@@ -1,8 +1,8 @@
-"""Which digest an event joins: its run's, its user's, or a new one.
+"""The choice of the digest that an event joins: its run's, its user's, or a new one.
 
-Owns: the promise that a user gets one message, not forty. ``min_interval`` keeps two messages to
-one user apart: events of another run join the digest that is still open (it becomes the user's),
-and after a message was sent the next one waits until the interval is over.
+Owns: the promise that a user gets one message, not forty. ``min_interval`` separates two messages
+to one user: an event of another run joins the open digest (which becomes the user's), and after a
+message was sent, the next digest is due when the interval is over.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _of_run(gathering: Sequence[rows.AnyRow], run_id: str | None) -> Digest | No
 def _merged(
     connection: Connection, gathering: Sequence[rows.AnyRow], now: datetime
 ) -> Digest | None:
-    """Another run's digest, made the user's; not one that is being sent at this moment."""
+    """Another run's digest, changed to the user's; not one that is being sent."""
     for row in gathering:
         if not _is_claimed(row, now):
             connection.execute(sa.update(digests).where(digests.c.id == row.id).values(run_id=None))
@@ -90,7 +90,7 @@ def _opened(
     window: float,
     min_interval: float,
 ) -> Digest:
-    """A new digest: the run's at the end of its window, or the user's after the interval."""
+    """A new digest: the run's, due at the end of the window, or the user's, after the interval."""
     due_at = now + timedelta(seconds=window)
     user_id = claim.stored.event.user_id
     last = _last_sent(connection, gathering, now, user_id, channel)
@@ -130,7 +130,7 @@ def _last_sent(
     user_id: str,
     channel: str,
 ) -> datetime | None:
-    """When the user last got a message here; one that is being sent counts as sent now."""
+    """When a message was last sent to the user; one that is being sent counts as sent now."""
     if any(_is_claimed(row, now) for row in gathering):
         return now
     sent: datetime | None = connection.execute(

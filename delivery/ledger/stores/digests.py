@@ -1,7 +1,7 @@
 """Digests: many events for one user in one message, claimed, sent and ended as one.
 
-Owns: which digest an event joins, what its message lists, and that two workers never make two of
-one. Never decides whether to try again.
+Owns: the members of a digest, and its claim, so that two workers never send it twice. Never does:
+decide whether to try again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from delivery.ledger.stores import audit, digest_joining
 from delivery.ledger.stores.chain import LOST, outcome_values
 
 MAX_MEMBERS = 1_000
-"""The oldest events go first; a message nobody can read helps nobody."""
+"""Events in one message, the oldest first; a longer message would not be read."""
 
 _WAITING = (State.ACCEPTED, State.SENT, State.FALLING_BACK)
 _DELIVERED = (Outcome.DELIVERED, Outcome.CONFIRMED)
@@ -38,8 +38,8 @@ def members(
     types: Sequence[str],
     unknown_limit: int | None,
 ) -> list[Stored]:
-    """Unconfirmed, unexpired events of the runs that joined, which this channel has not delivered
-    in their generation. Those that joined belong whatever their type."""
+    """Unconfirmed, unexpired events of the runs in the digest that this channel has not delivered
+    in their generation. ``types`` does not apply to events that joined by themselves."""
     joined = events.alias("joined")
     runs = sa.select(joined.c.run_id).where(
         joined.c.digest_id == digest.id, joined.c.user_id == digest.user_id
@@ -66,7 +66,7 @@ def members(
 
 
 def _unknown_attempts(channel: str) -> sa.ScalarSelect[int]:
-    """How often this channel may have delivered the event already."""
+    """Number of attempts by which this channel may have delivered the event."""
     return (
         sa.select(sa.func.count())
         .where(
@@ -80,9 +80,8 @@ def _unknown_attempts(channel: str) -> sa.ScalarSelect[int]:
 
 
 def listed(connection: Connection, digest_id: str) -> tuple[str, ...]:
-    """The ids in a digest's message, in order of their attempts; those of a failed attempt, which
-    never went out, are not in it. A retry's message under the same link lists what the first one
-    did and what has come since."""
+    """The ids in a digest's message, in order of their attempts, without those of failed attempts,
+    which were never sent. A retry has the same link and lists the earlier members and new ones."""
     first = sa.func.min(attempts.c.id)
     wanted = (
         sa.select(attempts.c.event_id)
@@ -106,9 +105,9 @@ class DigestSql:
     def join(
         self, claim: Claim, channel: str, *, by: Sequence[str], window: float, min_interval: float
     ) -> Digest:
-        """Put the event into its open digest, or open one; see ``joining``.
+        """Put the event into its open digest, or open one; see ``digest_joining``.
 
-        A claim that was lost joins nothing; should the digest stay empty, it closes itself.
+        An event whose claim was lost does not join; an empty digest is closed when it is due.
         """
         with self._database.write() as connection:
             now = self._database.now(connection)
@@ -122,16 +121,16 @@ class DigestSql:
         types: Sequence[str] = (),
         unknown_limit: int | None = None,
     ) -> DigestClaim | None:
-        """Claim an open, due digest and read its members at this moment.
+        """Claim an open, due digest and read its members.
 
         Args:
-            types: what a message on this channel may list besides the events that joined; any
-                type if empty.
-            unknown_limit: an event with more attempts here whose outcome is unknown is not listed
-                again; ``None`` lists it however often.
+            types: types of events that the message may list besides those that joined; any type
+                if empty.
+            unknown_limit: an event with more attempts of unknown outcome on this channel is not
+                listed again; ``None`` for no limit.
 
         Returns:
-            ``None`` if it is taken, done, not due, or nothing was left to send (then it is closed).
+            ``None`` if it is claimed, closed, not due, or without members (then it is closed).
         """
         with self._database.write() as connection:
             row = self._locked(connection, digest_id)
@@ -214,11 +213,11 @@ class DigestSql:
     def by_provider_id(
         self, channel: str, provider_id: str
     ) -> tuple[Digest, tuple[str, ...]] | None:
-        """The digest whose message the provider knows by this id, and the ids it listed."""
+        """The digest with the provider's id of its message, and the ids its message listed."""
         return self._find(digests.c.channel == channel, digests.c.provider_id == provider_id)
 
     def _locked(self, connection: Connection, digest_id: str) -> rows.AnyRow | None:
-        """The digest's row and, as ``now``, the ledger's clock."""
+        """Lock and return the digest's row, with the ledger's clock as ``now``."""
         if not rows.is_id(digest_id):
             return None
         return connection.execute(
@@ -246,7 +245,7 @@ def _is_ready(row: rows.AnyRow, now: datetime) -> bool:
 
 
 def _end_lost(connection: Connection, digest_id: str, now: datetime) -> None:
-    """Members that a dead worker left unfinished: their message may have gone out."""
+    """End unfinished attempts of a lost worker as unknown: the message may have been sent."""
     connection.execute(
         sa.update(attempts)
         .where(attempts.c.digest_id == digest_id, attempts.c.outcome == Outcome.STARTED.value)
@@ -257,8 +256,8 @@ def _end_lost(connection: Connection, digest_id: str, now: datetime) -> None:
 def _begin(
     connection: Connection, digest: Digest, due: Sequence[Stored], now: datetime
 ) -> tuple[Stored, ...]:
-    """Write one ``started`` attempt per member; whoever got another attempt on this channel at
-    the same moment (a skip) is not a member."""
+    """Write one ``started`` attempt per member; an event that got another attempt on this channel
+    at the same time (a skip) is not a member."""
     ids = [member.event.id for member in due]
     last = (
         sa.select(attempts.c.event_id, attempts.c.generation, sa.func.max(attempts.c.number))
@@ -297,7 +296,7 @@ def _reopen(connection: Connection, digest: Digest, due_at: datetime, result: Re
         .where(digests.c.id == digest.id)
         .values(due_at=due_at, claimed_until=None, error=result.error)
     )
-    # Locked in order of ids, as everybody does who changes many events at once.
+    # Locked in order of ids, as by every writer of many events.
     waiting = connection.execute(
         sa.select(events.c.id)
         .where(

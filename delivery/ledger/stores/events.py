@@ -1,6 +1,6 @@
-"""Reading events: one with its timeline, and listings.
+"""Reads of events: one with its timeline, and listings.
 
-Never writes. Every query is bounded.
+Owns: bounded queries. Never does: write.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class EventSql:
     def find(
         self, which: EventFilter, *, after: str | None = None, limit: int = 50
     ) -> tuple[list[Stored], str | None]:
-        """See the port. ``after`` is a position: a wrong one must not start from the newest, or
-        who follows the pages never ends."""
+        """See the port. ``after`` is a position: a malformed one is an error, because a start from
+        the newest event would make a walk through the pages endless."""
         query = sa.select(*EVENT_COLUMNS).where(*conditions(which))
         if after is not None:
             query = query.where(events.c.position < _position(after))
@@ -109,13 +109,13 @@ def conditions(which: EventFilter) -> list[sa.ColumnElement[bool]]:
 
 
 def unconfirmed() -> sa.ColumnElement[bool]:
-    """Spelled as the partial index spells it, so that both databases use the index; values that are
-    bound to a statement say nothing to the planner."""
+    """The event is neither confirmed nor expired. In the words of the partial index and without
+    bound values, which planners do not match with an index."""
     return events.c.state.notin_([sa.literal_column(f"'{state}'") for state in ENDED_FOR_FEEDS])
 
 
 def _timeline(event: Stored, tries: list[Attempt], proofs: list[ConfirmationRow]) -> Timeline:
-    """Add the successful push: it leaves no attempt row, its proof says all there is to know."""
+    """Add the successful push, which has no attempt row: its proof holds all facts."""
     live = next((proof for proof in proofs if proof.channel in LIVE), None)
     if live is not None and event.handed_over_at is None:
         number = 1 + sum(one.channel == live.channel for one in tries)

@@ -1,7 +1,7 @@
-"""What a connecting client is owed: everything open, and the recent past in case it missed some.
+"""The feed of a connecting client: all unconfirmed events, and recent ones that it may have missed.
 
-Owns: the meaning of a cursor. Never writes. What a page costs depends on what it holds, and not on
-how much its user was ever sent.
+Owns: the meaning of a cursor. Never does: write. The cost of a page depends on its length and not
+on the number of the user's events.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from delivery.ledger.sql.tables import confirmations, events
 from delivery.ledger.stores.events import unconfirmed
 
 CURSOR_OVERLAP = timedelta(seconds=30)
-"""A commit that began before the cursor's may end after it, and commits end within 10 s."""
+"""A commit that began before the cursor's may end after it; a commit takes 10 s at most."""
 DISORDER = timedelta(seconds=15)
-"""How far positions and instants of recording may disagree; a transaction that is idle for so long
-is ended by the server."""
+"""How far the orders of positions and of instants of recording may differ; the server ends a
+transaction that is idle for as long."""
 
 _USER = sa.bindparam("user_id", type_=events.c.user_id.type)
 _AFTER = sa.bindparam("after", type_=sa.BigInteger())
@@ -46,12 +46,12 @@ _EVENT = (
 )
 _CLASSES = {one.value: one for one in EventClass}
 
-# Built once: a crowd that comes back reads them thousands of times, and building one costs five
-# times as much as executing it.
+# Built once: many clients that reconnect at the same time execute them thousands of times, and
+# building one costs five times as much as executing it.
 _RECORDED_AT = sa.select(events.c.recorded_at).where(
     events.c.id == sa.bindparam("id", type_=events.c.id.type), events.c.user_id == _USER
 )
-# Read backwards: stops at the first event that is too old, however many are older.
+# Descending: the scan stops at the first event that is too old.
 _BEHIND = (
     sa.select(events.c.position)
     .where(events.c.user_id == _USER)
@@ -74,7 +74,7 @@ _RECENT = (
     .order_by(events.c.position)
     .limit(_LIMIT)
 )
-# By the events, newest first: a user's runs have no order, and may be thousands.
+# From the newest events: a user may have thousands of runs, and no index orders them.
 _NEWEST = (
     sa.select(events.c.run_id, events.c.seq)
     .where(events.c.user_id == _USER)

@@ -1,7 +1,7 @@
-"""The fence: an event is changed by the holder of its last claim only.
+"""The fence: only the holder of an event's last claim may change the event.
 
-Owns: the one comparison of token and generation for steps of the chain, digests and alerts. A claim
-raises the token, a replay raises both; a worker that was thought dead has an older one.
+Owns: the one comparison of token and generation, for steps, digests and alerts. A claim raises the
+token, a replay raises both, so a worker that lost its claim has an older one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from delivery.ledger.sql.tables import events
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Which events are still the claims' own.
+    """The events whose last claim is one of those given.
 
     Attributes:
-        now: the ledger's clock; without any event nobody reads it.
+        now: the ledger's clock; the earliest instant if there are no events.
     """
 
     ids: frozenset[str]
@@ -36,12 +36,12 @@ def held(
     claims: Sequence[Claim],
     *conditions: sa.ColumnElement[bool],
 ) -> Held:
-    """Events whose last claim is the one given. Their rows stay locked until the transaction ends,
-    taken in order of their ids, as by every writer of many events.
+    """Lock and find the events whose last claim is the one given. The rows stay locked until the
+    transaction ends; locked in order of ids, as by every writer of many events.
 
     Args:
-        clock: the ledger's, read in the same round trip.
-        conditions: what must be true of the events besides.
+        clock: the ledger's clock, read in the same round trip.
+        conditions: further conditions on the events.
     """
     fences = {one.stored.event.id: (one.token, one.stored.generation) for one in claims}
     if not fences:

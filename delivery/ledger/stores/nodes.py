@@ -1,4 +1,4 @@
-"""Heartbeats of processes. For display only: no decision in the system reads them."""
+"""Heartbeats of processes, for display: no decision of the product reads them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from delivery.ledger.sql.dialect import insert
 from delivery.ledger.sql.tables import UtcDateTime, nodes
 
 SILENCE = timedelta(seconds=60)
-"""After this long without a beat, the next one counts as a new start."""
+"""A heartbeat after a longer pause counts as a new start."""
 FORGET = timedelta(days=1)
-"""Nodes with generated names never come back; their rows go after this."""
+"""Age at which a node's row is deleted: nodes with generated names never come back."""
 
 
 class NodeSql:
@@ -27,7 +27,7 @@ class NodeSql:
         self._database = database
 
     def beat(self, node: str, kind: str, connections: int, info: Mapping[str, Any]) -> None:
-        """Say that this process is alive, and what it is doing."""
+        """Record this process's heartbeat, connections and figures."""
         with self._database.write() as connection:
             now = self._database.now(connection)
             values = {
@@ -50,7 +50,7 @@ class NodeSql:
             connection.execute(sa.delete(nodes).where(nodes.c.seen_at < now - FORGET))
 
     def all(self, max_age: float = 60.0) -> list[NodeInfo]:
-        """Processes that were heard of in the last ``max_age`` seconds, by name."""
+        """Processes with a heartbeat in the last ``max_age`` seconds, by name."""
         with self._database.read() as connection:
             horizon = self._database.now(connection) - timedelta(seconds=max_age)
             found = connection.execute(
@@ -59,6 +59,6 @@ class NodeSql:
         return [rows.node(row) for row in found]
 
     def leave(self, node: str) -> None:
-        """Forget a process that ended in good order."""
+        """Delete the row of a process that stops."""
         with self._database.write() as connection:
             connection.execute(sa.delete(nodes).where(nodes.c.node == node))

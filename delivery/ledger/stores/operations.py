@@ -1,4 +1,4 @@
-"""What operators and the fast path change about recorded events: hand over and replay."""
+"""Changes of recorded events by operators and the fast path: hand over, expedite, replay."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class OperationSql:
                 events.c.due_at > now,
             )
             if bulk.is_postgresql(connection):
-                # Whoever holds one of them is moving it on.
+                # A locked row is being changed to another state by its holder.
                 waiting = waiting.order_by(events.c.id).with_for_update(skip_locked=True)
             connection.execute(sa.update(events).where(events.c.id.in_(waiting)).values(due_at=now))
 
@@ -59,7 +59,7 @@ class OperationSql:
         after: str | None = None,
         limit: int | None = None,
     ) -> list[str]:
-        """See the port. Works in pages, each its own transaction, so no lock is held for long."""
+        """See the port. Each page is a transaction of its own, so no lock is held for long."""
         matched: list[str] = []
         position = -1 if after is None else self._position_of(after)
         while limit is None or len(matched) < limit:
@@ -156,7 +156,7 @@ def _audit(connection: Connection, rows: Sequence[AnyRow], kind: str, now: datet
 
 
 def _tries(connection: Connection, ids: Sequence[str]) -> dict[tuple[str, int], int]:
-    """Fast-path attempts so far by (event, generation)."""
+    """Highest attempt number of the fast path: (event, generation) -> number."""
     query = (
         sa.select(attempts.c.event_id, attempts.c.generation, sa.func.max(attempts.c.number))
         .where(any_of(attempts.c.event_id, ids), attempts.c.channel == Channel.WEBSOCKET)
@@ -166,7 +166,7 @@ def _tries(connection: Connection, ids: Sequence[str]) -> dict[tuple[str, int], 
 
 
 def _restart(connection: Connection, ids: Sequence[str], policies: Policies, now: datetime) -> None:
-    """A new generation: old tokens are stale, old attempts stay on the record."""
+    """Start a new generation: old tokens are stale, old attempts stay in the timeline."""
     for event_class in EventClass:
         if not event_class.is_durable:
             continue

@@ -1,6 +1,6 @@
-"""The ``queue`` channel's second copy where there is no Redis: events by user, until trimmed.
+"""Queue copies in the ledger, where there is no Redis: events by user, until trimmed.
 
-Owns: the copies and nothing else. What an event's state is, the ``events`` table alone knows.
+Owns: the copies. Never does: read or change an event's state.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class QueueCopySql:
         self._database = database
 
     def put(self, events: Sequence[Event]) -> None:
-        """Copy events; one that is there already is left as it is."""
+        """Copy events; an existing copy stays as it is."""
         if not events:
             return
         with self._database.write() as connection:
@@ -62,7 +62,7 @@ class QueueCopySql:
         """Delete copies older than ``max_age`` seconds, a page per transaction.
 
         Returns:
-            How many were deleted.
+            The number of deleted copies.
         """
         total = 0
         while True:

@@ -1,7 +1,7 @@
 """Group commit: many events, their runs, first attempts and proofs in one transaction.
 
-Owns: what an insert looks like, who is a duplicate, and which sequence number an event gets. Lock
-order is always runs (sorted), then events, so two batches that share runs take turns.
+Owns: the rows of a new event, the test for duplicates, and sequence numbers. Locks are taken on
+runs (sorted), then on events, so two batches that share runs take turns.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from delivery.ledger.stores.confirmations import store_proofs
 
 logger = logging.getLogger(__name__)
 
-_CLASS = {one: one.value for one in EventClass}  # a look into it is faster than the property
+_CLASS = {one: one.value for one in EventClass}  # a dict lookup is faster than the property
 
 
 class RecordingSql:
@@ -54,7 +54,7 @@ class RecordingSql:
         try:
             answers, unknown = self._commit(entries, proofs, is_repeated=drained, drained=drained)
         except (sa.exc.IntegrityError, sqlite3.IntegrityError, psycopg.errors.UniqueViolation):
-            # Somebody's id is taken, which is rare enough not to look before every insert.
+            # An id is taken: too rare to pay for a query before every insert.
             answers, unknown = self._commit(entries, proofs, is_repeated=True, drained=drained)
         if missed is not None and unknown:
             missed += [proof for proof in proofs if proof.event_id in unknown]
@@ -72,7 +72,7 @@ class RecordingSql:
         with self._database.write() as connection:
             now: datetime | None = None
             known = _known(connection, entries) if is_repeated else {}
-            answers, fresh = _sort_out(entries, known, drained)
+            answers, fresh = _split(entries, known, drained)
             if fresh:
                 seqs = _number(connection, [entry for _, entry in fresh])
                 # The clock is read after the runs are locked: within a run, later means later.
@@ -91,13 +91,13 @@ Answers = list[Receipted | int]
 Fresh = list[tuple[int, Entry]]
 
 
-def _sort_out(
+def _split(
     entries: Sequence[Entry], known: Mapping[str, Event], drained: bool
 ) -> tuple[Answers, Fresh]:
-    """Tell new entries from repeated ones.
+    """Separate new entries from repeated ones.
 
     Args:
-        known: what the ledger has under these ids.
+        known: events in the ledger, by id.
     """
     if not known and len({entry.event.id for entry in entries}) == len(entries):
         return list(range(len(entries))), list(enumerate(entries))
@@ -114,7 +114,7 @@ def _sort_out(
             answers.append(index)
             continue
         original = before if before is not None else entries[first[identity]].event
-        if _same(original, entry.event):
+        if _is_same(original, entry.event):
             answers.append(
                 Receipted(identity, Recorded.DUPLICATE, original.seq)
                 if before is not None
@@ -135,35 +135,38 @@ def _known(connection: Connection, entries: Sequence[Entry]) -> dict[str, Event]
     return found
 
 
-def _same(one: Event, other: Event) -> bool:
-    """Whether two events with one id say the same. Source: contract 4.1."""
+def _is_same(one: Event, other: Event) -> bool:
+    """Whether two events with one id have the same content. Source: docs/problems.md,
+    ``id-conflict``."""
     return (
         one.type == other.type
         and one.user_id == other.user_id
         and one.run_id == other.run_id
         and one.thread_id == other.thread_id
         and one.data == other.data
-        and _callers(one.meta) == _callers(other.meta)
+        and _callers_meta(one.meta) == _callers_meta(other.meta)
     )
 
 
-def _callers(meta: dict[str, Any] | None) -> dict[str, Any]:
-    """What the caller said: a flag of ours may be newer than the event that is repeated."""
+def _callers_meta(meta: dict[str, Any] | None) -> dict[str, Any]:
+    """The caller's part of ``meta``: a later release may set other flags on the same event."""
     return {name: value for name, value in (meta or {}).items() if name != "flags"}
 
 
 def _conflicting(entry: Entry) -> Entry:
-    """An accepted event whose id turned out to be taken: it was promised, so it is kept and shown
-    to operators under an id of its own."""
+    """A copy, under a new id, of an accepted event whose id is taken. An accepted event must not be
+    lost: this one is kept, as dead, for operators."""
     event = entry.event
-    logger.error("event %s was accepted into the spool but its id is taken; kept as dead", event.id)
+    logger.error(
+        "id of spooled event %s is taken by another event; kept as dead under a new id", event.id
+    )
     meta = {**(event.meta or {}), "conflicts_with": event.id}
     twin = event.evolve(id=str(uuid_utils.uuid7()), meta=meta)
     return msgspec.structs.replace(entry, event=twin, proofs=[], pushes=[])
 
 
 def _number(connection: Connection, entries: Sequence[Entry]) -> list[int | None]:
-    """Sequence numbers: those told already are noted in ``runs``, the others are taken there."""
+    """Sequence numbers; assigned ones are recorded in ``runs``, missing ones reserved there."""
     told: dict[tuple[str, str], int] = {}
     wanted: dict[tuple[str, str], int] = {}
     numbers: list[int | None] = []
@@ -214,7 +217,7 @@ def _insert(
 
 
 class _Stamps:
-    """The instants of a batch as text; a batch has few different ones."""
+    """Cache of the instants of a batch as text; a batch has few different ones."""
 
     def __init__(self, connection: Connection, now: datetime) -> None:
         self._connection = connection

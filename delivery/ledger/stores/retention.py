@@ -1,7 +1,7 @@
-"""Deleting what has ended and is old enough, by state, without getting into anybody's way.
+"""Deletion of ended events that are old enough, by state, beside all other writers.
 
-Owns: the walk along ``position``, a window of rows per transaction. Never does: decide how long
-something is kept; wait for a lock: a row that somebody works on is left for the next time.
+Owns: the walk along ``position``, a window of rows per transaction. Never does: choose how long
+events are kept; wait for a lock: a locked row is left for the next run.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ class RetentionSql:
         if old and not dry_run:
             with self._database.write() as connection:
                 old = {id_: old[id_] for id_ in _delete(connection, old)}
-        # Positions follow the time of recording: where a whole window is young, so is the rest.
+        # Positions follow the time of recording: after a window of young events all are young.
         over = len(window) < limit or all(r.recorded_at >= max(before.values()) for r in window)
         return Purged(dict(Counter(old.values())), None if over else window[-1].position)
 
 
 def _delete(connection: Connection, old: Mapping[str, State]) -> list[str]:
-    """Those that still stand as they were seen, and that nobody works on."""
+    """Delete events whose state is unchanged and whose rows are not locked; returns their ids."""
     deleted: list[str] = []
     for page in bulk.pages(sorted(old)):
         query = (

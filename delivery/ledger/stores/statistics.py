@@ -1,7 +1,7 @@
-"""Figures of the last minutes, from the ledger and cheap enough to ask for every second.
+"""Figures of the last minutes, from the ledger, cheap enough to be read every second.
 
-What is counted since an instant comes from an even sample (``window``) and is exact while that
-holds every row; what is open is always counted, and so is what is overdue.
+Owns: the sample. Figures since an instant come from an even sample (``window``) and are exact while
+it holds every row; counts of unconfirmed and overdue events are always exact.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from delivery.ledger.stores.sweep import oldest_overdue
 
 SAMPLE = 2_000
 STRETCH = 16
-"""Neighbours are read together: they share pages."""
+"""Consecutive rows in one piece of the sample: they share pages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The numbers that a table gave out since an instant, or stretches of them.
+    """The numbers of a table's rows since an instant, or evenly spaced stretches of them.
 
     Attributes:
         step: how many rows each row of the sample stands for.
@@ -42,7 +42,7 @@ class Window:
     step: int
 
     def rows(self, number: sa.Column[int], at: sa.Column[datetime]) -> sa.ColumnElement[bool]:
-        """The sample's rows. A few before the beginning may have later numbers: left out."""
+        """The sample's rows, without those from before ``since`` whose numbers are later."""
         starts = self.numbers[:: STRETCH * self.step]
         sample = (one for start in starts for one in range(start, start + STRETCH))
         return sa.and_(any_of(number, sample), at >= self.since)
@@ -54,7 +54,7 @@ def window(
     """The rows of a table since an instant.
 
     Args:
-        number: indexed, and given out in the order of ``at``, give or take some seconds.
+        number: indexed, and assigned in the order of ``at``, to within some seconds.
     """
     first, last = _ends(connection, number)
     begin = _first_since(connection, number, at, since, range(first, last + 1))
@@ -63,7 +63,7 @@ def window(
 
 
 def _ends(connection: Connection, number: sa.Column[int]) -> Sequence[int]:
-    # Two statements: asked for both at once, SQLite reads the whole index.
+    # Two statements: for both in one, SQLite reads the whole index.
     first = connection.execute(sa.select(sa.func.min(number))).scalar()
     last = connection.execute(sa.select(sa.func.max(number))).scalar()
     return (1, 0) if first is None or last is None else (first, last)
@@ -74,12 +74,12 @@ def _first_since(
     number: sa.Column[int],
     at: sa.Column[datetime],
     since: datetime,
-    among_these: range,
+    candidates: range,
 ) -> int:
-    """The first number of the window, by halving: no index leads from an instant to a number."""
+    """The first number of the window, by bisection: no index leads from an instant to a number."""
     after = sa.bindparam("after", type_=sa.BigInteger())
     query = sa.select(number, at).where(number >= after).order_by(number).limit(1)
-    low, high = among_these.start, among_these.stop
+    low, high = candidates.start, candidates.stop
     while low < high:
         middle = (low + high) // 2
         row = connection.execute(query, {"after": middle}).first()
@@ -95,7 +95,7 @@ _GOOD = ("delivered", "confirmed")
 
 @dataclass(frozen=True, slots=True)
 class _Recent:
-    """The window's events, each standing for ``step``."""
+    """Figures of the window's events; each row of the sample counts ``step`` times."""
 
     counts: Counter[str]
     fallen: int
@@ -155,7 +155,7 @@ def _recent(connection: Connection, recorded: Window) -> _Recent:
 
 
 def _states(connection: Connection, recent: Counter[str]) -> dict[str, int]:
-    """Everything unconfirmed, and the window's confirmed and expired ones."""
+    """Counts by state: all unconfirmed events, and the window's confirmed and expired ones."""
     query = sa.select(events.c.state, sa.func.count()).where(unconfirmed()).group_by(events.c.state)
     standing = {row[0]: row[1] for row in connection.execute(query)}
     ended = {state: recent[state] for state in ("confirmed", "expired")}
@@ -170,10 +170,10 @@ class _Channel:
 
 
 def _channels(connection: Connection, recorded: Window) -> dict[str, ChannelStats]:
-    """Attempts by channel. A push that went well leaves no attempt row: its proof is counted."""
+    """Attempts by channel. A successful push has no attempt row: its proof is counted."""
     tried = _tried(connection, recorded.since)
     for name, proved in _pushed(connection, recorded).items():
-        # An auth event's push is a row as well; it must not count twice.
+        # The push of an auth event has an attempt row, too; it must not count twice.
         failed = tried[name].attempts - tried[name].ok
         tried[name] = _Channel(failed + proved.ok, proved.ok, proved.latencies)
     states: dict[str, str] = {
@@ -191,7 +191,7 @@ def _channels(connection: Connection, recorded: Window) -> dict[str, ChannelStat
 
 
 def _tried(connection: Connection, since: datetime) -> defaultdict[str, _Channel]:
-    """How many attempts were made on each channel, how many of them went well and how fast."""
+    """Attempts, successes and latencies of each channel."""
     started = window(connection, attempts.c.id, attempts.c.started_at, since)
     query = sa.select(
         attempts.c.channel, attempts.c.outcome, attempts.c.started_at, attempts.c.ended_at

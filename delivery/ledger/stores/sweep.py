@@ -1,6 +1,6 @@
-"""One page of what is due: who enters the chain, whose step is published again, who expires.
+"""One page of due events: they enter the chain, have their step published again, or expire.
 
-Owns: the statements of a sweep, a fixed number of them for any number of events.
+Owns: the statements of a sweep, a fixed number for any number of events.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import UtcDateTime, attempts, events
 from delivery.ledger.stores import audit
 
-AGAIN = 5.0
-"""Seconds until a step is published again the first time; doubles with every publish."""
-AGAIN_MAX = 60.0
+REPUBLISH_PAUSE = 5.0
+"""Seconds until a step is published again; doubles with every publish."""
+MAX_REPUBLISH_PAUSE = 60.0
 TIMED_OUT = "no acknowledgement in time"
 _DOUBLINGS = 4  # 5 s * 2**4 is over the maximum already
 
@@ -33,7 +33,7 @@ _EXPIRE = lifecycle.sources(Cause.EXPIRE)
 
 
 def sweep(connection: Connection, now: datetime, limit: int) -> Swept:
-    """Take at most ``limit`` due events; rows that another sweeper holds are passed over."""
+    """Take at most ``limit`` due events; rows that another sweep has locked are skipped."""
     page = connection.execute(
         sa.select(
             events.c.id,
@@ -79,7 +79,7 @@ def _sorted(page: Iterable[rows.AnyRow], now: datetime) -> tuple[list[rows.AnyRo
     """The page as: expired, entering the chain, on the chain, due without a reason."""
     over, entering, standing, strays = [], [], [], []
     for row in page:
-        state = row.state  # text: one that is not known here settles with the strays
+        state = row.state  # text: a state of a later release is a stray
         if row.expires_at <= now and state in _EXPIRE:
             over.append(row)
         elif state in _HAND_OVER:
@@ -92,11 +92,11 @@ def _sorted(page: Iterable[rows.AnyRow], now: datetime) -> tuple[list[rows.AnyRo
 
 
 def _enter(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
-    """Hand events over to the chain, to be published now; pushed ones get the failed attempt that
-    says why."""
+    """Hand events over to the chain, to be published now; pushed ones get a failed attempt with the
+    reason."""
     if not found:
         return
-    for doublings, group in _alike(found):
+    for doublings, group in _by_pause(found):
         connection.execute(
             sa.update(events)
             .where(any_of(events.c.id, _ids(group)), transitions.before(Cause.HAND_OVER))
@@ -113,7 +113,7 @@ def _enter(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) 
 
 
 def _record_timeouts(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
-    """In one statement: a row for each event would take a third of a sweep's time."""
+    """Write failed pushes in one statement; row by row would take a third of a sweep's time."""
     if not found:
         return
     ours = sa.and_(
@@ -138,8 +138,8 @@ def _record_timeouts(connection: Connection, now: datetime, found: Sequence[rows
 
 
 def _publish(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
-    """Note that the steps of events on the chain are published again."""
-    for doublings, group in _alike(found):
+    """Record that the steps of events on the chain are published again."""
+    for doublings, group in _by_pause(found):
         connection.execute(
             sa.update(events)
             .where(any_of(events.c.id, _ids(group)), transitions.on_chain())
@@ -148,20 +148,20 @@ def _publish(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]
 
 
 def _published(now: datetime, doublings: int) -> dict[str, Any]:
-    """Due times move ahead, so that a lost message is published again: 5 s, 10 s, … 60 s."""
-    pause = timedelta(seconds=min(AGAIN * 2**doublings, AGAIN_MAX))
+    """The next due time, so that a lost task is published again: after 5 s, 10 s, … 60 s."""
+    pause = timedelta(seconds=min(REPUBLISH_PAUSE * 2**doublings, MAX_REPUBLISH_PAUSE))
     again = sa.literal(now + pause, UtcDateTime())
     return {"due_at": transitions.not_after_expiry(again), "publishes": events.c.publishes + 1}
 
 
-def _alike(found: Iterable[rows.AnyRow]) -> Iterable[tuple[int, Iterable[rows.AnyRow]]]:
-    """Groups that are published again after the same pause."""
+def _by_pause(found: Iterable[rows.AnyRow]) -> Iterable[tuple[int, Iterable[rows.AnyRow]]]:
+    """Groups of events with the same pause until the next publish."""
     return groupby(sorted(found, key=_doublings), key=_doublings)
 
 
 def _settle(connection: Connection, found: Sequence[rows.AnyRow]) -> None:
-    """Give events that are due without a reason their right due time, or they would stand at the
-    head of every sweep."""
+    """Correct the due time of events in a state that has none, or they would come first in every
+    sweep."""
     if not found:
         return
     parked = events.c.state == State.PARKED.value
@@ -173,7 +173,7 @@ def _settle(connection: Connection, found: Sequence[rows.AnyRow]) -> None:
 
 
 def oldest_overdue(connection: Connection, clock: sa.ColumnElement[datetime]) -> float:
-    """Seconds since the oldest due time that nobody has served; 0.0 if none is overdue."""
+    """Seconds since the oldest due time that no sweep has served; 0.0 if none is overdue."""
     oldest = connection.execute(
         sa.select(events.c.due_at, clock.label("now"))
         .where(events.c.due_at.isnot(None))
