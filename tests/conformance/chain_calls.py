@@ -1,4 +1,4 @@
-"""The batch calls of the chain store for one event, as most of its promises are told."""
+"""The batch calls of the chain store, each for one event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger for the event loop: what it answers, and when it gives up."""
+"""The ledger for the event loop: its answers and its timeouts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_reads_run_beside_the_loop(ledger: SqlLedger) -> None:
     assert await reads.call(threading.get_ident) != threading.get_ident()
 
 
-async def test_a_ledger_that_does_not_answer_is_away(
+async def test_a_ledger_that_does_not_answer_is_unavailable(
     ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(access, "CALL_TIMEOUT", 0.02)

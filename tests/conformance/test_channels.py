@@ -67,7 +67,7 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
         yield request.param(stack)
 
 
-def test_the_channel_has_the_name_of_its_rung(case: Case, request: pytest.FixtureRequest) -> None:
+def test_the_channel_has_the_name_of_its_step(case: Case, request: pytest.FixtureRequest) -> None:
     assert case.channel.name in request.node.name
 
 

@@ -1,4 +1,4 @@
-"""The local sinks: what they keep, what they answer, and what they post back."""
+"""The local sinks: kept messages, answers, and status callbacks."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_an_inbox_is_newest_first_and_forgets_the_oldest() -> None:
     assert inbox.messages() == []
 
 
-def test_an_inbox_wakes_whoever_waits_for_a_message() -> None:
+def test_an_inbox_wakes_a_thread_that_waits_for_a_message() -> None:
     inbox = SinkInbox()
     threading.Thread(target=inbox.add, args=(numbered(1),)).start()
     assert len(inbox.wait_for(1, 5.0)) == 1

@@ -1,4 +1,4 @@
-"""The journal on a real ledger: groups, answers, merges, spools and comes back."""
+"""The journal on a real ledger: batches, answers, spooling, and the return of the ledger."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def proof(one: Entry) -> Confirmation:
 
 
 class Outage:
-    """The real recording behind a switch."""
+    """The real recording store, which a test can switch off."""
 
     def __init__(self, ledger: SqlLedger) -> None:
         self._recording = ledger.recording
@@ -101,7 +101,7 @@ async def test_an_answer_comes_when_the_event_is_in_the_ledger(
     assert ledger.events.get(one.event.id) is not None
 
 
-async def test_what_gathers_during_a_commit_leaves_as_one_batch(
+async def test_entries_that_come_during_a_commit_are_one_batch(
     journal: JournalThread, ledger: SqlLedger
 ) -> None:
     answers = await asyncio.wait_for(
@@ -149,7 +149,7 @@ async def test_a_hand_over_follows_its_insert(journal: JournalThread, ledger: Sq
     assert stored.state is State.FALLING_BACK
 
 
-async def test_an_outage_spools_and_everything_arrives_in_order_afterwards(
+async def test_events_of_an_outage_are_spooled_and_arrive_in_order_afterwards(
     journal: JournalThread, ledger: SqlLedger
 ) -> None:
     outage: Any = ledger.recording
@@ -172,7 +172,7 @@ async def test_an_outage_spools_and_everything_arrives_in_order_afterwards(
     assert first.state is State.CONFIRMED
 
 
-async def test_a_journal_that_is_never_idle_comes_back_to_its_ledger(
+async def test_a_journal_that_is_never_idle_notices_that_its_ledger_is_back(
     journal: JournalThread, ledger: SqlLedger
 ) -> None:
     outage: Any = ledger.recording
@@ -203,7 +203,7 @@ async def test_a_journal_that_is_never_idle_adopts_the_spool_of_a_dead_process(
     await eventually(is_adopted, 15.0)
 
 
-async def test_nobody_waits_for_the_question_whether_a_frozen_ledger_is_back(
+async def test_no_entry_waits_for_the_ping_of_a_frozen_ledger(
     journal: JournalThread, ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outage: Any = ledger.recording
@@ -255,7 +255,9 @@ async def test_a_full_spool_refuses_instead_of_accepting(ledger: SqlLedger, tmp_
     assert journal.refusal is not None
 
 
-async def test_without_a_spool_an_outage_is_an_error_and_no_promise(ledger: SqlLedger) -> None:
+async def test_without_a_spool_an_outage_is_an_error_and_nothing_is_accepted(
+    ledger: SqlLedger,
+) -> None:
     outage = Outage(ledger)
     outage.is_away = True
     ledger.recording = outage  # type: ignore[assignment]
@@ -266,7 +268,7 @@ async def test_without_a_spool_an_outage_is_an_error_and_no_promise(ledger: SqlL
     await journal.stop()
 
 
-async def test_one_poisoned_event_does_not_take_its_batch_along(
+async def test_an_event_that_cannot_be_recorded_does_not_fail_its_batch(
     journal: JournalThread, ledger: SqlLedger
 ) -> None:
     outage: Any = ledger.recording
@@ -278,7 +280,7 @@ async def test_one_poisoned_event_does_not_take_its_batch_along(
     assert [r.outcome for r in (results[0], results[2])] == [Recorded.NEW] * 2  # type: ignore[union-attr]
 
 
-async def test_a_poisoned_event_in_the_spool_is_set_aside_and_the_rest_is_drained(
+async def test_a_spooled_event_that_cannot_be_recorded_is_set_aside_and_the_rest_is_drained(
     journal: JournalThread, ledger: SqlLedger, tmp_path: Path
 ) -> None:
     outage: Any = ledger.recording
@@ -319,10 +321,10 @@ async def test_stopping_commits_what_is_queued(ledger: SqlLedger) -> None:
         journal.submit(entry(), lambda entry, answer: None)
 
 
-async def test_a_flush_waits_for_what_was_queued_and_not_for_what_keeps_coming(
+async def test_a_flush_waits_for_queued_entries_and_not_for_later_ones(
     journal: JournalThread, ledger: SqlLedger
 ) -> None:
-    """A journal under load is never idle; whoever reads the ledger must not wait for that."""
+    """A journal under load is never idle, and a flush must not wait until it is."""
     over = asyncio.Event()
 
     async def load() -> None:

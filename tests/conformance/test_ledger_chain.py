@@ -1,4 +1,4 @@
-"""What the chain store promises, on SQLite and on PostgreSQL."""
+"""The promises of the chain store, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEASE = 60.0
 
 
 def recorded(ledger: SqlLedger, user: str = "ada", run: str = "run-1", **changes: Any) -> str:
-    """The id of an event that stands in the ledger."""
+    """The id of an event in the ledger."""
     event = Event.of(
         id=str(uuid_utils.uuid7()),
         type="agent_completed",
@@ -94,7 +94,7 @@ def test_an_event_is_not_due_before_its_ack_timeout(ledger: SqlLedger, advance: 
     assert ledger.chain.sweep().due == ()
 
 
-def test_an_event_that_nobody_acknowledged_enters_the_chain(
+def test_an_event_without_an_acknowledgement_enters_the_chain(
     ledger: SqlLedger, advance: Any
 ) -> None:
     event_id = recorded(ledger)
@@ -189,7 +189,7 @@ def test_sweepers_at_once_never_get_the_same_event(ledger: SqlLedger) -> None:
     assert sorted(taken) == sorted(ids)
 
 
-def test_the_oldest_overdue_age_counts_what_nobody_served(ledger: SqlLedger, advance: Any) -> None:
+def test_the_oldest_overdue_age_counts_events_not_swept(ledger: SqlLedger, advance: Any) -> None:
     assert ledger.chain.oldest_overdue() == 0.0
     handed_over(ledger)
     advance(30.0)
@@ -273,7 +273,7 @@ def test_overlapping_batches_in_any_order_share_out_without_waiting(ledger: SqlL
     assert sorted(taken) == sorted(ids)
 
 
-def test_an_attempt_that_a_dead_worker_left_is_unknown(ledger: SqlLedger, advance: Any) -> None:
+def test_an_attempt_that_a_lost_worker_left_is_unknown(ledger: SqlLedger, advance: Any) -> None:
     event_id = handed_over(ledger)
     assert begin(ledger, claimed(ledger, event_id), "emergency", 1)
     advance(LEASE + 1)
@@ -440,7 +440,7 @@ def test_a_move_beyond_the_time_to_live_is_due_when_it_ends(ledger: SqlLedger) -
 
 
 @pytest.mark.parametrize("way", ["move", "park", "die"])
-def test_a_confirmed_event_goes_nowhere(ledger: SqlLedger, way: str) -> None:
+def test_a_confirmed_event_does_not_move(ledger: SqlLedger, way: str) -> None:
     event_id = handed_over(ledger)
     claim = claimed(ledger, event_id)
     confirm(ledger, event_id)
@@ -488,7 +488,7 @@ def test_an_ack_and_a_finish_at_once_leave_one_clear_state(ledger: SqlLedger) ->
         assert stored(ledger, event_id).state is State.CONFIRMED  # a late proof wins over dead
 
 
-# --- compliance ------------------------------------------------------------------------------
+# --- audit log -------------------------------------------------------------------------------
 
 
 def test_every_step_of_an_auth_event_is_in_the_audit_log(ledger: SqlLedger, audited: Any) -> None:

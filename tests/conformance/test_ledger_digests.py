@@ -1,4 +1,4 @@
-"""What the digest store promises, on SQLite and on PostgreSQL."""
+"""The promises of the digest store, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DELIVERED = Result(Outcome.DELIVERED, provider_id="mail-1")
 
 
 def on_chain(ledger: SqlLedger, run: str = "run-1", **changes: Any) -> str:
-    """The id of an event that stands on the chain."""
+    """The id of an event on the chain."""
     event = Event.of(
         id=str(uuid_utils.uuid7()),
         type=changes.pop("type", "agent_completed"),
@@ -312,7 +312,7 @@ def test_only_one_of_two_workers_gets_the_digest(ledger: SqlLedger, advance: Any
     assert not [answer for answer in answers if isinstance(answer, BaseException)]
 
 
-def test_types_keep_other_events_of_the_run_out_but_never_those_that_joined(
+def test_types_exclude_other_events_of_the_run_but_never_members_that_joined(
     ledger: SqlLedger, advance: Any
 ) -> None:
     opener = on_chain(ledger, type="renamed_since")
@@ -322,7 +322,7 @@ def test_types_keep_other_events_of_the_run_out_but_never_those_that_joined(
     assert ids(sending(ledger, digest, types=("agent_started",))) == [opener, listed]
 
 
-def test_what_this_channel_delivered_already_is_not_sent_again(
+def test_an_event_that_this_channel_delivered_is_not_sent_again(
     ledger: SqlLedger, advance: Any
 ) -> None:
     old = on_chain(ledger)
@@ -350,7 +350,7 @@ def test_a_replayed_event_may_be_sent_again(ledger: SqlLedger, advance: Any) -> 
     ] == [(1, 1), (2, 1)]
 
 
-def test_a_dead_workers_message_is_unknown_and_the_next_one_keeps_its_message_id(
+def test_a_lost_workers_message_is_unknown_and_the_next_one_keeps_its_message_id(
     ledger: SqlLedger, advance: Any
 ) -> None:
     event_id = on_chain(ledger)
@@ -372,7 +372,7 @@ def test_a_dead_workers_message_is_unknown_and_the_next_one_keeps_its_message_id
 
 
 @pytest.mark.parametrize(("unknown_limit", "is_sent_again"), [(None, True), (1, True), (0, False)])
-def test_a_message_that_may_be_out_is_repeated_only_as_the_policy_allows(
+def test_a_message_that_may_have_been_sent_is_repeated_only_as_the_policy_allows(
     ledger: SqlLedger, advance: Any, unknown_limit: int | None, is_sent_again: bool
 ) -> None:
     doubtful, fresh = on_chain(ledger), on_chain(ledger)
@@ -417,7 +417,7 @@ def test_the_outcome_is_every_members(ledger: SqlLedger, advance: Any) -> None:
     assert ledger.digests.claim(digest.id, LEASE) is None
 
 
-def test_a_retry_is_due_for_the_digest_and_for_those_that_wait_for_it(
+def test_a_retry_is_due_for_the_digest_and_for_the_events_that_wait_for_it(
     ledger: SqlLedger, advance: Any
 ) -> None:
     event_id = on_chain(ledger)
@@ -446,7 +446,7 @@ def test_a_retry_is_due_for_the_digest_and_for_those_that_wait_for_it(
         (Outcome.SKIPPED, "failed"),
     ],
 )
-def test_a_closed_digest_says_whether_it_may_have_gone_out(
+def test_a_closed_digest_says_whether_it_may_have_been_sent(
     ledger: SqlLedger, advance: Any, outcome: Outcome, state: str
 ) -> None:
     digest = join(ledger, on_chain(ledger))
@@ -474,7 +474,7 @@ def test_a_digest_is_found_with_what_its_message_listed(ledger: SqlLedger, advan
     assert ledger.digests.get("not an id") is None
 
 
-def test_a_message_that_never_went_out_listed_nothing(ledger: SqlLedger, advance: Any) -> None:
+def test_a_message_that_was_never_sent_lists_nothing(ledger: SqlLedger, advance: Any) -> None:
     digest = join(ledger, on_chain(ledger))
     advance(31)
     ledger.digests.end(sending(ledger, digest), Result(Outcome.FAILED), retry_in=5.0)
@@ -564,7 +564,7 @@ def test_a_replayed_event_is_not_counted_any_more(ledger: SqlLedger, advance: An
     assert ledger.alerts.firing()[0].count == 0
 
 
-def test_the_ledger_knows_when_operators_were_told(ledger: SqlLedger) -> None:
+def test_the_ledger_records_when_operators_were_notified(ledger: SqlLedger) -> None:
     group = dead(ledger, on_chain(ledger))
     assert group.notified_at is None
     ledger.alerts.notified(group.id)

@@ -1,4 +1,4 @@
-"""What the event store promises, on SQLite and on PostgreSQL."""
+"""The promises of the event stores, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_sequence_numbers_count_from_one_within_a_run(ledger: SqlLedger) -> None
     assert ledger.feed.last_seqs("ada", 10)["a"] == 3
 
 
-def test_numbers_told_in_process_are_respected_by_later_http_events(ledger: SqlLedger) -> None:
+def test_numbers_assigned_in_process_are_respected_by_later_http_events(ledger: SqlLedger) -> None:
     ledger.recording.commit([entry(seq=5), entry(seq=6)])
     assert [a.seq for a in ledger.recording.commit([entry()])] == [7]
 
@@ -200,7 +200,7 @@ def test_only_the_events_own_user_confirms_it(ledger: SqlLedger) -> None:
     assert state(ledger, one) is State.ACCEPTED
 
 
-def test_proofs_of_nonsense_ids_are_unknown(ledger: SqlLedger) -> None:
+def test_proofs_of_malformed_ids_are_unknown(ledger: SqlLedger) -> None:
     one = entry()
     answer = ledger.confirmations.confirm([proof(one), proof(one, event_id="no-uuid")])
     assert set(answer.unknown) == {one.event.id, "no-uuid"}
@@ -221,7 +221,7 @@ def test_a_hand_over_starts_the_chain_once_and_says_why(ledger: SqlLedger) -> No
     assert state(ledger, done) is State.CONFIRMED
 
 
-def test_a_feed_reads_what_is_open_by_its_own_index(ledger: SqlLedger) -> None:
+def test_a_feed_reads_unconfirmed_events_by_their_index(ledger: SqlLedger) -> None:
     database = ledger.database
     explain = "EXPLAIN QUERY PLAN" if database.is_sqlite else "EXPLAIN"
     asked: list[tuple[str, Any]] = []
@@ -240,7 +240,7 @@ def test_a_feed_reads_what_is_open_by_its_own_index(ledger: SqlLedger) -> None:
     assert "ix_events_unconfirmed" in str(plan)
 
 
-def test_the_numbers_of_the_runs_that_moved_last_are_known(ledger: SqlLedger) -> None:
+def test_last_numbers_are_those_of_the_runs_with_the_newest_events(ledger: SqlLedger) -> None:
     for run, count in (("one", 3), ("two", 1), ("three", 2)):
         ledger.recording.commit([entry(run=run) for _ in range(count)])
     ledger.recording.commit([entry("eve", run="hers")])
@@ -249,27 +249,33 @@ def test_the_numbers_of_the_runs_that_moved_last_are_known(ledger: SqlLedger) ->
     assert ledger.feed.last_seqs("nobody", 2) == {}
 
 
-ODD = "a\\b\"c'd{e},f\u2028g\u00e9 N\\N"
+SPECIAL = "a\\b\"c'd{e},f\u2028g\u00e9 N\\N"
 
 
 def test_no_character_of_an_id_or_of_data_is_special(ledger: SqlLedger) -> None:
-    odd = entry(ODD, run=f"run {ODD}", data={ODD: f"{ODD}\n\t\r"}, thread_id=ODD)
-    plain = entry(ODD, run="run-1")
-    ledger.recording.commit([odd, plain])
-    kept, _ = ledger.events.find(EventFilter(user_id=ODD, run_id=f"run {ODD}"))
-    assert [one.event for one in kept] == [odd.event.evolve(seq=1)]
-    ledger.confirmations.confirm([proof(odd, by=ODD, evidence=ODD), proof(plain, user_id="a")])
-    timeline = ledger.events.get(odd.event.id)
+    special = entry(
+        SPECIAL, run=f"run {SPECIAL}", data={SPECIAL: f"{SPECIAL}\n\t\r"}, thread_id=SPECIAL
+    )
+    plain = entry(SPECIAL, run="run-1")
+    ledger.recording.commit([special, plain])
+    kept, _ = ledger.events.find(EventFilter(user_id=SPECIAL, run_id=f"run {SPECIAL}"))
+    assert [one.event for one in kept] == [special.event.evolve(seq=1)]
+    ledger.confirmations.confirm(
+        [proof(special, by=SPECIAL, evidence=SPECIAL), proof(plain, user_id="a")]
+    )
+    timeline = ledger.events.get(special.event.id)
     assert timeline is not None
-    assert [(one.by, one.evidence) for one in timeline.confirmations] == [(ODD, ODD)]
+    assert [(one.by, one.evidence) for one in timeline.confirmations] == [(SPECIAL, SPECIAL)]
     assert state(ledger, plain) is State.ACCEPTED
 
 
-def test_a_claim_finds_the_address_of_a_user_with_an_odd_name(ledger: SqlLedger) -> None:
-    odd = entry(ODD, hand_over=True)
-    ledger.recording.commit([odd])
-    ledger.contacts.put(Contact(ODD, email="ada@example.org"))
-    [claim] = ledger.chain.claim([odd.event.id], 60.0)
+def test_a_claim_finds_the_address_of_a_user_with_special_characters_in_the_name(
+    ledger: SqlLedger,
+) -> None:
+    special = entry(SPECIAL, hand_over=True)
+    ledger.recording.commit([special])
+    ledger.contacts.put(Contact(SPECIAL, email="ada@example.org"))
+    [claim] = ledger.chain.claim([special.event.id], 60.0)
     assert claim.contact.email == "ada@example.org"
 
 
@@ -281,7 +287,7 @@ def test_an_entry_without_a_connection_is_inserted_as_falling_back(ledger: SqlLe
     assert stored.handed_over_at == stored.due_at == stored.recorded_at
 
 
-def test_the_feed_holds_what_is_unconfirmed_in_order_and_what_is_recent(
+def test_the_feed_holds_unconfirmed_events_in_order_and_recent_ones(
     ledger: SqlLedger,
 ) -> None:
     entries = [entry() for _ in range(5)]
@@ -298,7 +304,7 @@ def test_the_feed_holds_what_is_unconfirmed_in_order_and_what_is_recent(
     assert [one.event.id for one in rest] == [e.event.id for e in entries[3:]]
 
 
-def test_a_cursor_of_somebody_else_marks_nothing(ledger: SqlLedger) -> None:
+def test_a_cursor_of_another_user_marks_nothing(ledger: SqlLedger) -> None:
     mine, hers = entry(), entry(user="eve")
     ledger.recording.commit([mine, hers])
     for cursor in (hers.event.id, mine.event.id.replace("0", "1"), "no id"):
@@ -306,7 +312,7 @@ def test_a_cursor_of_somebody_else_marks_nothing(ledger: SqlLedger) -> None:
         assert ([one.event.id for one in fed], mark) == ([mine.event.id], None)
 
 
-def test_the_feed_says_what_this_client_acknowledged_already(ledger: SqlLedger) -> None:
+def test_the_feed_marks_events_that_this_client_acknowledged(ledger: SqlLedger) -> None:
     by_phone, by_laptop, by_mail, again, open_one = entries = [entry() for _ in range(5)]
     ledger.recording.commit(entries)
     for one, by in ((by_phone, "phone"), (by_laptop, "laptop"), (again, "laptop")):
@@ -320,15 +326,15 @@ def test_the_feed_says_what_this_client_acknowledged_already(ledger: SqlLedger) 
     assert open_one.event.id in [one.event.id for one in fed]
 
 
-def test_what_is_far_older_than_the_cursor_is_not_even_looked_at(
+def test_events_far_older_than_the_cursor_are_not_read(
     ledger: SqlLedger,
 ) -> None:
-    old, odd, cursor = entry(), entry(), entry()
+    old, late, cursor = entry(), entry(), entry()
     ledger.recording.commit([old])
-    ledger.recording.commit([odd])
+    ledger.recording.commit([late])
     ledger.recording.commit([cursor])
-    ledger.confirmations.confirm([proof(one) for one in (old, odd, cursor)])
-    for one, seconds in ((old, 46), (odd, 31)):
+    ledger.confirmations.confirm([proof(one) for one in (old, late, cursor)])
+    for one, seconds in ((old, 46), (late, 31)):
         with ledger.database.write() as connection:
             recorded_at = events.c.recorded_at
             at = connection.execute(sa.select(recorded_at).where(events.c.id == one.event.id))
@@ -408,7 +414,7 @@ def test_a_drained_event_whose_id_is_taken_is_kept_dead_under_a_new_id(
     assert timeline.stored.event.meta == {"conflicts_with": one.event.id}
 
 
-def test_an_event_that_nobody_can_acknowledge_any_more_is_due_at_once(ledger: SqlLedger) -> None:
+def test_an_event_without_a_connection_left_is_due_at_once(ledger: SqlLedger) -> None:
     sent, proved, later = entry(sent=True), entry(sent=True), entry(sent=True)
     ledger.recording.commit([sent, proved, later], [proof(proved)])
     assert not ledger.chain.sweep(10).due
@@ -418,7 +424,7 @@ def test_an_event_that_nobody_can_acknowledge_any_more_is_due_at_once(ledger: Sq
     assert state(ledger, later) is State.SENT
 
 
-def test_expediting_does_not_touch_what_is_with_the_chain(ledger: SqlLedger) -> None:
+def test_expediting_does_not_change_events_on_the_chain(ledger: SqlLedger) -> None:
     one = entry(hand_over=True)
     ledger.recording.commit([one])
     assert len(ledger.chain.sweep(10).due) == 1  # published: due again in some seconds
@@ -432,7 +438,7 @@ def test_draining_twice_records_once(ledger: SqlLedger) -> None:
     assert commit(ledger, [one], drained=True) == [Recorded.DUPLICATE]
 
 
-def test_an_auth_event_is_on_the_compliance_log(ledger: SqlLedger) -> None:
+def test_an_auth_event_is_in_the_audit_log(ledger: SqlLedger) -> None:
     one = entry(event_class=EventClass.AUTH, type="auth_completed")
     ledger.recording.commit([one])
     ledger.operations.hand_over([one.event.id], "nobody connected")

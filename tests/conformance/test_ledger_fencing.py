@@ -1,5 +1,5 @@
-"""A worker that lost its claim changes nothing, whatever it writes and however the claim was lost;
-and what a step of the chain costs."""
+"""A worker that lost its claim changes nothing, by any write and after any way to lose a claim; and
+the round trips of a step."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_claim_that_was_lost_changes_nothing(
 
 @contextmanager
 def statements() -> Iterator[list[str]]:
-    """What is said to any database meanwhile, transactions' own statements left out."""
+    """Statements sent to any database inside the block, without those of transactions."""
     said: list[str] = []
 
     def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -121,7 +121,7 @@ CLOCKS = {"database": 1, "alert": 2, "email": 2}
 COST = {"database": 14, "alert": 26, "email": 25}
 """All round trips of one run of the step, from the claim to the end."""
 PER_EVENT = {"database": 0, "alert": 0, "email": 2}
-"""What each further event adds: a look at the digest that has it."""
+"""Round trips that each further event adds: a query for its digest."""
 
 
 @pytest.mark.parametrize("count", [1, 20])

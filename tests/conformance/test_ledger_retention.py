@@ -1,4 +1,4 @@
-"""Deleting what has ended, and replaying page by page, on SQLite and on PostgreSQL."""
+"""Deletion of ended events, and replay page by page, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DAY = 86_400.0
 
 
 def record(ledger: SqlLedger, count: int = 1) -> list[str]:
-    """Events that wait on the chain, in order."""
+    """Events on the chain, in order."""
     events = [fresh_event() for _ in range(count)]
     ledger.recording.commit([make_entry(event, hand_over=True, ttl=1e7) for event in events])
     return [event.id for event in events]
@@ -98,7 +98,7 @@ def test_a_walk_in_small_steps_reaches_everything_once(
     assert present(ledger, ids) == [False, True] * 5
 
 
-def test_a_walk_ends_where_everything_is_young(
+def test_a_walk_ends_at_a_window_of_young_events(
     ledger: SqlLedger, advance: Callable[[float], None]
 ) -> None:
     record(ledger, 2)
@@ -121,7 +121,7 @@ def test_a_dry_run_counts_and_deletes_nothing(
     assert present(ledger, ids) == [True, True]
 
 
-def test_what_still_waits_for_its_user_cannot_be_purged(ledger: SqlLedger) -> None:
+def test_events_that_wait_for_their_user_cannot_be_purged(ledger: SqlLedger) -> None:
     with pytest.raises(ValueError, match="parked"):
         ledger.retention.purge({State.PARKED: ledger.now()})
 

@@ -1,4 +1,4 @@
-"""What the ledger's small stores promise, on SQLite and on PostgreSQL."""
+"""The promises of the ledger's small stores, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_contact_reads_back_as_it_was_put(ledger: SqlLedger) -> None:
     assert ledger.contacts.get("eve") is None
 
 
-def test_users_whose_names_read_alike_are_two(ledger: SqlLedger) -> None:
+def test_users_whose_names_look_the_same_are_two(ledger: SqlLedger) -> None:
     composed, decomposed = "Am\u00e9lie", "Ame\u0301lie"
     ledger.contacts.put(Contact(composed, email="a@example.org"))
     assert ledger.contacts.get(decomposed) is None
@@ -90,7 +90,7 @@ def test_opting_out_keeps_the_rest_and_repeats_safely(ledger: SqlLedger) -> None
     assert ledger.contacts.get("ada") == replace(FULL, opt_out=("sms", "email"))
 
 
-def test_somebody_without_contact_data_can_opt_out(ledger: SqlLedger) -> None:
+def test_a_user_without_contact_data_can_opt_out(ledger: SqlLedger) -> None:
     ledger.contacts.opt_out("eve", "email")
     assert ledger.contacts.get("eve") == Contact("eve", opt_out=("email",))
 
@@ -110,7 +110,7 @@ def test_an_error_of_the_database_shows_no_address(ledger: SqlLedger) -> None:
 
 @pytest.fixture
 def wait_out(ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Lets the breakers' one-second memory pass."""
+    """Ends the one-second cache of the breakers."""
     real, ahead = time.monotonic, 0.0
 
     def move() -> None:
@@ -125,7 +125,7 @@ def wait_out(ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> Callable[[],
 
 @pytest.fixture
 def other(ledger: SqlLedger, open_ledger: Callable[[], SqlLedger]) -> SqlLedger:
-    """The same ledger as another process sees it."""
+    """The same ledger, opened by another process."""
     return open_ledger()
 
 
@@ -249,7 +249,7 @@ def test_without_the_ledger_calls_pass(tmp_path: Path) -> None:
     ledger.close()
 
 
-# --- mailbox ---------------------------------------------------------------------------------
+# --- queue copies ----------------------------------------------------------------------------
 
 
 def test_copies_read_back_whole_and_in_order(ledger: SqlLedger) -> None:
@@ -321,19 +321,19 @@ def test_a_node_that_comes_back_after_silence_has_started_anew(
     assert after.seen_at == after.started_at
 
 
-def test_nodes_that_never_come_back_are_forgotten(ledger: SqlLedger, advance: Any) -> None:
+def test_nodes_that_never_come_back_are_deleted(ledger: SqlLedger, advance: Any) -> None:
     ledger.nodes.beat("old", "worker", 0, {})
     advance(90_000)
     ledger.nodes.beat("new", "worker", 0, {})
     assert [node.node for node in ledger.nodes.all(max_age=1e6)] == ["new"]
 
 
-# --- compliance log --------------------------------------------------------------------------
+# --- audit log -------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def tamper(ledger: SqlLedger) -> Callable[[sa.Executable], None]:
-    """Write to the database behind the stores' back."""
+    """Write to the database without the stores."""
 
     def execute(statement: sa.Executable) -> None:
         with ledger.database.write() as connection:
@@ -347,7 +347,7 @@ def log(ledger: SqlLedger, count: int = 5) -> None:
         ledger.audit.append("state", str(uuid_utils.uuid7()), "ada", {"n": number, "s": "ü"})
 
 
-def test_a_log_that_nobody_touched_verifies(ledger: SqlLedger) -> None:
+def test_an_untouched_log_verifies(ledger: SqlLedger) -> None:
     assert ledger.audit.verify() == []
     log(ledger)
     assert ledger.audit.verify() == []
@@ -422,7 +422,7 @@ def test_a_row_inserted_below_sealed_ones_is_found(ledger: SqlLedger, tamper: An
     tamper(_forged(ledger, id=2))
     [finding] = ledger.audit.verify()
     assert finding.startswith("inserted")
-    ledger.audit.seal()  # the sealer takes whatever it finds; the date still gives it away
+    ledger.audit.seal()  # the sealer seals any row; the date still shows the insertion
     [finding] = ledger.audit.verify()
     assert finding.startswith("inserted")
 

@@ -25,7 +25,7 @@ def proof(one: Entry) -> Confirmation:
     return Confirmation(one.event.id, one.event.user_id, "websocket", "phone", "connection-1")
 
 
-def test_statistics_count_what_was_confirmed_and_what_fell_back(ledger: SqlLedger) -> None:
+def test_statistics_count_confirmed_and_handed_over_events(ledger: SqlLedger) -> None:
     entries = [entry(), entry(hand_over=True), entry()]
     ledger.recording.commit(entries)
     ledger.confirmations.confirm([proof(entries[0])])
@@ -38,7 +38,7 @@ def test_statistics_count_what_was_confirmed_and_what_fell_back(ledger: SqlLedge
     assert stats.ack_p50_ms is not None
 
 
-def test_a_push_that_went_well_counts_for_its_channel_though_it_leaves_no_attempt(
+def test_a_successful_push_counts_for_its_channel_though_it_has_no_attempt(
     ledger: SqlLedger,
 ) -> None:
     entries = [entry(), entry(), entry(event_class=EventClass.AUTH, type="auth_completed"), entry()]
@@ -50,7 +50,7 @@ def test_a_push_that_went_well_counts_for_its_channel_though_it_leaves_no_attemp
     assert found.latency_ms is not None
 
 
-def test_a_large_window_is_judged_by_an_even_sample(
+def test_figures_of_a_large_window_come_from_an_even_sample(
     ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statistics, "SAMPLE", 200)
@@ -61,11 +61,11 @@ def test_a_large_window_is_judged_by_an_even_sample(
     assert stats.events_per_s == pytest.approx(20.0, rel=0.1)
     assert stats.fallback_share == pytest.approx(0.25, abs=0.05)
     assert stats.states["confirmed"] == pytest.approx(1_500, rel=0.1)
-    assert stats.states["falling_back"] == 500, "what is open is counted, not judged"
+    assert stats.states["falling_back"] == 500, "unconfirmed events are counted, not estimated"
     assert stats.channels["websocket"].ok == pytest.approx(1_500, rel=0.1)
 
 
-def test_what_was_recorded_before_the_window_is_not_in_its_figures(
+def test_events_recorded_before_the_window_are_not_in_its_figures(
     ledger: SqlLedger, advance: Callable[[float], None]
 ) -> None:
     _confirmed(ledger, [entry() for _ in range(40)])

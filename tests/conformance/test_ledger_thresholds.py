@@ -41,16 +41,16 @@ def test_nothing_out_of_its_limit_opens_nothing(ledger: SqlLedger) -> None:
     assert ledger.alerts.firing() == []
 
 
-def test_looking_again_keeps_the_group_and_what_operators_were_told(ledger: SqlLedger) -> None:
+def test_a_second_look_keeps_the_group_and_its_notification(ledger: SqlLedger) -> None:
     ledger.alerts.watch([LOW, SHARE])
     first = only(ledger)
     ledger.alerts.notified(first.id)
     ledger.alerts.watch([LOW])
     again = only(ledger)
     assert (again.id, again.since, again.conditions) == (first.id, first.since, (LOW,))
-    assert again.notified_at is not None, "one condition less is no news"
+    assert again.notified_at is not None, "one condition less notifies no operator"
     ledger.alerts.watch([LOW, SHARE])
-    assert only(ledger).notified_at is None, "one more is"
+    assert only(ledger).notified_at is None, "one condition more does"
 
 
 def test_the_group_resolves_only_when_everything_is_back(ledger: SqlLedger) -> None:
@@ -63,7 +63,7 @@ def test_the_group_resolves_only_when_everything_is_back(ledger: SqlLedger) -> N
     ledger.alerts.resolve(group.id)
     assert ledger.alerts.firing() == []
     ledger.alerts.watch([LOW])
-    assert only(ledger).id != group.id, "trouble that comes again is another alert"
+    assert only(ledger).id != group.id, "a condition that returns is another alert"
 
 
 def die(ledger: SqlLedger) -> str:
@@ -74,7 +74,7 @@ def die(ledger: SqlLedger) -> str:
     return event.id
 
 
-def test_operators_are_told_once_and_told_when_it_is_over(ledger: SqlLedger) -> None:
+def test_operators_are_notified_once_and_again_when_it_is_over(ledger: SqlLedger) -> None:
     alerts = FakeAlerts()
     alerter = Alerter(ledger, alerts, ThresholdWatch(ledger, ONE_DEAD).look)
     event_id = die(ledger)
@@ -108,7 +108,7 @@ class _Clock:
         return self.now
 
 
-def test_a_breaker_is_told_of_after_a_minute_whichever_process_looks(ledger: SqlLedger) -> None:
+def test_an_open_breaker_is_a_condition_after_a_minute_in_every_process(ledger: SqlLedger) -> None:
     clock, later = _Clock(), _Clock()
     first = ThresholdWatch(ledger, parse_thresholds({}), clock)
     for _ in range(10):
@@ -121,7 +121,7 @@ def test_a_breaker_is_told_of_after_a_minute_whichever_process_looks(ledger: Sql
     first.look()
     assert only(ledger).conditions[0].where == ("sms",)
     ThresholdWatch(ledger, parse_thresholds({}), later).look()
-    assert only(ledger).count == 1, "who has just started does not take it back"
+    assert only(ledger).count == 1, "a process that has just started does not end it"
     ledger.breakers.report("sms", ok=True)
     ThresholdWatch(ledger, parse_thresholds({}), later).look()
     assert only(ledger).count == 0
@@ -134,7 +134,7 @@ def test_nodes_in_performance_mode_are_named(ledger: SqlLedger) -> None:
 
 
 def _previous_release(ledger: SqlLedger, statement: str, **values: object) -> None:
-    """What a process of the release before writes, which knows no column but ``error``."""
+    """Write as a process of the previous release, which knows only the column ``error``."""
     with ledger.alerts._database.write() as connection:
         connection.execute(sa.text(statement), values)
 
@@ -147,7 +147,7 @@ OLD_WATCH = "update digests set error = :error where class = 'thresholds' and st
 OLD_LOOK = "select error from digests where class = 'thresholds' and state = 'firing'"
 
 
-def test_a_group_of_the_release_before_goes_on(ledger: SqlLedger) -> None:
+def test_a_group_of_the_previous_release_continues(ledger: SqlLedger) -> None:
     listed = msgspec.json.encode([LOW]).decode()
     _previous_release(ledger, OLD_GROUP, id=str(uuid_utils.uuid7()), error=listed)
     group = only(ledger)
@@ -159,7 +159,7 @@ def test_a_group_of_the_release_before_goes_on(ledger: SqlLedger) -> None:
     assert again.notified_at is not None
 
 
-def test_processes_of_both_releases_see_what_either_of_them_found_last(ledger: SqlLedger) -> None:
+def test_processes_of_both_releases_see_the_last_conditions_of_either(ledger: SqlLedger) -> None:
     ledger.alerts.watch([LOW, SHARE])
     with ledger.alerts._database.read() as connection:
         old_view = connection.execute(sa.text(OLD_LOOK)).scalar_one()

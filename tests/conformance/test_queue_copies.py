@@ -1,4 +1,4 @@
-"""One suite for every store of the ``queue`` channel's copies: SQL, memory and Redis streams."""
+"""One suite for every store of queue copies: SQL, memory and Redis streams."""
 
 from __future__ import annotations
 

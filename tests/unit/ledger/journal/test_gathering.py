@@ -1,4 +1,4 @@
-"""What gathers for the journal: ripe prefixes, early proofs, late hand-overs."""
+"""The journal's next transaction: ripe prefixes, and proofs and hand-overs before the commit."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def entries_of(batch: Batch | None) -> list[Entry]:
     return [entry for entry, _ in batch.entries]
 
 
-def test_what_was_not_sent_is_ripe_at_once() -> None:
+def test_an_entry_that_was_not_sent_is_ripe_at_once() -> None:
     one = make_entry()
     assert entries_of(cut(gathering(one), NEVER)) == [one]
 
 
-def test_an_entry_that_a_socket_here_has_waits_for_its_proof_and_takes_it_along() -> None:
+def test_an_entry_sent_on_a_socket_of_this_node_waits_for_its_proof() -> None:
     one = sent(1)
     here = gathering(one)
     assert cut(here, NEVER) is None
@@ -53,14 +53,12 @@ def test_an_entry_that_a_socket_here_has_waits_for_its_proof_and_takes_it_along(
     assert not here
 
 
-def test_what_only_another_nodes_sockets_have_does_not_wait_for_a_proof_that_goes_elsewhere() -> (
-    None
-):
+def test_an_entry_sent_by_another_node_does_not_wait_for_its_proof() -> None:
     one = make_entry(sent=True)
     assert entries_of(cut(gathering(one), NEVER)) == [one]
 
 
-def test_a_proof_of_somebody_else_is_not_the_entrys() -> None:
+def test_a_proof_of_another_user_is_not_the_entrys() -> None:
     one = sent(1)
     here = gathering(one)
     here.prove([proof(one, "u2")])
@@ -72,9 +70,7 @@ def test_a_proof_of_somebody_else_is_not_the_entrys() -> None:
     assert not one.proofs
 
 
-def test_an_entry_that_waited_for_long_enough_takes_along_what_is_ripe_behind_it_and_no_more() -> (
-    None
-):
+def test_an_entry_that_waited_for_long_enough_leaves_with_the_ripe_entries_behind_it() -> None:
     first, second, third, last = (sent(number) for number in range(1, 5))
     here = gathering(first, second)
     for entry in (third, last):

@@ -1,4 +1,4 @@
-"""The journal's timer on a loop whose handles tell nothing, as uvloop's for a past instant."""
+"""The journal's timer on a loop whose handles have no ``when``, as uvloop's for a past instant."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from delivery.testing import make_event
 
 
 class SilentHandle:
-    """What every handle can do, and no ``when``."""
+    """A handle without ``when``."""
 
     def cancel(self) -> None:
-        """Nothing runs here by itself."""
+        """Does nothing: no callback runs by itself here."""
 
 
 class HandWoundLoop:
-    """Runs what was scheduled for the end of the turn when it is told to."""
+    """Runs the callbacks of the turn's end on demand."""
 
     def __init__(self) -> None:
         self.soon: list[Callable[[], Any]] = []
@@ -60,7 +60,7 @@ def journal(loop: HandWoundLoop) -> Iterator[JournalThread]:
     thread._thread.join(5)
 
 
-def test_a_second_look_does_not_ask_the_handle_when_it_is_due(
+def test_a_second_offer_does_not_read_the_handles_time(
     journal: JournalThread, loop: HandWoundLoop
 ) -> None:
     loop.turn()

@@ -1,4 +1,4 @@
-"""The spool: durable, ordered, bounded, adopted from the dead."""
+"""The spool: durable, ordered, bounded, adopted when its process has ended."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def proof(number: int) -> Confirmation:
 
 
 class Ledger:
-    """Takes what is drained, or refuses."""
+    """Takes drained pages, or refuses them."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -57,7 +57,7 @@ class Ledger:
         self.seen.extend(f"proof {int(p.event_id[-12:])}" for p in proofs)
 
 
-def test_what_was_appended_is_drained_in_order_and_unchanged(tmp_path: Path) -> None:
+def test_appended_entries_are_drained_in_order_and_unchanged(tmp_path: Path) -> None:
     spool = Spool(tmp_path, "node")
     one = entry(1, sent=True, pushes=[(Outcome.DELIVERED, None)], proofs=[proof(1)])
     spool.append([one, entry(2)], [proof(2)])
@@ -104,7 +104,7 @@ def test_a_torn_last_line_is_dropped_and_the_rest_is_drained(tmp_path: Path) -> 
     assert not path.exists()
 
 
-def test_a_damaged_line_is_set_aside_for_a_person(tmp_path: Path) -> None:
+def test_a_damaged_line_is_set_aside_for_an_operator(tmp_path: Path) -> None:
     spool, ledger = Spool(tmp_path, "node"), Ledger()
     spool.append([entry(1), entry(2)])
     path = spool.path

@@ -1,4 +1,4 @@
-"""Proofs without an event are offered again for a while, and not for ever."""
+"""Proofs without an event are offered again for a limited time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def proof(number: int) -> Confirmation:
     return Confirmation(f"event-{number}", "ada", "websocket", "ada", "c1")
 
 
-def test_a_proof_without_its_event_is_offered_every_second_until_it_finds_it() -> None:
+def test_a_proof_is_offered_every_second_until_its_event_is_recorded() -> None:
     clock = Clock()
     unmatched = UnmatchedProofs(clock=clock)
     unmatched.settle((), [proof(1), proof(2)])
@@ -32,7 +32,7 @@ def test_a_proof_without_its_event_is_offered_every_second_until_it_finds_it() -
     assert unmatched.due() == []
 
 
-def test_a_proof_whose_event_does_not_come_is_forgotten() -> None:
+def test_a_proof_whose_event_is_never_recorded_is_dropped() -> None:
     clock = Clock()
     unmatched = UnmatchedProofs(keep=10.0, clock=clock)
     unmatched.settle((), [proof(1)])
@@ -45,7 +45,7 @@ def test_a_proof_whose_event_does_not_come_is_forgotten() -> None:
     assert len(unmatched) == 0
 
 
-def test_the_oldest_make_room() -> None:
+def test_the_oldest_proofs_are_dropped_first() -> None:
     unmatched = UnmatchedProofs(limit=2, clock=Clock())
     unmatched.settle((), [proof(1), proof(2), proof(3)])
     assert unmatched.due() == [proof(2), proof(3)]

@@ -1,4 +1,4 @@
-"""``column IN (many values)``: what each server gets to see."""
+"""``column IN (many values)``: the SQL and the parameter for each database."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONDITION = sa.select(events.c.id).where(any_of(events.c.id, ["one", "two"]))
 
 def test_postgresql_takes_the_parameter_for_an_array_and_not_for_text() -> None:
     text = str(CONDITION.compile(dialect=psycopg.dialect()))
-    assert "CAST(%(param_1)s AS UUID[])" in text, "a text would be parsed for each row it looks at"
+    assert "CAST(%(param_1)s AS UUID[])" in text, "a text would be parsed for every row of a scan"
 
 
 def test_the_values_are_one_parameter() -> None:

@@ -1,4 +1,4 @@
-"""Which databases a ledger takes, and what is said of the others."""
+"""URLs of databases that a ledger takes, and the errors for others."""
 
 from __future__ import annotations
 
