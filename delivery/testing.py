@@ -44,7 +44,7 @@ START = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
 
 
 def make_id(number: int = 1) -> str:
-    """A valid UUIDv7 that tells its number: tests read ``make_id(3)``, logs end in ``…003``."""
+    """A valid UUIDv7 that shows its number: tests read ``make_id(3)``, logs end in ``…003``."""
     return f"01900000-0000-7000-8000-{number:012x}"
 
 
@@ -93,7 +93,7 @@ class FakeClock:
         return (self._now - START).total_seconds()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move the time ahead."""
         self._now += timedelta(seconds=seconds)
 
 
@@ -125,7 +125,7 @@ class MemoryLedger(SqlLedger):
         self._memory.is_away = False
 
     def advance(self, seconds: float) -> None:
-        """Let time pass."""
+        """Move the time ahead."""
         self.clock.advance(seconds)
 
 

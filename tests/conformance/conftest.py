@@ -106,7 +106,7 @@ def advance(ledger: SqlLedger, request: pytest.FixtureRequest) -> Callable[[floa
 
 @pytest.fixture
 def audited(ledger: SqlLedger) -> Callable[[], list[tuple[str, str]]]:
-    """What stands in the audit log: (kind, event id), in order."""
+    """Rows of the audit log: (kind, event id), in order."""
 
     def read() -> list[tuple[str, str]]:
         wanted = sa.select(audit_log.c.kind, audit_log.c.event_id).order_by(audit_log.c.id)

@@ -149,7 +149,7 @@ class Committer:
         self._outage = Outage(lambda: ledger.ping())
         self._unmatched = UnmatchedProofs()
         self._adopt_at = 0.0
-        self._told: str | None = None  # the last logged reason of the outage
+        self._logged_reason: str | None = None
         self._refused: str | None = None  # why the spool refused the last batch; None if it took it
         self.commits = 0
 
@@ -169,7 +169,7 @@ class Committer:
         return time.monotonic() >= self._adopt_at
 
     def answers(self, batch: Batch) -> Sequence[Answer]:
-        """Commit or spool a batch; one answer per entry, whatever happens."""
+        """Commit or spool a batch; one answer per entry, an error if it failed."""
         try:
             return self._commit(batch)
         except Exception as error:
@@ -221,7 +221,7 @@ class Committer:
             raise _StillAway("the ledger is still away; events go to the spool")
         drained = self._spool.drain(self._drained)
         self._outage.worked()
-        self._told = None
+        self._logged_reason = None
         logger.warning("the ledger is back: drained %d events from the spool", drained)
 
     def _drained(self, entries: Sequence[Entry], proofs: Sequence[Confirmation]) -> None:
@@ -283,8 +283,8 @@ class Committer:
     ) -> Sequence[Answer]:
         if self._spool is None:
             return [error] * len(entries)
-        if not isinstance(error, _StillAway) and str(error) != self._told:
-            self._told = str(error)
+        if not isinstance(error, _StillAway) and str(error) != self._logged_reason:
+            self._logged_reason = str(error)
             logger.error("%s; events go to the spool until it is back", error)
         self._outage.failed()
         try:

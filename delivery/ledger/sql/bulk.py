@@ -173,11 +173,11 @@ def insert_confirmations(
             _insert_values(cursor, _INSERT_CONFIRMATIONS, (channel, at), group, _DO_NOTHING)
 
 
-def raise_runs(connection: Connection, told: Runs) -> None:
+def raise_runs(connection: Connection, assigned: Runs) -> None:
     """Record sequence numbers that a process assigned; ``last_seq`` never falls."""
     greatest = "greatest" if is_postgresql(connection) else "max"
-    if told:
-        _write_runs(connection, told, f"{greatest}(r.last_seq, excluded.last_seq)", "")
+    if assigned:
+        _write_runs(connection, assigned, f"{greatest}(r.last_seq, excluded.last_seq)", "")
 
 
 def advance_runs(connection: Connection, wanted: Runs) -> dict[tuple[str, str], int]:

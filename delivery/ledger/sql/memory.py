@@ -1,6 +1,6 @@
-"""A database of tests: SQLite in memory, with a clock that stands and an outage at will.
+"""A database for tests: SQLite in memory, with a clock and outages under the test's control.
 
-Owns: how such a database is made quickly and made unreachable. Never does: a rule of its own; all
+Owns: the quick creation of such a database, and its outages. Never does: a rule of its own; all
 SQL that runs on it is that of the real ledger.
 """
 
@@ -55,7 +55,7 @@ class MemoryDatabase(Database):
 
     def _check(self) -> None:
         if self.is_away:
-            raise LedgerUnavailable("the ledger cannot be reached: it was told to be away")
+            raise LedgerUnavailable("the ledger cannot be reached: outage of a test")
 
 
 def _engine() -> sa.Engine:

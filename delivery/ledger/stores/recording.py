@@ -167,7 +167,7 @@ def _conflicting(entry: Entry) -> Entry:
 
 def _number(connection: Connection, entries: Sequence[Entry]) -> list[int | None]:
     """Sequence numbers; assigned ones are recorded in ``runs``, missing ones reserved there."""
-    told: dict[tuple[str, str], int] = {}
+    assigned: dict[tuple[str, str], int] = {}
     wanted: dict[tuple[str, str], int] = {}
     numbers: list[int | None] = []
     for entry in entries:
@@ -177,9 +177,9 @@ def _number(connection: Connection, entries: Sequence[Entry]) -> list[int | None
         key = (event.user_id, event.run_id)
         if seq is None:
             wanted[key] = wanted.get(key, 0) + 1
-        elif seq > told.get(key, 0):
-            told[key] = seq
-    bulk.raise_runs(connection, told)
+        elif seq > assigned.get(key, 0):
+            assigned[key] = seq
+    bulk.raise_runs(connection, assigned)
     if not wanted:
         return numbers
     last = bulk.advance_runs(connection, wanted)
