@@ -33,7 +33,7 @@ class AckPoster:
         http: Http,
         url: str,
         backoff: FullJitter,
-        dice: Callable[[], float],
+        jitter: Callable[[], float],
         on_refused: Callable[[], object] = lambda: None,
     ) -> None:
         """
@@ -43,7 +43,7 @@ class AckPoster:
         self._http = http
         self._url = url
         self._backoff = backoff
-        self._dice = dice
+        self._jitter = jitter
         self._on_refused = on_refused
         self._waiting: dict[str, None] = {}
         self._idle = asyncio.Event()
@@ -88,7 +88,7 @@ class AckPoster:
                         self._waiting.pop(event_id, None)
                 else:
                     failures += 1
-                    await asyncio.sleep(self._backoff.delay(failures + 1, self._dice()))
+                    await asyncio.sleep(self._backoff.delay(failures + 1, self._jitter()))
         finally:
             self._idle.set()
 

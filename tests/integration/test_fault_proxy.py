@@ -105,7 +105,7 @@ async def test_a_cut_connection_is_reset_or_closed_and_new_ones_work() -> None:
     assert [action.kind for action in proxy.actions if action.kind != "connect"] == ["reset", "cut"]
 
 
-async def test_a_share_of_the_connections_is_cut_by_the_dice() -> None:
+async def test_a_share_of_the_connections_is_cut_at_random() -> None:
     async with server(Answering()) as port, fault_proxy(port) as proxy:
         callers = [await Caller.through(proxy) for _ in range(4)]
         for caller in callers:

@@ -46,7 +46,7 @@ class Away(FullJitter):
 
     seconds: float = 2.0
 
-    def delay(self, failures: int, dice: float) -> float:
+    def delay(self, failures: int, jitter: float) -> float:
         """See ``FullJitter``."""
         return self.seconds
 

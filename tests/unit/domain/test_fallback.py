@@ -177,7 +177,7 @@ class TestRepeats:
         done = [tried("direct", 1, Outcome.FAILED, ended=1.0)]
         assert decide(policy, done, now=2.0) == Step("email", 1, at(1.0))
 
-    def test_the_dice_move_a_retry_by_the_jitter_only(self) -> None:
+    def test_a_draw_moves_a_retry_by_the_jitter_only(self) -> None:
         jittery = step_on("sms", backoff=Backoff(10.0, 10.0, 0.5))
         failed = [tried("sms", 1, Outcome.FAILED)]
         ends = [retry_at(jittery, failed, policy_of(jittery), draw) for draw in (0.0, 0.5, 1.0)]

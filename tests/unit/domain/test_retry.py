@@ -19,7 +19,7 @@ def test_a_draw_shortens_or_lengthens_by_the_jitter(draw: float, seconds: float)
     assert Backoff(1.0, 9.0, 0.3).delay(1, draw) == pytest.approx(seconds)
 
 
-def test_performance_mode_waits_a_millisecond_whatever_the_dice() -> None:
+def test_performance_mode_waits_a_millisecond_for_any_draw() -> None:
     assert {PERFORMANCE.delay(retry, draw) for retry in (1, 5) for draw in (0.0, 0.99)} == {0.001}
 
 
