@@ -79,7 +79,7 @@ def make_policies(**classes: Mapping[str, Any]) -> Policies:
 
 
 class FakeClock:
-    """A clock that stands until it is moved; both UTC and monotonic."""
+    """A clock that only ``advance`` moves; both UTC and monotonic."""
 
     def __init__(self, start: datetime = START) -> None:
         self._now = start
@@ -98,7 +98,7 @@ class FakeClock:
 
 
 class MemoryLedger(SqlLedger):
-    """The real ledger on a database in memory, whose time stands until it is moved.
+    """The real ledger on a database in memory, whose time only the test moves.
 
     All stores, all rules and all SQL are those of the ledger on SQLite.
 

@@ -18,7 +18,7 @@ class ContractServer:
     """Attributes that tests set or read.
 
     Attributes:
-        events: wire events; unconfirmed ones are sent to whoever connects.
+        events: wire events; unconfirmed ones are sent to each client that connects.
         confirmed: ids in the order in which acks confirmed them.
         frames: every client frame, in order, of all connections.
         reads: frames wait in the network until it is set.

@@ -12,7 +12,7 @@ from sqlalchemy import URL, make_url
 
 @contextlib.contextmanager
 def created(server: str, template: str = "template0") -> Iterator[URL]:
-    """A new database on ``server``, dropped at the end whoever is connected."""
+    """A new database on ``server``, dropped at the end with its connections."""
     admin = make_url(server)
     name = f"test_{uuid.uuid4().hex}"
     _administer(admin, f"CREATE DATABASE {name} TEMPLATE {template}")

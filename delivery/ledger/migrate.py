@@ -34,7 +34,7 @@ def upgrade(url: str, revision: str = "head") -> None:
     """Move the database up to ``revision``.
 
     Raises:
-        ConfigError: no such revision, or the database stands at one that this package lacks.
+        ConfigError: no such revision, or the database has one that this package lacks.
         LedgerUnavailable: the database cannot be reached, or a table stayed locked.
 
     Effect: creates and alters tables. Safe to repeat.
@@ -55,7 +55,7 @@ def downgrade(url: str, revision: str) -> None:
 
 
 def current(url: str) -> str | None:
-    """The revision at which the database stands; ``None`` if it was never migrated."""
+    """The database's revision; ``None`` if it was never migrated."""
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
         return None  # looking must not create the file
@@ -77,7 +77,7 @@ def head() -> str:
 
 
 def is_current(url: str) -> bool:
-    """Whether the database stands at the newest revision."""
+    """Whether the database has the newest revision."""
     return current(url) == head()
 
 

@@ -184,7 +184,7 @@ def _pages(
         if record["kind"] == "entry":
             entries.append(_entry(record))
         else:
-            # Its entry stands before it; committing later entries first does no harm.
+            # Its entry comes before it; committing later entries first does no harm.
             proofs.append(Confirmation(**record["proof"]))
         if len(entries) + len(proofs) >= PAGE:
             yield offset, entries, proofs
