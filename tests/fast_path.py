@@ -10,7 +10,6 @@ import itertools
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -21,8 +20,7 @@ from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.ports import Bus, Journal
 from delivery.domain.records import FeedMark, Owed, Stored
-from delivery.domain.stores import Ledger
-from delivery.errors import LedgerUnavailable, Unauthenticated
+from delivery.errors import Unauthenticated
 from delivery.gateway.auth import Authenticator, Principal
 from delivery.gateway.connection import Connection, ConnectionContext
 from delivery.gateway.fast_path import FastPath
@@ -31,7 +29,11 @@ from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.registry import Registry
 from delivery.gateway.session import Session
 from delivery.ledger.access import LedgerAccess
+from delivery.ledger.sql.database import Database
+from delivery.ledger.stores.feed import FeedSql
+from delivery.ledger.stores.operations import OperationSql
 from delivery.protocol import Ack, Limits, ServerFrame, encode_event
+from delivery.testing import FakeClock, MemoryLedger, make_entry
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 _numbers = itertools.count(1)
@@ -70,101 +72,70 @@ def item(event: Event) -> tuple[Event, bytes]:
     return event, encode_event(event)
 
 
-class MemoryEvents:
-    """The reads that the gateway needs; ``is_away`` makes the ledger unreachable."""
+class CountedFeed(FeedSql):
+    """Counts the pages that were read."""
 
-    def __init__(self) -> None:
-        self.rows: list[Stored] = []
-        self.proved: set[tuple[str, str]] = set()  # id and by
-        self.expedited: list[str] = []
-        self.is_away = False
-        self.reads = 0
-
-    def add(self, event: Event, state: State = State.ACCEPTED, age: float = 0.0) -> Stored:
-        """Record an event ``age`` seconds ago."""
-        now = datetime.now(UTC)
-        row = Stored(
-            event=event,
-            position=len(self.rows) + 1,
-            state=state,
-            step=None,
-            due_at=None,
-            expires_at=now + timedelta(days=3),
-            generation=1,
-            recorded_at=now - timedelta(seconds=age),
-        )
-        self.rows.append(row)
-        return row
-
-    def confirm(self, event_id: str) -> None:
-        self.rows = [
-            replace(row, state=State.CONFIRMED) if row.event.id == event_id else row
-            for row in self.rows
-        ]
-
-    def expedite(self, ids: Sequence[str]) -> None:
-        self._check()
-        self.expedited.extend(ids)
-
-    def read(self, event_ids: Sequence[str]) -> list[Stored]:
-        self._check()
-        return [row for row in self.rows if row.event.id in event_ids]
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.pages = 0
 
     def page(
-        self,
-        user_id: str,
-        start: str | FeedMark | timedelta | None,
-        *,
-        by: str,
-        after: int = -1,
-        limit: int,
+        self, user_id: str, start: str | FeedMark | timedelta | None, **options: Any
     ) -> tuple[list[Owed], FeedMark | None]:
-        self._check()
-        self.reads += 1
-        mark = self._mark(user_id, start) if isinstance(start, str) else start
-        if isinstance(mark, timedelta):
-            mark = FeedMark(datetime.now(UTC) - mark, 0)
-        rows = [
-            row
-            for row in self.rows
-            if row.event.user_id == user_id
-            and row.position > after
-            and (row.state.is_unconfirmed or (mark is not None and row.recorded_at >= mark.since))
-        ]
-        return [
-            Owed(row.event, row.position, (row.event.id, by) in self.proved) for row in rows[:limit]
-        ], mark
-
-    def last_seqs(self, user_id: str, limit: int) -> dict[str, int]:
-        self._check()
-        found: dict[str, int] = {}
-        for row in self.rows:
-            if row.event.user_id == user_id and row.event.seq is not None:
-                found[row.event.run_id] = max(row.event.seq, found.get(row.event.run_id, 0))
+        found = super().page(user_id, start, **options)
+        self.pages += 1
         return found
 
-    def _mark(self, user_id: str, cursor: str) -> FeedMark | None:
-        for row in self.rows:
-            if row.event.id == cursor and row.event.user_id == user_id:
-                return FeedMark(row.recorded_at - timedelta(seconds=30), 0)
-        return None
 
-    def _check(self) -> None:
-        if self.is_away:
-            raise LedgerUnavailable("the ledger is away")
+class NotedOperations(OperationSql):
+    """Notes which events were expedited."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.expedited: list[str] = []
+
+    def expedite(self, event_ids: Sequence[str]) -> None:
+        super().expedite(event_ids)
+        self.expedited.extend(event_ids)
 
 
-class MemoryLedger:
-    """Only its events; the stores of what is done with them are one."""
+class NodeLedger(MemoryLedger):
+    """The ledger in memory, with events in any state and of any age."""
 
     def __init__(self) -> None:
-        self.events = self.feed = self.operations = MemoryEvents()
+        super().__init__(FakeClock(datetime.now(UTC)))
+        self.feed: CountedFeed = CountedFeed(self.database)
+        self.operations: NotedOperations = NotedOperations(self.database)
+
+    def add(
+        self,
+        event: Event,
+        state: State = State.ACCEPTED,
+        age: float = 0.0,
+        *,
+        by: str = "another device",
+    ) -> Stored:
+        """Record an event ``age`` seconds ago and lead it to a state; ``by`` confirms it."""
+        self.advance(-age)
+        on_chain = state in (State.FALLING_BACK, State.DEAD, State.PARKED)
+        entry = make_entry(event, sent=state is State.SENT, hand_over=on_chain)
+        self.recording.commit([entry])
+        if state is State.CONFIRMED:
+            proof = Confirmation(event.id, event.user_id, "websocket", by, "connection")
+            self.confirmations.confirm([proof])
+        if state in (State.DEAD, State.PARKED):
+            [claim] = self.chain.claim([event.id], 60.0)
+            self.chain.finish_all([(claim, state is State.DEAD)])
+        self.advance(age)
+        [stored] = self.events.read([event.id])
+        assert stored.state is state
+        return stored
 
 
 class MemoryJournal:
-    """Remembers what it was told; calls run in a thread, as in the real one."""
+    """Remembers what it was told, and confirms at once."""
 
-    def __init__(self, ledger: MemoryLedger) -> None:
+    def __init__(self, ledger: NodeLedger) -> None:
         self._ledger = ledger
         self.proofs: list[Confirmation] = []
         self.hand_overs: list[tuple[str, str]] = []
@@ -178,8 +149,7 @@ class MemoryJournal:
 
     def confirm(self, proofs: Sequence[Confirmation]) -> None:
         self.proofs.extend(proofs)
-        for proof in proofs:
-            self._ledger.events.confirm(proof.event_id)
+        self._ledger.confirmations.confirm(proofs)
 
     def hand_over(self, event_id: str, reason: str) -> None:
         self.hand_overs.append((event_id, reason))
@@ -214,14 +184,13 @@ class Node:
         *,
         limits: Limits | None = None,
         bus: Bus | None = None,
-        ledger: MemoryLedger | None = None,
+        ledger: NodeLedger | None = None,
         queue_copies: ReadQueueCopies | None = None,
         max_per_user: int = 50,
         send_timeout: float = 10.0,
         admission: Admission | None = None,
     ) -> None:
-        self.ledger = ledger or MemoryLedger()
-        self.events = self.ledger.events
+        self.ledger = ledger or NodeLedger()
         self.journal = MemoryJournal(self.ledger)
         self.tokens = NamedTokens()
         self.confirmed: list[str] = []
@@ -230,7 +199,7 @@ class Node:
         self.registry = Registry(name, bus, max_per_user=max_per_user)
         self.bus = bus
         self.limits = limits or Limits()
-        self.access = LedgerAccess(cast(Ledger, self.ledger))
+        self.access = LedgerAccess(self.ledger)
         self.outcomes = Outcomes(
             cast(Journal, self.journal),
             self.access,
@@ -266,7 +235,7 @@ class Node:
     def emit(self, event: Event, *, record: bool = True) -> int:
         """Record (unless ephemeral) and push, as the emitter does. Returns who was reached."""
         if record and event.event_class.is_durable:
-            self.events.add(event)
+            self.ledger.add(event)
         return self.registry.push(event, encode_event(event)).connections
 
 

@@ -80,9 +80,9 @@ async def test_a_stream_is_not_held_back_by_missing_acks() -> None:
 
 async def test_last_event_id_is_the_cursor() -> None:
     async with serve(Node()) as node:
-        node.events.add(make_event(), State.CONFIRMED, age=200.0)
-        cursor = node.events.add(make_event(), State.CONFIRMED, age=100.0).event.id
-        after = node.events.add(make_event(), age=5.0).event.id
+        node.ledger.add(make_event(), State.CONFIRMED, age=200.0)
+        cursor = node.ledger.add(make_event(), State.CONFIRMED, age=100.0).event.id
+        after = node.ledger.add(make_event(), age=5.0).event.id
         async with stream(node, **{"Last-Event-ID": cursor}) as (reader, welcome):
             assert welcome["recovered"] is True
             assert [(await reader.event())[0] for _ in range(2)] == [cursor, after]

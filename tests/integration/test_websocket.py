@@ -166,8 +166,8 @@ async def test_two_devices_both_hear_and_both_confirm() -> None:
 
 async def test_what_is_unconfirmed_is_replayed_on_connect() -> None:
     async with serve(Node()) as node:
-        owed = [node.events.add(make_event()).event.id for _ in range(250)]
-        node.events.add(make_event(), State.CONFIRMED)
+        owed = [node.ledger.add(make_event()).event.id for _ in range(250)]
+        node.ledger.add(make_event(), State.CONFIRMED)
         async with joined(node) as (ws, welcome):
             assert welcome["recovered"] is True
             assert await events_of(ws, 250) == (owed, 250)
@@ -177,9 +177,9 @@ async def test_what_is_unconfirmed_is_replayed_on_connect() -> None:
 
 async def test_a_cursor_replays_what_came_around_and_after_it() -> None:
     async with serve(Node()) as node:
-        node.events.add(make_event(), State.CONFIRMED, age=200.0)
-        cursor = node.events.add(make_event(), State.CONFIRMED, age=100.0).event.id
-        after = node.events.add(make_event(), State.CONFIRMED, age=50.0).event.id
+        node.ledger.add(make_event(), State.CONFIRMED, age=200.0)
+        cursor = node.ledger.add(make_event(), State.CONFIRMED, age=100.0).event.id
+        after = node.ledger.add(make_event(), State.CONFIRMED, age=50.0).event.id
         async with joined(node, cursor=cursor) as (ws, welcome):
             assert welcome["recovered"] is True
             assert (await events_of(ws, 2))[0] == [cursor, after]
@@ -187,7 +187,7 @@ async def test_a_cursor_replays_what_came_around_and_after_it() -> None:
 
 async def test_an_unknown_cursor_says_so_and_brings_the_unconfirmed() -> None:
     async with serve(Node()) as node:
-        owed = node.events.add(make_event()).event.id
+        owed = node.ledger.add(make_event()).event.id
         async with joined(node, cursor=make_id()) as (ws, welcome):
             assert welcome["recovered"] is False
             assert (await events_of(ws, 1))[0] == [owed]
@@ -200,7 +200,7 @@ async def test_without_the_ledger_the_second_copy_is_sent_and_pushes_flow() -> N
         return [copy]
 
     async with serve(Node(queue_copies=queue_copies)) as node:
-        node.events.is_away = True
+        node.ledger.go_away()
         async with joined(node) as (ws, welcome):
             assert welcome["recovered"] is False
             assert (await events_of(ws, 1))[0] == [copy.id]
@@ -354,12 +354,13 @@ async def test_a_client_that_reads_nothing_is_dropped_and_keeps_no_other_waiting
     async with serve(node):
         stuck = await raw_client(node, 4_096)
         async with joined(node) as (ws, _):
-            sent = []
-            for _ in range(200):
-                event = make_event(data={"text": "x" * 60_000})
-                sent.append(event.id)
-                node.emit(event)
+            events = [make_event(data={"text": "x" * 60_000}) for _ in range(200)]
+            for event in events:  # a commit before each push would hold up the loop
+                node.ledger.add(event)
+            for event in events:
+                node.emit(event, record=False)
                 await asyncio.sleep(0)
+            sent = [event.id for event in events]
             received: list[str] = []
             while len(received) < len(sent):
                 ids, n = await events_of(ws, 1)
@@ -436,13 +437,13 @@ async def test_a_worker_asks_over_the_bus_for_a_resend_and_gets_the_count() -> N
     heard: list[NodeMessage] = []
     await worker.start(heard.append)
     async with serve(node), joined(node) as (ws, _):
-        stored = node.events.add(make_event())
+        stored = node.ledger.add(make_event())
         reading = asyncio.create_task(events_of(ws, 1))
         ids = [stored.event.id]
         worker.publish(ResendRequest(node="w", request="r1", user="ada", ids=ids, timeout=5.0))
         assert (await reading)[0] == [stored.event.id]
         await until(lambda: ResendAnswer(node="n1", request="r1", count=1) in heard)
-        woken = node.events.add(make_event()).event.id
+        woken = node.ledger.add(make_event()).event.id
         worker.publish(Wake(node="w", users=["ada"]))
         assert (await events_of(ws, 1))[0] == [woken]
     await worker.stop()

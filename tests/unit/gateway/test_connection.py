@@ -14,10 +14,10 @@ from delivery.domain.stores import Ledger
 from delivery.gateway.feed import Feed, FeedReader
 from delivery.ledger.access import LedgerAccess
 from delivery.protocol import Connected, Limits
-from tests.fast_path import Desk, MemoryJournal, MemoryLedger, Node, make_event, make_id, until
+from tests.fast_path import Desk, MemoryJournal, Node, NodeLedger, make_event, make_id, until
 
 
-def feed_reader(ledger: MemoryLedger, **options: object) -> FeedReader:
+def feed_reader(ledger: NodeLedger, **options: object) -> FeedReader:
     journal = MemoryJournal(ledger)
     reads = LedgerAccess(cast(Ledger, ledger))
     return FeedReader(reads, cast(Journal, journal), **options)  # type: ignore[arg-type]
@@ -28,20 +28,20 @@ def ids(page_items: list[tuple[Event, bytes]]) -> list[str]:
 
 
 async def test_without_a_cursor_everything_unconfirmed_is_owed() -> None:
-    ledger = MemoryLedger()
+    ledger = NodeLedger()
     owed = [
-        ledger.events.add(make_event(), state).event.id
+        ledger.add(make_event(), state).event.id
         for state in (State.ACCEPTED, State.SENT, State.FALLING_BACK, State.DEAD, State.PARKED)
     ]
-    ledger.events.add(make_event(), State.CONFIRMED)
-    ledger.events.add(make_event("eve"))
+    ledger.add(make_event(), State.CONFIRMED)
+    ledger.add(make_event("eve"))
     page = await Feed(feed_reader(ledger), "ada", "phone").open(None)
     assert (ids(page.items), page.recovered, page.is_last) == (owed, True, True)
 
 
 async def test_a_cursor_adds_what_was_recorded_since_30_s_before_it() -> None:
-    ledger = MemoryLedger()
-    add = ledger.events.add
+    ledger = NodeLedger()
+    add = ledger.add
     add(make_event(), State.CONFIRMED, age=100.0)
     near = add(make_event(), State.CONFIRMED, age=75.0).event.id
     cursor = add(make_event(), State.CONFIRMED, age=50.0).event.id
@@ -51,17 +51,17 @@ async def test_a_cursor_adds_what_was_recorded_since_30_s_before_it() -> None:
 
 
 async def test_an_unknown_cursor_is_not_recovered_and_still_gets_the_unconfirmed() -> None:
-    ledger = MemoryLedger()
-    owed = ledger.events.add(make_event()).event.id
-    strangers = ledger.events.add(make_event("eve"), State.CONFIRMED).event.id
+    ledger = NodeLedger()
+    owed = ledger.add(make_event()).event.id
+    strangers = ledger.add(make_event("eve"), State.CONFIRMED).event.id
     for cursor in (make_id(), strangers, "not an id"):
         page = await Feed(feed_reader(ledger), "ada", "phone").open(cursor)
         assert (ids(page.items), page.recovered) == ([owed], False)
 
 
 async def test_pages_follow_each_other_without_gap_or_repetition() -> None:
-    ledger = MemoryLedger()
-    owed = [ledger.events.add(make_event()).event.id for _ in range(7)]
+    ledger = NodeLedger()
+    owed = [ledger.add(make_event()).event.id for _ in range(7)]
     feed = Feed(feed_reader(ledger, page=3), "ada", "phone")
     pages = [await feed.open(None), await feed.more(), await feed.more()]
     assert [event_id for page in pages for event_id in ids(page.items)] == owed
@@ -69,8 +69,8 @@ async def test_pages_follow_each_other_without_gap_or_repetition() -> None:
 
 
 async def test_without_the_ledger_the_users_own_second_copy_is_read() -> None:
-    ledger = MemoryLedger()
-    ledger.events.is_away = True
+    ledger = NodeLedger()
+    ledger.go_away()
     mine, strangers = make_event(), make_event("eve")
 
     async def queue_copies(user_id: str) -> list[Event]:
@@ -82,7 +82,7 @@ async def test_without_the_ledger_the_users_own_second_copy_is_read() -> None:
 
 async def test_pages_are_read_as_acks_make_room_and_then_the_connection_is_live() -> None:
     desk = Desk(Node(limits=Limits(max_in_flight=4)))
-    owed = [desk.node.events.add(make_event()).event.id for _ in range(25)]
+    owed = [desk.node.ledger.add(make_event()).event.id for _ in range(25)]
     connection, writer = desk.begin()
     await until(lambda: len(writer.ids) == 4)
     fresh = make_event()
@@ -113,14 +113,14 @@ async def test_a_connection_that_begins_in_the_middle_of_a_run_need_not_ask_what
     None
 ):
     desk = Desk()
-    events = desk.node.events
+    ledger = desk.node.ledger
     for seq in (1, 2):
-        events.add(make_event(seq=seq), State.CONFIRMED)
+        ledger.add(make_event(seq=seq), State.CONFIRMED)
     connection, writer = await desk.connect()
-    reads = events.reads
+    reads = ledger.feed.pages
     desk.node.emit(third := make_event(seq=3))
     await until(lambda: writer.ids == [third.id])
-    assert (connection.is_live, events.reads) == (True, reads)
+    assert (connection.is_live, ledger.feed.pages) == (True, reads)
     desk.node.emit(make_event(seq=5))
     assert not connection.is_live, "the fourth went past it"
 
@@ -145,7 +145,7 @@ async def test_an_overflow_is_mended_from_the_ledger_after_the_journal_was_flush
 async def test_a_wake_up_brings_what_only_the_ledger_knows() -> None:
     desk = Desk()
     _, writer = await desk.connect()
-    elsewhere = desk.node.events.add(make_event()).event.id
+    elsewhere = desk.node.ledger.add(make_event()).event.id
     desk.registry.wake("ada")
     await until(lambda: writer.ids == [elsewhere])
 
@@ -153,24 +153,25 @@ async def test_a_wake_up_brings_what_only_the_ledger_knows() -> None:
 async def test_a_gap_on_the_bus_makes_everybody_catch_up() -> None:
     desk = Desk()
     _, writer = await desk.connect()
-    lost = desk.node.events.add(make_event()).event.id
+    lost = desk.node.ledger.add(make_event()).event.id
     desk.node.gateway.path.on_message(Gap(node="node-1"))
     await until(lambda: writer.ids == [lost])
 
 
 async def test_pushes_flow_while_the_ledger_is_away_and_it_is_read_when_it_is_back() -> None:
     desk = Desk()
-    missed = desk.node.events.add(make_event()).event.id
-    desk.node.events.is_away = True
+    missed = desk.node.ledger.add(make_event()).event.id
+    desk.node.ledger.go_away()
     connection, writer = await desk.connect()
     [welcome] = writer.frames
     assert isinstance(welcome, Connected)
     assert not welcome.recovered
     pushed = make_event()
-    desk.node.emit(pushed)
+    desk.node.emit(pushed, record=False)
     await until(lambda: writer.ids == [pushed.id])
     connection.on_tick(desk.clock.now)
-    desk.node.events.is_away = False
+    desk.node.ledger.come_back()
+    desk.node.ledger.add(pushed)
     assert connection.is_live, "it is not tried again before its time"
     desk.clock.now += 1.1
     connection.on_tick(desk.clock.now)
@@ -192,12 +193,10 @@ async def test_acks_are_proofs_with_device_and_connection_and_wake_receipts() ->
 
 async def test_what_a_client_gets_and_acknowledges_again_is_no_second_proof() -> None:
     desk = Desk()
-    events = desk.node.events
-    mine, elses, fresh = (
-        events.add(make_event(), state).event
-        for state in (State.CONFIRMED, State.CONFIRMED, State.SENT)
-    )
-    events.proved.add((mine.id, "ada"))
+    ledger = desk.node.ledger
+    mine = ledger.add(make_event(), State.CONFIRMED, by="ada").event
+    elses = ledger.add(make_event(), State.CONFIRMED).event
+    fresh = ledger.add(make_event(), State.SENT).event
     connection, writer = desk.begin(cursor=mine.id)
     await until(lambda: connection.is_live)
     assert writer.ids == [mine.id, elses.id, fresh.id]
@@ -233,12 +232,12 @@ async def test_a_client_that_reads_again_in_time_gets_what_waited() -> None:
 
 async def test_a_fault_while_feeding_makes_the_client_come_back() -> None:
     desk = Desk()
-    desk.node.events.add(make_event())
+    desk.node.ledger.add(make_event())
 
     def broken(*args: object, **kwargs: object) -> list[Stored]:
         raise ZeroDivisionError
 
-    desk.node.events.page = broken  # type: ignore[method-assign]
+    desk.node.ledger.feed.page = broken  # type: ignore[method-assign]
     _, writer = desk.begin()
     await until(lambda: writer.closed)
     assert (writer.closed or (0, ""))[0] == 3011

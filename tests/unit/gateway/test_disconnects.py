@@ -32,9 +32,9 @@ async def in_flight() -> tuple[Desk, Connection, Event]:
 async def test_what_a_client_leaves_unacknowledged_goes_to_the_chain_soon() -> None:
     desk, connection, event = await in_flight()
     connection.detach("the client left")
-    assert desk.node.events.expedited == [], "it gets a moment to come back"
+    assert desk.node.ledger.operations.expedited == [], "it gets a moment to come back"
     await until(lambda: desk.node.chain_calls == 1)
-    assert desk.node.events.expedited == [event.id]
+    assert desk.node.ledger.operations.expedited == [event.id]
 
 
 async def test_a_client_that_is_back_in_time_is_spared_the_chain() -> None:
@@ -47,8 +47,8 @@ async def test_a_client_that_is_back_in_time_is_spared_the_chain() -> None:
     desk.node.emit(other := make_event("eve"))
     await until(lambda: leaver.session.in_flight.n == 2)
     leaver.detach("the client left")
-    await until(lambda: other.id in desk.node.events.expedited)
-    assert event.id not in desk.node.events.expedited
+    await until(lambda: other.id in desk.node.ledger.operations.expedited)
+    assert event.id not in desk.node.ledger.operations.expedited
 
 
 async def test_another_device_spares_the_chain() -> None:
@@ -94,10 +94,10 @@ async def test_a_crowd_ends_a_few_per_turn_and_in_order() -> None:
 
 async def test_a_ledger_that_is_away_leaves_them_to_their_due_time() -> None:
     desk, connection, _ = await in_flight()
-    desk.node.events.is_away = True
+    desk.node.ledger.go_away()
     connection.detach("the client left")
     await until(lambda: not desk.context.outcomes._reconnect_grace._task)
-    assert desk.node.events.expedited == []
+    assert desk.node.ledger.operations.expedited == []
     assert desk.node.chain_calls == 0
 
 

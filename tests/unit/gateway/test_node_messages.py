@@ -152,7 +152,7 @@ async def test_a_message_of_another_release_changes_nothing_and_the_next_is_hear
     caplog.set_level(logging.INFO, "delivery.bus")
     async with bench() as one:
         _, writer = await Desk(one.node).connect()
-        one.node.events.add(make_event())
+        one.node.ledger.add(make_event())
         one.say_raw(raw)
         one.say_raw(raw)
         await one.hears()

@@ -127,7 +127,8 @@ async def test_a_resend_reaches_the_sockets_that_answer_and_drops_the_others() -
     desk.node.emit(event)
     await until(lambda: alive_sink.ids and silent_sink.ids and stuck_sink.ids)
     stuck_sink.is_blocked = True
-    resend = asyncio.create_task(desk.registry.resend("ada", desk.node.events.rows, 0.2))
+    stored = desk.node.ledger.events.read([event.id])
+    resend = asyncio.create_task(desk.registry.resend("ada", stored, 0.2))
     await until(lambda: alive_sink.pings)
     alive.on_pong(alive_sink.pings[0])
     assert await resend == 1
@@ -152,7 +153,7 @@ async def test_a_resend_probes_the_healthiest_connection_first() -> None:
 async def test_a_resend_never_carries_another_users_event() -> None:
     desk = Desk()
     connection, writer = await desk.connect()
-    stored = desk.node.events.add(make_event("eve"))
+    stored = desk.node.ledger.add(make_event("eve"))
     resend = asyncio.create_task(desk.registry.resend("ada", [stored], 1.0))
     await until(lambda: writer.pings)
     connection.on_pong(writer.pings[0])

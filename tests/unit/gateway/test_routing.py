@@ -164,9 +164,9 @@ async def test_an_only_device_reads_the_ledger_once() -> None:
     async with nodes("n1", "n2") as (first, _):
         desk = Desk(first)
         connection, _ = await desk.connect()
-        reads = first.events.reads
+        reads = first.ledger.feed.pages
         desk.clock.now += 4.0
         connection.on_tick(desk.clock.now)
         first.emit(make_event())
         await until(lambda: connection.session.in_flight.n == 1)
-        assert first.events.reads == reads
+        assert first.ledger.feed.pages == reads
