@@ -247,10 +247,3 @@ class ContractServer:
         if event is None:
             return web.json_response({"title": "not found"}, status=404)
         return web.json_response(event | {"state": self.states.get(event["id"], "accepted")})
-
-
-async def until(condition: Callable[[], object], timeout: float = 5.0) -> None:
-    """Wait until a condition holds."""
-    async with asyncio.timeout(timeout):
-        while not condition():
-            await asyncio.sleep(0.002)

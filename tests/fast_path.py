@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -34,6 +34,7 @@ from delivery.ledger.stores.feed import FeedSql
 from delivery.ledger.stores.operations import OperationSql
 from delivery.protocol import Ack, Limits, ServerFrame, encode_event
 from delivery.testing import FakeClock, MemoryLedger, make_entry
+from tests.waiting import until
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 _numbers = itertools.count(1)
@@ -247,18 +248,6 @@ async def serve(node: Node) -> AsyncIterator[Node]:
         yield node
     finally:
         await node.gateway.stop(0.0)
-
-
-async def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
-    """Wait until a condition holds.
-
-    Raises:
-        AssertionError: it did not in time.
-    """
-    deadline = asyncio.get_running_loop().time() + timeout
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, "the condition never came true"
-        await asyncio.sleep(0.005)
 
 
 class MemoryWriter:

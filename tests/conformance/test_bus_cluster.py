@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, closing
 
 import msgspec
@@ -26,6 +26,7 @@ from delivery.domain.node_messages import (
 )
 from tests import servers
 from tests.messages import make_event
+from tests.waiting import until
 
 DEADLINE = 30.0
 # Probes come often; a process that a busy machine holds up for a while is not deaf.
@@ -37,12 +38,6 @@ def members() -> Iterator[list[servers.Server]]:
     """Two servers that share the slots."""
     with servers.redis_cluster(2) as members:
         yield members
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def push(number: int) -> Pushes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from delivery.bus.redis_bus import CHANNEL, RedisBus
 from delivery.domain.node_messages import Bye, Gap, Hello, NodeMessage, Wake
 from delivery.errors import ConfigError
 from tests import servers
+from tests.waiting import until
 
 DEADLINE = 20.0
 QUICK = {"probe_interval": 0.05, "probe_timeout": 0.5, "timeout": 0.3, "jitter": lambda: 0.5}
@@ -30,12 +31,6 @@ def own_redis() -> Iterator[servers.Server]:
 
 def port_of(url: str) -> int:
     return int(url.rpartition(":")[2].partition("/")[0])
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def number(n: int) -> NodeMessage:

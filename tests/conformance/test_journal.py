@@ -21,6 +21,7 @@ from delivery.errors import LedgerUnavailable, Overloaded, SpoolFull
 from delivery.ledger import SqlLedger
 from delivery.ledger.journal.journal import JournalThread
 from delivery.ledger.journal.spool import Spool
+from tests.waiting import until
 
 
 def entry(run: str = "run", **changes: Any) -> Entry:
@@ -85,13 +86,6 @@ def submit(journal: JournalThread, one: Entry) -> asyncio.Future[Receipted]:
     return future
 
 
-async def eventually(condition: Any, timeout: float = 10.0) -> None:
-    """Poll a condition that no signal announces, until it holds or the deadline passes."""
-    async with asyncio.timeout(timeout):
-        while not await condition():
-            await asyncio.sleep(0.01)
-
-
 async def test_an_answer_comes_when_the_event_is_in_the_ledger(
     journal: JournalThread, ledger: SqlLedger
 ) -> None:
@@ -136,7 +130,7 @@ async def test_a_proof_finds_the_event_that_another_node_records_later(
     async def is_confirmed() -> bool:
         return ledger.events.read([theirs.event.id])[0].state is State.CONFIRMED
 
-    await eventually(is_confirmed)
+    await until(is_confirmed)
 
 
 async def test_a_hand_over_follows_its_insert(journal: JournalThread, ledger: SqlLedger) -> None:
@@ -165,7 +159,7 @@ async def test_events_of_an_outage_are_spooled_and_arrive_in_order_afterwards(
     async def drained() -> bool:
         return len(ledger.events.read([e.event.id for e in entries])) == 50
 
-    await eventually(drained)
+    await until(drained)
     fed, _ = ledger.feed.page("ada", None, by="ada", limit=100)
     assert [one.event.seq for one in fed] == list(range(2, 51))
     [first] = ledger.events.read([entries[0].event.id])
@@ -185,7 +179,7 @@ async def test_a_journal_that_is_never_idle_notices_that_its_ledger_is_back(
         await asyncio.wait_for(submit(journal, entry(seq=next(numbers))), 10)
         return journal.is_ledger_up
 
-    await eventually(is_back)
+    await until(is_back)
 
 
 async def test_a_journal_that_is_never_idle_adopts_the_spool_of_a_dead_process(
@@ -200,7 +194,7 @@ async def test_a_journal_that_is_never_idle_adopts_the_spool_of_a_dead_process(
         await asyncio.wait_for(submit(journal, entry(seq=next(numbers))), 10)
         return ledger.events.get(left.event.id) is not None
 
-    await eventually(is_adopted, 15.0)
+    await until(is_adopted, 15.0)
 
 
 async def test_no_entry_waits_for_the_ping_of_a_frozen_ledger(
@@ -220,7 +214,7 @@ async def test_no_entry_waits_for_the_ping_of_a_frozen_ledger(
     async def is_asking() -> bool:
         return asked.is_set()
 
-    await eventually(is_asking)
+    await until(is_asking)
     begun = time.monotonic()
     await asyncio.wait_for(submit(journal, entry(seq=2)), 10)
     assert time.monotonic() - begun < 5.0
@@ -230,7 +224,7 @@ async def test_no_entry_waits_for_the_ping_of_a_frozen_ledger(
     async def is_back() -> bool:
         return journal.is_ledger_up
 
-    await eventually(is_back)
+    await until(is_back)
 
 
 async def test_a_full_spool_refuses_instead_of_accepting(ledger: SqlLedger, tmp_path: Path) -> None:
@@ -249,7 +243,7 @@ async def test_a_full_spool_refuses_instead_of_accepting(ledger: SqlLedger, tmp_
     async def accepts() -> bool:
         return journal.refusal is None
 
-    await eventually(accepts)
+    await until(accepts)
     await asyncio.wait_for(submit(journal, entry(data={"text": "x" * 200})), 10)
     await journal.stop()
     assert journal.refusal is not None
@@ -297,8 +291,8 @@ async def test_a_spooled_event_that_cannot_be_recorded_is_set_aside_and_the_rest
         refused = (tmp_path / "spool").glob("*.refused")
         return any(bad.event.id in file.read_text() for file in refused)
 
-    await eventually(drained)
-    await eventually(kept)  # written after the rest was committed
+    await until(drained)
+    await until(kept)  # written after the rest was committed
 
 
 async def test_a_full_buffer_refuses_at_once(ledger: SqlLedger) -> None:

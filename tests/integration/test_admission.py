@@ -10,7 +10,8 @@ import pytest
 
 from delivery.api import runner
 from delivery.api.admission import Admission
-from tests.fast_path import Node, make_event, serve, until
+from tests.fast_path import Node, make_event, serve
+from tests.waiting import until
 
 
 async def is_open(reader: asyncio.StreamReader) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from delivery.tasks.executor import Executor, TimeLimits
 from delivery.tasks.fallback import Maintenance, register, register_maintenance
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Alerter, Sweeper
+from tests.waiting import until_blocking
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -164,14 +163,6 @@ class World:
         return f"https://x/unsubscribe/{user_id}/{channel}"
 
 
-def until(condition: Callable[[], object], seconds: float = 40.0) -> None:
-    """Wait for a condition with a deadline."""
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "it did not happen in time"
-        threading.Event().wait(0.02)
-
-
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     made = World(tmp_path)
@@ -184,7 +175,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def test_an_unconfirmed_event_goes_down_the_chain_to_the_operators(world: World) -> None:
     [event_id] = world.accept()
-    until(lambda: world.all_are([event_id], State.DEAD))
+    until_blocking(lambda: world.all_are([event_id], State.DEAD))
     tried = [
         (a.channel, a.number, a.outcome.value)
         for a in world.timeline(event_id).attempts
@@ -205,7 +196,7 @@ def test_an_unconfirmed_event_goes_down_the_chain_to_the_operators(world: World)
 
 def test_forty_events_are_one_mail_one_sms_and_one_notice_to_operators(world: World) -> None:
     ids = world.accept(40)
-    until(lambda: world.all_are(ids, State.DEAD))
+    until_blocking(lambda: world.all_are(ids, State.DEAD))
     for name in ("email", "sms"):
         [message] = world.boxes[name].messages
         assert {event.id for event in message.events} == set(ids)
@@ -215,7 +206,7 @@ def test_forty_events_are_one_mail_one_sms_and_one_notice_to_operators(world: Wo
 def test_a_mail_server_that_fails_once_gets_the_same_message_again(world: World) -> None:
     world.boxes["email"].faults = [ChannelUnavailable("421 later")]
     [event_id] = world.accept()
-    until(lambda: world.all_are([event_id], State.DEAD))
+    until_blocking(lambda: world.all_are([event_id], State.DEAD))
     first, second = world.boxes["email"].messages
     assert first.key == second.key
     assert (first.number, second.number) == (1, 2)
@@ -223,7 +214,7 @@ def test_a_mail_server_that_fails_once_gets_the_same_message_again(world: World)
 
 def test_a_class_without_a_chain_parks(world: World) -> None:
     ids = world.accept(event_class="standard")
-    until(lambda: world.all_are(ids, State.PARKED))
+    until_blocking(lambda: world.all_are(ids, State.PARKED))
 
 
 def test_an_ack_cancels_the_pending_email(tmp_path: Path) -> None:
@@ -232,12 +223,12 @@ def test_an_ack_cancels_the_pending_email(tmp_path: Path) -> None:
     try:
         world.start()
         [event_id] = world.accept()
-        until(lambda: world.timeline(event_id).stored.digest_id)
+        until_blocking(lambda: world.timeline(event_id).stored.digest_id)
         world.ledger.confirmations.confirm([Confirmation(event_id, "u", "websocket", "u", "c1")])
         other = world.accept(user_id="other")  # its mail is due later than the cancelled one
-        until(lambda: world.boxes["email"].messages)
+        until_blocking(lambda: world.boxes["email"].messages)
         assert {m.user_id for m in world.boxes["email"].messages} == {"other"}
-        until(lambda: world.all_are(other, State.PARKED))
+        until_blocking(lambda: world.all_are(other, State.PARKED))
         assert world.timeline(event_id).stored.state is State.CONFIRMED
     finally:
         world.stop()
@@ -257,7 +248,7 @@ def test_what_the_broker_lost_is_published_again(tmp_path: Path) -> None:
     try:
         world.start()
         ids = world.accept()
-        until(lambda: world.all_are(ids, State.PARKED))
+        until_blocking(lambda: world.all_are(ids, State.PARKED))
         assert published[:2] == ["database", "database"]
     finally:
         world.stop()
@@ -265,9 +256,9 @@ def test_what_the_broker_lost_is_published_again(tmp_path: Path) -> None:
 
 def test_an_alert_is_resolved_when_its_event_is_confirmed_after_all(world: World) -> None:
     [event_id] = world.accept()
-    until(lambda: world.all_are([event_id], State.DEAD))
+    until_blocking(lambda: world.all_are([event_id], State.DEAD))
     world.ledger.confirmations.confirm([Confirmation(event_id, "u", "websocket", "u", "c1")])
-    until(lambda: not world.ledger.alerts.firing())
+    until_blocking(lambda: not world.ledger.alerts.firing())
     assert len(world.resolved) == 1
 
 
@@ -276,7 +267,7 @@ def test_the_worker_can_be_stopped_and_started_again(world: World) -> None:
     assert not world.worker.is_running
     world.worker.start()
     ids = world.accept()
-    until(lambda: world.all_are(ids, State.DEAD))
+    until_blocking(lambda: world.all_are(ids, State.DEAD))
 
 
 def test_the_worker_starts_once(world: World) -> None:

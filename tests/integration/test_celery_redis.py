@@ -6,9 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,19 +24,12 @@ from delivery.tasks.app import ALL_QUEUES, make_app
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Sweeper
 from tests import servers
+from tests.waiting import until_blocking
 
 pytestmark = pytest.mark.timeout(120)
 
 ROOT = Path(__file__).parents[2]
 POLICIES = parse_policies({"class": {"critical": {"chain": [{"channel": "emergency"}]}}})
-
-
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait for a condition with a deadline."""
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "it did not happen in time"
-        threading.Event().wait(0.05)
 
 
 class Chain:
@@ -116,7 +108,7 @@ class Chain:
             assert found is not None
             return found.stored.state is State.PARKED
 
-        until(over)
+        until_blocking(over)
 
     def close(self) -> None:
         self.relay.stop()
@@ -165,7 +157,7 @@ def test_a_killed_worker_loses_nothing_and_sends_nothing_twice(chain: Chain) -> 
     with chain.worker() as process:
         caught = chain.hand_over()
         chain.sweeper.sweep()
-        until(lambda: chain.messages == [caught])
+        until_blocking(lambda: chain.messages == [caught])
         process.send_signal(signal.SIGKILL)
         process.wait(5.0)
     waiting = chain.hand_over()
@@ -184,7 +176,7 @@ def test_losing_the_whole_broker_loses_nothing(tmp_path: Path) -> None:
         chain.relay.start()
         event_id = chain.hand_over()
         chain.sweeper.sweep()
-        until(lambda: chain.relay.sent == 1)
+        until_blocking(lambda: chain.relay.sent == 1)
         chain.close()
     with servers.redis_server() as second:
         chain = Chain(tmp_path, second.url)
@@ -200,20 +192,20 @@ def test_a_broker_that_stops_answering_holds_up_no_publisher() -> None:
         relay = Relay(make_app(server.url))
         relay.start()
         relay.publish("queue", ["before"])
-        until(lambda: relay.sent == 1)
+        until_blocking(lambda: relay.sent == 1)
         server.stop()
         began = time.monotonic()
         for number in range(100):
             relay.publish("queue", [f"id{number}"])
         assert time.monotonic() - began < 0.5
-        until(lambda: relay.failed, 10.0)
+        until_blocking(lambda: relay.failed, 10.0)
         server.cont()
 
         def again() -> bool:
             relay.publish("queue", ["after"])
             return relay.sent > 1
 
-        until(again, 20.0)
+        until_blocking(again, 20.0)
         relay.stop()
 
 

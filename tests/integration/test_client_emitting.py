@@ -21,7 +21,8 @@ from delivery.errors import (
     Unreachable,
 )
 from delivery.testing import make_id
-from tests.contract_server import ContractServer, until
+from tests.contract_server import ContractServer
+from tests.waiting import until
 
 
 @pytest.fixture

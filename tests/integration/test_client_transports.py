@@ -16,7 +16,8 @@ from delivery.client.sync_client import BlockingClient
 from delivery.domain.event import EventClass
 from delivery.errors import ConfigError, Unauthenticated, Unreachable
 from delivery.testing import make_event, make_id
-from tests.contract_server import ContractServer, until
+from tests.contract_server import ContractServer
+from tests.waiting import until
 
 AT_ONCE = FullJitter(base=0.001, max=0.01)
 NEVER = 3_600.0

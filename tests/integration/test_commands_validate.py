@@ -21,8 +21,8 @@ from delivery.client.backoff import FullJitter
 from delivery.client.client import Client
 from delivery.client.store import FileStore
 from tests.browser.gate import Gate
-from tests.contract_server import until
 from tests.processes import run_command, running
+from tests.waiting import until
 
 SECRET = "only-for-tests-" + "v" * 32
 AT_ONCE = FullJitter(base=0.001, max=0.01)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
 from delivery.bench.faults.proxy import FaultProxy, fault_proxy
+from tests.waiting import until
 
 DEADLINE = 10.0
 
@@ -59,12 +60,6 @@ class Caller:
     async def hear(self) -> bytes:
         async with asyncio.timeout(DEADLINE):
             return await self.reader.readline()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(DEADLINE):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_what_is_said_arrives_both_ways_while_nothing_is_wrong() -> None:

@@ -12,7 +12,8 @@ import aiohttp
 
 from delivery.domain.lifecycle import State
 from delivery.protocol import Limits
-from tests.fast_path import Node, make_event, serve, until
+from tests.fast_path import Node, make_event, serve
+from tests.waiting import until
 
 
 class Stream:

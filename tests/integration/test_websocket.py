@@ -26,7 +26,8 @@ from delivery.domain.node_messages import (
 )
 from delivery.gateway import session as sessions
 from delivery.protocol import Limits
-from tests.fast_path import Node, make_event, make_id, serve, until
+from tests.fast_path import Node, make_event, make_id, serve
+from tests.waiting import until
 
 PROTOCOLS = [Subprotocol("delivery.v1")]
 

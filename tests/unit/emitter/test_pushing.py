@@ -1,20 +1,13 @@
 """Linger, retries and order between acceptance and the sockets."""
 
-import asyncio
-
 import pytest
 
 from delivery.domain.ports import Pushed
 from delivery.emitter.batching import Batcher
 from delivery.testing import make_policies
+from tests.waiting import until
 
 FAILED = Pushed(0, "send failed", failed=True)
-
-
-async def until(condition, timeout: float = 2.0) -> None:
-    async with asyncio.timeout(timeout):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def quick(retries: int = 3, linger: float = 0.0):

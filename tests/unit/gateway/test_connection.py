@@ -14,7 +14,8 @@ from delivery.domain.stores import Ledger
 from delivery.gateway.feed import Feed, FeedReader
 from delivery.ledger.access import LedgerAccess
 from delivery.protocol import Connected, Limits
-from tests.fast_path import Desk, MemoryJournal, Node, NodeLedger, make_event, make_id, until
+from tests.fast_path import Desk, MemoryJournal, Node, NodeLedger, make_event, make_id
+from tests.waiting import until
 
 
 def feed_reader(ledger: NodeLedger, **options: object) -> FeedReader:

@@ -12,7 +12,8 @@ from delivery.domain.event import Event
 from delivery.gateway import disconnects
 from delivery.gateway.connection import Connection
 from delivery.gateway.disconnects import PER_TURN, ReconnectGrace, TeardownQueue
-from tests.fast_path import Desk, make_event, until
+from tests.fast_path import Desk, make_event
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)

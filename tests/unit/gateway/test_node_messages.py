@@ -23,7 +23,8 @@ from delivery.domain.node_messages import (
     ResendRequest,
 )
 from delivery.protocol import encode_event
-from tests.fast_path import Desk, Node, make_event, until
+from tests.fast_path import Desk, Node, make_event
+from tests.waiting import until
 
 
 class Bench:

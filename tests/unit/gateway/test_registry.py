@@ -10,7 +10,8 @@ from delivery.domain.event import EventClass
 from delivery.domain.node_messages import Bye, Heartbeat, NodeMessage, PresenceReport
 from delivery.gateway.registry import Registry
 from delivery.protocol import Connected, Limits, Nack, Reconnect, encode_event
-from tests.fast_path import Clock, Desk, Node, make_event, until
+from tests.fast_path import Clock, Desk, Node, make_event
+from tests.waiting import until
 
 
 class Recorder(LocalBus):

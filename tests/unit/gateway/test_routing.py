@@ -14,7 +14,8 @@ from delivery.domain.node_messages import (
     Pushes,
 )
 from delivery.gateway.peers import MAX_BYTES, MAX_EVENTS
-from tests.fast_path import Desk, Node, make_event, until
+from tests.fast_path import Desk, Node, make_event
+from tests.waiting import until
 
 
 class Recorder(LocalBus):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from delivery.tasks import relay as relay_module
 from delivery.tasks.app import make_app
 from delivery.tasks.relay import Relay
+from tests.waiting import until_blocking
 
 
 class Gate(Relay):
@@ -36,14 +37,6 @@ class Gate(Relay):
         self.delivered.append((channel, list(ids)))
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait for a condition with a deadline."""
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "it did not happen in time"
-        threading.Event().wait(0.002)
-
-
 @pytest.fixture
 def relay(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     monkeypatch.setattr(relay_module, "PAUSE", 0.0)
@@ -56,14 +49,14 @@ def relay(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 def test_what_is_published_is_sent(relay: Gate) -> None:
     relay.start()
     relay.publish("email", ["a", "b"])
-    until(lambda: relay.sent == 2)
+    until_blocking(lambda: relay.sent == 2)
     assert relay.delivered == [("email", ["a", "b"])]
 
 
 def test_what_is_published_before_the_start_is_sent_after_it(relay: Gate) -> None:
     relay.publish("email", ["a"])
     relay.start()
-    until(lambda: relay.delivered)
+    until_blocking(lambda: relay.delivered)
 
 
 def test_a_publish_does_not_wait_for_a_broker_that_hangs(relay: Gate) -> None:
@@ -86,7 +79,7 @@ def test_what_gathers_meanwhile_leaves_in_batches_each_id_once(relay: Gate) -> N
         relay.publish("queue", [f"id{number}"])
         relay.publish("queue", [f"id{number}"])
     relay.opened.set()
-    until(lambda: relay.sent == 151)
+    until_blocking(lambda: relay.sent == 151)
     assert [len(batch) for _, batch in relay.delivered] == [1, 100, 50]
 
 
@@ -109,7 +102,7 @@ def test_an_outage_is_logged_once_and_the_thread_outlives_it(
         relay.start()
         for number in range(4):
             relay.publish("queue", [f"id{number}"])
-            until(lambda: relay.failed + relay.sent == relay.published)
+            until_blocking(lambda: relay.failed + relay.sent == relay.published)
     assert (relay.failed, relay.sent) == (3, 1)
     warnings = [r for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == 1
