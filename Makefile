@@ -23,6 +23,7 @@ check: env  ## lint, formatting, types, import walls and words
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict delivery benchmarks
 	$(BIN)/lint-imports
+	$(BIN)/python docs/check_words.py
 
 format: env  ## sort imports and format, fixing what can be fixed
 	$(BIN)/ruff check --fix .

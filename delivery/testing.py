@@ -145,7 +145,7 @@ class FakeJournal:
     Attributes:
         entries: submitted and not yet committed, in order.
         events: id -> event, as committed.
-        hand_overs: ``(id, reason)`` in order; proofs likewise.
+        hand_overs: ``(id, reason)`` in order; confirmations likewise.
         is_spooling: the ledger is away: events are taken and nothing is numbered.
         auto: commit at once, inside ``submit``.
     """
@@ -156,7 +156,7 @@ class FakeJournal:
         self.events: dict[str, Event] = {}
         self.last_seq: dict[tuple[str, str], int] = {}
         self.hand_overs: list[tuple[str, str]] = []
-        self.proofs: list[Confirmation] = []
+        self.confirmations: list[Confirmation] = []
         self.is_spooling = False
         self.auto = auto
         self.max_pending = max_pending
@@ -207,9 +207,9 @@ class FakeJournal:
         self.committed.append(entry)
         return Receipted(event.id, Recorded.NEW, seq)
 
-    def confirm(self, proofs: Sequence[Confirmation]) -> None:
+    def confirm(self, confirmations: Sequence[Confirmation]) -> None:
         """See the port."""
-        self.proofs.extend(proofs)
+        self.confirmations.extend(confirmations)
 
     def hand_over(self, event_id: str, reason: str) -> None:
         """See the port."""

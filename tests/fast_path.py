@@ -122,8 +122,8 @@ class NodeLedger(MemoryLedger):
         entry = make_entry(event, sent=state is State.SENT, hand_over=on_chain)
         self.recording.commit([entry])
         if state is State.CONFIRMED:
-            proof = Confirmation(event.id, event.user_id, "websocket", by, "connection")
-            self.confirmations.confirm([proof])
+            confirmation = Confirmation(event.id, event.user_id, "websocket", by, "connection")
+            self.confirmations.confirm([confirmation])
         if state in (State.DEAD, State.PARKED):
             [claim] = self.chain.claim([event.id], 60.0)
             self.chain.finish_all([(claim, state is State.DEAD)])
@@ -138,7 +138,7 @@ class MemoryJournal:
 
     def __init__(self, ledger: NodeLedger) -> None:
         self._ledger = ledger
-        self.proofs: list[Confirmation] = []
+        self.confirmations: list[Confirmation] = []
         self.hand_overs: list[tuple[str, str]] = []
         self.flushes = 0
         self.backlog = 0
@@ -146,11 +146,11 @@ class MemoryJournal:
 
     @property
     def confirmed(self) -> list[str]:
-        return [proof.event_id for proof in self.proofs]
+        return [confirmation.event_id for confirmation in self.confirmations]
 
-    def confirm(self, proofs: Sequence[Confirmation]) -> None:
-        self.proofs.extend(proofs)
-        self._ledger.confirmations.confirm(proofs)
+    def confirm(self, confirmations: Sequence[Confirmation]) -> None:
+        self.confirmations.extend(confirmations)
+        self._ledger.confirmations.confirm(confirmations)
 
     def hand_over(self, event_id: str, reason: str) -> None:
         self.hand_overs.append((event_id, reason))

@@ -40,7 +40,7 @@ LOOKUP_DELAYS = (0.2, 0.5, 1.0, 2.0)
 """Seconds between lookups: a callback can arrive before the worker recorded the provider's id."""
 
 # Providers report late and out of order: only the last ranks have an effect, and a
-# failure never takes back a delivery (proofs are never deleted).
+# failure never takes back a delivery (confirmations are never deleted).
 RANKS: Mapping[str, int] = {
     "accepted": 0,
     "scheduled": 0,
@@ -135,10 +135,11 @@ class Callbacks:
         return web.Response(status=204)
 
     async def _receipt(self, channel: str, provider_id: str, provider: str) -> None:
-        """Confirm the events of a delivered message whose policy takes a receipt as proof."""
+        """Confirm the events of a delivered message whose policy takes a receipt as
+        confirmation."""
         digest, listed = await self._digest(channel, provider_id)
         stored = await self._reads.events(listed)
-        proofs = [
+        confirmations = [
             Confirmation(
                 event.event.id, digest.user_id, channel, provider, f"receipt:{provider_id}"
             )
@@ -146,9 +147,9 @@ class Callbacks:
             if (step := self._policies.of(event.event.event_class).step(channel)) is not None
             and step.confirms == Confirms.RECEIPT
         ]
-        if not proofs:
+        if not confirmations:
             return
-        answer = await self._writes.confirm(proofs)
+        answer = await self._writes.confirm(confirmations)
         self._on_confirmed(answer.confirmed)
 
     async def _digest(self, channel: str, provider_id: str) -> tuple[Digest, tuple[str, ...]]:

@@ -318,8 +318,10 @@ class EventsApi:
     async def _confirm(self, user_id: str, ids: Sequence[str]) -> set[str]:
         if not ids:
             return set()
-        proofs = [Confirmation(id_, user_id, Channel.HTTP, user_id, "POST /v1/acks") for id_ in ids]
-        answer = await self._writes.confirm(proofs)
+        confirmations = [
+            Confirmation(id_, user_id, Channel.HTTP, user_id, "POST /v1/acks") for id_ in ids
+        ]
+        answer = await self._writes.confirm(confirmations)
         if answer.confirmed:
             self._on_confirmed(answer.confirmed)
             self._registry.acknowledged(user_id, answer.confirmed)

@@ -1,7 +1,8 @@
 """Pages behind the links of mails and text messages, and the readable problem types.
 
 Owns: ``/confirm/{token}``, ``/unsubscribe/{token}``, ``/problems/{slug}``. A GET changes nothing:
-mail scanners and previews fetch every link. Never does: ask for a sign-in; the token is the proof.
+mail scanners and previews fetch every link. Never does: ask for a sign-in; the token is the
+confirmation.
 """
 
 from __future__ import annotations
@@ -251,11 +252,11 @@ class Pages:
         digest, listed = await self._digest(request)
         # Before the confirmation: a failure of this read must change nothing.
         texts, _ = await self._reader(digest.user_id)
-        proofs = [
+        confirmations = [
             Confirmation(id_, digest.user_id, digest.channel, digest.user_id, f"link:{digest.id}")
             for id_ in listed
         ]
-        answer = await self._writes.confirm(proofs)
+        answer = await self._writes.confirm(confirmations)
         if answer.confirmed:
             self._on_confirmed(answer.confirmed)
         address = client_address(request, self._trusted_proxies)

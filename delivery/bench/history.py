@@ -118,7 +118,9 @@ def _entry(event: Event, *, hand_over: bool = False, sent: bool = False) -> Entr
 
 
 def _confirmed(event: Event) -> Entry:
-    return Entry(event, POLICY.ack_timeout, POLICY.ttl, sent=True, proofs=[_confirmation(event)])
+    return Entry(
+        event, POLICY.ack_timeout, POLICY.ttl, sent=True, confirmations=[_confirmation(event)]
+    )
 
 
 def _confirmation(event: Event) -> Confirmation:

@@ -39,7 +39,7 @@ ENDED = frozenset({State.CONFIRMED, State.DEAD, State.EXPIRED})
 class Cause(enum.StrEnum):
     """What moves an event from one state to another."""
 
-    PROOF = "proof"  # an ack, a link, a receipt
+    CONFIRMATION = "confirmation"  # an ack, a link, a receipt
     HAND_OVER = "hand_over"  # not acknowledged in time, nack, no connection
     EXHAUSTED = "exhausted"  # the chain ended with its alert
     PARK = "park"  # the chain ended without an alert
@@ -48,26 +48,26 @@ class Cause(enum.StrEnum):
 
 
 TRANSITIONS: dict[tuple[State, Cause], State] = {
-    (State.ACCEPTED, Cause.PROOF): State.CONFIRMED,
+    (State.ACCEPTED, Cause.CONFIRMATION): State.CONFIRMED,
     (State.ACCEPTED, Cause.HAND_OVER): State.FALLING_BACK,
     (State.ACCEPTED, Cause.EXPIRE): State.EXPIRED,
     (State.ACCEPTED, Cause.REPLAY): State.ACCEPTED,
-    (State.SENT, Cause.PROOF): State.CONFIRMED,
+    (State.SENT, Cause.CONFIRMATION): State.CONFIRMED,
     (State.SENT, Cause.HAND_OVER): State.FALLING_BACK,
     (State.SENT, Cause.EXPIRE): State.EXPIRED,
     (State.SENT, Cause.REPLAY): State.ACCEPTED,
-    (State.FALLING_BACK, Cause.PROOF): State.CONFIRMED,
+    (State.FALLING_BACK, Cause.CONFIRMATION): State.CONFIRMED,
     (State.FALLING_BACK, Cause.EXHAUSTED): State.DEAD,
     (State.FALLING_BACK, Cause.PARK): State.PARKED,
     (State.FALLING_BACK, Cause.EXPIRE): State.EXPIRED,
     (State.FALLING_BACK, Cause.REPLAY): State.ACCEPTED,
-    (State.PARKED, Cause.PROOF): State.CONFIRMED,
+    (State.PARKED, Cause.CONFIRMATION): State.CONFIRMED,
     (State.PARKED, Cause.EXPIRE): State.EXPIRED,
     (State.PARKED, Cause.REPLAY): State.ACCEPTED,
-    (State.DEAD, Cause.PROOF): State.CONFIRMED,
+    (State.DEAD, Cause.CONFIRMATION): State.CONFIRMED,
     (State.DEAD, Cause.REPLAY): State.ACCEPTED,
-    (State.CONFIRMED, Cause.PROOF): State.CONFIRMED,  # a second device: one more row
-    (State.EXPIRED, Cause.PROOF): State.EXPIRED,  # recorded; the state stays
+    (State.CONFIRMED, Cause.CONFIRMATION): State.CONFIRMED,  # a second device: one more row
+    (State.EXPIRED, Cause.CONFIRMATION): State.EXPIRED,  # recorded; the state stays
     (State.EXPIRED, Cause.REPLAY): State.ACCEPTED,
 }
 
@@ -128,11 +128,11 @@ class Attempt:
 
 
 class Confirmation(msgspec.Struct, frozen=True, gc=False):
-    """One proof that an event reached its user.
+    """One confirmation that an event reached its user.
 
     Attributes:
-        channel: over what it was proved: ``websocket``, ``sse``, ``http``, ``email``, ``sms`` …
-        by: who proved it: a user id, a device, a provider.
+        channel: over what it was confirmed: ``websocket``, ``sse``, ``http``, ``email``, ``sms`` …
+        by: who confirmed it: a user id, a device, a provider.
         evidence: a name that can be looked up: a connection id, a link's token id, a receipt id.
     """
 

@@ -43,14 +43,15 @@ class Journal(Protocol):
 
     def submit(self, entry: E, answered: Callable[[E, Receipted | Exception], None]) -> None:
         """Queue an entry; ``answered`` runs on the loop after the commit (or the spool's fsync).
-        An ``awaited`` entry may wait a few milliseconds, so that its proof is inserted with it.
+        An ``awaited`` entry may wait a few milliseconds, so that its confirmation is inserted with
+        it.
 
         Raises:
             Overloaded: the bounded buffer is full; nothing was queued.
         """
 
-    def confirm(self, proofs: Sequence[Confirmation]) -> None:
-        """Queue proofs; merged into the insert when the event has not been committed yet."""
+    def confirm(self, confirmations: Sequence[Confirmation]) -> None:
+        """Queue confirmations; merged into the insert when the event has not been committed yet."""
 
     def hand_over(self, event_id: str, reason: str) -> None:
         """Start the chain for this event after its insert."""

@@ -19,14 +19,15 @@ from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
 
 class Entry(msgspec.Struct):
     """One event to be recorded. Mutable until the commit takes it: an ack that comes before the
-    commit is added to ``proofs`` and inserted with the event.
+    commit is added to ``confirmations`` and inserted with the event.
 
     Attributes:
         event: its ``seq`` is ``None`` when the ledger is to assign it from ``runs.last_seq``.
         ack_timeout: seconds from the insert to the hand-over.
         ttl: seconds from the insert to ``expired``.
         sent: the event was already pushed to a live socket.
-        awaited: that socket is this node's, so that its proof may come in time for the insert.
+        awaited: that socket is this node's, so that its confirmation may come in time for the
+        insert.
         hand_over: no connection could be reached; the chain starts at once.
         pushes: fast-path attempts to record: ``(outcome, error)``.
 
@@ -39,7 +40,7 @@ class Entry(msgspec.Struct):
     sent: bool = False
     hand_over: bool = False
     awaited: bool = False
-    proofs: list[Confirmation] = []
+    confirmations: list[Confirmation] = []
     pushes: list[tuple[Outcome, str | None]] = []
 
 
@@ -66,7 +67,7 @@ class Receipted(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """The result of a batch of proofs.
+    """The result of a batch of confirmations.
 
     Attributes:
         confirmed: ids that are confirmed now, those confirmed before included.
@@ -101,7 +102,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class ConfirmationRow:
-    """A stored proof."""
+    """A stored confirmation."""
 
     channel: str
     by: str
@@ -151,13 +152,13 @@ class Owed(msgspec.Struct, frozen=True, gc=False):
     """An event that a connecting client is owed.
 
     Attributes:
-        is_proved: confirmed, among others by this client's own acknowledgement: a further one
+        is_confirmed: confirmed, among others by this client's own acknowledgement: a further one
             would add nothing.
     """
 
     event: Event
     position: int
-    is_proved: bool = False
+    is_confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,27 +43,27 @@ class RecordingStore(Protocol):
     def commit(
         self,
         entries: Sequence[Entry],
-        proofs: Sequence[Confirmation] = (),
+        confirmations: Sequence[Confirmation] = (),
         *,
         drained: bool = False,
         missed: list[Confirmation] | None = None,
     ) -> list[Receipted]:
-        """Record entries and proofs in one transaction (group commit); one answer per entry. Proofs
-        for unknown events are added to ``missed``.
+        """Record entries and confirmations in one transaction (group commit); one answer per entry.
+        Confirmations for unknown events are added to ``missed``.
 
-        Effect: inserts events (state from ``sent`` / ``hand_over`` / ``proofs``), runs, fast-path
-        attempts, confirmations; auth events also go to the audit log. Safe to repeat: a known id
-        with the same content is a ``DUPLICATE``, with other content a ``CONFLICT``. With
+        Effect: inserts events (state from ``sent`` / ``hand_over`` / ``confirmations``), runs,
+        fast-path attempts, confirmations; auth events also go to the audit log. Safe to repeat: a
+        known id with the same content is a ``DUPLICATE``, with other content a ``CONFLICT``. With
         ``drained`` (from the spool) a conflict is recorded ``dead`` under a new id with
         ``meta.conflicts_with``.
         """
 
 
 class ConfirmationStore(Protocol):
-    """Stores proofs that events reached their users."""
+    """Stores confirmations that events reached their users."""
 
-    def confirm(self, proofs: Sequence[Confirmation]) -> Confirmed:
-        """Store proofs; ids whose event is not the proof's ``user_id``'s are unknown.
+    def confirm(self, confirmations: Sequence[Confirmation]) -> Confirmed:
+        """Store confirmations; ids whose event is not the confirmation's ``user_id``'s are unknown.
 
         Effect: state ``confirmed`` (``expired`` stays), due time cleared, claim kept but stale for
         moves. Safe to repeat: the same (event, channel, by, evidence) adds no second row.

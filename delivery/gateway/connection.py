@@ -419,7 +419,7 @@ class Connection:
     def _confirm(self, ids: tuple[str, ...]) -> None:
         session = self.session
         if self._feed is not None:
-            ids = self._feed.unproved(ids)
+            ids = self._feed.unconfirmed(ids)
         if ids:
             user_id = session.user_id or ""
             self._context.outcomes.confirmed(user_id, ids, self._by, session.connection_id)

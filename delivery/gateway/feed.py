@@ -129,7 +129,7 @@ class Feed:
         by: the device or user that acknowledges on this connection.
     """
 
-    __slots__ = ("_after", "_by", "_includes_recent", "_mark", "_proved", "_reader", "_user_id")
+    __slots__ = ("_after", "_by", "_confirmed", "_includes_recent", "_mark", "_reader", "_user_id")
 
     def __init__(self, reader: FeedReader, user_id: str, by: str) -> None:
         self._reader = reader
@@ -138,7 +138,7 @@ class Feed:
         self._mark: FeedMark | timedelta | None = None
         self._includes_recent = False
         self._after = START
-        self._proved: set[str] = set()
+        self._confirmed: set[str] = set()
 
     async def open(self, cursor: str | None) -> Page:
         """Read the first page for a client that handled everything up to ``cursor``."""
@@ -174,12 +174,12 @@ class Feed:
         await self._reader.flush_journal()
         return await self.more()
 
-    def unproved(self, ids: tuple[str, ...]) -> tuple[str, ...]:
+    def unconfirmed(self, ids: tuple[str, ...]) -> tuple[str, ...]:
         """Ids whose acknowledgement is new; a client acknowledges a repeated event again."""
-        if not self._proved:
+        if not self._confirmed:
             return ids
-        fresh = tuple(event_id for event_id in ids if event_id not in self._proved)
-        self._proved.difference_update(ids)
+        fresh = tuple(event_id for event_id in ids if event_id not in self._confirmed)
+        self._confirmed.difference_update(ids)
         return fresh
 
     def _page(
@@ -187,7 +187,7 @@ class Feed:
     ) -> Page:
         if rows:
             self._after = rows[-1].position
-            self._proved.update(row.event.id for row in rows if row.is_proved)
+            self._confirmed.update(row.event.id for row in rows if row.is_confirmed)
         return Page(
             [(row.event, encode_event(row.event)) for row in rows],
             is_last=len(rows) < self._reader.size,

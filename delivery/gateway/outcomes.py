@@ -1,7 +1,7 @@
 """Outcomes of pushes on the live path: confirmed, refused, never sent.
 
-Owns: turning a session's decisions into proofs and hand-overs; all proofs of one turn of the loop
-leave it together. Never does: wait; the journal commits in a thread of its own.
+Owns: turning a session's decisions into confirmations and hand-overs; all confirmations of one turn
+of the loop leave it together. Never does: wait; the journal commits in a thread of its own.
 """
 
 from __future__ import annotations
@@ -45,23 +45,24 @@ class Outcomes:
         self.on_confirmed = on_confirmed
         self._wake_chain = wake_chain
         self._reconnect_grace = ReconnectGrace(self._is_away, self._expedite)
-        self._proofs: list[Confirmation] = []
+        self._confirmations: list[Confirmation] = []
 
     def confirmed(self, user_id: str, ids: Sequence[str], by: str, evidence: str) -> None:
         """Confirm events that a client acknowledged on connection ``evidence``.
 
-        Effect: queues one proof per event for the ledger; notifies receipts, here and elsewhere.
+        Effect: queues one confirmation per event for the ledger; notifies receipts, here and
+        elsewhere.
         """
-        proofs = self._proofs
-        if not proofs:
+        confirmations = self._confirmations
+        if not confirmations:
             asyncio.get_running_loop().call_soon(self._flush_confirmed)
         for event_id in ids:
-            proofs.append(Confirmation(event_id, user_id, _CHANNEL, by, evidence))
+            confirmations.append(Confirmation(event_id, user_id, _CHANNEL, by, evidence))
 
     def _flush_confirmed(self) -> None:
-        proofs, self._proofs = self._proofs, []
-        ids = [proof.event_id for proof in proofs]
-        self._journal.confirm(proofs)
+        confirmations, self._confirmations = self._confirmations, []
+        ids = [confirmation.event_id for confirmation in confirmations]
+        self._journal.confirm(confirmations)
         self.on_confirmed(ids)
         self._registry.peers.confirmed(ids)
 

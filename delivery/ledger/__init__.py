@@ -1,4 +1,4 @@
-"""The ledger: accepted events, their attempts and proofs, and when each event is due next.
+"""The ledger: accepted events, their attempts and confirmations, and when each event is due next.
 
 Owns: the tables, all SQL, group commit and the spool. Other parts reach it through the ports.
 """

@@ -305,7 +305,7 @@ class Run:
     def confirm_accepted(
         self, events: Sequence[Event], result: Result, fallback_evidence: str
     ) -> None:
-        """Confirm events whose policy takes the provider's acceptance as proof."""
+        """Confirm events whose policy takes the provider's acceptance as confirmation."""
         evidence = result.provider_id or fallback_evidence
         self.ledger.confirmations.confirm(
             [

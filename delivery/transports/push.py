@@ -1,8 +1,8 @@
 """The ``emergency`` transport: the user's push targets, through Apprise.
 
 Owns: which of a user's URLs may be called, since users write them and our workers call them, and a
-breaker for each host. Never does: count as proof; a push that a service took confirms nothing. A
-failure never counts against the channel's breaker: each target is one user's.
+breaker for each host. Never does: count as confirmation; a push that a service took confirms
+nothing. A failure never counts against the channel's breaker: each target is one user's.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ export function timeline(event, width) {
   const start = Date.parse(event.at);
   const ends = [
     ...event.attempts.flatMap((a) => [a.started_at, a.ended_at]),
-    ...event.confirmations.map((proof) => proof.at),
+    ...event.confirmations.map((confirmation) => confirmation.at),
     event.state === "falling_back" ? event.due_at : null,
   ].filter(Boolean).map((text) => Date.parse(text) - start);
   const span = Math.max(100, ...ends) * 1.06;
@@ -70,11 +70,11 @@ export function timeline(event, width) {
       s("text", { class: "lane-name", x: 0, y: middle(channel) + 4 }, words(channel)));
   }
   for (const attempt of event.attempts) parts.push(bar(attempt, since, x, middle(attempt.channel)));
-  for (const proof of event.confirmations) {
-    const at = x(since(proof.at));
-    const y = middle(proof.channel);
-    parts.push(s("g", { class: "proof" },
-      s("title", {}, `confirmed by ${proof.by} over ${words(proof.channel)} after ${duration(since(proof.at))}: ${proof.evidence}`),
+  for (const confirmation of event.confirmations) {
+    const at = x(since(confirmation.at));
+    const y = middle(confirmation.channel);
+    parts.push(s("g", { class: "confirmation" },
+      s("title", {}, `confirmed by ${confirmation.by} over ${words(confirmation.channel)} after ${duration(since(confirmation.at))}: ${confirmation.evidence}`),
       s("line", { x1: at, x2: at, y1: TOP - 6, y2: height - 6 }),
       s("circle", { cx: at, cy: y, r: 8 }),
       s("path", { d: `M${at - 3.5},${y}l2.6,2.8l4.6,-5.4` })));
@@ -123,6 +123,6 @@ function short(ms) {
 
 function spoken(event, since) {
   const steps = event.attempts.map((a) => `${words(a.channel)} ${words(a.outcome)} after ${duration(since(a.started_at))}`);
-  const proofs = event.confirmations.map((p) => `confirmed over ${words(p.channel)} after ${duration(since(p.at))}`);
-  return `Timeline: ${[...steps, ...proofs].join(", ") || "nothing yet"}`;
+  const confirmations = event.confirmations.map((p) => `confirmed over ${words(p.channel)} after ${duration(since(p.at))}`);
+  return `Timeline: ${[...steps, ...confirmations].join(", ") || "nothing yet"}`;
 }

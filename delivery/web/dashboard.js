@@ -146,16 +146,16 @@ function happenings(event) {
     took: attempt.latency_ms,
     note: [`attempt ${attempt.number}`, attempt.error, attempt.provider_id].filter(Boolean).join(" · "),
   }));
-  const proofs = event.confirmations.map((proof) => ({
-    at: proof.at, channel: proof.channel, outcome: "confirmed", took: null,
-    note: `by ${proof.by} · ${proof.evidence}`,
+  const confirmations = event.confirmations.map((confirmation) => ({
+    at: confirmation.at, channel: confirmation.channel, outcome: "confirmed", took: null,
+    note: `by ${confirmation.by} · ${confirmation.evidence}`,
   }));
-  return [...attempts, ...proofs].sort((a, b) => a.at.localeCompare(b.at));
+  return [...attempts, ...confirmations].sort((a, b) => a.at.localeCompare(b.at));
 }
 
 function drawDetail(event) {
-  // In the demonstration: from the mail back to the timeline, where its proof has come in.
-  const isProven = follows && current?.id === event?.id && event?.confirmations.length > current?.confirmations.length;
+  // In the demonstration: from the mail back to the timeline, where its confirmation has come in.
+  const isConfirmed = follows && current?.id === event?.id && event?.confirmations.length > current?.confirmations.length;
   current = event;
   $("detail").hidden = !event;
   if (!event) return;
@@ -163,11 +163,11 @@ function drawDetail(event) {
   $("replay").hidden = !mayOperate || event.state === "confirmed";
   drawWay();
   drawSent(event);
-  if (isProven) window.scrollTo(0, 0);
-  const proof = event.confirmations[0];
+  if (isConfirmed) window.scrollTo(0, 0);
+  const confirmation = event.confirmations[0];
   const facts = [
     ["State", event.state],
-    ["Confirmed by", proof ? `${proof.by} over ${words(proof.channel)}` : "–"],
+    ["Confirmed by", confirmation ? `${confirmation.by} over ${words(confirmation.channel)}` : "–"],
     ["On step", event.step ? words(event.step) : "–"], ["Due", event.due_at],
     ["Run", event.run_id], ["Number in run", event.seq ?? "–"], ["Class", event.class],
     ["Expires", event.expires_at], ["Generation", event.generation], ["Id", event.id],

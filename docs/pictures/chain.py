@@ -56,7 +56,7 @@ def climb(cluster: Cluster) -> str:
     link = re.search(r"http\S+/confirm/\S+", cluster.mails_to("ada@example.org")[0])
     assert link is not None
     httpx.post(link.group(), timeout=10).raise_for_status()
-    wait("the proof", lambda: cluster.event(event_id)["state"] == "confirmed")
+    wait("the confirmation", lambda: cluster.event(event_id)["state"] == "confirmed")
     return event_id
 
 
@@ -64,8 +64,8 @@ async def dashboard(browser: Browser, cluster: Cluster, event_id: str) -> None:
     page = await browser.new_page(viewport=PANEL)
     url = cluster.gateways[0].url
     await page.goto(f"{url}/#token={cluster.service_token}&event={event_id}")
-    await page.locator("#way .proof").first.wait_for(state="attached")
-    await page.get_by_text("Attempts and proofs as a table").click()
+    await page.locator("#way .confirmation").first.wait_for(state="attached")
+    await page.get_by_text("Attempts and confirmations as a table").click()
     await page.locator("#detail summary", has_text="Data").click()
     await take(page.locator("#detail"), "chain-dashboard")
     await page.close()

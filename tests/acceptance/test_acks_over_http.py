@@ -25,8 +25,8 @@ async def test_an_ack_over_http_makes_room_in_flight(start: Start) -> None:
         assert ada.ids == ids[:4]
         await ada.send({"type": "ack", "upto": 2})  # the phone has them as well
 
-        def proofs() -> list[str]:
-            return [proof["by"] for proof in service.event(ids[0])["confirmations"]]
+        def confirmations() -> list[str]:
+            return [confirmation["by"] for confirmation in service.event(ids[0])["confirmations"]]
 
-        await eventually(proofs, lambda by: by == ["ada", "phone"])
+        await eventually(confirmations, lambda by: by == ["ada", "phone"])
         assert service.states(ids[:4]).count("confirmed") == 2

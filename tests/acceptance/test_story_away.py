@@ -83,9 +83,9 @@ async def test_the_links_button_confirms_what_the_mail_listed_and_cancels_the_re
     for event_id in ids:
         event = service.event(event_id)
         assert (event["due_at"], event["step"]) == (None, None)
-        (proof,) = event["confirmations"]
-        assert (proof["channel"], proof["by"]) == ("email", "ada")
-        assert proof["evidence"].startswith("link:")
+        (confirmation,) = event["confirmations"]
+        assert (confirmation["channel"], confirmation["by"]) == ("email", "ada")
+        assert confirmation["evidence"].startswith("link:")
     assert service.http.get("/v1/stats").json()["alerts"] == []
 
 

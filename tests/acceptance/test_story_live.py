@@ -22,10 +22,10 @@ async def test_five_events_arrive_in_order_and_are_confirmed_with_who_what_and_w
         await eventually(lambda: service.states(ids), lambda states: set(states) == {"confirmed"})
     timeline = service.event(ids[0])
     assert timeline["due_at"] is None
-    (proof,) = timeline["confirmations"]
-    assert (proof["channel"], proof["by"]) == ("websocket", "laptop")
-    assert proof["evidence"] == listener.welcome["connection_id"]
-    assert re.match(r"\d{4}-\d\d-\d\dT.*Z$", proof["at"])
+    (confirmation,) = timeline["confirmations"]
+    assert (confirmation["channel"], confirmation["by"]) == ("websocket", "laptop")
+    assert confirmation["evidence"] == listener.welcome["connection_id"]
+    assert re.match(r"\d{4}-\d\d-\d\dT.*Z$", confirmation["at"])
     assert {channel for channel, _ in service.outcomes(ids[0])} <= {"websocket"}
     assert listener.ids == ids, "no event came twice"
     assert service.process.stop() == 0

@@ -180,7 +180,10 @@ async def test_two_devices_get_every_event_and_each_confirms(
     await has(phone, 1)
     await has(laptop, 1)
     await until("both have confirmed", lambda: len(service.event(sent)["confirmations"]) == 2)
-    assert {proof["by"] for proof in service.event(sent)["confirmations"]} == {"phone", "laptop"}
+    assert {confirmation["by"] for confirmation in service.event(sent)["confirmations"]} == {
+        "phone",
+        "laptop",
+    }
 
 
 async def test_a_token_is_refreshed_before_it_expires(

@@ -71,7 +71,7 @@ async def test_the_timeline_shows_every_attempt_and_what_confirmed(
     page = await dashboard(context, service, f"&event={event_id}")
     await page.locator(".attempt.failed").first.wait_for(state="attached")
     await (await device(user)).page()
-    await page.locator("#way .proof").first.wait_for(state="attached")
+    await page.locator("#way .confirmation").first.wait_for(state="attached")
     event = service.event(event_id)
     assert await page.locator("#way .attempt").count() == len(event["attempts"])
     picture = await page.locator("#way svg").get_attribute("aria-label")
@@ -94,7 +94,7 @@ async def test_the_mail_is_shown_as_it_was_sent_and_its_link_confirms(
     confirmation = await opened.value
     assert service.event(event_id)["confirmations"] == []  # opening the link confirms nothing
     await confirmation.get_by_role("button").click()
-    await page.locator("#way .proof").first.wait_for(state="attached")
+    await page.locator("#way .confirmation").first.wait_for(state="attached")
     assert service.event(event_id)["confirmations"][0]["channel"] == "email"
 
 

@@ -37,7 +37,7 @@ async def test_the_tour_from_the_first_click_to_the_confirmed_event(
         await mail.locator("a").first.click()
     confirmation = await opened.value
     await confirmation.get_by_role("button").click()
-    await operator.locator("#way .proof").first.wait_for(state="attached")
+    await operator.locator("#way .confirmation").first.wait_for(state="attached")
     await expect(page.locator("#step-mail")).to_have_class("done")
 
     await page.get_by_role("button", name="Go online").click()

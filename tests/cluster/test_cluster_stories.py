@@ -25,10 +25,10 @@ async def test_live_events_are_confirmed_with_who_what_and_when(cluster: Cluster
         await eventually(lambda: cluster.states(ids), lambda states: states == ["confirmed"] * 5)
     for event_id in ids:
         event = cluster.event(event_id)
-        (proof,) = event["confirmations"]
-        assert (proof["channel"], proof["by"]) == ("websocket", "laptop")
-        assert proof["evidence"]
-        assert datetime.fromisoformat(proof["at"]) >= datetime.fromisoformat(event["at"])
+        (confirmation,) = event["confirmations"]
+        assert (confirmation["channel"], confirmation["by"]) == ("websocket", "laptop")
+        assert confirmation["evidence"]
+        assert datetime.fromisoformat(confirmation["at"]) >= datetime.fromisoformat(event["at"])
         assert (event["due_at"], event["step"]) == (None, None)
         assert {attempt["channel"] for attempt in event["attempts"]} <= {"websocket"}
 
@@ -91,8 +91,8 @@ async def test_the_providers_signed_receipt_confirms_and_a_forged_one_does_not(
     assert cluster.states(ids) != ["confirmed"], "sent is not delivered"
     assert await asyncio.to_thread(report, "delivered") == 204
     await eventually(lambda: cluster.states(ids), lambda states: states == ["confirmed"])
-    (proof,) = cluster.event(ids[0])["confirmations"]
-    assert (proof["channel"], proof["evidence"]) == ("sms", f"receipt:{sid}")
+    (confirmation,) = cluster.event(ids[0])["confirmations"]
+    assert (confirmation["channel"], confirmation["evidence"]) == ("sms", f"receipt:{sid}")
 
 
 async def test_coming_back_midway_delivers_what_was_missed_and_stops_the_chain(

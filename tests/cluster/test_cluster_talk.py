@@ -53,7 +53,7 @@ async def test_an_event_crosses_gateways_within_milliseconds(cluster: Cluster) -
     assert statistics.median(samples) < 60.0, sorted(samples)
 
 
-async def test_two_devices_on_two_gateways_both_get_it_and_each_leaves_a_proof(
+async def test_two_devices_on_two_gateways_both_get_it_and_each_leaves_a_confirmation(
     cluster: Cluster,
 ) -> None:
     token = cluster.token("duo")
@@ -68,12 +68,12 @@ async def test_two_devices_on_two_gateways_both_get_it_and_each_leaves_a_proof(
         first = await eventually(
             lambda: cluster.event(event_id), lambda event: event["state"] == "confirmed"
         )
-        assert [proof["by"] for proof in first["confirmations"]] == ["laptop"]
+        assert [confirmation["by"] for confirmation in first["confirmations"]] == ["laptop"]
         await phone.send({"type": "ack", "ids": [event_id]})
         both = await eventually(
             lambda: cluster.event(event_id), lambda event: len(event["confirmations"]) == 2
         )
-    assert [proof["by"] for proof in both["confirmations"]] == ["laptop", "phone"]
+    assert [confirmation["by"] for confirmation in both["confirmations"]] == ["laptop", "phone"]
 
 
 async def test_an_ack_may_be_posted_at_any_node(cluster: Cluster) -> None:

@@ -38,7 +38,7 @@ def entry(run: str = "run", **changes: Any) -> Entry:
     return Entry(event=event, ack_timeout=5.0, ttl=600.0, **changes)
 
 
-def proof(one: Entry) -> Confirmation:
+def confirmation(one: Entry) -> Confirmation:
     return Confirmation(one.event.id, "ada", "websocket", "ada", "c1")
 
 
@@ -52,14 +52,14 @@ class Outage:
         self.batches: list[int] = []
 
     def commit(
-        self, entries: Sequence[Entry], proofs: Sequence[Confirmation] = (), **options: Any
+        self, entries: Sequence[Entry], confirmations: Sequence[Confirmation] = (), **options: Any
     ) -> list[Receipted]:
         if self.is_away:
             raise LedgerUnavailable("switched off")
         if any(e.event.id in self.refused_ids for e in entries):
             raise ValueError("poison")
         self.batches.append(len(entries))
-        return self._recording.commit(entries, proofs, **options)
+        return self._recording.commit(entries, confirmations, **options)
 
 
 @pytest_asyncio.fixture
@@ -105,25 +105,25 @@ async def test_entries_that_come_during_a_commit_are_one_batch(
     assert journal.commits < 50
 
 
-async def test_a_proof_finds_its_event_before_and_after_the_commit(
+async def test_a_confirmation_finds_its_event_before_and_after_the_commit(
     journal: JournalThread, ledger: SqlLedger
 ) -> None:
     early, late = entry(seq=1, sent=True), entry(seq=2, sent=True)
     pending = submit(journal, early)
-    journal.confirm([proof(early)])
+    journal.confirm([confirmation(early)])
     await asyncio.wait_for(pending, 10)
     await asyncio.wait_for(submit(journal, late), 10)
-    journal.confirm([proof(late)])
+    journal.confirm([confirmation(late)])
     await journal.flush()
     states = [one.state for one in ledger.events.read([early.event.id, late.event.id])]
     assert states == [State.CONFIRMED, State.CONFIRMED]
 
 
-async def test_a_proof_finds_the_event_that_another_node_records_later(
+async def test_a_confirmation_finds_the_event_that_another_node_records_later(
     journal: JournalThread, ledger: SqlLedger
 ) -> None:
     theirs = entry("theirs")
-    journal.confirm([proof(theirs)])
+    journal.confirm([confirmation(theirs)])
     await journal.flush()
     ledger.recording.commit([theirs])
 
@@ -151,7 +151,7 @@ async def test_events_of_an_outage_are_spooled_and_arrive_in_order_afterwards(
     entries = [entry(seq=number) for number in range(1, 51)]
     answers = await asyncio.wait_for(asyncio.gather(*(submit(journal, e) for e in entries)), 20)
     assert {a.outcome for a in answers} == {Recorded.NEW}
-    journal.confirm([proof(entries[0])])
+    journal.confirm([confirmation(entries[0])])
     await journal.flush()
     assert not journal.is_ledger_up
     outage.is_away = False

@@ -485,7 +485,9 @@ def test_an_ack_and_a_finish_at_once_leave_one_clear_state(ledger: SqlLedger) ->
             partial(finish, ledger, claim, alerted=True), partial(confirm, ledger, event_id)
         )
         assert ended in (True, False)
-        assert stored(ledger, event_id).state is State.CONFIRMED  # a late proof wins over dead
+        assert (
+            stored(ledger, event_id).state is State.CONFIRMED
+        )  # a late confirmation wins over dead
 
 
 # --- audit log -------------------------------------------------------------------------------

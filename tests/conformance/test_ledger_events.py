@@ -40,7 +40,7 @@ def entry(user: str = "ada", run: str = "run-1", **changes: Any) -> Entry:
     return Entry(event=event, **values)
 
 
-def proof(one: Entry, **changes: str) -> Confirmation:
+def confirmation(one: Entry, **changes: str) -> Confirmation:
     values = {
         "event_id": one.event.id,
         "user_id": one.event.user_id,
@@ -161,7 +161,7 @@ def test_two_producers_of_one_run_keep_both_events_in_commit_order(ledger: SqlLe
 
 def test_an_ack_that_beats_the_commit_is_inserted_with_the_event(ledger: SqlLedger) -> None:
     one = entry(sent=True)
-    one.proofs.append(proof(one))
+    one.confirmations.append(confirmation(one))
     ledger.recording.commit([one])
     timeline = ledger.events.get(one.event.id)
     assert timeline is not None
@@ -171,20 +171,24 @@ def test_an_ack_that_beats_the_commit_is_inserted_with_the_event(ledger: SqlLedg
     assert [(a.channel, a.outcome) for a in timeline.attempts] == [("websocket", Outcome.CONFIRMED)]
 
 
-def test_a_proof_confirms_and_clears_the_due_time(ledger: SqlLedger) -> None:
+def test_a_confirmation_confirms_and_clears_the_due_time(ledger: SqlLedger) -> None:
     one = entry(sent=True)
     ledger.recording.commit([one])
     assert state(ledger, one) is State.SENT
-    assert ledger.confirmations.confirm([proof(one)]).confirmed == (one.event.id,)
+    assert ledger.confirmations.confirm([confirmation(one)]).confirmed == (one.event.id,)
     [stored] = ledger.events.read([one.event.id])
     assert (stored.state, stored.due_at) == (State.CONFIRMED, None)
 
 
-def test_a_second_device_adds_a_row_and_a_repeated_proof_adds_none(ledger: SqlLedger) -> None:
+def test_a_second_device_adds_a_row_and_a_repeated_confirmation_adds_none(
+    ledger: SqlLedger,
+) -> None:
     one = entry()
     ledger.recording.commit([one])
-    ledger.confirmations.confirm([proof(one), proof(one)])
-    again = ledger.confirmations.confirm([proof(one), proof(one, evidence="connection-2")])
+    ledger.confirmations.confirm([confirmation(one), confirmation(one)])
+    again = ledger.confirmations.confirm(
+        [confirmation(one), confirmation(one, evidence="connection-2")]
+    )
     assert again.confirmed == (one.event.id,)
     timeline = ledger.events.get(one.event.id)
     assert timeline is not None
@@ -194,22 +198,24 @@ def test_a_second_device_adds_a_row_and_a_repeated_proof_adds_none(ledger: SqlLe
 def test_only_the_events_own_user_confirms_it(ledger: SqlLedger) -> None:
     one = entry()
     ledger.recording.commit([one])
-    stranger = ledger.confirmations.confirm([proof(one, user_id="eve")])
+    stranger = ledger.confirmations.confirm([confirmation(one, user_id="eve")])
     assert stranger.confirmed == ()
     assert stranger.unknown == (one.event.id,)
     assert state(ledger, one) is State.ACCEPTED
 
 
-def test_proofs_of_malformed_ids_are_unknown(ledger: SqlLedger) -> None:
+def test_confirmations_of_malformed_ids_are_unknown(ledger: SqlLedger) -> None:
     one = entry()
-    answer = ledger.confirmations.confirm([proof(one), proof(one, event_id="no-uuid")])
+    answer = ledger.confirmations.confirm(
+        [confirmation(one), confirmation(one, event_id="no-uuid")]
+    )
     assert set(answer.unknown) == {one.event.id, "no-uuid"}
 
 
 def test_a_hand_over_starts_the_chain_once_and_says_why(ledger: SqlLedger) -> None:
     one, done = entry(), entry()
     ledger.recording.commit([one, done])
-    ledger.confirmations.confirm([proof(done)])
+    ledger.confirmations.confirm([confirmation(done)])
     ledger.operations.hand_over([one.event.id, done.event.id], "nobody connected")
     ledger.operations.hand_over([one.event.id], "again")
     timeline = ledger.events.get(one.event.id)
@@ -261,7 +267,7 @@ def test_no_character_of_an_id_or_of_data_is_special(ledger: SqlLedger) -> None:
     kept, _ = ledger.events.find(EventFilter(user_id=SPECIAL, run_id=f"run {SPECIAL}"))
     assert [one.event for one in kept] == [special.event.evolve(seq=1)]
     ledger.confirmations.confirm(
-        [proof(special, by=SPECIAL, evidence=SPECIAL), proof(plain, user_id="a")]
+        [confirmation(special, by=SPECIAL, evidence=SPECIAL), confirmation(plain, user_id="a")]
     )
     timeline = ledger.events.get(special.event.id)
     assert timeline is not None
@@ -292,7 +298,7 @@ def test_the_feed_holds_unconfirmed_events_in_order_and_recent_ones(
 ) -> None:
     entries = [entry() for _ in range(5)]
     ledger.recording.commit([*entries, entry(user="eve")])
-    ledger.confirmations.confirm([proof(entries[1])])
+    ledger.confirmations.confirm([confirmation(entries[1])])
     fed, mark = ledger.feed.page("ada", None, by="ada", limit=10)
     wanted = [e.event.id for i, e in enumerate(entries) if i != 1]
     assert ([one.event.id for one in fed], mark) == (wanted, None)
@@ -316,13 +322,13 @@ def test_the_feed_marks_events_that_this_client_acknowledged(ledger: SqlLedger) 
     by_phone, by_laptop, by_mail, again, open_one = entries = [entry() for _ in range(5)]
     ledger.recording.commit(entries)
     for one, by in ((by_phone, "phone"), (by_laptop, "laptop"), (again, "laptop")):
-        ledger.confirmations.confirm([proof(one, by=by)])
+        ledger.confirmations.confirm([confirmation(one, by=by)])
     ledger.confirmations.confirm(
-        [proof(by_mail, by="phone", channel="email"), proof(again, by="phone")]
+        [confirmation(by_mail, by="phone", channel="email"), confirmation(again, by="phone")]
     )
     fed, _ = ledger.feed.page("ada", by_phone.event.id, by="phone", limit=10)
-    proved = [one.event.id for one in fed if one.is_proved]
-    assert proved == [by_phone.event.id, again.event.id]
+    confirmed = [one.event.id for one in fed if one.is_confirmed]
+    assert confirmed == [by_phone.event.id, again.event.id]
     assert open_one.event.id in [one.event.id for one in fed]
 
 
@@ -333,7 +339,7 @@ def test_events_far_older_than_the_cursor_are_not_read(
     ledger.recording.commit([old])
     ledger.recording.commit([late])
     ledger.recording.commit([cursor])
-    ledger.confirmations.confirm([proof(one) for one in (old, late, cursor)])
+    ledger.confirmations.confirm([confirmation(one) for one in (old, late, cursor)])
     for one, seconds in ((old, 46), (late, 31)):
         with ledger.database.write() as connection:
             recorded_at = events.c.recorded_at
@@ -378,7 +384,7 @@ def test_a_replay_starts_a_new_generation_but_never_a_confirmed_event(
 ) -> None:
     one, done = entry(hand_over=True), entry()
     ledger.recording.commit([one, done])
-    ledger.confirmations.confirm([proof(done)])
+    ledger.confirmations.confirm([confirmation(done)])
     ids = [one.event.id, done.event.id]
     assert ledger.operations.replay(ids, policies=POLICIES, dry_run=True) == [one.event.id]
     assert state(ledger, one) is State.FALLING_BACK
@@ -391,7 +397,7 @@ def test_a_replay_starts_a_new_generation_but_never_a_confirmed_event(
 def test_purge_takes_only_old_events_of_the_state(ledger: SqlLedger) -> None:
     one, done = entry(), entry()
     ledger.recording.commit([one, done])
-    ledger.confirmations.confirm([proof(done)])
+    ledger.confirmations.confirm([confirmation(done)])
     hour = timedelta(hours=1)
     assert ledger.retention.purge({State.CONFIRMED: datetime.now(UTC) - hour}).deleted == {}
     gone = ledger.retention.purge({State.CONFIRMED: datetime.now(UTC) + hour})
@@ -415,12 +421,12 @@ def test_a_drained_event_whose_id_is_taken_is_kept_dead_under_a_new_id(
 
 
 def test_an_event_without_a_connection_left_is_due_at_once(ledger: SqlLedger) -> None:
-    sent, proved, later = entry(sent=True), entry(sent=True), entry(sent=True)
-    ledger.recording.commit([sent, proved, later], [proof(proved)])
+    sent, confirmed, later = entry(sent=True), entry(sent=True), entry(sent=True)
+    ledger.recording.commit([sent, confirmed, later], [confirmation(confirmed)])
     assert not ledger.chain.sweep(10).due
-    ledger.operations.expedite([sent.event.id, proved.event.id, "no id"])
+    ledger.operations.expedite([sent.event.id, confirmed.event.id, "no id"])
     assert [due.id for due in ledger.chain.sweep(10).due] == [sent.event.id]
-    assert state(ledger, proved) is State.CONFIRMED
+    assert state(ledger, confirmed) is State.CONFIRMED
     assert state(ledger, later) is State.SENT
 
 
@@ -443,14 +449,14 @@ def test_an_auth_event_is_in_the_audit_log(ledger: SqlLedger) -> None:
     ledger.recording.commit([one])
     ledger.operations.hand_over([one.event.id], "nobody connected")
     ledger.operations.replay([one.event.id], policies=POLICIES)
-    ledger.confirmations.confirm([proof(one)])
+    ledger.confirmations.confirm([confirmation(one)])
     assert ledger.audit.seal() == 4
     assert ledger.audit.verify() == []
 
 
 def test_many_events_go_in_one_batch(ledger: SqlLedger) -> None:
     entries = [entry(run=f"r{i % 50}") for i in range(2_500)]
-    outcomes = commit(ledger, entries, proofs=[proof(e) for e in entries[:2_000]])
+    outcomes = commit(ledger, entries, confirmations=[confirmation(e) for e in entries[:2_000]])
     assert outcomes == [Recorded.NEW] * 2_500
     stored = ledger.events.read([one.event.id for one in entries])
     assert sum(one.state is State.CONFIRMED for one in stored) == 2_000

@@ -21,14 +21,14 @@ def entry(*, hand_over: bool = False, **changes: Any) -> Entry:
     return make_entry(make_event(at=datetime.now(UTC), **changes), hand_over=hand_over)
 
 
-def proof(one: Entry) -> Confirmation:
+def confirmation(one: Entry) -> Confirmation:
     return Confirmation(one.event.id, one.event.user_id, "websocket", "phone", "connection-1")
 
 
 def test_statistics_count_confirmed_and_handed_over_events(ledger: SqlLedger) -> None:
     entries = [entry(), entry(hand_over=True), entry()]
     ledger.recording.commit(entries)
-    ledger.confirmations.confirm([proof(entries[0])])
+    ledger.confirmations.confirm([confirmation(entries[0])])
     stats = ledger.statistics.stats()
     assert stats.delivery_rate == pytest.approx(0.5)
     assert stats.fallback_share == pytest.approx(1 / 3)
@@ -44,7 +44,7 @@ def test_a_successful_push_counts_for_its_channel_though_it_has_no_attempt(
     entries = [entry(), entry(), entry(event_class=EventClass.AUTH, type="auth_completed"), entry()]
     ledger.recording.commit(entries)
     ledger.operations.hand_over([entries[3].event.id], "nobody connected")
-    ledger.confirmations.confirm([proof(one) for one in entries[:3]])
+    ledger.confirmations.confirm([confirmation(one) for one in entries[:3]])
     found = ledger.statistics.stats().channels["websocket"]
     assert (found.attempts, found.ok) == (4, 3)
     assert found.latency_ms is not None
@@ -56,7 +56,7 @@ def test_figures_of_a_large_window_come_from_an_even_sample(
     monkeypatch.setattr(statistics, "SAMPLE", 200)
     entries = [entry(hand_over=number % 4 == 0) for number in range(2_000)]
     ledger.recording.commit(entries)
-    ledger.confirmations.confirm([proof(one) for one in entries if not one.hand_over])
+    ledger.confirmations.confirm([confirmation(one) for one in entries if not one.hand_over])
     stats = ledger.statistics.stats(window_s=100)
     assert stats.events_per_s == pytest.approx(20.0, rel=0.1)
     assert stats.fallback_share == pytest.approx(0.25, abs=0.05)
@@ -89,4 +89,4 @@ def test_an_empty_ledger_has_figures(ledger: SqlLedger) -> None:
 
 def _confirmed(ledger: SqlLedger, entries: list[Entry]) -> None:
     ledger.recording.commit(entries)
-    ledger.confirmations.confirm([proof(one) for one in entries])
+    ledger.confirmations.confirm([confirmation(one) for one in entries])

@@ -130,8 +130,8 @@ async def test_five_events_arrive_in_order_over_websocket_and_are_confirmed(site
         assert [event["seq"] for event in listener.events] == [1, 2, 3, 4, 5]
         await eventually(lambda: site.states(ids), lambda seen: seen == ["confirmed"] * 5)
     for event_id in ids:
-        (proof,) = site.event(event_id)["confirmations"]
-        assert (proof["channel"], proof["by"]) == ("websocket", "bea")
+        (confirmation,) = site.event(event_id)["confirmations"]
+        assert (confirmation["channel"], confirmation["by"]) == ("websocket", "bea")
 
 
 async def test_the_sockets_of_one_user_on_both_gateways_all_get_the_event(site: Site) -> None:

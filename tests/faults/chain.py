@@ -133,9 +133,9 @@ class Chain:
         self._alerter.run()
 
     def ack(self, event_id: str, user: str = "ada", device: str = "phone") -> None:
-        """The user's proof."""
-        proof = Confirmation(event_id, user, "websocket", device, "connection")
-        self.ledger.confirmations.confirm([proof])
+        """The user's confirmation."""
+        confirmation = Confirmation(event_id, user, "websocket", device, "connection")
+        self.ledger.confirmations.confirm([confirmation])
 
     def state(self, event_id: str) -> State:
         """Where the event stands."""

@@ -1,8 +1,8 @@
 """The real executor under any interleaving of acks, sweeps, crashes, lost, doubled and late
 messages and replays: over the ledger in memory, and over a file.
 
-Whatever happens, every event reaches an end, leaves it only by a late proof or a replay, and is
-sent again only after an attempt that may not have gone out or whose outcome is unknown.
+Whatever happens, every event reaches an end, leaves it only by a late confirmation or a replay, and
+is sent again only after an attempt that may not have gone out or whose outcome is unknown.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ class Chaos(RuleBasedStateMachine):
         self.sent.append((event_id, generation, channel))
 
     def settle(self, *, may_leave: str | None = None) -> None:
-        """Look at every event: an end is left by a late proof or a replay alone."""
+        """Look at every event: an end is left by a late confirmation or a replay alone."""
         for event_id in self.events:
             state, _, _ = self.world.look(event_id)
             before = self.known.get(event_id)

@@ -91,8 +91,8 @@ def test_acks_that_race_their_timeouts_leave_every_event_confirmed_and_nothing_d
     def acknowledge() -> None:
         ready.wait(10)
         for event in events:
-            proof = Confirmation(event.id, "ada", "websocket", "phone", "c")
-            ledger.confirmations.confirm([proof])
+            confirmation = Confirmation(event.id, "ada", "websocket", "phone", "c")
+            ledger.confirmations.confirm([confirmation])
 
     def serve() -> None:
         ready.wait(10)

@@ -93,7 +93,7 @@ async def test_a_restored_backup_replays_what_it_knows_and_takes_again_what_it_l
         await page.receive(1)
         assert page.ids == [ids[2]], "its ack is lost; what was confirmed before the dump is not"
 
-    # The producer repeats what it has no proof of; what survived is a duplicate.
+    # The producer repeats what it has no confirmation of; what survived is a duplicate.
     repeated = [await asyncio.to_thread(emit, service, e, n) for n, e in enumerate(ids)]
     assert repeated == [True, True, True, False, False]
     listening_again = asyncio.create_task(handle(service, store, handled, until=6))

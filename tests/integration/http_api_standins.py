@@ -77,7 +77,7 @@ def make_stored(number: int = 1, user_id: str = "u1", **changes: Any) -> Stored:
 class Events:
     def __init__(self) -> None:
         self.stored: dict[str, Stored] = {}
-        self.proofs: list[Confirmation] = []
+        self.confirmations: list[Confirmation] = []
         self.asked: list[tuple[EventFilter, str | None, int]] = []
         self.next: str | None = None
 
@@ -109,17 +109,17 @@ class Events:
     def read(self, event_ids: Sequence[str]) -> list[Stored]:
         return [self.stored[i] for i in event_ids if i in self.stored]
 
-    def confirm(self, proofs: Sequence[Confirmation]) -> Confirmed:
+    def confirm(self, confirmations: Sequence[Confirmation]) -> Confirmed:
         known, unknown = [], []
-        for proof in proofs:
-            stored = self.stored.get(proof.event_id)
-            if stored is None or stored.event.user_id != proof.user_id:
-                unknown.append(proof.event_id)
+        for confirmation in confirmations:
+            stored = self.stored.get(confirmation.event_id)
+            if stored is None or stored.event.user_id != confirmation.user_id:
+                unknown.append(confirmation.event_id)
                 continue
-            known.append(proof.event_id)
-            self.stored[proof.event_id] = replace(stored, state=State.CONFIRMED)
-            if proof not in self.proofs:
-                self.proofs.append(proof)
+            known.append(confirmation.event_id)
+            self.stored[confirmation.event_id] = replace(stored, state=State.CONFIRMED)
+            if confirmation not in self.confirmations:
+                self.confirmations.append(confirmation)
         return Confirmed(tuple(known), tuple(unknown))
 
     def replay(

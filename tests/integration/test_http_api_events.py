@@ -536,7 +536,7 @@ async def test_a_service_acknowledges_nothing_though_it_bears_a_users_name(
     body = {"ids": [event_id(1)]}
     response = await client.post("/v1/acks", json=body, headers=bearer("u1", "emit read"))
     await problem(response, 403, "forbidden")
-    assert world.events.proofs == []
+    assert world.events.confirmations == []
 
 
 async def test_an_ack_confirms_ones_own_events_only(client: Client, world: World) -> None:
@@ -559,7 +559,7 @@ async def test_a_repeated_ack_has_no_second_effect(client: Client, world: World)
     for _ in range(2):
         response = await client.post("/v1/acks", json={"ids": [event_id(1)]}, headers=CLIENT)
         assert (await response.json())["confirmed"] == [event_id(1)]
-    assert len(world.events.proofs) == 1
+    assert len(world.events.confirmations) == 1
 
 
 async def test_an_ack_that_beats_the_commit_waits_for_it(client: Client, world: World) -> None:

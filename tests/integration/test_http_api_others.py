@@ -217,7 +217,7 @@ def test_the_signature_is_twilios_own() -> None:
     assert signature == "RSOYDt4T1cUTdK1PDd93/VVr8B8="
 
 
-async def test_a_receipt_confirms_where_the_policy_takes_it_as_proof(
+async def test_a_receipt_confirms_where_the_policy_takes_it_as_confirmation(
     client: Client, world: World
 ) -> None:
     world.events.add(make_stored(1))
@@ -228,7 +228,7 @@ async def test_a_receipt_confirms_where_the_policy_takes_it_as_proof(
     assert world.events.stored[event_id(1)].state is State.CONFIRMED
     assert world.events.stored[event_id(2)].state is not State.CONFIRMED
     assert world.confirmed == [event_id(1)]
-    assert world.events.proofs[0].evidence == "receipt:SM1"
+    assert world.events.confirmations[0].evidence == "receipt:SM1"
 
 
 async def test_statuses_may_come_late_twice_and_out_of_order(client: Client, world: World) -> None:
@@ -238,7 +238,7 @@ async def test_statuses_may_come_late_twice_and_out_of_order(client: Client, wor
         response = await twilio(client, MessageSid="SM1", MessageStatus=status)
         assert response.status == 204
     assert world.events.stored[event_id(1)].state is State.CONFIRMED
-    assert len(world.events.proofs) == 1
+    assert len(world.events.confirmations) == 1
 
 
 @pytest.mark.parametrize("status", ["queued", "sent", "failed", "undelivered"])
@@ -249,7 +249,7 @@ async def test_what_is_no_receipt_confirms_nothing(
     world.digests.add("sms", [event_id(1)], "SM1")
     response = await twilio(client, MessageSid="SM1", MessageStatus=status, ErrorCode="30003")
     assert response.status == 204
-    assert world.events.proofs == []
+    assert world.events.confirmations == []
     assert ("30003" in caplog.text) == (status in ("failed", "undelivered"))
 
 
@@ -292,7 +292,7 @@ async def test_a_wrong_signature_is_403_and_confirms_nothing(client: Client, wor
     ):
         assert response.status in (400, 403)
     await problem(await twilio(client, "another-token", **fields), 403, "invalid-signature")
-    assert world.events.proofs == []
+    assert world.events.confirmations == []
 
 
 async def test_without_a_secret_every_callback_is_403(serve: Callable[..., Any]) -> None:
@@ -334,7 +334,7 @@ async def test_another_mail_report_confirms_nothing(
     world.events.add(make_stored(1))
     world.digests.add("email", [event_id(1)], "d0@x")
     assert (await mail_callback(client, kind)).status == 204
-    assert world.events.proofs == []
+    assert world.events.confirmations == []
 
 
 @pytest.mark.parametrize(
@@ -412,14 +412,14 @@ async def test_opening_a_link_confirms_nothing_and_its_button_the_events_it_list
         assert "2 updates" in text
         assert "<b>" not in text
     assert (await client.head(path)).status == 200
-    assert world.events.proofs == []
+    assert world.events.confirmations == []
     for _ in range(2):
         response = await client.post(path)
         assert response.status == 200
         check_page(response, await response.text())
     confirmed = [i for i, s in world.events.stored.items() if s.state is State.CONFIRMED]
     assert confirmed == [event_id(1), event_id(2)]
-    assert [(p.channel, p.by, p.evidence) for p in world.events.proofs] == [
+    assert [(p.channel, p.by, p.evidence) for p in world.events.confirmations] == [
         ("email", "u1", f"link:{digest}")
     ] * 2
     assert world.confirmed[:2] == confirmed
@@ -467,7 +467,7 @@ async def test_a_bad_link_is_404_and_an_old_one_410(client: Client, world: World
         response = await client.request(method, good)
         assert response.status == 410
         check_page(response, await response.text())
-    assert world.events.proofs == []
+    assert world.events.confirmations == []
 
 
 async def test_a_link_opened_while_the_ledger_is_away_says_so(client: Client, world: World) -> None:

@@ -95,11 +95,11 @@ async def test_an_event_travels_to_its_user_and_the_ack_confirms_it() -> None:
         frame = await hear(ws)
         assert frame == {"type": "events", "n": 1, "events": [event.as_wire()]}
         await say(ws, type="ack", upto=1)
-        await until(lambda: node.journal.proofs)
-        [proof] = node.journal.proofs
-        assert (proof.event_id, proof.user_id) == (event.id, "ada")
-        assert (proof.channel, proof.by) == ("websocket", "phone")
-        assert proof.evidence == welcome["connection_id"]
+        await until(lambda: node.journal.confirmations)
+        [confirmation] = node.journal.confirmations
+        assert (confirmation.event_id, confirmation.user_id) == (event.id, "ada")
+        assert (confirmation.channel, confirmation.by) == ("websocket", "phone")
+        assert confirmation.evidence == welcome["connection_id"]
         assert node.confirmed == [event.id]
 
 
@@ -113,7 +113,7 @@ async def test_events_of_one_turn_come_in_one_frame_and_n_counts_ephemeral_ones(
         assert (frame["n"], len(frame["events"])) == (4, 4)
         await say(ws, type="ack", ids=[durable[1].id])
         await say(ws, type="ack", upto=4)
-        await until(lambda: len(node.journal.proofs) == 3)
+        await until(lambda: len(node.journal.confirmations) == 3)
         assert node.journal.confirmed == [durable[1].id, durable[0].id, durable[2].id]
 
 
@@ -127,7 +127,7 @@ async def test_a_user_hears_nothing_of_another() -> None:
         assert (await events_of(eve, 1))[0] == [hers.id]
         await say(ada, type="ack", ids=[hers.id])
         assert (await hear(ada))["code"] == "unknown_ack"
-        assert node.journal.proofs == []
+        assert node.journal.confirmations == []
 
 
 async def test_a_services_name_is_no_users_and_gets_no_connection() -> None:
@@ -161,8 +161,8 @@ async def test_two_devices_both_hear_and_both_confirm() -> None:
         for ws in (first, second):
             await events_of(ws, 1)
             await say(ws, type="ack", upto=1)
-        await until(lambda: len(node.journal.proofs) == 2)
-        assert sorted(proof.by for proof in node.journal.proofs) == ["a", "b"]
+        await until(lambda: len(node.journal.confirmations) == 2)
+        assert sorted(confirmation.by for confirmation in node.journal.confirmations) == ["a", "b"]
 
 
 async def test_what_is_unconfirmed_is_replayed_on_connect() -> None:

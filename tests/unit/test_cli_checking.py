@@ -173,15 +173,23 @@ async def test_an_ack_that_confirms_nothing_is_a_failure() -> None:
     assert len(sight.acked) == 5
 
 
-PROOF = {"by": "ada", "channel": "websocket", "evidence": "c-1", "at": "2026-01-01T00:00:00Z"}
+CONFIRMATION = {
+    "by": "ada",
+    "channel": "websocket",
+    "evidence": "c-1",
+    "at": "2026-01-01T00:00:00Z",
+}
 
 
 @pytest.mark.parametrize(
     "event",
     [
-        {"attempts": [], "confirmations": [PROOF]},
+        {"attempts": [], "confirmations": [CONFIRMATION]},
         {"attempts": [{"channel": "websocket"}], "confirmations": []},
-        {"attempts": [{"channel": "websocket"}], "confirmations": [PROOF | {"evidence": None}]},
+        {
+            "attempts": [{"channel": "websocket"}],
+            "confirmations": [CONFIRMATION | {"evidence": None}],
+        },
     ],
 )
 async def test_a_timeline_that_does_not_say_who_what_and_when_is_a_failure(event: Any) -> None:

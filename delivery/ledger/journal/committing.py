@@ -1,8 +1,8 @@
 """Commits batches: to the ledger, or to the spool while the ledger is away.
 
 Owns: the order (the spool is drained before a new batch), the search for an event that cannot be
-recorded, proofs that came before their events, the spools of ended processes. Runs on the journal's
-thread. Never does: collect entries, or call the loop.
+recorded, confirmations that came before their events, the spools of ended processes. Runs on the
+journal's thread. Never does: collect entries, or call the loop.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from delivery.ledger.journal.gathering import Batch
 from delivery.ledger.journal.spool import Spool
 
 KEEP_UNMATCHED = 60.0
-"""Seconds for which a proof without an event is kept."""
+"""Seconds for which a confirmation without an event is kept."""
 OFFER_INTERVAL = 1.0
 MAX_UNMATCHED = 20_000
 
 
-class UnmatchedProofs:
-    """Proofs whose event is not in the ledger yet. Bounded; for one thread.
+class UnmatchedConfirmations:
+    """Confirmations whose event is not in the ledger yet. Bounded; for one thread.
 
     Args:
         clock: monotonic seconds.
@@ -49,7 +49,8 @@ class UnmatchedProofs:
         return len(self._until)
 
     def due(self) -> list[Confirmation]:
-        """Proofs to offer to the ledger now; none within ``OFFER_INTERVAL`` of the last call."""
+        """Confirmations to offer to the ledger now; none within ``OFFER_INTERVAL`` of the last
+        call."""
         now = self._clock()
         if not self._until or now < self._at:
             return []
@@ -57,19 +58,21 @@ class UnmatchedProofs:
         return list(self._until)
 
     def settle(self, offered: Iterable[Confirmation], missed: Iterable[Confirmation]) -> None:
-        """Drop offered proofs that found their event, and keep the others for a while.
+        """Drop offered confirmations that found their event, and keep the others for a while.
 
         Args:
             offered: the answer of ``due``.
-            missed: proofs, offered or new, without an event in the ledger.
+            missed: confirmations, offered or new, without an event in the ledger.
         """
         now = self._clock()
-        again = {proof: self._until.get(proof, now + self._keep) for proof in missed}
-        for proof in offered:
-            self._until.pop(proof, None)
-        for proof, until in again.items():
+        again = {
+            confirmation: self._until.get(confirmation, now + self._keep) for confirmation in missed
+        }
+        for confirmation in offered:
+            self._until.pop(confirmation, None)
+        for confirmation, until in again.items():
             if until > now:
-                self._until[proof] = until
+                self._until[confirmation] = until
         while len(self._until) > self._limit:
             del self._until[next(iter(self._until))]  # the oldest first: the least likely to match
 
@@ -147,7 +150,7 @@ class Committer:
         self._ledger = ledger
         self._spool = spool
         self._outage = Outage(lambda: ledger.ping())
-        self._unmatched = UnmatchedProofs()
+        self._unmatched = UnmatchedConfirmations()
         self._adopt_at = 0.0
         self._logged_reason: str | None = None
         self._refused: str | None = None  # why the spool refused the last batch; None if it took it
@@ -178,14 +181,14 @@ class Committer:
             return [error] * len(batch.entries)
 
     def maintain(self) -> None:
-        """Drain the spool, adopt spools of ended processes, offer unmatched proofs."""
+        """Drain the spool, adopt spools of ended processes, offer unmatched confirmations."""
         try:
             if self._outage.is_on and self._outage.may_be_over():
                 # A full spool may be empty by now, and no event would find that out: load balancers
                 # send none to a gateway that refuses.
                 self._outage.worked()
             self._drain()
-            self._offer_unmatched_proofs()
+            self._offer_unmatched_confirmations()
             if self._spool is not None and self.is_upkeep_due:
                 self._adopt_at = time.monotonic() + ADOPT_EVERY
                 self._spool.adopt(self._drained)
@@ -203,12 +206,12 @@ class Committer:
         entries = [entry for entry, _ in batch.entries]
         try:
             self._drain()
-            answers = self._record(entries, batch.proofs)
-            self._offer_unmatched_proofs()
+            answers = self._record(entries, batch.confirmations)
+            self._offer_unmatched_confirmations()
             for reason, ids in batch.hand_overs.items():
                 self._ledger.operations.hand_over(ids, reason)
         except LedgerUnavailable as error:
-            return self._to_spool(entries, batch.proofs, error)
+            return self._to_spool(entries, batch.confirmations, error)
         self._outage.worked()
         self.commits += 1
         return answers
@@ -224,9 +227,9 @@ class Committer:
         self._logged_reason = None
         logger.warning("the ledger is back: drained %d events from the spool", drained)
 
-    def _drained(self, entries: Sequence[Entry], proofs: Sequence[Confirmation]) -> None:
+    def _drained(self, entries: Sequence[Entry], confirmations: Sequence[Confirmation]) -> None:
         """Commit a page of a spool, and set aside entries that the ledger refuses for good."""
-        answers = self._record(entries, proofs, drained=True)
+        answers = self._record(entries, confirmations, drained=True)
         refused = [
             entry
             for entry, answer in zip(entries, answers, strict=True)
@@ -238,17 +241,19 @@ class Committer:
     def _record(
         self,
         entries: Sequence[Entry],
-        proofs: Sequence[Confirmation],
+        confirmations: Sequence[Confirmation],
         *,
         drained: bool = False,
     ) -> list[Answer]:
         """Commit as one; when the batch is refused, one by one, to isolate the entry at fault."""
-        if not entries and not proofs:
+        if not entries and not confirmations:
             return []
         missed: list[Confirmation] = []
         try:
             answers: list[Answer] = list(
-                self._ledger.recording.commit(entries, proofs, drained=drained, missed=missed)
+                self._ledger.recording.commit(
+                    entries, confirmations, drained=drained, missed=missed
+                )
             )
             self._unmatched.settle((), missed)
             return answers
@@ -267,19 +272,25 @@ class Committer:
             except Exception as error:
                 logger.exception("event %s cannot be recorded", entry.event.id)
                 answers.append(error)
-        if proofs:
-            self._ledger.confirmations.confirm(proofs)
+        if confirmations:
+            self._ledger.confirmations.confirm(confirmations)
         return answers
 
-    def _offer_unmatched_proofs(self) -> None:
-        """Offer unmatched proofs again: another node may have recorded their events meanwhile."""
+    def _offer_unmatched_confirmations(self) -> None:
+        """Offer unmatched confirmations again: another node may have recorded their events
+        meanwhile."""
         due = self._unmatched.due()
         if due:
             unknown = set(self._ledger.confirmations.confirm(due).unknown)
-            self._unmatched.settle(due, [proof for proof in due if proof.event_id in unknown])
+            self._unmatched.settle(
+                due, [confirmation for confirmation in due if confirmation.event_id in unknown]
+            )
 
     def _to_spool(
-        self, entries: Sequence[Entry], proofs: Sequence[Confirmation], error: LedgerUnavailable
+        self,
+        entries: Sequence[Entry],
+        confirmations: Sequence[Confirmation],
+        error: LedgerUnavailable,
     ) -> Sequence[Answer]:
         if self._spool is None:
             return [error] * len(entries)
@@ -288,7 +299,7 @@ class Committer:
             logger.error("%s; events go to the spool until it is back", error)
         self._outage.failed()
         try:
-            self._spool.append(entries, proofs)
+            self._spool.append(entries, confirmations)
         except LedgerError as refused:
             logger.error("spool refused %d events: %s", len(entries), refused)
             self._refused = str(refused)

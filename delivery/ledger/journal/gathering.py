@@ -1,7 +1,7 @@
 """The journal's next transaction while it grows, and how much of it is ripe.
 
-Owns: the order of entries, and the match of proofs and hand-overs to entries that are not committed
-yet. Runs on the loop's thread. Never does: commit, or read a clock.
+Owns: the order of entries, and the match of confirmations and hand-overs to entries that are not
+committed yet. Runs on the loop's thread. Never does: commit, or read a clock.
 """
 
 from __future__ import annotations
@@ -20,50 +20,51 @@ class Batch:
     """The contents of one transaction, passed to the journal's thread as a whole."""
 
     entries: list[tuple[Entry, Answered]] = field(default_factory=list)
-    proofs: list[Confirmation] = field(default_factory=list)
+    confirmations: list[Confirmation] = field(default_factory=list)
     hand_overs: dict[str, list[str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.entries or self.proofs or self.hand_overs)
+        return bool(self.entries or self.confirmations or self.hand_overs)
 
 
 class Gathering:
-    """Entries in order of submission, with the proofs and hand-overs that came before their commit.
+    """Entries in order of submission, with the confirmations and hand-overs that came before their
+    commit.
 
-    An entry that was sent on a socket of this node may wait for its proof, which is then inserted
-    with it, at a fraction of the cost of an update. It is *ripe* once it has its proof, is not
-    awaited, or has waited for long enough; a batch is a ripe prefix, so that no entry overtakes
-    another within a run. Proofs of committed events are collected for longer: no caller waits for
-    them, and writing one costs as much as writing many.
+    An entry that was sent on a socket of this node may wait for its confirmation, which is then
+    inserted with it, at a fraction of the cost of an update. It is *ripe* once it has its
+    confirmation, is not awaited, or has waited for long enough; a batch is a ripe prefix, so that
+    no entry overtakes another within a run. Confirmations of committed events are collected for
+    longer: no caller waits for them, and writing one costs as much as writing many.
     """
 
     def __init__(self) -> None:
         self._entries: list[tuple[Entry, Answered]] = []
         self._by_id: dict[str, Entry] = {}
-        self._proofs: list[Confirmation] = []
+        self._confirmations: list[Confirmation] = []
         self._hand_overs: dict[str, list[str]] = {}
         self._ripe = 0
         self._marks: deque[tuple[float, int]] = deque()
         self._marked = 0
-        self._proofs_at: float | None = None
+        self._confirmations_at: float | None = None
 
     def __bool__(self) -> bool:
-        return bool(self._entries or self._proofs or self._hand_overs)
+        return bool(self._entries or self._confirmations or self._hand_overs)
 
     def add(self, entry: Entry, answered: Answered) -> None:
         """Append one entry."""
         self._entries.append((entry, answered))
         self._by_id.setdefault(entry.event.id, entry)
 
-    def prove(self, proofs: Sequence[Confirmation]) -> None:
-        """Attach each proof to its entry, or queue it if the entry is not here."""
+    def prove(self, confirmations: Sequence[Confirmation]) -> None:
+        """Attach each confirmation to its entry, or queue it if the entry is not here."""
         by_id = self._by_id
-        for proof in proofs:
-            entry = by_id.get(proof.event_id)
-            if entry is not None and entry.event.user_id == proof.user_id:
-                entry.proofs.append(proof)
+        for confirmation in confirmations:
+            entry = by_id.get(confirmation.event_id)
+            if entry is not None and entry.event.user_id == confirmation.user_id:
+                entry.confirmations.append(confirmation)
             else:
-                self._proofs.append(proof)
+                self._confirmations.append(confirmation)
 
     def hand_over(self, event_id: str, reason: str) -> None:
         """Hand an event over: in its insert if its entry is here, else queued."""
@@ -81,8 +82,8 @@ class Gathering:
         if fresh:
             self._marks.append((now, fresh))
             self._marked += fresh
-        if self._proofs and self._proofs_at is None:
-            self._proofs_at = now
+        if self._confirmations and self._confirmations_at is None:
+            self._confirmations_at = now
 
     @property
     def oldest(self) -> float | None:
@@ -90,34 +91,36 @@ class Gathering:
         return self._marks[0][0] if self._marks else None
 
     @property
-    def oldest_proof(self) -> float | None:
-        """When the first of the proofs without an entry was marked."""
-        return self._proofs_at
+    def oldest_confirmation(self) -> float | None:
+        """When the first of the confirmations without an entry was marked."""
+        return self._confirmations_at
 
-    def cut(self, ripe_since: float, limit: int, *, proofs_since: float) -> Batch | None:
+    def cut(self, ripe_since: float, limit: int, *, confirmations_since: float) -> Batch | None:
         """Take out the ripe prefix; ``None`` when nothing is ripe, or its first entry came after
         ``ripe_since`` and the rest may still get ripe. You must call ``mark`` before.
 
         Args:
             ripe_since: entries marked until then have waited for long enough.
             limit: entries in one batch.
-            proofs_since: the same for proofs of committed events.
+            confirmations_since: the same for confirmations of committed events.
         """
         size = self._count_ripe(ripe_since)
         if size < len(self._entries) and self._marks[0][0] > ripe_since:
             size = 0
         size = min(size, limit)
-        has_proofs = self._proofs_at is not None and self._proofs_at <= proofs_since
-        if not (size or has_proofs or self._hand_overs):
+        has_confirmations = (
+            self._confirmations_at is not None and self._confirmations_at <= confirmations_since
+        )
+        if not (size or has_confirmations or self._hand_overs):
             return None
         batch = Batch(self._entries[:size])
         del self._entries[:size]
         for entry, _ in batch.entries:
             self._by_id.pop(entry.event.id, None)
         self._forget_marks(size)
-        if has_proofs:
-            batch.proofs, self._proofs = self._proofs, []
-            self._proofs_at = None
+        if has_confirmations:
+            batch.confirmations, self._confirmations = self._confirmations, []
+            self._confirmations_at = None
         batch.hand_overs, self._hand_overs = self._hand_overs, {}
         return batch
 
@@ -133,7 +136,7 @@ class Gathering:
         end = len(entries)
         while ripe < end:
             entry = entries[ripe][0]
-            if entry.awaited and not entry.proofs:
+            if entry.awaited and not entry.confirmations:
                 break
             ripe += 1
         self._ripe = ripe

@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 BATCH = 5_000
 GATHER = 0.02
-"""Seconds that an entry may wait for its proof, to be inserted with it."""
-GATHER_PROOFS = 0.02
-"""Seconds for which proofs of committed events are collected, to be written together."""
+"""Seconds that an entry may wait for its confirmation, to be inserted with it."""
+GATHER_CONFIRMATIONS = 0.02
+"""Seconds for which confirmations of committed events are collected, to be written together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class _Flush:
     """A caller of ``flush``, and the counts of answered entries and cut batches that it waits for.
 
     Attributes:
-        cuts: batches, because one may hold proofs and hand-overs without an entry.
+        cuts: batches, because one may hold confirmations and hand-overs without an entry.
     """
 
     done: asyncio.Future[None]
@@ -129,9 +129,9 @@ class JournalThread:
         if not self._is_scheduled:
             self._schedule()
 
-    def confirm(self, proofs: Sequence[Confirmation]) -> None:
+    def confirm(self, confirmations: Sequence[Confirmation]) -> None:
         """See the port."""
-        self._gathering.prove(proofs)
+        self._gathering.prove(confirmations)
         if not self._is_scheduled:
             self._schedule()
 
@@ -181,20 +181,22 @@ class JournalThread:
         self._gathering.mark(now)
         if self._is_busy or not self._gathering:
             return
-        # A caller of ``flush`` waits for the commit, so no entry waits for its proof.
-        entries, proofs = (0.0, 0.0) if self._flushes else (self._gather, GATHER_PROOFS)
-        batch = self._gathering.cut(now - entries, BATCH, proofs_since=now - proofs)
+        # A caller of ``flush`` waits for the commit, so no entry waits for its confirmation.
+        entries, confirmations = (
+            (0.0, 0.0) if self._flushes else (self._gather, GATHER_CONFIRMATIONS)
+        )
+        batch = self._gathering.cut(now - entries, BATCH, confirmations_since=now - confirmations)
         if batch is not None:
             self._is_busy = True
             self._cuts += 1
             self._inbox.put(batch)
         else:
-            self._wait(entries, proofs)
+            self._wait(entries, confirmations)
 
-    def _wait(self, entries: float, proofs: float) -> None:
-        """Set the timer for when the first entry or proof has waited for long enough."""
+    def _wait(self, entries: float, confirmations: float) -> None:
+        """Set the timer for when the first entry or confirmation has waited for long enough."""
         gathering = self._gathering
-        waits = (gathering.oldest, entries), (gathering.oldest_proof, proofs)
+        waits = (gathering.oldest, entries), (gathering.oldest_confirmation, confirmations)
         at = min(since + timeout for since, timeout in waits if since is not None)
         if self._timer is not None:
             # Kept here: a handle of uvloop for an instant in the past has no ``when``.

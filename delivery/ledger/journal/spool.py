@@ -32,11 +32,11 @@ PAGE = 500
 _UNSAFE = re.compile("[^A-Za-z0-9_.-]")  # in a file's name
 
 Commit = Callable[[Sequence[Entry], Sequence[Confirmation]], object]
-"""Records the entries first, then the proofs."""
+"""Records the entries first, then the confirmations."""
 
 
 class Spool:
-    """An append-only file of entries and proofs, in the order in which they were accepted.
+    """An append-only file of entries and confirmations, in the order in which they were accepted.
 
     Thread-safe. Lines are ``crc32 json``; a torn last line was never acknowledged and is dropped.
     """
@@ -69,8 +69,8 @@ class Spool:
         """Bytes not drained yet; 0 when the spool is empty."""
         return self._size - self._drained
 
-    def append(self, entries: Sequence[Entry], proofs: Sequence[Confirmation] = ()) -> None:
-        """Write and fsync; entries and proofs survive ``kill -9`` once this returns.
+    def append(self, entries: Sequence[Entry], confirmations: Sequence[Confirmation] = ()) -> None:
+        """Write and fsync; entries and confirmations survive ``kill -9`` once this returns.
 
         Raises:
             SpoolFull: the size limit would be exceeded; nothing was written.
@@ -78,7 +78,7 @@ class Spool:
         """
         lines = b"".join(
             [_line(_entry_record(entry)) for entry in entries]
-            + [_line(_proof_record(proof)) for proof in proofs]
+            + [_line(_confirmation_record(confirmation)) for confirmation in confirmations]
         )
         with self._lock:
             if self._size + len(lines) > self.max_bytes:
@@ -106,8 +106,8 @@ class Spool:
             if not self.pending_bytes:
                 return 0
             count = 0
-            for offset, entries, proofs in _pages(self._file, self._drained, self.path):
-                commit(entries, proofs)
+            for offset, entries, confirmations in _pages(self._file, self._drained, self.path):
+                commit(entries, confirmations)
                 self._drained = offset
                 count += len(entries)
             self._file.truncate(0)
@@ -156,11 +156,11 @@ def adopt_orphans(directory: Path, commit: Commit, own: Path | None = None) -> i
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue  # its process is alive
-            for _, entries, proofs in _pages(file, 0, path):
+            for _, entries, confirmations in _pages(file, 0, path):
                 for entry in entries:
                     # The sockets it was pushed on ended with the process: the chain starts now.
                     entry.hand_over = True
-                commit(entries, proofs)
+                commit(entries, confirmations)
                 count += len(entries)
             path.unlink(missing_ok=True)
     if count:
@@ -174,7 +174,7 @@ def _pages(
     """Pages of the file from ``offset`` on, each with the offset behind it."""
     file.seek(offset)
     entries: list[Entry] = []
-    proofs: list[Confirmation] = []
+    confirmations: list[Confirmation] = []
     for line in file:
         offset += len(line)
         record = _record(line)
@@ -185,12 +185,12 @@ def _pages(
             entries.append(_entry(record))
         else:
             # Its entry comes before it; committing later entries first does no harm.
-            proofs.append(Confirmation(**record["proof"]))
-        if len(entries) + len(proofs) >= PAGE:
-            yield offset, entries, proofs
-            entries, proofs = [], []
-    if entries or proofs:
-        yield offset, entries, proofs
+            confirmations.append(Confirmation(**record["proof"]))
+        if len(entries) + len(confirmations) >= PAGE:
+            yield offset, entries, confirmations
+            entries, confirmations = [], []
+    if entries or confirmations:
+        yield offset, entries, confirmations
 
 
 def _set_aside(line: bytes, path: Path) -> None:
@@ -233,13 +233,13 @@ def _entry_record(entry: Entry) -> dict[str, Any]:
         "ttl": entry.ttl,
         "sent": entry.sent,
         "hand_over": entry.hand_over,
-        "proofs": entry.proofs,
+        "proofs": entry.confirmations,
         "pushes": entry.pushes,
     }
 
 
-def _proof_record(proof: Confirmation) -> dict[str, Any]:
-    return {"kind": "proof", "proof": proof}
+def _confirmation_record(confirmation: Confirmation) -> dict[str, Any]:
+    return {"kind": "proof", "proof": confirmation}
 
 
 def _entry(record: dict[str, Any]) -> Entry:
@@ -249,7 +249,7 @@ def _entry(record: dict[str, Any]) -> Entry:
         ttl=record["ttl"],
         sent=record["sent"],
         hand_over=record["hand_over"],
-        proofs=[Confirmation(**proof) for proof in record["proofs"]],
+        confirmations=[Confirmation(**confirmation) for confirmation in record["proofs"]],
         pushes=[(Outcome(outcome), error) for outcome, error in record["pushes"]],
     )
 

@@ -157,17 +157,17 @@ def insert_attempts(connection: Connection, rows: Sequence[dict[str, Any]]) -> N
 
 
 def insert_confirmations(
-    connection: Connection, proofs: Sequence[Confirmation], now: datetime
+    connection: Connection, confirmations: Sequence[Confirmation], now: datetime
 ) -> None:
-    """Insert proofs; a repeated one adds no second row."""
+    """Insert confirmations; a repeated one adds no second row."""
     with cursor_of(connection) as cursor:
         if is_postgresql(connection):
-            values = [(p.event_id, p.channel, p.by, p.evidence) for p in proofs]
+            values = [(p.event_id, p.channel, p.by, p.evidence) for p in confirmations]
             cursor.execute(_UNNEST_CONFIRMATIONS, (now, *map(array, zip(*values, strict=True))))
             return
         at = stamp(connection, now)
         groups: dict[str, list[Values]] = {}
-        for p in proofs:
+        for p in confirmations:
             groups.setdefault(p.channel, []).append((p.event_id, p.by, p.evidence))
         for channel, group in groups.items():
             _insert_values(cursor, _INSERT_CONFIRMATIONS, (channel, at), group, _DO_NOTHING)

@@ -157,7 +157,7 @@ def milliseconds(seconds: float | None) -> int | None:
 
 
 def confirmation(row: AnyRow) -> ConfirmationRow:
-    """The stored proof of a ``confirmations`` row."""
+    """The stored confirmation of a ``confirmations`` row."""
     columns = row._mapping
     return ConfirmationRow(
         channel=columns["channel"],

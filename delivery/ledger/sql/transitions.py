@@ -30,7 +30,7 @@ def after(cause: Cause) -> str:
     """The state to which ``cause`` leads from every state that it may change.
 
     Raises:
-        IllegalTransition: it leads to several states (a proof does), so it is not one value.
+        IllegalTransition: it leads to several states (a confirmation does), so it is not one value.
     """
     targets = {lifecycle.transition(state, cause) for state in lifecycle.sources(cause)}
     if len(targets) != 1:

@@ -1,6 +1,6 @@
-"""Storing proofs: the first one confirms its event, later ones add rows.
+"""Storing confirmations: the first one confirms its event, later ones add rows.
 
-Owns: the check that a proof is of the event's own user, and the changes that it makes.
+Owns: the check that a confirmation is of the event's own user, and the changes that it makes.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from delivery.ledger.sql.dialect import array
 from delivery.ledger.sql.rows import is_id
 from delivery.ledger.stores import audit
 
-_FROM = sorted(state.value for state in sources(Cause.PROOF) - {State.CONFIRMED, State.EXPIRED})
+_FROM = sorted(
+    state.value for state in sources(Cause.CONFIRMATION) - {State.CONFIRMED, State.EXPIRED}
+)
 
 # Locked in id order, as by every writer of many events: no two can wait for each other. One
-# statement, because proofs are the most frequent write after inserts.
+# statement, because confirmations are the most frequent write after inserts.
 _POSTGRESQL = """
-WITH proof AS (
+WITH confirmation AS (
     SELECT p.id, p.user_id FROM unnest(%(ids)s::uuid[], %(users)s::text[]) AS p (id, user_id)
 ), found AS (
     SELECT e.id, e.user_id, e.state, e.class FROM events e
     WHERE e.id = ANY (%(ids)s::uuid[]) ORDER BY e.id FOR UPDATE
-), proved AS (
+), confirmed AS (
     UPDATE events e SET state = %(to)s, confirmed_at = %(now)s, due_at = NULL, step = NULL
-    FROM found f JOIN (SELECT DISTINCT id, user_id FROM proof) p USING (id, user_id)
+    FROM found f JOIN (SELECT DISTINCT id, user_id FROM confirmation) p USING (id, user_id)
     WHERE e.id = f.id AND f.state = ANY (%(from)s::text[])
 )
 SELECT id, user_id, state, class FROM found
@@ -54,47 +56,47 @@ class ConfirmationSql:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def confirm(self, proofs: Sequence[Confirmation]) -> Confirmed:
+    def confirm(self, confirmations: Sequence[Confirmation]) -> Confirmed:
         """See the port."""
         with self._database.write() as connection:
-            return store_proofs(connection, proofs, self._database.now(connection))
+            return store_confirmations(connection, confirmations, self._database.now(connection))
 
 
-def store_proofs(
-    connection: Connection, proofs: Sequence[Confirmation], now: datetime
+def store_confirmations(
+    connection: Connection, confirmations: Sequence[Confirmation], now: datetime
 ) -> Confirmed:
     """See the port ``ConfirmationStore.confirm``; inside the caller's transaction."""
-    named = [proof for proof in proofs if is_id(proof.event_id)]
-    found = {row[0]: row for row in _prove(connection, named, now)} if named else {}
+    named = [confirmation for confirmation in confirmations if is_id(confirmation.event_id)]
+    found = {row[0]: row for row in _confirm_one(connection, named, now)} if named else {}
     valid: list[Confirmation] = []
     unknown: list[str] = []
-    for proof in proofs:
-        row = found.get(proof.event_id)
-        if row is None or row[1] != proof.user_id:
-            unknown.append(proof.event_id)
+    for confirmation in confirmations:
+        row = found.get(confirmation.event_id)
+        if row is None or row[1] != confirmation.user_id:
+            unknown.append(confirmation.event_id)
         else:
-            valid.append(proof)
+            valid.append(confirmation)
     if not valid:
         return Confirmed((), tuple(unknown))
     bulk.insert_confirmations(connection, valid, now)
     audit.record(connection, "confirmed", now, _subjects(valid, found))
-    ids = dict.fromkeys(proof.event_id for proof in valid)
+    ids = dict.fromkeys(confirmation.event_id for confirmation in valid)
     confirmed = [i for i in ids if found[i][2] != State.EXPIRED.value]
     return Confirmed(tuple(confirmed), tuple(unknown))
 
 
-def _prove(
-    connection: Connection, proofs: Sequence[Confirmation], now: datetime
+def _confirm_one(
+    connection: Connection, confirmations: Sequence[Confirmation], now: datetime
 ) -> Iterable[Owner]:
-    """Confirm events whose user the proof names, unless confirmed already; returns all events that
-    were found, as they were before."""
+    """Confirm events whose user the confirmation names, unless confirmed already; returns all
+    events that were found, as they were before."""
     with bulk.cursor_of(connection) as cursor:
         if bulk.is_postgresql(connection):
             cursor.execute(
                 _POSTGRESQL,
                 {
-                    "ids": array(proof.event_id for proof in proofs),
-                    "users": array(proof.user_id for proof in proofs),
+                    "ids": array(confirmation.event_id for confirmation in confirmations),
+                    "users": array(confirmation.user_id for confirmation in confirmations),
                     "to": State.CONFIRMED.value,
                     "from": array(_FROM),
                     "now": now,
@@ -102,9 +104,9 @@ def _prove(
             )
             return list(cursor.fetchall())
         found: list[Owner] = cursor.execute(
-            _LOOK_SQLITE, [json.dumps([proof.event_id for proof in proofs])]
+            _LOOK_SQLITE, [json.dumps([confirmation.event_id for confirmation in confirmations])]
         ).fetchall()
-        users = {(proof.event_id, proof.user_id) for proof in proofs}
+        users = {(confirmation.event_id, confirmation.user_id) for confirmation in confirmations}
         own = [row[0] for row in found if (row[0], row[1]) in users]
         at = bulk.stamp(connection, now)
         cursor.execute(
@@ -114,10 +116,14 @@ def _prove(
 
 
 def _subjects(
-    proofs: Sequence[Confirmation], found: Mapping[str, Owner]
+    confirmations: Sequence[Confirmation], found: Mapping[str, Owner]
 ) -> Iterable[audit.Subject]:
-    for proof in proofs:
-        event_class = found[proof.event_id][3]
+    for confirmation in confirmations:
+        event_class = found[confirmation.event_id][3]
         if audit.is_audited(event_class):  # most are not, and this is the most frequent write
-            facts = {"channel": proof.channel, "by": proof.by, "evidence": proof.evidence}
-            yield audit.Subject(proof.event_id, proof.user_id, event_class, facts)
+            facts = {
+                "channel": confirmation.channel,
+                "by": confirmation.by,
+                "evidence": confirmation.evidence,
+            }
+            yield audit.Subject(confirmation.event_id, confirmation.user_id, event_class, facts)

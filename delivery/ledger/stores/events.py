@@ -52,13 +52,13 @@ class EventSql:
                 .where(attempts.c.event_id == event_id)
                 .order_by(attempts.c.started_at, attempts.c.id)
             ).all()
-            proofs = connection.execute(
+            confirmed = connection.execute(
                 sa.select(confirmations)
                 .where(confirmations.c.event_id == event_id)
                 .order_by(confirmations.c.at)
             ).all()
         return _timeline(
-            stored(row), [attempt(t) for t in tries], [confirmation(p) for p in proofs]
+            stored(row), [attempt(t) for t in tries], [confirmation(p) for p in confirmed]
         )
 
     def find(
@@ -114,9 +114,13 @@ def unconfirmed() -> sa.ColumnElement[bool]:
     return events.c.state.notin_([sa.literal_column(f"'{state}'") for state in ENDED_FOR_FEEDS])
 
 
-def _timeline(event: Stored, tries: list[Attempt], proofs: list[ConfirmationRow]) -> Timeline:
-    """Add the successful push, which has no attempt row: its proof holds all facts."""
-    live = next((proof for proof in proofs if proof.channel in LIVE), None)
+def _timeline(
+    event: Stored, tries: list[Attempt], confirmations: list[ConfirmationRow]
+) -> Timeline:
+    """Add the successful push, which has no attempt row: its confirmation holds all facts."""
+    live = next(
+        (confirmation for confirmation in confirmations if confirmation.channel in LIVE), None
+    )
     if live is not None and event.handed_over_at is None:
         number = 1 + sum(one.channel == live.channel for one in tries)
         tries.append(
@@ -130,4 +134,4 @@ def _timeline(event: Stored, tries: list[Attempt], proofs: list[ConfirmationRow]
                 ended_at=live.at,
             )
         )
-    return Timeline(event, tuple(tries), tuple(proofs))
+    return Timeline(event, tuple(tries), tuple(confirmations))

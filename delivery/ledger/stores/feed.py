@@ -59,7 +59,7 @@ _BEHIND = (
     .order_by(events.c.position.desc())
     .limit(1)
 )
-_PROOF = sa.exists().where(
+_CONFIRMATION = sa.exists().where(
     confirmations.c.event_id == events.c.id,
     confirmations.c.channel == Channel.WEBSOCKET,
     confirmations.c.by == sa.bindparam("by", type_=confirmations.c.by.type),
@@ -67,7 +67,7 @@ _PROOF = sa.exists().where(
 _RECENT = (
     sa.select(
         *_EVENT,
-        sa.and_(events.c.state == State.CONFIRMED.value, _PROOF).label("is_proved"),
+        sa.and_(events.c.state == State.CONFIRMED.value, _CONFIRMATION).label("is_confirmed"),
     )
     .where(events.c.user_id == _USER, events.c.position > _AFTER)
     .where(events.c.recorded_at >= sa.bindparam("since", type_=events.c.recorded_at.type))
@@ -124,7 +124,7 @@ class FeedSql:
     @cached_property
     def _open(self) -> sa.Select[Any]:
         return (
-            sa.select(*_EVENT, sa.false().label("is_proved"))
+            sa.select(*_EVENT, sa.false().label("is_confirmed"))
             .where(events.c.user_id == _USER, events.c.position > _AFTER)
             .where(unconfirmed(), events.c.expires_at > self._database.clock())
             .order_by(events.c.position)
@@ -158,7 +158,7 @@ def _recorded_at(connection: Connection, user_id: str, cursor: str) -> datetime 
 
 
 def _owed(user_id: str, row: sa.Row[*tuple[Any, ...]]) -> Owed:
-    id_, type_, run_id, thread_id, seq, at, class_, data, meta, position, is_proved = row
+    id_, type_, run_id, thread_id, seq, at, class_, data, meta, position, is_confirmed = row
     event = Event(
         id=id_,
         type=type_,
@@ -171,4 +171,4 @@ def _owed(user_id: str, row: sa.Row[*tuple[Any, ...]]) -> Owed:
         thread_id=thread_id,
         meta=None if meta is None else load(meta),
     )
-    return Owed(event, position, bool(is_proved))
+    return Owed(event, position, bool(is_confirmed))

@@ -1,4 +1,4 @@
-"""Group commit: many events, their runs, first attempts and proofs in one transaction.
+"""Group commit: many events, their runs, first attempts and confirmations in one transaction.
 
 Owns: the rows of a new event, the test for duplicates, and sequence numbers. Locks are taken on
 runs (sorted), then on events, so two batches that share runs take turns.
@@ -29,7 +29,7 @@ from delivery.ledger.sql.rows import EVENT_COLUMNS, attempt_values, dump, raw_te
 from delivery.ledger.sql.rows import event as event_of
 from delivery.ledger.sql.tables import events
 from delivery.ledger.stores import audit
-from delivery.ledger.stores.confirmations import store_proofs
+from delivery.ledger.stores.confirmations import store_confirmations
 
 logger = logging.getLogger(__name__)
 
@@ -45,25 +45,31 @@ class RecordingSql:
     def commit(
         self,
         entries: Sequence[Entry],
-        proofs: Sequence[Confirmation] = (),
+        confirmations: Sequence[Confirmation] = (),
         *,
         drained: bool = False,
         missed: list[Confirmation] | None = None,
     ) -> list[Receipted]:
         """See the port ``RecordingStore.commit``."""
         try:
-            answers, unknown = self._commit(entries, proofs, is_repeated=drained, drained=drained)
+            answers, unknown = self._commit(
+                entries, confirmations, is_repeated=drained, drained=drained
+            )
         except (sa.exc.IntegrityError, sqlite3.IntegrityError, psycopg.errors.UniqueViolation):
             # An id is taken: too rare to pay for a query before every insert.
-            answers, unknown = self._commit(entries, proofs, is_repeated=True, drained=drained)
+            answers, unknown = self._commit(
+                entries, confirmations, is_repeated=True, drained=drained
+            )
         if missed is not None and unknown:
-            missed += [proof for proof in proofs if proof.event_id in unknown]
+            missed += [
+                confirmation for confirmation in confirmations if confirmation.event_id in unknown
+            ]
         return answers
 
     def _commit(
         self,
         entries: Sequence[Entry],
-        proofs: Sequence[Confirmation],
+        confirmations: Sequence[Confirmation],
         *,
         is_repeated: bool,
         drained: bool,
@@ -80,9 +86,9 @@ class RecordingSql:
                 _insert(connection, fresh, seqs, now)
                 for (index, entry), seq in zip(fresh, seqs, strict=True):
                     answers[index] = Receipted(entry.event.id, Recorded.NEW, seq)
-            if proofs:
+            if confirmations:
                 now = now or self._database.now(connection)
-                unknown.update(store_proofs(connection, proofs, now).unknown)
+                unknown.update(store_confirmations(connection, confirmations, now).unknown)
         return list(_resolved(answers)), unknown
 
 
@@ -162,7 +168,7 @@ def _conflicting(entry: Entry) -> Entry:
     )
     meta = {**(event.meta or {}), "conflicts_with": event.id}
     twin = event.evolve(id=str(uuid_utils.uuid7()), meta=meta)
-    return msgspec.structs.replace(entry, event=twin, proofs=[], pushes=[])
+    return msgspec.structs.replace(entry, event=twin, confirmations=[], pushes=[])
 
 
 def _number(connection: Connection, entries: Sequence[Entry]) -> list[int | None]:
@@ -197,13 +203,13 @@ def _insert(
 ) -> None:
     stamps = _Stamps(connection, now)
     rows: list[bulk.EventRow] = []
-    proofs: list[Confirmation] = []
+    confirmations: list[Confirmation] = []
     pushes: list[dict[str, Any]] = []
     audited: list[audit.Subject] = []
     for (_, entry), seq in zip(fresh, seqs, strict=True):
         rows.append(_row(entry, seq, stamps))
-        if entry.proofs:
-            proofs += entry.proofs
+        if entry.confirmations:
+            confirmations += entry.confirmations
         if entry.pushes:
             pushes += _push_rows(entry, now)
         if audit.is_audited(entry.event.event_class):
@@ -211,8 +217,8 @@ def _insert(
     bulk.insert_events(connection, rows)
     if pushes:
         bulk.insert_attempts(connection, pushes)
-    if proofs:
-        bulk.insert_confirmations(connection, proofs, now)
+    if confirmations:
+        bulk.insert_confirmations(connection, confirmations, now)
     audit.record(connection, "accepted", now, audited)
 
 
@@ -247,7 +253,7 @@ def _row(entry: Entry, seq: int | None, stamps: _Stamps) -> bulk.EventRow:
     handed_over = confirmed = None
     if meta is not None and "conflicts_with" in meta:
         state = "dead"
-    elif entry.proofs and _is_proved(entry):
+    elif entry.confirmations and _is_confirmed(entry):
         state, confirmed = "confirmed", stamps.now
     elif entry.hand_over:
         state, due, handed_over = "falling_back", stamps.now, stamps.now
@@ -278,9 +284,9 @@ def _row(entry: Entry, seq: int | None, stamps: _Stamps) -> bulk.EventRow:
     )
 
 
-def _is_proved(entry: Entry) -> bool:
+def _is_confirmed(entry: Entry) -> bool:
     user_id = entry.event.user_id
-    return any(proof.user_id == user_id for proof in entry.proofs)
+    return any(confirmation.user_id == user_id for confirmation in entry.confirmations)
 
 
 def _push_rows(entry: Entry, now: datetime) -> Iterable[dict[str, Any]]:
@@ -302,7 +308,7 @@ def _subject(entry: Entry) -> audit.Subject:
     facts: dict[str, object] = {
         "type": event.type,
         "run_id": event.run_id,
-        "confirmed": bool(entry.proofs),
+        "confirmed": bool(entry.confirmations),
     }
     return audit.Subject(event.id, event.user_id, event.event_class, facts)
 

@@ -170,12 +170,12 @@ class _Channel:
 
 
 def _channels(connection: Connection, recorded: Window) -> dict[str, ChannelStats]:
-    """Attempts by channel. A successful push has no attempt row: its proof is counted."""
+    """Attempts by channel. A successful push has no attempt row: its confirmation is counted."""
     tried = _tried(connection, recorded.since)
-    for name, proved in _pushed(connection, recorded).items():
+    for name, confirmed in _pushed(connection, recorded).items():
         # The push of an auth event has an attempt row, too; it must not count twice.
         failed = tried[name].attempts - tried[name].ok
-        tried[name] = _Channel(failed + proved.ok, proved.ok, proved.latencies)
+        tried[name] = _Channel(failed + confirmed.ok, confirmed.ok, confirmed.latencies)
     states: dict[str, str] = {
         row.name: row.state for row in connection.execute(sa.select(breakers))
     }
@@ -208,7 +208,7 @@ def _tried(connection: Connection, since: datetime) -> defaultdict[str, _Channel
 
 
 def _pushed(connection: Connection, recorded: Window) -> dict[str, _Channel]:
-    """Proofs over the live channels of the window's events."""
+    """Confirmations over the live channels of the window's events."""
     query = (
         sa.select(
             confirmations.c.channel,
@@ -221,11 +221,11 @@ def _pushed(connection: Connection, recorded: Window) -> dict[str, _Channel]:
         .where(confirmations.c.channel.in_(LIVE))
     )
     found: defaultdict[str, _Channel] = defaultdict(_Channel)
-    for name, has_fallen, at, proved_at in connection.execute(query):
+    for name, has_fallen, at, confirmed_at in connection.execute(query):
         channel = found[name]
         channel.ok += recorded.step
         if not has_fallen:
-            channel.latencies.append(_ms(at, proved_at))
+            channel.latencies.append(_ms(at, confirmed_at))
     return found
 
 

@@ -26,7 +26,7 @@ class Shelf:
 
     rows: dict[str, Stored] = field(default_factory=dict)
     attempts: dict[str, list[Attempt]] = field(default_factory=dict)
-    proofs: dict[str, list[ConfirmationRow]] = field(default_factory=dict)
+    confirmations: dict[str, list[ConfirmationRow]] = field(default_factory=dict)
 
     @property
     def events(self) -> Shelf:
@@ -39,7 +39,7 @@ class Shelf:
         return SimpleNamespace(
             stored=self.rows[event_id],
             attempts=self.attempts.get(event_id, []),
-            confirmations=self.proofs.get(event_id, []),
+            confirmations=self.confirmations.get(event_id, []),
         )
 
 
@@ -131,7 +131,7 @@ def test_a_user_who_does_not_return_may_end_dead_or_with_a_mail() -> None:
     case.listener.returns = False
     case.event(State.DEAD, seen=())
     mailed = case.event(seen=())
-    case.shelf.proofs[mailed] = [ConfirmationRow("email", "provider", "accepted", NOW)]
+    case.shelf.confirmations[mailed] = [ConfirmationRow("email", "provider", "accepted", NOW)]
     case.event(State.FALLING_BACK, seen=())
     audit = case.audit()
     assert audit.open_events() == [case.sent[2].receipt.id]

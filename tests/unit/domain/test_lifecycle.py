@@ -30,8 +30,8 @@ def test_every_other_edge_is_refused(edge: tuple[State, Cause]) -> None:
         transition(*edge)
 
 
-def test_a_proof_confirms_from_every_state_but_expired() -> None:
-    reached = {state: transition(state, Cause.PROOF) for state in State}
+def test_a_confirmation_confirms_from_every_state_but_expired() -> None:
+    reached = {state: transition(state, Cause.CONFIRMATION) for state in State}
     assert reached.pop(State.EXPIRED) is State.EXPIRED
     assert set(reached.values()) == {State.CONFIRMED}
 

@@ -36,7 +36,7 @@ START = datetime(2026, 11, 1, tzinfo=UTC)
 TTL = timedelta(hours=12)
 OUTCOMES = (Outcome.DELIVERED, Outcome.FAILED, Outcome.UNKNOWN)
 CHANNELS = ("database", "queue", "direct", "emergency", "email", "sms", "alert")
-LEAVES_AN_END = {Cause.PROOF, Cause.REPLAY}
+LEAVES_AN_END = {Cause.CONFIRMATION, Cause.REPLAY}
 MOST_ROUNDS = 200
 
 # An event that is confirmed has nothing more to tell, so that must not come too early.
@@ -101,7 +101,7 @@ class Life(RuleBasedStateMachine):
     @rule(really=RARELY)
     def ack(self, really: bool) -> None:
         if really:
-            self.move(Cause.PROOF)
+            self.move(Cause.CONFIRMATION)
 
     @precondition(lambda self: (self.state, Cause.HAND_OVER) in TRANSITIONS)
     @rule()

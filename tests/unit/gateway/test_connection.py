@@ -179,7 +179,7 @@ async def test_pushes_flow_while_the_ledger_is_away_and_it_is_read_when_it_is_ba
     await until(lambda: writer.ids == [pushed.id, missed])
 
 
-async def test_acks_are_proofs_with_device_and_connection_and_wake_receipts() -> None:
+async def test_acks_are_confirmations_with_device_and_connection_and_wake_receipts() -> None:
     desk = Desk()
     connection, writer = await desk.connect()
     connection.session.device = "phone"
@@ -187,12 +187,14 @@ async def test_acks_are_proofs_with_device_and_connection_and_wake_receipts() ->
     desk.node.emit(event)
     await until(lambda: writer.ids)
     desk.ack(connection)
-    await until(lambda: desk.node.journal.proofs)
-    assert desk.node.journal.proofs == [Confirmation(event.id, "ada", "websocket", "phone", "c")]
+    await until(lambda: desk.node.journal.confirmations)
+    assert desk.node.journal.confirmations == [
+        Confirmation(event.id, "ada", "websocket", "phone", "c")
+    ]
     assert desk.node.confirmed == [event.id]
 
 
-async def test_what_a_client_gets_and_acknowledges_again_is_no_second_proof() -> None:
+async def test_what_a_client_gets_and_acknowledges_again_is_no_second_confirmation() -> None:
     desk = Desk()
     ledger = desk.node.ledger
     mine = ledger.add(make_event(), State.CONFIRMED, by="ada").event

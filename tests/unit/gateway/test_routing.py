@@ -110,7 +110,7 @@ async def test_a_message_is_bounded_however_much_crosses_in_one_turn() -> None:
         assert pushes(first) == [["n2"]] * 5
 
 
-async def test_the_proof_of_an_event_is_told_to_its_node_alone() -> None:
+async def test_the_confirmation_of_an_event_is_told_to_its_node_alone() -> None:
     async with nodes("n1", "n2", "n3") as (first, second, _):
         desk = Desk(second)
         connection, writer = await desk.connect()

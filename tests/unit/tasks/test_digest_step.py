@@ -186,7 +186,7 @@ def test_without_a_digest_of_its_run_it_is_skipped() -> None:
     assert bench.channels["email"].messages == []
 
 
-def test_a_policy_may_take_the_providers_word_as_proof() -> None:
+def test_a_policy_may_take_the_providers_word_as_confirmation() -> None:
     bench = bench_of(confirms="accepted")
     ids = [bench.ledger.add() for _ in range(2)]
     bench.run("email", *ids)

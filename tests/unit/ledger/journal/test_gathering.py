@@ -1,4 +1,5 @@
-"""The journal's next transaction: ripe prefixes, and proofs and hand-overs before the commit."""
+"""The journal's next transaction: ripe prefixes, and confirmations and hand-overs before the
+commit."""
 
 from __future__ import annotations
 
@@ -25,12 +26,12 @@ def sent(number: int) -> Entry:
     return make_entry(make_event(id=make_id(number)), sent=True, awaited=True)
 
 
-def proof(entry: Entry, user_id: str = "u1") -> Confirmation:
+def confirmation(entry: Entry, user_id: str = "u1") -> Confirmation:
     return Confirmation(entry.event.id, user_id, "websocket", "ada", "c-1")
 
 
 def cut(here: Gathering, ripe_since: float, limit: int = LIMIT) -> Batch | None:
-    return here.cut(ripe_since, limit, proofs_since=ripe_since)
+    return here.cut(ripe_since, limit, confirmations_since=ripe_since)
 
 
 def entries_of(batch: Batch | None) -> list[Entry]:
@@ -43,31 +44,31 @@ def test_an_entry_that_was_not_sent_is_ripe_at_once() -> None:
     assert entries_of(cut(gathering(one), NEVER)) == [one]
 
 
-def test_an_entry_sent_on_a_socket_of_this_node_waits_for_its_proof() -> None:
+def test_an_entry_sent_on_a_socket_of_this_node_waits_for_its_confirmation() -> None:
     one = sent(1)
     here = gathering(one)
     assert cut(here, NEVER) is None
-    here.prove([proof(one)])
+    here.prove([confirmation(one)])
     assert entries_of(cut(here, NEVER)) == [one]
-    assert one.proofs == [proof(one)]
+    assert one.confirmations == [confirmation(one)]
     assert not here
 
 
-def test_an_entry_sent_by_another_node_does_not_wait_for_its_proof() -> None:
+def test_an_entry_sent_by_another_node_does_not_wait_for_its_confirmation() -> None:
     one = make_entry(sent=True)
     assert entries_of(cut(gathering(one), NEVER)) == [one]
 
 
-def test_a_proof_of_another_user_is_not_the_entrys() -> None:
+def test_a_confirmation_of_another_user_is_not_the_entrys() -> None:
     one = sent(1)
     here = gathering(one)
-    here.prove([proof(one, "u2")])
+    here.prove([confirmation(one, "u2")])
     here.mark(0.0)
     assert cut(here, NEVER) is None
     batch = cut(here, 0.0)
     assert batch is not None
-    assert batch.proofs == [proof(one, "u2")]
-    assert not one.proofs
+    assert batch.confirmations == [confirmation(one, "u2")]
+    assert not one.confirmations
 
 
 def test_an_entry_that_waited_for_long_enough_leaves_with_the_ripe_entries_behind_it() -> None:
@@ -76,7 +77,7 @@ def test_an_entry_that_waited_for_long_enough_leaves_with_the_ripe_entries_behin
     for entry in (third, last):
         here.add(entry, lambda entry, answer: None)
     here.mark(1.0)
-    here.prove([proof(third)])
+    here.prove([confirmation(third)])
     assert here.oldest == 0.0
     assert entries_of(cut(here, 0.0)) == [first, second, third]
     assert here.oldest == 1.0
@@ -89,7 +90,7 @@ def test_nothing_overtakes_an_entry_that_waits() -> None:
     waiting, ready = sent(1), make_entry(make_event(id=make_id(2)))
     here = gathering(waiting, ready)
     assert cut(here, NEVER) is None
-    here.prove([proof(waiting)])
+    here.prove([confirmation(waiting)])
     assert entries_of(cut(here, NEVER)) == [waiting, ready]
 
 
@@ -119,17 +120,19 @@ def test_a_hand_over_of_a_committed_event_leaves_at_once() -> None:
     assert not Batch()
 
 
-def test_proofs_of_committed_events_gather_for_their_own_time() -> None:
+def test_confirmations_of_committed_events_gather_for_their_own_time() -> None:
     gone, late = sent(1), make_entry(make_event(id=make_id(2)))
     here = gathering(gone)
     cut(here, 0.0)
-    here.prove([proof(gone)])
+    here.prove([confirmation(gone)])
     here.mark(1.0)
-    here.prove([proof(gone, "u2")])
+    here.prove([confirmation(gone, "u2")])
     here.add(late, lambda entry, answer: None)
     here.mark(2.0)
-    assert here.oldest_proof == 1.0
-    assert here.cut(NEVER, LIMIT, proofs_since=0.9) == Batch([(late, ANY)])
-    assert here.cut(2.0, LIMIT, proofs_since=0.9) is None
-    assert here.cut(NEVER, LIMIT, proofs_since=1.0) == Batch([], [proof(gone), proof(gone, "u2")])
-    assert here.oldest_proof is None
+    assert here.oldest_confirmation == 1.0
+    assert here.cut(NEVER, LIMIT, confirmations_since=0.9) == Batch([(late, ANY)])
+    assert here.cut(2.0, LIMIT, confirmations_since=0.9) is None
+    assert here.cut(NEVER, LIMIT, confirmations_since=1.0) == Batch(
+        [], [confirmation(gone), confirmation(gone, "u2")]
+    )
+    assert here.oldest_confirmation is None

@@ -35,7 +35,7 @@ def entry(number: int, **changes: object) -> Entry:
     return Entry(event=event, ack_timeout=5.0, ttl=60.0, **changes)  # type: ignore[arg-type]
 
 
-def proof(number: int) -> Confirmation:
+def confirmation(number: int) -> Confirmation:
     return Confirmation(ID.format(number), "ada", "websocket", "ada", "c1")
 
 
@@ -48,24 +48,24 @@ class Ledger:
         self.entries: list[Entry] = []
         self.is_away = False
 
-    def commit(self, entries: Sequence[Entry], proofs: Sequence[Confirmation]) -> None:
+    def commit(self, entries: Sequence[Entry], confirmations: Sequence[Confirmation]) -> None:
         if self.is_away:
             raise LedgerUnavailable("away")
         self.pages += 1
         self.entries.extend(entries)
         self.seen.extend(f"entry {e.event.data['n']}" for e in entries)
-        self.seen.extend(f"proof {int(p.event_id[-12:])}" for p in proofs)
+        self.seen.extend(f"confirmation {int(p.event_id[-12:])}" for p in confirmations)
 
 
 def test_appended_entries_are_drained_in_order_and_unchanged(tmp_path: Path) -> None:
     spool = Spool(tmp_path, "node")
-    one = entry(1, sent=True, pushes=[(Outcome.DELIVERED, None)], proofs=[proof(1)])
-    spool.append([one, entry(2)], [proof(2)])
+    one = entry(1, sent=True, pushes=[(Outcome.DELIVERED, None)], confirmations=[confirmation(1)])
+    spool.append([one, entry(2)], [confirmation(2)])
     spool.append([entry(3)])
     ledger = Ledger()
     assert spool.drain(ledger.commit) == 3
-    assert ledger.seen == ["entry 1", "entry 2", "entry 3", "proof 2"], (
-        "proofs follow their entries"
+    assert ledger.seen == ["entry 1", "entry 2", "entry 3", "confirmation 2"], (
+        "confirmations follow their entries"
     )
     assert ledger.pages == 1, "acknowledgements in between cost no transactions"
     assert ledger.entries[0] == one
