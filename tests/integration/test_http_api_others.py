@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from types import SimpleNamespace
@@ -25,8 +25,9 @@ from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.ports import SinkMessage
-from delivery.domain.records import AlertGroup, NodeInfo
 from delivery.errors import ConfigError
+from delivery.ledger.sql.memory import OUTAGE
+from delivery.testing import make_id
 from tests.integration.http_api_standins import (
     CLIENT,
     EMIT,
@@ -38,8 +39,6 @@ from tests.integration.http_api_standins import (
     READ,
     SMS_TOKEN,
     World,
-    event_id,
-    make_stored,
 )
 
 Client = TestClient[web.Request, web.Application]
@@ -57,8 +56,10 @@ RECEIPTS = {
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.close()
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ async def test_a_contact_is_replaced_shown_and_forgotten(
 async def test_a_user_id_may_hold_any_character(client: Client, world: World) -> None:
     response = await client.put("/v1/users/a%2Fb%20%C3%BC/contacts", json={}, headers=OPERATE)
     assert response.status == 200
-    assert list(world.contacts.contacts) == ["a/b ü"]
+    assert world.ledger.contacts.get("a/b ü") == Contact("a/b ü")
 
 
 @pytest.mark.parametrize("headers", [OTHER, READ, EMIT])
@@ -163,7 +164,7 @@ async def test_a_wrong_contact_is_422_and_named(
 ) -> None:
     response = await client.put("/v1/users/u1/contacts", json=body, headers=CLIENT)
     assert (await problem(response, 422, "invalid-event"))["field"] == field
-    assert not world.contacts.contacts
+    assert world.ledger.contacts.get("u1") is None
 
 
 async def test_a_push_target_whose_name_leads_inside_is_refused(
@@ -220,56 +221,56 @@ def test_the_signature_is_twilios_own() -> None:
 async def test_a_receipt_confirms_where_the_policy_takes_it_as_confirmation(
     client: Client, world: World
 ) -> None:
-    world.events.add(make_stored(1))
-    world.events.add(make_stored(2, event_class=EventClass.STANDARD))
-    world.digests.add("sms", [event_id(1), event_id(2)], "SM1")
+    world.ledger.add(1)
+    world.ledger.add(2, event_class=EventClass.STANDARD)
+    world.ledger.send("sms", 1, 2, provider_id="SM1")
     response = await twilio(client, MessageSid="SM1", MessageStatus="delivered")
     assert response.status == 204
-    assert world.events.stored[event_id(1)].state is State.CONFIRMED
-    assert world.events.stored[event_id(2)].state is not State.CONFIRMED
-    assert world.confirmed == [event_id(1)]
-    assert world.events.confirmations[0].evidence == "receipt:SM1"
+    assert world.ledger.state(1) is State.CONFIRMED
+    assert world.ledger.state(2) is not State.CONFIRMED
+    assert world.confirmed == [make_id(1)]
+    assert world.ledger.confirmed_by(1)[0].evidence == "receipt:SM1"
 
 
 async def test_statuses_may_come_late_twice_and_out_of_order(client: Client, world: World) -> None:
-    world.events.add(make_stored(1))
-    world.digests.add("sms", [event_id(1)], "SM1")
+    world.ledger.add(1)
+    world.ledger.send("sms", 1, provider_id="SM1")
     for status in ("delivered", "sent", "queued", "undelivered", "delivered", "new-status"):
         response = await twilio(client, MessageSid="SM1", MessageStatus=status)
         assert response.status == 204
-    assert world.events.stored[event_id(1)].state is State.CONFIRMED
-    assert len(world.events.confirmations) == 1
+    assert world.ledger.state(1) is State.CONFIRMED
+    assert len(world.ledger.confirmed_by(1)) == 1
 
 
 @pytest.mark.parametrize("status", ["queued", "sent", "failed", "undelivered"])
 async def test_what_is_no_receipt_confirms_nothing(
     client: Client, world: World, status: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.events.add(make_stored(1))
-    world.digests.add("sms", [event_id(1)], "SM1")
+    world.ledger.add(1)
+    world.ledger.send("sms", 1, provider_id="SM1")
     response = await twilio(client, MessageSid="SM1", MessageStatus=status, ErrorCode="30003")
     assert response.status == 204
-    assert world.events.confirmations == []
+    assert world.ledger.confirmed_by(1, 2) == []
     assert ("30003" in caplog.text) == (status in ("failed", "undelivered"))
 
 
 async def test_a_receipt_faster_than_the_worker_is_looked_for_again(
     client: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.events.add(make_stored(1))
-    find, looks = world.digests.by_provider_id, 0
+    world.ledger.add(1)
+    find, looks = world.ledger.digests.by_provider_id, 0
 
     def late(channel: str, provider_id: str) -> Any:
         nonlocal looks
         looks += 1
         if looks == 2:
-            world.digests.add("sms", [event_id(1)], "SM1")
+            world.ledger.send("sms", 1, provider_id="SM1")
         return find(channel, provider_id)
 
-    monkeypatch.setattr(world.digests, "by_provider_id", late)
+    monkeypatch.setattr(world.ledger.digests, "by_provider_id", late)
     response = await twilio(client, MessageSid="SM1", MessageStatus="delivered")
     assert response.status == 204
-    assert world.confirmed == [event_id(1)]
+    assert world.confirmed == [make_id(1)]
 
 
 async def test_an_unknown_message_is_404(client: Client) -> None:
@@ -278,8 +279,8 @@ async def test_an_unknown_message_is_404(client: Client) -> None:
 
 
 async def test_a_wrong_signature_is_403_and_confirms_nothing(client: Client, world: World) -> None:
-    world.events.add(make_stored(1))
-    world.digests.add("sms", [event_id(1)], "SM1")
+    world.ledger.add(1)
+    world.ledger.send("sms", 1, provider_id="SM1")
     fields = {"MessageSid": "SM1", "MessageStatus": "delivered"}
     for response in (
         await twilio(client, "another-token", **fields),
@@ -292,7 +293,7 @@ async def test_a_wrong_signature_is_403_and_confirms_nothing(client: Client, wor
     ):
         assert response.status in (400, 403)
     await problem(await twilio(client, "another-token", **fields), 403, "invalid-signature")
-    assert world.events.confirmations == []
+    assert world.ledger.confirmed_by(1, 2) == []
 
 
 async def test_without_a_secret_every_callback_is_403(serve: Callable[..., Any]) -> None:
@@ -320,21 +321,21 @@ async def mail_callback(
 async def test_a_mail_receipt_confirms_by_policy(
     client: Client, world: World, recorded: str, reported: str
 ) -> None:
-    world.events.add(make_stored(1))
-    world.events.add(make_stored(2, event_class=EventClass.STANDARD))
-    world.digests.add("email", [event_id(1), event_id(2)], recorded)
+    world.ledger.add(1)
+    world.ledger.add(2, event_class=EventClass.STANDARD)
+    world.ledger.send("email", 1, 2, provider_id=recorded)
     assert (await mail_callback(client, "email.delivered", reported)).status == 204
-    assert world.confirmed == [event_id(1)]
+    assert world.confirmed == [make_id(1)]
 
 
 @pytest.mark.parametrize("kind", ["email.bounced", "email.opened"])
 async def test_another_mail_report_confirms_nothing(
     client: Client, world: World, kind: str
 ) -> None:
-    world.events.add(make_stored(1))
-    world.digests.add("email", [event_id(1)], "d0@x")
+    world.ledger.add(1)
+    world.ledger.send("email", 1, provider_id="d0@x")
     assert (await mail_callback(client, kind)).status == 204
-    assert world.events.confirmations == []
+    assert world.ledger.confirmed_by(1, 2) == []
 
 
 @pytest.mark.parametrize(
@@ -399,9 +400,8 @@ def check_page(response: Any, text: str) -> None:
 async def test_opening_a_link_confirms_nothing_and_its_button_the_events_it_listed(
     client: Client, world: World
 ) -> None:
-    for number in (1, 2, 3):
-        world.events.add(make_stored(number, type="<b>tool_completed"))
-    digest = world.digests.add("email", [event_id(1), event_id(2)])
+    world.ledger.add(1, 2, 3, type="<b>tool_completed")
+    digest = world.ledger.send("email", 1, 2)
     path = path_of(world.links.confirm_url(digest))
     for _ in range(2):
         response = await client.get(path)
@@ -412,14 +412,14 @@ async def test_opening_a_link_confirms_nothing_and_its_button_the_events_it_list
         assert "2 updates" in text
         assert "<b>" not in text
     assert (await client.head(path)).status == 200
-    assert world.events.confirmations == []
+    assert world.ledger.confirmed_by(1, 2) == []
     for _ in range(2):
         response = await client.post(path)
         assert response.status == 200
         check_page(response, await response.text())
-    confirmed = [i for i, s in world.events.stored.items() if s.state is State.CONFIRMED]
-    assert confirmed == [event_id(1), event_id(2)]
-    assert [(p.channel, p.by, p.evidence) for p in world.events.confirmations] == [
+    confirmed = [make_id(n) for n in (1, 2, 3) if world.ledger.state(n) is State.CONFIRMED]
+    assert confirmed == [make_id(1), make_id(2)]
+    assert [(row.channel, row.by, row.evidence) for row in world.ledger.confirmed_by(1, 2, 3)] == [
         ("email", "u1", f"link:{digest}")
     ] * 2
     assert world.confirmed[:2] == confirmed
@@ -428,10 +428,10 @@ async def test_opening_a_link_confirms_nothing_and_its_button_the_events_it_list
 async def test_the_pages_speak_the_language_of_the_mail_and_its_time_zone(
     client: Client, world: World
 ) -> None:
-    world.contacts.put(Contact("u1", locale="de-AT", time_zone="Europe/Vienna"))
-    world.events.add(make_stored(1, type="agent_completed"))
+    world.ledger.contacts.put(Contact("u1", locale="de-AT", time_zone="Europe/Vienna"))
+    world.ledger.add(1, type="agent_completed")
     links = world.links
-    confirm = path_of(links.confirm_url(world.digests.add("email", [event_id(1)])))
+    confirm = path_of(links.confirm_url(world.ledger.send("email", 1)))
     stop = path_of(links.unsubscribe_url("u1", "email"))
     said = {
         ("GET", confirm): "Haben Sie dies gesehen?",
@@ -452,8 +452,8 @@ async def test_the_pages_speak_the_language_of_the_mail_and_its_time_zone(
 
 async def test_a_bad_link_is_404_and_an_old_one_410(client: Client, world: World) -> None:
     links = world.links
-    digest = world.digests.add("email", [event_id(1)])
-    world.events.add(make_stored(1))
+    world.ledger.add(1)
+    digest = world.ledger.send("email", 1)
     good = path_of(links.confirm_url(digest))
     unknown = path_of(links.confirm_url("digest-99"))
     wrong_purpose = path_of(links.unsubscribe_url("u1", "email")).replace("unsubscribe", "confirm")
@@ -467,17 +467,18 @@ async def test_a_bad_link_is_404_and_an_old_one_410(client: Client, world: World
         response = await client.request(method, good)
         assert response.status == 410
         check_page(response, await response.text())
-    assert world.events.confirmations == []
+    assert world.ledger.confirmed_by(1, 2) == []
 
 
 async def test_a_link_opened_while_the_ledger_is_away_says_so(client: Client, world: World) -> None:
-    path = path_of(world.links.confirm_url(world.digests.add("email", [event_id(1)])))
-    world.go_away()
+    world.ledger.add(1)
+    path = path_of(world.links.confirm_url(world.ledger.send("email", 1)))
+    world.ledger.go_away()
     response = await client.post(path)
     assert response.status == 503
     text = await response.text()
     check_page(response, text)
-    assert "hunter2" not in text
+    assert OUTAGE not in text
 
 
 async def test_unsubscribing_takes_one_click_and_opening_the_link_none(
@@ -487,17 +488,17 @@ async def test_unsubscribing_takes_one_click_and_opening_the_link_none(
     response = await client.get(path)
     assert response.status == 200
     check_page(response, await response.text())
-    assert not world.contacts.contacts
+    assert world.ledger.contacts.get("u1") is None
     # Source: RFC 8058, section 3.1
     response = await client.post(path, data={"List-Unsubscribe": "One-Click"})
     assert response.status == 200
     check_page(response, await response.text())
-    assert world.contacts.contacts["u1"].opt_out == ("email",)
+    assert world.ledger.contacts.get("u1") == Contact("u1", opt_out=("email",))
 
 
 async def test_a_bad_unsubscribe_link_is_404(client: Client, world: World) -> None:
     assert (await client.post("/unsubscribe/nonsense")).status == 404
-    assert not world.contacts.contacts
+    assert world.ledger.contacts.get("u1") is None
 
 
 async def test_every_problem_type_has_a_page(client: Client) -> None:
@@ -514,13 +515,14 @@ async def test_every_problem_type_has_a_page(client: Client) -> None:
 
 
 async def test_the_statistics_have_their_shape(client: Client, world: World) -> None:
-    group = AlertGroup("a1", EventClass.CRITICAL, NOW, 2, 1, (event_id(1),), None, False)
-    over = AlertGroup("a2", EventClass.AUTH, NOW, 0, 0, (), None, False)
-    world.digests.alerts = [group, over]
-    world.nodes = [
-        NodeInfo("n1", "gateway", NOW, NOW, 99, {}),  # this node's own, older than what it knows
-        NodeInfo("n2", "gateway", NOW, NOW, 4, {}),
-    ]
+    ledger = world.ledger
+    ledger.add(1, 2)
+    group = ledger.alerts.fire(EventClass.CRITICAL, ledger.claim(1, 2))
+    ledger.add(3, event_class=EventClass.AUTH)
+    ledger.alerts.fire(EventClass.AUTH, ledger.claim(3))
+    ledger.confirm(3)  # its alert is over
+    ledger.nodes.beat("n1", "gateway", 99, {})  # this node's own, older than what it knows
+    ledger.nodes.beat("n2", "gateway", 4, {})
     response = await client.get("/v1/stats", headers=READ)
     assert response.status == 200
     stats = await response.json()
@@ -538,7 +540,7 @@ async def test_the_statistics_have_their_shape(client: Client, world: World) -> 
     assert stats["ack_ms"] == {"p50": 3.0, "p99": None}
     assert stats["connections"] == 7
     assert stats["channels"] == {"email": {"attempts": 4, "ok": 3, "breaker": "half_open"}}
-    assert [alert["id"] for alert in stats["alerts"]] == ["a1"]
+    assert [(alert["id"], alert["count"]) for alert in stats["alerts"]] == [(group.id, 2)]
 
 
 @pytest.mark.parametrize("headers", [CLIENT, EMIT, OPERATE])
@@ -554,13 +556,13 @@ async def test_a_gateway_is_ready_while_it_accepts_and_says_what_is_wrong(
     response = await client.get("/readyz")
     assert response.status == 200
     assert len((await response.json())["reasons"]) == 1
-    world.go_away()
+    world.ledger.go_away()
     response = await client.get("/readyz")
     assert response.status == 200, "the ledger is away for every gateway: none is taken out"
     text = await response.text()
     assert json.loads(text)["status"] == "ready"
     assert len(json.loads(text)["reasons"]) == 2
-    assert "hunter2" not in text
+    assert OUTAGE not in text
     assert (await client.get("/healthz")).status == 200
 
 
@@ -594,7 +596,7 @@ async def test_metrics_are_prometheus_text_and_need_no_ledger(
 
 
 async def test_metrics_without_the_ledger_are_the_nodes_own(client: Client, world: World) -> None:
-    world.go_away()
+    world.ledger.go_away()
     text = await (await client.get("/metrics")).text()
     assert 'delivery_ledger_up{node="n1"} 0' in text
     assert 'delivery_connections{node="n1"} 3' in text
@@ -604,14 +606,14 @@ async def test_many_readers_of_figures_cause_one_read_of_the_ledger_a_second(
     client: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads = 0
-    stats = world.events.stats
+    stats = world.ledger.statistics.stats
 
     def counting() -> Any:
         nonlocal reads
         reads += 1
         return stats()
 
-    monkeypatch.setattr(world.events, "stats", counting)
+    monkeypatch.setattr(world.ledger.statistics, "stats", counting)
     for _ in range(5):
         await client.get("/metrics")
     assert reads <= 2  # the machine may be slow enough for a second one

@@ -27,9 +27,11 @@ START = b'{"type":"note","user_id":"u1","run_id":"r1"'
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
     app = web.Application(middlewares=[problem_middleware])
-    app.add_routes(routes.routes(World().handlers()))
+    world = World()
+    app.add_routes(routes.routes(world.handlers()))
     async with TestClient(TestServer(app)) as client:
         yield client
+    world.close()
 
 
 def of_levels(levels: int) -> bytes:

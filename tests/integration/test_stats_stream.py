@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from delivery.api.problems import problem_middleware
 from delivery.api.snapshot import SharedSnapshot
 from delivery.api.stats_stream import StatsStream
 from delivery.domain.ports import SinkMessage
-from delivery.domain.records import AlertGroup, ChannelStats, Condition, NodeInfo, Stats
+from delivery.domain.records import ChannelStats, Condition, Stats
 from delivery.domain.thresholds import Thresholds, parse_thresholds
 from tests.integration.http_api_standins import CLIENT, EMIT, NOW, OPERATE, READ, Registry, World
 
@@ -59,9 +59,8 @@ class Fixed:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.stats = FINE
         self.now = 100.0
-        world.events.stats = lambda window_s=300: self.stats  # type: ignore[method-assign]
+        self.stats = FINE
         self.snapshot = SharedSnapshot(world.access, lambda: self.now)
         self.stream = StatsStream(
             world.auth,
@@ -72,6 +71,15 @@ class Fixed:
             clock=lambda: self.now,
         )
 
+    @property
+    def stats(self) -> Stats:
+        """What the ledger tells."""
+        return self.world.ledger.statistics.figures
+
+    @stats.setter
+    def stats(self, figures: Stats) -> None:
+        self.world.ledger.statistics.figures = figures
+
     async def levels(self) -> dict[str, str]:
         """Condition -> level, of a fresh look."""
         self.now += 2.0
@@ -80,8 +88,10 @@ class Fixed:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> Iterator[World]:
+    world = World()
+    yield world
+    world.close()
 
 
 @pytest.fixture
@@ -152,9 +162,9 @@ async def test_a_gateway_that_has_just_started_shows_the_breaker_that_alerts(
 ) -> None:
     fixed.stats = replace(FINE, channels={"email": ChannelStats(4, 0, "open")})
     condition = Condition("breaker_open", 70.0, 60.0, ("email",))
-    world.digests.alerts = [
-        AlertGroup("g1", None, NOW, 1, 0, (), NOW, False, conditions=(condition,))
-    ]
+    world.ledger.alerts.watch([condition])
+    [group] = world.ledger.alerts.firing()
+    world.ledger.alerts.notified(group.id)
     assert (await fixed.levels())["breaker_open"] == "bad"
 
 
@@ -169,11 +179,8 @@ async def test_a_breaker_lights_up_after_a_minute_though_it_probes_meanwhile(fix
 
 
 async def test_a_node_in_performance_mode_is_named(fixed: Fixed, world: World) -> None:
-    world.nodes = [
-        NodeInfo("n2", "gateway", NOW, NOW, 4, {"performance_s": 3.0}),
-        NodeInfo("n3", "gateway", NOW, NOW, 4, {"performance_s": 300.0}),
-        NodeInfo("n4", "gateway", NOW, NOW, 4, {"performance_s": None}),
-    ]
+    for node, seconds in (("n2", 3.0), ("n3", 300.0), ("n4", None)):
+        world.ledger.nodes.beat(node, "gateway", 4, {"performance_s": seconds})
     fixed.now += 2.0
     found = (await fixed.stream._figures())["conditions"]
     [mode] = [one for one in found if one["name"] == "performance_mode"]
@@ -183,7 +190,7 @@ async def test_a_node_in_performance_mode_is_named(fixed: Fixed, world: World) -
 async def test_the_stream_begins_with_the_hour_and_follows_with_figures(
     clients: list[Client], world: World
 ) -> None:
-    world.nodes = [NodeInfo("n2", "gateway", NOW, NOW, 4, {"backlog": 1})]
+    world.ledger.nodes.beat("n2", "gateway", 4, {"backlog": 1})
     client = await serve(clients, world)
     response = await client.get("/v1/stats/stream", headers=READ)
     assert response.status == 200
@@ -198,12 +205,14 @@ async def test_the_stream_begins_with_the_hour_and_follows_with_figures(
     assert len(figures["conditions"]) == 6
 
 
-async def test_a_ledger_that_is_slow_to_tell_is_asked_less_often(fixed: Fixed) -> None:
+async def test_a_ledger_that_is_slow_to_tell_is_asked_less_often(
+    fixed: Fixed, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def slow(window_s: int = 300) -> Stats:
         fixed.now += 2.0
         return fixed.stats
 
-    fixed.world.events.stats = slow  # type: ignore[method-assign]
+    monkeypatch.setattr(fixed.world.ledger.statistics, "stats", slow)
     first = await fixed.snapshot.get()
     fixed.now += 39.0
     assert await fixed.snapshot.get() is first
@@ -220,7 +229,7 @@ async def test_the_stream_speaks_only_when_something_changed(
     response = await client.get("/v1/stats/stream", headers=READ)
     assert (await message(response))[0] == "history"
     assert (await message(response))[1]["nodes"] == []
-    world.nodes = [NodeInfo("n2", "gateway", NOW, NOW, 4, {})]
+    world.ledger.nodes.beat("n2", "gateway", 4, {})
     assert len((await message(response))[1]["nodes"]) == 1  # and nothing in between
 
 
@@ -240,7 +249,7 @@ async def test_the_stream_ends_when_the_node_drains(
 async def test_the_stream_says_that_the_ledger_is_away_and_goes_on(
     clients: list[Client], world: World
 ) -> None:
-    world.go_away()
+    world.ledger.go_away()
     client = await serve(clients, world)
     response = await client.get("/v1/stats/stream", headers=READ)
     await message(response)

@@ -19,6 +19,7 @@ from delivery.errors import LedgerUnavailable
 from delivery.ledger.sql.database import Database, configure_sqlite
 from delivery.ledger.sql.tables import metadata
 
+OUTAGE = "the ledger cannot be reached: outage of a test"
 TURN_TIMEOUT = 30.0
 """Seconds a thread waits for the connection; its turns are not fair."""
 
@@ -55,7 +56,7 @@ class MemoryDatabase(Database):
 
     def _check(self) -> None:
         if self.is_away:
-            raise LedgerUnavailable("the ledger cannot be reached: outage of a test")
+            raise LedgerUnavailable(OUTAGE)
 
 
 def _engine() -> sa.Engine:
