@@ -29,8 +29,8 @@ __all__ = [
     "START",
     "FakeClock",
     "FakeIds",
-    "FakeJournal",
     "FakePush",
+    "ManualJournal",
     "MemoryBus",
     "MemoryHub",
     "MemoryLedger",
@@ -139,22 +139,24 @@ class FakeIds:
         return make_id(next(self._numbers))
 
 
-class FakeJournal:
-    """A ledger in a dictionary behind a journal that commits when told to.
+class ManualJournal:
+    """A journal that commits to its ledger when it is told to.
 
     Attributes:
+        ledger: what it commits to; one in memory of its own when none is given.
         entries: submitted and not yet committed, in order.
-        events: id -> event, as committed.
-        hand_overs: ``(id, reason)`` in order; confirmations likewise.
-        is_spooling: the ledger is away: events are taken and nothing is numbered.
+        committed: the entries of which the ledger recorded a new event, in order.
+        hand_overs: ``(id, reason)`` in order; confirmations likewise. Neither is recorded.
+        is_spooling: the ledger is away: events are taken, and none is numbered or recorded.
         auto: commit at once, inside ``submit``.
     """
 
-    def __init__(self, *, auto: bool = False, max_pending: int = 1_000) -> None:
+    def __init__(
+        self, ledger: MemoryLedger | None = None, *, auto: bool = False, max_pending: int = 1_000
+    ) -> None:
+        self.ledger = ledger or MemoryLedger()
         self.entries: list[tuple[Entry, Answered]] = []
         self.committed: list[Entry] = []
-        self.events: dict[str, Event] = {}
-        self.last_seq: dict[tuple[str, str], int] = {}
         self.hand_overs: list[tuple[str, str]] = []
         self.confirmations: list[Confirmation] = []
         self.is_spooling = False
@@ -169,12 +171,12 @@ class FakeJournal:
     @property
     def refusal(self) -> str | None:
         """See the port."""
-        return "the fake journal is full" if len(self.entries) >= self.max_pending else None
+        return "the manual journal is full" if len(self.entries) >= self.max_pending else None
 
     def submit(self, entry: Entry, answered: Answered) -> None:
         """See the port."""
         if len(self.entries) >= self.max_pending:
-            raise Overloaded("the fake journal is full")
+            raise Overloaded("the manual journal is full")
         self.entries.append((entry, answered))
         if self.auto:
             self.commit()
@@ -182,8 +184,11 @@ class FakeJournal:
     def commit(self, limit: int | None = None) -> None:
         """Commit what was submitted (the first ``limit``), answering in order."""
         batch, self.entries = self.entries[:limit], self.entries[len(self.entries[:limit]) :]
-        for entry, answered in batch:
-            answered(entry, self._record(entry))
+        answers = self._record([entry for entry, _ in batch])
+        for (entry, answered), answer in zip(batch, answers, strict=True):
+            if answer.outcome is Recorded.NEW:
+                self.committed.append(entry)
+            answered(entry, answer)
 
     def fail(self, error: Exception) -> None:
         """Answer everything submitted with an error; nothing is recorded."""
@@ -191,21 +196,10 @@ class FakeJournal:
         for entry, answered in batch:
             answered(entry, error)
 
-    def _record(self, entry: Entry) -> Receipted:
-        event = entry.event
-        known = self.events.get(event.id)
-        if known is not None:
-            is_same = _content(known) == _content(event)
-            outcome = Recorded.DUPLICATE if is_same else Recorded.CONFLICT
-            return Receipted(event.id, outcome, known.seq)
-        run = (event.user_id, event.run_id)
-        seq = event.seq
-        if not self.is_spooling:
-            seq = self.last_seq.get(run, 0) + 1 if seq is None else seq
-            self.last_seq[run] = max(seq, self.last_seq.get(run, 0))
-        self.events[event.id] = event.evolve(seq=seq)
-        self.committed.append(entry)
-        return Receipted(event.id, Recorded.NEW, seq)
+    def _record(self, entries: Sequence[Entry]) -> list[Receipted]:
+        if self.is_spooling:
+            return [Receipted(one.event.id, Recorded.NEW, one.event.seq) for one in entries]
+        return self.ledger.recording.commit(entries)
 
     def confirm(self, confirmations: Sequence[Confirmation]) -> None:
         """See the port."""
@@ -218,11 +212,6 @@ class FakeJournal:
     async def flush(self, timeout: float = 10.0) -> None:
         """Commits."""
         self.commit()
-
-
-def _content(event: Event) -> tuple[Any, ...]:
-    """The fields in which two events with one id must agree."""
-    return (event.type, event.user_id, event.run_id, event.thread_id, event.data, event.meta)
 
 
 class FakePush:

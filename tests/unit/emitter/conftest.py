@@ -8,7 +8,17 @@ import pytest
 
 from delivery.emitter.emitter import EmitterCore
 from delivery.emitter.receipts import Receipts
-from delivery.testing import FakeClock, FakeIds, FakeJournal, FakePush, make_policies
+from delivery.testing import (
+    FakeClock,
+    FakeIds,
+    FakePush,
+    ManualJournal,
+    MemoryLedger,
+    make_entry,
+    make_event,
+    make_id,
+    make_policies,
+)
 
 
 class Bench:
@@ -17,7 +27,7 @@ class Bench:
     def __init__(self, policies: Any = None, **options: Any) -> None:
         loop = asyncio.get_running_loop()
         self.clock = FakeClock()
-        self.journal = FakeJournal()
+        self.journal = ManualJournal(MemoryLedger(self.clock))
         self.push = FakePush()
         self.hints = 0
         self.confirmed_in_ledger: set[str] = set()
@@ -41,6 +51,11 @@ class Bench:
 
     async def _is_confirmed(self, event_id: str) -> bool:
         return event_id in self.confirmed_in_ledger
+
+    def record_before(self, seq: int) -> None:
+        """Another process has recorded an event of the run; its number is ``seq``."""
+        entry = make_entry(make_event(id=make_id(0xFFFF), seq=seq))
+        self.journal.ledger.recording.commit([entry])
 
     async def know_run(self) -> None:
         """Make the run's counter known: its first event goes through the ledger."""

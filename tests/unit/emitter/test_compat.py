@@ -31,7 +31,7 @@ async def test_every_old_name_emits_its_event(bound):
         ("auth_failed", {"why": "password"}),
         ("note", {"x": 1}),
     ]
-    assert len(bound.journal.events) == 7, "every one of them is recorded"
+    assert len(bound.journal.committed) == 7, "every one of them is recorded"
     assert [event.seq for event in bound.push.pushed] == list(range(1, 8))
     assert bound.push.pushed[-1].thread_id == "t1"
 

@@ -18,7 +18,7 @@ from delivery.testing import make_id, make_policies
 
 
 async def test_the_first_event_of_a_run_is_numbered_by_the_ledger_and_pushed_after(bench):
-    bench.journal.last_seq["u1", "r1"] = 7
+    bench.record_before(7)
     receipt = bench.emitter.emit_nowait("note", {"x": 1})
     assert bench.push.pushed == []
     assert bench.journal.entries[0][0].event.seq is None
@@ -96,7 +96,7 @@ async def test_an_id_with_other_content_is_a_conflict(bench):
 
 
 async def test_a_duplicate_teaches_the_counter_nothing(bench):
-    bench.journal.last_seq["u1", "r1"] = 41
+    bench.record_before(41)
     first = bench.emitter.emit_nowait("note", {"x": 1}, id=make_id(9))
     bench.journal.commit()
     fresh = bench.core.emitter("u1", "r1")

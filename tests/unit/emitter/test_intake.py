@@ -20,7 +20,7 @@ async def accept(bench, items):
 
 
 async def test_answers_come_in_order_with_numbers_of_the_ledger(bench):
-    bench.journal.last_seq["u1", "r1"] = 3
+    bench.record_before(3)
     answers = await accept(bench, [item(0), item(1), item(2)])
     assert [answer.seq for answer in answers] == [4, 5, 6]
     assert [event.data["n"] for event in bench.push.pushed] == [0, 1, 2]

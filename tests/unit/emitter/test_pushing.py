@@ -97,7 +97,7 @@ async def test_performance_mode_does_not_linger_and_pulls_what_does(make_bench):
 
 
 async def test_a_lingering_event_that_reaches_no_connection_is_handed_over(make_bench):
-    bench = make_bench(quick(linger=0.01))
+    bench = make_bench(quick(linger=0.1))
     await bench.know_run()
     bench.push.answer = Pushed(0, "nobody connected")
     for _ in range(3):
