@@ -6,13 +6,12 @@ The gateway's tests use them with the real registry, sessions, connections and s
 from __future__ import annotations
 
 import asyncio
-import itertools
-import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+from delivery import testing
 from delivery.api.admission import Admission
 from delivery.api.server import Gateway
 from delivery.bus.in_process import LocalBus
@@ -33,17 +32,11 @@ from delivery.ledger.sql.database import Database
 from delivery.ledger.stores.feed import FeedSql
 from delivery.ledger.stores.operations import OperationSql
 from delivery.protocol import Ack, Limits, ServerFrame, encode_event
-from delivery.testing import FakeClock, MemoryLedger, make_entry
+from delivery.testing import FakeClock, FakeIds, MemoryLedger, make_entry
 from tests.waiting import until
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-_numbers = itertools.count(1)
-
-
-def make_id() -> str:
-    """A UUIDv7 whose order is that of the calls."""
-    value = next(_numbers)
-    return str(uuid.UUID(int=(0x0190_0000_0000 + value) << 80 | 7 << 76 | 2 << 62 | value))
+new_id = FakeIds()
 
 
 def make_event(
@@ -56,8 +49,8 @@ def make_event(
     data: dict[str, Any] | None = None,
 ) -> Event:
     """An event with a new id."""
-    return Event.of(
-        id=make_id(),
+    return testing.make_event(
+        id=new_id(),
         type=type,
         user_id=user_id,
         run_id=run_id,

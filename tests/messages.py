@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from delivery import testing
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.ports import Message
@@ -33,7 +34,7 @@ def make_event(
         "event_class": EventClass.CRITICAL,
         "data": {} if data is None else data,
     }
-    return Event.of(**values | fields)
+    return testing.make_event(**values | fields)
 
 
 def make_message(

@@ -19,13 +19,13 @@ import uuid_utils
 from celery import Celery
 from pytest_celery import CeleryTestBackend, CeleryTestBroker, CeleryTestSetup, CeleryTestWorker
 
-from delivery.domain.event import Event, EventClass
+from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import parse_policies
-from delivery.domain.records import Entry
 from delivery.ledger import SqlLedger, migrate
 from delivery.tasks.app import is_rabbitmq, make_app, queue_name, task_name
 from delivery.tasks.sweep import Sweeper
+from delivery.testing import make_entry, make_event
 from tests import servers
 from tests.celery.local_nodes import LocalServer, LocalWorker
 from tests.processes import SECRET
@@ -170,7 +170,7 @@ class Chain:
 
     def hand_over(self) -> str:
         """Put an event before its chain."""
-        event = Event.of(
+        event = make_event(
             id=str(uuid_utils.uuid7()),
             type="agent_completed",
             user_id="ada",
@@ -179,7 +179,9 @@ class Chain:
             at=datetime.now(UTC),
             event_class=EventClass.CRITICAL,
         )
-        self._ledger.recording.commit([Entry(event, ack_timeout=5.0, ttl=600.0, hand_over=True)])
+        self._ledger.recording.commit(
+            [make_entry(event, ack_timeout=5.0, ttl=600.0, hand_over=True)]
+        )
         return event.id
 
     def sweep(self) -> None:

@@ -14,18 +14,19 @@ import pytest
 import pytest_asyncio
 import uuid_utils
 
-from delivery.domain.event import Event, EventClass
+from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.errors import LedgerUnavailable, Overloaded, SpoolFull
 from delivery.ledger import SqlLedger
 from delivery.ledger.journal.journal import JournalThread
 from delivery.ledger.journal.spool import Spool
+from delivery.testing import make_entry, make_event
 from tests.waiting import until
 
 
 def entry(run: str = "run", **changes: Any) -> Entry:
-    event = Event.of(
+    event = make_event(
         id=str(uuid_utils.uuid7()),
         type="agent_started",
         user_id="ada",
@@ -35,7 +36,7 @@ def entry(run: str = "run", **changes: Any) -> Entry:
         event_class=EventClass.CRITICAL,
         data=changes.pop("data", {}),
     )
-    return Entry(event=event, ack_timeout=5.0, ttl=600.0, **changes)
+    return make_entry(event, ack_timeout=5.0, ttl=600.0, **changes)
 
 
 def confirmation(one: Entry) -> Confirmation:

@@ -13,11 +13,12 @@ import pytest
 import uuid_utils
 
 from delivery.domain.contact import Contact
-from delivery.domain.event import Event, EventClass
+from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
 from delivery.domain.policy import parse_policies
-from delivery.domain.records import Claim, Entry, Result, Stored, Swept
+from delivery.domain.records import Claim, Result, Stored, Swept
 from delivery.ledger import SqlLedger
+from delivery.testing import make_entry, make_event
 from tests.conformance.chain_calls import begin, end, finish, move, skip
 
 DELIVERED = Result(Outcome.DELIVERED, provider_id="p-1")
@@ -26,7 +27,7 @@ LEASE = 60.0
 
 def recorded(ledger: SqlLedger, user: str = "ada", run: str = "run-1", **changes: Any) -> str:
     """The id of an event in the ledger."""
-    event = Event.of(
+    event = make_event(
         id=str(uuid_utils.uuid7()),
         type="agent_completed",
         user_id=user,
@@ -36,7 +37,7 @@ def recorded(ledger: SqlLedger, user: str = "ada", run: str = "run-1", **changes
         event_class=changes.pop("event_class", EventClass.CRITICAL),
     )
     values: dict[str, Any] = {"ack_timeout": 5.0, "ttl": 3600.0} | changes
-    ledger.recording.commit([Entry(event=event, **values)])
+    ledger.recording.commit([make_entry(event, **values)])
     return event.id
 
 

@@ -12,11 +12,12 @@ import pytest
 import uuid_utils
 
 from delivery.domain.contact import Contact
-from delivery.domain.event import Event, EventClass
+from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
 from delivery.domain.policy import parse_policies
-from delivery.domain.records import Claim, Digest, DigestClaim, Entry, Result, Stored
+from delivery.domain.records import Claim, Digest, DigestClaim, Result, Stored
 from delivery.ledger import SqlLedger
+from delivery.testing import make_entry, make_event
 from tests.conformance.chain_calls import finish, move
 
 RUN = ("user_id", "run_id")
@@ -27,7 +28,7 @@ DELIVERED = Result(Outcome.DELIVERED, provider_id="mail-1")
 
 def on_chain(ledger: SqlLedger, run: str = "run-1", **changes: Any) -> str:
     """The id of an event on the chain."""
-    event = Event.of(
+    event = make_event(
         id=str(uuid_utils.uuid7()),
         type=changes.pop("type", "agent_completed"),
         user_id=changes.pop("user", "ada"),
@@ -37,7 +38,7 @@ def on_chain(ledger: SqlLedger, run: str = "run-1", **changes: Any) -> str:
         event_class=changes.pop("event_class", EventClass.CRITICAL),
     )
     values: dict[str, Any] = {"ack_timeout": 5.0, "ttl": 36_000.0, "hand_over": True} | changes
-    ledger.recording.commit([Entry(event=event, **values)])
+    ledger.recording.commit([make_entry(event, **values)])
     return event.id
 
 

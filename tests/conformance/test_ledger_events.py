@@ -12,19 +12,20 @@ import sqlalchemy as sa
 import uuid_utils
 
 from delivery.domain.contact import Contact
-from delivery.domain.event import Event, EventClass
+from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome, State
 from delivery.domain.policy import Policies, parse_policies
 from delivery.domain.records import Entry, EventFilter, Purged, Recorded
 from delivery.ledger import SqlLedger
 from delivery.ledger.sql.tables import events
+from delivery.testing import make_entry, make_event
 
 POLICIES: Policies = parse_policies({})
 
 
 def entry(user: str = "ada", run: str = "run-1", **changes: Any) -> Entry:
     """An entry that is valid unless a test changes it."""
-    event = Event.of(
+    event = make_event(
         id=changes.pop("id", None) or str(uuid_utils.uuid7()),
         type=changes.pop("type", "agent_started"),
         user_id=user,
@@ -37,7 +38,7 @@ def entry(user: str = "ada", run: str = "run-1", **changes: Any) -> Entry:
         thread_id=changes.pop("thread_id", None),
     )
     values: dict[str, Any] = {"ack_timeout": 5.0, "ttl": 600.0} | changes
-    return Entry(event=event, **values)
+    return make_entry(event, **values)
 
 
 def confirmation(one: Entry, **changes: str) -> Confirmation:

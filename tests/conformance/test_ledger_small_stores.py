@@ -21,7 +21,7 @@ from delivery.domain.health import RECOVERY, THRESHOLD, Breaker, BreakerState
 from delivery.errors import LedgerUnavailable
 from delivery.ledger import SqlLedger
 from delivery.ledger.sql.tables import audit_head, audit_log
-from delivery.testing import MemoryLedger
+from delivery.testing import MemoryLedger, make_event
 
 FULL = Contact(
     "ada",
@@ -36,7 +36,7 @@ FULL = Contact(
 
 
 def event(user: str = "ada", **changes: Any) -> Event:
-    made = Event.of(
+    made = make_event(
         id=str(uuid_utils.uuid7()),
         type="agent_completed",
         user_id=user,

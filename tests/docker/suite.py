@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 import pytest
 from pytest_celery import CeleryTestSetup
 
-from delivery.domain.event import Event, EventClass
+from delivery.domain.event import EventClass
 from delivery.domain.policy import CHANNELS
-from delivery.domain.records import Entry
 from delivery.emitter.validate import new_event_id
 from delivery.ledger import SqlLedger
 from delivery.tasks.app import MAINTENANCE_QUEUE, SWEEP, task_name
+from delivery.testing import make_entry, make_event
 from tests.server_process import wait_until
 
 pytestmark = pytest.mark.timeout(900)  # containers start one after the other
@@ -22,7 +22,7 @@ LONG_WAIT = 60.0
 
 def hand_over(ledger: SqlLedger) -> str:
     """Put an event before its chain."""
-    event = Event.of(
+    event = make_event(
         id=new_event_id(),
         type="agent_completed",
         user_id="ada",
@@ -31,7 +31,7 @@ def hand_over(ledger: SqlLedger) -> str:
         at=datetime.now(UTC),
         event_class=EventClass.CRITICAL,
     )
-    ledger.recording.commit([Entry(event, ack_timeout=5.0, ttl=600.0, hand_over=True)])
+    ledger.recording.commit([make_entry(event, ack_timeout=5.0, ttl=600.0, hand_over=True)])
     return event.id
 
 

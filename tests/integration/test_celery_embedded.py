@@ -13,11 +13,11 @@ import uuid_utils
 from celery import Celery
 
 from delivery.domain.contact import Contact
-from delivery.domain.event import Event, EventClass
+from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.policy import Policies, parse_policies
 from delivery.domain.ports import Message, Taken
-from delivery.domain.records import AlertGroup, Entry, Timeline
+from delivery.domain.records import AlertGroup, Timeline
 from delivery.errors import ChannelUnavailable
 from delivery.ledger import SqlLedger, migrate
 from delivery.tasks.app import make_app
@@ -26,6 +26,7 @@ from delivery.tasks.executor import Executor, TimeLimits
 from delivery.tasks.fallback import Maintenance, register, register_maintenance
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Alerter, Sweeper
+from delivery.testing import make_entry, make_event
 from tests.waiting import until_blocking
 
 pytestmark = pytest.mark.timeout(120)
@@ -116,7 +117,7 @@ class World:
     ) -> list[str]:
         """Record events that are not acknowledged."""
         events = [
-            Event.of(
+            make_event(
                 id=str(uuid_utils.uuid7()),
                 type="agent_completed" if event_class == "critical" else "report_ready",
                 user_id=user_id,
@@ -129,7 +130,7 @@ class World:
         ]
         self.ledger.contacts.put(Contact(user_id, email="u@example.org", phone="+491701234567"))
         self.ledger.recording.commit(
-            [Entry(e, ack_timeout=0.1, ttl=3600.0, sent=True) for e in events]
+            [make_entry(e, ack_timeout=0.1, ttl=3600.0, sent=True) for e in events]
         )
         return [event.id for event in events]
 

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 import uuid_utils
 
-from delivery.domain.event import Event, EventClass
+from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import parse_policies
-from delivery.domain.records import Entry
 from delivery.ledger import SqlLedger, migrate
 from delivery.tasks.app import ALL_QUEUES, make_app
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Sweeper
+from delivery.testing import make_entry, make_event
 from tests import servers
 from tests.waiting import until_blocking
 
@@ -81,7 +81,7 @@ class Chain:
             log.close()
 
     def hand_over(self) -> str:
-        event = Event.of(
+        event = make_event(
             id=str(uuid_utils.uuid7()),
             type="agent_completed",
             user_id="u",
@@ -90,7 +90,7 @@ class Chain:
             at=datetime.now(UTC),
             event_class=EventClass.CRITICAL,
         )
-        entry = Entry(event, ack_timeout=5.0, ttl=3600.0, hand_over=True)
+        entry = make_entry(event, ack_timeout=5.0, ttl=3600.0, hand_over=True)
         self.ledger.recording.commit([entry])
         return event.id
 

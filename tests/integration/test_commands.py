@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from delivery.domain.event import Event, EventClass
+from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation, State
-from delivery.domain.records import Entry
 from delivery.emitter.validate import new_event_id
 from delivery.ledger import SqlLedger
+from delivery.testing import make_entry, make_event
 from tests.processes import SECRET, run_command, running
 from tests.servers import wait_until
 
@@ -52,7 +52,7 @@ def ledger_of(settings: dict[str, str]) -> Iterator[SqlLedger]:
 
 
 def put_event(ledger: SqlLedger, *, hand_over: bool = False, confirmed: bool = False) -> str:
-    event = Event.of(
+    event = make_event(
         id=new_event_id(),
         type="note",
         user_id="u",
@@ -61,7 +61,7 @@ def put_event(ledger: SqlLedger, *, hand_over: bool = False, confirmed: bool = F
         at=datetime.now(UTC),
         event_class=EventClass.STANDARD,
     )
-    ledger.recording.commit([Entry(event, ack_timeout=5, ttl=600, hand_over=hand_over)])
+    ledger.recording.commit([make_entry(event, ack_timeout=5, ttl=600, hand_over=hand_over)])
     if confirmed:
         ledger.confirmations.confirm([Confirmation(event.id, "u", "http", "u", "test")])
     return event.id

@@ -26,7 +26,7 @@ from delivery.domain.node_messages import (
 )
 from delivery.gateway import session as sessions
 from delivery.protocol import Limits
-from tests.fast_path import Node, make_event, make_id, serve
+from tests.fast_path import Node, make_event, new_id, serve
 from tests.waiting import until
 
 PROTOCOLS = [Subprotocol("delivery.v1")]
@@ -189,7 +189,7 @@ async def test_a_cursor_replays_what_came_around_and_after_it() -> None:
 async def test_an_unknown_cursor_says_so_and_brings_the_unconfirmed() -> None:
     async with serve(Node()) as node:
         owed = node.ledger.add(make_event()).event.id
-        async with joined(node, cursor=make_id()) as (ws, welcome):
+        async with joined(node, cursor=new_id()) as (ws, welcome):
             assert welcome["recovered"] is False
             assert (await events_of(ws, 1))[0] == [owed]
 

@@ -14,7 +14,7 @@ from delivery.domain.stores import Ledger
 from delivery.gateway.feed import Feed, FeedReader
 from delivery.ledger.access import LedgerAccess
 from delivery.protocol import Connected, Limits
-from tests.fast_path import Desk, MemoryJournal, Node, NodeLedger, make_event, make_id
+from tests.fast_path import Desk, MemoryJournal, Node, NodeLedger, make_event, new_id
 from tests.waiting import until
 
 
@@ -55,7 +55,7 @@ async def test_an_unknown_cursor_is_not_recovered_and_still_gets_the_unconfirmed
     ledger = NodeLedger()
     owed = ledger.add(make_event()).event.id
     strangers = ledger.add(make_event("eve"), State.CONFIRMED).event.id
-    for cursor in (make_id(), strangers, "not an id"):
+    for cursor in (new_id(), strangers, "not an id"):
         page = await Feed(feed_reader(ledger), "ada", "phone").open(cursor)
         assert (ids(page.items), page.recovered) == ([owed], False)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from delivery import testing
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.health import THRESHOLD
@@ -31,7 +32,7 @@ def make_event(user_id: str = "u", run_id: str = "r", **changes: Any) -> Event:
     """An event that differs from all others."""
     number = next(_numbers)
     known: dict[str, Any] = {
-        "id": f"0192f000-0000-7000-8000-{number:012d}",
+        "id": testing.make_id(number),
         "type": "agent_completed",
         "user_id": user_id,
         "run_id": run_id,
@@ -39,7 +40,7 @@ def make_event(user_id: str = "u", run_id: str = "r", **changes: Any) -> Event:
         "at": START,
         "event_class": EventClass.CRITICAL,
     }
-    return Event.of(**{**known, **changes})
+    return testing.make_event(**{**known, **changes})
 
 
 def step_on(channel: str, **changes: Any) -> ChainStep:

@@ -7,32 +7,31 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from delivery.domain.event import Event, EventClass
+from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome
 from delivery.domain.records import Entry
 from delivery.errors import LedgerUnavailable, SpoolFull
 from delivery.ledger.journal.spool import Spool, adopt_orphans
+from delivery.testing import make_entry, make_event
 
 ID = "0190a000-0000-7000-8000-{:012d}"
 
 
 def entry(number: int, **changes: object) -> Entry:
-    event = Event.of(
+    event = make_event(
         id=ID.format(number),
         type="agent_started",
         user_id="ada",
         run_id="run",
         seq=number,
-        at=datetime(2026, 1, 1, tzinfo=UTC),
         event_class=EventClass.CRITICAL,
         data={"n": number},
     )
-    return Entry(event=event, ack_timeout=5.0, ttl=60.0, **changes)  # type: ignore[arg-type]
+    return make_entry(event, ttl=60.0, **changes)
 
 
 def confirmation(number: int) -> Confirmation:
