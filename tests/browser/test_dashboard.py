@@ -169,9 +169,10 @@ async def test_the_page_is_worked_by_keyboard(
 async def test_the_figures_light_up_when_a_condition_is_met(
     context: BrowserContext, service: Service, user: str
 ) -> None:
+    service.emit(user, *["agent_thinking"] * 20)  # of fewer events a share says nothing
     await dead_event(service, user)
     page = await dashboard(context, service)
-    assert await page.locator("#conditions li").count() == 4
+    assert await page.locator("#conditions li").count() == 6
     await page.locator("#conditions li.bad", has_text="fall back").wait_for()
     await page.locator("#alerts", has_text="dead").wait_for()
 

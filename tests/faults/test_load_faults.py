@@ -56,9 +56,9 @@ def spoke_of(cluster: Cluster, words: str) -> Callable[[], int]:
 
 
 async def test_clients_whose_connections_are_reset_miss_nothing(cluster: Cluster) -> None:
-    before = cluster.front.count("reset")
+    before = cluster.clients_proxy.count("reset")
     outcome = await played(cluster, "tcp-kill")
-    assert cluster.front.count("reset") - before >= 5
+    assert cluster.clients_proxy.count("reset") - before >= 5
     assert outcome.verdict.replay > 0
 
 
