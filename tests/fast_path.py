@@ -291,7 +291,7 @@ class Clock:
         return self.now
 
 
-class Desk:
+class World:
     """A node whose connections end in memory."""
 
     def __init__(self, node: Node | None = None, send_timeout: float = 10.0) -> None:

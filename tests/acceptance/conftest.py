@@ -11,66 +11,9 @@ import httpx
 import jwt
 import pytest
 
+from delivery.domain.event import AGENT_TYPES
+from tests.policies import quick_policies
 from tests.processes import Process, running
-
-AGENT_TYPES = (
-    "agent_started",
-    "agent_thinking",
-    "tool_executing",
-    "tool_completed",
-    "agent_completed",
-)
-
-# The shipped chain, in fractions of a second.
-POLICIES = """
-[class.critical]
-types = ["agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed"]
-ack_timeout = {ack_timeout}
-retries = 1
-backoff = {{ base = 0.05, max = 0.2, jitter = 0.1 }}
-ttl = 600
-[[class.critical.chain]]
-channel = "database"
-[[class.critical.chain]]
-channel = "queue"
-[[class.critical.chain]]
-channel = "direct"
-attempts = 2
-[[class.critical.chain]]
-channel = "emergency"
-after = 0.2
-[[class.critical.chain]]
-channel = "email"
-after = {email_after}
-only = ["agent_completed"]
-digest = {{ by = ["user_id", "run_id"], window = 0.5, min_interval = {min_interval} }}
-confirms = "link"
-[[class.critical.chain]]
-channel = "sms"
-after = 1.0
-only = ["agent_completed"]
-digest = {{ by = ["user_id"], window = 0.2, min_interval = 60 }}
-confirms = "receipt"
-[[class.critical.chain]]
-channel = "alert"
-after = {alert_after}
-"""
-
-
-def policies(
-    *,
-    ack_timeout: float = 1.0,
-    email_after: float = 0.5,
-    alert_after: float = 60.0,
-    min_interval: float = 60.0,
-) -> str:
-    """A policy file with these times, in seconds."""
-    return POLICIES.format(
-        ack_timeout=ack_timeout,
-        email_after=email_after,
-        alert_after=alert_after,
-        min_interval=min_interval,
-    )
 
 
 class Service:
@@ -134,7 +77,7 @@ Start = Callable[..., Service]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts ``delivery up``; small keyword arguments are times for ``policies``, capital ones
+    """Starts ``delivery up``; small keyword arguments are ``quick_policies`` times, capital ones
     ``DELIVERY_*`` variables."""
     with ExitStack() as stack:
 
@@ -142,7 +85,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             times = {name: value for name, value in options.items() if name.islower()}
             settings = {name: value for name, value in options.items() if name.isupper()}
             file = tmp_path / "policies.toml"
-            file.write_text(policies(**times))
+            file.write_text(quick_policies(**times))
             data_dir = tmp_path / "data"
             process = stack.enter_context(
                 running(

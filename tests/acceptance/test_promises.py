@@ -17,7 +17,8 @@ import pytest
 import redis
 
 import delivery
-from tests.acceptance.conftest import AGENT_TYPES, Service, Start
+from delivery.domain.event import AGENT_TYPES
+from tests.acceptance.conftest import Service, Start
 from tests.servers import redis_server
 from tests.web_server import web_server
 from tests.wire import eventually, listening

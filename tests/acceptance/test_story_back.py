@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.acceptance.conftest import AGENT_TYPES, Start
+from delivery.domain.event import AGENT_TYPES
+from tests.acceptance.conftest import Start
 from tests.wire import eventually, listening
 
 EMAIL = "ada@example.org"

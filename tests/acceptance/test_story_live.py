@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 
-from tests.acceptance.conftest import AGENT_TYPES, Start
+from delivery.domain.event import AGENT_TYPES
+from tests.acceptance.conftest import Start
 from tests.wire import eventually, listening
 
 

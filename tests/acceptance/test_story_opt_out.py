@@ -10,7 +10,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.acceptance.conftest import Service, Start, policies
+from tests.acceptance.conftest import Service, Start
+from tests.policies import quick_policies
 from tests.smtp_servers import Behaviour, smtp_server
 from tests.wire import eventually
 
@@ -42,7 +43,7 @@ async def test_one_click_of_the_mail_program_ends_the_mails_and_nothing_else(
 ) -> None:
     file = tmp_path / "opt-out.toml"
     file.write_text(
-        policies(min_interval=0).replace(
+        quick_policies(min_interval=0).replace(
             'confirms = "link"', 'confirms = "link"\nrespects = ["opt_out"]'
         )
     )

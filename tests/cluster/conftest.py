@@ -19,54 +19,14 @@ import httpx
 import jwt
 import pytest
 
+from delivery.domain.event import AGENT_TYPES
 from tests import servers
+from tests.policies import quick_policies
 from tests.processes import SECRET, Process, run_command, running
 from tests.smtp_servers import Behaviour, smtp_server
 from tests.web_server import Reply, WebServer, web_server
 
-AGENT_TYPES = (
-    "agent_started",
-    "agent_thinking",
-    "tool_executing",
-    "tool_completed",
-    "agent_completed",
-)
 SMS_ACCOUNT, SMS_TOKEN = "AC" + "1" * 32, "only-for-tests-sms"
-
-# The shipped chain, in fractions of a second.
-POLICIES = """
-[class.critical]
-types = ["agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed"]
-ack_timeout = {ack_timeout}
-retries = 1
-backoff = {{ base = 0.05, max = 0.2, jitter = 0.1 }}
-ttl = 600
-[[class.critical.chain]]
-channel = "database"
-[[class.critical.chain]]
-channel = "queue"
-[[class.critical.chain]]
-channel = "direct"
-attempts = 2
-[[class.critical.chain]]
-channel = "emergency"
-after = 0.2
-[[class.critical.chain]]
-channel = "email"
-after = 0.5
-only = ["agent_completed"]
-digest = {{ by = ["user_id", "run_id"], window = 0.5, min_interval = 60 }}
-confirms = "link"
-[[class.critical.chain]]
-channel = "sms"
-after = 0.5
-only = ["agent_completed"]
-digest = {{ by = ["user_id"], window = 0.2, min_interval = 60 }}
-confirms = "receipt"
-[[class.critical.chain]]
-channel = "alert"
-after = {alert_after}
-"""
 
 
 class Gateway:
@@ -239,7 +199,7 @@ def making(
 ) -> Iterator[Cluster]:
     """A cluster's settings, with its tables made and its receivers up, but no process yet."""
     (folder / "policies.toml").write_text(
-        POLICIES.format(ack_timeout=ack_timeout, alert_after=alert_after)
+        quick_policies(ack_timeout=ack_timeout, alert_after=alert_after, sms_after=0.5)
     )
     with ExitStack() as stack:
         cluster = Cluster(folder, {}, stack)

@@ -9,7 +9,8 @@ from datetime import datetime
 import httpx
 import pytest
 
-from tests.cluster.conftest import AGENT_TYPES, Cluster, report_text
+from delivery.domain.event import AGENT_TYPES
+from tests.cluster.conftest import Cluster, report_text
 from tests.wire import eventually, listening
 
 LIMIT = 40.0

@@ -20,19 +20,13 @@ import jwt
 import psutil
 import pytest
 
+from delivery.domain.event import AGENT_TYPES
 from tests import servers
 from tests.deployment.topology import GATEWAYS, Topology
 from tests.smtp_servers import Behaviour, smtp_server
 from tests.wire import eventually, listening
 
 pytestmark = pytest.mark.timeout(180)
-AGENT_TYPES = (
-    "agent_started",
-    "agent_thinking",
-    "tool_executing",
-    "tool_completed",
-    "agent_completed",
-)
 ADDRESS = "ada@example.org"
 
 

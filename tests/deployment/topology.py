@@ -23,8 +23,8 @@ import redis
 from sqlalchemy import make_url
 
 from tests import servers
-from tests.acceptance.conftest import policies
 from tests.deployment.compose import ROOT, SECRETS, Service, granted_secrets, services
+from tests.policies import quick_policies
 from tests.processes import Process, environment
 from tests.server_process import Server, wait_until
 
@@ -60,7 +60,7 @@ class Topology:
         }
         script = str(ROOT / "config/make_secrets.py")
         subprocess.run([sys.executable, script, str(folder / "made")], check=True, timeout=30)
-        (folder / "policies.toml").write_text(policies(alert_after=600.0))
+        (folder / "policies.toml").write_text(quick_policies(alert_after=600.0))
         self._make_database(admin.render_as_string(hide_password=False))
 
     def url(self, name: str) -> str:

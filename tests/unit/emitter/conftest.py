@@ -21,7 +21,7 @@ from delivery.testing import (
 )
 
 
-class Bench:
+class World:
     """A core with its fakes at hand."""
 
     def __init__(self, policies: Any = None, **options: Any) -> None:
@@ -69,11 +69,11 @@ class Bench:
 
 
 @pytest.fixture
-async def bench() -> Bench:
-    return Bench()
+async def world() -> World:
+    return World()
 
 
 @pytest.fixture
-def make_bench() -> Callable[..., Bench]:
+def make_world() -> Callable[..., World]:
     """Must be called inside a test that runs on a loop."""
-    return Bench
+    return World

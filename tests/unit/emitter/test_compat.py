@@ -7,10 +7,10 @@ from delivery.errors import ConfigError, InvalidEvent
 
 
 @pytest.fixture
-async def bound(bench):
-    bench.journal.auto = True
-    compat.bind(bench.core)
-    yield bench
+async def bound(world):
+    world.journal.auto = True
+    compat.bind(world.core)
+    yield world
     compat.bind(None)
 
 

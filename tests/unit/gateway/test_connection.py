@@ -14,7 +14,7 @@ from delivery.domain.stores import Ledger
 from delivery.gateway.feed import Feed, FeedReader
 from delivery.ledger.access import LedgerAccess
 from delivery.protocol import Connected, Limits
-from tests.fast_path import Desk, MemoryJournal, Node, NodeLedger, make_event, new_id
+from tests.fast_path import MemoryJournal, Node, NodeLedger, World, make_event, new_id
 from tests.waiting import until
 
 
@@ -82,16 +82,16 @@ async def test_without_the_ledger_the_users_own_second_copy_is_read() -> None:
 
 
 async def test_pages_are_read_as_acks_make_room_and_then_the_connection_is_live() -> None:
-    desk = Desk(Node(limits=Limits(max_in_flight=4)))
-    owed = [desk.node.ledger.add(make_event()).event.id for _ in range(25)]
-    connection, writer = desk.begin()
+    world = World(Node(limits=Limits(max_in_flight=4)))
+    owed = [world.node.ledger.add(make_event()).event.id for _ in range(25)]
+    connection, writer = world.begin()
     await until(lambda: len(writer.ids) == 4)
     fresh = make_event()
-    desk.node.emit(fresh)
+    world.node.emit(fresh)
     assert not connection.is_live
 
     def acknowledged() -> bool:
-        desk.ack(connection)
+        world.ack(connection)
         return connection.is_live and len(writer.ids) == 26
 
     await until(acknowledged)
@@ -100,12 +100,12 @@ async def test_pages_are_read_as_acks_make_room_and_then_the_connection_is_live(
 
 
 async def test_what_was_pushed_before_the_ledger_was_read_is_not_sent_twice() -> None:
-    desk = Desk()
-    connection, writer = desk.begin()
+    world = World()
+    connection, writer = world.begin()
     event = make_event()
-    desk.node.emit(event)  # it stands in the ledger and in the queue
+    world.node.emit(event)  # it stands in the ledger and in the queue
     await until(lambda: connection.is_live)
-    desk.node.emit(last := make_event())
+    world.node.emit(last := make_event())
     await until(lambda: len(writer.ids) == 2)
     assert writer.ids == [event.id, last.id]
 
@@ -113,120 +113,120 @@ async def test_what_was_pushed_before_the_ledger_was_read_is_not_sent_twice() ->
 async def test_a_connection_that_begins_in_the_middle_of_a_run_need_not_ask_what_came_before() -> (
     None
 ):
-    desk = Desk()
-    ledger = desk.node.ledger
+    world = World()
+    ledger = world.node.ledger
     for seq in (1, 2):
         ledger.add(make_event(seq=seq), State.CONFIRMED)
-    connection, writer = await desk.connect()
+    connection, writer = await world.connect()
     reads = ledger.feed.pages
-    desk.node.emit(third := make_event(seq=3))
+    world.node.emit(third := make_event(seq=3))
     await until(lambda: writer.ids == [third.id])
     assert (connection.is_live, ledger.feed.pages) == (True, reads)
-    desk.node.emit(make_event(seq=5))
+    world.node.emit(make_event(seq=5))
     assert not connection.is_live, "the fourth went past it"
 
 
 async def test_an_overflow_is_mended_from_the_ledger_after_the_journal_was_flushed() -> None:
-    desk = Desk(Node(limits=Limits(max_in_flight=2, max_queue=3)))
-    connection, writer = await desk.connect()
+    world = World(Node(limits=Limits(max_in_flight=2, max_queue=3)))
+    connection, writer = await world.connect()
     events = [make_event() for _ in range(12)]
     for event in events:
-        desk.node.emit(event)
+        world.node.emit(event)
     assert not connection.is_live
 
     def acknowledged() -> bool:
-        desk.ack(connection)
+        world.ack(connection)
         return connection.is_live and len(writer.ids) >= len(events)
 
     await until(acknowledged)
     assert writer.ids == [event.id for event in events]
-    assert desk.node.journal.flushes >= 1
+    assert world.node.journal.flushes >= 1
 
 
 async def test_a_wake_up_brings_what_only_the_ledger_knows() -> None:
-    desk = Desk()
-    _, writer = await desk.connect()
-    elsewhere = desk.node.ledger.add(make_event()).event.id
-    desk.registry.wake("ada")
+    world = World()
+    _, writer = await world.connect()
+    elsewhere = world.node.ledger.add(make_event()).event.id
+    world.registry.wake("ada")
     await until(lambda: writer.ids == [elsewhere])
 
 
 async def test_a_gap_on_the_bus_makes_everybody_catch_up() -> None:
-    desk = Desk()
-    _, writer = await desk.connect()
-    lost = desk.node.ledger.add(make_event()).event.id
-    desk.node.gateway.path.on_message(Gap(node="node-1"))
+    world = World()
+    _, writer = await world.connect()
+    lost = world.node.ledger.add(make_event()).event.id
+    world.node.gateway.path.on_message(Gap(node="node-1"))
     await until(lambda: writer.ids == [lost])
 
 
 async def test_pushes_flow_while_the_ledger_is_away_and_it_is_read_when_it_is_back() -> None:
-    desk = Desk()
-    missed = desk.node.ledger.add(make_event()).event.id
-    desk.node.ledger.go_away()
-    connection, writer = await desk.connect()
+    world = World()
+    missed = world.node.ledger.add(make_event()).event.id
+    world.node.ledger.go_away()
+    connection, writer = await world.connect()
     [welcome] = writer.frames
     assert isinstance(welcome, Connected)
     assert not welcome.recovered
     pushed = make_event()
-    desk.node.emit(pushed, record=False)
+    world.node.emit(pushed, record=False)
     await until(lambda: writer.ids == [pushed.id])
-    connection.on_tick(desk.clock.now)
-    desk.node.ledger.come_back()
-    desk.node.ledger.add(pushed)
+    connection.on_tick(world.clock.now)
+    world.node.ledger.come_back()
+    world.node.ledger.add(pushed)
     assert connection.is_live, "it is not tried again before its time"
-    desk.clock.now += 1.1
-    connection.on_tick(desk.clock.now)
+    world.clock.now += 1.1
+    connection.on_tick(world.clock.now)
     await until(lambda: writer.ids == [pushed.id, missed])
 
 
 async def test_acks_are_confirmations_with_device_and_connection_and_wake_receipts() -> None:
-    desk = Desk()
-    connection, writer = await desk.connect()
+    world = World()
+    connection, writer = await world.connect()
     connection.session.device = "phone"
     event = make_event()
-    desk.node.emit(event)
+    world.node.emit(event)
     await until(lambda: writer.ids)
-    desk.ack(connection)
-    await until(lambda: desk.node.journal.confirmations)
-    assert desk.node.journal.confirmations == [
+    world.ack(connection)
+    await until(lambda: world.node.journal.confirmations)
+    assert world.node.journal.confirmations == [
         Confirmation(event.id, "ada", "websocket", "phone", "c")
     ]
-    assert desk.node.confirmed == [event.id]
+    assert world.node.confirmed == [event.id]
 
 
 async def test_what_a_client_gets_and_acknowledges_again_is_no_second_confirmation() -> None:
-    desk = Desk()
-    ledger = desk.node.ledger
+    world = World()
+    ledger = world.node.ledger
     mine = ledger.add(make_event(), State.CONFIRMED, by="ada").event
     elses = ledger.add(make_event(), State.CONFIRMED).event
     fresh = ledger.add(make_event(), State.SENT).event
-    connection, writer = desk.begin(cursor=mine.id)
+    connection, writer = world.begin(cursor=mine.id)
     await until(lambda: connection.is_live)
     assert writer.ids == [mine.id, elses.id, fresh.id]
-    desk.ack(connection)
-    await until(lambda: desk.node.journal.confirmed)
-    assert desk.node.journal.confirmed == [elses.id, fresh.id]
+    world.ack(connection)
+    await until(lambda: world.node.journal.confirmed)
+    assert world.node.journal.confirmed == [elses.id, fresh.id]
     assert connection.session.in_flight.ids == ()
 
 
 async def test_a_client_that_does_not_read_is_closed_with_3008_after_the_send_timeout() -> None:
-    desk = Desk(send_timeout=0.05)
-    _, writer = await desk.connect()
+    world = World(send_timeout=0.05)
+    _, writer = await world.connect()
     writer.is_blocked = True
     event = make_event()
-    desk.node.emit(event)
+    world.node.emit(event)
     await until(lambda: writer.closed)
     assert (writer.closed or (0, ""))[0] == 3008
-    assert desk.registry.connections_of("ada") == 0
-    assert [ids for ids, _ in desk.node.journal.hand_overs] == [event.id]
+    assert world.registry.connections_of("ada") == 0
+    assert [ids for ids, _ in world.node.journal.hand_overs] == [event.id]
 
 
 async def test_a_client_that_reads_again_in_time_gets_what_waited() -> None:
-    desk = Desk()
-    _, writer = await desk.connect()
+    world = World()
+    _, writer = await world.connect()
     writer.is_blocked = True
     event = make_event()
-    desk.node.emit(event)
+    world.node.emit(event)
     await asyncio.sleep(0)
     assert writer.ids == []
     writer.was_read.set()
@@ -234,31 +234,31 @@ async def test_a_client_that_reads_again_in_time_gets_what_waited() -> None:
 
 
 async def test_a_fault_while_feeding_makes_the_client_come_back() -> None:
-    desk = Desk()
-    desk.node.ledger.add(make_event())
+    world = World()
+    world.node.ledger.add(make_event())
 
     def broken(*args: object, **kwargs: object) -> list[Stored]:
         raise ZeroDivisionError
 
-    desk.node.ledger.feed.page = broken  # type: ignore[method-assign]
-    _, writer = desk.begin()
+    world.node.ledger.feed.page = broken  # type: ignore[method-assign]
+    _, writer = world.begin()
     await until(lambda: writer.closed)
     assert (writer.closed or (0, ""))[0] == 3011
 
 
 async def test_a_peer_that_is_gone_is_noticed_by_the_tick() -> None:
-    desk = Desk()
-    connection, writer = await desk.connect()
+    world = World()
+    connection, writer = await world.connect()
     writer.is_closed = True
-    connection.on_tick(desk.clock.now)
-    assert desk.registry.connections_of("ada") == 0
+    connection.on_tick(world.clock.now)
+    assert world.registry.connections_of("ada") == 0
 
 
 async def test_a_stream_takes_more_than_may_be_in_flight_because_nothing_comes_back() -> None:
-    desk = Desk(Node(limits=Limits(max_in_flight=2)))
-    _, writer = desk.begin(is_stream=True)
+    world = World(Node(limits=Limits(max_in_flight=2)))
+    _, writer = world.begin(is_stream=True)
     events = [make_event() for _ in range(20)]
     for event in events:
-        desk.node.emit(event)
+        world.node.emit(event)
     await until(lambda: len(writer.ids) == 20)
     assert writer.ids == [event.id for event in events]

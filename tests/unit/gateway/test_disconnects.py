@@ -12,7 +12,7 @@ from delivery.domain.event import Event
 from delivery.gateway import disconnects
 from delivery.gateway.connection import Connection
 from delivery.gateway.disconnects import PER_TURN, ReconnectGrace, TeardownQueue
-from tests.fast_path import Desk, make_event
+from tests.fast_path import World, make_event
 from tests.waiting import until
 
 
@@ -21,55 +21,55 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disconnects, "GRACE", 0.05)
 
 
-async def in_flight() -> tuple[Desk, Connection, Event]:
+async def in_flight() -> tuple[World, Connection, Event]:
     """A client that has an event and did not acknowledge it."""
-    desk = Desk()
-    connection, writer = await desk.connect()
-    desk.node.emit(event := make_event())
+    world = World()
+    connection, writer = await world.connect()
+    world.node.emit(event := make_event())
     await until(lambda: writer.ids == [event.id])
-    return desk, connection, event
+    return world, connection, event
 
 
 async def test_what_a_client_leaves_unacknowledged_goes_to_the_chain_soon() -> None:
-    desk, connection, event = await in_flight()
+    world, connection, event = await in_flight()
     connection.detach("the client left")
-    assert desk.node.ledger.operations.expedited == [], "it gets a moment to come back"
-    await until(lambda: desk.node.chain_calls == 1)
-    assert desk.node.ledger.operations.expedited == [event.id]
+    assert world.node.ledger.operations.expedited == [], "it gets a moment to come back"
+    await until(lambda: world.node.chain_calls == 1)
+    assert world.node.ledger.operations.expedited == [event.id]
 
 
 async def test_a_client_that_is_back_in_time_is_spared_the_chain() -> None:
-    desk, connection, event = await in_flight()
+    world, connection, event = await in_flight()
     connection.detach("the client left")
-    _, again = await desk.connect()
+    _, again = await world.connect()
     assert again.ids == [event.id]
-    desk.node.emit(make_event("eve"))
-    leaver, _ = await desk.connect("eve")
-    desk.node.emit(other := make_event("eve"))
+    world.node.emit(make_event("eve"))
+    leaver, _ = await world.connect("eve")
+    world.node.emit(other := make_event("eve"))
     await until(lambda: leaver.session.in_flight.n == 2)
     leaver.detach("the client left")
-    await until(lambda: other.id in desk.node.ledger.operations.expedited)
-    assert event.id not in desk.node.ledger.operations.expedited
+    await until(lambda: other.id in world.node.ledger.operations.expedited)
+    assert event.id not in world.node.ledger.operations.expedited
 
 
 async def test_another_device_spares_the_chain() -> None:
-    desk = Desk()
-    connection, writer = await desk.connect()
-    await desk.connect()
-    desk.node.emit(event := make_event())
+    world = World()
+    connection, writer = await world.connect()
+    await world.connect()
+    world.node.emit(event := make_event())
     await until(lambda: writer.ids == [event.id])
     connection.detach("the client left")
     await asyncio.sleep(0)
-    assert not desk.context.outcomes._reconnect_grace._waiting
+    assert not world.context.outcomes._reconnect_grace._waiting
 
 
 async def test_a_node_that_shuts_down_hands_nothing_over_on_leaving() -> None:
-    desk = Desk()
-    _, writer = await desk.connect()
-    desk.node.emit(event := make_event())
+    world = World()
+    _, writer = await world.connect()
+    world.node.emit(event := make_event())
     await until(lambda: writer.ids == [event.id])
-    desk.registry.close_all("shutdown", 1.0)
-    assert not desk.context.outcomes._reconnect_grace._waiting
+    world.registry.close_all("shutdown", 1.0)
+    assert not world.context.outcomes._reconnect_grace._waiting
 
 
 async def test_a_crowd_ends_a_few_per_turn_and_in_order() -> None:
@@ -94,12 +94,12 @@ async def test_a_crowd_ends_a_few_per_turn_and_in_order() -> None:
 
 
 async def test_a_ledger_that_is_away_leaves_them_to_their_due_time() -> None:
-    desk, connection, _ = await in_flight()
-    desk.node.ledger.go_away()
+    world, connection, _ = await in_flight()
+    world.node.ledger.go_away()
     connection.detach("the client left")
-    await until(lambda: not desk.context.outcomes._reconnect_grace._task)
-    assert desk.node.ledger.operations.expedited == []
-    assert desk.node.chain_calls == 0
+    await until(lambda: not world.context.outcomes._reconnect_grace._task)
+    assert world.node.ledger.operations.expedited == []
+    assert world.node.chain_calls == 0
 
 
 async def test_unacknowledged_events_are_handed_over_in_portions(

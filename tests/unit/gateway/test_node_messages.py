@@ -23,11 +23,11 @@ from delivery.domain.node_messages import (
     ResendRequest,
 )
 from delivery.protocol import encode_event
-from tests.fast_path import Desk, Node, make_event
+from tests.fast_path import Node, World, make_event
 from tests.waiting import until
 
 
-class Bench:
+class BusWorld:
     """One gateway, and a way to say anything on its bus."""
 
     def __init__(self) -> None:
@@ -51,8 +51,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench() -> AsyncIterator[Bench]:
-    one = Bench()
+async def bench() -> AsyncIterator[BusWorld]:
+    one = BusWorld()
     await one.node.gateway.path.start()
     try:
         yield one
@@ -94,7 +94,7 @@ async def test_a_malformed_event_does_not_cost_the_others_of_its_message(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with bench() as one:
-        _, writer = await Desk(one.node).connect()
+        _, writer = await World(one.node).connect()
         good = [make_event(seq=number) for number in (1, 2)]
         for bad, event in zip((b"7", b'{"id":1}'), good, strict=True):
             one.say(pushes(bad, encode_event(event)))
@@ -115,9 +115,9 @@ async def test_an_event_that_cannot_be_pushed_does_not_cost_the_others_of_its_me
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with bench() as one:
-        desk = Desk(one.node)
-        broken, _ = await desk.connect("ada")
-        _, writer = await desk.connect("eve")
+        world = World(one.node)
+        broken, _ = await world.connect("ada")
+        _, writer = await world.connect("eve")
 
         def fail(item: object) -> object:
             raise ValueError("ours")
@@ -152,7 +152,7 @@ async def test_a_message_of_another_release_changes_nothing_and_the_next_is_hear
 ) -> None:
     caplog.set_level(logging.INFO, "delivery.bus")
     async with bench() as one:
-        _, writer = await Desk(one.node).connect()
+        _, writer = await World(one.node).connect()
         one.node.ledger.add(make_event())
         one.say_raw(raw)
         one.say_raw(raw)
@@ -187,7 +187,7 @@ async def test_a_heartbeat_leaves_presence_as_it_was_said_last() -> None:
 
 async def test_resends_at_once_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     async with bench() as one:
-        await Desk(one.node).connect()
+        await World(one.node).connect()
         asked = [
             ResendRequest(node="w", request=str(number), user="ada", ids=[], timeout=30.0)
             for number in range(40)

@@ -10,7 +10,7 @@ from delivery.domain.event import EventClass
 from delivery.domain.node_messages import Bye, Heartbeat, NodeMessage, PresenceReport
 from delivery.gateway.registry import Registry
 from delivery.protocol import Connected, Limits, Nack, Reconnect, encode_event
-from tests.fast_path import Clock, Desk, Node, make_event
+from tests.fast_path import Clock, Node, World, make_event
 from tests.waiting import until
 
 
@@ -27,135 +27,135 @@ class Recorder(LocalBus):
 
 
 async def test_everything_pushed_in_one_turn_leaves_as_one_frame() -> None:
-    desk = Desk()
-    _, writer = await desk.connect()
+    world = World()
+    _, writer = await world.connect()
     events = [make_event() for _ in range(5)]
-    assert [desk.node.emit(event) for event in events] == [1] * 5
+    assert [world.node.emit(event) for event in events] == [1] * 5
     await until(lambda: writer.batches)
     assert writer.batches == [(5, [event.id for event in events])]
 
 
 async def test_every_connection_of_the_user_and_no_other_one_gets_it() -> None:
-    desk = Desk()
-    writers = [(await desk.connect())[1] for _ in range(3)]
-    _, stranger = await desk.connect("eve")
+    world = World()
+    writers = [(await world.connect())[1] for _ in range(3)]
+    _, stranger = await world.connect("eve")
     event = make_event()
-    assert desk.node.emit(event) == 3
+    assert world.node.emit(event) == 3
     await until(lambda: all(writer.ids == [event.id] for writer in writers))
     assert stranger.ids == []
 
 
 async def test_a_push_without_a_connection_says_so() -> None:
-    desk = Desk()
+    world = World()
     event = make_event()
-    pushed = desk.registry.push(event, encode_event(event))
+    pushed = world.registry.push(event, encode_event(event))
     assert (pushed.connections, pushed.reason) == (0, "nobody connected")
 
 
 async def test_a_user_has_a_limited_number_of_connections() -> None:
-    desk = Desk(Node(max_per_user=2))
-    await desk.connect()
-    await desk.connect()
-    _, refused = desk.begin()
+    world = World(Node(max_per_user=2))
+    await world.connect()
+    await world.connect()
+    _, refused = world.begin()
     assert refused.closed is not None
     assert refused.closed[0] == 3504
-    assert desk.registry.connections_of("ada") == 2
-    await desk.connect("eve")
+    assert world.registry.connections_of("ada") == 2
+    await world.connect("eve")
 
 
 async def test_the_breaker_opens_on_repeated_failure_and_sends_events_to_the_chain() -> None:
-    desk = Desk()
-    connection, writer = await desk.connect()
+    world = World()
+    connection, writer = await world.connect()
     events = [make_event() for _ in range(5)]
     for event in events:
-        desk.node.emit(event)
+        world.node.emit(event)
     await until(lambda: len(writer.ids) == 5)
     for event in events:
-        connection.perform(connection.session.on_client_frame(Nack(event.id), desk.clock.now))
-    assert desk.node.journal.hand_overs == [(event.id, "nack: ") for event in events]
-    pushed = desk.registry.push(missed := make_event(), encode_event(missed))
+        connection.perform(connection.session.on_client_frame(Nack(event.id), world.clock.now))
+    assert world.node.journal.hand_overs == [(event.id, "nack: ") for event in events]
+    pushed = world.registry.push(missed := make_event(), encode_event(missed))
     assert (pushed.connections, pushed.reason) == (0, "breaker open")
 
 
 async def test_the_breaker_tries_again_after_30_s_and_an_ack_closes_it() -> None:
-    desk = Desk()
-    connection, writer = await desk.connect()
+    world = World()
+    connection, writer = await world.connect()
     for _ in range(5):
-        desk.registry.on_failure(connection)
+        world.registry.on_failure(connection)
     missed = make_event()
-    assert desk.node.emit(missed) == 0
-    desk.clock.now += 30.0
+    assert world.node.emit(missed) == 0
+    world.clock.now += 30.0
     probe = make_event()
-    assert desk.node.emit(probe) == 1
+    assert world.node.emit(probe) == 1
     later = make_event()
-    assert desk.node.emit(later) == 0
+    assert world.node.emit(later) == 0
     await until(lambda: writer.ids == [probe.id])
-    desk.ack(connection)
+    world.ack(connection)
     await until(lambda: writer.ids == [probe.id, missed.id, later.id])
 
 
 async def test_a_new_connection_resets_the_breaker() -> None:
-    desk = Desk()
-    connection, _ = await desk.connect()
+    world = World()
+    connection, _ = await world.connect()
     for _ in range(5):
-        desk.registry.on_failure(connection)
-    assert desk.node.emit(make_event()) == 0
-    await desk.connect()
-    assert desk.node.emit(make_event()) > 0
+        world.registry.on_failure(connection)
+    assert world.node.emit(make_event()) == 0
+    await world.connect()
+    assert world.node.emit(make_event()) > 0
 
 
 async def test_a_user_whose_best_connection_is_sick_gets_an_open_breaker() -> None:
-    desk = Desk()
-    connection, _ = await desk.connect()
+    world = World()
+    connection, _ = await world.connect()
     connection.session.failures = 5
-    desk.registry.on_tick(desk.clock.now)
-    assert desk.node.emit(make_event()) == 0
-    assert desk.registry.health("ada") == 25
-    assert desk.registry.health("nobody") == 100
-    desk.clock.now += 10.0
-    await desk.connect()
-    desk.registry.on_tick(desk.clock.now)
-    assert desk.node.emit(make_event()) > 0
-    assert desk.registry.health("ada") == 100
+    world.registry.on_tick(world.clock.now)
+    assert world.node.emit(make_event()) == 0
+    assert world.registry.health("ada") == 25
+    assert world.registry.health("nobody") == 100
+    world.clock.now += 10.0
+    await world.connect()
+    world.registry.on_tick(world.clock.now)
+    assert world.node.emit(make_event()) > 0
+    assert world.registry.health("ada") == 100
 
 
 async def test_a_resend_reaches_the_sockets_that_answer_and_drops_the_others() -> None:
-    desk = Desk()
-    alive, alive_sink = await desk.connect()
-    _, silent_sink = await desk.connect()
-    _, stuck_sink = await desk.connect()
+    world = World()
+    alive, alive_sink = await world.connect()
+    _, silent_sink = await world.connect()
+    _, stuck_sink = await world.connect()
     event = make_event()
-    desk.node.emit(event)
+    world.node.emit(event)
     await until(lambda: alive_sink.ids and silent_sink.ids and stuck_sink.ids)
     stuck_sink.is_blocked = True
-    stored = desk.node.ledger.events.read([event.id])
-    resend = asyncio.create_task(desk.registry.resend("ada", stored, 0.2))
+    stored = world.node.ledger.events.read([event.id])
+    resend = asyncio.create_task(world.registry.resend("ada", stored, 0.2))
     await until(lambda: alive_sink.pings)
     alive.on_pong(alive_sink.pings[0])
     assert await resend == 1
     assert alive_sink.batches == [(1, [event.id]), (2, [event.id])]
     assert (silent_sink.closed or (0, ""))[0] == 3012
     assert (stuck_sink.closed or (0, ""))[0] == 3011
-    assert desk.registry.connections_of("ada") == 1
+    assert world.registry.connections_of("ada") == 1
 
 
 async def test_a_resend_probes_the_healthiest_connection_first() -> None:
-    desk = Desk()
-    sick, sick_sink = await desk.connect()
-    _, well_sink = await desk.connect()
+    world = World()
+    sick, sick_sink = await world.connect()
+    _, well_sink = await world.connect()
     sick.session.failures = 2
     order: list[str] = []
     sick_sink.ping = lambda payload: order.append("sick")  # type: ignore[method-assign]
     well_sink.ping = lambda payload: order.append("well")  # type: ignore[method-assign]
-    assert await desk.registry.resend("ada", [], 0.01) == 0
+    assert await world.registry.resend("ada", [], 0.01) == 0
     assert order == ["well", "sick"]
 
 
 async def test_a_resend_never_carries_another_users_event() -> None:
-    desk = Desk()
-    connection, writer = await desk.connect()
-    stored = desk.node.ledger.add(make_event("eve"))
-    resend = asyncio.create_task(desk.registry.resend("ada", [stored], 1.0))
+    world = World()
+    connection, writer = await world.connect()
+    stored = world.node.ledger.add(make_event("eve"))
+    resend = asyncio.create_task(world.registry.resend("ada", [stored], 1.0))
     await until(lambda: writer.pings)
     connection.on_pong(writer.pings[0])
     await resend
@@ -163,76 +163,76 @@ async def test_a_resend_never_carries_another_users_event() -> None:
 
 
 async def test_draining_sends_everybody_elsewhere_with_jitter() -> None:
-    desk = Desk()
-    desk.registry._jitter = iter([0.1, 0.9]).__next__
-    writers = [(await desk.connect(user))[1] for user in ("ada", "eve")]
-    desk.node.emit(event := make_event())
-    assert desk.registry.close_all("shutdown", 4.0) == 2
+    world = World()
+    world.registry._jitter = iter([0.1, 0.9]).__next__
+    writers = [(await world.connect(user))[1] for user in ("ada", "eve")]
+    world.node.emit(event := make_event())
+    assert world.registry.close_all("shutdown", 4.0) == 2
     assert [writer.frames[-1] for writer in writers] == [
         Reconnect(400, "shutdown"),
         Reconnect(3_600, "shutdown"),
     ]
     assert [writer.closed for writer in writers] == [(3001, "shutdown")] * 2
     assert writers[0].ids == [event.id], "queued events are sent before the close"
-    assert desk.node.emit(make_event()) == 0
-    _, late = desk.begin()
+    assert world.node.emit(make_event()) == 0
+    _, late = world.begin()
     assert (late.closed or (0, ""))[0] == 3001
 
 
 async def test_a_gentle_drain_serves_each_client_until_its_turn() -> None:
-    desk = Desk()
-    desk.registry._jitter = lambda: 0.5
-    _, first = await desk.connect("ada")
-    _, second = await desk.connect("eve")
-    leaving = asyncio.create_task(desk.registry.reconnect_gradually("shutdown", 60.0, 0.2))
+    world = World()
+    world.registry._jitter = lambda: 0.5
+    _, first = await world.connect("ada")
+    _, second = await world.connect("eve")
+    leaving = asyncio.create_task(world.registry.reconnect_gradually("shutdown", 60.0, 0.2))
     await until(lambda: first.closed)
     assert first.frames[-1] == Reconnect(100, "shutdown")
     assert second.closed is None
     event = make_event("eve")
-    assert desk.node.emit(event) == 1
+    assert world.node.emit(event) == 1
     assert await leaving == 2
     assert second.ids == [event.id]
     assert second.closed == (3001, "shutdown")
 
 
 async def test_an_operator_disconnects_for_good() -> None:
-    desk = Desk()
-    _, writer = await desk.connect()
-    assert desk.registry.disconnect("ada") == 1
+    world = World()
+    _, writer = await world.connect()
+    assert world.registry.disconnect("ada") == 1
     assert (writer.closed or (0, ""))[0] == 3503
-    assert desk.registry.disconnect("ada") == 0
+    assert world.registry.disconnect("ada") == 0
 
 
 async def test_what_was_queued_for_the_last_connection_is_handed_over_when_it_ends() -> None:
-    desk = Desk()
-    connection, writer = await desk.connect()
+    world = World()
+    connection, writer = await world.connect()
     writer.is_blocked = True
     event = make_event()
-    desk.node.emit(event)
-    desk.node.emit(make_event(event_class=EventClass.EPHEMERAL))
+    world.node.emit(event)
+    world.node.emit(make_event(event_class=EventClass.EPHEMERAL))
     connection.detach("the client left")
-    assert desk.node.journal.hand_overs == [(event.id, "not sent: the client left")]
-    assert desk.node.chain_calls == 1
+    assert world.node.journal.hand_overs == [(event.id, "not sent: the client left")]
+    assert world.node.chain_calls == 1
 
 
 async def test_another_connection_of_the_user_spares_the_hand_over() -> None:
-    desk = Desk()
-    connection, writer = await desk.connect()
-    _, other = await desk.connect()
+    world = World()
+    connection, writer = await world.connect()
+    _, other = await world.connect()
     writer.is_blocked = True
-    desk.node.emit(event := make_event())
+    world.node.emit(event := make_event())
     connection.detach()
     await until(lambda: other.ids == [event.id])
-    assert desk.node.journal.hand_overs == []
+    assert world.node.journal.hand_overs == []
 
 
 async def test_a_failed_send_ends_the_connection_and_hands_over_at_once() -> None:
-    desk = Desk()
-    connection, writer = await desk.connect()
+    world = World()
+    connection, writer = await world.connect()
     writer.is_broken = True
-    desk.node.emit(event := make_event())
+    world.node.emit(event := make_event())
     await until(lambda: connection.is_closed)
-    assert [ids for ids, _ in desk.node.journal.hand_overs] == [event.id]
+    assert [ids for ids, _ in world.node.journal.hand_overs] == [event.id]
 
 
 async def test_nodes_push_to_each_other_and_count_who_is_there() -> None:
@@ -241,13 +241,13 @@ async def test_nodes_push_to_each_other_and_count_who_is_there() -> None:
     for node in (first, second):
         await node.gateway.path.start()
     try:
-        desk = Desk(second)
-        _, writer = await desk.connect()
+        world = World(second)
+        _, writer = await world.connect()
         await until(lambda: first.registry.peers.hosts_of("ada"))
         event = make_event()
         assert first.emit(event) == 1
         await until(lambda: writer.ids == [event.id])
-        desk.registry.disconnect("ada")
+        world.registry.disconnect("ada")
         await until(lambda: not first.registry.peers.hosts_of("ada"))
         assert first.emit(make_event()) == 0
         await second.gateway.path.stop()
@@ -264,13 +264,13 @@ async def test_a_confirmation_is_told_to_the_node_whose_event_it_is_and_not_for_
     for node in (first, second):
         await node.gateway.path.start()
     try:
-        desk = Desk(second)
-        connection, writer = await desk.connect()
+        world = World(second)
+        connection, writer = await world.connect()
         await until(lambda: second.registry.peers.has_nodes)
         second.emit(own := make_event())
         first.emit(theirs := make_event())
         await until(lambda: set(writer.ids) == {own.id, theirs.id})
-        desk.ack(connection)
+        world.ack(connection)
         await until(lambda: first.confirmed)
         assert (first.confirmed, set(second.confirmed)) == ([theirs.id], {own.id, theirs.id})
     finally:
@@ -320,8 +320,8 @@ def test_a_user_missing_from_two_reports_is_gone() -> None:
 
 
 async def test_the_welcome_says_what_the_session_grants() -> None:
-    desk = Desk(Node(limits=Limits(heartbeat=7.0, max_in_flight=3)))
-    _, writer = await desk.connect()
+    world = World(Node(limits=Limits(heartbeat=7.0, max_in_flight=3)))
+    _, writer = await world.connect()
     [welcome] = writer.frames
     assert isinstance(welcome, Connected)
     assert (welcome.user_id, welcome.heartbeat, welcome.max_in_flight) == ("ada", 7.0, 3)

@@ -14,7 +14,7 @@ from delivery.domain.node_messages import (
     Pushes,
 )
 from delivery.gateway.peers import MAX_BYTES, MAX_EVENTS
-from tests.fast_path import Desk, Node, make_event
+from tests.fast_path import Node, World, make_event
 from tests.waiting import until
 
 
@@ -57,7 +57,7 @@ def pushes(node: Node) -> list[list[str]]:
 
 async def test_an_event_for_a_user_who_is_only_here_leaves_no_message() -> None:
     async with nodes("n1", "n2") as (first, _):
-        _, writer = await Desk(first).connect()
+        _, writer = await World(first).connect()
         event = make_event()
         assert first.emit(event) == 1
         await until(lambda: writer.ids == [event.id])
@@ -66,7 +66,7 @@ async def test_an_event_for_a_user_who_is_only_here_leaves_no_message() -> None:
 
 async def test_an_event_is_sent_to_the_nodes_of_its_user_and_to_no_other() -> None:
     async with nodes("n1", "n2", "n3") as (first, second, third):
-        _, writer = await Desk(second).connect()
+        _, writer = await World(second).connect()
         await until(lambda: first.registry.peers.hosts_of("ada") == ("n2",))
         event = make_event()
         assert first.emit(event) == 1
@@ -84,9 +84,9 @@ async def test_an_event_for_a_user_whom_no_node_reports_is_sent_to_all() -> None
 
 async def test_what_goes_to_the_same_nodes_in_one_turn_is_one_message() -> None:
     async with nodes("n1", "n2") as (first, second):
-        desk = Desk(second)
-        _, ada = await desk.connect("ada")
-        _, eve = await desk.connect("eve")
+        world = World(second)
+        _, ada = await world.connect("ada")
+        _, eve = await world.connect("eve")
         await until(lambda: len(first.registry.peers.hosts_of("eve")) == 1)
         events = [make_event(name, seq=n) for n in (1, 2) for name in ("ada", "eve")]
         for event in events:
@@ -98,7 +98,7 @@ async def test_what_goes_to_the_same_nodes_in_one_turn_is_one_message() -> None:
 
 async def test_a_message_is_bounded_however_much_crosses_in_one_turn() -> None:
     async with nodes("n1", "n2") as (first, second):
-        _, writer = await Desk(second).connect()
+        _, writer = await World(second).connect()
         await until(lambda: first.registry.peers.hosts_of("ada"))
         for seq in range(1, 2 * MAX_EVENTS + 2):
             first.emit(make_event(seq=seq))
@@ -112,12 +112,12 @@ async def test_a_message_is_bounded_however_much_crosses_in_one_turn() -> None:
 
 async def test_the_confirmation_of_an_event_is_told_to_its_node_alone() -> None:
     async with nodes("n1", "n2", "n3") as (first, second, _):
-        desk = Desk(second)
-        connection, writer = await desk.connect()
+        world = World(second)
+        connection, writer = await world.connect()
         await until(lambda: first.registry.peers.hosts_of("ada"))
         first.emit(event := make_event())
         await until(lambda: writer.ids == [event.id])
-        desk.ack(connection)
+        world.ack(connection)
         await until(lambda: first.confirmed == [event.id])
         bus = second.bus
         assert isinstance(bus, Recorder)
@@ -126,7 +126,7 @@ async def test_the_confirmation_of_an_event_is_told_to_its_node_alone() -> None:
 
 async def test_an_event_that_finds_its_user_gone_is_passed_on_once() -> None:
     async with nodes("n1", "n2", "n3") as (first, second, third):
-        _, writer = await Desk(third).connect()
+        _, writer = await World(third).connect()
         await until(lambda: first.registry.peers.hosts_of("ada") == ("n3",))
         # n1 has heard that ada came to n2, and not yet that she left for n3.
         first.registry.peers.on_bye("n3")
@@ -142,7 +142,7 @@ async def test_an_event_that_finds_its_user_gone_is_passed_on_once() -> None:
 
 async def test_a_second_device_reads_again_what_went_only_to_the_first_ones_node() -> None:
     async with nodes("n1", "n2") as (first, second):
-        home, away = Desk(first), Desk(second)
+        home, away = World(first), World(second)
         phone, _ = await home.connect()
         await until(lambda: second.registry.peers.hosts_of("ada") == ("n1",))
         laptop, writer = await away.connect()
@@ -163,11 +163,11 @@ async def test_a_second_device_reads_again_what_went_only_to_the_first_ones_node
 
 async def test_an_only_device_reads_the_ledger_once() -> None:
     async with nodes("n1", "n2") as (first, _):
-        desk = Desk(first)
-        connection, _ = await desk.connect()
+        world = World(first)
+        connection, _ = await world.connect()
         reads = first.ledger.feed.pages
-        desk.clock.now += 4.0
-        connection.on_tick(desk.clock.now)
+        world.clock.now += 4.0
+        connection.on_tick(world.clock.now)
         first.emit(make_event())
         await until(lambda: connection.session.in_flight.n == 1)
         assert first.ledger.feed.pages == reads

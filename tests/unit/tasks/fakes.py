@@ -236,7 +236,7 @@ class FakeLinks:
         return f"https://x/unsubscribe/{user_id}/{channel}"
 
 
-class Bench:
+class World:
     """An executor with everything around it faked."""
 
     def __init__(

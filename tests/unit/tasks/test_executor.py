@@ -15,7 +15,7 @@ from delivery.errors import (
     OutcomeUnknown,
 )
 from delivery.tasks.executor import TimeLimits
-from tests.unit.tasks.fakes import Bench, make_event, policies_of, step_on
+from tests.unit.tasks.fakes import World, make_event, policies_of, step_on
 
 UNAVAILABLE = ChannelUnavailable("the server is busy")
 UNKNOWN = OutcomeUnknown("no answer after the request")
@@ -43,152 +43,152 @@ def stopped() -> None:
 
 class TestScheduling:
     def test_each_channel_does_its_own_work_and_hands_on_to_the_next(self) -> None:
-        bench = Bench(policies_of(step_on("database"), step_on("queue")))
-        event_id = bench.ledger.add()
-        report = bench.run("database", event_id)
-        assert bench.ledger.tries(event_id) == [("database", 1, "delivered")]
-        assert bench.ledger.step(event_id) == "queue"
-        assert bench.queue.published == [("queue", [event_id])]
+        world = World(policies_of(step_on("database"), step_on("queue")))
+        event_id = world.ledger.add()
+        report = world.run("database", event_id)
+        assert world.ledger.tries(event_id) == [("database", 1, "delivered")]
+        assert world.ledger.step(event_id) == "queue"
+        assert world.queue.published == [("queue", [event_id])]
         assert report.handed_on == {"queue": [event_id]}
-        assert bench.gateways.copied == []
+        assert world.gateways.copied == []
 
     def test_a_lost_publish_is_made_up_by_the_due_time(self) -> None:
-        bench = Bench(policies_of(step_on("database"), step_on("queue")))
-        event_id = bench.ledger.add()
-        bench.run("database", event_id)
-        assert bench.ledger.due_in(event_id) == 5.0
+        world = World(policies_of(step_on("database"), step_on("queue")))
+        event_id = world.ledger.add()
+        world.run("database", event_id)
+        assert world.ledger.due_in(event_id) == 5.0
 
     def test_a_step_that_is_not_due_yet_is_not_published(self) -> None:
-        bench = Bench(policies_of(step_on("database"), step_on("direct", after=30.0)))
-        event_id = bench.ledger.add()
-        report = bench.run("database", event_id)
+        world = World(policies_of(step_on("database"), step_on("direct", after=30.0)))
+        event_id = world.ledger.add()
+        report = world.run("database", event_id)
         assert report.waiting == 1
-        assert bench.queue.published == []
-        assert (bench.ledger.step(event_id), bench.ledger.due_in(event_id)) == ("direct", 30.0)
+        assert world.queue.published == []
+        assert (world.ledger.step(event_id), world.ledger.due_in(event_id)) == ("direct", 30.0)
 
     def test_a_task_that_comes_early_changes_no_due_time_and_makes_no_attempt(self) -> None:
-        bench = Bench(policies_of(step_on("direct", after=30.0)))
-        event_id = bench.ledger.add()
-        bench.ledger.advance(10.0)
-        bench.run("direct", event_id)
-        assert bench.ledger.tries(event_id) == []
-        assert bench.ledger.due_in(event_id) == 20.0
+        world = World(policies_of(step_on("direct", after=30.0)))
+        event_id = world.ledger.add()
+        world.ledger.advance(10.0)
+        world.run("direct", event_id)
+        assert world.ledger.tries(event_id) == []
+        assert world.ledger.due_in(event_id) == 20.0
 
     def test_a_message_for_the_wrong_channel_is_passed_to_the_right_one(self) -> None:
-        bench = Bench(policies_of(step_on("database")))
-        event_id = bench.ledger.add()
-        bench.run("sms", event_id)
-        assert bench.queue.published == [("database", [event_id])]
-        assert bench.channels["sms"].messages == []
+        world = World(policies_of(step_on("database")))
+        event_id = world.ledger.add()
+        world.run("sms", event_id)
+        assert world.queue.published == [("database", [event_id])]
+        assert world.channels["sms"].messages == []
 
     def test_a_batch_is_handed_on_as_a_batch(self) -> None:
-        bench = Bench(policies_of(step_on("database"), step_on("queue")))
-        ids = [bench.ledger.add() for _ in range(3)]
-        bench.run("database", *ids)
-        assert bench.queue.published == [("queue", ids)]
-        assert bench.drained == ["drained"]
+        world = World(policies_of(step_on("database"), step_on("queue")))
+        ids = [world.ledger.add() for _ in range(3)]
+        world.run("database", *ids)
+        assert world.queue.published == [("queue", ids)]
+        assert world.drained == ["drained"]
 
     def test_slow_channels_get_smaller_batches(self) -> None:
-        bench = Bench(policies_of(step_on("database"), step_on("emergency")))
-        ids = [bench.ledger.add() for _ in range(45)]
-        bench.run("database", *ids)
-        assert [len(batch) for _, batch in bench.queue.published] == [20, 20, 5]
+        world = World(policies_of(step_on("database"), step_on("emergency")))
+        ids = [world.ledger.add() for _ in range(45)]
+        world.run("database", *ids)
+        assert [len(batch) for _, batch in world.queue.published] == [20, 20, 5]
 
     def test_an_event_that_another_worker_holds_is_left_alone(self) -> None:
-        bench = Bench(policies_of(step_on("database")))
-        event_id = bench.ledger.add()
-        bench.ledger.claim(event_id)
-        assert bench.run("database", event_id).claimed == 0
-        assert bench.ledger.tries(event_id) == []
+        world = World(policies_of(step_on("database")))
+        event_id = world.ledger.add()
+        world.ledger.claim(event_id)
+        assert world.run("database", event_id).claimed == 0
+        assert world.ledger.tries(event_id) == []
 
     def test_a_message_that_comes_twice_makes_one_attempt(self) -> None:
-        bench = Bench(policies_of(step_on("emergency")))
-        event_id = bench.ledger.add()
-        bench.run("emergency", event_id)
-        bench.run("emergency", event_id)
-        assert len(bench.channels["emergency"].messages) == 1
+        world = World(policies_of(step_on("emergency")))
+        event_id = world.ledger.add()
+        world.run("emergency", event_id)
+        world.run("emergency", event_id)
+        assert len(world.channels["emergency"].messages) == 1
 
     def test_an_ack_before_the_step_ends_the_chain(self) -> None:
-        bench = Bench(policies_of(step_on("emergency")))
-        event_id = bench.ledger.add()
-        bench.ledger.chain.before_begin = bench.ledger.acknowledge
-        report = bench.run("emergency", event_id)
-        assert bench.channels["emergency"].messages == []
-        assert bench.ledger.state(event_id) is State.CONFIRMED
+        world = World(policies_of(step_on("emergency")))
+        event_id = world.ledger.add()
+        world.ledger.chain.before_begin = world.ledger.acknowledge
+        report = world.run("emergency", event_id)
+        assert world.channels["emergency"].messages == []
+        assert world.ledger.state(event_id) is State.CONFIRMED
         assert report.lost == 1
 
     def test_a_class_without_a_chain_parks_its_events(self) -> None:
-        bench = Bench(policies_of())
-        event_id = bench.ledger.add()
-        assert bench.run("database", event_id).finished == 1
-        assert bench.ledger.state(event_id) is State.PARKED
+        world = World(policies_of())
+        event_id = world.ledger.add()
+        assert world.run("database", event_id).finished == 1
+        assert world.ledger.state(event_id) is State.PARKED
 
     def test_a_ledger_that_is_away_is_told_to_the_caller(self) -> None:
-        bench = Bench(policies_of(step_on("database")))
-        event_id = bench.ledger.add()
-        bench.ledger.go_away()
+        world = World(policies_of(step_on("database")))
+        event_id = world.ledger.add()
+        world.ledger.go_away()
         with pytest.raises(LedgerUnavailable):
-            bench.run("database", event_id)
+            world.run("database", event_id)
 
     def test_an_unknown_channel_is_refused(self) -> None:
         with pytest.raises(ValueError, match="pigeon"):
-            Bench(policies_of()).run("pigeon", "x")
+            World(policies_of()).run("pigeon", "x")
 
     def test_one_event_that_cannot_be_decided_on_does_not_hold_up_the_others(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        bench = Bench(policies_of(step_on("database"), step_on("email")))
-        bad = bench.ledger.add(make_event("malformed"))
-        good = bench.ledger.add(make_event("plain"))
-        bench.channels["email"].unreachable = malformed_breaks  # type: ignore[method-assign]
-        bench.run("database", bad, good)
-        assert bench.ledger.step(good) == "email"
-        assert bench.ledger.tries(bad) == [("decision", 1, "failed")]
-        assert bench.ledger.due_in(bad) == 30.0
+        world = World(policies_of(step_on("database"), step_on("email")))
+        bad = world.ledger.add(make_event("malformed"))
+        good = world.ledger.add(make_event("plain"))
+        world.channels["email"].unreachable = malformed_breaks  # type: ignore[method-assign]
+        world.run("database", bad, good)
+        assert world.ledger.step(good) == "email"
+        assert world.ledger.tries(bad) == [("decision", 1, "failed")]
+        assert world.ledger.due_in(bad) == 30.0
         assert bad in caplog.text
 
     def test_one_that_raises_twice_is_given_up_to_the_operators(self) -> None:
-        bench = Bench(policies_of(step_on("database"), step_on("email")))
-        bad = bench.ledger.add(make_event("malformed"))
-        bench.channels["email"].unreachable = malformed_breaks  # type: ignore[method-assign]
-        assert bench.play(bad) == ["database", "database", "alert"]
-        assert bench.ledger.state(bad) is State.DEAD
-        (group, _) = bench.alerts.fired[0]
-        assert group.faults == (bench.ledger.error(bad),)
+        world = World(policies_of(step_on("database"), step_on("email")))
+        bad = world.ledger.add(make_event("malformed"))
+        world.channels["email"].unreachable = malformed_breaks  # type: ignore[method-assign]
+        assert world.play(bad) == ["database", "database", "alert"]
+        assert world.ledger.state(bad) is State.DEAD
+        (group, _) = world.alerts.fired[0]
+        assert group.faults == (world.ledger.error(bad),)
         assert "ZeroDivisionError at test_executor.py" in group.faults[0]
 
     def test_an_alert_that_raises_as_well_does_not_go_round_for_ever(self) -> None:
-        bench = Bench(policies_of(step_on("email"), step_on("alert")))
-        bad = bench.ledger.add(make_event("malformed"))
-        bench.channels["email"].unreachable = malformed_breaks  # type: ignore[method-assign]
-        bench.ledger.alerts.fire = malformed_breaks  # type: ignore[method-assign]
-        bench.play(bad)
-        assert bench.ledger.state(bad) is State.PARKED
+        world = World(policies_of(step_on("email"), step_on("alert")))
+        bad = world.ledger.add(make_event("malformed"))
+        world.channels["email"].unreachable = malformed_breaks  # type: ignore[method-assign]
+        world.ledger.alerts.fire = malformed_breaks  # type: ignore[method-assign]
+        world.play(bad)
+        assert world.ledger.state(bad) is State.PARKED
 
     def test_an_interruption_of_the_task_is_no_fault_of_its_event(self) -> None:
-        bench = Bench(policies_of(step_on("email")), interruptions=(InterruptedError,))
-        event_id = bench.ledger.add()
-        bench.ledger.digests.before_claim = stopped
+        world = World(policies_of(step_on("email")), interruptions=(InterruptedError,))
+        event_id = world.ledger.add()
+        world.ledger.digests.before_claim = stopped
         with pytest.raises(InterruptedError):
-            bench.run("email", event_id)
-        assert bench.ledger.tries(event_id) == []
+            world.run("email", event_id)
+        assert world.ledger.tries(event_id) == []
 
     def test_what_there_is_no_time_for_goes_back_to_the_same_channel(self) -> None:
-        bench = Bench(policies_of(step_on("emergency")), TimeLimits(soft=0.0, hard=1.0, lease=2.0))
-        bench.executor._limits = TimeLimits(soft=-1.0, hard=1.0, lease=2.0)
-        event_id = bench.ledger.add()
-        bench.run("emergency", event_id)
-        assert bench.channels["emergency"].messages == []
-        assert bench.ledger.tries(event_id) == []
-        assert bench.queue.published == [("emergency", [event_id])]
+        world = World(policies_of(step_on("emergency")), TimeLimits(soft=0.0, hard=1.0, lease=2.0))
+        world.executor._limits = TimeLimits(soft=-1.0, hard=1.0, lease=2.0)
+        event_id = world.ledger.add()
+        world.run("emergency", event_id)
+        assert world.channels["emergency"].messages == []
+        assert world.ledger.tries(event_id) == []
+        assert world.queue.published == [("emergency", [event_id])]
 
     def test_an_unconfirmed_event_goes_through_the_whole_chain_to_the_operators(self) -> None:
-        bench = Bench(policies_of(*WHOLE_CHAIN))
-        event_id = bench.ledger.add()
-        ran = bench.play(event_id)
+        world = World(policies_of(*WHOLE_CHAIN))
+        event_id = world.ledger.add()
+        ran = world.play(event_id)
         assert list(dict.fromkeys(ran)) == [step.channel for step in WHOLE_CHAIN]
-        assert bench.ledger.state(event_id) is State.DEAD
-        assert bench.ledger.tries(event_id) == [
+        assert world.ledger.state(event_id) is State.DEAD
+        assert world.ledger.tries(event_id) == [
             ("database", 1, "delivered"),
             ("queue", 1, "delivered"),
             ("direct", 1, "failed"),
@@ -201,278 +201,278 @@ class TestScheduling:
         ]
 
     def test_a_user_without_addresses_gets_to_the_operators_with_every_skip_on_record(self) -> None:
-        bench = Bench(policies_of(*WHOLE_CHAIN))
-        event_id = bench.ledger.add(email=None, phone=None, push=())
-        bench.play(event_id)
-        skipped = [c for c, _, outcome in bench.ledger.tries(event_id) if outcome == "skipped"]
+        world = World(policies_of(*WHOLE_CHAIN))
+        event_id = world.ledger.add(email=None, phone=None, push=())
+        world.play(event_id)
+        skipped = [c for c, _, outcome in world.ledger.tries(event_id) if outcome == "skipped"]
         assert skipped == ["emergency", "email", "sms"]
-        assert bench.ledger.state(event_id) is State.DEAD
+        assert world.ledger.state(event_id) is State.DEAD
 
 
 class TestInsideTheSystem:
     def test_the_database_step_drains_the_spool(self) -> None:
-        bench = Bench(policies_of(step_on("database")))
-        bench.run("database", bench.ledger.add())
-        assert bench.drained == ["drained"]
+        world = World(policies_of(step_on("database")))
+        world.run("database", world.ledger.add())
+        assert world.drained == ["drained"]
 
     def test_a_spool_that_cannot_be_drained_is_tried_again(self) -> None:
-        bench = Bench(policies_of(step_on("database")))
-        bench.drain_faults = [LedgerUnavailable("locked")]
-        event_id = bench.ledger.add()
-        bench.run("database", event_id)
-        assert bench.ledger.tries(event_id) == [("database", 1, "failed")]
-        assert bench.ledger.due_in(event_id) == 10.0
+        world = World(policies_of(step_on("database")))
+        world.drain_faults = [LedgerUnavailable("locked")]
+        event_id = world.ledger.add()
+        world.run("database", event_id)
+        assert world.ledger.tries(event_id) == [("database", 1, "failed")]
+        assert world.ledger.due_in(event_id) == 10.0
 
     def test_the_queue_step_copies_the_batch_and_wakes_each_user_once(self) -> None:
-        bench = Bench(policies_of(step_on("queue")))
-        ids = [bench.ledger.add(make_event(user)) for user in ("b", "a", "b")]
-        bench.run("queue", *ids)
-        assert bench.gateways.copied == [ids]
-        assert bench.gateways.woken == [["a", "b"]]
+        world = World(policies_of(step_on("queue")))
+        ids = [world.ledger.add(make_event(user)) for user in ("b", "a", "b")]
+        world.run("queue", *ids)
+        assert world.gateways.copied == [ids]
+        assert world.gateways.woken == [["a", "b"]]
 
     def test_a_queue_that_is_away_is_tried_again_and_wakes_no_gateway(self) -> None:
-        bench = Bench(policies_of(step_on("queue")))
-        bench.gateways.copy_faults = [UNAVAILABLE]
-        event_id = bench.ledger.add()
-        bench.run("queue", event_id)
-        assert bench.ledger.tries(event_id) == [("queue", 1, "failed")]
-        assert bench.gateways.woken == []
+        world = World(policies_of(step_on("queue")))
+        world.gateways.copy_faults = [UNAVAILABLE]
+        event_id = world.ledger.add()
+        world.run("queue", event_id)
+        assert world.ledger.tries(event_id) == [("queue", 1, "failed")]
+        assert world.gateways.woken == []
 
     def test_a_wake_up_that_fails_does_not_undo_the_copy(self) -> None:
-        bench = Bench(policies_of(step_on("queue")))
-        bench.gateways.wake_faults = [UNAVAILABLE]
-        event_id = bench.ledger.add()
-        bench.run("queue", event_id)
-        assert bench.ledger.tries(event_id) == [("queue", 1, "delivered")]
+        world = World(policies_of(step_on("queue")))
+        world.gateways.wake_faults = [UNAVAILABLE]
+        event_id = world.ledger.add()
+        world.run("queue", event_id)
+        assert world.ledger.tries(event_id) == [("queue", 1, "delivered")]
 
     def test_direct_resends_once_per_user(self) -> None:
-        bench = Bench(policies_of(step_on("direct")))
-        first, second = bench.ledger.add(make_event("a")), bench.ledger.add(make_event("a"))
-        other = bench.ledger.add(make_event("b"))
-        bench.run("direct", first, other, second)
-        assert sorted(bench.gateways.resent) == [("a", [first, second]), ("b", [other])]
+        world = World(policies_of(step_on("direct")))
+        first, second = world.ledger.add(make_event("a")), world.ledger.add(make_event("a"))
+        other = world.ledger.add(make_event("b"))
+        world.run("direct", first, other, second)
+        assert sorted(world.gateways.resent) == [("a", [first, second]), ("b", [other])]
 
     def test_a_user_without_a_connection_is_a_failure_that_is_tried_again(self) -> None:
-        bench = Bench(policies_of(step_on("direct")))
-        event_id = bench.ledger.add()
-        bench.run("direct", event_id)
-        attempt = bench.ledger.look(event_id).attempts[0]
+        world = World(policies_of(step_on("direct")))
+        event_id = world.ledger.add()
+        world.run("direct", event_id)
+        attempt = world.ledger.look(event_id).attempts[0]
         assert (attempt.outcome, attempt.error) == ("failed", "not connected")
-        assert bench.ledger.due_in(event_id) == 10.0
+        assert world.ledger.due_in(event_id) == 10.0
 
     def test_a_resend_that_reached_a_socket_waits_for_its_ack(self) -> None:
-        bench = Bench(policies_of(step_on("direct", backoff=step_on("x").backoff)))
-        bench.gateways.connections["u"] = 1
-        event_id = bench.ledger.add()
-        bench.run("direct", event_id)
-        assert bench.ledger.tries(event_id) == [("direct", 1, "delivered")]
-        assert bench.ledger.due_in(event_id) == 10.0
+        world = World(policies_of(step_on("direct", backoff=step_on("x").backoff)))
+        world.gateways.connections["u"] = 1
+        event_id = world.ledger.add()
+        world.run("direct", event_id)
+        assert world.ledger.tries(event_id) == [("direct", 1, "delivered")]
+        assert world.ledger.due_in(event_id) == 10.0
 
     def test_a_gateway_that_fails_for_one_user_is_a_failure_for_that_user_only(self) -> None:
-        bench = Bench(policies_of(step_on("direct")))
-        bench.gateways.resend_faults = [RuntimeError("secret://host")]
-        event_id = bench.ledger.add()
-        bench.run("direct", event_id)
-        attempt = bench.ledger.look(event_id).attempts[0]
+        world = World(policies_of(step_on("direct")))
+        world.gateways.resend_faults = [RuntimeError("secret://host")]
+        event_id = world.ledger.add()
+        world.run("direct", event_id)
+        attempt = world.ledger.look(event_id).attempts[0]
         assert attempt.error == "unforeseen RuntimeError"
 
     def test_attempts_stop_at_the_cap(self) -> None:
-        bench = Bench(policies_of(step_on("direct", attempts=3)))
-        event_id = bench.ledger.add()
-        assert bench.play(event_id).count("direct") == 3
-        assert bench.ledger.state(event_id) is State.PARKED
+        world = World(policies_of(step_on("direct", attempts=3)))
+        event_id = world.ledger.add()
+        assert world.play(event_id).count("direct") == 3
+        assert world.ledger.state(event_id) is State.PARKED
 
 
 class TestEmergency:
     def test_a_user_gets_one_message_per_run_and_every_event_its_attempt(self) -> None:
-        bench = Bench(policies_of(step_on("emergency")))
-        ids = [bench.ledger.add() for _ in range(3)]
-        other = bench.ledger.add(make_event(run_id="other"))
-        bench.run("emergency", *ids, other)
-        listed = [[event.id for event in m.events] for m in bench.channels["emergency"].messages]
+        world = World(policies_of(step_on("emergency")))
+        ids = [world.ledger.add() for _ in range(3)]
+        other = world.ledger.add(make_event(run_id="other"))
+        world.run("emergency", *ids, other)
+        listed = [[event.id for event in m.events] for m in world.channels["emergency"].messages]
         assert listed == [ids, [other]]
-        assert all(bench.ledger.tries(i) == [("emergency", 1, "delivered")] for i in ids)
+        assert all(world.ledger.tries(i) == [("emergency", 1, "delivered")] for i in ids)
 
     def test_the_key_of_a_message_is_stable_over_retries(self) -> None:
-        bench = Bench(policies_of(step_on("emergency")))
-        bench.channels["emergency"].faults = [UNAVAILABLE]
-        bench.play(bench.ledger.add())
-        first, second = bench.channels["emergency"].messages
+        world = World(policies_of(step_on("emergency")))
+        world.channels["emergency"].faults = [UNAVAILABLE]
+        world.play(world.ledger.add())
+        first, second = world.channels["emergency"].messages
         assert first.key == second.key
         assert (first.number, second.number) == (1, 2)
 
     def test_an_opted_out_user_is_skipped_where_the_step_respects_it(self) -> None:
-        bench = Bench(policies_of(step_on("emergency", respects=("opt_out",))))
-        event_id = bench.ledger.add(opt_out=("emergency",))
-        bench.run("emergency", event_id)
-        assert bench.ledger.tries(event_id) == [("emergency", 1, "skipped")]
-        assert bench.ledger.error(event_id) == "opted out"
+        world = World(policies_of(step_on("emergency", respects=("opt_out",))))
+        event_id = world.ledger.add(opt_out=("emergency",))
+        world.run("emergency", event_id)
+        assert world.ledger.tries(event_id) == [("emergency", 1, "skipped")]
+        assert world.ledger.error(event_id) == "opted out"
 
     def test_an_opt_out_does_not_stop_a_step_that_does_not_respect_it(self) -> None:
-        bench = Bench(policies_of(step_on("emergency")))
-        bench.run("emergency", bench.ledger.add(opt_out=("emergency",)))
-        assert len(bench.channels["emergency"].messages) == 1
+        world = World(policies_of(step_on("emergency")))
+        world.run("emergency", world.ledger.add(opt_out=("emergency",)))
+        assert len(world.channels["emergency"].messages) == 1
 
     def test_a_channel_that_is_not_configured_is_skipped(self) -> None:
-        bench = Bench(policies_of(step_on("emergency")))
-        del bench.executor._transports["emergency"]
-        event_id = bench.ledger.add()
-        bench.run("database", event_id)
-        assert bench.ledger.error(event_id) == "not configured"
+        world = World(policies_of(step_on("emergency")))
+        del world.executor._transports["emergency"]
+        event_id = world.ledger.add()
+        world.run("database", event_id)
+        assert world.ledger.error(event_id) == "not configured"
 
     def test_a_refusal_is_final(self) -> None:
-        bench = Bench(policies_of(step_on("emergency")))
-        bench.channels["emergency"].faults = [ChannelRejected("no such device")]
-        event_id = bench.ledger.add()
-        bench.run("emergency", event_id)
-        assert bench.ledger.tries(event_id) == [("emergency", 1, "failed")]
-        assert bench.ledger.state(event_id) is State.PARKED
+        world = World(policies_of(step_on("emergency")))
+        world.channels["emergency"].faults = [ChannelRejected("no such device")]
+        event_id = world.ledger.add()
+        world.run("emergency", event_id)
+        assert world.ledger.tries(event_id) == [("emergency", 1, "failed")]
+        assert world.ledger.state(event_id) is State.PARKED
 
     def test_an_unknown_outcome_is_repeated_only_as_the_policy_says(self) -> None:
-        bench = Bench(policies_of(step_on("emergency", on_unknown="once", attempts=5)))
-        bench.channels["emergency"].faults = [UNKNOWN, UNKNOWN, UNKNOWN]
-        bench.play(bench.ledger.add())
-        assert len(bench.channels["emergency"].messages) == 2
+        world = World(policies_of(step_on("emergency", on_unknown="once", attempts=5)))
+        world.channels["emergency"].faults = [UNKNOWN, UNKNOWN, UNKNOWN]
+        world.play(world.ledger.add())
+        assert len(world.channels["emergency"].messages) == 2
 
     def test_an_interruption_in_the_middle_counts_as_unknown(self) -> None:
-        bench = Bench(policies_of(step_on("emergency", on_unknown="skip")))
-        bench.channels["emergency"].faults = [RuntimeError("soft time limit")]
-        event_id = bench.ledger.add()
-        bench.run("emergency", event_id)
-        assert bench.ledger.tries(event_id) == [("emergency", 1, "unknown")]
+        world = World(policies_of(step_on("emergency", on_unknown="skip")))
+        world.channels["emergency"].faults = [RuntimeError("soft time limit")]
+        event_id = world.ledger.add()
+        world.run("emergency", event_id)
+        assert world.ledger.tries(event_id) == [("emergency", 1, "unknown")]
 
     def test_an_attempt_of_a_dead_worker_is_not_repeated_when_the_policy_forbids_it(self) -> None:
-        bench = Bench(policies_of(step_on("emergency", on_unknown="skip")))
-        event_id = bench.ledger.add()
-        claim = bench.ledger.claim(event_id)
-        bench.ledger.chain.begin_all([(claim, 1)], "emergency")  # and then its worker died
-        bench.ledger.advance(61.0)
-        bench.run("emergency", event_id)
-        assert bench.channels["emergency"].messages == []
-        assert bench.ledger.state(event_id) is State.PARKED
+        world = World(policies_of(step_on("emergency", on_unknown="skip")))
+        event_id = world.ledger.add()
+        claim = world.ledger.claim(event_id)
+        world.ledger.chain.begin_all([(claim, 1)], "emergency")  # and then its worker died
+        world.ledger.advance(61.0)
+        world.run("emergency", event_id)
+        assert world.channels["emergency"].messages == []
+        assert world.ledger.state(event_id) is State.PARKED
 
     def test_a_poison_event_is_capped_though_no_attempt_ever_ends(self) -> None:
-        bench = Bench(policies_of(step_on("emergency", attempts=3)))
-        event_id = bench.ledger.add()
+        world = World(policies_of(step_on("emergency", attempts=3)))
+        event_id = world.ledger.add()
         for _ in range(3):
-            bench.channels["emergency"].faults = [KeyboardInterrupt()]  # type: ignore[list-item]
+            world.channels["emergency"].faults = [KeyboardInterrupt()]  # type: ignore[list-item]
             with pytest.raises(KeyboardInterrupt):
-                bench.run("emergency", event_id)  # kills its worker
-            bench.ledger.advance(61.0)
-            bench.run("emergency", event_id)  # finds the attempt unknown, waits for the backoff
-            bench.ledger.advance(40.0)
-        bench.run("emergency", event_id)
-        assert len(bench.channels["emergency"].messages) == 3
-        assert bench.ledger.state(event_id) is State.PARKED
+                world.run("emergency", event_id)  # kills its worker
+            world.ledger.advance(61.0)
+            world.run("emergency", event_id)  # finds the attempt unknown, waits for the backoff
+            world.ledger.advance(40.0)
+        world.run("emergency", event_id)
+        assert len(world.channels["emergency"].messages) == 3
+        assert world.ledger.state(event_id) is State.PARKED
 
 
 class TestBreakers:
     def test_an_open_breaker_costs_no_attempt_and_contacts_no_provider(self) -> None:
-        bench = Bench(policies_of(step_on("emergency")))
-        event_id = bench.ledger.add()
-        bench.ledger.break_open("emergency")
-        bench.run("emergency", event_id)
-        assert bench.channels["emergency"].messages == []
-        assert bench.ledger.tries(event_id) == []
-        assert bench.ledger.due_in(event_id) == 30.0
+        world = World(policies_of(step_on("emergency")))
+        event_id = world.ledger.add()
+        world.ledger.break_open("emergency")
+        world.run("emergency", event_id)
+        assert world.channels["emergency"].messages == []
+        assert world.ledger.tries(event_id) == []
+        assert world.ledger.due_in(event_id) == 30.0
 
     def test_a_provider_that_stays_away_does_not_stop_the_chain(self) -> None:
-        bench = Bench(policies_of(step_on("emergency"), step_on("alert")))
-        event_id = bench.ledger.add()
-        bench.channels["emergency"].faults = [UNAVAILABLE] * 99
-        bench.ledger.break_open("emergency")
-        began = bench.ledger.now()
-        bench.play(event_id)
-        assert bench.ledger.state(event_id) is State.DEAD
-        assert (bench.ledger.now() - began).total_seconds() < 900
+        world = World(policies_of(step_on("emergency"), step_on("alert")))
+        event_id = world.ledger.add()
+        world.channels["emergency"].faults = [UNAVAILABLE] * 99
+        world.ledger.break_open("emergency")
+        began = world.ledger.now()
+        world.play(event_id)
+        assert world.ledger.state(event_id) is State.DEAD
+        assert (world.ledger.now() - began).total_seconds() < 900
 
     def test_a_wait_at_an_open_breaker_that_lasts_too_long_is_on_record(self) -> None:
-        bench = Bench(policies_of(step_on("emergency")))
-        event_id = bench.ledger.add()
-        bench.ledger.advance(91.0)
-        bench.ledger.break_open("emergency")
-        bench.run("emergency", event_id)
-        assert bench.channels["emergency"].messages == []
-        assert bench.ledger.error(event_id) == "breaker open"
-        assert bench.ledger.due_in(event_id) == 30.0
+        world = World(policies_of(step_on("emergency")))
+        event_id = world.ledger.add()
+        world.ledger.advance(91.0)
+        world.ledger.break_open("emergency")
+        world.run("emergency", event_id)
+        assert world.channels["emergency"].messages == []
+        assert world.ledger.error(event_id) == "breaker open"
+        assert world.ledger.due_in(event_id) == 30.0
 
     def test_failures_open_the_breaker(self) -> None:
-        bench = Bench(policies_of(step_on("emergency")))
-        bench.channels["emergency"].faults = [UNAVAILABLE] * 5
+        world = World(policies_of(step_on("emergency")))
+        world.channels["emergency"].faults = [UNAVAILABLE] * 5
         for _ in range(5):
-            bench.run("emergency", bench.ledger.add(make_event(run_id="r")))
-        assert not bench.ledger.breakers.allows("emergency")
+            world.run("emergency", world.ledger.add(make_event(run_id="r")))
+        assert not world.ledger.breakers.allows("emergency")
 
     def test_refusals_of_single_recipients_do_not(self) -> None:
-        bench = Bench(policies_of(step_on("emergency")))
-        bench.channels["emergency"].faults = [ChannelRejected("no such user")] * 9
+        world = World(policies_of(step_on("emergency")))
+        world.channels["emergency"].faults = [ChannelRejected("no such user")] * 9
         for _ in range(9):
-            bench.run("emergency", bench.ledger.add())
-        assert bench.ledger.breakers.allows("emergency")
+            world.run("emergency", world.ledger.add())
+        assert world.ledger.breakers.allows("emergency")
 
     def test_an_unknown_outcome_counts_against_the_provider(self) -> None:
-        bench = Bench(policies_of(step_on("emergency", on_unknown="skip")))
-        bench.channels["emergency"].faults = [UNKNOWN] * 5
+        world = World(policies_of(step_on("emergency", on_unknown="skip")))
+        world.channels["emergency"].faults = [UNKNOWN] * 5
         for _ in range(5):
-            bench.run("emergency", bench.ledger.add())
-        assert not bench.ledger.breakers.allows("emergency")
+            world.run("emergency", world.ledger.add())
+        assert not world.ledger.breakers.allows("emergency")
 
 
 class TestAlert:
     def test_a_batch_is_one_alert_and_its_events_are_dead(self) -> None:
-        bench = Bench(policies_of(step_on("alert")))
-        ids = [bench.ledger.add() for _ in range(30)]
-        bench.run("alert", *ids)
-        [(group, first)] = bench.alerts.fired
+        world = World(policies_of(step_on("alert")))
+        ids = [world.ledger.add() for _ in range(30)]
+        world.run("alert", *ids)
+        [(group, first)] = world.alerts.fired
         assert (group.count, first) == (30, True)
-        assert {bench.ledger.state(event_id) for event_id in ids} == {State.DEAD}
+        assert {world.ledger.state(event_id) for event_id in ids} == {State.DEAD}
 
     def test_operators_hear_of_each_class_for_itself(self) -> None:
-        bench = Bench(policies_of(step_on("alert"), auth=[step_on("alert")]))
+        world = World(policies_of(step_on("alert"), auth=[step_on("alert")]))
         ids = [
-            bench.ledger.add(),
-            bench.ledger.add(make_event(event_class=EventClass.AUTH, type="auth_failed")),
+            world.ledger.add(),
+            world.ledger.add(make_event(event_class=EventClass.AUTH, type="auth_failed")),
         ]
-        bench.run("alert", *ids)
-        assert [group.event_class for group, _ in bench.alerts.fired] == ["critical", "auth"]
+        world.run("alert", *ids)
+        assert [group.event_class for group, _ in world.alerts.fired] == ["critical", "auth"]
 
     def test_a_second_batch_of_a_firing_group_is_no_news(self) -> None:
-        bench = Bench(policies_of(step_on("alert")))
-        bench.run("alert", bench.ledger.add())
-        bench.run("alert", bench.ledger.add())
-        assert [first for _, first in bench.alerts.fired] == [True, False]
-        [group] = bench.ledger.alerts.firing()
-        assert group.notified_at == bench.ledger.now()
+        world = World(policies_of(step_on("alert")))
+        world.run("alert", world.ledger.add())
+        world.run("alert", world.ledger.add())
+        assert [first for _, first in world.alerts.fired] == [True, False]
+        [group] = world.ledger.alerts.firing()
+        assert group.notified_at == world.ledger.now()
 
     def test_a_group_that_lasts_is_told_again(self) -> None:
-        bench = Bench(policies_of(step_on("alert")))
-        bench.run("alert", bench.ledger.add())
-        bench.ledger.advance(4 * 3600)
-        bench.run("alert", bench.ledger.add())
-        assert [first for _, first in bench.alerts.fired] == [True, True]
+        world = World(policies_of(step_on("alert")))
+        world.run("alert", world.ledger.add())
+        world.ledger.advance(4 * 3600)
+        world.run("alert", world.ledger.add())
+        assert [first for _, first in world.alerts.fired] == [True, True]
 
     def test_a_receiver_that_is_away_is_tried_again_before_the_event_is_dead(self) -> None:
-        bench = Bench(policies_of(step_on("alert")))
-        bench.alerts.faults = [UNAVAILABLE]
-        event_id = bench.ledger.add()
-        bench.run("alert", event_id)
-        assert bench.ledger.state(event_id) is State.FALLING_BACK
-        assert [group.notified_at for group in bench.ledger.alerts.firing()] == [None]
-        bench.play(event_id)
-        assert bench.ledger.state(event_id) is State.DEAD
-        assert len(bench.alerts.fired) == 1
+        world = World(policies_of(step_on("alert")))
+        world.alerts.faults = [UNAVAILABLE]
+        event_id = world.ledger.add()
+        world.run("alert", event_id)
+        assert world.ledger.state(event_id) is State.FALLING_BACK
+        assert [group.notified_at for group in world.ledger.alerts.firing()] == [None]
+        world.play(event_id)
+        assert world.ledger.state(event_id) is State.DEAD
+        assert len(world.alerts.fired) == 1
 
 
 def test_the_same_history_always_gets_the_same_jitter() -> None:
     jittery = step_on("direct")
     policies = policies_of(step_on("direct", backoff=type(jittery.backoff)(10.0, 10.0, 0.9)))
-    bench = Bench(policies)
-    event_id = bench.ledger.add()
-    bench.run("direct", event_id)
-    wait = bench.ledger.due_in(event_id)
+    world = World(policies)
+    event_id = world.ledger.add()
+    world.run("direct", event_id)
+    wait = world.ledger.due_in(event_id)
     assert wait is not None
-    bench.run("direct", event_id)
-    assert bench.ledger.due_in(event_id) == wait
-    bench.ledger.advance(wait)
-    bench.run("direct", event_id)
-    assert bench.ledger.tries(event_id)[-1][:2] == ("direct", 2)
+    world.run("direct", event_id)
+    assert world.ledger.due_in(event_id) == wait
+    world.ledger.advance(wait)
+    world.run("direct", event_id)
+    assert world.ledger.tries(event_id)[-1][:2] == ("direct", 2)
