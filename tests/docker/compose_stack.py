@@ -118,9 +118,12 @@ class Stack:
         found: dict[str, list[str]] = {name: [] for name in own_services()}
         for one in self.containers(*found):
             said = subprocess.run(
-                ["docker", "logs", one["ID"]], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                text=True, check=True,
-            )  # fmt: skip
+                ["docker", "logs", one["ID"]],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=True,
+            )
             found[one["Service"]] += said.stdout.splitlines()
         return found
 
