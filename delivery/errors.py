@@ -21,6 +21,7 @@
     │ └ OutcomeUnknown        unknown    the provider may have taken the message
     ├ LedgerError             temporary  the ledger cannot do what was asked
     │ ├ LedgerUnavailable     temporary  the database cannot be reached now
+    │ │ └ LedgerReadOnly      temporary  it answers and takes no writes: a standby, or read-only
     │ └ SpoolFull             temporary  the spool is at its size limit; nothing was accepted
     ├ LinkInvalid             caller     the link is malformed, forged or for another purpose
     │ └ LinkExpired           caller     the link was valid and has expired
@@ -205,6 +206,10 @@ class LedgerError(DeliveryError):
 
 class LedgerUnavailable(LedgerError):
     """The database cannot be reached, is locked or did not answer in time. Safe to retry."""
+
+
+class LedgerReadOnly(LedgerUnavailable):
+    """The database answers and takes no writes: it is a standby, or read-only by setting."""
 
 
 class SpoolFull(LedgerError):

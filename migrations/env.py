@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection
 
 from delivery.errors import DeliveryError
 from delivery.ledger import migrate
-from delivery.ledger.sql.database import parse_url
 from delivery.ledger.sql.tables import metadata
+from delivery.ledger.sql.url import parse_url
 
 
 def run(connection: Connection) -> None:

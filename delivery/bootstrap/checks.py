@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import redis
 
 from delivery.bootstrap.chain import check_order, make_celery
-from delivery.bootstrap.ledger import SQLITE_FILE, database_url, revisions
+from delivery.bootstrap.ledger import SQLITE_FILE, database_url, require_writable, revisions
 from delivery.config import (
     Settings,
     load_policies,
@@ -27,10 +27,13 @@ from delivery.config import (
     secret,
     unknown_variables,
 )
-from delivery.errors import ConfigError, DeliveryError
+from delivery.errors import ConfigError, DeliveryError, LedgerReadOnly
 
 TIMEOUT = 3.0
 FINDING, CONFIGURATION, UNREACHABLE = 1, 2, 3
+READ_ONLY_MEND = (
+    "point DELIVERY_DATABASE_URL at the primary, or name all servers: postgresql://…@h1,h2/name"
+)
 _LOOPBACK = ("127.", "localhost", "::1", "[::1]")
 
 
@@ -187,8 +190,11 @@ def _database(settings: Settings) -> Finding:
         return ok("database", "none yet; `delivery up` makes a SQLite file")
     try:
         present, head = revisions(url)
+        require_writable(url)
     except ConfigError as error:
         return wrong("database", error)
+    except LedgerReadOnly as error:
+        return unreachable("database", str(error), READ_ONLY_MEND)
     except DeliveryError as error:
         return unreachable("database", str(error), "start it, or correct DELIVERY_DATABASE_URL")
     if present != head:
@@ -199,7 +205,7 @@ def _database(settings: Settings) -> Finding:
             "delivery migrate",
             FINDING,
         )
-    return ok("database", f"reachable, tables at {head}")
+    return ok("database", f"takes writes, tables at {head}")
 
 
 def _redis(settings: Settings) -> Finding:

@@ -51,6 +51,16 @@ def revisions(url: str) -> tuple[str | None, str]:
     return migrate.current(url), migrate.head()
 
 
+def require_writable(url: str) -> None:
+    """Ask the database whether it takes writes.
+
+    Raises:
+        LedgerReadOnly: it is a standby or read-only; ``LedgerUnavailable``: no answer.
+    """
+    with closing(SqlLedger(url, pool_size=1)) as ledger:
+        ledger.ping()
+
+
 def migrate_ledger(settings: Settings, *, down: str | None = None) -> str | None:
     """Bring the tables to this version, or down to another; the revision reached.
 

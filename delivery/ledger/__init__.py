@@ -8,8 +8,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Self
 
-import sqlalchemy as sa
-
 from delivery.ledger.sql.database import Database
 from delivery.ledger.stores.alerts import AlertSql
 from delivery.ledger.stores.audit import AuditSql
@@ -76,9 +74,9 @@ class SqlLedger:
         return self.database.now()
 
     def ping(self) -> None:
-        """Raises ``LedgerUnavailable`` when the database cannot answer."""
-        with self.database.read() as connection:
-            connection.execute(sa.text("SELECT 1"))
+        """Raises ``LedgerUnavailable`` when the database does not answer, ``LedgerReadOnly`` when
+        it takes no writes."""
+        self.database.ping()
 
     def close(self) -> None:
         """Close every pooled connection."""

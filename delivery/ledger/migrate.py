@@ -21,8 +21,9 @@ from sqlalchemy.engine import Connection
 
 from delivery import resources
 from delivery.errors import ConfigError
-from delivery.ledger.sql.database import Database, parse_url
+from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import MIGRATION, lock
+from delivery.ledger.sql.url import parse_url
 
 TURN_TIMEOUT = 120
 """Seconds to wait for another migration to end."""

@@ -17,43 +17,22 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.engine import URL, Connection
 
-from delivery.errors import ConfigError, LedgerUnavailable
-from delivery.ledger.sql.deadline_connection import limit
+from delivery.errors import LedgerReadOnly, LedgerUnavailable
+from delivery.ledger.sql.connections import Connections, takes_writes
+from delivery.ledger.sql.failures import judge, unavailable
 from delivery.ledger.sql.tables import UtcDateTime
+from delivery.ledger.sql.url import parse_url
 
 BUSY_TIMEOUT = 5.0
 STATEMENT_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 3.0
 # Longer than the server's own timeout: a server that answers ends the statement first.
 ANSWER_TIMEOUT = STATEMENT_TIMEOUT + 1.0
+MAX_AGE = 300
+"""Seconds after which a connection is replaced: names and proxies may point elsewhere by then."""
 _CLOCK = sa.text("select clock_timestamp()")
-
-
-def parse_url(text: str) -> URL:
-    """A SQLAlchemy URL with the drivers this package uses.
-
-    Raises:
-        ConfigError: not a URL, or neither SQLite nor PostgreSQL.
-    """
-    try:
-        url = make_url(text)
-    except sa.exc.ArgumentError:
-        raise ConfigError(
-            "DELIVERY_DATABASE_URL is not a database URL; write e.g. "
-            "postgresql://user:password@host/name or sqlite:////path/to/file.db"
-        ) from None
-    backend = url.get_backend_name()
-    if backend == "postgresql":
-        return url.set(drivername="postgresql+psycopg")
-    if backend == "sqlite":
-        if not url.database or url.database == ":memory:":
-            raise ConfigError("DELIVERY_DATABASE_URL: SQLite needs a file, memory is not durable")
-        return url.set(drivername="sqlite")
-    raise ConfigError(
-        f"DELIVERY_DATABASE_URL: {backend} is not supported; use postgresql or sqlite"
-    )
 
 
 class Database:
@@ -67,11 +46,15 @@ class Database:
             given up; ``None``, for migrations only, sets no limit.
     """
 
+    _connections: Connections | None = None
+
     def __init__(
         self, url: str, *, pool_size: int = 8, answer_timeout: float | None = ANSWER_TIMEOUT
     ) -> None:
-        parsed = parse_url(url)
-        self._use(_engine(parsed, pool_size, answer_timeout), _utcnow)
+        engine = _engine(parse_url(url), pool_size)
+        self._use(engine, _utcnow)
+        if not self.is_sqlite:
+            self._connections = Connections(engine, idle=CONNECT_TIMEOUT, busy=answer_timeout)
 
     def _use(self, engine: sa.Engine, wall: Callable[[], datetime]) -> None:
         self.url = engine.url
@@ -83,23 +66,49 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection for reading."""
-        with _translated(), self.engine.connect() as connection:
+        with self._translated(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction: committed at the end of the block, rolled back on any exception."""
         if not self.is_sqlite:
-            with _translated(), self.engine.begin() as connection:
+            with self._translated(), self.engine.begin() as connection:
                 yield connection
             return
         if not self._writing.acquire(timeout=BUSY_TIMEOUT):
             raise LedgerUnavailable("another thread has been writing for 5 s; try again")
         try:
-            with _translated(), self.engine.connect() as connection:
+            with self._translated(), self.engine.connect() as connection:
                 connection = connection.execution_options(delivery_write=True)
                 with connection.begin():
                     yield connection
+        finally:
+            self._writing.release()
+
+    def ping(self) -> None:
+        """Ask whether the database can be written.
+
+        Raises:
+            LedgerReadOnly: it answers, and is a standby or read-only.
+            LedgerUnavailable: it does not answer.
+        """
+        if self.is_sqlite:
+            self._ping_sqlite()
+            return
+        with self._translated(), self.engine.connect() as connection:
+            reason = takes_writes(_driver_connection(connection))
+        if reason is not None:
+            self._discard()
+            raise LedgerReadOnly(f"the ledger takes no writes: {reason}")
+
+    def _ping_sqlite(self) -> None:
+        """Take the lock of a writer, which a file that cannot be written refuses."""
+        if not self._writing.acquire(blocking=False):
+            return  # another thread writes just now
+        try:
+            with self.write():
+                pass
         finally:
             self._writing.release()
 
@@ -126,8 +135,26 @@ class Database:
         """Close all pooled connections."""
         self.engine.dispose()
 
+    def _discard(self) -> None:
+        if self._connections is not None:
+            self._connections.discard()
 
-def _engine(url: URL, pool_size: int, answer_timeout: float | None) -> sa.Engine:
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Translate "cannot serve now" to ``LedgerUnavailable``, and discard the connections that
+        the error condemns; other errors pass unchanged."""
+        try:
+            yield
+        except _DRIVER_ERRORS as error:
+            if judge(error).discards:
+                self._discard()
+            translated = unavailable(error)
+            if translated is None:
+                raise
+            raise translated from error
+
+
+def _engine(url: URL, pool_size: int) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, pool_size)
     # The session holds the limits: a statement ends even if its caller has ended before.
@@ -136,12 +163,13 @@ def _engine(url: URL, pool_size: int, answer_timeout: float | None) -> sa.Engine
         f" -c lock_timeout={int(BUSY_TIMEOUT * 1000)}"
         " -c idle_in_transaction_session_timeout=15000"
     )
-    engine = sa.create_engine(
+    return sa.create_engine(
         url,
         hide_parameters=True,  # an error's text must hold no addresses and payloads
         pool_size=pool_size,
         max_overflow=4,
         pool_timeout=BUSY_TIMEOUT,
+        pool_recycle=MAX_AGE,
         connect_args={
             "connect_timeout": int(CONNECT_TIMEOUT),
             "options": options,
@@ -150,8 +178,6 @@ def _engine(url: URL, pool_size: int, answer_timeout: float | None) -> sa.Engine
             "tcp_user_timeout": int(STATEMENT_TIMEOUT * 1000),
         },
     )
-    limit(engine, idle=CONNECT_TIMEOUT, busy=answer_timeout)
-    return engine
 
 
 def _utcnow() -> datetime:
@@ -217,25 +243,12 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
             time.sleep(0.01)
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Translate "cannot be reached now" to ``LedgerUnavailable``; other errors pass unchanged."""
-    try:
-        yield
-    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError) as error:
-        raise LedgerUnavailable(f"the ledger cannot be reached: {_reason(error)}") from error
-    except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError) as error:
-        # COPY runs on the driver itself, so its errors come unwrapped. A server that became
-        # read-only reports an internal error.
-        raise LedgerUnavailable(f"the ledger cannot be reached: {type(error).__name__}") from error
-    except sa.exc.TimeoutError as error:
-        raise LedgerUnavailable("every ledger connection is busy; try again") from error
-    except sa.exc.DBAPIError as error:
-        if error.connection_invalidated:
-            raise LedgerUnavailable("the ledger connection was lost; try again") from error
-        raise
+# COPY runs on the driver itself, so its errors come unwrapped.
+_DRIVER_ERRORS = (sa.exc.DBAPIError, sa.exc.TimeoutError, psycopg.Error)
 
 
-def _reason(error: sa.exc.DBAPIError) -> str:
-    """The driver's first line; it holds no secret (libpq never repeats the password)."""
-    return str(error.orig).strip().splitlines()[0][:200] if error.orig else "connection lost"
+def _driver_connection(connection: Connection) -> psycopg.Connection[Any]:
+    driver: psycopg.Connection[Any] | None = connection.connection.driver_connection
+    if driver is None:
+        raise LedgerUnavailable("the ledger connection was lost; try again")
+    return driver

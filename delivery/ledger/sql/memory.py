@@ -54,6 +54,10 @@ class MemoryDatabase(Database):
         with super().write() as connection:
             yield connection
 
+    def ping(self) -> None:
+        """See ``Database``."""
+        self._check()
+
     def _check(self) -> None:
         if self.is_away:
             raise LedgerUnavailable(OUTAGE)

@@ -1,0 +1,115 @@
+"""A PostgreSQL primary with a streaming standby, and the switchover between them.
+
+Owns: how a standby is made of a primary, a standby promoted, and a primary demoted. Never does:
+tell clients which server is which; a proxy or a list of hosts in their URL does.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+from sqlalchemy import make_url
+
+from delivery.bench.faults.servers import (
+    LOOPBACK,
+    Server,
+    free_port,
+    postgres_folder,
+    running_server,
+    server_folder,
+    unprivileged_account,
+    wait_until,
+)
+
+CATCH_UP_TIMEOUT = 30.0
+
+
+@contextmanager
+def standby_of(primary: Server) -> Iterator[Server]:
+    """A running server that streams from ``primary``, which must run."""
+    account = unprivileged_account()
+    with server_folder("standby", account) as folder:
+        data, port = folder / "data", free_port()
+        source = str(make_url(primary.url).port)
+        command = [str(postgres_folder() / "pg_basebackup"), "-D", str(data), "-X", "stream"]
+        command += ["-h", LOOPBACK, "-p", source, "-U", "postgres", "-c", "fast", "--no-sync"]
+        made = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=folder, **account
+        )
+        if made.returncode:
+            raise RuntimeError(f"pg_basebackup failed:\n{made.stdout}{made.stderr}")
+        server = _moved(primary, folder, data, port)
+        follow(server, primary)
+        yield from running_server(server)
+
+
+def follow(server: Server, primary: Server) -> None:
+    """Make a stopped server a standby of ``primary`` from its next start on."""
+    data = _data_of(server)
+    (data / "standby.signal").touch()
+    with (data / "postgresql.auto.conf").open("a") as settings:
+        port = make_url(primary.url).port
+        settings.write(f"primary_conninfo = 'host={LOOPBACK} port={port} user=postgres'\n")
+
+
+def promote(standby: Server) -> None:
+    """Make a standby the primary; returns when it takes writes."""
+    _ask(standby, "select pg_promote(true, 30)")
+    wait_until(lambda: not is_standby(standby), "the promoted server takes writes")
+
+
+def is_standby(server: Server) -> bool:
+    """Whether the server follows another one."""
+    return bool(_ask(server, "select pg_is_in_recovery()"))
+
+
+def caught_up(primary: Server, standby: Server) -> None:
+    """Wait until the standby has everything that the primary has written so far.
+
+    Raises:
+        TimeoutError: it did not get there.
+    """
+    written = _ask(primary, "select pg_current_wal_lsn()::text")
+    question = f"select pg_last_wal_replay_lsn() >= '{written}'::pg_lsn"
+    wait_until(lambda: _ask(standby, question), "the standby has caught up", CATCH_UP_TIMEOUT)
+
+
+def switch_over(primary: Server, standby: Server) -> None:
+    """Let the two change places, without a loss: the primary ends first, which sends the standby
+    all that it wrote, and comes back as the standby's standby."""
+    primary.shut_down()
+    promote(standby)
+    follow(primary, standby)
+    primary.start()
+
+
+def _moved(server: Server, folder: Path, data: Path, port: int) -> Server:
+    """The same program with other data on another port."""
+    url = make_url(server.url)
+    old = {f"--port={url.port}": f"--port={port}", str(_data_of(server)): str(data)}
+    address = f"postgresql://postgres@{LOOPBACK}:{port}/postgres"
+    return replace(
+        server,
+        url=url.set(port=port).render_as_string(hide_password=False),
+        command=[old.get(part, part) for part in server.command],
+        folder=folder,
+        probe=lambda: psycopg.connect(address, connect_timeout=2).close(),
+        popen_options={**server.popen_options, "cwd": folder},
+        process=None,
+    )
+
+
+def _data_of(server: Server) -> Path:
+    return Path(server.command[server.command.index("-D") + 1])
+
+
+def _ask(server: Server, question: str) -> object:
+    conninfo = make_url(server.url).set(drivername="postgresql").render_as_string(False)
+    with psycopg.connect(conninfo, autocommit=True, connect_timeout=2) as connection:
+        row = connection.execute(question.encode()).fetchone()
+        return row[0] if row else None

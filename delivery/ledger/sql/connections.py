@@ -1,0 +1,95 @@
+"""Which pooled PostgreSQL connections may be used, and for how long each may wait.
+
+Owns: the ping before a use, the end of every connection that was opened before an error that
+condemns them, the waits of each. Never does: judge an error (see ``failures``), open a pool.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from psycopg.types.string import TextLoader
+from sqlalchemy import event
+
+from delivery.ledger.sql.deadline_connection import DeadlineConnection
+from delivery.ledger.sql.failures import Verdict, judge
+
+FRESH = 1.0
+"""Seconds after its last use for which a connection is not pinged: in a busy process that would
+cost a round trip per transaction."""
+_STATE = "select pg_is_in_recovery(), current_setting('transaction_read_only')"
+
+
+class Connections:
+    """Rules for the pooled connections of an engine.
+
+    Args:
+        idle: seconds for opening a connection, and for the ping.
+        busy: seconds for each answer while a connection is in use; ``None`` sets no limit.
+    """
+
+    def __init__(self, engine: sa.Engine, *, idle: float, busy: float | None) -> None:
+        self._idle = idle
+        self._busy = busy
+        self._discarded_at = float("-inf")
+        event.listen(engine, "do_connect", self._connect)
+        event.listen(engine, "checkout", self._check)
+        event.listen(engine, "checkin", self._rest)
+
+    def discard(self) -> None:
+        """Let none of the connections opened so far serve a further transaction."""
+        self._discarded_at = time.monotonic()
+
+    def _connect(self, _dialect: Any, _record: Any, args: Any, options: Any) -> DeadlineConnection:
+        began = time.monotonic()
+        connection = DeadlineConnection.connect(*args, **options)
+        connection.answer_timeout = self._idle
+        connection.opened_at = began
+        # Ids are text in this package; the driver would build an object for each.
+        connection.adapters.register_loader("uuid", TextLoader)
+        return connection
+
+    def _check(self, connection: DeadlineConnection, _record: Any, _proxy: Any) -> None:
+        # A new one is not looked at: the pool tries twice, and then raises an error of its own.
+        if connection.used_at is not None:
+            if connection.opened_at <= self._discarded_at:
+                raise sa.exc.DisconnectionError("opened before a switchover or an outage")
+            if time.monotonic() - connection.used_at > FRESH:
+                self._ping(connection)
+        connection.answer_timeout = self._busy
+
+    def _rest(self, connection: DeadlineConnection | None, _record: Any) -> None:
+        if connection is not None:
+            connection.answer_timeout = self._idle
+            connection.used_at = time.monotonic()
+
+    def _ping(self, connection: DeadlineConnection) -> None:
+        """Make the pool replace its connections when this one is gone, or takes no writes."""
+        try:
+            verdict = Verdict.KEEP if takes_writes(connection) is None else Verdict.READ_ONLY
+        except psycopg.Error as error:
+            verdict = judge(error)
+        if verdict.discards:
+            self.discard()
+            raise sa.exc.DisconnectionError(f"the connection is {verdict.value}")
+
+
+def takes_writes(connection: psycopg.Connection[Any]) -> str | None:
+    """Ask the server; why it takes no writes, ``None`` if it does.
+
+    Raises:
+        psycopg.Error: it did not answer.
+    """
+    connection.autocommit = True  # the question must leave no transaction open
+    try:
+        row = connection.execute(_STATE, prepare=False).fetchone()
+    finally:
+        if not connection.closed:
+            connection.autocommit = False
+    is_standby, read_only = row or (False, "off")
+    if is_standby:
+        return "the server is a standby"
+    return "the server is read-only" if read_only == "on" else None

@@ -1,0 +1,104 @@
+"""What a database error says about the connection that it came from.
+
+Owns: the one judgement of drivers' errors, for gateways, workers, beat and commands alike. Never
+does: discard a connection, or retry.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import psycopg
+import sqlalchemy as sa
+
+from delivery.errors import LedgerReadOnly, LedgerUnavailable
+
+READ_ONLY_STATES = frozenset({"25006"})
+"""The server takes no writes: a standby, or read-only by setting."""
+
+GONE_STATES = frozenset(
+    {
+        "25P03",  # the session was idle in a transaction for too long
+        "25P04",  # the transaction took too long
+        "55000",  # among others: recovery is in progress
+        "57P01",  # the server shuts down, or an operator ended the session
+        "57P02",  # it crashed
+        "57P03",  # it starts, or is a standby that takes no connections
+        "57P04",  # the database was dropped
+        "57P05",  # the session was idle for too long
+    }
+)
+"""The server has ended the session, or is not the one that it was. Source: PostgreSQL manual,
+"Error Codes"."""
+_CONNECTION_CLASS = "08"
+# libpq's own words for a server that ``target_session_attrs`` passes over; they have no SQLSTATE.
+_PASSED_OVER = ("session is read-only", "in hot standby mode", "read-only transaction")
+
+
+class Verdict(Enum):
+    """What to do with a connection after an error."""
+
+    KEEP = "keep"
+    GONE = "gone"
+    READ_ONLY = "read-only"
+
+    @property
+    def discards(self) -> bool:
+        """Whether this connection and all that were opened before are of no use any more."""
+        return self is not Verdict.KEEP
+
+
+def judge(error: BaseException) -> Verdict:
+    """Judge an error of SQLAlchemy or of the driver."""
+    if isinstance(error, sa.exc.DBAPIError):
+        if error.orig is None:
+            return Verdict.GONE if error.connection_invalidated else Verdict.KEEP
+        found = judge(error.orig)
+        return Verdict.GONE if found is Verdict.KEEP and error.connection_invalidated else found
+    if not isinstance(error, psycopg.Error):
+        return Verdict.KEEP
+    state = error.sqlstate
+    if state in READ_ONLY_STATES or (state is None and _is_passed_over(error)):
+        return Verdict.READ_ONLY
+    if state in GONE_STATES or (state or "").startswith(_CONNECTION_CLASS):
+        return Verdict.GONE
+    if state is None and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+        return Verdict.GONE  # libpq's own: the connection broke, or none was made
+    return Verdict.KEEP
+
+
+def unavailable(error: BaseException) -> LedgerUnavailable | None:
+    """The ledger's error for one that means "it cannot serve now"; ``None`` for any other."""
+    if isinstance(error, sa.exc.TimeoutError):
+        return LedgerUnavailable("every ledger connection is busy; try again")
+    verdict = judge(error)
+    if not verdict.discards and not isinstance(error, _TEMPORARY):
+        return None
+    if verdict is Verdict.READ_ONLY:
+        return LedgerReadOnly(f"the ledger takes no writes: {_reason(error)}")
+    return LedgerUnavailable(f"the ledger cannot be reached: {_reason(error)}")
+
+
+# A statement cancelled by its time limit, a lock not to be had, a full disk, a locked file.
+_TEMPORARY = (
+    sa.exc.OperationalError,
+    sa.exc.InterfaceError,
+    sa.exc.InternalError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.InternalError,
+)
+
+
+def _is_passed_over(error: BaseException) -> bool:
+    return any(words in str(error) for words in _PASSED_OVER)
+
+
+def _reason(error: BaseException) -> str:
+    """The driver's first line; it holds no secret (libpq never repeats the password). COPY's errors
+    come from the driver itself and may repeat a row: their name has to do."""
+    if isinstance(error, psycopg.Error):
+        return type(error).__name__
+    original = getattr(error, "orig", None)
+    lines = str(original).strip().splitlines() if original is not None else []
+    return lines[0][:200] if lines else "connection lost"

@@ -1,0 +1,72 @@
+"""A PostgreSQL switchover beneath a whole service; the old primary stays up as a standby."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+import uuid_utils
+from sqlalchemy import make_url
+
+from delivery.bench.faults import replication
+from delivery.bench.faults.proxy import fault_proxy
+from tests import databases, servers
+from tests.acceptance.conftest import Service, Start
+from tests.wire import eventually
+
+pytestmark = pytest.mark.timeout(180)
+
+RECOVERED = 5.0
+LONG_WAIT = 30.0
+
+
+def port(server: servers.Server) -> int:
+    return make_url(server.url).port or 0
+
+
+def post(service: Service) -> str:
+    event_id = str(uuid_utils.uuid7())
+    event = {"id": event_id, "type": "note", "user_id": "ada", "run_id": "r", "data": {}}
+    answer = service.http.post("/v1/events", json=event, timeout=LONG_WAIT)
+    assert answer.status_code == 202, answer.text
+    return event_id
+
+
+def recorded(service: Service, ids: list[str]) -> set[int]:
+    found = {service.http.get(f"/v1/events/{one}", timeout=LONG_WAIT).status_code for one in ids}
+    return found
+
+
+async def test_a_gateway_leaves_the_old_primary_when_its_address_points_elsewhere(
+    start: Start,
+) -> None:
+    with servers.postgres() as primary, replication.standby_of(primary) as standby:
+        async with fault_proxy(port(primary)) as proxy:
+            url = databases.text(make_url(primary.url).set(port=proxy.port))
+            service = await asyncio.to_thread(start, ack_timeout=60.0, DATABASE_URL=url)
+            ids = [await asyncio.to_thread(post, service)]
+            await asyncio.to_thread(replication.switch_over, primary, standby)
+            # The old primary is back under the old address, answers, and takes no writes.
+            reads_of_the_standby = proxy.count("connect") + 3
+            while proxy.count("connect") < reads_of_the_standby:
+                ids.append(await asyncio.to_thread(post, service))
+            proxy.targets = [port(standby)]
+            begun = time.monotonic()
+            ids.append(await asyncio.to_thread(post, service))
+            await eventually(lambda: recorded(service, ids), lambda seen: seen == {200}, RECOVERED)
+            assert time.monotonic() - begun < RECOVERED
+            ready = await asyncio.to_thread(service.http.get, "/readyz")
+            assert (ready.status_code, ready.json()["reasons"]) == (200, [])
+            service.process.kill()
+
+
+async def test_several_hosts_need_no_proxy(start: Start) -> None:
+    with servers.postgres() as primary, replication.standby_of(primary) as standby:
+        url = f"postgresql://postgres@127.0.0.1:{port(primary)},127.0.0.1:{port(standby)}/postgres"
+        service = await asyncio.to_thread(start, ack_timeout=60.0, DATABASE_URL=url)
+        ids = [await asyncio.to_thread(post, service)]
+        await asyncio.to_thread(replication.switch_over, primary, standby)
+        ids.append(await asyncio.to_thread(post, service))
+        await eventually(lambda: recorded(service, ids), lambda seen: seen == {200}, LONG_WAIT)
+        service.process.kill()
