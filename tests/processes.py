@@ -89,10 +89,13 @@ class Process:
         return self.log.read_text()[-characters:]
 
     def stop(self) -> int:
-        """SIGTERM, and wait; its exit code."""
+        """SIGTERM, and wait; its exit code, and on another than 0 the end of its log."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(STOP_TIMEOUT)
+        code = self.process.wait(STOP_TIMEOUT)
+        if code:
+            sys.stdout.write(f"exit code {code}; its log:\n{self.tail()}\n")
+        return code
 
     def kill(self) -> None:
         """SIGKILL for it and its children, which lead no sessions of their own."""

@@ -32,8 +32,14 @@ class SharedSnapshot:
         self._reads = reads
         self._clock = clock
         self._snapshot: Snapshot | None = None
+        self._read_at = 0.0
         self._stale_at = 0.0
         self._reading = asyncio.Lock()
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether the latest snapshot may be long out of date because its read took long."""
+        return self._stale_at - self._read_at >= REST * SLOW
 
     async def get(self) -> Snapshot:
         """Get figures, alerts and nodes, at most a second old unless a read takes long.
@@ -45,9 +51,9 @@ class SharedSnapshot:
             if self._snapshot is None or self._clock() >= self._stale_at:
                 begun = self._clock()
                 self._snapshot = await self._reads.snapshot()
-                now = self._clock()
-                took = now - begun
-                self._stale_at = now + (REST * took if took >= SLOW else FRESH_SECONDS)
+                self._read_at = self._clock()
+                took = self._read_at - begun
+                self._stale_at = self._read_at + (REST * took if took >= SLOW else FRESH_SECONDS)
             return self._snapshot
 
 

@@ -145,8 +145,10 @@ class StatsStream:
             "conditions": self._conditions(snapshot),
             "nodes": [node_view(node) for node in snapshot.nodes],
             "inbox": None if inbox is None else [message.id for message in inbox.messages()[:50]],
-            # A skipped step changes no figure: while events are open, send every second.
-            "moving": any(snapshot.stats.states.get(state, 0) for state in _OPEN_STATES),
+            # A skipped step changes no figure, nor does anything while the figures rest: then the
+            # message is sent every second, and the page reads its list anew.
+            "moving": self._snapshot.is_resting
+            or any(snapshot.stats.states.get(state, 0) for state in _OPEN_STATES),
         }
 
     def _connections(self, snapshot: Snapshot) -> int:

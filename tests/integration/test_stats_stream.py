@@ -223,6 +223,24 @@ async def test_a_ledger_that_is_slow_to_tell_is_asked_less_often(
     assert await fixed.snapshot.get() is not first
 
 
+async def test_while_the_figures_rest_the_page_is_told_to_read_its_list(
+    fixed: Fixed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    took = 2.0
+
+    def told(window_s: int = 300) -> Stats:
+        fixed.now += took
+        return FINE
+
+    monkeypatch.setattr(fixed.world.ledger.statistics, "stats", told)
+    assert (await fixed.stream._figures())["moving"]
+    took = 0.0
+    fixed.now += 39.0  # still the old figures
+    assert (await fixed.stream._figures())["moving"]
+    fixed.now += 2.0
+    assert not (await fixed.stream._figures())["moving"]
+
+
 async def test_the_stream_speaks_only_when_something_changed(
     clients: list[Client], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
