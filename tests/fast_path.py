@@ -20,11 +20,12 @@ from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.ports import Bus, Journal
 from delivery.domain.records import FeedMark, Owed, Stored
 from delivery.errors import Unauthenticated
-from delivery.gateway.auth import Authenticator, Principal
+from delivery.gateway.auth import Authenticator
 from delivery.gateway.connection import Connection, ConnectionContext
 from delivery.gateway.fast_path import FastPath
 from delivery.gateway.feed import FeedReader, ReadQueueCopies
 from delivery.gateway.outcomes import Outcomes
+from delivery.gateway.principal import Principal
 from delivery.gateway.registry import Registry
 from delivery.gateway.session import Session
 from delivery.ledger.access import LedgerAccess

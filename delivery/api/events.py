@@ -39,7 +39,8 @@ from delivery.domain.policy import Policies
 from delivery.domain.ports import Accepted, Intake, Journal, Reads, Writes
 from delivery.domain.records import EventFilter
 from delivery.errors import InvalidEvent, InvalidFrame
-from delivery.gateway.auth import Authenticator, Principal
+from delivery.gateway.auth import Authenticator
+from delivery.gateway.principal import Principal
 from delivery.gateway.registry import Registry
 from delivery.protocol import MAX_ACK_IDS, encode_event
 

@@ -41,7 +41,13 @@ def document() -> dict[str, Any]:
             "version": "1",
             "description": "Push events to users, know which ones arrived, escalate the others.",
         },
-        "paths": _events() | _users() | _operations() | _callbacks() | _streams() | _pages(),
+        "paths": _events()
+        | _users()
+        | _access()
+        | _operations()
+        | _callbacks()
+        | _streams()
+        | _pages(),
         "components": {
             "schemas": SCHEMAS,
             "securitySchemes": {
@@ -174,6 +180,28 @@ def _users() -> Schema:
                 parameters=user,
             ),
         }
+    }
+
+
+def _access() -> Schema:
+    return {
+        "/v1/tokens/revoke": {
+            "post": _operation(
+                "Refuse a token, or those that a user was issued before an instant, on every node "
+                "(scope operate)",
+                {200: ref("Revoked")},
+                (400, 403, 408, 413, 422, 429, 503),
+                body={JSON: ref("Revocation")},
+            )
+        },
+        "/v1/users/{id}/disconnect": {
+            "post": _operation(
+                "Close a user's connections on every node; the token stays good (scope operate)",
+                {202: ref("Disconnected")},
+                (400, 403, 408, 413, 422),
+                parameters=(_path("id"),),
+            )
+        },
     }
 
 

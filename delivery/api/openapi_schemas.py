@@ -219,6 +219,21 @@ SCHEMAS: dict[str, Schema] = {
     "DemoRun": record({"run_id": _CONTEXT_ID}),
     "Acks": record({"ids": listing(text(), minItems=1, maxItems=1000)}, additionalProperties=False),
     "Acknowledged": record({"confirmed": listing(text()), "unknown": listing(text())}),
+    "Revocation": record(
+        {
+            "jti": text("the id of one token", minLength=1, maxLength=255),
+            "user_id": _CONTEXT_ID,
+            "before": _INSTANT,
+        },
+        [],
+        additionalProperties=False,
+        oneOf=[{"required": ["jti"]}, {"required": ["user_id"]}],
+    ),
+    "Revoked": record(
+        {"jti": text(), "user_id": text(), "before": _INSTANT, "expires_at": _INSTANT},
+        ["expires_at"],
+    ),
+    "Disconnected": record({"user_id": text()}),
     "MailReport": record(
         {
             "type": text(examples=["email.delivered", "email.bounced"]),

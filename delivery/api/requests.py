@@ -18,7 +18,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from delivery.api.problems import Problem
 from delivery.domain.event import check_context_id, check_event_id
 from delivery.errors import InvalidEvent, InvalidFrame
-from delivery.gateway.auth import Authenticator, Principal
+from delivery.gateway.auth import Authenticator
+from delivery.gateway.principal import Principal
 from delivery.protocol import decode_json, encode_json
 
 BODY_TIMEOUT = 30.0

@@ -25,8 +25,9 @@ from delivery.domain.lifecycle import State
 from delivery.domain.ports import Inbox
 from delivery.domain.records import Snapshot
 from delivery.domain.thresholds import CONDITIONS, BreakerAges, Thresholds, breaches, broken
-from delivery.errors import LedgerError, Overloaded
+from delivery.errors import LedgerError, Overloaded, Unauthenticated
 from delivery.gateway.auth import Authenticator
+from delivery.gateway.principal import Principal
 from delivery.gateway.registry import Registry
 from delivery.gateway.sse import HEADERS
 from delivery.protocol import encode_json
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 SAMPLE_EVERY = 10.0
 SAMPLES = 360
 PUSH_EVERY = 1.0
+CHECKS = 4
+"""How often within that time a reader's token is checked."""
 PING_EVERY = 15.0
 MAX_READERS = 64
 _LEVELS = {"performance_mode": "warn"}  # all other conditions: bad
@@ -110,18 +113,18 @@ class StatsStream:
         self._readers += 1
         try:
             await response.write(_message("history", {"samples": list(self._samples)}))
-            await self._push_until(response, principal.ends_at)
+            await self._push_until(response, principal)
         except ConnectionError:
             logger.debug("reader of the figures disconnected")
         finally:
             self._readers -= 1
         return response
 
-    async def _push_until(self, response: web.StreamResponse, expires_at: float) -> None:
+    async def _push_until(self, response: web.StreamResponse, principal: Principal) -> None:
         last: Any = None
         sent_at = self._clock()
         # The stream ends with its token, and when the node drains.
-        while time.time() < expires_at and not self._registry.is_closing:
+        while self._is_good(principal) and not self._registry.is_closing:
             now = self._clock()
             message = await self._figures()
             if message != last or message["moving"]:
@@ -130,7 +133,21 @@ class StatsStream:
             elif now - sent_at >= PING_EVERY:
                 sent_at = now
                 await response.write(b": still here\n\n")
-            await asyncio.sleep(PUSH_EVERY)
+            await self._wait(principal)
+
+    def _is_good(self, principal: Principal) -> bool:
+        try:
+            self._auth.check(principal)
+        except Unauthenticated:
+            return False
+        return time.time() < principal.ends_at
+
+    async def _wait(self, principal: Principal) -> None:
+        """Wait for the next turn, or until the reader's token is refused."""
+        for _ in range(CHECKS):
+            await asyncio.sleep(PUSH_EVERY / CHECKS)
+            if not self._is_good(principal):
+                return
 
     async def _figures(self) -> dict[str, Any]:
         try:

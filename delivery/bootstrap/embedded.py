@@ -83,9 +83,10 @@ class Embedded:
 
     def _make_demo_agent(self, node: Node) -> DemoAgent:
         settings = self.settings
+        demo_ttl = min(DEMO_TOKEN_TTL, settings.max_secret_token_ttl)
         self._demo_agent = DemoAgent(
             USER,
-            lambda: issue(settings, USER, scopes=None, ttl=DEMO_TOKEN_TTL),
+            lambda: issue(settings, USER, scopes=None, ttl=demo_ttl),
             node.emitter,
             is_quick=settings.policies == demo_policies(),
         )
@@ -145,8 +146,9 @@ class Embedded:
         settings, url = self.settings, self.settings.base_url
         client = service = None
         if settings.jwt_secret is not None:
-            client = issue(settings, USER, scopes=None, ttl=TOKEN_TTL)
-            service = issue(settings, SERVICE, scopes=("emit", "read", "operate"), ttl=TOKEN_TTL)
+            ttl = min(TOKEN_TTL, settings.max_secret_token_ttl)
+            client = issue(settings, USER, scopes=None, ttl=ttl)
+            service = issue(settings, SERVICE, scopes=("emit", "read", "operate"), ttl=ttl)
         page = f"{url}/#token={service}" if service else f"{url}/"
         return Address(url, page, USER, client, service, self._services())
 

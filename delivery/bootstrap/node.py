@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from delivery.api.access import AccessApi
 from delivery.api.admission import Admission, room_for_clients
 from delivery.api.callbacks import Callbacks
 from delivery.api.contacts import ContactsApi
@@ -42,6 +43,7 @@ from delivery.gateway.fast_path import FastPath
 from delivery.gateway.feed import FeedReader
 from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.registry import Registry
+from delivery.gateway.revocations import RevocationReader
 from delivery.ledger import SqlLedger
 from delivery.ledger.access import LedgerAccess
 from delivery.ledger.journal.journal import JournalThread
@@ -115,8 +117,10 @@ class Node:
             max_backlog=MAX_PENDING,
         )
         operations = self._operations(inbox)
+        self._path = self._live_path()
+        self._auth.watch(self._path.check_principals)
         self.gateway = Gateway(
-            self._live_path(),
+            self._path,
             self.journal,
             self._handlers(operations, demo_agent(self) if demo_agent is not None else None),
             (operations.sampling,),
@@ -149,6 +153,8 @@ class Node:
             reads=self._access,
             registry=self._registry,
             feed_reader=FeedReader(self._access, self.journal, queue_copies),
+            revocations=self._auth.revocations,
+            check=self._auth.check,
         )
 
     def _operations(self, inbox: Inbox | None) -> OperationsApi:
@@ -178,6 +184,13 @@ class Node:
                 on_confirmed=self._tell_confirmed,
             ),
             ContactsApi(self._auth, reads=ledger, writes=ledger),
+            AccessApi(
+                self._auth,
+                writes=ledger,
+                revoke=self._path.revoke,
+                disconnect=self._path.disconnect,
+                max_token_life=_longest_ttl(settings) + settings.jwt_leeway,
+            ),
             operations,
             DemoApi(self._auth, demo_agent),
             Callbacks(
@@ -219,6 +232,9 @@ class Node:
         for part in (self.relay, self._sweep, self._copy_thread, heartbeat):
             part.start()
             _stop_in_thread_on_close(close, part.stop)
+        revoked = RevocationReader(self._auth.revocations, self._access, self._access)
+        await revoked.start()
+        close.push_async_callback(revoked.stop)
         self._core.start(loop)
         close.callback(self._core.close)
         close.push_async_callback(self._auth.close)
@@ -289,7 +305,15 @@ def _authenticator(settings: Settings) -> Authenticator:
         settings.jwt_issuer,
         settings.jwt_leeway,
         scope_prefix=settings.scope_prefix,
+        max_ttl=settings.max_token_ttl,
+        max_secret_ttl=settings.max_secret_token_ttl,
     )
+
+
+def _longest_ttl(settings: Settings) -> float:
+    """Seconds for which a token of any issuer may be valid."""
+    has_secret = settings.jwt_secret is not None or settings.jwt_secret_previous is not None
+    return settings.max_secret_token_ttl if has_secret else settings.max_token_ttl
 
 
 def _stop_in_thread_on_close(stack: AsyncExitStack, stop: Callable[[], None]) -> None:

@@ -29,6 +29,11 @@ def issue(
     Raises:
         ConfigError: there is no secret to sign with.
     """
+    if ttl > settings.max_secret_token_ttl:
+        raise ConfigError(
+            f"a token of {ttl:.0f} s would be refused: DELIVERY_JWT_MAX_TTL allows "
+            f"{settings.max_secret_token_ttl:.0f}"
+        )
     return make_token(
         signing_secret(settings),
         subject,

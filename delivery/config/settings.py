@@ -21,7 +21,7 @@ from pydantic_settings import (
 )
 
 from delivery.config.sources import PREFIX, Environment, File, config_file, read_toml, secrets_of
-from delivery.domain.limits import MIN_SECRET_BYTES
+from delivery.domain.limits import MAX_SECRET_TOKEN_TTL, MAX_TOKEN_TTL, MIN_SECRET_BYTES
 from delivery.errors import ConfigError
 
 _URL_LIST = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)|\s+")
@@ -55,6 +55,7 @@ class Settings(BaseSettings):
     jwt_audience: str | None = None
     jwt_issuer: str | None = None
     jwt_leeway: float = Field(30.0, ge=0, le=300, allow_inf_nan=False)
+    jwt_max_ttl: float | None = Field(None, ge=60, le=MAX_SECRET_TOKEN_TTL, allow_inf_nan=False)
     scope_prefix: str = Field("", max_length=64)
     smtp_url: SecretStr | None = None
     mail_from: str = "delivery@localhost"
@@ -178,6 +179,16 @@ class Settings(BaseSettings):
         host = f"[{self.host}]" if ":" in self.host else self.host
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104
         return self.public_url or f"http://{host}:{self.port}"
+
+    @property
+    def max_token_ttl(self) -> float:
+        """Seconds that a token of the identity provider may be valid."""
+        return self.jwt_max_ttl or MAX_TOKEN_TTL
+
+    @property
+    def max_secret_token_ttl(self) -> float:
+        """Seconds that a token that the secret signed may be valid."""
+        return self.jwt_max_ttl or MAX_SECRET_TOKEN_TTL
 
     def secret_values(self) -> list[str]:
         """Values that the log must never show: secrets, and the passwords inside of URLs."""

@@ -16,3 +16,8 @@ QUEUE_COPY_AGE = DEFAULT_TTL
 """Seconds until the second copy of an event is dropped."""
 TOKEN_TTL = 86_400.0
 """Lifetime in seconds of a token from the command line."""
+
+MAX_TOKEN_TTL = 366 * 86_400.0
+"""Seconds that a token of an identity provider may be valid, unless the settings say otherwise."""
+MAX_SECRET_TOKEN_TTL = 100 * MAX_TOKEN_TTL
+"""The same for a token that this installation's secret signed; 0.3.0 lowers it to the other."""

@@ -137,6 +137,24 @@ class Disconnect(_Message, frozen=True, kw_only=True, tag="disconnect"):
     user: str
 
 
+class Revoked(_Message, frozen=True, kw_only=True, tag="revoked"):
+    """From an operator: refuse a token, or those that a user was issued before an instant.
+
+    A node that misses the message finds the revocation in the ledger, within seconds.
+
+    Attributes:
+        what: ``jti`` or ``user``.
+        subject: the token's id, or the user's.
+        before: of a user: epoch seconds; tokens issued earlier are refused.
+        until: epoch seconds at which all of these tokens have expired.
+    """
+
+    what: Literal["jti", "user"]
+    subject: str
+    until: Seconds
+    before: Seconds | None = None
+
+
 NodeMessage = (
     Pushes
     | Hello
@@ -151,4 +169,5 @@ NodeMessage = (
     | ResendRequest
     | ResendAnswer
     | Disconnect
+    | Revoked
 )

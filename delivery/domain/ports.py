@@ -31,6 +31,7 @@ from delivery.domain.records import (
     Stored,
     Timeline,
 )
+from delivery.domain.revocation import Revocation, RevocationKind
 
 E = TypeVar("E", bound=Entry)
 
@@ -116,6 +117,14 @@ class Reads(Protocol):
     async def snapshot(self) -> Snapshot:
         """Figures, firing alerts and nodes, read together."""
 
+    async def now(self) -> datetime:
+        """The ledger's clock."""
+
+    async def revocations(
+        self, since: datetime | None, after: Revocation | None, limit: int
+    ) -> list[Revocation]:
+        """A page of revoked tokens; see ``RevocationStore.page``."""
+
     async def ping(self) -> None:
         """Raises ``LedgerUnavailable`` when the ledger cannot serve."""
 
@@ -143,6 +152,19 @@ class Writes(Protocol):
     async def put_contact(self, contact: Contact) -> None: ...
     async def delete_contact(self, user_id: str) -> bool: ...
     async def opt_out(self, user_id: str, channel: str) -> None: ...
+
+    async def revoke(
+        self,
+        kind: RevocationKind,
+        subject: str,
+        *,
+        before: datetime | None = None,
+        lifetime: timedelta,
+    ) -> Revocation:
+        """See ``RevocationStore.add``."""
+
+    async def purge_revocations(self) -> int:
+        """See ``RevocationStore.purge``."""
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):

@@ -35,6 +35,7 @@ from delivery.domain.records import (
     Swept,
     Timeline,
 )
+from delivery.domain.revocation import Revocation, RevocationKind
 
 
 class RecordingStore(Protocol):
@@ -343,6 +344,42 @@ class AuditStore(Protocol):
         """Faults of the chain of hashes; empty when it is intact."""
 
 
+class RevocationStore(Protocol):
+    """Keeps revocations of tokens until the tokens have expired."""
+
+    def add(
+        self,
+        kind: RevocationKind,
+        subject: str,
+        *,
+        before: datetime | None = None,
+        lifetime: timedelta,
+    ) -> Revocation:
+        """Revoke one token, or all that a user was issued before an instant.
+
+        Args:
+            before: of a user; ``None`` is now.
+            lifetime: the longest time for which a token is valid after it was issued.
+
+        Returns:
+            The revocation that counts now: of two of one user the later instant.
+
+        Raises:
+            Overloaded: ``MAX_REVOCATIONS`` count already.
+
+        Effect: one row. Safe to repeat.
+        """
+
+    def page(
+        self, since: datetime | None, after: Revocation | None = None, limit: int = 1_000
+    ) -> list[Revocation]:
+        """Revocations that still count, recorded from ``since`` on (``None``: all), after the last
+        one of the page before."""
+
+    def purge(self) -> int:
+        """Delete revocations of tokens that have expired. Returns how many."""
+
+
 class NodeStore(Protocol):
     """Keeps heartbeats of processes, for display."""
 
@@ -384,6 +421,8 @@ class Ledger(Protocol):
     def audit(self) -> AuditStore: ...
     @property
     def nodes(self) -> NodeStore: ...
+    @property
+    def revocations(self) -> RevocationStore: ...
     def now(self) -> datetime: ...
     def ping(self) -> None: ...
     def close(self) -> None: ...

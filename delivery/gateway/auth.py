@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,60 +23,16 @@ from delivery.domain.event import check_context_id
 from delivery.domain.limits import MIN_SECRET_BYTES
 from delivery.errors import ConfigError, InvalidContext, Unauthenticated
 from delivery.gateway.jwks import ALGORITHMS, KeySet
+from delivery.gateway.principal import SCOPES, Principal
+from delivery.gateway.revocations import Revocations
 from delivery.protocol import Close
 
 logger = logging.getLogger(__name__)
 
-SCOPES = ("emit", "read", "operate")
 MAX_TOKEN_CHARS = 8_192
 CACHE_SIZE = 1_024
 CACHE_SECONDS = 30.0
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """A verified caller.
-
-    Attributes:
-        subject: a user's id (clients) or a service's name.
-        is_client: the token has none of ``SCOPES``: it is valid for its own user only.
-        expires_at: ``exp`` of the token.
-        leeway: seconds for which it is accepted after that.
-    """
-
-    subject: str
-    scopes: frozenset[str]
-    is_client: bool
-    expires_at: datetime
-    leeway: float = 0.0
-
-    @property
-    def ends_at(self) -> float:
-        """Epoch seconds after which the token is not accepted."""
-        return self.expires_at.timestamp() + self.leeway
-
-    def may(self, scope: str) -> bool:
-        """Whether a service token carries this scope."""
-        return scope in self.scopes
-
-    @property
-    def user_id(self) -> str:
-        """The user whose token this is.
-
-        Raises:
-            Unauthenticated: the token is a service's, whose name is no user's.
-        """
-        if not self.is_client:
-            raise Unauthenticated(
-                "this is a service's token, and events belong to users: use a token without "
-                "scope, whose sub is the user"
-            )
-        return self.subject
-
-    def is_user(self, user_id: str) -> bool:
-        """Whether this is that user's own client."""
-        return self.is_client and self.subject == user_id
 
 
 class Authenticator:
@@ -89,6 +46,12 @@ class Authenticator:
             issue other scopes.
         leeway: seconds of clock difference that ``exp`` and ``nbf`` may have.
         clock: epoch seconds, for the cache.
+        revocations: tokens that are refused before they expire.
+        max_ttl: seconds that a token of the issuer may be valid, from now on and from its ``iat``
+            on; ``max_secret_ttl``: one that a secret signed. ``None``: no bound.
+
+    Attributes:
+        revocations: those.
 
     Raises:
         ConfigError: neither a secret nor a JWKS URL, or a secret under 32 bytes.
@@ -105,6 +68,9 @@ class Authenticator:
         *,
         scope_prefix: str = "",
         clock: Callable[[], float] = time.time,
+        revocations: Revocations | None = None,
+        max_ttl: float | None = None,
+        max_secret_ttl: float | None = None,
     ) -> None:
         if secret is None and jwks_url is None:
             raise ConfigError(
@@ -125,6 +91,9 @@ class Authenticator:
         self._leeway = leeway
         self._scopes = {scope_prefix + scope: scope for scope in SCOPES}
         self._clock = clock
+        self.revocations = revocations or Revocations()
+        self._max_ttl = max_ttl
+        self._max_secret_ttl = max_secret_ttl
         self._cache: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
 
     async def verify(self, token: str) -> Principal:
@@ -138,10 +107,39 @@ class Authenticator:
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._cache.get(digest)
         if known is not None and self._clock() < known[0]:
+            self.check(known[1])
             return known[1]
-        principal = _principal(await self._claims(token), self._scopes, self._leeway)
+        claims, is_issuers = await self._claims(token)
+        principal = _principal(claims, self._scopes, self._leeway)
+        self._check_ttl(principal, self._max_ttl if is_issuers else self._max_secret_ttl)
+        self.check(principal)
         self._remember(digest, principal)
         return principal
+
+    def check(self, principal: Principal) -> None:
+        """Check a principal once more, who was verified a while ago.
+
+        Raises:
+            Unauthenticated: the token was revoked since.
+        """
+        if self.revocations.covers(principal):
+            raise Unauthenticated("the token was revoked")
+
+    def _check_ttl(self, principal: Principal, limit: float | None) -> None:
+        """Refuse a token that is valid for too long: revocations are not kept for ever."""
+        if limit is None:
+            return
+        now, exp = self._clock(), principal.expires_at.timestamp()
+        since = now if principal.issued_at is None else min(now, principal.issued_at)
+        if exp - since > limit + self._leeway:
+            raise Unauthenticated(
+                f"the token is valid for more than {limit:.0f} seconds, the limit "
+                "(DELIVERY_JWT_MAX_TTL)"
+            )
+
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` whenever ``check`` may refuse a principal that it did not before."""
+        self.revocations.watch(callback)
 
     async def close(self) -> None:
         """Cancel a fetch of keys."""
@@ -156,7 +154,8 @@ class Authenticator:
         while len(self._cache) > CACHE_SIZE:
             self._cache.popitem(last=False)
 
-    async def _claims(self, token: str) -> dict[str, Any]:
+    async def _claims(self, token: str) -> tuple[dict[str, Any], bool]:
+        """The claims, and whether a key of the issuer signed them."""
         if len(token) > MAX_TOKEN_CHARS:
             raise Unauthenticated("the token is too long")
         try:
@@ -165,6 +164,7 @@ class Authenticator:
             raise Unauthenticated("the token is not a JWT") from error
         algorithm, kid = header.get("alg"), header.get("kid")
         keys: list[Any] = []
+        is_issuers = algorithm != "HS256"
         if algorithm == "HS256":
             keys = list(self._secrets)
         elif algorithm in ALGORITHMS and self._keys is not None:
@@ -177,7 +177,7 @@ class Authenticator:
                 )
         if not keys:
             raise Unauthenticated("the token is signed with a key or algorithm unknown here")
-        return self._decode(token, keys, str(algorithm))
+        return self._decode(token, keys, str(algorithm)), is_issuers
 
     def _decode(self, token: str, keys: list[Any], algorithm: str) -> dict[str, Any]:
         for key in keys:
@@ -249,8 +249,11 @@ def make_token(
         check_context_id("subject", subject)
     except InvalidContext as error:
         raise ConfigError(str(error)) from error
-    now = int(time.time())
+    # Not in whole seconds: a token that is made right after a revocation of its user's tokens must
+    # not count as one of them. Halved ten times, a second is exact as a float.
+    now = math.floor(time.time() * 1_024) / 1_024
     claims: dict[str, Any] = {"sub": subject, "iat": now, "exp": now + int(ttl)}
+    claims["jti"] = secrets.token_urlsafe(12)
     if scope is not None:
         scope = " ".join(scope_prefix + word for word in scope.split())
     extra = {"scope": scope, "aud": audience, "iss": issuer}
@@ -269,7 +272,23 @@ def _principal(claims: dict[str, Any], known: Mapping[str, str], leeway: float) 
     expires = datetime.fromtimestamp(min(float(claims["exp"]), _LATEST), UTC)
     # Identity providers add scopes of their own to users' tokens; they are ignored here.
     scopes = frozenset(known[word] for word in scope.split() if word in known)
-    return Principal(subject, scopes, not scopes, expires, leeway)
+    return Principal(
+        subject,
+        scopes,
+        not scopes,
+        expires,
+        leeway,
+        issued_at=_issued_at(claims),
+        token_ids=(jti,) if isinstance(jti := claims.get("jti"), str) else (),
+    )
+
+
+def _issued_at(claims: Mapping[str, Any]) -> float | None:
+    value = claims.get("iat")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    # NaN compares as neither earlier nor later.
+    return float(value) if abs(value) <= _LATEST else None
 
 
 def _why(error: Exception) -> str:

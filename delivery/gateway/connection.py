@@ -34,8 +34,8 @@ from delivery.gateway.session import (
 from delivery.protocol import Close, Connected, Error, Pong, Reconnect, ServerFrame
 
 if TYPE_CHECKING:
-    from delivery.gateway.auth import Principal
     from delivery.gateway.outcomes import Outcomes
+    from delivery.gateway.principal import Principal
     from delivery.gateway.registry import Registry, User
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class ConnectionContext:
         send_timeout: seconds a client may leave its socket full.
         clock: monotonic seconds; ``wall``: epoch seconds, for the expiry of tokens.
         jitter: uniform in [0, 1), spreads reads of the ledger.
+        check: raises ``Unauthenticated`` for a principal whose token is not accepted any more.
     """
 
     node: str
@@ -62,6 +63,7 @@ class ConnectionContext:
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     jitter: Callable[[], float] = random.random
+    check: Callable[[Principal], None] = lambda principal: None
 
 
 class PendingProbes:
@@ -261,10 +263,24 @@ class Connection:
     def on_principal(self, principal: Principal) -> None:
         """Handle the principal of a token that ``perform`` returned."""
         user_id = principal.user_id  # raises for a service's, before anything changes
+        try:
+            self._context.check(principal)  # it was verified a moment ago, or with the upgrade
+        except Unauthenticated as error:
+            self.perform(self.session.on_refused(error))
+            return
         self._principal = principal
         now = self._clock()
         left = principal.ends_at - self._context.wall()
         self.perform(self.session.on_verified(user_id, now + left, now))
+
+    def check_principal(self) -> None:
+        """End the connection if its token is not accepted any more."""
+        if self.is_closed or self._principal is None:
+            return
+        try:
+            self._context.check(self._principal)
+        except Unauthenticated as error:
+            self.perform(self.session.on_withdrawn(error))
 
     def on_pong(self, payload: bytes) -> None:
         """Handle a pong of a probe or of the heartbeat."""

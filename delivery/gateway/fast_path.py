@@ -30,9 +30,11 @@ from delivery.domain.node_messages import (
     Pushes,
     ResendAnswer,
     ResendRequest,
+    Revoked,
     Wake,
 )
 from delivery.domain.ports import Bus, Reads
+from delivery.domain.revocation import Revocation
 from delivery.errors import LedgerError
 from delivery.gateway.connection import SEND_TIMEOUT, Connection, ConnectionContext
 from delivery.gateway.disconnects import TeardownQueue
@@ -40,11 +42,13 @@ from delivery.gateway.feed import FeedReader
 from delivery.gateway.frame_writer import FrameWriter
 from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.registry import Registry
+from delivery.gateway.revocations import Revocations, message_of, of_message
 from delivery.gateway.session import Session
 from delivery.protocol import Close, Limits, encode_event
 
 if TYPE_CHECKING:
-    from delivery.gateway.auth import Authenticator, Principal
+    from delivery.gateway.auth import Authenticator
+from delivery.gateway.principal import Principal
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +64,9 @@ class FastPath:
     Args:
         node: this process's name, as in ``connected`` frames.
         send_timeout: seconds a client may leave its socket full.
+        revocations: where those of other nodes are added.
+        check: see ``Authenticator.check``; when its answers change, ``check_principals`` must be
+            called.
         clock: monotonic seconds.
 
     Attributes:
@@ -78,6 +85,8 @@ class FastPath:
         feed_reader: FeedReader,
         limits: Limits | None = None,
         send_timeout: float = SEND_TIMEOUT,
+        revocations: Revocations | None = None,
+        check: Callable[[Principal], None] = lambda principal: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.node = node
@@ -96,7 +105,9 @@ class FastPath:
             outcomes=outcomes,
             send_timeout=send_timeout,
             clock=clock,
+            check=check,
         )
+        self.revocations = revocations or Revocations()
         self._connections: set[Connection] = set()
         self._emptied: asyncio.Event | None = None
         self._ticker: asyncio.Task[None] | None = None
@@ -185,6 +196,26 @@ class FastPath:
         stored = await self._reads.events(ids)
         return await self.registry.resend(user_id, stored, timeout)
 
+    def revoke(self, revoked: Revocation) -> None:
+        """Refuse these tokens from now on and end their connections, here and on other nodes."""
+        self.revocations.add([revoked])
+        self.registry.peers.publish(message_of(self.node, revoked))
+
+    def disconnect(self, user_id: str) -> None:
+        """Close the user's connections, here and on other nodes."""
+        self.registry.disconnect(user_id)
+        self.registry.peers.publish(Disconnect(node=self.node, user=user_id))
+
+    def check_principals(self) -> None:
+        """End the connections whose token is not accepted any more."""
+        for connection in tuple(self._connections):
+            try:
+                connection.check_principal()
+            except Exception:
+                # A failure of one connection must not keep the others open.
+                logger.exception("connection %s failed", connection.session.connection_id)
+                connection.close(Close.INVALID_TOKEN, "unauthorized")
+
     def on_message(self, message: NodeMessage) -> None:
         """Handle a message of another node. The message was checked when it was decoded: what this
         raises is a bug of this node, and the bus logs it as one."""
@@ -214,6 +245,8 @@ class FastPath:
                 registry.wake_all()
             case Disconnect():
                 registry.disconnect(message.user)
+            case Revoked():
+                self.revocations.add([of_message(message)])
             case ResendRequest():
                 self._on_resend_request(message)
             case ResendAnswer():

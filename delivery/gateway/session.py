@@ -283,6 +283,12 @@ class Session:
             return (Send(Error("unauthorized", str(error))),)
         return self._refuse(str(error), error.close_code)
 
+    def on_withdrawn(self, error: ProtocolError) -> Actions:
+        """End the session: its token was good, and is not accepted any more."""
+        if self.phase is Phase.CLOSED:
+            return NOTHING
+        return self._refuse(str(error), error.close_code)
+
     def on_pong(self, payload: bytes, now: float) -> None:
         """Handle a pong; only the pong of the latest ping counts."""
         if self._pinged_at is None or payload != b"%d" % self._pings:

@@ -35,9 +35,9 @@ from delivery.protocol import (
 )
 
 if TYPE_CHECKING:
-    from delivery.gateway.auth import Principal
     from delivery.gateway.connection import Connection
     from delivery.gateway.fast_path import FastPath
+    from delivery.gateway.principal import Principal
 
 logger = logging.getLogger(__name__)
 

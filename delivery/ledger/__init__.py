@@ -23,6 +23,7 @@ from delivery.ledger.stores.operations import OperationSql
 from delivery.ledger.stores.queue_copies import QueueCopySql
 from delivery.ledger.stores.recording import RecordingSql
 from delivery.ledger.stores.retention import RetentionSql
+from delivery.ledger.stores.revocations import RevocationSql
 from delivery.ledger.stores.statistics import StatisticsSql
 
 
@@ -68,6 +69,7 @@ class SqlLedger:
         self.queue_copies = QueueCopySql(database)
         self.audit = AuditSql(database)
         self.nodes = NodeSql(database)
+        self.revocations = RevocationSql(database)
 
     def now(self) -> datetime:
         """The ledger's clock, aware UTC."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from delivery.domain.contact import Contact
@@ -24,6 +24,7 @@ from delivery.domain.records import (
     Stored,
     Timeline,
 )
+from delivery.domain.revocation import Revocation, RevocationKind
 from delivery.domain.stores import Ledger
 from delivery.errors import LedgerUnavailable
 
@@ -131,6 +132,16 @@ class LedgerAccess:
         ledger = self._ledger
         return Snapshot(ledger.statistics.stats(), ledger.alerts.firing(), ledger.nodes.all())
 
+    async def now(self) -> datetime:
+        """See ``Reads``."""
+        return await self.call(self._ledger.now)
+
+    async def revocations(
+        self, since: datetime | None, after: Revocation | None, limit: int
+    ) -> list[Revocation]:
+        """See ``Reads``."""
+        return await self.call(self._ledger.revocations.page, since, after, limit)
+
     async def ping(self) -> None:
         """See ``Reads``."""
         await self.call(self._ledger.ping)
@@ -175,3 +186,20 @@ class LedgerAccess:
     async def opt_out(self, user_id: str, channel: str) -> None:
         """See ``Writes``."""
         await self.call(self._ledger.contacts.opt_out, user_id, channel)
+
+    async def revoke(
+        self,
+        kind: RevocationKind,
+        subject: str,
+        *,
+        before: datetime | None = None,
+        lifetime: timedelta,
+    ) -> Revocation:
+        """See ``Writes``."""
+        return await self.call(
+            self._ledger.revocations.add, kind, subject, before=before, lifetime=lifetime
+        )
+
+    async def purge_revocations(self) -> int:
+        """See ``Writes``."""
+        return await self.call(self._ledger.revocations.purge)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from delivery.api.access import AccessApi
 from delivery.api.callbacks import Callbacks
 from delivery.api.contacts import ContactsApi
 from delivery.api.demo import DemoApi
@@ -25,6 +26,7 @@ from delivery.domain.records import (
     Result,
     Stats,
 )
+from delivery.domain.revocation import Revocation
 from delivery.domain.thresholds import Thresholds
 from delivery.gateway.auth import Authenticator, make_token
 from delivery.ledger.access import LedgerAccess
@@ -182,6 +184,8 @@ class World:
     intake: Intake = field(default_factory=Intake)
     registry: Registry = field(default_factory=Registry)
     confirmed: list[str] = field(default_factory=list)
+    revoked: list[Revocation] = field(default_factory=list)
+    disconnected: list[str] = field(default_factory=list)
     now: float = 1_000_000.0
 
     def __post_init__(self) -> None:
@@ -226,6 +230,13 @@ class World:
                 **told,
             ),
             ContactsApi(self.auth, **shared),
+            AccessApi(
+                self.auth,
+                writes=self.access,
+                revoke=self._revoke,
+                disconnect=self.disconnected.append,
+                max_token_life=3_600.0,
+            ),
             DemoApi(self.auth, agent),
             Callbacks(
                 policies=policies,
@@ -237,6 +248,10 @@ class World:
             ),
             Pages(links=self.links, **shared, **told),
         )
+
+    def _revoke(self, revoked: Revocation) -> None:
+        self.revoked.append(revoked)
+        self.auth.revocations.add([revoked])
 
     def close(self) -> None:
         """End the threads and the ledger."""

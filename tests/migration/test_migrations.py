@@ -38,7 +38,7 @@ def indexes(url: str) -> dict[str, Any]:
     inspector = sa.inspect(database.engine)
     found = {
         index["name"]: (table, index["column_names"], _condition(index))
-        for table in metadata.tables
+        for table in sorted(set(metadata.tables) & set(inspector.get_table_names()))
         for index in inspector.get_indexes(table)
     }
     database.close()
@@ -180,7 +180,12 @@ def test_an_alert_of_the_release_before_outlives_the_way_up_and_down(url: str) -
             )
         )
     before = indexes(url)
-    for move in (migrate.upgrade, lambda at: migrate.downgrade(at, "0001"), migrate.upgrade):
+    moves = (
+        lambda at: migrate.upgrade(at, "0002"),
+        lambda at: migrate.downgrade(at, "0001"),
+        lambda at: migrate.upgrade(at, "0002"),
+    )
+    for move in moves:
         move(url)
         with database.read() as connection:
             found = connection.execute(sa.text("select class, error from digests")).one()

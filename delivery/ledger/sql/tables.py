@@ -264,3 +264,16 @@ nodes = sa.Table(
     sa.Column("connections", sa.Integer, nullable=False, server_default="0"),
     sa.Column("info", sa.Text, nullable=False, server_default="{}"),
 )
+
+# Tokens that are refused: one by its ``jti``, or all that a user was issued before an instant.
+revocations = sa.Table(
+    "revocations",
+    metadata,
+    sa.Column("kind", sa.String(8), primary_key=True),
+    sa.Column("subject", sa.String(255), primary_key=True),
+    sa.Column("before", UtcDateTime()),
+    _created("expires_at"),
+    _created("recorded_at"),
+)
+sa.Index("ix_revocations_recorded_at", revocations.c.recorded_at)
+sa.Index("ix_revocations_expires_at", revocations.c.expires_at)

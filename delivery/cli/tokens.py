@@ -1,0 +1,76 @@
+"""``delivery tokens`` and ``delivery users``: who has access to a running service.
+
+Owns: their options, requests and output. Never does: open the ledger, or sign a token.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import click
+
+from delivery.cli.options import SERVICE_TOKEN, api_options, json_option, required_token
+from delivery.cli.output import say, say_json
+
+
+@click.group()
+def tokens() -> None:
+    """Revoke tokens."""
+
+
+@tokens.command("revoke")
+@click.option("--jti", help="Revoke the token with this id (its claim jti).")
+@click.option("--user", help="Revoke all tokens that this user was issued until now.")
+@click.option("--before", help="With --user: those issued before this instant (RFC 3339).")
+@api_options
+@json_option
+def revoke(
+    jti: str | None,
+    user: str | None,
+    before: str | None,
+    url: str,
+    token: str | None,
+    as_json: bool,
+) -> None:
+    """Refuse tokens from now on, on every node.
+
+    Open sockets and streams end within a second.
+    """
+    if (jti is None) == (user is None):
+        raise click.UsageError("write either --jti ID or --user NAME")
+    if before is not None and user is None:
+        raise click.UsageError("--before belongs to --user")
+    from delivery.cli.http import Api
+
+    body = {"jti": jti, "user_id": user, "before": before}
+    with Api(url, required_token(token, SERVICE_TOKEN)) as api:
+        answer = api.post(
+            "/tokens/revoke", {name: value for name, value in body.items() if value is not None}
+        )
+    if as_json:
+        say_json(answer)
+    elif jti is not None:
+        say(f"token {answer['jti']}: revoked")
+    else:
+        say(f"tokens of {answer['user_id']} issued before {answer['before']}: revoked")
+
+
+@click.group()
+def users() -> None:
+    """Look after users' connections."""
+
+
+@users.command("disconnect")
+@click.argument("user_id")
+@api_options
+@json_option
+def disconnect(user_id: str, url: str, token: str | None, as_json: bool) -> None:
+    """Close all connections of a user, on every node.
+
+    Their token stays good: `delivery tokens revoke --user` keeps them out.
+    """
+    from delivery.cli.http import Api
+
+    with Api(url, required_token(token, SERVICE_TOKEN)) as api:
+        answer = api.post(f"/users/{quote(user_id, safe='')}/disconnect", {})
+    say_json(answer) if as_json else say(f"{answer['user_id']}: disconnected")
