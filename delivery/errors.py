@@ -151,10 +151,15 @@ class ChannelError(DeliveryError):
         retry_after: seconds that the provider asked for, ``None`` if it did not.
         health: the provider's state, for its breaker: ``True`` it works (it answered, and refused
             this recipient or message), ``False`` it does not, ``None`` unknown.
+        suppress: the reason (``hard_bounce``, ``invalid_number``, ``complaint``) for which no
+            further message goes to the address; ``None`` for a refusal that does not tell.
+        code: the provider's code of such a refusal.
     """
 
     retryable = True
     health: bool | None = False
+    suppress: str | None = None
+    code: str | None = None
 
     def __init__(
         self, message: str, *, retryable: bool | None = None, retry_after: float | None = None
@@ -167,6 +172,11 @@ class ChannelError(DeliveryError):
     def of_recipient(self) -> Self:
         """Mark the error as about the recipient or the message: the provider works."""
         self.health = True
+        return self
+
+    def of_address(self, suppress: str | None, code: str | None) -> Self:
+        """Mark the error as about the address itself, which gets no further message."""
+        self.suppress, self.code = suppress, code
         return self
 
     def of_no_provider(self) -> Self:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from delivery.domain.channels import Channel
 from delivery.domain.policy import CHANNELS
 from delivery.errors import InvalidEvent
 
@@ -61,6 +62,10 @@ class Contact:
             "opt_out": list(self.opt_out) or None,
         }
         return {name: value for name, value in wire.items() if value is not None}
+
+    def address_on(self, channel: str) -> str | None:
+        """The address on a channel with one address; ``None`` for none."""
+        return {Channel.EMAIL: self.email, Channel.SMS: self.phone}.get(Channel(channel))
 
     @property
     def zone(self) -> tzinfo:

@@ -103,10 +103,13 @@ def next_step(progress: Progress, policy: ClassPolicy, now: datetime, draw: floa
 
     Returns:
         The decision of the first step that is not over. A step is due at the later of two
-        instants: the end of the last attempt, and the start of the step before plus ``after``.
+        instants: the end of the last attempt, and the start of the step before plus ``after``. It
+        is due at once when a receipt reported that the message of the step before has failed:
+        ``after`` is the time for which that message was trusted.
     """
     last_end = progress.entered_at
     previous_start = progress.entered_at
+    is_urgent = False
     for step in policy.chain:
         mine = sorted(
             (a for a in progress.attempts if a.channel == step.channel), key=lambda a: a.number
@@ -117,8 +120,12 @@ def next_step(progress: Progress, policy: ClassPolicy, now: datetime, draw: floa
                 return decision
             previous_start = mine[0].started_at
             last_end = max(last_end, _end_of(step, mine, policy))
+            # A skipped step takes no time: the one after it is as urgent.
+            made = [a for a in mine if a.outcome is not Outcome.SKIPPED]
+            is_urgent = made[-1].receipt is not None if made else is_urgent
         else:
-            due = max(last_end, previous_start + timedelta(seconds=step.after))
+            planned = previous_start + timedelta(seconds=step.after)
+            due = last_end if is_urgent else max(last_end, planned)
             return _open(step, progress, due, now)
     return Exhausted(alerted=policy.ends_in_alert)
 

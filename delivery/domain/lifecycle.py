@@ -111,6 +111,7 @@ class Attempt:
         started_at: aware UTC.
         ended_at: aware UTC; ``None`` while the attempt runs.
         retry_after: seconds that the provider asked to wait, if it did.
+        receipt: the status by which the provider reported afterwards that the message failed.
     """
 
     event_id: str
@@ -125,6 +126,7 @@ class Attempt:
     provider_id: str | None = None
     digest_id: str | None = None
     retry_after: float | None = None
+    receipt: str | None = None
 
 
 class Confirmation(msgspec.Struct, frozen=True, gc=False):

@@ -6,7 +6,7 @@ In the order of their stores: recording, events, retention, feed, chain, digests
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ import msgspec
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
+from delivery.domain.receipts import ReceiptRow, Suppress
 
 
 class Entry(msgspec.Struct):
@@ -112,11 +113,13 @@ class ConfirmationRow:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """One event with its attempts and confirmations, oldest first."""
+    """One event with its attempts and confirmations, oldest first, and what providers reported of
+    the messages that carried it."""
 
     stored: Stored
     attempts: tuple[Attempt, ...]
     confirmations: tuple[ConfirmationRow, ...]
+    receipts: tuple[ReceiptRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +193,7 @@ class Claim:
         contact: the user's; without addresses if none is stored.
         digests: pending digests of this event's user and run (or of the user): channel -> due.
         now: the ledger's clock at the claim.
+        suppressed: channel -> why the contact's address there gets no message.
     """
 
     stored: Stored
@@ -198,6 +202,7 @@ class Claim:
     contact: Contact
     digests: dict[str, datetime]
     now: datetime
+    suppressed: dict[str, str] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -212,6 +217,7 @@ class Result:
     Attributes:
         health: whether the provider works, if the attempt tells; see ``ChannelError.health``. Not
             recorded.
+        suppress / code: why the address gets no further message, and the provider's code.
     """
 
     outcome: Outcome
@@ -220,6 +226,8 @@ class Result:
     retry_after: float | None = None
     provider_id: str | None = None
     health: bool | None = None
+    suppress: Suppress | None = None
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +255,30 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class DigestClaim:
-    """A digest claimed for sending, with its members as of the claim."""
+    """A digest claimed for sending, with its members as of the claim; ``suppressed`` says why the
+    contact's address gets no message, ``None`` if it may."""
 
     digest: Digest
     members: tuple[Stored, ...]
     contact: Contact
     now: datetime
+    suppressed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedReceipt:
+    """A receipt whose message is known.
+
+    Attributes:
+        listed: ids of the events in the message.
+        failed: ids of the events whose attempt failed by it.
+        is_delivery: the message was delivered, and no failure overrules that.
+    """
+
+    digest: Digest
+    listed: tuple[str, ...]
+    failed: tuple[str, ...] = ()
+    is_delivery: bool = False
 
 
 @dataclass(frozen=True, slots=True)

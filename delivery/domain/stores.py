@@ -15,6 +15,7 @@ from delivery.domain.event import Event, EventClass
 from delivery.domain.health import Breaker
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.policy import Policies
+from delivery.domain.receipts import ProviderReceipt, Suppress, Suppression
 from delivery.domain.records import (
     AlertGroup,
     Claim,
@@ -29,6 +30,7 @@ from delivery.domain.records import (
     Owed,
     Purged,
     Receipted,
+    RecordedReceipt,
     Result,
     Stats,
     Stored,
@@ -311,6 +313,47 @@ class ContactStore(Protocol):
     def opt_out(self, user_id: str, channel: str) -> None: ...
 
 
+class ReceiptStore(Protocol):
+    """Keeps what providers report about messages."""
+
+    def record(self, found: Sequence[ProviderReceipt]) -> list[RecordedReceipt | None]:
+        """Record receipts, each in a transaction; ``None`` for one about an unknown message.
+
+        Effect: the first receipt of a status adds a row. By a failure the attempts of all events in
+        the message become ``failed`` for good, the next step of those on the chain is due now, and
+        the address may be suppressed; a confirmed event stays confirmed. Safe to repeat, in any
+        order.
+        """
+
+    def use_token(self, token: str, body: str) -> bool:
+        """Note a callback's token with the hash of its body; ``False`` if the token came with
+        another body before. Both are hexadecimal hashes of 64 characters."""
+
+
+class SuppressionStore(Protocol):
+    """Keeps the addresses that get no message."""
+
+    def page(
+        self, *, after: str | None = None, limit: int = 50
+    ) -> tuple[list[Suppression], str | None]:
+        """Those in force, newest first; ``after`` is the opaque ``next`` of the page before.
+
+        Raises:
+            ValueError: ``after`` is not the end of a page.
+        """
+
+    def of(self, contact: Contact) -> dict[str, Suppression]:
+        """Channel -> the suppression of the contact's address there."""
+
+    def add(
+        self, channel: str, address: str, reason: Suppress, *, provider: str, code: str | None
+    ) -> None:
+        """Suppress an address, or prolong a soft suppression; a permanent one stays as it is."""
+
+    def remove(self, address: str) -> bool:
+        """Take an address off the list, on every channel; ``False`` if it was not on it."""
+
+
 class BreakerStore(Protocol):
     """Keeps breakers of external channels, shared by all workers; times are epoch seconds."""
 
@@ -413,6 +456,10 @@ class Ledger(Protocol):
     def alerts(self) -> AlertStore: ...
     @property
     def contacts(self) -> ContactStore: ...
+    @property
+    def receipts(self) -> ReceiptStore: ...
+    @property
+    def suppressions(self) -> SuppressionStore: ...
     @property
     def breakers(self) -> BreakerStore: ...
     @property

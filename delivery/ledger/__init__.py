@@ -21,10 +21,12 @@ from delivery.ledger.stores.feed import FeedSql
 from delivery.ledger.stores.nodes import NodeSql
 from delivery.ledger.stores.operations import OperationSql
 from delivery.ledger.stores.queue_copies import QueueCopySql
+from delivery.ledger.stores.receipts import ReceiptSql
 from delivery.ledger.stores.recording import RecordingSql
 from delivery.ledger.stores.retention import RetentionSql
 from delivery.ledger.stores.revocations import RevocationSql
 from delivery.ledger.stores.statistics import StatisticsSql
+from delivery.ledger.stores.suppressions import SuppressionSql
 
 
 class SqlLedger:
@@ -65,6 +67,8 @@ class SqlLedger:
         self.digests = DigestSql(database)
         self.alerts = AlertSql(database)
         self.contacts = ContactSql(database)
+        self.receipts = ReceiptSql(database)
+        self.suppressions = SuppressionSql(database)
         self.breakers = BreakerSql(database)
         self.queue_copies = QueueCopySql(database)
         self.audit = AuditSql(database)

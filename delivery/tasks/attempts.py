@@ -18,6 +18,7 @@ from delivery.domain.event import Event
 from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.policy import ChainStep, ClassPolicy
 from delivery.domain.ports import Taken
+from delivery.domain.receipts import Suppress
 from delivery.domain.records import Claim, Result
 from delivery.errors import ChannelError, ConfigError, LedgerError, NotConnected, OutcomeUnknown
 
@@ -132,6 +133,8 @@ def result_of(channel: str, call: Callable[[], Taken | None]) -> Result:
             retryable=error.retryable,
             retry_after=error.retry_after,
             health=error.health,
+            suppress=None if error.suppress is None else Suppress(error.suppress),
+            code=error.code,
         )
     except LedgerError as error:
         return Result(Outcome.FAILED, error=str(error))

@@ -120,7 +120,11 @@ class DigestStep:
             run.ledger.digests.end(claim, nothing, retry_in=None)
             run.postpone(group, now + timedelta(seconds=TAKEN_RECHECK))
             return []
-        result = BREAKER_OPEN if blocked else self._deliver(run, claim, lead)
+        if claim.suppressed is not None:
+            # Since the event was claimed: the contact or the list has changed.
+            result = Result(Outcome.SKIPPED, error=claim.suppressed)
+        else:
+            result = BREAKER_OPEN if blocked else self._deliver(run, claim, lead)
         return self._record(run, claim, result, group, lead, started_at=now)
 
     def _deliver(self, run: Run, claim: DigestClaim, lead: Work) -> Result:
@@ -164,6 +168,7 @@ class DigestStep:
         recorded = run.ledger.digests.end(claim, result, retry_in=retry_in)
         if result is not BREAKER_OPEN:
             run.report_health(result)
+        self._suppress(run, claim, result)
         if not recorded:
             logger.warning(
                 "%s: digest %s was claimed by another worker meanwhile",
@@ -187,6 +192,15 @@ class DigestStep:
         )
         run.note(mine, result, started_at, claim.digest.id)
         return mine
+
+    def _suppress(self, run: Run, claim: DigestClaim, result: Result) -> None:
+        """Suppress the address if the provider's refusal says that no message can reach it."""
+        channel = self._transport.name
+        address = claim.contact.address_on(channel)
+        if result.suppress is not None and address is not None:
+            run.ledger.suppressions.add(
+                channel, address, result.suppress, provider="refusal", code=result.code
+            )
 
     def _retry_in(self, run: Run, result: Result, lead: Work, started_at: datetime) -> float | None:
         """Seconds until the digest is tried again, by the rule for the events' own retries."""

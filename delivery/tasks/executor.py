@@ -186,8 +186,10 @@ class Executor:
                 found[step.channel] = "not configured"
             elif "opt_out" in step.respects and step.channel in contact.opt_out:
                 found[step.channel] = "opted out"
-            elif reason := transport.unreachable(contact):
-                found[step.channel] = reason
+            else:
+                reason = transport.unreachable(contact) or work.claim.suppressed.get(step.channel)
+                if reason:
+                    found[step.channel] = reason
         return found
 
     def _draw(self, work: Work) -> float:

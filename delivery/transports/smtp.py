@@ -25,6 +25,7 @@ from tenacity import (
 )
 
 from delivery.domain.push_target import is_callable
+from delivery.domain.receipts import Suppress, enhanced_code, suppress_by_code
 from delivery.errors import (
     ChannelError,
     ChannelRejected,
@@ -43,6 +44,24 @@ _PORTS = {"none": 25, "starttls": 587, "implicit": 465}
 # Codes about us and our login, not about the recipient. Source: RFC 4954, section 6.
 _ABOUT_US = frozenset({421, 530, 534, 535, 538})
 _ENHANCED = re.compile(r"4[0-9]{2} 4\.3\.")
+RECIPIENT = "the recipient"
+_NO_MAILBOX = (
+    "user unknown",
+    "unknown user",
+    "no such user",
+    "user not found",
+    "user does not exist",
+    "recipient unknown",
+    "unknown recipient",
+    "no such recipient",
+    "recipient not found",
+    "mailbox not found",
+    "no such mailbox",
+    "mailbox does not exist",
+    "account does not exist",
+    "address does not exist",
+    "no mailbox here",
+)
 _LOST = OSError  # every exception of smtplib is one too
 
 
@@ -265,7 +284,7 @@ class SmtpSession:
         # Not rcpt(): it parses the address as a header.
         code, reply = smtp.docmd("RCPT", f"TO:<{recipient}>")
         if code not in (250, 251):
-            raise self._refused("the recipient", code, reply)
+            raise self._refused(RECIPIENT, code, reply)
         self._pace(smtp)
         code, reply = smtp.docmd("DATA")
         if code != 354:
@@ -302,7 +321,7 @@ class SmtpSession:
     def _refused(self, what: str, code: int, reply: bytes) -> ChannelError:
         text = f"{self._server} refused {what}: {_answer(code, reply)}"
         if 500 <= code < 600 and code not in _ABOUT_US:
-            return ChannelRejected(text)
+            return ChannelRejected(text).of_address(*_about_address(what, code, reply))
         later = ChannelUnavailable(text)
         # Temporary for this recipient or message: greylisting, a full mailbox, a filter. Only the
         # codes of X.3 are about the server itself. Source: RFC 3463, section 3.4.
@@ -311,6 +330,24 @@ class SmtpSession:
 
     def _away(self, error: Exception, when: str) -> ChannelUnavailable:
         return ChannelUnavailable(f"{self._server} was lost {when} ({_why(error)})")
+
+
+def _about_address(what: str, code: int, reply: bytes) -> tuple[str | None, str | None]:
+    """Why the address gets no further mail, and the code: only if the refusal says that there is no
+    such mailbox. A refusal by policy says nothing about it.
+
+    Without an enhanced code a server's words count, and only about the recipient: a bare 550 also
+    stands for policy. Source: RFC 5321, section 4.2.3.
+    """
+    text = provider_text(reply)
+    enhanced = enhanced_code(text)
+    if enhanced is not None:
+        suppress = suppress_by_code(enhanced)
+        return (suppress, enhanced) if suppress is Suppress.HARD_BOUNCE else (None, None)
+    words = text.casefold()
+    if what == RECIPIENT and "sender" not in words and any(one in words for one in _NO_MAILBOX):
+        return Suppress.HARD_BOUNCE, str(code)
+    return None, None
 
 
 def _is_temporary(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from delivery.errors import ChannelRejected, ChannelUnavailable, OutcomeUnknown
+from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable, OutcomeUnknown
 from delivery.transports import smtp
 from delivery.transports.email import EmailTransport
 from delivery.transports.render import Renderer
@@ -91,6 +91,26 @@ def test_a_message_is_refused_for_good_or_for_now_by_the_code(
     with smtp_server(Behaviour(data=answer)) as server, pytest.raises(error) as caught:
         channel(server.port).deliver(make_message(), TIMEOUT)
     assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("550 5.1.1 <ada@example.org>: Recipient address rejected", "5.1.1"),
+        ("550-5.1.10 no mail here\r\n550 5.1.10 at all", "5.1.10"),
+        ("550 No such user here", "550"),
+        ("550 5.7.1 no such user, says our policy", None),
+        ("550 rejected by policy", None),
+        ("550 sender rejected: user unknown", None),
+        ("552 5.2.2 mailbox full", None),
+        ("450 4.1.1 no such user yet", None),
+    ],
+)
+def test_only_a_mailbox_that_does_not_exist_is_suppressed(answer: str, code: str | None) -> None:
+    behaviour = Behaviour(recipients={"ada@example.org": answer})
+    with smtp_server(behaviour) as server, pytest.raises(ChannelError) as caught:
+        channel(server.port).deliver(make_message(), TIMEOUT)
+    assert (caught.value.suppress, caught.value.code) == (code and "hard_bounce", code)
 
 
 @pytest.mark.parametrize("answer", ["550 5.7.1 not you", "451 4.3.0 later"])

@@ -126,9 +126,12 @@ class Database:
         """The ledger's clock as a part of a query, read at each execution, without a round trip of
         its own."""
         if self.is_sqlite:
-            return sa.bindparam(
+            told = sa.bindparam(
                 "clock", callable_=lambda: self.now(), type_=UtcDateTime(), unique=True
             )
+            # The coercion keeps it apart from a literal in SQLAlchemy's cache of statements: one
+            # that was compiled with a literal does not call the callable, and reads NULL.
+            return sa.type_coerce(told, UtcDateTime())
         return sa.func.clock_timestamp(type_=UtcDateTime())
 
     def close(self) -> None:

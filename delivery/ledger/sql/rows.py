@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Attempt, Outcome, State
+from delivery.domain.receipts import ReceiptRow, Suppress, Suppression
 from delivery.domain.records import ConfirmationRow, Digest, NodeInfo, Stored
 from delivery.ledger.sql.tables import attempts, digests, events
 
@@ -114,6 +115,7 @@ def attempt(row: AnyRow) -> Attempt:
         provider_id=columns["provider_id"],
         digest_id=columns["digest_id"],
         retry_after=None if pause is None else pause / 1000.0,
+        receipt=columns["receipt"],
     )
 
 
@@ -164,6 +166,33 @@ def confirmation(row: AnyRow) -> ConfirmationRow:
         by=columns["by"],
         evidence=columns["evidence"],
         at=columns["at"],
+    )
+
+
+def receipt(row: AnyRow) -> ReceiptRow:
+    """The stored receipt of a ``receipts`` row."""
+    columns = row._mapping
+    return ReceiptRow(
+        channel=columns["channel"],
+        provider=columns["provider"],
+        status=columns["status"],
+        code=columns["code"],
+        at=columns["at"],
+        digest_id=columns["digest_id"],
+    )
+
+
+def suppression(row: AnyRow) -> Suppression:
+    """The suppressed address of a ``suppressions`` row."""
+    columns = row._mapping
+    return Suppression(
+        channel=columns["channel"],
+        address=columns["address"],
+        reason=Suppress(columns["reason"]),
+        provider=columns["provider"],
+        code=columns["code"],
+        since=columns["since"],
+        expires_at=columns["expires_at"],
     )
 
 

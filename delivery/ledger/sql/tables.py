@@ -130,6 +130,8 @@ attempts = sa.Table(
     sa.Column("retry_after_ms", sa.Integer),
     _created("started_at"),
     sa.Column("ended_at", UtcDateTime()),
+    # The status of the provider's receipt by which the attempt failed after its end.
+    sa.Column("receipt", sa.String(16)),
     sa.UniqueConstraint("event_id", "generation", "channel", "number"),
 )
 sa.Index(
@@ -201,6 +203,44 @@ contacts = sa.Table(
     sa.Column("quiet_to", sa.String(5)),
     sa.Column("opt_out", sa.Text, nullable=False, server_default="[]"),
     _created("updated_at"),
+)
+
+# What providers reported about messages: the first report of each status.
+receipts = sa.Table(
+    "receipts",
+    metadata,
+    sa.Column("digest_id", Id, primary_key=True),
+    sa.Column("status", sa.String(16), primary_key=True),
+    sa.Column("channel", sa.String(16), nullable=False),
+    sa.Column("provider", sa.String(32), nullable=False),
+    sa.Column("code", sa.String(64)),
+    _created("at"),
+    _created("recorded_at"),
+)
+
+# Tokens of callbacks whose signature does not cover their body, so that none serves twice.
+callback_tokens = sa.Table(
+    "callback_tokens",
+    metadata,
+    sa.Column("token", sa.String(64), primary_key=True),
+    sa.Column("body", sa.String(64), nullable=False),
+    _created("at", index=True),
+)
+
+suppressions = sa.Table(
+    "suppressions",
+    metadata,
+    sa.Column("id", Big, primary_key=True, autoincrement=True),
+    sa.Column("channel", sa.String(16), nullable=False),
+    sa.Column("address", sa.String(320), nullable=False),
+    sa.Column("reason", sa.String(16), nullable=False),
+    sa.Column("provider", sa.String(32), nullable=False),
+    sa.Column("code", sa.String(64)),
+    # Soft bounces so far: each one makes the next suppression longer.
+    sa.Column("times", sa.Integer, nullable=False),
+    _created("since"),
+    sa.Column("expires_at", UtcDateTime()),
+    sa.UniqueConstraint("address", "channel"),
 )
 
 breakers = sa.Table(

@@ -25,7 +25,7 @@ from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
-from delivery.ledger.stores import audit, sweep
+from delivery.ledger.stores import audit, suppressions, sweep
 from delivery.ledger.stores.fencing import Held, held
 
 Start = tuple[Claim, int]
@@ -269,6 +269,7 @@ def _claims(
         for row in connection.execute(sa.select(contacts).where(any_of(contacts.c.user_id, users)))
     }
     pending = _pending(connection, users)
+    barred = suppressions.of_contacts(connection, now, reachable.values())
     claims = []
     for row in won:
         stored = rows.stored(row)
@@ -281,6 +282,9 @@ def _claims(
                 contact=reachable.get(row.user_id) or Contact(row.user_id),
                 digests={**pending.get((row.user_id, None), {}), **of_run},
                 now=now,
+                suppressed={
+                    channel: one.why for channel, one in barred.get(row.user_id, {}).items()
+                },
             )
         )
     return claims

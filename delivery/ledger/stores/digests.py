@@ -20,7 +20,7 @@ from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
-from delivery.ledger.stores import audit, digest_joining
+from delivery.ledger.stores import audit, digest_joining, suppressions
 from delivery.ledger.stores.chain import LOST, outcome_values
 
 MAX_MEMBERS = 1_000
@@ -28,7 +28,7 @@ MAX_MEMBERS = 1_000
 
 _WAITING = (State.ACCEPTED, State.SENT, State.FALLING_BACK)
 _DELIVERED = (Outcome.DELIVERED, Outcome.CONFIRMED)
-_MAY_BE_OUT = (*_DELIVERED, Outcome.STARTED, Outcome.UNKNOWN)
+MAY_BE_OUT = (*_DELIVERED, Outcome.STARTED, Outcome.UNKNOWN)
 
 
 def members(
@@ -81,11 +81,15 @@ def _unknown_attempts(channel: str) -> sa.ScalarSelect[int]:
 
 def listed(connection: Connection, digest_id: str) -> tuple[str, ...]:
     """The ids in a digest's message, in order of their attempts, without those of failed attempts,
-    which were never sent. A retry has the same link and lists the earlier members and new ones."""
+    which were never sent (unless a receipt reported the failure). A retry has the same link and
+    lists the earlier members and new ones."""
     first = sa.func.min(attempts.c.id)
     wanted = (
         sa.select(attempts.c.event_id)
-        .where(attempts.c.digest_id == digest_id, attempts.c.outcome.in_(_MAY_BE_OUT))
+        .where(
+            attempts.c.digest_id == digest_id,
+            sa.or_(attempts.c.outcome.in_(MAY_BE_OUT), attempts.c.receipt.isnot(None)),
+        )
         .group_by(attempts.c.event_id)
         .order_by(first)
     )
@@ -156,7 +160,10 @@ class DigestSql:
                 ).one()
             )
             begun = _begin(connection, digest, due, now)
-            return DigestClaim(digest, begun, _contact(connection, digest.user_id), now)
+            contact = _contact(connection, digest.user_id)
+            barred = suppressions.of_contacts(connection, now, [contact]).get(contact.user_id, {})
+            why = barred[digest.channel].why if digest.channel in barred else None
+            return DigestClaim(digest, begun, contact, now, why)
 
     def end(self, claim: DigestClaim, result: Result, *, retry_in: float | None) -> bool:
         """Record one outcome for every member.
@@ -173,14 +180,22 @@ class DigestSql:
             if row is None or row.state != "open" or row.token != digest.token:
                 return False
             now: datetime = row.now
-            connection.execute(
-                sa.update(attempts)
-                .where(attempts.c.digest_id == digest.id, attempts.c.token == digest.token)
-                .values(outcome_values(result, now))
+            ended = set(
+                connection.execute(
+                    sa.update(attempts)
+                    .where(
+                        attempts.c.digest_id == digest.id,
+                        attempts.c.token == digest.token,
+                        # A receipt may have been faster, and said more.
+                        attempts.c.receipt.is_(None),
+                    )
+                    .values(outcome_values(result, now))
+                    .returning(attempts.c.event_id)
+                ).scalars()
             )
             _audit(
                 connection,
-                claim.members,
+                [member for member in claim.members if member.event.id in ended],
                 "outcome",
                 now,
                 channel=digest.channel,

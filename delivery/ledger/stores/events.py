@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from delivery.domain.channels import LIVE
 from delivery.domain.lifecycle import Attempt, Outcome, State
+from delivery.domain.receipts import ReceiptRow
 from delivery.domain.records import ConfirmationRow, EventFilter, Stored, Timeline
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
@@ -23,9 +26,10 @@ from delivery.ledger.sql.rows import (
     attempt,
     confirmation,
     is_id,
+    receipt,
     stored,
 )
-from delivery.ledger.sql.tables import attempts, confirmations, events
+from delivery.ledger.sql.tables import attempts, confirmations, events, receipts
 
 _POSITION = re.compile("[0-9]{1,18}")  # what fits into a BIGINT
 ENDED_FOR_FEEDS = (State.CONFIRMED.value, State.EXPIRED.value)
@@ -57,9 +61,12 @@ class EventSql:
                 .where(confirmations.c.event_id == event_id)
                 .order_by(confirmations.c.at)
             ).all()
-        return _timeline(
+            carried = sorted({t.digest_id for t in tries if t.digest_id is not None})
+            reported = _receipts(connection, carried) if carried else []
+        timeline = _timeline(
             stored(row), [attempt(t) for t in tries], [confirmation(p) for p in confirmed]
         )
+        return replace(timeline, receipts=tuple(reported))
 
     def find(
         self, which: EventFilter, *, after: str | None = None, limit: int = 50
@@ -86,6 +93,15 @@ class EventSql:
                 )
                 found.extend(stored(row) for row in rows)
         return sorted(found, key=lambda one: one.position)
+
+
+def _receipts(connection: Connection, digest_ids: Sequence[str]) -> list[ReceiptRow]:
+    found = connection.execute(
+        sa.select(receipts)
+        .where(any_of(receipts.c.digest_id, digest_ids))
+        .order_by(receipts.c.at, receipts.c.recorded_at)
+    )
+    return [receipt(row) for row in found]
 
 
 def _position(after: str) -> int:

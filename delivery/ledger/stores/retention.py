@@ -18,7 +18,7 @@ from delivery.domain.records import Purged
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of
-from delivery.ledger.sql.tables import attempts, confirmations, events, queue_copies
+from delivery.ledger.sql.tables import attempts, confirmations, events, queue_copies, receipts
 
 
 class RetentionSql:
@@ -75,6 +75,17 @@ def _delete(connection: Connection, old: Mapping[str, State]) -> list[str]:
 
 
 def _delete_page(connection: Connection, ids: Sequence[str]) -> None:
+    carried = connection.execute(
+        sa.select(attempts.c.digest_id)
+        .where(any_of(attempts.c.event_id, ids), attempts.c.digest_id.isnot(None))
+        .distinct()
+    ).scalars()
+    digest_ids = sorted(carried)
     for table in (attempts, confirmations, queue_copies):
         connection.execute(sa.delete(table).where(any_of(table.c.event_id, ids)))
     connection.execute(sa.delete(events).where(any_of(events.c.id, ids)))
+    if digest_ids:
+        others = sa.exists().where(attempts.c.digest_id == receipts.c.digest_id)
+        connection.execute(
+            sa.delete(receipts).where(any_of(receipts.c.digest_id, digest_ids), ~others)
+        )

@@ -6,6 +6,7 @@ from functools import partial
 
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import DigestRule
+from delivery.domain.receipts import Suppress
 from delivery.errors import ChannelRejected, ChannelUnavailable, OutcomeUnknown
 from delivery.ledger.stores.digests import DigestSql
 from tests.unit.tasks.fakes import World, make_event, policies_of, step_on
@@ -269,3 +270,43 @@ def test_waiting_at_an_open_breaker_does_not_keep_it_open() -> None:
     assert world.ledger.tries(event_id) == [("email", 1, "failed")]
     assert world.channels["email"].messages == []
     assert world.ledger.breakers.get("email") == opened
+
+
+def suppress(world: World) -> None:
+    world.ledger.suppressions.add(
+        "email", "u@example.org", Suppress.HARD_BOUNCE, provider="ses", code="5.1.1"
+    )
+
+
+def test_a_suppressed_address_gets_no_mail_and_the_chain_goes_on() -> None:
+    world = bench_of(step_on("sms", after=60.0))
+    event_id = world.ledger.add(email="u@EXAMPLE.org", phone="+491701234567")
+    suppress(world)
+    world.play(event_id)
+    assert world.channels["email"].messages == []
+    assert ("email", 1, "skipped") in world.ledger.tries(event_id)
+    assert len(world.channels["sms"].messages) == 1
+
+
+def test_an_address_that_is_suppressed_between_claim_and_sending_gets_no_mail() -> None:
+    world = bench_of()
+    event_id = world.ledger.add(email="u@example.org")
+    world.ledger.digests.before_claim = lambda: suppress(world)
+    world.play(event_id)
+    assert world.channels["email"].messages == []
+    assert world.ledger.tries(event_id)[-1] == ("email", 1, "skipped")
+
+
+def test_a_refusal_that_knows_no_such_mailbox_suppresses_the_address() -> None:
+    world = bench_of()
+    world.channels["email"].faults = [ChannelRejected("550").of_address("hard_bounce", "5.1.1")]
+    world.play(world.ledger.add(email="u@example.org"))
+    [one], _ = world.ledger.suppressions.page()
+    assert (one.address, one.reason, one.code) == ("u@example.org", "hard_bounce", "5.1.1")
+
+
+def test_another_refusal_suppresses_nothing() -> None:
+    world = bench_of()
+    world.channels["email"].faults = [ChannelRejected("550 5.7.1 policy")]
+    world.play(world.ledger.add(email="u@example.org"))
+    assert world.ledger.suppressions.page() == ([], None)

@@ -1,0 +1,185 @@
+"""Suppressed addresses: those that get no message, by channel.
+
+Owns: how one bounce adds to another: a permanent reason stays, soft ones last longer each time.
+Never does: log an address.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from delivery.domain.address import channels_of, comparable
+from delivery.domain.channels import DIGESTED
+from delivery.domain.contact import Contact
+from delivery.domain.receipts import MAX_CODE, Suppress, Suppression, soft_until
+from delivery.ledger.sql import rows
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.dialect import any_of, insert
+from delivery.ledger.sql.tables import suppressions
+
+FORGOTTEN = timedelta(days=60)
+"""A soft suppression that ended this long ago no longer makes the next one longer."""
+
+_ID = re.compile("[0-9]{1,18}")  # what fits into a BIGINT
+
+
+class SuppressionSql:
+    """``SuppressionStore`` over SQL."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def page(
+        self, *, after: str | None = None, limit: int = 50
+    ) -> tuple[list[Suppression], str | None]:
+        """See the port."""
+        if after is not None and _ID.fullmatch(after) is None:
+            raise ValueError(f"{after[:64]!r} is not the next of a page before")
+        query = sa.select(suppressions).order_by(suppressions.c.id.desc()).limit(limit + 1)
+        if after is not None:
+            query = query.where(suppressions.c.id < int(after))
+        with self._database.read() as connection:
+            found = connection.execute(query.where(_in_force(self._database.now(connection)))).all()
+        more = str(found[limit - 1].id) if len(found) > limit else None
+        return [rows.suppression(row) for row in found[:limit]], more
+
+    def of(self, contact: Contact) -> dict[str, Suppression]:
+        """See the port."""
+        with self._database.read() as connection:
+            found = of_contacts(connection, self._database.now(connection), [contact])
+        return found.get(contact.user_id, {})
+
+    def add(
+        self, channel: str, address: str, reason: Suppress, *, provider: str, code: str | None
+    ) -> None:
+        """See the port."""
+        form = comparable(channel, address)
+        if form is None:
+            return
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            suppress(connection, now, channel, form, reason, provider, code)
+
+    def remove(self, address: str) -> bool:
+        """See the port."""
+        forms = channels_of(address)
+        if not forms:
+            return False
+        ours = sa.or_(
+            *(
+                sa.and_(suppressions.c.address == form, suppressions.c.channel == channel)
+                for channel, form in forms
+            )
+        )
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            standing = connection.execute(
+                sa.select(suppressions.c.id).where(ours, _in_force(now))
+            ).all()
+            connection.execute(sa.delete(suppressions).where(ours))
+        return bool(standing)
+
+
+def addresses_of(contact: Contact) -> dict[str, str]:
+    """Channel -> the contact's address there, in its comparable form."""
+    found: dict[str, str] = {}
+    for channel in DIGESTED:
+        address = contact.address_on(channel)
+        form = comparable(channel, address) if address else None
+        if form is not None:
+            found[channel.value] = form
+    return found
+
+
+def of_contacts(
+    connection: Connection, now: datetime, contacts: Iterable[Contact]
+) -> dict[str, dict[str, Suppression]]:
+    """User -> channel -> the suppression in force of the user's address there."""
+    known = {contact.user_id: addresses_of(contact) for contact in contacts}
+    wanted = sorted({form for forms in known.values() for form in forms.values()})
+    if not wanted:
+        return {}
+    found = connection.execute(
+        sa.select(suppressions).where(any_of(suppressions.c.address, wanted), _in_force(now))
+    )
+    standing = {(row.channel, row.address): rows.suppression(row) for row in found}
+    return {
+        user_id: mine
+        for user_id, forms in known.items()
+        if (
+            mine := {
+                channel: standing[channel, form]
+                for channel, form in forms.items()
+                if (channel, form) in standing
+            }
+        )
+    }
+
+
+def suppress(
+    connection: Connection,
+    now: datetime,
+    channel: str,
+    address: str,
+    reason: Suppress,
+    provider: str,
+    code: str | None,
+) -> None:
+    """Put an address in its comparable form on the list, or prolong a soft suppression."""
+    code = code[:MAX_CODE] if code else None
+    fresh = {
+        "channel": channel,
+        "address": address,
+        "reason": reason.value,
+        "provider": provider,
+        "code": code,
+        "times": 0,
+        "since": now,
+        "expires_at": now,
+    }
+    ours = sa.and_(suppressions.c.address == address, suppressions.c.channel == channel)
+    connection.execute(
+        insert(connection, suppressions)
+        .values(fresh)
+        .on_conflict_do_nothing(index_elements=["address", "channel"])
+    )
+    row = connection.execute(sa.select(suppressions).where(ours).with_for_update()).one()
+    if row.expires_at is None:
+        return  # for good already: the first reason stays
+    times = 0 if row.expires_at <= now - FORGOTTEN else row.times
+    changes: dict[str, object] = {
+        "reason": reason.value,
+        "provider": provider,
+        "code": code,
+        "times": times + 1 if reason.expires else times,
+        "since": row.since if row.times and row.expires_at > now else now,
+        "expires_at": soft_until(now, times + 1) if reason.expires else None,
+    }
+    connection.execute(sa.update(suppressions).where(suppressions.c.id == row.id).values(changes))
+    _forget(connection, now)
+
+
+def _forget(connection: Connection, now: datetime) -> None:
+    """Delete suppressions that ended long ago, so that the list holds no address for nothing."""
+    ended: Sequence[int] = (
+        connection.execute(
+            sa.select(suppressions.c.id)
+            .where(suppressions.c.expires_at <= now - FORGOTTEN)
+            .order_by(suppressions.c.id)
+            .limit(100)
+            .with_for_update(skip_locked=True)
+        )
+        .scalars()
+        .all()
+    )
+    if ended:
+        connection.execute(sa.delete(suppressions).where(any_of(suppressions.c.id, ended)))
+
+
+def _in_force(now: datetime) -> sa.ColumnElement[bool]:
+    return sa.or_(suppressions.c.expires_at.is_(None), suppressions.c.expires_at > now)
