@@ -28,7 +28,7 @@ from delivery.ledger.journal.spool import adopt_orphans
 from delivery.tasks.app import check_limits, is_rabbitmq, make_app
 from delivery.tasks.dead_mans_switch import DeadMansSwitch, WatchedSweeper
 from delivery.tasks.executor import Executor, TimeLimits
-from delivery.tasks.fallback import INTERRUPTIONS, Maintenance, register, register_maintenance
+from delivery.tasks.registration import INTERRUPTIONS, Maintenance, register, register_maintenance
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Alerter, ThresholdWatch
 

@@ -16,7 +16,7 @@ import redis
 
 from delivery.ledger import SqlLedger
 from delivery.tasks.app import make_app, queue_name, task_name
-from delivery.tasks.fallback import register
+from delivery.tasks.registration import register
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Sweeper
 from tests import servers

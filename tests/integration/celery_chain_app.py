@@ -18,7 +18,7 @@ from delivery.domain.ports import Message, Taken
 from delivery.ledger import SqlLedger
 from delivery.tasks.app import make_app
 from delivery.tasks.executor import Executor, TimeLimits
-from delivery.tasks.fallback import register
+from delivery.tasks.registration import register
 
 SOFT, HARD, VISIBILITY, LEASE = 2.0, 3.0, 4.0, 5.0
 ATTEMPTS = 2

@@ -23,7 +23,7 @@ from delivery.ledger import SqlLedger, migrate
 from delivery.tasks.app import make_app
 from delivery.tasks.embedded import EmbeddedWorker
 from delivery.tasks.executor import Executor, TimeLimits
-from delivery.tasks.fallback import Maintenance, register, register_maintenance
+from delivery.tasks.registration import Maintenance, register, register_maintenance
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Alerter, Sweeper
 from delivery.testing import make_entry, make_event

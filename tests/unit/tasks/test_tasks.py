@@ -14,7 +14,7 @@ from delivery.domain.policy import CHANNELS
 from delivery.errors import LedgerUnavailable
 from delivery.tasks import fallback
 from delivery.tasks.app import make_app
-from delivery.tasks.fallback import SEAL_PAGE, Maintenance, register, register_maintenance
+from delivery.tasks.registration import SEAL_PAGE, Maintenance, register, register_maintenance
 
 
 class RecordingExecutor:
