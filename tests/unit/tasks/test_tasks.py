@@ -12,7 +12,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from delivery.domain.policy import CHANNELS
 from delivery.errors import LedgerUnavailable
-from delivery.tasks import fallback
+from delivery.tasks import registration
 from delivery.tasks.app import make_app
 from delivery.tasks.registration import SEAL_PAGE, Maintenance, register, register_maintenance
 
@@ -114,7 +114,7 @@ def test_no_task_is_a_coroutine_function(app: Celery) -> None:
     async def work() -> None: ...
 
     with pytest.raises(TypeError, match="coroutine"):
-        fallback._add(app, "delivery.bad", work)
+        registration._add(app, "delivery.bad", work)
 
 
 def maintenance_on(app: Celery) -> tuple[Recorded, Callable[[str], None]]:
