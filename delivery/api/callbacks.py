@@ -149,7 +149,7 @@ class Callbacks:
         ]
         if not confirmations:
             return
-        answer = await self._writes.confirm(confirmations)
+        answer = await self._writes.confirm(confirmations, digest_id=digest.id)
         self._on_confirmed(answer.confirmed)
 
     async def _digest(self, channel: str, provider_id: str) -> tuple[Digest, tuple[str, ...]]:

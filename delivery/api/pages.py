@@ -24,7 +24,7 @@ from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.ports import Reads, Writes
 from delivery.domain.records import Digest, Stored
-from delivery.errors import DeliveryError, LinkInvalid
+from delivery.errors import DeliveryError, LinkExpired, LinkInvalid
 from delivery.links import CONFIRM, UNSUBSCRIBE, LinkSigner
 
 logger = logging.getLogger(__name__)
@@ -256,7 +256,7 @@ class Pages:
             Confirmation(id_, digest.user_id, digest.channel, digest.user_id, f"link:{digest.id}")
             for id_ in listed
         ]
-        answer = await self._writes.confirm(confirmations)
+        answer = await self._writes.confirm(confirmations, digest_id=digest.id)
         if answer.confirmed:
             self._on_confirmed(answer.confirmed)
         address = client_address(request, self._trusted_proxies)
@@ -300,6 +300,8 @@ class Pages:
         found = await self._reads.digest(claims.subject)
         if found is None:
             raise LinkInvalid("the message of this link is not in the ledger any more")
+        if not found[1]:
+            raise LinkExpired("all that the message of this link listed was started anew since")
         return found
 
     async def _reader(self, user_id: str) -> tuple[Texts, tzinfo]:

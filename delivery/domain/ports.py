@@ -132,7 +132,9 @@ class Reads(Protocol):
 class Writes(Protocol):
     """Changes to the ledger for the event loop, on request. Raises as ``Reads`` does."""
 
-    async def confirm(self, confirmations: Sequence[Confirmation]) -> Confirmed:
+    async def confirm(
+        self, confirmations: Sequence[Confirmation], *, digest_id: str | None = None
+    ) -> Confirmed:
         """See ``ConfirmationStore.confirm``."""
 
     async def expedite(self, event_ids: Sequence[str]) -> None:

@@ -65,8 +65,14 @@ class RecordingStore(Protocol):
 class ConfirmationStore(Protocol):
     """Stores confirmations that events reached their users."""
 
-    def confirm(self, confirmations: Sequence[Confirmation]) -> Confirmed:
+    def confirm(
+        self, confirmations: Sequence[Confirmation], *, digest_id: str | None = None
+    ) -> Confirmed:
         """Store confirmations; ids whose event is not the confirmation's ``user_id``'s are unknown.
+
+        Args:
+            digest_id: the message by which they were confirmed: events that it did not list, or
+                that were started anew since, are unknown.
 
         Effect: state ``confirmed`` (``expired`` stays), due time cleared, claim kept but stale for
         moves. Safe to repeat: the same (event, channel, by, evidence) adds no second row.

@@ -148,9 +148,13 @@ class LedgerAccess:
 
     # Writes
 
-    async def confirm(self, confirmations: Sequence[Confirmation]) -> Confirmed:
+    async def confirm(
+        self, confirmations: Sequence[Confirmation], *, digest_id: str | None = None
+    ) -> Confirmed:
         """See ``Writes``."""
-        return await self.call(self._ledger.confirmations.confirm, confirmations)
+        return await self.call(
+            self._ledger.confirmations.confirm, confirmations, digest_id=digest_id
+        )
 
     async def expedite(self, event_ids: Sequence[str]) -> None:
         """See ``Writes``."""

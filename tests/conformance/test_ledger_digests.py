@@ -572,3 +572,23 @@ def test_the_ledger_records_when_operators_were_notified(ledger: SqlLedger) -> N
     [after] = ledger.alerts.firing()
     assert after.notified_at is not None
     assert abs(after.notified_at - ledger.now()) < timedelta(seconds=5)
+
+
+def test_a_message_confirms_no_later_generation_of_its_events(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    replayed, same = on_chain(ledger), on_chain(ledger)
+    digest = join(ledger, replayed)
+    join(ledger, same)
+    advance(31.0)
+    assert ledger.digests.end(sending(ledger, digest), DELIVERED, retry_in=None)
+    assert ledger.operations.replay([replayed], policies=parse_policies({})) == [replayed]
+    found = ledger.digests.get(digest.id)
+    assert found is not None
+    assert found[1] == (same,)
+    assert ledger.digests.by_provider_id("email", "mail-1") == found
+    link = [Confirmation(id_, "ada", "email", "ada", "link") for id_ in (replayed, same)]
+    answer = ledger.confirmations.confirm(link, digest_id=digest.id)
+    assert (answer.confirmed, answer.unknown) == ((same,), (replayed,))
+    assert stored(ledger, replayed).state is State.ACCEPTED
+    assert stored(ledger, same).state is State.CONFIRMED

@@ -24,6 +24,7 @@ from delivery.api.requests import client_address
 from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
+from delivery.domain.policy import parse_policies
 from delivery.domain.ports import SinkMessage
 from delivery.errors import ConfigError
 from delivery.ledger.sql.memory import OUTAGE
@@ -468,6 +469,20 @@ async def test_a_bad_link_is_404_and_an_old_one_410(client: Client, world: World
         assert response.status == 410
         check_page(response, await response.text())
     assert world.ledger.confirmed_by(1, 2) == []
+
+
+async def test_a_link_of_events_that_were_started_anew_is_410_and_confirms_nothing(
+    client: Client, world: World
+) -> None:
+    world.ledger.add(1)
+    path = path_of(world.links.confirm_url(world.ledger.send("email", 1)))
+    world.ledger.operations.replay([make_id(1)], policies=parse_policies({}))
+    for method in ("GET", "POST"):
+        response = await client.request(method, path)
+        assert response.status == 410
+        check_page(response, await response.text())
+    assert world.ledger.confirmed_by(1) == []
+    assert world.ledger.state(1) is State.ACCEPTED
 
 
 async def test_a_link_opened_while_the_ledger_is_away_says_so(client: Client, world: World) -> None:

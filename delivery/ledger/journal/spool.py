@@ -54,7 +54,7 @@ class Spool:
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.path = directory / f"{safe}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
-            self._file: IO[bytes] = open(self.path, "a+b")  # noqa: SIM115 - held for life
+            self._file: IO[bytes] = open(self.path, "a+b", opener=_private)  # noqa: SIM115
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _sync_directory(directory)
         except OSError as error:
@@ -203,8 +203,13 @@ def _set_aside(line: bytes, path: Path) -> None:
     logger.error("damaged line in %s; it is kept in %s", path.name, aside)
 
 
+def _private(path: str, flags: int) -> int:
+    """Open a file, which only its owner may read when it is made here."""
+    return os.open(path, flags, 0o600)
+
+
 def _append(path: Path, lines: bytes) -> None:
-    with open(path, "ab") as file:
+    with open(path, "ab", opener=_private) as file:
         file.write(lines)
         file.flush()
         os.fsync(file.fileno())

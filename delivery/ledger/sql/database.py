@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,6 +23,7 @@ from sqlalchemy.engine import URL, Connection
 from delivery.errors import LedgerReadOnly, LedgerUnavailable
 from delivery.ledger.sql.connections import Connections, takes_writes
 from delivery.ledger.sql.failures import judge, unavailable
+from delivery.ledger.sql.private_file import make_private
 from delivery.ledger.sql.tables import UtcDateTime
 from delivery.ledger.sql.url import parse_url
 
@@ -196,6 +198,7 @@ def _sqlite_engine(url: URL, pool_size: int) -> sa.Engine:
         pool_timeout=BUSY_TIMEOUT,
         connect_args={"timeout": BUSY_TIMEOUT, "check_same_thread": False},
     )
+    _keep_private(engine, Path(url.database or ""))
     configure_sqlite(
         engine,
         f"busy_timeout={int(BUSY_TIMEOUT * 1000)}",
@@ -209,6 +212,15 @@ def _sqlite_engine(url: URL, pool_size: int) -> sa.Engine:
         "cache_size=-16000",
     )
     return engine
+
+
+def _keep_private(engine: sa.Engine, path: Path) -> None:
+    """Let only the owner read and write the file, made here or found; its journal files take their
+    mode from it when they are made."""
+
+    @event.listens_for(engine, "do_connect")
+    def _make_private(*_args: Any) -> None:
+        make_private(path)
 
 
 def configure_sqlite(engine: sa.Engine, *pragmas: str) -> None:

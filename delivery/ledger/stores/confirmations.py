@@ -9,15 +9,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
 from delivery.domain.records import Confirmed
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.dialect import array
+from delivery.ledger.sql.dialect import any_of, array
 from delivery.ledger.sql.rows import is_id
+from delivery.ledger.sql.tables import events
 from delivery.ledger.stores import audit
+from delivery.ledger.stores.digests import listed
 
 _FROM = sorted(
     state.value for state in sources(Cause.CONFIRMATION) - {State.CONFIRMED, State.EXPIRED}
@@ -56,10 +59,35 @@ class ConfirmationSql:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def confirm(self, confirmations: Sequence[Confirmation]) -> Confirmed:
+    def confirm(
+        self, confirmations: Sequence[Confirmation], *, digest_id: str | None = None
+    ) -> Confirmed:
         """See the port."""
         with self._database.write() as connection:
+            if digest_id is not None:
+                return _confirm_listed(
+                    connection, confirmations, digest_id, self._database.now(connection)
+                )
             return store_confirmations(connection, confirmations, self._database.now(connection))
+
+
+def _confirm_listed(
+    connection: Connection, confirmations: Sequence[Confirmation], digest_id: str, now: datetime
+) -> Confirmed:
+    # Locked in order of ids, as by every writer of many events: none is replayed meanwhile.
+    given = [one.event_id for one in confirmations if is_id(one.event_id)]
+    connection.execute(
+        sa.select(events.c.id)
+        .where(any_of(events.c.id, given))
+        .order_by(events.c.id)
+        .with_for_update()
+    ).all()
+    present = set(listed(connection, digest_id))
+    answer = store_confirmations(
+        connection, [one for one in confirmations if one.event_id in present], now
+    )
+    stale = [one.event_id for one in confirmations if one.event_id not in present]
+    return Confirmed(answer.confirmed, (*answer.unknown, *stale))
 
 
 def store_confirmations(

@@ -81,11 +81,17 @@ def _unknown_attempts(channel: str) -> sa.ScalarSelect[int]:
 
 def listed(connection: Connection, digest_id: str) -> tuple[str, ...]:
     """The ids in a digest's message, in order of their attempts, without those of failed attempts,
-    which were never sent (unless a receipt reported the failure). A retry has the same link and
-    lists the earlier members and new ones."""
+    which were never sent (unless a receipt reported the failure), and without events that were
+    started anew since. A retry has the same link and lists the earlier members and new ones."""
     first = sa.func.min(attempts.c.id)
     wanted = (
         sa.select(attempts.c.event_id)
+        .join(
+            events,
+            sa.and_(
+                events.c.id == attempts.c.event_id, events.c.generation == attempts.c.generation
+            ),
+        )
         .where(
             attempts.c.digest_id == digest_id,
             sa.or_(attempts.c.outcome.in_(MAY_BE_OUT), attempts.c.receipt.isnot(None)),
