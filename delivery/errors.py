@@ -22,7 +22,7 @@
     ├ LedgerError             temporary  the ledger cannot do what was asked
     │ ├ LedgerUnavailable     temporary  the database cannot be reached now
     │ │ └ LedgerReadOnly      temporary  it answers and takes no writes: a standby, or read-only
-    │ └ SpoolFull             temporary  the spool is at its size limit; nothing was accepted
+    │ └ SpoolFull             temporary  the spool or its disk is full; nothing was accepted
     ├ LinkInvalid             caller     the link is malformed, forged or for another purpose
     │ └ LinkExpired           caller     the link was valid and has expired
     ├ RemoteError             by status  the HTTP API refused; ``status``, ``problem``
@@ -223,7 +223,7 @@ class LedgerReadOnly(LedgerUnavailable):
 
 
 class SpoolFull(LedgerError):
-    """The spool is at its size limit; events are refused until it is drained."""
+    """The spool or its disk is full; events are refused until it is drained."""
 
 
 class LinkInvalid(DeliveryError):

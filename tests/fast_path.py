@@ -137,6 +137,7 @@ class MemoryJournal:
         self.flushes = 0
         self.backlog = 0
         self.refusal: str | None = None
+        self.set_aside = 0
 
     @property
     def confirmed(self) -> list[str]:

@@ -27,6 +27,7 @@ class Figures:
     alerts: Sequence[AlertGroup]
     malformed_requests: int = 0
     log_records_lost: int = 0
+    set_aside: int = 0
 
 
 def render(figures: Figures) -> str:
@@ -43,6 +44,11 @@ def render(figures: Figures) -> str:
             "delivery_journal_backlog",
             "Events of this node that wait for their commit.",
             [(node, figures.backlog)],
+        ),
+        *_gauge(
+            "delivery_spool_set_aside_events",
+            "Accepted events on this node's disk that no process will record by itself.",
+            [(node, figures.set_aside)],
         ),
         *_gauge(
             "delivery_ledger_up",

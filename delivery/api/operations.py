@@ -165,6 +165,8 @@ class OperationsApi:
         backlog = self._journal.backlog
         if backlog > HIGH_BACKLOG and not refusal:
             reasons.append(f"{backlog} events wait for their commit")
+        if self._journal.set_aside:
+            reasons.append(f"{self._journal.set_aside} accepted events are set aside in the spool")
         body = {
             "status": "not ready" if refusals else "ready",
             "node": self._node,
@@ -188,5 +190,6 @@ class OperationsApi:
             alerts=snapshot.alerts if snapshot else [],
             malformed_requests=self._malformed_requests,
             log_records_lost=records_lost(),
+            set_aside=self._journal.set_aside,
         )
         return web.Response(body=render(figures).encode(), headers={"Content-Type": CONTENT_TYPE})

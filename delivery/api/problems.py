@@ -150,8 +150,8 @@ KINDS: Mapping[str, Kind] = {
     "spool-full": Kind(
         503,
         "The local spool is full",
-        "The ledger has been away for long. Nothing was accepted; repeat after the seconds in "
-        "Retry-After.",
+        "The ledger is away, and the spool or its disk is full. Nothing was accepted; repeat after "
+        "the seconds in Retry-After.",
     ),
     "keys-unavailable": Kind(
         503,

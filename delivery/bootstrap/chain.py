@@ -24,6 +24,7 @@ from delivery.domain.policy import Policies
 from delivery.domain.ports import Resend
 from delivery.domain.records import Entry
 from delivery.domain.stores import Ledger
+from delivery.ledger.journal.division import Division
 from delivery.ledger.journal.spool import adopt_orphans
 from delivery.tasks.app import check_limits, is_rabbitmq, make_app
 from delivery.tasks.dead_mans_switch import DeadMansSwitch, WatchedSweeper
@@ -120,8 +121,11 @@ def _time_limits(settings: Settings) -> TimeLimits:
 def drain_orphans(settings: Settings, ledger: Ledger) -> None:
     """Commit the spools that dead processes of this machine left."""
 
-    def commit(entries: Sequence[Entry], confirmations: Sequence[Confirmation]) -> None:
-        ledger.recording.commit(entries, confirmations, drained=True)
+    division = Division(ledger)
+
+    def commit(entries: Sequence[Entry], confirmations: Sequence[Confirmation]) -> Sequence[Entry]:
+        refused, _ = division.drain(entries, confirmations)
+        return refused
 
     directory = settings.data_dir / "spool"
     if directory.is_dir():

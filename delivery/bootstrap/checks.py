@@ -28,6 +28,7 @@ from delivery.config import (
     unknown_variables,
 )
 from delivery.errors import ConfigError, DeliveryError, LedgerReadOnly
+from delivery.ledger.journal.spool_file import look_aside
 
 TIMEOUT = 3.0
 FINDING, CONFIGURATION, UNREACHABLE = 1, 2, 3
@@ -80,7 +81,7 @@ def check_all() -> list[Finding]:
         settings = load_settings()
     except ConfigError as error:
         return [wrong("settings", error)]
-    found = [*_settings(settings), *_files(settings)]
+    found = [*_settings(settings), *_files(settings), *_spool(settings)]
     probes = _services(settings)
     with ThreadPoolExecutor(max(len(probes), 1)) as pool:
         found += pool.map(lambda probe: probe(settings), probes)
@@ -168,6 +169,22 @@ def _files(settings: Settings) -> Iterator[Finding]:
             yield warn(name, f"{path} can be written by others ({mode:03o})", f"chmod go-w {path}")
         else:
             yield ok(name, str(path))
+
+
+def _spool(settings: Settings) -> Iterator[Finding]:
+    directory = settings.data_dir / "spool"
+    if not directory.is_dir():
+        return
+    aside = look_aside(directory)
+    if aside.lines:
+        names = ", ".join(path.name for path in aside.files)
+        yield warn(
+            "spool",
+            f"{aside.lines} accepted events are set aside in {directory}: {names}",
+            "see the log for why; rename .refused to .spool to have them recorded",
+        )
+    else:
+        yield ok("spool", "no event is set aside")
 
 
 def _services(settings: Settings) -> list[Callable[[Settings], Finding]]:

@@ -265,6 +265,7 @@ class Node:
         return {
             "url": self.settings.base_url,
             "backlog": self.journal.backlog,
+            "set_aside": self.journal.set_aside,
             "performance_s": self._core.performance_age(),
         }
 

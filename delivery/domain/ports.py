@@ -67,6 +67,10 @@ class Journal(Protocol):
     def refusal(self) -> str | None:
         """Why an entry would be refused now; ``None`` while entries are accepted."""
 
+    @property
+    def set_aside(self) -> int:
+        """Accepted events on this machine that a spool could not record, and no process will."""
+
 
 class Reads(Protocol):
     """Reads of the ledger for the event loop: in threads, bounded in number, with a deadline.

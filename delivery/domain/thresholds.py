@@ -43,6 +43,7 @@ class Thresholds:
     breaker_open: Limit = field(default_factory=lambda: Limit(60.0))
     overdue: Limit = field(default_factory=lambda: Limit(60.0))
     dead_events: Limit = field(default_factory=lambda: Limit(100))
+    set_aside: Limit = field(default_factory=lambda: Limit(0))
 
 
 def breaches(
@@ -63,6 +64,7 @@ def breaches(
     fast = fast_nodes(nodes, t.performance_mode.value)
     stuck = {n: s for n, s in sorted(open_for.items()) if s >= t.breaker_open.value}
     dead = stats.states.get(State.DEAD.value, 0)
+    aside = set_aside(nodes)
     found = (
         _breach(
             "delivery_rate",
@@ -94,6 +96,13 @@ def breaches(
             "overdue", t.overdue, stats.oldest_overdue_s, stats.oldest_overdue_s > t.overdue.value
         ),
         _breach("dead_events", t.dead_events, dead, dead > t.dead_events.value),
+        _breach(
+            "set_aside",
+            t.set_aside,
+            sum(aside.values()),
+            sum(aside.values()) > t.set_aside.value,
+            tuple(aside),
+        ),
     )
     return tuple(condition for condition in found if condition is not None)
 
@@ -134,6 +143,12 @@ def fast_nodes(nodes: Sequence[NodeInfo], within: float) -> dict[str, float]:
     }
 
 
+def set_aside(nodes: Sequence[NodeInfo]) -> dict[str, int]:
+    """Spooled records that no process will commit by itself, for nodes that have some."""
+    counts = {node.node: node.info.get("set_aside") for node in nodes}
+    return {name: n for name, n in sorted(counts.items()) if isinstance(n, int) and n > 0}
+
+
 def broken(stats: Stats) -> list[str]:
     """Channels whose breaker is not closed; a half-open one counts too, until it closes."""
     return sorted(n for n, c in stats.channels.items() if c.breaker != BreakerState.CLOSED)
@@ -154,6 +169,7 @@ CONDITIONS = (
     "breaker_open",
     "overdue",
     "dead_events",
+    "set_aside",
 )
 """Names of the conditions, in the order of the file."""
 _KEYS: dict[str, tuple[str, float]] = {
@@ -163,6 +179,7 @@ _KEYS: dict[str, tuple[str, float]] = {
     "breaker_open": ("over", MAX_SECONDS),
     "overdue": ("over", MAX_SECONDS),
     "dead_events": ("over", 1e9),
+    "set_aside": ("over", 1e9),
 }
 """Per condition: the key of its limit, and the largest value allowed."""
 

@@ -17,6 +17,7 @@ const CONDITIONS = {
   breaker_open: ["All channels work", "A breaker stays open"],
   overdue: ["Nothing waits", "What is due waits for workers"],
   dead_events: ["Few events are dead", "Many events are dead"],
+  set_aside: ["No event is set aside", "Accepted events are set aside"],
 };
 const EXPECTED = ["state", "user_id", "run_id", "type", "id"];
 

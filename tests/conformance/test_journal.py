@@ -295,6 +295,11 @@ async def test_a_spooled_event_that_cannot_be_recorded_is_set_aside_and_the_rest
     await until(drained)
     await until(kept)  # written after the rest was committed
 
+    async def told() -> bool:
+        return journal.set_aside == 1
+
+    await until(told)
+
 
 async def test_a_full_buffer_refuses_at_once(ledger: SqlLedger) -> None:
     journal = JournalThread(ledger, max_pending=2)  # not started: nothing leaves the buffer

@@ -140,6 +140,7 @@ class Journal:
     def __init__(self) -> None:
         self.backlog = 0
         self.refusal: str | None = None
+        self.set_aside = 0
         self.on_flush: Callable[[], object] = lambda: None
 
     async def flush(self, timeout: float = 10.0) -> None:

@@ -590,6 +590,15 @@ async def test_a_gateway_is_not_ready_while_it_cannot_accept(client: Client, wor
     assert (await client.get("/healthz")).status == 200
 
 
+async def test_accepted_events_that_are_set_aside_are_shown(client: Client, world: World) -> None:
+    world.journal.set_aside = 3
+    answer = await client.get("/readyz")
+    assert answer.status == 200
+    assert (await answer.json())["reasons"] == ["3 accepted events are set aside in the spool"]
+    text = await (await client.get("/metrics")).text()
+    assert re.search(r"^delivery_spool_set_aside_events\{.*\} 3$", text, re.MULTILINE)
+
+
 async def test_metrics_are_prometheus_text_and_need_no_ledger(
     serve: Callable[..., Any], world: World
 ) -> None:

@@ -16,8 +16,10 @@ from delivery.domain.lifecycle import Confirmation
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.domain.stores import Ledger
 from delivery.errors import DeliveryError, LedgerError, LedgerUnavailable
+from delivery.ledger.journal.division import Answer, Division, halves
 from delivery.ledger.journal.gathering import Batch
 from delivery.ledger.journal.spool import Spool
+from delivery.ledger.journal.spool_file import look_aside
 
 KEEP_UNMATCHED = 60.0
 """Seconds for which a confirmation without an event is kept."""
@@ -132,8 +134,6 @@ logger = logging.getLogger(__name__)
 
 ADOPT_EVERY = 5.0
 
-Answer = Receipted | Exception
-
 
 class _StillAway(LedgerUnavailable):
     """The ledger was away at the last try, and no ping has succeeded since."""
@@ -144,17 +144,20 @@ class Committer:
 
     Attributes:
         commits: batches that reached the ledger.
+        set_aside: lines that the spools of this machine could not record, as of the last upkeep.
     """
 
     def __init__(self, ledger: Ledger, spool: Spool | None) -> None:
         self._ledger = ledger
         self._spool = spool
+        self._division = Division(ledger)
         self._outage = Outage(lambda: ledger.ping())
         self._unmatched = UnmatchedConfirmations()
         self._adopt_at = 0.0
         self._logged_reason: str | None = None
         self._refused: str | None = None  # why the spool refused the last batch; None if it took it
         self.commits = 0
+        self.set_aside = 0
 
     @property
     def is_ledger_up(self) -> bool:
@@ -191,7 +194,9 @@ class Committer:
             self._offer_unmatched_confirmations()
             if self._spool is not None and self.is_upkeep_due:
                 self._adopt_at = time.monotonic() + ADOPT_EVERY
-                self._spool.adopt(self._drained)
+                self.set_aside = look_aside(self._spool.directory).lines
+                if self._spool.adopt(self._drained):
+                    self.set_aside = look_aside(self._spool.directory).lines
         except DeliveryError as error:
             logger.debug("spool cannot be drained yet: %s", error)
         except Exception:
@@ -207,14 +212,38 @@ class Committer:
         try:
             self._drain()
             answers = self._record(entries, batch.confirmations)
-            self._offer_unmatched_confirmations()
-            for reason, ids in batch.hand_overs.items():
-                self._ledger.operations.hand_over(ids, reason)
         except LedgerUnavailable as error:
             return self._to_spool(entries, batch.confirmations, error)
+        left = [n for n, one in enumerate(answers) if isinstance(one, LedgerUnavailable)]
+        if left:
+            return self._spool_rest(entries, answers, left)
         self._outage.worked()
         self.commits += 1
+        self._commit_rest(batch)
         return answers
+
+    def _spool_rest(
+        self, entries: Sequence[Entry], answers: Sequence[Answer], left: Sequence[int]
+    ) -> Sequence[Answer]:
+        """Spool the entries of a divided batch that the ledger did not answer, and no other one:
+        the spool may refuse, and what is recorded must not be answered as refused."""
+        found = list(answers)
+        error = LedgerUnavailable(str(found[left[0]]))
+        spooled = self._to_spool([entries[n] for n in left], (), error)
+        for n, answer in zip(left, spooled, strict=True):
+            found[n] = answer
+        return found
+
+    def _commit_rest(self, batch: Batch) -> None:
+        """Write what must not fail the entries, which are recorded. A hand-over that is lost with
+        the ledger is made up for by its event's due time."""
+        try:
+            self._offer_unmatched_confirmations()
+            for reason, ids in batch.hand_overs.items():
+                self._division.hand_over(ids, reason)
+        except LedgerUnavailable as error:
+            self._outage.failed()
+            logger.warning("hand-overs wait for their due time: %s", error)
 
     def _drain(self) -> None:
         """Drain the spool before a new batch: the order of a run and its ids depend on it."""
@@ -225,55 +254,24 @@ class Committer:
         drained = self._spool.drain(self._drained)
         self._outage.worked()
         self._logged_reason = None
+        self.set_aside = look_aside(self._spool.directory).lines
         logger.warning("the ledger is back: drained %d events from the spool", drained)
 
-    def _drained(self, entries: Sequence[Entry], confirmations: Sequence[Confirmation]) -> None:
-        """Commit a page of a spool, and set aside entries that the ledger refuses for good."""
-        answers = self._record(entries, confirmations, drained=True)
-        refused = [
-            entry
-            for entry, answer in zip(entries, answers, strict=True)
-            if isinstance(answer, Exception)
-        ]
-        if refused and self._spool is not None:
-            self._spool.set_aside(refused)
+    def _drained(
+        self, entries: Sequence[Entry], confirmations: Sequence[Confirmation]
+    ) -> Sequence[Entry]:
+        """Commit a page of a spool; returns the entries that the ledger refuses for good."""
+        refused, missed = self._division.drain(entries, confirmations)
+        self._unmatched.settle((), missed)
+        return refused
 
     def _record(
         self,
         entries: Sequence[Entry],
         confirmations: Sequence[Confirmation],
-        *,
-        drained: bool = False,
-    ) -> list[Answer]:
-        """Commit as one; when the batch is refused, one by one, to isolate the entry at fault."""
-        if not entries and not confirmations:
-            return []
-        missed: list[Confirmation] = []
-        try:
-            answers: list[Answer] = list(
-                self._ledger.recording.commit(
-                    entries, confirmations, drained=drained, missed=missed
-                )
-            )
-            self._unmatched.settle((), missed)
-            return answers
-        except LedgerUnavailable:
-            raise
-        except Exception:
-            logger.exception(
-                "ledger refused a batch of %d events; committing one by one", len(entries)
-            )
-        answers = []
-        for entry in entries:
-            try:
-                answers.extend(self._ledger.recording.commit([entry], drained=drained))
-            except LedgerUnavailable:
-                raise
-            except Exception as error:
-                logger.exception("event %s cannot be recorded", entry.event.id)
-                answers.append(error)
-        if confirmations:
-            self._ledger.confirmations.confirm(confirmations)
+    ) -> Sequence[Answer]:
+        answers, missed = self._division.record(entries, confirmations)
+        self._unmatched.settle((), missed)
         return answers
 
     def _offer_unmatched_confirmations(self) -> None:
@@ -281,10 +279,7 @@ class Committer:
         meanwhile."""
         due = self._unmatched.due()
         if due:
-            unknown = set(self._ledger.confirmations.confirm(due).unknown)
-            self._unmatched.settle(
-                due, [confirmation for confirmation in due if confirmation.event_id in unknown]
-            )
+            self._unmatched.settle(due, self._division.confirm(due))
 
     def _to_spool(
         self,
@@ -298,11 +293,37 @@ class Committer:
             self._logged_reason = str(error)
             logger.error("%s; events go to the spool until it is back", error)
         self._outage.failed()
+        return self._spooled(self._spool, entries, confirmations)
+
+    def _spooled(
+        self, spool: Spool, entries: Sequence[Entry], confirmations: Sequence[Confirmation]
+    ) -> Sequence[Answer]:
         try:
-            self._spool.append(entries, confirmations)
-        except LedgerError as refused:
-            logger.error("spool refused %d events: %s", len(entries), refused)
-            self._refused = str(refused)
-            return [refused] * len(entries)
+            spool.append(entries, confirmations)
+        except LedgerError as error:
+            logger.error("spool refused %d events: %s", len(entries), error)
+            self._refused = str(error)
+            self._unmatched.settle((), confirmations)
+            return [error] * len(entries)
+        except Exception as error:
+            return self._spooled_divided(spool, entries, confirmations, error)
         self._refused = None
         return [Receipted(entry.event.id, Recorded.NEW, entry.event.seq) for entry in entries]
+
+    def _spooled_divided(
+        self,
+        spool: Spool,
+        entries: Sequence[Entry],
+        confirmations: Sequence[Confirmation],
+        error: Exception,
+    ) -> Sequence[Answer]:
+        """Spool a batch with a record that cannot be encoded: only that one is refused."""
+        if len(entries) + len(confirmations) == 1:
+            logger.error("a record cannot be spooled", exc_info=error)
+            return [error] * len(entries)
+        answers: list[Answer] = []
+        for part in halves(entries):
+            answers += self._spooled(spool, part, ())
+        for rest in halves(confirmations):
+            self._spooled(spool, (), rest)
+        return answers

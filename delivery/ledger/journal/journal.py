@@ -18,7 +18,8 @@ from delivery.domain.ports import Answered
 from delivery.domain.records import Entry
 from delivery.domain.stores import Ledger
 from delivery.errors import LedgerUnavailable, Overloaded
-from delivery.ledger.journal.committing import RETRY, Answer, Committer
+from delivery.ledger.journal.committing import RETRY, Committer
+from delivery.ledger.journal.division import Answer
 from delivery.ledger.journal.gathering import Batch, Gathering
 from delivery.ledger.journal.spool import Spool
 
@@ -116,6 +117,11 @@ class JournalThread:
         if self.backlog >= self._max_pending:
             return f"{self.backlog} events wait to be committed"
         return self._committer.refusal
+
+    @property
+    def set_aside(self) -> int:
+        """See the port."""
+        return self._committer.set_aside
 
     def submit(self, entry: Entry, answered: Answered) -> None:
         """See the port."""

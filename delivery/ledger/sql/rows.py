@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
+from delivery.domain.foreign_text import without_surrogates
 from delivery.domain.lifecycle import Attempt, Outcome, State
 from delivery.domain.receipts import ReceiptRow, Suppress, Suppression
 from delivery.domain.records import ConfirmationRow, Digest, NodeInfo, Stored
@@ -29,8 +30,11 @@ AnyRow = sa.Row[*tuple[Any, ...]]
 
 
 def dump(value: Any) -> str:
-    """A value as the text of a JSON column."""
-    return msgspec.json.encode(value).decode()
+    """A value as the text of a JSON column, with U+FFFD for what has no UTF-8 form."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        return msgspec.json.encode(without_surrogates(msgspec.to_builtins(value))).decode()
 
 
 def raw_text(item: Event) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
+from delivery.domain.foreign_text import storable
+
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -40,6 +42,28 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
+class ForeignText(sa.types.TypeDecorator[str]):
+    """Text of providers and clients: what no database takes becomes U+FFFD. An outcome is recorded
+    whatever text comes with it, on both databases alike."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else storable(value)
+
+
+class ForeignName(sa.types.TypeDecorator[str]):
+    """The same of limited length; what is longer is cut."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else storable(value, MAX_FOREIGN_NAME)
+
+
+MAX_FOREIGN_NAME = 255
 Id = sa.Uuid(as_uuid=False).with_variant(sa.String(36), "sqlite")
 Name = sa.String(128)
 Big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -123,8 +147,8 @@ attempts = sa.Table(
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("outcome", sa.String(16), nullable=False),
     sa.Column("retryable", sa.Boolean, nullable=False, server_default=sa.true()),
-    sa.Column("error", sa.Text),
-    sa.Column("provider_id", sa.String(255)),
+    sa.Column("error", ForeignText),
+    sa.Column("provider_id", ForeignName(MAX_FOREIGN_NAME)),
     sa.Column("digest_id", Id),
     sa.Column("token", Big, nullable=False, server_default="0"),
     sa.Column("retry_after_ms", sa.Integer),
@@ -147,8 +171,8 @@ confirmations = sa.Table(
     metadata,
     sa.Column("event_id", Id, primary_key=True),
     sa.Column("channel", sa.String(16), primary_key=True),
-    sa.Column("by", sa.String(255), primary_key=True),
-    sa.Column("evidence", sa.String(255), primary_key=True),
+    sa.Column("by", ForeignName(MAX_FOREIGN_NAME), primary_key=True),
+    sa.Column("evidence", ForeignName(MAX_FOREIGN_NAME), primary_key=True),
     _created("at"),
 )
 
@@ -165,8 +189,8 @@ digests = sa.Table(
     sa.Column("due_at", UtcDateTime()),
     sa.Column("number", sa.Integer, nullable=False, server_default="0"),
     sa.Column("message_id", sa.String(255), nullable=False),
-    sa.Column("provider_id", sa.String(255)),
-    sa.Column("error", sa.Text),
+    sa.Column("provider_id", ForeignName(MAX_FOREIGN_NAME)),
+    sa.Column("error", ForeignText),
     sa.Column("token", Big, nullable=False, server_default="0"),
     sa.Column("claimed_until", UtcDateTime()),
     _created("created_at"),

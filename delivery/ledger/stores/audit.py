@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.event import EventClass, format_instant
+from delivery.domain.foreign_text import storable
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import SEALER, try_lock
@@ -81,7 +82,9 @@ def _append(connection: Connection, entries: Sequence[AuditRow]) -> None:
                 "kind": entry.kind,
                 "event_id": entry.event_id,
                 "user_id": entry.user_id,
-                "facts": json.dumps(dict(entry.facts), sort_keys=True, ensure_ascii=False),
+                "facts": storable(
+                    json.dumps(dict(entry.facts), sort_keys=True, ensure_ascii=False)
+                ),
             }
             for entry in entries
         ],

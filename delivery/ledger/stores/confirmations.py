@@ -9,16 +9,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from delivery.domain.foreign_text import is_storable, storable
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
 from delivery.domain.records import Confirmed
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, array
 from delivery.ledger.sql.rows import is_id
-from delivery.ledger.sql.tables import events
+from delivery.ledger.sql.tables import MAX_FOREIGN_NAME, events
 from delivery.ledger.stores import audit
 from delivery.ledger.stores.digests import listed
 
@@ -94,7 +96,8 @@ def store_confirmations(
     connection: Connection, confirmations: Sequence[Confirmation], now: datetime
 ) -> Confirmed:
     """See the port ``ConfirmationStore.confirm``; inside the caller's transaction."""
-    named = [confirmation for confirmation in confirmations if is_id(confirmation.event_id)]
+    confirmations = as_stored(confirmations)
+    named = [p for p in confirmations if is_id(p.event_id) and is_storable(p.user_id)]
     found = {row[0]: row for row in _confirm_one(connection, named, now)} if named else {}
     valid: list[Confirmation] = []
     unknown: list[str] = []
@@ -111,6 +114,25 @@ def store_confirmations(
     ids = dict.fromkeys(confirmation.event_id for confirmation in valid)
     confirmed = [i for i in ids if found[i][2] != State.EXPIRED.value]
     return Confirmed(tuple(confirmed), tuple(unknown))
+
+
+def as_stored(confirmations: Sequence[Confirmation]) -> Sequence[Confirmation]:
+    """The confirmations as the columns hold them; their names are clients' and providers' texts."""
+    if all(
+        p.by.isprintable()
+        and p.evidence.isprintable()
+        and len(p.by) <= MAX_FOREIGN_NAME >= len(p.evidence)
+        for p in confirmations
+    ):
+        return confirmations
+    return [
+        msgspec.structs.replace(
+            p,
+            by=storable(p.by, MAX_FOREIGN_NAME),
+            evidence=storable(p.evidence, MAX_FOREIGN_NAME),
+        )
+        for p in confirmations
+    ]
 
 
 def _confirm_one(

@@ -29,7 +29,7 @@ from delivery.ledger.sql.rows import EVENT_COLUMNS, attempt_values, dump, raw_te
 from delivery.ledger.sql.rows import event as event_of
 from delivery.ledger.sql.tables import events
 from delivery.ledger.stores import audit
-from delivery.ledger.stores.confirmations import store_confirmations
+from delivery.ledger.stores.confirmations import as_stored, store_confirmations
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +218,7 @@ def _insert(
     if pushes:
         bulk.insert_attempts(connection, pushes)
     if confirmations:
-        bulk.insert_confirmations(connection, confirmations, now)
+        bulk.insert_confirmations(connection, as_stored(confirmations), now)
     audit.record(connection, "accepted", now, audited)
 
 

@@ -75,6 +75,14 @@ def test_nodes_in_performance_mode_are_named_while_it_is_recent() -> None:
     assert found(figures(), nodes=nodes) == [Condition("performance_mode", 5.0, 60.0, ("a", "d"))]
 
 
+def test_one_accepted_event_that_is_set_aside_is_enough() -> None:
+    nodes = [
+        NodeInfo(name, "gateway", AT, AT, 0, {"set_aside": count})
+        for name, count in (("a", 0), ("b", 2), ("c", "x"), ("d", None))
+    ]
+    assert found(figures(), nodes=nodes) == [Condition("set_aside", 2.0, 0.0, ("b",))]
+
+
 def test_a_breaker_counts_once_it_has_not_closed_for_long_enough() -> None:
     assert found(figures(), open_for={"sms": 59.9}) == []
     stuck = found(figures(), open_for={"sms": 60.0, "email": 90.0, "alert": 1.0})

@@ -111,7 +111,7 @@ def test_a_damaged_line_is_set_aside_for_an_operator(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"n":1', b'"n":9'))
     assert adopt_orphans(tmp_path, ledger.commit) == 1
     assert ledger.seen == ["entry 2"]
-    assert b'"n":9' in path.with_suffix(".corrupt").read_bytes()
+    assert b'"n":9' in path.with_name(f"{path.stem}-aside.corrupt").read_bytes()
 
 
 def test_the_file_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
