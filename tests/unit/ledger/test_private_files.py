@@ -54,7 +54,7 @@ def test_a_database_of_the_release_before_becomes_private(folder: Path) -> None:
 def test_spooled_events_are_private(folder: Path) -> None:
     spool = Spool(folder / "spool", "n1")
     spool.append([make_entry()])
-    spool.set_aside([make_entry()])
+    spool.drain(lambda entries, confirmations: entries)  # refused, and set aside
     assert len(modes(folder)) == 2
     assert set(modes(folder).values()) == {0o600}
     assert stat.S_IMODE((folder / "spool").stat().st_mode) == 0o700
