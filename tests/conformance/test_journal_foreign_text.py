@@ -125,8 +125,8 @@ async def test_a_reason_or_a_name_that_no_database_takes_fails_no_event(
     assert error.startswith("nack: ")
     assert "\ufffd" in error
     assert "\x00" not in error
-    [proof] = ledger.events.get(confirmed.event.id).confirmations  # type: ignore[union-attr]
-    assert "\ufffd" in proof.by
+    [kept] = ledger.events.get(confirmed.event.id).confirmations  # type: ignore[union-attr]
+    assert "\ufffd" in kept.by
 
 
 @pytest.mark.parametrize("text", BAD)
