@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from delivery.bootstrap.transports import (
     make_alerts,
+    make_elsewhere,
     make_links,
     make_renderer,
     make_transports,
@@ -95,6 +96,7 @@ def make_chain(
         ledger=ledger,
         policies=policies,
         transports=make_transports(settings, renderer),
+        elsewhere=make_elsewhere(settings),
         alerts=alerts,
         resend=resend,
         queue_copy=queue_copy,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +19,18 @@ from delivery.bootstrap.chain import check_order, make_celery
 from delivery.bootstrap.ledger import SQLITE_FILE, database_url, require_writable, revisions
 from delivery.config import (
     Settings,
+    duties,
     load_policies,
     load_settings,
     load_thresholds,
+    needs,
+    refuse_development_secrets,
     require_services,
     require_trust,
     secret,
     unknown_variables,
 )
+from delivery.config.needs import FLOWER
 from delivery.errors import ConfigError, DeliveryError, LedgerReadOnly
 from delivery.ledger.journal.spool_file import look_aside
 
@@ -75,24 +79,32 @@ def wrong(what: str, error: ConfigError) -> Finding:
     return Finding(what, "fail", str(error), "see left", CONFIGURATION)
 
 
-def check_all() -> list[Finding]:
-    """Run every check, services side by side, each within a few seconds."""
+def check_all(kind: str | None = None, queues: Sequence[str] = ()) -> list[Finding]:
+    """Run every check, services side by side, each within a few seconds.
+
+    Args:
+        kind: also check the secrets of this kind of process; see ``duties``.
+        queues: a worker's; all if empty.
+    """
     try:
         settings = load_settings()
+        of = None if kind is None else duties(kind, queues)
     except ConfigError as error:
         return [wrong("settings", error)]
-    found = [*_settings(settings), *_files(settings), *_spool(settings)]
+    found = [*_settings(settings, of), *_files(settings), *_spool(settings)]
     probes = _services(settings)
+    if kind == FLOWER:
+        probes.remove(_database)
     with ThreadPoolExecutor(max(len(probes), 1)) as pool:
         found += pool.map(lambda probe: probe(settings), probes)
     return found
 
 
-def _settings(settings: Settings) -> Iterator[Finding]:
+def _settings(settings: Settings, of: frozenset[str] | None) -> Iterator[Finding]:
     misspelt = unknown_variables()
     if misspelt:
         yield warn("environment", f"unknown: {', '.join(misspelt)}", "correct or unset them")
-    yield _trust(settings)
+    yield from (_trust(settings),) if of is None else _secrets(settings, of)
     try:
         steps = load_policies(settings)
         yield ok("policies", f"{len(steps.by_type)} types in {len(steps.classes)} classes")
@@ -126,6 +138,23 @@ def _trust(settings: Settings) -> Finding:
     if settings.jwks_url and urlsplit(settings.jwks_url).scheme != "https":
         return warn("tokens", "keys are fetched over plain http", "use https in DELIVERY_JWKS_URL")
     return ok("tokens", "JWKS" if settings.jwks_url else "HS256 secret of good length")
+
+
+def _secrets(settings: Settings, of: frozenset[str]) -> Iterator[Finding]:
+    """Secrets by need: what this kind of process lacks, and what it has and does not use."""
+    try:
+        refuse_development_secrets(settings)
+    except ConfigError as error:
+        yield wrong("secrets", error)
+    found = list(needs(settings, of))
+    for need in found:
+        if need.is_missing:
+            missing = f"{need.setting} is missing"
+            yield Finding("secrets", "fail", missing, need.why, CONFIGURATION)
+        else:
+            yield warn("secrets", f"{need.setting} is not needed", f"take it away: {need.why}")
+    if not found:
+        yield ok("secrets", "those that this process needs, and no others")
 
 
 def _address(settings: Settings) -> Finding:

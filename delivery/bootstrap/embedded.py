@@ -96,6 +96,8 @@ class Embedded:
         found: dict[str, Any] = {}
         if settings.jwt_secret is None and settings.jwks_url is None:
             found["jwt_secret"] = SecretStr(development_secret(settings.data_dir))
+        elif settings.link_secrets[0] is None:
+            found["link_secret"] = SecretStr(development_secret(settings.data_dir))
         if settings.smtp_url is None:
             mail = MailSink(inbox=self.inbox)
             mail.start()

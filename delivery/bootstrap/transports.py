@@ -11,17 +11,18 @@ from delivery.config import Settings, secret
 from delivery.domain.channels import Channel
 from delivery.domain.ports import Transport
 from delivery.links import LinkSigner
+from delivery.tasks.executor import Reachable
 from delivery.transports.alert import AlertReceivers
-from delivery.transports.email import EmailTransport
+from delivery.transports.email import EmailTransport, unreachable_by_mail
 from delivery.transports.push import PushTransport
 from delivery.transports.render import Renderer
-from delivery.transports.sms import SmsTransport
+from delivery.transports.sms import SmsTransport, unreachable_by_text
 
 
 def make_links(settings: Settings) -> LinkSigner:
     """The signer of links; without a secret no link is mailed, and a random key does."""
-    own = secret(settings.jwt_secret) or secrets.token_hex(32)
-    return LinkSigner(own, secret(settings.jwt_secret_previous), settings.base_url)
+    own, previous = settings.link_secrets
+    return LinkSigner(own or secrets.token_hex(32), previous, settings.base_url)
 
 
 def make_renderer(settings: Settings) -> Renderer:
@@ -45,6 +46,15 @@ def make_transports(settings: Settings, renderer: Renderer) -> dict[str, Transpo
             status_callback=sms_callback(settings),
         )
     return transports
+
+
+def make_elsewhere(settings: Settings) -> dict[str, Reachable]:
+    """Channels that other workers have, with their rules for contacts."""
+    rules: dict[str, Reachable] = {
+        Channel.EMAIL: unreachable_by_mail,
+        Channel.SMS: unreachable_by_text,
+    }
+    return {name: rules[name] for name in settings.channels}
 
 
 def sms_callback(settings: Settings) -> str:

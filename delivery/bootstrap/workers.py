@@ -22,10 +22,12 @@ from delivery.bootstrap.chain import ChainParts, attach, make_celery, make_chain
 from delivery.bootstrap.ledger import database_url, require_current
 from delivery.config import (
     Settings,
+    duties,
     load_policies,
     load_thresholds,
+    refuse_development_secrets,
+    require_links,
     require_services,
-    require_trust,
 )
 from delivery.domain.policy import CHANNELS
 from delivery.errors import ConfigError
@@ -94,13 +96,19 @@ class ProcessParts:
             self._closing.close()
 
 
-def make_worker_app(settings: Settings, *, concurrency: int = 8) -> Celery:
+def make_worker_app(
+    settings: Settings, *, concurrency: int = 8, queues: Sequence[str] = ()
+) -> Celery:
     """A Celery app whose tasks open ledger and sockets in the process that runs them.
+
+    Args:
+        queues: names of channels or queues that it serves; all when empty.
 
     Raises:
         ConfigError: a setting or the policy file is wrong, or a service is not named.
     """
-    require_trust(settings)
+    refuse_development_secrets(settings)
+    require_links(settings, duties("worker", queues))
     require_services(settings)
     load_policies(settings)  # complain now, not with the first task
     load_thresholds(settings)
@@ -130,7 +138,7 @@ def run_worker(
         ready: called with the process's name once it takes tasks.
     """
     names = [_queue(name) for name in queues] or list(ALL_QUEUES)
-    app = make_worker_app(settings, concurrency=concurrency)
+    app = make_worker_app(settings, concurrency=concurrency, queues=queues)
     require_current(database_url(settings))
     node = _worker_name(settings, names if queues else ())
     worker = app.Worker(

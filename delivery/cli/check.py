@@ -14,12 +14,22 @@ from delivery.cli.output import say_json, say_table
 
 
 @click.command()
+@click.option(
+    "--for",
+    "kind",
+    type=click.Choice(["gateway", "worker", "beat", "migrate", "flower"]),
+    help="Also name the secrets that this kind of process lacks, or has and does not need.",
+)
+@click.option("--queues", default="", help="The worker's queues, comma separated; all if left out.")
 @json_option
-def check(as_json: bool) -> None:
+def check(kind: str | None, queues: str, as_json: bool) -> None:
     """List what is misconfigured, unreachable or insecure, and the mend."""
     from delivery.bootstrap.checks import check_all
 
-    findings = check_all()
+    names = [name.strip() for name in queues.split(",") if name.strip()]
+    if names and kind != "worker":
+        raise click.UsageError("--queues goes with --for worker")
+    findings = check_all(kind, names)
     problems = [finding for finding in findings if finding.level != "ok"]
     if as_json:
         say_json(

@@ -11,22 +11,29 @@ from delivery.config.checks import (
     DEV_SECRET_PREFIX,
     load_policies,
     load_thresholds,
+    refuse_development_secrets,
     require_services,
     require_trust,
     unknown_variables,
 )
+from delivery.config.needs import Need, duties, needs, require_links
 from delivery.config.settings import Settings, load_settings, log_format, secret
 from delivery.config.sources import config_file, read_toml
 
 __all__ = [
     "DEV_SECRET_PREFIX",
+    "Need",
     "Settings",
     "config_file",
+    "duties",
     "load_policies",
     "load_settings",
     "load_thresholds",
     "log_format",
+    "needs",
     "read_toml",
+    "refuse_development_secrets",
+    "require_links",
     "require_services",
     "require_trust",
     "secret",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from delivery import resources
+from delivery.config.needs import GATEWAY, require_links
 from delivery.config.settings import Settings, secret
 from delivery.config.sources import PREFIX, names_of, read_toml, secrets_of
 from delivery.domain.policy import Policies, parse_policies
@@ -54,26 +55,33 @@ def load_thresholds(settings: Settings) -> Thresholds:
 
 
 def require_trust(settings: Settings) -> None:
-    """Refuse to run outside of ``delivery up`` without a production secret or identity provider.
+    """Refuse to run a gateway outside of ``delivery up`` that could verify no token or link.
 
     Raises:
-        ConfigError: no setting verifies tokens, or the secret is a development secret.
+        ConfigError: no setting verifies tokens or links, or a secret is a development secret.
     """
-    values = [secret(settings.jwt_secret), secret(settings.jwt_secret_previous)]
-    if any(value and value.startswith(DEV_SECRET_PREFIX) for value in values):
-        raise ConfigError(
-            "DELIVERY_JWT_SECRET is a development secret made by `delivery up`; "
-            "make a real one with: openssl rand -hex 32"
-        )
-    if values[0] is None and settings.jwks_url is None:
+    refuse_development_secrets(settings)
+    if settings.jwt_secret is None and settings.jwks_url is None:
         raise ConfigError(
             "tokens cannot be verified: set DELIVERY_JWT_SECRET (openssl rand -hex 32) "
             "or DELIVERY_JWKS_URL"
         )
-    if values[0] is None and (settings.smtp_url or settings.sms_url):
-        raise ConfigError(
-            "DELIVERY_JWT_SECRET is missing: it also signs the links in mails and SMS"
-        )
+    require_links(settings, frozenset({GATEWAY}))
+
+
+def refuse_development_secrets(settings: Settings) -> None:
+    """Refuse the secret that ``delivery up`` makes anywhere else.
+
+    Raises:
+        ConfigError: a secret is a development secret.
+    """
+    for name in ("jwt_secret", "jwt_secret_previous", "link_secret", "link_secret_previous"):
+        value = secret(getattr(settings, name))
+        if value is not None and value.startswith(DEV_SECRET_PREFIX):
+            raise ConfigError(
+                f"{PREFIX}{name.upper()} is a development secret made by `delivery up`; "
+                "make a real one with: openssl rand -hex 32"
+            )
 
 
 def require_services(settings: Settings) -> None:

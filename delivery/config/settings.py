@@ -10,9 +10,9 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -51,12 +51,15 @@ class Settings(BaseSettings):
     claim_lease: float = Field(60.0, gt=0, allow_inf_nan=False)
     jwt_secret: SecretStr | None = None
     jwt_secret_previous: SecretStr | None = None
+    link_secret: SecretStr | None = None
+    link_secret_previous: SecretStr | None = None
     jwks_url: str | None = None
     jwt_audience: str | None = None
     jwt_issuer: str | None = None
     jwt_leeway: float = Field(30.0, ge=0, le=300, allow_inf_nan=False)
     jwt_max_ttl: float | None = Field(None, ge=60, le=MAX_SECRET_TOKEN_TTL, allow_inf_nan=False)
     scope_prefix: str = Field("", max_length=64)
+    channels: Annotated[tuple[Literal["email", "sms"], ...], NoDecode] = ()
     smtp_url: SecretStr | None = None
     mail_from: str = "delivery@localhost"
     sms_url: str | None = None
@@ -124,7 +127,7 @@ class Settings(BaseSettings):
     def _smtp(cls, value: SecretStr | None) -> SecretStr | None:
         return _scheme(value, "smtp://")
 
-    @field_validator("jwt_secret", "jwt_secret_previous")
+    @field_validator("jwt_secret", "jwt_secret_previous", "link_secret", "link_secret_previous")
     @classmethod
     def _long(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value().encode()) < MIN_SECRET_BYTES:
@@ -138,15 +141,24 @@ class Settings(BaseSettings):
     def _urls(cls, value: Any) -> Any:
         return [u for u in _URL_LIST.split(value.strip()) if u] if isinstance(value, str) else value
 
-    @field_validator("trusted_proxies", mode="before")
+    @field_validator("trusted_proxies", "channels", mode="before")
     @classmethod
-    def _proxies(cls, value: Any) -> Any:
+    def _listed(cls, value: Any) -> Any:
         return [n for n in _COMMAS.split(value.strip()) if n] if isinstance(value, str) else value
 
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(_network(text) for text in value)
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if self.link_secret is not None and self.link_secret == self.jwt_secret:
+            raise ValueError(
+                "DELIVERY_LINK_SECRET is the secret that signs tokens: "
+                "make another with: openssl rand -hex 32"
+            )
+        return self
 
     @field_validator("flower_basic_auth")
     @classmethod
@@ -189,6 +201,15 @@ class Settings(BaseSettings):
     def max_secret_token_ttl(self) -> float:
         """Seconds that a token that the secret signed may be valid."""
         return self.jwt_max_ttl or MAX_SECRET_TOKEN_TTL
+
+    @property
+    def link_secrets(self) -> tuple[str | None, str | None]:
+        """The secret that signs links and the one before it; without one of their own, those of
+        tokens."""
+        if self.link_secret is None:
+            previous = self.link_secret_previous or self.jwt_secret_previous
+            return secret(self.jwt_secret), secret(previous)
+        return secret(self.link_secret), secret(self.link_secret_previous)
 
     def secret_values(self) -> list[str]:
         """Values that the log must never show: secrets, and the passwords inside of URLs."""

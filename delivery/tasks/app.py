@@ -13,6 +13,7 @@ from celery import Celery
 from celery.schedules import schedule
 from kombu import Exchange, Queue
 
+from delivery.domain.channels import Channel
 from delivery.domain.policy import CHANNELS
 from delivery.errors import ConfigError
 
@@ -205,8 +206,10 @@ def _queues(quorum: bool) -> tuple[Queue, ...]:
 
 def _routes() -> dict[str, dict[str, str]]:
     routes = {task_name(channel): {"queue": queue_name(channel)} for channel in CHANNELS}
-    for name in (SWEEP, SEAL_AUDIT, RESOLVE_ALERTS, TRIM_MAILBOX):
+    for name in (SWEEP, SEAL_AUDIT, TRIM_MAILBOX):
         routes[name] = {"queue": MAINTENANCE_QUEUE}
+    # Only the worker of alerts knows the operators' receivers.
+    routes[RESOLVE_ALERTS] = {"queue": queue_name(Channel.ALERT)}
     return routes
 
 
@@ -217,6 +220,7 @@ def _beat_schedule() -> dict[str, dict[str, Any]]:
         RESOLVE_ALERTS: ALERT_INTERVAL,
         TRIM_MAILBOX: TRIM_INTERVAL,
     }
+    queues = _routes()
     return {
         name: {
             "task": name,
@@ -225,7 +229,7 @@ def _beat_schedule() -> dict[str, dict[str, Any]]:
             # outage of RabbitMQ only where a publish may be retried.
             "options": {
                 "expires": max(EXPIRES, seconds),
-                "queue": MAINTENANCE_QUEUE,
+                "queue": queues[name]["queue"],
                 "retry": True,
                 "retry_policy": {"max_retries": 1, "interval_start": 0.0},
             },

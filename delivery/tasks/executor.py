@@ -10,8 +10,10 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 from delivery.domain.channels import EXTERNAL, Channel
+from delivery.domain.contact import Contact
 from delivery.domain.event import Event
 from delivery.domain.fallback import (
     MAX_FAULTS,
@@ -34,7 +36,10 @@ from delivery.tasks.digests import DigestStep
 from delivery.tasks.run import Run
 from delivery.tasks.steps import DatabaseStep, DirectStep, EmergencyStep, QueueStep, StepRunner
 
-__all__ = ["Executor", "Report", "TimeLimits"]
+__all__ = ["Executor", "Reachable", "Report", "TimeLimits"]
+
+Reachable = Callable[[Contact], str | None]
+"""Why a contact cannot be reached on a channel, ``None`` if it can."""
 
 
 class Executor:
@@ -46,6 +51,8 @@ class Executor:
         publish: publishes the next channel's tasks.
         drain_spool: commits the events in this machine's spools.
         jitter: asked once per executor, to spread retries of different processes.
+        elsewhere: external channels without a transport here whose own worker has one, with why a
+            contact cannot be reached there, ``None`` if it can.
         callback_url: where providers post their status; ``None`` for nowhere.
         interruptions: errors that a worker raises in a task over its time limit.
         clock: monotonic seconds.
@@ -65,13 +72,17 @@ class Executor:
         drain_spool: Callable[[], None],
         jitter: Jitter,
         limits: TimeLimits,
+        elsewhere: Mapping[str, Reachable] = MappingProxyType({}),
         callback_url: str | None = None,
         interruptions: tuple[type[Exception], ...] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._policies = policies
-        self._transports = {name: transports[name] for name in EXTERNAL if name in transports}
+        self._transports: dict[str, Transport] = {
+            name: transports[name] for name in EXTERNAL if name in transports
+        }
+        self._elsewhere = elsewhere
         self._publish_to = publish
         self._limits = limits
         self._interruptions = interruptions
@@ -122,8 +133,10 @@ class Executor:
         return run.report
 
     def _act(self, run: Run, ready: Sequence[Work]) -> list[Work]:
+        if not ready:  # as where the channel has no transport: every event was skipped
+            return []
         runner = self._runners[run.channel]
-        return run.guarded(ready, lambda part: runner.run(run, part)) if ready else []
+        return run.guarded(ready, lambda part: runner.run(run, part))
 
     def _publish(self, report: Report) -> None:
         for name, handed in report.handed_on.items():
@@ -142,7 +155,7 @@ class Executor:
 
     def _decide(self, run: Run, work: Work, now: datetime) -> bool:
         while True:
-            decision = next_step(self._progress(work, now), work.policy, now, self._draw(work))
+            decision = next_step(self._progress(run, work, now), work.policy, now, self._draw(work))
             match decision:
                 case Step(channel, number, due_at):
                     if channel != run.channel:
@@ -159,13 +172,13 @@ class Executor:
                     run.finish(work, alerted)
                     return False
 
-    def _progress(self, work: Work, now: datetime) -> Progress:
+    def _progress(self, run: Run, work: Work, now: datetime) -> Progress:
         stored = work.claim.stored
         return Progress(
             type=stored.event.type,
             entered_at=stored.handed_over_at or stored.recorded_at,
             attempts=work.attempts,
-            unreachable=self._unreachable(work),
+            unreachable=self._unreachable(run, work),
             quiet_until=(
                 work.claim.contact.quiet_until(now)
                 if any("quiet_hours" in step.respects for step in work.policy.chain)
@@ -174,23 +187,31 @@ class Executor:
             digest_due=work.claim.digests,
         )
 
-    def _unreachable(self, work: Work) -> dict[str, str]:
+    def _unreachable(self, run: Run, work: Work) -> dict[str, str]:
         """Channel -> why it cannot reach this user, for external channels of the chain."""
         contact = work.claim.contact
         found: dict[str, str] = {}
         for step in work.policy.chain:
             if step.channel not in EXTERNAL:
                 continue
-            transport = self._transports.get(step.channel)
-            if transport is None:
+            unreachable = self._reach(run, step.channel)
+            if unreachable is None:
                 found[step.channel] = "not configured"
             elif "opt_out" in step.respects and step.channel in contact.opt_out:
                 found[step.channel] = "opted out"
             else:
-                reason = transport.unreachable(contact) or work.claim.suppressed.get(step.channel)
+                reason = unreachable(contact) or work.claim.suppressed.get(step.channel)
                 if reason:
                     found[step.channel] = reason
         return found
+
+    def _reach(self, run: Run, channel: str) -> Reachable | None:
+        """The channel's rule for contacts; ``None`` where it has no transport."""
+        transport = self._transports.get(channel)
+        if transport is not None:
+            return transport.unreachable
+        # This is the channel's own worker: there is no other that has the transport.
+        return None if channel == run.channel else self._elsewhere.get(channel)
 
     def _draw(self, work: Work) -> float:
         """The random number of an event's next decision. It follows from the history, so that a

@@ -73,13 +73,7 @@ class EmailTransport:
 
     def unreachable(self, contact: Contact) -> str | None:
         """Why this contact cannot get a mail, ``None`` if it can."""
-        if not contact.email:
-            return "no email address"
-        try:
-            mail_address(contact.email)
-        except ValueError as error:
-            return f"the email address cannot be used: {error}"
-        return None
+        return unreachable_by_mail(contact)
 
     def check(self, timeout: float) -> None:
         """Check the server; see ``Checked``."""
@@ -201,3 +195,14 @@ def _link_header(url: str) -> str:
             "the unsubscribe link cannot stand in a mail header: it must be an http(s) URL of "
             "at most 900 printable characters; check DELIVERY_PUBLIC_URL"
         ) from error
+
+
+def unreachable_by_mail(contact: Contact) -> str | None:
+    """Why a contact cannot get a mail, ``None`` if it can."""
+    if not contact.email:
+        return "no email address"
+    try:
+        mail_address(contact.email)
+    except ValueError as error:
+        return f"the email address cannot be used: {error}"
+    return None

@@ -88,7 +88,7 @@ class SmsTransport:
 
     def unreachable(self, contact: Contact) -> str | None:
         """Why this contact cannot get a text, ``None`` if it can."""
-        return None if contact.phone else "no phone number"
+        return unreachable_by_text(contact)
 
     def check(self, timeout: float) -> None:
         """Read the account, which is free of charge; see ``Checked``."""
@@ -172,3 +172,8 @@ def _json(response: httpx.Response) -> dict[str, Any]:
         logger.debug("the SMS gateway's answer %d is not JSON", response.status_code)
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def unreachable_by_text(contact: Contact) -> str | None:
+    """Why a contact cannot get a text, ``None`` if it can."""
+    return None if contact.phone else "no phone number"

@@ -240,10 +240,14 @@ class World:
     """An executor with everything around it faked."""
 
     def __init__(
-        self, policies: Policies, limits: TimeLimits | None = None, **options: Any
+        self,
+        policies: Policies,
+        limits: TimeLimits | None = None,
+        channels: Sequence[str] = ("emergency", "email", "sms"),
+        **options: Any,
     ) -> None:
         self.ledger = ChainLedger()
-        self.channels = {name: FakeChannel(name) for name in ("emergency", "email", "sms")}
+        self.channels = {name: FakeChannel(name) for name in channels}
         self.alerts = FakeAlerts()
         self.gateways = FakeGateways()
         self.queue = FakeQueue()

@@ -118,14 +118,15 @@ def test_quorum_queues_need_rabbitmq() -> None:
         make_app("redis://h", quorum_queues=True)
 
 
-def test_beat_sends_what_must_not_pile_up_to_the_maintenance_queue() -> None:
+def test_beats_messages_do_not_pile_up_and_go_where_their_secrets_are() -> None:
     entries: dict[str, Any] = make_app("memory://").conf.beat_schedule
     every = {name: entry["schedule"].run_every.total_seconds() for name, entry in entries.items()}
     assert every["delivery.sweep"] == 1.0
     assert every["delivery.seal_audit"] == 1.0
     assert every["delivery.resolve_alerts"] == 15.0
     for name, entry in entries.items():
-        assert entry["options"]["queue"] == MAINTENANCE_QUEUE
+        is_alert = name == "delivery.resolve_alerts"  # its worker knows the operators' receivers
+        assert entry["options"]["queue"] == ("delivery.alert" if is_alert else MAINTENANCE_QUEUE)
         assert every[name] <= entry["options"]["expires"]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.errors import (
@@ -476,3 +477,29 @@ def test_the_same_history_always_gets_the_same_jitter() -> None:
     world.ledger.advance(wait)
     world.run("direct", event_id)
     assert world.ledger.tries(event_id)[-1][:2] == ("direct", 2)
+
+
+def no_phone(contact: Contact) -> str | None:
+    """A rule of the worker that sends texts."""
+    return None if contact.phone else "no phone number"
+
+
+class TestChannelsOfOtherWorkers:
+    """A worker that lacks a channel's secrets leaves the step to the worker that has them."""
+
+    CHAIN = (step_on("database"), step_on("sms"), step_on("alert"))
+
+    def test_the_step_is_handed_on_and_the_user_without_an_address_is_skipped_at_once(self) -> None:
+        world = World(policies_of(*self.CHAIN), channels=(), elsewhere={"sms": no_phone})
+        has = world.ledger.add(make_event(user_id="has"))
+        lacks = world.ledger.add(make_event(user_id="lacks"), phone=None)
+        world.run("database", has, lacks)
+        assert world.ledger.step(has) == "sms"
+        assert world.ledger.step(lacks) == "alert"
+        assert ("sms", 1, "skipped") in world.ledger.tries(lacks)
+
+    def test_a_channel_that_no_worker_has_is_skipped_by_its_own(self) -> None:
+        world = World(policies_of(*self.CHAIN), channels=(), elsewhere={"sms": no_phone})
+        event_id = world.ledger.add()
+        assert world.play(event_id) == ["database", "sms", "alert"]
+        assert ("sms", 1, "skipped") in world.ledger.tries(event_id)
