@@ -19,6 +19,7 @@ from delivery.bootstrap.chain import check_order, make_celery
 from delivery.bootstrap.ledger import SQLITE_FILE, database_url, require_writable, revisions
 from delivery.config import (
     Settings,
+    audience_fault,
     duties,
     load_policies,
     load_settings,
@@ -105,6 +106,8 @@ def _settings(settings: Settings, of: frozenset[str] | None) -> Iterator[Finding
     if misspelt:
         yield warn("environment", f"unknown: {', '.join(misspelt)}", "correct or unset them")
     yield from (_trust(settings),) if of is None else _secrets(settings, of)
+    if settings.jwks_url:
+        yield _audience(settings)
     try:
         steps = load_policies(settings)
         yield ok("policies", f"{len(steps.by_type)} types in {len(steps.classes)} classes")
@@ -155,6 +158,16 @@ def _secrets(settings: Settings, of: frozenset[str]) -> Iterator[Finding]:
             yield warn("secrets", f"{need.setting} is not needed", f"take it away: {need.why}")
     if not found:
         yield ok("secrets", "those that this process needs, and no others")
+
+
+def _audience(settings: Settings) -> Finding:
+    if audience_fault(settings) is not None:
+        return warn(
+            "audience",
+            "every token of the identity provider is accepted, also one for another application",
+            "set DELIVERY_JWT_AUDIENCE to the aud of your tokens, or to * to accept all",
+        )
+    return ok("audience", settings.audience or "any, as DELIVERY_JWT_AUDIENCE=* says")
 
 
 def _address(settings: Settings) -> Finding:

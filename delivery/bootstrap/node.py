@@ -30,7 +30,7 @@ from delivery.bootstrap.ledger import database_url
 from delivery.bootstrap.transports import make_links
 from delivery.bus.in_process import LocalBus
 from delivery.bus.redis_bus import RedisBus
-from delivery.config import Settings, load_policies, load_thresholds, secret
+from delivery.config import Settings, audience_fault, load_policies, load_thresholds, secret
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import State
 from delivery.domain.ports import Bus, Inbox
@@ -237,6 +237,7 @@ class Node:
         close.push_async_callback(revoked.stop)
         self._core.start(loop)
         close.callback(self._core.close)
+        self._auth.start()
         close.push_async_callback(self._auth.close)
 
     @property
@@ -298,14 +299,17 @@ def _bus(settings: Settings, name: str) -> Bus:
 
 
 def _authenticator(settings: Settings) -> Authenticator:
+    if fault := audience_fault(settings):
+        logger.warning("%s", fault)
     return Authenticator(
         secret(settings.jwt_secret),
         secret(settings.jwt_secret_previous),
         settings.jwks_url,
-        settings.jwt_audience,
+        settings.audience,
         settings.jwt_issuer,
         settings.jwt_leeway,
         scope_prefix=settings.scope_prefix,
+        jwks_keep_for=settings.jwks_max_age,
         max_ttl=settings.max_token_ttl,
         max_secret_ttl=settings.max_secret_token_ttl,
     )

@@ -39,7 +39,7 @@ def issue(
         subject,
         scope=None if scopes is None else " ".join(scopes),
         ttl=ttl,
-        audience=settings.jwt_audience,
+        audience=settings.audience,
         scope_prefix=settings.scope_prefix,
         issuer=settings.jwt_issuer,
     )

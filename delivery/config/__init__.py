@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from delivery.config.checks import (
     DEV_SECRET_PREFIX,
+    audience_fault,
     load_policies,
     load_thresholds,
     refuse_development_secrets,
@@ -24,6 +25,7 @@ __all__ = [
     "DEV_SECRET_PREFIX",
     "Need",
     "Settings",
+    "audience_fault",
     "config_file",
     "duties",
     "load_policies",

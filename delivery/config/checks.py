@@ -84,6 +84,18 @@ def refuse_development_secrets(settings: Settings) -> None:
             )
 
 
+def audience_fault(settings: Settings) -> str | None:
+    """Why tokens that are not meant for this service would be accepted; ``None`` if they are not,
+    or if that is wanted."""
+    if settings.jwks_url is None or settings.jwt_audience is not None:
+        return None
+    return (
+        "DELIVERY_JWT_AUDIENCE is not set: every token of the identity provider is accepted, also "
+        "one for another application; set it to what your tokens carry in aud, or to * to accept "
+        "all. 0.3.0 refuses to start without it"
+    )
+
+
 def require_services(settings: Settings) -> None:
     """Refuse to run one process of a cluster without the database and the broker.
 

@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     link_secret: SecretStr | None = None
     link_secret_previous: SecretStr | None = None
     jwks_url: str | None = None
+    jwks_max_age: float = Field(3_600.0, ge=10, le=7 * 86_400.0, allow_inf_nan=False)
     jwt_audience: str | None = None
     jwt_issuer: str | None = None
     jwt_leeway: float = Field(30.0, ge=0, le=300, allow_inf_nan=False)
@@ -191,6 +192,11 @@ class Settings(BaseSettings):
         host = f"[{self.host}]" if ":" in self.host else self.host
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104
         return self.public_url or f"http://{host}:{self.port}"
+
+    @property
+    def audience(self) -> str | None:
+        """What ``aud`` must be; ``None``: anything."""
+        return None if self.jwt_audience == "*" else self.jwt_audience
 
     @property
     def max_token_ttl(self) -> float:

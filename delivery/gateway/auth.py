@@ -22,7 +22,7 @@ import jwt
 from delivery.domain.event import check_context_id
 from delivery.domain.limits import MIN_SECRET_BYTES
 from delivery.errors import ConfigError, InvalidContext, Unauthenticated
-from delivery.gateway.jwks import ALGORITHMS, KeySet
+from delivery.gateway.jwks import ALGORITHMS, KEEP_FOR, KeySet
 from delivery.gateway.principal import SCOPES, Principal
 from delivery.gateway.revocations import Revocations
 from delivery.protocol import Close
@@ -40,7 +40,8 @@ class Authenticator:
 
     Args:
         secret: HS256 secret; ``previous_secret`` is accepted as well, for a rotation of secrets.
-        jwks_url: where the issuer publishes its keys.
+        jwks_url: where the issuer publishes its keys; ``jwks_keep_for``: seconds for which they are
+            used while that does not answer.
         audience: must be in ``aud`` when set; ``issuer`` must be ``iss`` when set.
         scope_prefix: precedes each of ``SCOPES`` in ``scope``, for identity providers that also
             issue other scopes.
@@ -71,6 +72,7 @@ class Authenticator:
         revocations: Revocations | None = None,
         max_ttl: float | None = None,
         max_secret_ttl: float | None = None,
+        jwks_keep_for: float = KEEP_FOR,
     ) -> None:
         if secret is None and jwks_url is None:
             raise ConfigError(
@@ -85,7 +87,7 @@ class Authenticator:
             )
             if value is not None
         )
-        self._keys = KeySet(jwks_url) if jwks_url is not None else None
+        self._keys = None if jwks_url is None else KeySet(jwks_url, keep_for=jwks_keep_for)
         self._audience = audience
         self._issuer = issuer
         self._leeway = leeway
@@ -109,9 +111,9 @@ class Authenticator:
         if known is not None and self._clock() < known[0]:
             self.check(known[1])
             return known[1]
-        claims, is_issuers = await self._claims(token)
-        principal = _principal(claims, self._scopes, self._leeway)
-        self._check_ttl(principal, self._max_ttl if is_issuers else self._max_secret_ttl)
+        claims, key = await self._claims(token)
+        principal = _principal(claims, self._scopes, self._leeway, key)
+        self._check_ttl(principal, self._max_secret_ttl if key is None else self._max_ttl)
         self.check(principal)
         self._remember(digest, principal)
         return principal
@@ -120,10 +122,16 @@ class Authenticator:
         """Check a principal once more, who was verified a while ago.
 
         Raises:
-            Unauthenticated: the token was revoked since.
+            Unauthenticated: the token was revoked since, or its key removed by the issuer.
         """
         if self.revocations.covers(principal):
             raise Unauthenticated("the token was revoked")
+        if (
+            principal.key is not None
+            and self._keys is not None
+            and not self._keys.has(principal.key)
+        ):
+            raise Unauthenticated("the issuer has removed the key that signed the token")
 
     def _check_ttl(self, principal: Principal, limit: float | None) -> None:
         """Refuse a token that is valid for too long: revocations are not kept for ever."""
@@ -140,9 +148,16 @@ class Authenticator:
     def watch(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` whenever ``check`` may refuse a principal that it did not before."""
         self.revocations.watch(callback)
+        if self._keys is not None:
+            self._keys.watch(callback)
+
+    def start(self) -> None:
+        """Keep the issuer's keys fresh in a task, until ``close``."""
+        if self._keys is not None:
+            self._keys.start()
 
     async def close(self) -> None:
-        """Cancel a fetch of keys."""
+        """Stop fetching keys."""
         if self._keys is not None:
             await self._keys.close()
 
@@ -154,8 +169,9 @@ class Authenticator:
         while len(self._cache) > CACHE_SIZE:
             self._cache.popitem(last=False)
 
-    async def _claims(self, token: str) -> tuple[dict[str, Any], bool]:
-        """The claims, and whether a key of the issuer signed them."""
+    async def _claims(self, token: str) -> tuple[dict[str, Any], str | None]:
+        """The claims, and the fingerprint of the issuer's key that signed them; ``None``: one of
+        the secrets did."""
         if len(token) > MAX_TOKEN_CHARS:
             raise Unauthenticated("the token is too long")
         try:
@@ -163,13 +179,12 @@ class Authenticator:
         except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
             raise Unauthenticated("the token is not a JWT") from error
         algorithm, kid = header.get("alg"), header.get("kid")
-        keys: list[Any] = []
-        is_issuers = algorithm != "HS256"
+        keys: list[tuple[Any, str | None]] = []
         if algorithm == "HS256":
-            keys = list(self._secrets)
+            keys = [(secret, None) for secret in self._secrets]
         elif algorithm in ALGORITHMS and self._keys is not None:
             found = await self._keys.find(kid if isinstance(kid, str) else None, algorithm)
-            keys = [key.public for key in found]
+            keys = [(key.public, key.fingerprint) for key in found]
             if not keys and not self._keys.is_current:
                 raise Unauthenticated(
                     "the token is signed with a key that is not known here yet",
@@ -177,12 +192,14 @@ class Authenticator:
                 )
         if not keys:
             raise Unauthenticated("the token is signed with a key or algorithm unknown here")
-        return self._decode(token, keys, str(algorithm)), is_issuers
+        return self._decode(token, keys, str(algorithm))
 
-    def _decode(self, token: str, keys: list[Any], algorithm: str) -> dict[str, Any]:
-        for key in keys:
+    def _decode(
+        self, token: str, keys: list[tuple[Any, str | None]], algorithm: str
+    ) -> tuple[dict[str, Any], str | None]:
+        for key, fingerprint in keys:
             try:
-                return jwt.decode(
+                claims = jwt.decode(
                     token,
                     key,
                     algorithms=[algorithm],
@@ -196,6 +213,7 @@ class Authenticator:
                         "verify_iat": False,
                     },
                 )
+                return claims, fingerprint
             except jwt.InvalidSignatureError:
                 continue
             except jwt.ExpiredSignatureError as error:
@@ -261,7 +279,9 @@ def make_token(
     return jwt.encode(claims, check_secret(secret), algorithm="HS256")
 
 
-def _principal(claims: dict[str, Any], known: Mapping[str, str], leeway: float) -> Principal:
+def _principal(
+    claims: dict[str, Any], known: Mapping[str, str], leeway: float, key: str | None
+) -> Principal:
     try:
         subject = check_context_id("sub", claims["sub"])
     except InvalidContext as error:
@@ -280,6 +300,7 @@ def _principal(claims: dict[str, Any], known: Mapping[str, str], leeway: float) 
         leeway,
         issued_at=_issued_at(claims),
         token_ids=(jti,) if isinstance(jti := claims.get("jti"), str) else (),
+        key=key,
     )
 
 

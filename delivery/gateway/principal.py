@@ -23,6 +23,7 @@ class Principal:
         expires_at: ``exp`` of the token.
         leeway: seconds for which it is accepted after that.
         issued_at: ``iat``, epoch seconds; ``None`` if the token does not say.
+        key: fingerprint of the issuer's key that signed the token; ``None``: a secret did.
         token_ids: ``jti`` of the token (none if it has none).
     """
 
@@ -33,6 +34,7 @@ class Principal:
     leeway: float = 0.0
     issued_at: float | None = None
     token_ids: tuple[str, ...] = ()
+    key: str | None = None
 
     @property
     def ends_at(self) -> float:

@@ -8,10 +8,13 @@ from contextlib import AsyncExitStack
 
 import httpx
 import jwt
+import pytest
 
 from tests.cluster.conftest import Cluster
 from tests.processes import SECRET, run_command
 from tests.wire import Listener, eventually, listening
+
+pytestmark = pytest.mark.timeout(180)
 
 CLOSED_WITHIN = 5.0  # a busy machine's second
 

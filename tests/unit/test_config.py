@@ -277,3 +277,20 @@ def test_a_broker_that_nothing_here_can_use_is_refused_with_those_that_work(
     with pytest.raises(ConfigError, match="redis://") as caught:
         config.load_settings()
     assert "DELIVERY_BROKER_URL" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "is_fault", "checked"),
+    [
+        ({"jwks_url": "https://id.example.org/keys"}, True, None),
+        ({"jwks_url": "https://id.example.org/keys", "jwt_audience": "events"}, False, "events"),
+        ({"jwks_url": "https://id.example.org/keys", "jwt_audience": "*"}, False, None),
+        ({"jwt_secret": "s" * 32}, False, None),
+    ],
+)
+def test_tokens_for_other_applications_are_warned_about(
+    values: dict[str, str], is_fault: bool, checked: str | None
+) -> None:
+    settings = config.load_settings(**values)
+    assert (config.audience_fault(settings) is not None) is is_fault
+    assert settings.audience == checked

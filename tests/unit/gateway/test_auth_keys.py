@@ -13,7 +13,15 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from delivery.errors import ConfigError, KeysUnavailable, Unauthenticated
 from delivery.gateway.auth import Authenticator
-from delivery.gateway.jwks import FIRST_INTERVAL, MAX_AGE, MIN_INTERVAL, KeySet, parse_keys
+from delivery.gateway.jwks import (
+    FIRST_INTERVAL,
+    KEEP_FOR,
+    MAX_AGE,
+    MIN_INTERVAL,
+    KeySet,
+    parse_keys,
+)
+from tests.waiting import until
 
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 EC = ec.generate_private_key(ec.SECP256R1())
@@ -57,8 +65,8 @@ class Issuer:
         key_set._fetch = self.fetch  # type: ignore[method-assign]
         return key_set
 
-    def authenticator(self, secret: str | None = None) -> Authenticator:
-        authenticator = Authenticator(secret, jwks_url="https://issuer/jwks")
+    def authenticator(self, secret: str | None = None, **options: Any) -> Authenticator:
+        authenticator = Authenticator(secret, jwks_url="https://issuer/jwks", **options)
         authenticator._keys = self.key_set()
         return authenticator
 
@@ -149,17 +157,69 @@ async def test_known_keys_stay_in_use_while_the_issuer_is_away() -> None:
     await authenticator.close()
 
 
-async def test_old_keys_are_fetched_anew_without_anybody_waiting() -> None:
+async def test_a_removed_key_does_not_pass_once_more_after_a_quiet_time() -> None:
     issuer = Issuer(jwk("RS256", "k"))
     keys = issuer.key_set()
     await keys.find("k", "RS256")
     issuer.now += MAX_AGE
     issuer.keys = []
-    assert await keys.find("k", "RS256")  # served from what is known
-    assert keys._task is not None
-    await keys._task
     assert await keys.find("k", "RS256") == []
     assert issuer.asked == 2
+
+
+async def test_keys_are_not_used_for_ever_while_the_issuer_is_away() -> None:
+    issuer = Issuer(jwk("RS256", "k"))
+    authenticator = issuer.authenticator()
+    principal = await authenticator.verify(sign("RS256", "k"))
+    issuer.is_away = True
+    issuer.now += KEEP_FOR
+    with pytest.raises(KeysUnavailable) as caught:
+        await authenticator.verify(sign("RS256", "k", sub="u2"))
+    assert caught.value.close_code == 3006
+    authenticator.check(principal)  # its connection may stay: no key was seen to be removed
+    issuer.is_away = False
+    issuer.now += MIN_INTERVAL
+    assert (await authenticator.verify(sign("RS256", "k", sub="u2"))).subject == "u2"
+
+
+async def test_what_a_removed_key_signed_is_refused_although_it_was_verified_before() -> None:
+    issuer = Issuer(jwk("RS256", "k"), jwk("ES256", "other"))
+    authenticator = issuer.authenticator()
+    told: list[str] = []
+    authenticator.watch(lambda: told.append("removed"))
+    token = sign("RS256", "k")
+    gone, stays = (
+        await authenticator.verify(token),
+        await authenticator.verify(sign("ES256", "other")),
+    )
+    issuer.keys = [jwk("ES256", "renamed")]  # the same key under another id is the same key
+    issuer.now += MAX_AGE
+    await authenticator.verify(sign("ES256", "renamed", sub="u2"))
+    assert told == ["removed"]
+    authenticator.check(stays)
+    with pytest.raises(Unauthenticated, match="removed"):
+        authenticator.check(gone)
+    with pytest.raises(Unauthenticated) as caught:
+        await authenticator.verify(token)
+    assert caught.value.close_code == 3500
+
+
+async def test_keys_are_kept_fresh_although_no_token_asks_for_them() -> None:
+    issuer = Issuer(jwk("RS256", "k"))
+    authenticator = issuer.authenticator()
+    authenticator.start()
+    try:
+        await until(lambda: issuer.asked == 1)
+    finally:
+        await authenticator.close()
+
+
+async def test_a_token_of_the_issuer_that_is_valid_for_too_long_is_refused() -> None:
+    issuer = Issuer(jwk("RS256", "k"))
+    authenticator = issuer.authenticator(max_ttl=3_600.0)
+    await authenticator.verify(sign("RS256", "k"))
+    with pytest.raises(Unauthenticated, match="DELIVERY_JWT_MAX_TTL"):
+        await authenticator.verify(sign("RS256", "k", exp=int(time.time()) + 4_000))
 
 
 async def test_a_client_may_come_back_when_no_key_can_be_had_yet() -> None:
