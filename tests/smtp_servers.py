@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -126,7 +127,8 @@ def raw_server(talk: Callable[[socket.socket], None]) -> Iterator[int]:
                 connection, _ = listener.accept()
             except OSError:
                 return
-            with connection:
+            # A client that has hung up is as good as one that heard everything.
+            with connection, contextlib.suppress(ConnectionError):
                 connection.settimeout(10)
                 talk(connection)
 

@@ -37,6 +37,9 @@ from delivery.tasks.sweep import Alerter, ThresholdWatch
 if TYPE_CHECKING:
     from celery import Celery
 
+CLOSE_TIMEOUT = 5.0
+"""Seconds that a process which stops waits for messages that a provider is taking."""
+
 QueueCopy = Callable[[Sequence[Event]], None]
 
 

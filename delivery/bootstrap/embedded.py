@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from delivery import resources
 from delivery.api.demo_agent import DemoAgent
-from delivery.bootstrap.chain import attach, make_chain
+from delivery.bootstrap.chain import CLOSE_TIMEOUT, attach, make_chain
 from delivery.bootstrap.gateway import serve_node, with_port
 from delivery.bootstrap.ledger import database_url
 from delivery.bootstrap.node import Node
@@ -135,6 +135,7 @@ class Embedded:
             policies=node.policies,
         )
         attach(node.celery, lambda: parts)
+        self._closing.push_async_callback(asyncio.to_thread, parts.executor.close, CLOSE_TIMEOUT)
         self._closing.push_async_callback(asyncio.to_thread, self._worker.stop)
         await asyncio.to_thread(self._worker.start)
         self._closing.push_async_callback(self._demo_agent.close)

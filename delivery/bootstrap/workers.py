@@ -18,7 +18,13 @@ from celery import signals
 from celery.apps import worker as worker_program
 
 from delivery.bootstrap.bus import make_remote
-from delivery.bootstrap.chain import ChainParts, attach, make_celery, make_chain
+from delivery.bootstrap.chain import (
+    CLOSE_TIMEOUT,
+    ChainParts,
+    attach,
+    make_celery,
+    make_chain,
+)
 from delivery.bootstrap.ledger import database_url, require_current
 from delivery.config import (
     Settings,
@@ -79,7 +85,7 @@ class ProcessParts:
         closing.callback(relay.stop)
         remote = make_remote(settings, ledger)
         closing.callback(remote.close)
-        return make_chain(
+        parts = make_chain(
             settings,
             ledger,
             relay,
@@ -87,6 +93,8 @@ class ProcessParts:
             queue_copy=remote.queue_copy,
             trim=remote.trim,
         )
+        closing.callback(parts.executor.close, CLOSE_TIMEOUT)
+        return parts
 
     def close(self, **_signal: Any) -> None:
         """Close what this process opened."""

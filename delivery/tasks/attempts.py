@@ -36,11 +36,14 @@ class TimeLimits:
         soft: until a task starts no further attempt.
         hard: until the worker kills the task.
         lease: for which a claim excludes other workers.
+        mail: timeout of one mail. A server may take its time after the last line, and one that is
+            given up too early gets the mail twice. Source: RFC 5321, section 4.5.3.2.6.
     """
 
     soft: float = 20.0
     hard: float = 25.0
     lease: float = 60.0
+    mail: float = 60.0
 
     @property
     def attempt(self) -> float:

@@ -2,16 +2,22 @@
 
 Owns: when an event joins a digest, and when a digest is sent, retried or closed. The ledger reads
 its members at the claim and keeps their attempt rows. Never does: render or send a message.
+
+Each digest is sent in a thread of its own, which also records the outcome: a task waits for it no
+longer than for any attempt, and a server that takes a minute for a mail holds up no other one.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from delivery.domain.channels import Confirms, OnUnknown
+from delivery.domain.address import comparable
+from delivery.domain.channels import Channel, Confirms, OnUnknown
 from delivery.domain.event import EventClass
 from delivery.domain.fallback import retry_at
 from delivery.domain.health import RECOVERY
@@ -20,6 +26,7 @@ from delivery.domain.policy import SINGLE, Policies
 from delivery.domain.ports import Jitter, Links, Message, Taken, Transport
 from delivery.domain.records import Digest, DigestClaim, Result
 from delivery.tasks.attempts import Work, result_of
+from delivery.tasks.deliveries import Deliveries
 from delivery.tasks.run import BREAKER_OPEN, Run, has_waited_long
 
 logger = logging.getLogger(__name__)
@@ -29,6 +36,35 @@ UNKNOWN_LIMIT = {OnUnknown.SKIP: 0, OnUnknown.ONCE: 1, OnUnknown.RETRY: None}
 
 TAKEN_RECHECK = 2.0
 """Seconds until the next decision on an event whose digest another worker is sending."""
+
+ROOM_TIMEOUT = 1.0
+"""Seconds to wait until one of a place's calls ends."""
+
+FULL_RECHECK = 5.0
+"""Seconds until the next decision on an event for whose message there was no room."""
+
+RECORDING = 0.5
+"""Seconds that a task waits for an outcome's record after the timeout of an attempt."""
+
+LEASE_MARGIN = 30.0
+"""Seconds for which a digest stays claimed after its message's timeout."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """A digest that is being sent.
+
+    Attributes:
+        group: the events of this task that it is sent for.
+        recorded: the outcome, once it is recorded; ``None`` in it for a digest that another worker
+            has claimed since.
+    """
+
+    group: Sequence[Work]
+    claim: DigestClaim
+    lead: Work
+    started_at: datetime
+    recorded: Future[Result | None]
 
 
 class DigestStep:
@@ -47,6 +83,13 @@ class DigestStep:
         self._callback_url = callback_url
         self._jitter = jitter
         self._types = _types_on(transport.name, policies)
+        self._deliveries: Deliveries[Result | None] = Deliveries(transport.name)
+
+    def close(self, timeout: float) -> None:
+        """Let the messages under way end within ``timeout`` seconds; the outcome of one that does
+        not is unknown once its lease ends."""
+        if not self._deliveries.wait(timeout):
+            logger.warning("%s: stopped with messages under way", self._transport.name)
 
     def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
         """Let events join their digests, and send the digests that are due; see ``StepRunner``."""
@@ -66,12 +109,23 @@ class DigestStep:
 
         for work in works:
             run.guarded([work], join)
+        return self._serve(run, [(digests[digest_id], group) for digest_id, group in due.items()])
+
+    def _serve(self, run: Run, due: Sequence[tuple[Digest, list[Work]]]) -> list[Work]:
+        """Send the digests that are due, all at once."""
         kept: list[Work] = []
-        for digest_id, group in due.items():
+        under_way: list[_Sending] = []
+        full: set[str] = set()
+        for digest, group in due:
             if run.has_time():
-                kept.extend(run.guarded(group, partial(self._serve, run, digests[digest_id])))
+                start = partial(self._start, run, digest, under_way, full)
+                kept.extend(run.guarded(group, start))
             else:
                 run.publish_again(group)
+        outcomes = [sending.recorded for sending in under_way]
+        wait(outcomes, timeout=min(run.remaining(), run.limits.attempt + RECORDING))
+        for sending in under_way:
+            kept.extend(run.guarded(sending.group, partial(self._follow, run, sending)))
         return kept
 
     def _pending(self, run: Run, work: Work) -> Digest | None:
@@ -93,8 +147,34 @@ class DigestStep:
             min_interval=rule.min_interval,
         )
 
-    def _serve(self, run: Run, digest: Digest, group: Sequence[Work]) -> list[Work]:
-        """Send a digest that is due, unless the breaker or another worker has it."""
+    def _start(
+        self,
+        run: Run,
+        digest: Digest,
+        under_way: list[_Sending],
+        full: set[str],
+        group: Sequence[Work],
+    ) -> list[Work]:
+        """Start to send a digest that is due, unless the breaker or another worker has it, or there
+        is no room for another message to its place."""
+        place = self._place(group[0])
+        if place in full or not self._deliveries.enter(place, ROOM_TIMEOUT):
+            full.add(place)
+            run.postpone(group, run.now() + timedelta(seconds=FULL_RECHECK))
+            return []
+        sending = None
+        try:
+            sending = self._claim(run, digest, group, place)
+        finally:
+            if sending is None:
+                self._deliveries.leave(place)
+        if sending is not None:
+            under_way.append(sending)
+        return []
+
+    def _claim(
+        self, run: Run, digest: Digest, group: Sequence[Work], place: str
+    ) -> _Sending | None:
         # The member with the fewest attempts decides for the digest: it is retried as long as any
         # member may be.
         lead = min(group, key=lambda work: work.number)
@@ -103,33 +183,66 @@ class DigestStep:
         since = max(lead.due_at, digest.due_at or lead.due_at)
         if blocked and not has_waited_long(lead.step(run.channel), since, now):
             run.postpone(group, now + timedelta(seconds=RECOVERY))
-            return []
+            return None
         claim = run.ledger.digests.claim(
             digest.id,
-            run.limits.lease,
+            max(run.limits.lease, self._timeout(run) + LEASE_MARGIN),
             types=self._types,
             unknown_limit=UNKNOWN_LIMIT[lead.step(run.channel).on_unknown],
         )
         if claim is None:
             # Claimed by another worker, or nothing is left to send: the next decision tells.
             run.postpone(group, now + timedelta(seconds=TAKEN_RECHECK))
-            return []
+            return None
         if not claim.members:
             # Every member was confirmed or lost during the claim.
             nothing = Result(Outcome.SKIPPED, error="nothing was left to send")
             run.ledger.digests.end(claim, nothing, retry_in=None)
             run.postpone(group, now + timedelta(seconds=TAKEN_RECHECK))
+            return None
+
+        def send() -> Result | None:
+            if claim.suppressed is not None:
+                # Since the event was claimed: the contact or the list has changed.
+                result = Result(Outcome.SKIPPED, error=claim.suppressed)
+            else:
+                result = BREAKER_OPEN if blocked else self._deliver(run, claim, lead)
+            return result if self._record(run, claim, result, lead, now) else None
+
+        return _Sending(group, claim, lead, now, self._deliveries.start(place, send))
+
+    def _follow(self, run: Run, sending: _Sending, group: Sequence[Work]) -> list[Work]:
+        """What follows for the events of this task from the outcome of their digest."""
+        result = sending.recorded.result() if sending.recorded.done() else None
+        if result is None:
+            # It is still being sent, or was claimed by another worker: the next decision tells.
+            run.postpone(group, run.now() + timedelta(seconds=TAKEN_RECHECK))
             return []
-        if claim.suppressed is not None:
-            # Since the event was claimed: the contact or the list has changed.
-            result = Result(Outcome.SKIPPED, error=claim.suppressed)
-        else:
-            result = BREAKER_OPEN if blocked else self._deliver(run, claim, lead)
-        return self._record(run, claim, result, group, lead, started_at=now)
+        members = {member.event.id for member in sending.claim.members}
+        mine = [work for work in group if work.id in members]
+        if self._is_confirmed(run, result, sending.lead):
+            run.note(mine, result, sending.started_at)
+            return []
+        # Others are no members: confirmed meanwhile, or left out by the claim.
+        others = [work for work in group if work.id not in members]
+        run.postpone(others, run.now() + timedelta(seconds=TAKEN_RECHECK))
+        run.note(mine, result, sending.started_at, sending.claim.digest.id)
+        return mine
+
+    def _place(self, work: Work) -> str:
+        """Where the user's address is: a mail's domain; ``""`` where one provider serves all."""
+        channel = self._transport.name
+        address = work.claim.contact.address_on(channel)
+        if channel != Channel.EMAIL or address is None:
+            return ""
+        return (comparable(channel, address) or address).rpartition("@")[2]
+
+    def _timeout(self, run: Run) -> float:
+        return run.limits.mail if self._transport.name == Channel.EMAIL else run.limits.attempt
 
     def _deliver(self, run: Run, claim: DigestClaim, lead: Work) -> Result:
         def deliver() -> Taken:
-            return self._transport.deliver(self._message(claim, lead), run.limits.attempt)
+            return self._transport.deliver(self._message(claim, lead), self._timeout(run))
 
         return result_of(run.channel, deliver)
 
@@ -155,15 +268,10 @@ class DigestStep:
         )
 
     def _record(
-        self,
-        run: Run,
-        claim: DigestClaim,
-        result: Result,
-        group: Sequence[Work],
-        lead: Work,
-        *,
-        started_at: datetime,
-    ) -> list[Work]:
+        self, run: Run, claim: DigestClaim, result: Result, lead: Work, started_at: datetime
+    ) -> bool:
+        """Record an outcome and what follows from it for provider and address; ``False`` if another
+        worker has claimed the digest since."""
         retry_in = self._retry_in(run, result, lead, started_at)
         recorded = run.ledger.digests.end(claim, result, retry_in=retry_in)
         if result is not BREAKER_OPEN:
@@ -175,23 +283,16 @@ class DigestStep:
                 run.channel,
                 claim.digest.id,
             )
-            run.postpone(group, run.now() + timedelta(seconds=TAKEN_RECHECK))
-            return []
-        step = lead.step(run.channel)
-        if result.outcome is Outcome.DELIVERED and step.confirms == Confirms.ACCEPTED:
+            return False
+        if self._is_confirmed(run, result, lead):
             events = [member.event for member in claim.members]
             run.confirm_accepted(events, result, claim.digest.message_id)
-            run.note([work for work in group if work.event in events], result, started_at)
-            return []
-        sent = {member.event.id for member in claim.members}
-        mine = [work for work in group if work.id in sent]
-        # Others are no members: confirmed meanwhile, or left out by the claim.
-        run.postpone(
-            [work for work in group if work.id not in sent],
-            run.now() + timedelta(seconds=TAKEN_RECHECK),
-        )
-        run.note(mine, result, started_at, claim.digest.id)
-        return mine
+        return True
+
+    def _is_confirmed(self, run: Run, result: Result, lead: Work) -> bool:
+        """Whether the provider's acceptance confirms the events."""
+        accepted = lead.step(run.channel).confirms == Confirms.ACCEPTED
+        return accepted and result.outcome is Outcome.DELIVERED
 
     def _suppress(self, run: Run, claim: DigestClaim, result: Result) -> None:
         """Suppress the address if the provider's refusal says that no message can reach it."""

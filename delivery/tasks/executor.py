@@ -132,6 +132,12 @@ class Executor:
                 self._publish(run.report)
         return run.report
 
+    def close(self, timeout: float) -> None:
+        """Let messages under way end, within ``timeout`` seconds per channel."""
+        for runner in self._runners.values():
+            if isinstance(runner, DigestStep):
+                runner.close(timeout)
+
     def _act(self, run: Run, ready: Sequence[Work]) -> list[Work]:
         if not ready:  # as where the channel has no transport: every event was skipped
             return []

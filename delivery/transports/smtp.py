@@ -38,6 +38,10 @@ from delivery.transports.text import provider_text
 
 logger = logging.getLogger(__name__)
 CONNECT_ATTEMPTS = 3
+GREETING_TIMEOUT = 10.0
+"""Seconds for the connection and each answer to it: a server that is away must not cost the time
+that a server at work may take for a mail."""
+CHECK_TIMEOUT = 5.0
 _SETTING = "DELIVERY_SMTP_URL"
 _SHAPE = "smtp://user:password@host:port?tls=none|starttls|implicit"
 _PORTS = {"none": 25, "starttls": 587, "implicit": 465}
@@ -154,12 +158,27 @@ class SmtpSession:
             ChannelRejected: the server refuses this recipient or this message for good.
             OutcomeUnknown: the message went out whole and its answer was lost.
         """
-        with self._opened() as smtp:
-            try:
-                self._envelope(smtp, sender, recipient)
-            except _LOST as error:
-                raise self._away(error, "before the message was sent") from error
-            self._content(smtp, content)
+        try:
+            with self._opened() as smtp:
+                try:
+                    self._envelope(smtp, sender, recipient)
+                    self._content(smtp, content)
+                except _LOST as error:
+                    raise _unclear(self._away(error, "before the message was sent")) from error
+        except ChannelError as error:
+            if error.health is None:
+                # The recipient's own server may be the slow one; ours is asked by itself.
+                error.health = self._answers()
+            raise
+
+    def _answers(self) -> bool:
+        """Whether the server answers a session of its own."""
+        other = SmtpSession(self._server, self._tls, Deadline(CHECK_TIMEOUT), self._local_hostname)
+        try:
+            other.check()
+        except ChannelUnavailable:
+            return False
+        return True
 
     def check(self) -> None:
         """Check the server without giving it a message.
@@ -217,7 +236,7 @@ class SmtpSession:
             raise self._away(error, "while connecting") from error
 
     def _open(self) -> smtplib.SMTP:
-        server, timeout = self._server, self._deadline.left()
+        server, timeout = self._server, min(GREETING_TIMEOUT, self._deadline.left())
         smtp: smtplib.SMTP
         if server.tls == "implicit":
             smtp = smtplib.SMTP_SSL(
@@ -232,7 +251,6 @@ class SmtpSession:
                 code, reply = smtp.connect(server.host, server.port)
             if code != 220:
                 raise smtplib.SMTPConnectError(code, reply)
-            self._pace(smtp)
             smtp.ehlo_or_helo_if_needed()
             if server.tls == "starttls":
                 smtp.starttls(context=self._tls)
@@ -299,15 +317,16 @@ class SmtpSession:
             smtp.send(stuffed + b".\r\n")
         except _LOST as error:
             # The final dot never left, so the server must drop what it has: RFC 5321, 4.1.1.4.
-            raise self._away(error, "before the message was complete") from error
+            raise _unclear(self._away(error, "before the message was complete")) from error
         self._pace(smtp)
         try:
             code, reply = smtp.getreply()
         except _LOST as error:
-            raise OutcomeUnknown(
+            lost = OutcomeUnknown(
                 f"{self._server} had the whole message and did not answer ({_why(error)}); "
                 "it may have been delivered"
-            ) from error
+            )
+            raise _unclear(lost) from error
         if code == 250:
             return
         if not 400 <= code < 600:
@@ -348,6 +367,12 @@ def _about_address(what: str, code: int, reply: bytes) -> tuple[str | None, str 
     if what == RECIPIENT and "sender" not in words and any(one in words for one in _NO_MAILBOX):
         return Suppress.HARD_BOUNCE, str(code)
     return None, None
+
+
+def _unclear(error: ChannelError) -> ChannelError:
+    """Mark an error that does not tell whether the server or the recipient is the cause."""
+    error.health = None
+    return error
 
 
 def _is_temporary(error: BaseException) -> bool:

@@ -24,7 +24,7 @@ from delivery.transports.sms import SmsTransport
 from tests.unit.tasks.fakes import FakeAlerts, FakeGateways, FakeLinks, FakeQueue, make_event
 
 Advance = Callable[[float], None]
-LIMITS = TimeLimits(soft=1.0, hard=2.0, lease=30.0)
+LIMITS = TimeLimits(soft=1.0, hard=2.0, lease=30.0, mail=0.5)
 """A provider has half a second for its answer; a claim of the dead lasts half a minute."""
 MOST_ROUNDS = 400
 
@@ -59,6 +59,7 @@ def executor_of(
     *,
     alerts: FakeAlerts | None = None,
     queue: FakeQueue | None = None,
+    limits: TimeLimits = LIMITS,
 ) -> Executor:
     """An executor whose users are connected nowhere."""
     gateways = FakeGateways()
@@ -73,7 +74,7 @@ def executor_of(
         links=FakeLinks(),
         drain_spool=lambda: None,
         jitter=lambda: 0.5,
-        limits=LIMITS,
+        limits=limits,
     )
 
 
@@ -86,6 +87,7 @@ class Chain:
         policies: Policies,
         advance: Advance,
         channels: Mapping[str, Transport],
+        limits: TimeLimits = LIMITS,
     ) -> None:
         self.ledger = ledger
         self.advance = advance
@@ -95,7 +97,7 @@ class Chain:
         self._sweeper = Sweeper(ledger, policies, self._queue)
         self._alerter = Alerter(ledger, self.alerts)
         self._executor = executor_of(
-            ledger, policies, channels, alerts=self.alerts, queue=self._queue
+            ledger, policies, channels, alerts=self.alerts, queue=self._queue, limits=limits
         )
 
     def hand_over(self, user: str = "ada", count: int = 1, run: str = "run") -> list[str]:
