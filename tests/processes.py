@@ -18,12 +18,16 @@ from pathlib import Path
 from typing import IO, Any
 
 SECRET = "only-for-tests-" + "s" * 32
+AUDIT_SECRET = "only-for-tests-" + "a" * 32
 STOP_TIMEOUT = 20.0
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with exactly these ``DELIVERY_*`` settings."""
+    """This process's environment with exactly these ``DELIVERY_*`` settings; with a database also
+    the key that its compliance log needs."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DELIVERY_")}
+    if "DATABASE_URL" in settings and "AUDIT_SECRET_FILE" not in settings:
+        kept["DELIVERY_AUDIT_SECRET"] = AUDIT_SECRET
     return kept | {f"DELIVERY_{name}": value for name, value in settings.items()}
 
 

@@ -143,6 +143,7 @@ def environment_of(
         "DATA_DIR": str(folder),
         "PORT": "0",
         "JWT_SECRET": os.urandom(32).hex(),
+        "AUDIT_SECRET": os.urandom(32).hex(),
         "BROKER_URL": "memory://",
         "MAX_IN_FLIGHT": str(max(1_000, window)),
         "LOG_LEVEL": "WARNING",

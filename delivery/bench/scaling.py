@@ -77,6 +77,7 @@ def _measure(plan: Scaling, workers: int, servers: Servers, folder: Path) -> flo
         "DATABASE_URL": servers.postgres.url,
         "REDIS_URL": servers.redis.url,
         "JWT_SECRET": secret,
+        "AUDIT_SECRET": os.urandom(32).hex(),
         "DATA_DIR": str(folder / "data"),
         "LOG_LEVEL": "WARNING",
     }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from delivery.bootstrap.audit import Sealer
 from delivery.bootstrap.transports import (
     make_alerts,
     make_elsewhere,
@@ -114,7 +115,9 @@ def make_chain(
     switch = DeadMansSwitch(secret(settings.heartbeat_url))
     sweeper = WatchedSweeper(ledger, policies, relay, switch)
     alerter = Alerter(ledger, alerts, ThresholdWatch(ledger, load_thresholds(settings)).look)
-    return ChainParts(executor, Maintenance(sweeper, alerter, ledger.audit.seal, trim))
+    return ChainParts(
+        executor, Maintenance(sweeper, alerter, Sealer(ledger, settings.data_dir), trim)
+    )
 
 
 def _time_limits(settings: Settings) -> TimeLimits:

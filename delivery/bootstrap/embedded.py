@@ -27,7 +27,12 @@ from delivery.bus.resend import LoopResend
 from delivery.config import Settings, secret
 from delivery.domain.contact import Contact
 from delivery.ledger import migrate
-from delivery.process.data_directory import development_secret, locked, make_data_dir
+from delivery.process.data_directory import (
+    audit_secret,
+    development_secret,
+    locked,
+    make_data_dir,
+)
 from delivery.process.event_loop import StopSignal
 from delivery.tasks.embedded import EmbeddedWorker
 from delivery.transports.sinks import MailSink, SinkInbox, SmsSink
@@ -98,6 +103,8 @@ class Embedded:
             found["jwt_secret"] = SecretStr(development_secret(settings.data_dir))
         elif settings.link_secrets[0] is None:
             found["link_secret"] = SecretStr(development_secret(settings.data_dir))
+        if settings.audit_secret is None:
+            found["audit_secret"] = SecretStr(audit_secret(settings.data_dir))
         if settings.smtp_url is None:
             mail = MailSink(inbox=self.inbox)
             mail.start()

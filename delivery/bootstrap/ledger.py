@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+from delivery.bootstrap.audit import audit_keys
 from delivery.config import Settings, secret
 from delivery.errors import ConfigError
 from delivery.ledger import SqlLedger, migrate
@@ -20,16 +21,25 @@ def database_url(settings: Settings) -> str:
     return secret(settings.database_url) or f"sqlite:///{settings.data_dir / SQLITE_FILE}"
 
 
+def owner_url(settings: Settings) -> str:
+    """The database as its tables' owner: for migrations, and for what the application's role may
+    not do."""
+    return secret(settings.migrate_database_url) or database_url(settings)
+
+
 @contextmanager
-def open_ledger(settings: Settings) -> Iterator[SqlLedger]:
+def open_ledger(settings: Settings, *, owner: bool = False) -> Iterator[SqlLedger]:
     """The ledger, for an operator's command.
+
+    Args:
+        owner: open it as the tables' owner.
 
     Raises:
         ConfigError: its tables are not at this version.
     """
-    url = database_url(settings)
+    url = owner_url(settings) if owner else database_url(settings)
     require_current(url)
-    with closing(SqlLedger(url, pool_size=2)) as ledger:
+    with closing(SqlLedger(url, pool_size=2, audit_keys=audit_keys(settings))) as ledger:
         yield ledger
 
 
@@ -66,8 +76,9 @@ def migrate_ledger(settings: Settings, *, down: str | None = None) -> str | None
 
     Effect: creates and alters tables; going down drops what the revisions above it made.
     """
-    url = database_url(settings)
-    if settings.database_url is None and not settings.data_dir.is_dir():
+    url = owner_url(settings)
+    is_set = settings.database_url is not None or settings.migrate_database_url is not None
+    if not is_set and not settings.data_dir.is_dir():
         raise ConfigError(
             f"DELIVERY_DATABASE_URL is not set and {settings.data_dir} is not there: set it, "
             "or start `delivery up`, which migrates by itself"

@@ -24,6 +24,7 @@ from delivery.api.operations import OperationsApi
 from delivery.api.pages import Pages
 from delivery.api.routes import Handlers
 from delivery.api.server import Gateway
+from delivery.bootstrap.audit import audit_keys
 from delivery.bootstrap.bus import make_copies
 from delivery.bootstrap.chain import make_celery
 from delivery.bootstrap.ledger import database_url
@@ -90,7 +91,7 @@ class Node:
         self.name = node_name(settings, kind, index)
         self.kind = kind
         self.policies = load_policies(settings)
-        self.ledger = SqlLedger(database_url(settings))
+        self.ledger = SqlLedger(database_url(settings), audit_keys=audit_keys(settings))
         self.copies = make_copies(settings, self.ledger)
         self.celery: Celery = make_celery(settings)
         self.relay = Relay(self.celery)

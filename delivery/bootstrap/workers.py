@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 from celery.apps import worker as worker_program
 
+from delivery.bootstrap.audit import audit_keys
 from delivery.bootstrap.bus import make_remote
 from delivery.bootstrap.chain import (
     CLOSE_TIMEOUT,
@@ -78,7 +79,9 @@ class ProcessParts:
 
     def _open(self, closing: ExitStack) -> ChainParts:
         settings = self._settings
-        ledger = SqlLedger(database_url(settings), pool_size=self._pool_size)
+        ledger = SqlLedger(
+            database_url(settings), pool_size=self._pool_size, audit_keys=audit_keys(settings)
+        )
         closing.callback(ledger.close)
         relay = Relay(self._app)
         relay.start()
@@ -118,7 +121,8 @@ def make_worker_app(
     refuse_development_secrets(settings)
     require_links(settings, duties("worker", queues))
     require_services(settings)
-    load_policies(settings)  # complain now, not with the first task
+    audit_keys(settings)  # complain now, not with the first task
+    load_policies(settings)
     load_thresholds(settings)
     app = make_celery(settings, concurrency=concurrency)
     parts = ProcessParts(settings, app, pool_size=concurrency + 2)

@@ -24,6 +24,7 @@ KINDS = (GATEWAY, WORKER, BEAT, MIGRATE, FLOWER)
 
 QUEUES = frozenset({*map(str, CHAIN), MAINTENANCE})
 """A worker's duties: the queues that it serves."""
+_LOGGED = frozenset({GATEWAY, *QUEUES})
 _LINKED = frozenset({GATEWAY, Channel.EMAIL, Channel.SMS})
 
 USED_BY: dict[str, frozenset[str]] = {
@@ -34,6 +35,9 @@ USED_BY: dict[str, frozenset[str]] = {
     "jwt_secret_previous": frozenset({GATEWAY}),
     "link_secret": _LINKED,
     "link_secret_previous": _LINKED,
+    "audit_secret": _LOGGED,
+    "audit_secret_previous": _LOGGED,
+    "migrate_database_url": frozenset({MIGRATE}),
     "smtp_url": frozenset({Channel.EMAIL}),
     "sms_token": frozenset({GATEWAY, Channel.SMS}),
     "email_callback_secret": frozenset({GATEWAY}),
@@ -111,6 +115,8 @@ def _missing(settings: Settings, of: frozenset[str]) -> Iterator[Need]:
         yield Need("DELIVERY_BROKER_URL", True, "tasks of the chain go through it")
     if of & USED_BY["redis_url"] and settings.redis_url is None:
         yield Need("DELIVERY_REDIS_URL", True, "processes reach each other's clients through it")
+    if of & _LOGGED and settings.audit_secret is None:
+        yield Need("DELIVERY_AUDIT_SECRET", True, f"the compliance log's key; {MAKE}")
     if GATEWAY in of and settings.jwt_secret is None and settings.jwks_url is None:
         yield Need("DELIVERY_JWT_SECRET", True, "or DELIVERY_JWKS_URL: tokens cannot be verified")
     if _has_links(settings, of) and settings.link_secrets[0] is None:

@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     pulse_file: Path | None = None
     node: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     database_url: SecretStr | None = None
+    migrate_database_url: SecretStr | None = None
     redis_url: SecretStr | None = None
     broker_url: SecretStr | None = None
     broker_quorum_queues: bool = True
@@ -68,6 +69,8 @@ class Settings(BaseSettings):
     sms_token: SecretStr | None = None
     sms_from: str | None = None
     email_callback_secret: SecretStr | None = None
+    audit_secret: SecretStr | None = None
+    audit_secret_previous: SecretStr | None = None
     alertmanager_url: SecretStr | None = None
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     policies: Path | None = None
@@ -92,7 +95,7 @@ class Settings(BaseSettings):
     def _secret_http(cls, value: SecretStr | None) -> SecretStr | None:
         return None if value is None else SecretStr(_http_url(value.get_secret_value()))
 
-    @field_validator("database_url")
+    @field_validator("database_url", "migrate_database_url")
     @classmethod
     def _database(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
@@ -128,13 +131,22 @@ class Settings(BaseSettings):
     def _smtp(cls, value: SecretStr | None) -> SecretStr | None:
         return _scheme(value, "smtp://")
 
-    @field_validator("jwt_secret", "jwt_secret_previous", "link_secret", "link_secret_previous")
+    @field_validator(
+        "jwt_secret", "jwt_secret_previous", "link_secret", "link_secret_previous", "audit_secret"
+    )
     @classmethod
     def _long(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value().encode()) < MIN_SECRET_BYTES:
             raise ValueError(
                 f"must be at least {MIN_SECRET_BYTES} bytes; make one with: openssl rand -hex 32"
             )
+        return value
+
+    @field_validator("audit_secret_previous")
+    @classmethod
+    def _each_long(cls, value: SecretStr | None) -> SecretStr | None:
+        for one in _COMMAS.split(value.get_secret_value().strip()) if value else ():
+            cls._long(SecretStr(one))
         return value
 
     @field_validator("alert_urls", mode="before")
@@ -154,11 +166,16 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _apart(self) -> Self:
-        if self.link_secret is not None and self.link_secret == self.jwt_secret:
-            raise ValueError(
-                "DELIVERY_LINK_SECRET is the secret that signs tokens: "
-                "make another with: openssl rand -hex 32"
-            )
+        for name, others in (
+            ("link_secret", ("jwt_secret",)),
+            ("audit_secret", ("jwt_secret", "link_secret")),
+        ):
+            value = getattr(self, name)
+            if value is not None and value in [getattr(self, other) for other in others]:
+                raise ValueError(
+                    f"{PREFIX}{name.upper()} is the secret that signs tokens or links: "
+                    "make another with: openssl rand -hex 32"
+                )
         return self
 
     @field_validator("flower_basic_auth")

@@ -6,10 +6,11 @@ waiting) or a thread (reads) instead. Every call may raise ``LedgerUnavailable``
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from delivery.domain.audit import Checkpoint, Verified
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.health import Breaker
@@ -314,8 +315,14 @@ class ContactStore(Protocol):
     """Keeps contacts, by user."""
 
     def get(self, user_id: str) -> Contact | None: ...
-    def put(self, contact: Contact) -> None: ...
-    def delete(self, user_id: str) -> bool: ...
+    def put(self, contact: Contact, *, actor: str = "") -> None:
+        """Replace the user's contact. The compliance log gets the names of what changed.
+
+        Args:
+            actor: who did it, for the log; also of ``delete``.
+        """
+
+    def delete(self, user_id: str, *, actor: str = "") -> bool: ...
     def opt_out(self, user_id: str, channel: str) -> None: ...
 
 
@@ -385,12 +392,32 @@ class QueueCopyStore(Protocol):
 
 
 class AuditStore(Protocol):
-    """Keeps the audit log: append-only rows, chained by hash by one sealer."""
+    """Keeps the compliance log: numbered, append-only rows, chained under a key by one sealer."""
 
-    def append(self, kind: str, event_id: str, user_id: str, facts: Mapping[str, Any]) -> None: ...
+    def append(
+        self, kind: str, event_id: str | None, user_id: str, facts: Mapping[str, Any]
+    ) -> None:
+        """Append a row.
+
+        Args:
+            user_id: whom it is about; empty for no user. The log has a pseudonym.
+        """
+
     def seal(self, limit: int = 1_000) -> int: ...
-    def verify(self) -> list[str]:
-        """Faults of the chain of hashes; empty when it is intact."""
+    def head(self) -> Checkpoint | None:
+        """A signed checkpoint of the last seal; ``None`` before the first."""
+
+    def follows(self, checkpoint: Checkpoint) -> bool:
+        """Whether the log goes on from a checkpoint, as far as its seals tell."""
+
+    def verify(self, checkpoints: Sequence[Checkpoint] = ()) -> Verified:
+        """Check the log, and that it goes on from each checkpoint; no finding when it is whole."""
+
+    def export(self, after: int = 0) -> Iterator[dict[str, Any]]:
+        """Every row after this number as a document, in order."""
+
+    def prune(self, before: datetime, *, dry_run: bool = False) -> int:
+        """Delete rows older than ``before`` from the log's beginning; returns their number."""
 
 
 class RevocationStore(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Self
 
+from delivery.domain.audit import AuditKeys
 from delivery.ledger.sql.database import Database
 from delivery.ledger.stores.alerts import AlertSql
 from delivery.ledger.stores.audit import AuditSql
@@ -36,25 +37,28 @@ class SqlLedger:
         database: what its stores share; the product asks the stores only.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = 8, audit_keys: AuditKeys | None = None
+    ) -> None:
         """Prepare an engine; connects on first use.
 
         Args:
             url: SQLAlchemy URL of a SQLite file or a PostgreSQL database.
+            audit_keys: keys of the compliance log. Without them its codes show accidents only.
 
         Raises:
             ConfigError: the URL is malformed or names another database.
         """
-        self._open(Database(url, pool_size=pool_size))
+        self._open(Database(url, pool_size=pool_size), audit_keys)
 
     @classmethod
-    def on(cls, database: Database) -> Self:
+    def on(cls, database: Database, audit_keys: AuditKeys | None = None) -> Self:
         """A ledger on a database that is open already, which it shares and closes."""
         made = cls.__new__(cls)
-        made._open(database)
+        made._open(database, audit_keys)
         return made
 
-    def _open(self, database: Database) -> None:
+    def _open(self, database: Database, audit_keys: AuditKeys | None = None) -> None:
         self.database = database
         self.recording = RecordingSql(database)
         self.confirmations = ConfirmationSql(database)
@@ -71,7 +75,7 @@ class SqlLedger:
         self.suppressions = SuppressionSql(database)
         self.breakers = BreakerSql(database)
         self.queue_copies = QueueCopySql(database)
-        self.audit = AuditSql(database)
+        self.audit = AuditSql(database, audit_keys)
         self.nodes = NodeSql(database)
         self.revocations = RevocationSql(database)
 

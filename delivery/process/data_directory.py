@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from delivery.config import DEV_SECRET_PREFIX, Settings, secret
+from delivery.domain.limits import MIN_SECRET_BYTES
 from delivery.errors import ConfigError
 
 SECRET_FILE = "dev-secret"  # noqa: S105 - a file's name
+AUDIT_FILE = "audit-secret"
 LOCK_FILE = "up.lock"
 
 
@@ -64,14 +66,37 @@ def development_secret(path: Path) -> str:
         ConfigError: the file holds something else.
     """
     file = path / SECRET_FILE
-    made = DEV_SECRET_PREFIX + secrets.token_hex(32)
+    found = _made_once(file, DEV_SECRET_PREFIX + secrets.token_hex(32))
+    if not found.startswith(DEV_SECRET_PREFIX):
+        raise ConfigError(f"{file} is damaged: remove it to have a new one made")
+    return found
+
+
+def audit_secret(path: Path) -> str:
+    """The compliance log's key of this data directory, made on first use.
+
+    Raises:
+        ConfigError: the directory cannot be written, or the file holds something else.
+    """
+    file = make_data_dir(path) / AUDIT_FILE
+    found = _made_once(file, secrets.token_hex(32))
+    if len(found) < MIN_SECRET_BYTES:
+        raise ConfigError(
+            f"{file} is damaged: without it the compliance log cannot be verified; bring it back "
+            "from a backup"
+        )
+    return found
+
+
+def _made_once(file: Path, made: str) -> str:
+    """The file's content; ``made``, for its owner alone, if there was none."""
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        found = file.read_text(encoding="ascii").strip()
-        if not found.startswith(DEV_SECRET_PREFIX):
-            raise ConfigError(f"{file} is damaged: remove it to have a new one made") from None
-        return found
+        try:
+            return file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file} cannot be read: {type(error).__name__}") from error
     with os.fdopen(handle, "w", encoding="ascii") as stream:
         stream.write(made + "\n")
     return made

@@ -19,6 +19,7 @@ from delivery.bootstrap.mount import Mounted
 from delivery.config import load_settings
 from tests import servers
 from tests.cluster.conftest import Cluster
+from tests.processes import AUDIT_SECRET
 from tests.wire import Listener, eventually, listening
 
 SAMPLES = 50
@@ -102,6 +103,7 @@ async def in_this_process(cluster: Cluster) -> AsyncIterator[Mounted]:
     """One more node of the cluster, inside of an application of the test's own."""
     names = ("database_url", "redis_url", "jwt_secret", "policies")
     values = {name: cluster.settings[name.upper()] for name in names}
+    values |= {"audit_secret": AUDIT_SECRET}
     values |= {"data_dir": str(cluster.folder / "own"), "node": "own"}
     app = web.Application()
     mounted = await asyncio.to_thread(embed, app, load_settings(**values))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +19,6 @@ from delivery.domain.event import Event, EventClass
 from delivery.domain.health import RECOVERY, THRESHOLD, Breaker, BreakerState
 from delivery.errors import LedgerUnavailable
 from delivery.ledger import SqlLedger
-from delivery.ledger.sql.tables import audit_head, audit_log
 from delivery.testing import MemoryLedger, make_event
 
 FULL = Contact(
@@ -326,165 +324,3 @@ def test_nodes_that_never_come_back_are_deleted(ledger: SqlLedger, advance: Any)
     advance(90_000)
     ledger.nodes.beat("new", "worker", 0, {})
     assert [node.node for node in ledger.nodes.all(max_age=1e6)] == ["new"]
-
-
-# --- audit log -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tamper(ledger: SqlLedger) -> Callable[[sa.Executable], None]:
-    """Write to the database without the stores."""
-
-    def execute(statement: sa.Executable) -> None:
-        with ledger.database.write() as connection:
-            connection.execute(statement)
-
-    return execute
-
-
-def log(ledger: SqlLedger, count: int = 5) -> None:
-    for number in range(count):
-        ledger.audit.append("state", str(uuid_utils.uuid7()), "ada", {"n": number, "s": "ü"})
-
-
-def test_an_untouched_log_verifies(ledger: SqlLedger) -> None:
-    assert ledger.audit.verify() == []
-    log(ledger)
-    assert ledger.audit.verify() == []
-    assert ledger.audit.seal() == 5
-    assert ledger.audit.verify() == []
-    log(ledger, 3)
-    assert ledger.audit.seal(2) == 2
-    assert ledger.audit.seal() == 1
-    assert ledger.audit.seal() == 0
-    assert ledger.audit.verify() == []
-
-
-def test_a_long_log_verifies_over_pages(
-    ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch, tamper: Any
-) -> None:
-    monkeypatch.setattr("delivery.ledger.stores.audit.PAGE", 4)
-    log(ledger, 11)
-    ledger.audit.seal()
-    assert ledger.audit.verify() == []
-    tamper(sa.update(audit_log).where(audit_log.c.seal == 9).values(kind="x"))
-    assert len(ledger.audit.verify()) == 1
-
-
-@pytest.mark.parametrize("column", ["kind", "user_id", "facts", "at", "event_id"])
-def test_a_changed_row_is_found(ledger: SqlLedger, tamper: Any, column: str) -> None:
-    log(ledger)
-    ledger.audit.seal()
-    value: Any = "forged"
-    if column == "at":
-        value = datetime.now(UTC) - timedelta(milliseconds=1)
-    if column == "event_id":
-        value = str(uuid_utils.uuid7())
-    tamper(sa.update(audit_log).where(audit_log.c.seal == 3).values({column: value}))
-    [finding] = ledger.audit.verify()
-    assert finding.startswith("changed")
-    assert "seal 3" in finding
-
-
-def test_a_row_whose_hash_was_forged_too_breaks_the_chain_after_it(
-    ledger: SqlLedger, tamper: Any
-) -> None:
-    log(ledger)
-    ledger.audit.seal()
-    tamper(sa.update(audit_log).where(audit_log.c.seal == 3).values(hash="0" * 64))
-    findings = ledger.audit.verify()
-    assert any("seal 4" in finding and "does not follow" in finding for finding in findings)
-
-
-@pytest.mark.parametrize("seals", [(1,), (3,), (2, 3), (5,), (4, 5), (1, 2, 3, 4, 5)])
-def test_missing_rows_are_found_at_either_end_and_between(
-    ledger: SqlLedger, tamper: Any, seals: tuple[int, ...]
-) -> None:
-    log(ledger)
-    ledger.audit.seal()
-    tamper(sa.delete(audit_log).where(audit_log.c.seal.in_(seals)))
-    assert any(finding.startswith("missing") for finding in ledger.audit.verify())
-
-
-def test_exchanged_rows_are_found(ledger: SqlLedger, tamper: Any) -> None:
-    log(ledger)
-    ledger.audit.seal()
-    for before, after in ((2, 99), (3, 2), (99, 3)):
-        tamper(sa.update(audit_log).where(audit_log.c.seal == before).values(seal=after))
-    assert ledger.audit.verify() != []
-
-
-def test_a_row_inserted_below_sealed_ones_is_found(ledger: SqlLedger, tamper: Any) -> None:
-    log(ledger)
-    tamper(sa.delete(audit_log).where(audit_log.c.id == 2))
-    ledger.audit.seal()
-    assert ledger.audit.verify() == []
-    tamper(_forged(ledger, id=2))
-    [finding] = ledger.audit.verify()
-    assert finding.startswith("inserted")
-    ledger.audit.seal()  # the sealer seals any row; the date still shows the insertion
-    [finding] = ledger.audit.verify()
-    assert finding.startswith("inserted")
-
-
-def test_a_row_inserted_with_a_seal_of_its_own_is_found(ledger: SqlLedger, tamper: Any) -> None:
-    log(ledger)
-    ledger.audit.seal()
-    tamper(_forged(ledger, seal=6, previous_hash="0" * 64, hash="1" * 64))
-    assert any(finding.startswith("inserted") for finding in ledger.audit.verify())
-
-
-def test_a_forgotten_head_is_found(ledger: SqlLedger, tamper: Any) -> None:
-    log(ledger)
-    ledger.audit.seal()
-    tamper(sa.delete(audit_head))
-    assert ledger.audit.verify() != []
-
-
-def test_findings_are_limited(ledger: SqlLedger, tamper: Any) -> None:
-    log(ledger, 5)
-    ledger.audit.seal()
-    tamper(sa.update(audit_log).values(kind="x"))
-    with _limit(3):
-        findings = ledger.audit.verify()
-    assert len(findings) == 4
-    assert "more" in findings[-1]
-
-
-def test_sealers_at_once_make_one_chain(ledger: SqlLedger) -> None:
-    log(ledger, 40)
-    start = threading.Barrier(4)
-    sealed: list[int] = []
-
-    def seal() -> None:
-        start.wait(10)
-        sealed.extend(ledger.audit.seal(5) for _ in range(10))
-
-    threads = [threading.Thread(target=seal) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    while count := ledger.audit.seal(5):
-        sealed.append(count)
-    assert sum(sealed) == 40
-    assert ledger.audit.verify() == []
-
-
-def _forged(ledger: SqlLedger, **values: Any) -> sa.Executable:
-    """A row that claims to be an hour old."""
-    return sa.insert(audit_log).values(
-        at=ledger.now() - timedelta(hours=1),
-        kind="state",
-        event_id=str(uuid_utils.uuid7()),
-        user_id="ada",
-        facts="{}",
-        **values,
-    )
-
-
-@contextmanager
-def _limit(findings: int) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("delivery.ledger.stores.audit.MAX_FINDINGS", findings)
-        yield

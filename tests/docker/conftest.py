@@ -146,6 +146,7 @@ def default_worker_env(
         "DELIVERY_DATABASE_URL": f"postgresql://postgres:{PASSWORD}@{hostname}:5432/postgres",
         "DELIVERY_BROKER_URL": broker_url,
         "DELIVERY_JWT_SECRET": SECRET,
+        "DELIVERY_AUDIT_SECRET": "audit " + SECRET,
         "DELIVERY_LOG_FORMAT": "text",
     }
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from delivery.domain.audit import AuditKeys
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.emitter.validate import new_event_id
 from delivery.ledger import SqlLedger
 from delivery.testing import make_entry, make_event
-from tests.processes import SECRET, run_command, running
+from tests.processes import AUDIT_SECRET, SECRET, run_command, running
 from tests.servers import wait_until
 
 SHORT = """
@@ -47,7 +48,8 @@ def settings(postgres_url: str, redis_url: str, tmp_path: Path) -> dict[str, str
 
 @contextmanager
 def ledger_of(settings: dict[str, str]) -> Iterator[SqlLedger]:
-    with closing(SqlLedger(settings["DATABASE_URL"])) as ledger:
+    keys = AuditKeys(AUDIT_SECRET)
+    with closing(SqlLedger(settings["DATABASE_URL"], audit_keys=keys)) as ledger:
         yield ledger
 
 

@@ -16,7 +16,9 @@ from delivery.errors import ConfigError, LinkInvalid
 from delivery.links import CONFIRM
 
 TOKENS, LINKS, OLD = "t" * 32, "l" * 32, "o" * 32
-BASE: dict[str, Any] = {"database_url": "postgresql://u:p@h/d", "broker_url": "redis://h/1"}
+AUDIT: dict[str, Any] = {"audit_secret": "a" * 32}
+PLAIN: dict[str, Any] = {"database_url": "postgresql://u:p@h/d", "broker_url": "redis://h/1"}
+BASE: dict[str, Any] = PLAIN | AUDIT
 JWKS: dict[str, Any] = {"jwks_url": "https://id.example.org/keys"}
 MAIL: dict[str, Any] = {"smtp_url": "smtp://h:25", "channels": "email"}
 
@@ -93,10 +95,20 @@ def test_a_worker_of_a_channel_lacks_what_the_channel_needs() -> None:
 
 
 def test_beat_migrate_and_flower_have_little() -> None:
-    assert found("beat", **BASE) == set()
-    assert found("migrate", **BASE) == {("broker_url", False)}
+    assert found("beat", **PLAIN) == set()
+    assert found("beat", **BASE) == {("audit_secret", False)}
+    owner: dict[str, Any] = {"migrate_database_url": "postgresql://o:p@h/d"}
+    assert found("migrate", **PLAIN, **owner) == {("broker_url", False)}
     assert found("flower", broker_url="redis://h/1", flower_basic_auth="a:b") == set()
     assert ("database_url", False) in found("flower", **BASE)
+
+
+def test_gateways_and_workers_need_the_key_of_the_compliance_log() -> None:
+    named = PLAIN | {"redis_url": "redis://h/0", "jwt_secret": TOKENS}
+    assert ("audit_secret", True) in found("gateway", **named)
+    assert found("worker", ("emergency",), **PLAIN) == {("audit_secret", True)}
+    with pytest.raises(ConfigError, match="openssl rand"):
+        make_worker_app(config.load_settings(**PLAIN), queues=("emergency",))
 
 
 def test_an_unknown_kind_or_queue_is_named() -> None:

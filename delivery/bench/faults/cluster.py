@@ -226,6 +226,7 @@ class Cluster:
         self.database_proxy: FaultProxy | None = None
         self.redis_proxy: FaultProxy | None = None
         self._secret = os.urandom(32).hex()
+        self._audit_secret = os.urandom(32).hex()
 
     @property
     def url(self) -> str:
@@ -292,6 +293,7 @@ class Cluster:
             "DATABASE_URL": self.servers.postgres.url,
             "REDIS_URL": self.servers.redis.url,
             "JWT_SECRET": self._secret,
+            "AUDIT_SECRET": self._audit_secret,
             "MAX_CONNECTIONS_PER_ADDRESS": "0",
             "POLICIES": str(policies),
             "DATA_DIR": str(self.folder / "data"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,10 @@ ANSWER_TIMEOUT = STATEMENT_TIMEOUT + 1.0
 MAX_AGE = 300
 """Seconds after which a connection is replaced: names and proxies may point elsewhere by then."""
 _CLOCK = sa.text("select clock_timestamp()")
+_LAST = "delivery_last"
+
+LastWrites = Callable[[Connection, Sequence[Any]], None]
+"""Writes what ``at_the_end`` collected in a transaction."""
 
 
 class Database:
@@ -64,6 +68,7 @@ class Database:
         self.engine = engine
         self._writing = threading.RLock()
         self._wall = wall
+        self.last_writes: LastWrites | None = None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -75,18 +80,26 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """A transaction: committed at the end of the block, rolled back on any exception."""
         if not self.is_sqlite:
-            with self._translated(), self.engine.begin() as connection:
+            with self._transaction() as connection:
                 yield connection
             return
         if not self._writing.acquire(timeout=BUSY_TIMEOUT):
             raise LedgerUnavailable("another thread has been writing for 5 s; try again")
         try:
-            with self._translated(), self.engine.connect() as connection:
-                connection = connection.execution_options(delivery_write=True)
-                with connection.begin():
-                    yield connection
+            with self._transaction() as connection:
+                yield connection
         finally:
             self._writing.release()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        last: list[Any] = []
+        with self._translated(), self.engine.connect() as connection:
+            connection = connection.execution_options(delivery_write=True, **{_LAST: last})
+            with connection.begin():
+                yield connection
+                if last and self.last_writes is not None:
+                    self.last_writes(connection, last)
 
     def ping(self) -> None:
         """Ask whether the database can be written.
@@ -157,6 +170,11 @@ class Database:
             if translated is None:
                 raise
             raise translated from error
+
+
+def at_the_end(connection: Connection, items: Sequence[Any]) -> None:
+    """Have ``Database.last_writes`` write these items when all else in the transaction is done."""
+    connection.get_execution_options()[_LAST].extend(items)
 
 
 def _engine(url: URL, pool_size: int) -> sa.Engine:

@@ -1,47 +1,57 @@
-"""The audit log: append-only rows that one sealer chains by hash.
+"""The compliance log: numbered, append-only rows that one sealer chains under a key.
 
-Owns: the hash of a row and the findings of ``verify``. Never does: change a row except to seal it.
-Two limits: a row deleted between its commit and its seal (about a second) leaves no trace, and
-write access to the database is enough to recompute every hash: keep copies of the chain's head.
+Owns: writing rows, numbers and seals. Never does: change or delete a row; pruning does, under the
+owner's role. See docs/compliance-log.md.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from delivery.domain.audit import AuditKeys, Checkpoint, LogRow, Verified, sign, split
 from delivery.domain.event import EventClass, format_instant
-from delivery.domain.foreign_text import storable
-from delivery.ledger.sql import rows
-from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.dialect import SEALER, try_lock
-from delivery.ledger.sql.tables import audit_head, audit_log
+from delivery.ledger.sql.database import Database, at_the_end
+from delivery.ledger.sql.dialect import SEALER, any_of, insert, try_lock
+from delivery.ledger.sql.tables import (
+    audit_counter,
+    audit_details,
+    audit_log,
+    audit_seals,
+    audit_subjects,
+)
+from delivery.ledger.stores import audit_rows, audit_unkeyed
+from delivery.ledger.stores.audit_pruning import export, prune
+from delivery.ledger.stores.audit_verify import verify
 
-GENESIS = "0" * 64
-"""The hash before the first sealed row."""
-TOLERANCE = timedelta(minutes=1)
-"""How far rows may be out of order; a transaction lasts seconds at most."""
-PAGE = 1_000
-MAX_FINDINGS = 100
-HEAD = 1
+logger = logging.getLogger(__name__)
+
+UPGRADE_WINDOW = timedelta(days=1)
+"""How long after the switch rows of processes of the first release are taken over."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditRow:
-    """One fact about one event, to be appended to the log."""
+    """One fact, to be appended to the log.
+
+    Attributes:
+        user_id: whom it is about; empty for no user.
+        forgets: the user's name and details are deleted with this row.
+    """
 
     kind: str
-    event_id: str
+    event_id: str | None
     user_id: str
     facts: Mapping[str, Any]
     at: datetime
+    forgets: bool = False
 
 
 class Subject(NamedTuple):
@@ -54,14 +64,14 @@ class Subject(NamedTuple):
 
 
 def is_audited(event_class: str) -> bool:
-    """Whether the log records events of this class: sign-in events only."""
+    """Whether the log records each step of events of this class: sign-in events only."""
     return event_class == EventClass.AUTH
 
 
 def record(connection: Connection, kind: str, at: datetime, subjects: Iterable[Subject]) -> None:
     """Append a row about each event of an audited class, in the transaction of the change that it
     records."""
-    _append(
+    append(
         connection,
         [
             AuditRow(kind, one.event_id, one.user_id, one.facts, at)
@@ -71,40 +81,132 @@ def record(connection: Connection, kind: str, at: datetime, subjects: Iterable[S
     )
 
 
-def _append(connection: Connection, entries: Sequence[AuditRow]) -> None:
-    if not entries:
-        return
-    connection.execute(
-        sa.insert(audit_log),
-        [
-            {
-                "at": entry.at,
-                "kind": entry.kind,
-                "event_id": entry.event_id,
-                "user_id": entry.user_id,
-                "facts": storable(
-                    json.dumps(dict(entry.facts), sort_keys=True, ensure_ascii=False)
-                ),
-            }
-            for entry in entries
-        ],
-    )
+def append(connection: Connection, entries: Sequence[AuditRow]) -> None:
+    """Append rows at the end of this transaction.
+
+    Their numbers have no gap, so writers take turns at one counter row until they commit. Only
+    transactions with something to log touch it, and they do so last: the holder of the counter
+    waits for nothing else, so that its turn is one commit long and no two wait for each other.
+    """
+    if entries:
+        at_the_end(connection, entries)
 
 
 class AuditSql:
-    """``AuditStore`` over SQL."""
+    """``AuditStore`` over SQL.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        keys: ``None`` for a ledger whose codes show accidents only.
+    """
+
+    def __init__(self, database: Database, keys: AuditKeys | None = None) -> None:
         self._database = database
+        self._keys = keys or AuditKeys.unkeyed()
+        self._upgrade: tuple[datetime, int] | None = None
+        self._is_upgrade_over = False
+        database.last_writes = self._write
 
-    def append(self, kind: str, event_id: str, user_id: str, facts: Mapping[str, Any]) -> None:
+    def append(
+        self, kind: str, event_id: str | None, user_id: str, facts: Mapping[str, Any]
+    ) -> None:
         """Append one row in a transaction of its own."""
         with self._database.write() as connection:
             now = self._database.now(connection)
-            _append(connection, [AuditRow(kind, event_id, user_id, facts, now)])
+            append(connection, [AuditRow(kind, event_id, user_id, facts, now)])
+
+    def _write(self, connection: Connection, entries: Sequence[AuditRow]) -> None:
+        counter = audit_rows.counter(connection, lock=True)
+        last, doubt = self._last_number(counter)
+        if doubt:
+            logger.error("audit counter is wrong (%s); numbers go on after %d", doubt, last)
+            facts = {"what": doubt, "found": counter.number, "last": last}
+            entries = [
+                AuditRow(audit_rows.RECOVERED, None, "", facts, entries[0].at),
+                *entries,
+            ]
+        rows, details, names = self._made(entries, last)
+        connection.execute(sa.insert(audit_log), rows)
+        if details:
+            connection.execute(sa.insert(audit_details), details)
+        if names:
+            statement = insert(connection, audit_subjects).on_conflict_do_nothing()
+            connection.execute(statement, [{"subject": s, "user_id": u} for s, u in names.items()])
+        for entry in entries:
+            if entry.forgets:
+                self._forget(connection, entry.user_id)
+        last += len(rows)
+        key = self._keys.current
+        _set_counter(
+            connection,
+            counter,
+            {"number": last, "mac": key.counter("number", last), "key": key.id},
+        )
+
+    def _last_number(self, counter: audit_rows.Counter) -> tuple[int, str]:
+        """The number to go on after, and why the counter is not believed (empty: it is).
+
+        A writer goes on with a counter that was tampered with: events must not fail for it. The row
+        that it adds is found by every later verification.
+        """
+        newest = max(counter.newest_row, counter.newest_seal, counter.newest_detail)
+        last = max(counter.number, newest)
+        key = self._keys.get(counter.key)
+        if not counter.is_there:
+            return last, "the counter's row was deleted"
+        if newest > counter.number:
+            return last, "the counter was set back"
+        if counter.number == 0 and counter.mac is None:
+            return last, ""
+        if counter.mac is None or (
+            key is not None and counter.mac != key.counter("number", counter.number)
+        ):
+            return last, "the counter does not match its code"
+        return last, ""
+
+    def _made(
+        self, entries: Sequence[AuditRow], number: int
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, str]]:
+        rows, details, names = [], [], {}
+        key = self._keys.current
+        for entry in entries:
+            number += 1
+            facts, detail = split(entry.facts)
+            subject = key.pseudonym(entry.user_id)
+            made = LogRow(
+                number,
+                format_instant(entry.at),
+                entry.kind,
+                entry.event_id,
+                subject,
+                facts,
+                None if detail is None else key.commitment(number, detail),
+                key.id,
+            )
+            values = {
+                "number": number,
+                "at": entry.at,
+                "kind": entry.kind,
+                "event_id": entry.event_id or audit_rows.NO_EVENT,
+                "user_id": subject,
+                "facts": facts,
+                "commitment": made.commitment,
+                "key": key.id,
+                "mac": key.row(made),
+            }
+            rows.append(values)
+            if detail is not None:
+                details.append({"number": number, "subject": subject, "details": detail})
+            if subject and not entry.forgets:
+                names[subject] = entry.user_id
+        return rows, details, names
+
+    def _forget(self, connection: Connection, user_id: str) -> None:
+        subjects = self._keys.pseudonyms(user_id)
+        for table in (audit_subjects, audit_details):
+            connection.execute(sa.delete(table).where(any_of(table.c.subject, subjects)))
 
     def seal(self, limit: int = 1_000) -> int:
-        """Number and chain at most ``limit`` rows that have no seal yet, in order of their ids.
+        """Chain at most ``limit`` rows that have no seal yet, in order of their numbers.
 
         Returns:
             The number of sealed rows; 0 also while another process seals.
@@ -112,122 +214,136 @@ class AuditSql:
         with self._database.write() as connection:
             if not try_lock(connection, SEALER):
                 return 0
-            waiting = connection.execute(
-                sa.select(audit_log)
-                .where(audit_log.c.seal.is_(None))
-                .order_by(audit_log.c.id)
-                .limit(limit)
-            ).all()
-            if not waiting:
-                return 0
-            seal, previous = _head(connection)
-            sealed = []
-            for row in waiting:
-                seal += 1
-                digest = _hash(previous, seal, row)
-                sealed.append({"row": row.id, "s": seal, "before": previous, "own": digest})
-                previous = digest
-            connection.execute(
-                sa.update(audit_log)
-                .where(audit_log.c.id == sa.bindparam("row"))
-                .values(
-                    seal=sa.bindparam("s"),
-                    previous_hash=sa.bindparam("before"),
-                    hash=sa.bindparam("own"),
-                ),
-                sealed,
-            )
-            _set_head(connection, seal, previous)
-            return len(sealed)
+            return self._seal(connection, limit)
 
-    def verify(self) -> list[str]:
-        """Check the whole chain; returns at most ``MAX_FINDINGS`` findings as sentences."""
-        findings: list[str] = []
-        with self._database.read() as connection:
-            if not self._database.is_sqlite:  # one snapshot, as SQLite gives by itself
-                connection.execute(sa.text("set transaction isolation level repeatable read"))
-            for finding in self._findings(connection):
-                findings.append(finding)
-                if len(findings) >= MAX_FINDINGS:
-                    findings.append(f"and more: only the first {MAX_FINDINGS} findings are listed")
-                    break
-        return findings
-
-    def _findings(self, connection: Connection) -> Iterator[str]:
-        expected, previous, latest = 0, GENESIS, None
-        for row in _sealed(connection):
-            expected += 1
-            name = f"row {row.id} (seal {row.seal})"
-            if row.seal != expected:
-                yield f"missing: seals {expected} to {row.seal - 1} are not there"
-                expected, previous = row.seal, row.previous_hash
-            if row.previous_hash != previous:
-                yield f"changed: {name} does not follow the row before it"
-            if row.hash != _hash(row.previous_hash, row.seal, row):
-                yield f"changed: {name} does not match its hash"
-            if latest is not None and row.at < latest - TOLERANCE:
-                yield f"inserted: {name} is dated {format_instant(row.at)}, long before its seal"
-            previous = row.hash
-            latest = row.at if latest is None else max(latest, row.at)
-        yield from self._tail(connection, expected, previous)
-
-    def _tail(self, connection: Connection, seal: int, last_hash: str) -> Iterator[str]:
-        head_seal, head_hash = _head(connection)
-        if seal < head_seal:
-            yield f"missing: seals {seal + 1} to {head_seal} are not there"
-        elif seal > head_seal:
-            yield f"inserted: the chain was sealed up to {head_seal}, rows go up to {seal}"
-        elif last_hash != head_hash:
-            yield "changed: the last row is not the one that was sealed last"
-        newest = sa.select(sa.func.max(audit_log.c.id)).where(audit_log.c.seal.isnot(None))
-        late = sa.select(audit_log.c.id).where(
-            audit_log.c.seal.is_(None),
-            audit_log.c.id < newest.scalar_subquery(),
-            audit_log.c.at < self._database.now(connection) - TOLERANCE,
+    def _seal(self, connection: Connection, limit: int | None) -> int:
+        counter = audit_rows.counter(connection)
+        before = self._before_sealing(connection, counter)
+        if before:
+            self._write(connection, before)
+        last, previous = audit_rows.last_seal(connection)
+        key, seals = self._keys.current, []
+        for sealed in audit_rows.numbered(connection, last, limit=limit):
+            row = sealed.row
+            previous = row.sealed_after(previous)
+            last = row.number
+            mac = key.seal(last, previous)
+            seals.append({"number": last, "hash": previous, "mac": mac, "key": key.id})
+        if not seals:
+            return 0
+        connection.execute(sa.insert(audit_seals), seals)
+        _set_counter(
+            connection,
+            counter,
+            {"sealed": last, "sealed_mac": key.counter("sealed", last), "sealed_key": key.id},
         )
-        for row_id in connection.execute(late.order_by(audit_log.c.id)).scalars():
-            yield f"inserted: row {row_id} stands below sealed rows without a seal of its own"
+        return len(seals)
+
+    def _before_sealing(
+        self, connection: Connection, counter: audit_rows.Counter
+    ) -> list[AuditRow]:
+        """Rows of the sealer's own: the switch, what was taken over, what is missing."""
+        now = self._database.now(connection)
+        if counter.sealed == 0 and counter.newest_seal == 0:
+            return [AuditRow(audit_rows.SWITCHED, None, "", _switch(connection, counter), now)]
+        rows = []
+        if counter.newest_seal < counter.sealed:
+            what = "seals were deleted"
+            logger.error("%s: up to %d, not %d", what, counter.newest_seal, counter.sealed)
+            facts = {"what": what, "found": counter.newest_seal, "last": counter.sealed}
+            rows.append(AuditRow(audit_rows.RECOVERED, None, "", facts, now))
+        if counter.is_upgraded and not self._is_upgrade_over:
+            rows += self._taken_over(connection, now)
+        return rows
+
+    def _taken_over(self, connection: Connection, now: datetime) -> list[AuditRow]:
+        """Rows that processes of the first release wrote after the switch, during an upgrade."""
+        query = sa.select(sa.func.count()).where(audit_log.c.number.is_(None))
+        count = connection.execute(query).scalar_one()
+        if self._upgrade is None or self._upgrade[1] != count:
+            self._upgrade = _stated(connection)
+        until, known = self._upgrade
+        self._is_upgrade_over = now > until
+        if self._is_upgrade_over or known == count:
+            return []
+        facts = {"unkeyed": audit_rows.unkeyed(connection)}
+        return [AuditRow(audit_rows.ADOPTED, None, "", facts, now)]
+
+    def head(self) -> Checkpoint | None:
+        """A signed checkpoint of the last seal; ``None`` before the first."""
+        with self._database.read() as connection:
+            number, digest = audit_rows.last_seal(connection)
+            now = self._database.now(connection)
+        return None if number == 0 else sign(self._keys.current, number, digest, now)
+
+    def follows(self, checkpoint: Checkpoint) -> bool:
+        """See the port."""
+        with self._database.read() as connection:
+            digest = audit_rows.seal_of(connection, checkpoint.number)
+            first = connection.execute(sa.select(sa.func.min(audit_seals.c.number))).scalar_one()
+        was_pruned = digest is None and first is not None and first > checkpoint.number
+        return digest == checkpoint.hash or was_pruned
+
+    def verify(self, checkpoints: Sequence[Checkpoint] = ()) -> Verified:
+        """See the port."""
+        return verify(self._database, self._keys, checkpoints, UPGRADE_WINDOW)
+
+    def export(self, after: int = 0) -> Iterator[dict[str, Any]]:
+        """See the port."""
+        return export(self._database, after)
+
+    def prune(self, before: datetime, *, dry_run: bool = False) -> int:
+        """See the port."""
+        if dry_run:
+            with self._database.read() as connection:
+                return prune(connection, before, dry_run=True)[0]
+        with self._database.write() as connection:
+            while self._seal(connection, None):
+                pass  # whatever is kept hangs on a seal
+            count, facts = prune(connection, before, dry_run=False)
+            if count:
+                now = self._database.now(connection)
+                self._write(connection, [AuditRow(audit_rows.PRUNED, None, "", facts, now)])
+                self._seal(connection, None)
+            return count
 
 
-def _hash(previous: str | None, seal: int, row: rows.AnyRow) -> str:
-    """SHA-256 over the hash before and the row's fields as canonical JSON."""
-    fields = {
-        "seal": seal,
-        "id": row.id,
-        "at": format_instant(row.at),
-        "kind": row.kind,
-        "event_id": row.event_id,
-        "user_id": row.user_id,
-        "facts": row.facts,
+def instant_of(row: LogRow) -> datetime:
+    """When a row was written."""
+    return msgspec.convert(row.at, datetime)
+
+
+def _stated(connection: Connection) -> tuple[datetime, int]:
+    """When the upgrade's window ends, and how many unkeyed rows the log vouches for."""
+    statements = list(audit_rows.of_kinds(connection, audit_rows.STATEMENTS))
+    switched = [row for row in statements if row.kind == audit_rows.SWITCHED]
+    # The switch row keeps what the migration found: the counter's own column has no code.
+    if not switched or not audit_rows.facts_of(switched[0]).get("upgraded"):
+        return datetime.min.replace(tzinfo=UTC), 0
+    stated = audit_rows.facts_of(statements[-1]).get("unkeyed", {})
+    return instant_of(switched[0]) + UPGRADE_WINDOW, int(stated.get("rows", 0))
+
+
+def _switch(connection: Connection, counter: audit_rows.Counter) -> dict[str, Any]:
+    seal, digest = audit_unkeyed.head(connection)
+    return {
+        "unkeyed": audit_rows.unkeyed(connection),
+        "chain": {"seal": seal, "hash": digest},
+        "faults": sum(1 for _ in audit_unkeyed.findings(connection)),
+        "upgraded": counter.is_upgraded,
     }
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(f"{previous}{text}".encode()).hexdigest()
 
 
-def _head(connection: Connection) -> tuple[int, str]:
-    row = connection.execute(sa.select(audit_head).where(audit_head.c.id == HEAD)).one_or_none()
-    return (0, GENESIS) if row is None else (row.seal, row.hash)
-
-
-def _set_head(connection: Connection, seal: int, digest: str) -> None:
-    moved = connection.execute(
-        sa.update(audit_head).where(audit_head.c.id == HEAD).values(seal=seal, hash=digest)
-    )
+def _set_counter(
+    connection: Connection, counter: audit_rows.Counter, values: dict[str, Any]
+) -> None:
+    ours = audit_counter.c.id == audit_rows.COUNTER
+    moved = connection.execute(sa.update(audit_counter).where(ours).values(values))
     if moved.rowcount == 0:
-        connection.execute(sa.insert(audit_head).values(id=HEAD, seal=seal, hash=digest))
+        fresh = {"number": counter.number, "sealed": 0, "upgraded": False}
+        connection.execute(
+            sa.insert(audit_counter).values({"id": audit_rows.COUNTER} | fresh | values)
+        )
 
 
-def _sealed(connection: Connection) -> Iterator[rows.AnyRow]:
-    """All sealed rows in order, a page at a time."""
-    last = 0
-    while True:
-        page = connection.execute(
-            sa.select(audit_log)
-            .where(audit_log.c.seal > last)
-            .order_by(audit_log.c.seal)
-            .limit(PAGE)
-        ).all()
-        yield from page
-        if len(page) < PAGE:
-            return
-        last = page[-1].seal
+__all__ = ["AuditRow", "AuditSql", "Subject", "append", "is_audited", "record"]

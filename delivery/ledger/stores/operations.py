@@ -58,6 +58,7 @@ class OperationSql:
         dry_run: bool = False,
         after: str | None = None,
         limit: int | None = None,
+        actor: str = "",
     ) -> list[str]:
         """See the port. Each page is a transaction of its own, so no lock is held for long."""
         matched: list[str] = []
@@ -72,7 +73,7 @@ class OperationSql:
                 .order_by(events.c.position)
                 .limit(size)
             )
-            rows = self._look(page) if dry_run else self._replay_page(page, policies)
+            rows = self._look(page) if dry_run else self._replay_page(page, policies, actor)
             matched.extend(row.id for row in rows)
             if len(rows) < size:
                 break
@@ -83,13 +84,16 @@ class OperationSql:
         with self._database.read() as connection:
             return connection.execute(page).all()
 
-    def _replay_page(self, page: sa.Select[Any], policies: Policies) -> Sequence[AnyRow]:
+    def _replay_page(
+        self, page: sa.Select[Any], policies: Policies, actor: str
+    ) -> Sequence[AnyRow]:
         with self._database.write() as connection:
             rows = connection.execute(page.with_for_update()).all()
             if rows:
                 now = self._database.now(connection)
                 _restart(connection, [row.id for row in rows], policies, now)
                 _audit(connection, rows, "replayed", now)
+                _record_replay(connection, rows, actor, now)
             return rows
 
     def _position_of(self, event_id: str) -> int:
@@ -153,6 +157,17 @@ def _audit(connection: Connection, rows: Sequence[AnyRow], kind: str, now: datet
         now,
         [audit.Subject(row.id, row.user_id, row._mapping["class"], {}) for row in rows],
     )
+
+
+def _record_replay(
+    connection: Connection, rows: Sequence[AnyRow], actor: str, now: datetime
+) -> None:
+    """One row for each page of a replay, of whatever class its events are."""
+    ids, users = [str(row.id) for row in rows], {row.user_id for row in rows}
+    facts = {"events": len(ids), "first": ids[0], "last": ids[-1], "actor": actor}
+    event_id = ids[0] if len(ids) == 1 else None
+    user_id = users.pop() if len(users) == 1 else ""
+    audit.append(connection, [audit.AuditRow("replay", event_id, user_id, facts, now)])
 
 
 def _tries(connection: Connection, ids: Sequence[str]) -> dict[tuple[str, int], int]:

@@ -13,12 +13,14 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import ENDED, State
 from delivery.domain.records import Purged
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import attempts, confirmations, events, queue_copies, receipts
+from delivery.ledger.stores import audit
 
 
 class RetentionSql:
@@ -53,9 +55,23 @@ class RetentionSql:
         if old and not dry_run:
             with self._database.write() as connection:
                 old = {id_: old[id_] for id_ in _delete(connection, old)}
+                _record(connection, old, before, self._database.now(connection))
         # Positions follow the time of recording: after a window of young events all are young.
         over = len(window) < limit or all(r.recorded_at >= max(before.values()) for r in window)
         return Purged(dict(Counter(old.values())), None if over else window[-1].position)
+
+
+def _record(
+    connection: Connection,
+    deleted: Mapping[str, State],
+    before: Mapping[State, datetime],
+    now: datetime,
+) -> None:
+    if deleted:
+        counts = Counter(state.value for state in deleted.values())
+        cuts = {state.value: format_instant(cut) for state, cut in before.items()}
+        facts = {"deleted": dict(counts), "before": cuts}
+        audit.append(connection, [audit.AuditRow("purged", None, "", facts, now)])
 
 
 def _delete(connection: Connection, old: Mapping[str, State]) -> list[str]:

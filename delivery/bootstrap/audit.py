@@ -1,0 +1,157 @@
+"""The compliance log's keys and checkpoints of this installation.
+
+Owns: where the key comes from (its setting, else the data directory's file, which `delivery up`
+makes), and files of checkpoints. Never does: keep either in the database.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from delivery.config import Settings, secret
+from delivery.domain.audit import AuditKeys, Checkpoint
+from delivery.domain.stores import Ledger
+from delivery.errors import ConfigError
+from delivery.process.data_directory import AUDIT_FILE, audit_secret
+
+logger = logging.getLogger(__name__)
+
+MAKE = "openssl rand -hex 32"
+
+
+def audit_keys(settings: Settings) -> AuditKeys:
+    """The keys of this installation.
+
+    Raises:
+        ConfigError: none is set for the database that is; names the command that makes one.
+    """
+    given = secret(settings.audit_secret)
+    previous = (secret(settings.audit_secret_previous) or "").replace(",", " ").split()
+    file = settings.data_dir / AUDIT_FILE
+    if given is not None:
+        # A log that `delivery up` began is verified with the key that it made.
+        own = [audit_secret(settings.data_dir)] if file.is_file() else []
+        return AuditKeys(given, [*previous, *own])
+    if settings.database_url is None or file.is_file():
+        return AuditKeys(audit_secret(settings.data_dir), previous)
+    raise ConfigError(
+        "DELIVERY_AUDIT_SECRET is missing: the compliance log is chained under a key that the "
+        f"database does not have. Make one with: {MAKE}"
+    )
+
+
+HEAD_FILE = "audit-head.json"
+MAX_HEAD_BYTES = 1 << 16
+"""Files below this are read as a whole, for a document over several lines."""
+
+
+def read_checkpoints(path: Path) -> list[Checkpoint]:
+    """The checkpoints of a file, one JSON document per line; other lines of an export are skipped.
+
+    Raises:
+        ConfigError: the file cannot be read, or has none.
+    """
+    found = [
+        msgspec.convert(document, Checkpoint)
+        for document in read_documents(path)
+        if document.get("type") == "checkpoint"
+    ]
+    if not found:
+        raise ConfigError(f"{path}: no checkpoint in it; `delivery audit head` writes one")
+    return found
+
+
+def read_documents(path: Path) -> Iterator[dict[str, Any]]:
+    """The documents of a file, one per line or a single one over several lines.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no such file.
+    """
+    try:
+        if path.stat().st_size < MAX_HEAD_BYTES:
+            yield from _documents(path.read_text(encoding="utf-8"))
+            return
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                yield from _documents(line)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (ValueError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path}: no JSON documents, one per line") from error
+
+
+def _documents(text: str) -> Iterator[dict[str, Any]]:
+    try:
+        whole = [json.loads(text)] if text.strip() else []
+    except ValueError:
+        whole = [json.loads(line) for line in text.splitlines() if line.strip()]
+    for document in whole:
+        if not isinstance(document, dict):
+            raise ValueError("not an object")
+        yield document
+
+
+class HeadFile:
+    """The newest checkpoint, beside the database: a log that was set back as a whole shows here.
+
+    Written by the process that seals. A head that the log does not go on from is kept: only an
+    operator may remove the file, after a restored backup.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> list[Checkpoint]:
+        """The kept checkpoint; none if there is no file.
+
+        Raises:
+            ConfigError: the file is there and holds none.
+        """
+        return read_checkpoints(self._path) if self._path.is_file() else []
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Replace the kept checkpoint, at once or not at all."""
+        part = self._path.with_suffix(f".{os.getpid()}.part")
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(msgspec.json.encode(checkpoint) + b"\n")
+        part.replace(self._path)
+
+
+class Sealer:
+    """Seals the log and keeps its head beside the database."""
+
+    def __init__(self, ledger: Ledger, data_dir: Path) -> None:
+        self._audit = ledger.audit
+        self._file = HeadFile(data_dir / HEAD_FILE)
+
+    def __call__(self, limit: int) -> int:
+        """See ``AuditStore.seal``."""
+        count = self._audit.seal(limit)
+        if count:
+            try:
+                self._keep()
+            except (ConfigError, OSError) as error:
+                logger.error("the head of the compliance log cannot be kept: %s", error)
+        return count
+
+    def _keep(self) -> None:
+        for known in self._file.read():
+            if not self._audit.follows(known):
+                logger.error(
+                    "the compliance log does not go on from row %d of %s, which was sealed: "
+                    "it was set back; run `delivery audit verify`",
+                    known.number,
+                    known.at,
+                )
+                return
+        head = self._audit.head()
+        if head is not None:
+            self._file.keep(head)
