@@ -224,6 +224,7 @@ class FakePush:
 
     Attributes:
         answers: used up first, one per push; ``answer`` afterwards.
+        absent: users without a connection.
     """
 
     def __init__(self, connections: int = 1) -> None:
@@ -232,6 +233,11 @@ class FakePush:
         self.answers: list[Pushed | Exception] = []
         self.answer = Pushed(connections, None if connections else "nobody connected")
         self.score = 100
+        self.absent: set[str] = set()
+
+    def is_absent(self, user_id: str) -> bool:
+        """See the port."""
+        return user_id in self.absent
 
     def health(self, user_id: str) -> int:
         """See the port; the same for every user."""

@@ -214,7 +214,8 @@ class EventsApi:
 
     async def accept(self, request: web.Request) -> web.Response:
         """``POST /v1/events``: 202 when at least one event is durable now."""
-        await service(request, self._auth, "emit")
+        producer = (await service(request, self._auth, "emit")).subject
+        self._intake.check_room(producer)
         raw = await read_body(request, MAX_BODY_BYTES)
         if len(raw) <= LARGE_BODY:
             batch = parse_batch(request.content_type, raw)
@@ -222,7 +223,7 @@ class EventsApi:
             async with self._decoding:
                 batch = await asyncio.to_thread(parse_batch, request.content_type, raw)
         del raw
-        return accept_response(batch, await self._intake.accept(batch.items))
+        return accept_response(batch, await self._intake.accept(batch.items, producer))
 
     async def show(self, request: web.Request) -> web.Response:
         """``GET /v1/events/{id}``: one event; 404 for another user's event."""

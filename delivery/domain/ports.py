@@ -185,8 +185,14 @@ class Accepted(msgspec.Struct, frozen=True, gc=False):
 class Intake(Protocol):
     """The emitter's entry for events that came as JSON objects (HTTP). On the loop."""
 
-    async def accept(self, items: Sequence[Any]) -> list[Accepted | Exception]:
+    def check_room(self, producer: str) -> None:
+        """Refuse a request before it is read. Raises ``Overloaded``: too much of it waits."""
+
+    async def accept(self, items: Sequence[Any], producer: str) -> list[Accepted | Exception]:
         """Validate and record a batch, in order; accepted events are pushed afterwards.
+
+        Args:
+            producer: whose events they are: producers take turns.
 
         Returns:
             One answer per item, once it is durable. ``InvalidEvent`` (or ``IdConflict``,
@@ -217,6 +223,10 @@ class Push(Protocol):
 
     def push(self, event: Event, encoded: bytes) -> Pushed:
         """Queue one event, encoded once, on each of its user's connections, here and elsewhere."""
+
+    def is_absent(self, user_id: str) -> bool:
+        """Whether a push now reaches no connection: no other node is alive, and there is none here.
+        The user may connect at any time; the connection is then fed from the ledger."""
 
     def health(self, user_id: str) -> int:
         """Score of the user's best connection here, 0-100; 100 without a connection."""

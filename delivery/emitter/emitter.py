@@ -16,6 +16,7 @@ from functools import partial
 
 from delivery.domain.emission import Data, Emission, Receipt
 from delivery.domain.event import Event, EventClass, check_event_id
+from delivery.domain.lifecycle import Outcome
 from delivery.domain.policy import ClassPolicy, Policies
 from delivery.domain.ports import Accepted, Journal, Push
 from delivery.domain.records import Entry, Receipted, Recorded
@@ -98,6 +99,7 @@ class EmitterCore:
         self._max_backlog = max_backlog
         self._runs = Runs(run_capacity)
         self._performance_at: float | None = None
+        self._push = push
         self._pusher = Pusher(push, journal, jitter=jitter, on_hand_over=self._hint)
         self.is_started = False
 
@@ -252,6 +254,10 @@ class EmitterCore:
             done=done,
             performance=performance,
         )
+        if self._push.is_absent(draft.event.user_id):
+            # Part of the insert, at a fraction of the cost of a hand-over after it.
+            entry.hand_over = True
+            entry.pushes.append((Outcome.FAILED, "nobody connected"))
         self._journal.submit(entry, self._on_numbered)
         run.outstanding += 1
 
@@ -264,7 +270,10 @@ class EmitterCore:
         if answer.outcome is Recorded.NEW:
             run.on_recorded(answer.seq)
             numbered = entry.event.evolve(seq=answer.seq)
-            self._pusher.offer(numbered, entry.policy, entry.performance)
+            if entry.hand_over:
+                self._hint()
+            if not entry.hand_over or not self._push.is_absent(numbered.user_id):
+                self._pusher.offer(numbered, entry.policy, entry.performance)
             self._copy_auth(numbered)
         entry.done(_accepted(answer))
 

@@ -151,6 +151,10 @@ class Registry:
         self._queue(user, (event, encoded))
         return Pushed(user.pushed.connections + elsewhere) if elsewhere else user.pushed
 
+    def is_absent(self, user_id: str) -> bool:
+        """Whether a push reaches no connection; see the port."""
+        return user_id not in self._users and not self.peers.has_nodes
+
     def push_here(self, event: Event, encoded: bytes) -> None:
         """Push an event of another node to the connections of this node only."""
         user = self._users.get(event.user_id)

@@ -183,6 +183,22 @@ class Committer:
             logger.exception("journal failed on a batch of %d entries", len(batch.entries))
             return [error] * len(batch.entries)
 
+    def commit_rest(self, batch: Batch) -> None:
+        """Write what no caller waits for, after ``answers``. A hand-over that is lost with the
+        ledger is made up for by its event's due time."""
+        if self._outage.is_on:
+            return
+        try:
+            self._offer_unmatched_confirmations()
+            for reason, ids in batch.hand_overs.items():
+                self._division.hand_over(ids, reason)
+        except LedgerUnavailable as error:
+            self._outage.failed()
+            logger.warning("hand-overs wait for their due time: %s", error)
+        except Exception:
+            # The thread must survive any fault.
+            logger.exception("journal failed to hand over events, their due times do it")
+
     def maintain(self) -> None:
         """Drain the spool, adopt spools of ended processes, offer unmatched confirmations."""
         try:
@@ -219,7 +235,6 @@ class Committer:
             return self._spool_rest(entries, answers, left)
         self._outage.worked()
         self.commits += 1
-        self._commit_rest(batch)
         return answers
 
     def _spool_rest(
@@ -233,17 +248,6 @@ class Committer:
         for n, answer in zip(left, spooled, strict=True):
             found[n] = answer
         return found
-
-    def _commit_rest(self, batch: Batch) -> None:
-        """Write what must not fail the entries, which are recorded. A hand-over that is lost with
-        the ledger is made up for by its event's due time."""
-        try:
-            self._offer_unmatched_confirmations()
-            for reason, ids in batch.hand_overs.items():
-                self._division.hand_over(ids, reason)
-        except LedgerUnavailable as error:
-            self._outage.failed()
-            logger.warning("hand-overs wait for their due time: %s", error)
 
     def _drain(self) -> None:
         """Drain the spool before a new batch: the order of a run and its ids depend on it."""

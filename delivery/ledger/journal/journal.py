@@ -10,7 +10,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from delivery.domain.lifecycle import Confirmation
@@ -217,16 +217,20 @@ class JournalThread:
         self._timer = None
         self._offer()
 
-    def _on_answered(self, batch: Batch, answers: Sequence[Answer]) -> None:
-        self._is_busy = False
+    def _on_committed(self, batch: Batch, answers: Sequence[Answer], is_last: bool) -> None:
         self.backlog -= len(batch.entries)
-        self._end_flushes()
-        self._offer()  # the thread first: it commits while the answers are called
+        if is_last:
+            self._on_free()  # the thread first: it commits while the answers are called
         for (entry, answered), answer in zip(batch.entries, answers, strict=True):
             try:
                 answered(entry, answer)
             except Exception:
                 logger.exception("journal callback failed for event %s", entry.event.id)
+
+    def _on_free(self) -> None:
+        self._is_busy = False
+        self._end_flushes()
+        self._offer()
 
     def _end_flushes(self) -> None:
         """Wake callers of ``flush`` whose entries and batches are all durable. Every batch that was
@@ -251,15 +255,20 @@ class JournalThread:
                 continue
             if batch is None:
                 return
-            self._report(batch, self._committer.answers(batch))
+            answers = self._committer.answers(batch)
+            # Callers wait for the commit of their events, not for that of earlier ones' hand-overs.
+            self._tell(self._on_committed, batch, answers, not batch.hand_overs)
+            self._committer.commit_rest(batch)
+            if batch.hand_overs:
+                self._tell(self._on_free)
             if self._committer.is_upkeep_due:
                 # A journal that is never idle must adopt spools, too.
                 self._committer.maintain()
 
-    def _report(self, batch: Batch, answers: Sequence[Answer]) -> None:
+    def _tell(self, call: Callable[..., None], *arguments: object) -> None:
         if self._loop is None or self._loop.is_closed():
             return
         try:
-            self._loop.call_soon_threadsafe(self._on_answered, batch, answers)
+            self._loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError as error:  # the loop closed since the check above
-            logger.info("a batch of %d was recorded as the loop ended: %s", len(answers), error)
+            logger.info("a batch was recorded as the loop ended: %s", error)

@@ -88,6 +88,24 @@ async def test_a_push_without_a_connection_hands_over_after_the_commit(world):
     assert world.journal.hand_overs == [(answers[0].id, "nobody connected")]
 
 
+async def test_an_event_of_an_absent_user_is_handed_over_by_its_insert(world):
+    world.push.absent.add("u1")
+    await accept(world, [item()])
+    [entry] = world.journal.committed
+    assert entry.hand_over
+    assert (world.journal.hand_overs, world.push.pushed) == ([], [])
+
+
+async def test_a_user_who_comes_while_an_event_commits_gets_it(world):
+    world.push.absent.add("u1")
+    task = asyncio.create_task(HttpIntake(world.core).accept([item()], "producer"))
+    await asyncio.sleep(0)
+    world.push.absent.clear()
+    world.journal.commit()
+    await task
+    assert len(world.push.pushed) == 1
+
+
 async def test_a_ledger_that_fails_is_said_per_item(world):
     task = asyncio.create_task(HttpIntake(world.core).accept([item(0), {"type": "note"}]))
     await asyncio.sleep(0)
