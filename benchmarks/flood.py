@@ -6,7 +6,6 @@ several connections with one service token and does not pause, also when it is r
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import click
 
 from delivery.bench.load import percentiles
@@ -159,7 +157,7 @@ def main(seconds: float, rate: float, connections: int, batch: int, rounds: int)
     report = run_flood(
         seconds=seconds, rate=rate, connections=connections, batch=batch, rounds=rounds
     )
-    click.echo(json.dumps(report, indent=2))
+    click.echo(json.dumps(report | {"aim": AIM}, indent=2))
 
 
 if __name__ == "__main__":

@@ -113,7 +113,9 @@ async def main() -> None:
         timeout=timeout,
         connector=aiohttp.TCPConnector(limit=0),
     ) as session:
-        print(json.dumps(await {"steady": steady, "flood": flood}[role](session, url, **order)))
+        produce = steady if role == "steady" else flood
+        found = await produce(session, url, **order)
+        sys.stdout.write(json.dumps(found) + "\n")
     for one in listeners:
         one.cancel()
     await asyncio.gather(*listeners, return_exceptions=True)

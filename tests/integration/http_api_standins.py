@@ -154,7 +154,10 @@ class Intake:
         self.items: list[Any] = []
         self.answers: list[Accepted | Exception] | None = None
 
-    async def accept(self, items: Sequence[Any]) -> list[Accepted | Exception]:
+    def check_room(self, producer: str) -> None:
+        """There is always room."""
+
+    async def accept(self, items: Sequence[Any], producer: str) -> list[Accepted | Exception]:
         self.items = list(items)
         if self.answers is not None:
             return self.answers
