@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import redis
 
 from delivery.bootstrap.chain import check_order, make_celery
 from delivery.bootstrap.ledger import SQLITE_FILE, database_url, require_writable, revisions
+from delivery.bus.redis_clients import client, close
 from delivery.config import (
     Settings,
     audience_fault,
@@ -34,12 +36,16 @@ from delivery.config import (
 from delivery.config.needs import FLOWER
 from delivery.errors import ConfigError, DeliveryError, LedgerReadOnly
 from delivery.ledger.journal.spool_file import look_aside
+from delivery.redis_servers.connections import FULL, REPLICA
+from delivery.redis_servers.url import is_sentinel, parse_sentinel
+from delivery.tasks.redis_broker import trouble_of
 
 TIMEOUT = 3.0
 FINDING, CONFIGURATION, UNREACHABLE = 1, 2, 3
 READ_ONLY_MEND = (
     "point DELIVERY_DATABASE_URL at the primary, or name all servers: postgresql://…@h1,h2/name"
 )
+PRIMARY_MEND = "point {variable} at the primary, or at sentinels: sentinel://host1,host2/name/0"
 _LOOPBACK = ("127.", "localhost", "::1", "[::1]")
 
 
@@ -196,8 +202,16 @@ def _limits(settings: Settings) -> Finding:
 
 
 def _same_server(settings: Settings) -> bool:
-    one, other = (urlsplit(secret(u) or "") for u in (settings.redis_url, settings.broker_url))
-    return (one.hostname, one.port or 6379) == (other.hostname, other.port or 6379)
+    one, other = (_server(secret(url) or "") for url in (settings.redis_url, settings.broker_url))
+    return one == other
+
+
+def _server(url: str) -> tuple[Any, ...]:
+    if is_sentinel(url):
+        named = parse_sentinel(url)
+        return named.name, frozenset(named.sentinels)
+    parts = urlsplit(url)
+    return parts.hostname, parts.port or 6379
 
 
 def _files(settings: Settings) -> Iterator[Finding]:
@@ -268,34 +282,46 @@ def _database(settings: Settings) -> Finding:
 
 
 def _redis(settings: Settings) -> Finding:
-    client = redis.Redis.from_url(
-        secret(settings.redis_url) or "",
-        socket_timeout=TIMEOUT,
-        socket_connect_timeout=TIMEOUT,
-        decode_responses=True,
-    )
+    found = client(secret(settings.redis_url) or "", TIMEOUT)
     try:
-        policy = client.config_get("maxmemory-policy")
-    except redis.ResponseError:
-        return ok("redis", "reachable")  # a hosted Redis keeps CONFIG to itself
+        role: Any = _asked(lambda: found.info("replication"))
+        memory: Any = _asked(lambda: found.info("memory"))
+        kept: Any = _asked(lambda: found.config_get("maxmemory-policy"))
     except (redis.RedisError, OSError) as error:
         return unreachable("redis", _short(error), "start it, or correct DELIVERY_REDIS_URL")
     finally:
-        client.close()
-    kept = policy.get("maxmemory-policy", "noeviction")
-    if kept != "noeviction":
-        return warn("redis", f"maxmemory-policy {kept}", "set it to noeviction")
-    return ok("redis", "reachable")
+        close(found)
+    if role.get("role") == "slave":
+        return unreachable("redis", REPLICA, PRIMARY_MEND.format(variable="DELIVERY_REDIS_URL"))
+    policy = memory.get("maxmemory_policy") or kept.get("maxmemory-policy", "noeviction")
+    if policy != "noeviction":
+        return warn("redis", f"maxmemory-policy {policy}", "set it to noeviction")
+    if 0 < int(memory.get("maxmemory", 0)) <= int(memory.get("used_memory", 0)):
+        return unreachable("redis", FULL, "give it more memory (maxmemory)")
+    return ok("redis", "reachable, takes writes")
+
+
+def _asked(question: Callable[[], Any]) -> Any:
+    """The answer; none where a hosted Redis keeps it to itself."""
+    try:
+        return question()
+    except redis.ResponseError:
+        return {}
 
 
 def _broker(settings: Settings) -> Finding:
     try:
         with make_celery(settings).connection_for_write(connect_timeout=TIMEOUT) as connection:
             connection.ensure_connection(max_retries=1, timeout=int(TIMEOUT))
+            known = trouble_of(connection)
     except Exception as error:  # every transport of kombu has errors of its own
         return unreachable(
             "broker", type(error).__name__, "start it, or correct DELIVERY_BROKER_URL"
         )
+    if known == REPLICA:
+        return unreachable("broker", known, PRIMARY_MEND.format(variable="DELIVERY_BROKER_URL"))
+    if known is not None:
+        return unreachable("broker", known, "give it more memory (maxmemory)")
     return ok("broker", "reachable")
 
 

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import random
 import secrets
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Coroutine, Sequence
 from typing import Any
@@ -32,7 +33,10 @@ from delivery.domain.node_messages import (
     ResendAnswer,
     ResendRequest,
 )
+from delivery.domain.outages import Outage, Outages
+from delivery.domain.outages import OutageKind as _Kind
 from delivery.domain.ports import Jitter
+from delivery.redis_servers.connections import NotPrimary
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +108,12 @@ _PER_EVENT = (Pushes, Confirmed)
 _EVERY_NODE = "*"
 
 
+_DEAF = "the bus is deaf: events for users of other gateways take the chain"
+_AWAY = "the bus's Redis does not answer"
+_REPLICA = "the bus's Redis is a replica, and no primary is found"
+_FULL = "the bus's Redis is out of memory: the queue step keeps no second copies"
+
+
 class RedisBus:
     """A bus over Redis pub/sub.
 
@@ -152,6 +162,7 @@ class RedisBus:
         self._peers: dict[str, float] = {}  # sender with a channel of its own -> when last seen
         self._subscribers: list[Subscriber] = []
         self._has_inbox = False
+        self._outages = Outages("bus", time.monotonic)
         self._tasks: list[asyncio.Task[None]] = []
         # Two sets of connections: a publisher that waits must not block the subscriber.
         self._writers = Shards(url, timeout)
@@ -166,6 +177,11 @@ class RedisBus:
     def healthy(self) -> bool:
         """Whether all subscribers received a probe lately."""
         return bool(self._tasks) and all(one.is_healthy for one in self._subscribers)
+
+    def outages(self) -> list[Outage]:
+        """What keeps messages of other nodes away, or of this node from them."""
+        self._report_deafness()
+        return self._outages.lasting()
 
     async def start(self, on_message: OnMessage) -> None:
         """Subscribe; wait up to two timeouts for Redis, then continue without it."""
@@ -282,13 +298,40 @@ class RedisBus:
             except Exception as error:
                 failures += 1
                 logger.log(log_level(failures), "bus: probe failed: %r", error)
+                self._report_failure(error)
+            self._report_deafness()
             await asyncio.sleep(self._probe_interval)
 
     async def _probe(self) -> None:
         self._listen_to_inbox(await self._writers.find_layout(), has_missed=True)
+        await self._stay_with_the_primary()
         self._forget_peers()
         probe = self._sealed([], probe=True)
         await self._deliver([(one.channel, probe) for one in self._subscribers])
+
+    async def _stay_with_the_primary(self) -> None:
+        """Leave a server that became a replica, or was left by this node's publisher."""
+        try:
+            async with asyncio.timeout(3 * self._timeout):
+                for subscriber in self._subscribers:
+                    identity = await self._writers.identify(subscriber.channel)
+                    subscriber.stay_with(identity.run_id)
+                    self._outages.report(_Kind.REDIS_OOM, _FULL if identity.is_full else None)
+            self._outages.report(_Kind.REDIS_REPLICA, None)
+            self._outages.report(_Kind.REDIS_AWAY, None)
+        except NotPrimary as error:
+            for subscriber in self._subscribers:
+                subscriber.leave(str(error))
+            self._outbox.lossy = True  # what a replica took reached no other node
+            raise
+
+    def _report_failure(self, error: Exception) -> None:
+        is_replica = isinstance(error, NotPrimary)
+        self._outages.report(_Kind.REDIS_REPLICA, _REPLICA if is_replica else None)
+        self._outages.report(_Kind.REDIS_AWAY, None if is_replica else _AWAY)
+
+    def _report_deafness(self) -> None:
+        self._outages.report(_Kind.BUS_DEAF, None if self.healthy else _DEAF)
 
     def _sealed(self, packed: list[bytes], *, probe: bool = False) -> bytes:
         return seal(self._sender, packed, probe=probe, has_inbox=self._has_inbox)

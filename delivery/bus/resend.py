@@ -156,7 +156,10 @@ class BusResend:
         redis, is_sharded = self._shard.get()
         raw = seal(self._sender, [pack(message)])
         publish = redis.spublish if is_sharded else redis.publish
-        return int(publish(self._channel, raw))
+        receivers = int(publish(self._channel, raw))
+        if not receivers:
+            self._shard.require_primary()
+        return receivers
 
     def _gather(self, pubsub: PubSub, request: str, asked: int, deadline: float) -> int:
         """Add up the answers until every gateway that got the request has answered."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
+from delivery.bus.identity import primary_behind
 from delivery.bus.topology import Shards
 from delivery.domain.ports import Jitter
 from delivery.domain.retry import Backoff
@@ -61,6 +62,8 @@ class Subscriber:
         self._jitter = jitter
         self._missed = has_missed
         self._probed_at = float("-inf")
+        self._run_id: str | None = None
+        self._leaves: str | None = None
 
     @property
     def is_healthy(self) -> bool:
@@ -68,6 +71,19 @@ class Subscriber:
         if not self.subscribed.is_set():
             return False
         return asyncio.get_running_loop().time() - self._probed_at < self._probe_timeout
+
+    def stay_with(self, run_id: str | None) -> None:
+        """Subscribe again if this node's messages go to another server than its own come from.
+
+        Args:
+            run_id: of the server that is published to; ``None`` where it is unknown.
+        """
+        if self._run_id is not None and run_id is not None and self._run_id != run_id:
+            self.leave("messages go to another server")
+
+    def leave(self, reason: str) -> None:
+        """Subscribe again, within a second."""
+        self._leaves = reason
 
     async def listen(self) -> None:
         """Subscribe and receive, and subscribe again after a failure, until cancelled."""
@@ -92,6 +108,8 @@ class Subscriber:
             pubsub = (await self._shards.client(self.channel)).pubsub()
         try:
             async with asyncio.timeout(3 * self._timeout):
+                self._leaves = None
+                self._run_id = await primary_behind(pubsub)
                 if layout.is_cluster:
                     await pubsub.ssubscribe(self.channel)
                 else:
@@ -99,6 +117,8 @@ class Subscriber:
             self._probed_at = clock()
             while True:
                 await self._receive(pubsub)
+                if self._leaves is not None:
+                    raise ConnectionError(self._leaves)
                 if clock() - self._probed_at > self._probe_timeout:
                     raise TimeoutError(f"no probe came back in {self._probe_timeout:g} s")
         finally:

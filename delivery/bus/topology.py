@@ -17,10 +17,13 @@ from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.crc import key_slot
 from redis.exceptions import ClusterError, ResponseError
 
-from delivery.bus.redis_clients import async_client, client
+from delivery.bus.identity import Identity, ask
+from delivery.bus.redis_clients import aclose, async_client, client, close
+from delivery.redis_servers.connections import NotPrimary
 
 logger = logging.getLogger(__name__)
 
@@ -90,10 +93,26 @@ class Shards:
             self._clients[server] = async_client(_at(self._url, server), self._timeout)
         return self._clients[server]
 
+    async def identify(self, channel: str) -> Identity:
+        """Ask the server that carries this channel who it is.
+
+        Raises:
+            NotPrimary: it is a replica. All connections to it are closed: the next one goes where
+                the address leads by then.
+        """
+        one = await self.client(channel)
+        await follow_sentinel(one)
+        identity = await ask(one)
+        if identity.is_replica:
+            self.forget()
+            await one.connection_pool.disconnect()
+            raise NotPrimary("Redis is a replica: what is published here reaches no other node")
+        return identity
+
     async def aclose(self) -> None:
         """Disconnect from all servers."""
         for one in (self._entry, *self._clients.values()):
-            await one.aclose()
+            await aclose(one)
 
     async def _ask(self) -> Layout:
         # The server of the URL may be the one that is down.
@@ -144,10 +163,25 @@ class Shard:
         """Forget the server after a failure: the channel may have moved."""
         self._found = None
 
+    def require_primary(self) -> None:
+        """Make sure that the server is no replica: there a message would reach no gateway.
+
+        Raises:
+            NotPrimary: it is one. All connections to it are closed.
+        """
+        one, _ = self.get()
+        try:
+            role: Any = one.info("replication")
+        except ResponseError:  # the user lacks the right
+            return
+        if role.get("role") == "slave":
+            one.connection_pool.disconnect()
+            raise NotPrimary("Redis is a replica: what is published here reaches no gateway")
+
     def close(self) -> None:
         """Disconnect."""
-        self._entry.close()
-        self._owner.close()
+        close(self._entry)
+        close(self._owner)
 
     def _ask(self) -> Layout:
         try:
@@ -157,6 +191,17 @@ class Shard:
             return _layout(slots, self._url)
         except ResponseError as error:
             return _unknown_layout(error)
+
+
+async def follow_sentinel(one: redis.asyncio.Redis) -> None:
+    """Let a client of Sentinel close the connections to a server that is not the primary any more,
+    as Sentinel knows it; does nothing for other clients, or while no sentinel answers."""
+    pool = one.connection_pool
+    if isinstance(pool, SentinelConnectionPool):
+        try:
+            await pool.get_master_address()  # type: ignore[no-untyped-call]
+        except (redis.RedisError, OSError) as error:
+            logger.debug("no sentinel tells the primary: %r", error)
 
 
 def _is_cluster(info: Any) -> bool:

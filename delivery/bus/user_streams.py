@@ -16,7 +16,7 @@ import msgspec
 import redis
 from redis.exceptions import RedisError
 
-from delivery.bus.redis_clients import client, keyed_client
+from delivery.bus.redis_clients import client, close, keyed_client
 from delivery.domain.event import Event, event_from_wire
 from delivery.errors import ChannelUnavailable
 
@@ -118,7 +118,7 @@ class RedisStreams:
 
     def close(self) -> None:
         """Disconnect."""
-        self._entry.close()
+        close(self._entry)
         if self._found is not None:
             self._found.close()
 

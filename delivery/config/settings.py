@@ -23,6 +23,8 @@ from pydantic_settings import (
 from delivery.config.sources import PREFIX, Environment, File, config_file, read_toml, secrets_of
 from delivery.domain.limits import MAX_SECRET_TOKEN_TTL, MAX_TOKEN_TTL, MIN_SECRET_BYTES
 from delivery.errors import ConfigError
+from delivery.redis_servers.url import SCHEMES as SENTINEL
+from delivery.redis_servers.url import is_sentinel, parse_sentinel
 
 _URL_LIST = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)|\s+")
 _COMMAS = re.compile(r"[\s,]+")
@@ -112,18 +114,21 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: SecretStr | None) -> SecretStr | None:
-        return _scheme(value, "redis://", "rediss://", "unix://")
+        return _sentinel(_scheme(value, "redis://", "rediss://", "unix://", *SENTINEL))
 
     @field_validator("broker_url")
     @classmethod
     def _broker(cls, value: SecretStr | None) -> SecretStr | None:
-        return _scheme(
-            value,
-            "redis://",
-            "rediss://",
-            "amqp://",
-            "amqps://",
-            "memory://",
+        return _sentinel(
+            _scheme(
+                value,
+                "redis://",
+                "rediss://",
+                *SENTINEL,
+                "amqp://",
+                "amqps://",
+                "memory://",
+            ),
         )
 
     @field_validator("smtp_url")
@@ -245,6 +250,9 @@ class Settings(BaseSettings):
         found += [
             match[1] for url in found if (match := re.search(r"://[^/\s:@]*:([^/\s@]+)@", url))
         ]
+        found += [
+            match[1] for url in found if (match := re.search(r"[?&]sentinel_password=([^&]+)", url))
+        ]
         return found
 
 
@@ -266,6 +274,13 @@ def _network(text: str) -> str:
 def _scheme(value: SecretStr | None, *schemes: str) -> SecretStr | None:
     if value is not None and not value.get_secret_value().lower().startswith(schemes):
         raise ValueError(f"must start with {' or '.join(schemes)}")
+    return value
+
+
+def _sentinel(value: SecretStr | None) -> SecretStr | None:
+    """Raises ``ValueError`` for a URL of sentinels that cannot be read."""
+    if value is not None and is_sentinel(value.get_secret_value()):
+        parse_sentinel(value.get_secret_value())
     return value
 
 

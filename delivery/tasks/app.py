@@ -7,6 +7,7 @@ keep results (the ledger has them).
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from celery import Celery
@@ -16,6 +17,7 @@ from kombu import Exchange, Queue
 from delivery.domain.channels import Channel
 from delivery.domain.policy import CHANNELS
 from delivery.errors import ConfigError
+from delivery.tasks.redis_broker import broker_settings, is_redis, sentinel_transport_options
 
 MAINTENANCE_QUEUE = "delivery.maintenance"
 SWEEP = "delivery.sweep"
@@ -85,7 +87,8 @@ def make_app(
     """Make the app of publishers, workers and beat.
 
     Args:
-        broker_url: ``redis://``, ``rediss://``, ``amqp://``, ``memory://`` or another kombu URL.
+        broker_url: ``redis://``, ``rediss://``, ``sentinel://host1,host2/name/db``, ``amqp://``,
+            ``memory://`` or another kombu URL.
         visibility_timeout: seconds after which Redis hands an unacknowledged message out again.
         soft_limit / hard_limit: seconds of a task.
         lease: seconds of a claim in the ledger.
@@ -104,9 +107,11 @@ def make_app(
         raise ConfigError("quorum queues need RabbitMQ: use an amqp:// broker or turn them off")
     if broker_url == "memory://":
         broker_url = "memory://localhost//"  # the same place, without a warning about its host
-    app = Celery("delivery", broker=broker_url, set_as_current=False)
+    broker = broker_settings(broker_url) if is_redis(broker_url) else {"broker_url": broker_url}
+    app = Celery("delivery", broker=broker["broker_url"], set_as_current=False)
     app.conf.update(
-        _task_settings(soft_limit, hard_limit),
+        broker,
+        **_task_settings(soft_limit, hard_limit),
         broker_transport_options=transport_options(broker_url, visibility_timeout),
         worker_concurrency=concurrency,
         task_queues=_queues(quorum_queues),
@@ -121,6 +126,14 @@ def is_rabbitmq(broker_url: str) -> bool:
     return broker_url.lower().startswith(("amqp://", "amqps://", "pyamqp://"))
 
 
+def publisher_options(options: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """The options of an app's transport for a publisher that gives up after ``timeout`` seconds."""
+    waits = ("socket_timeout", "socket_connect_timeout", "read_timeout", "write_timeout")
+    return {
+        name: min(value, timeout) if name in waits else value for name, value in options.items()
+    }
+
+
 def transport_options(
     broker_url: str, visibility_timeout: float, *, socket_timeout: float = 5.0
 ) -> dict[str, Any]:
@@ -130,11 +143,16 @@ def transport_options(
         socket_timeout: seconds; a worker's must exceed the second of its blocking read, a
             publisher's may be shorter.
     """
-    if broker_url.startswith(("redis", "rediss")):
+    if is_redis(broker_url):
+        limits = {
+            "socket_timeout": min(1.0, socket_timeout),
+            "socket_connect_timeout": min(1.0, socket_timeout),
+        }
         return {
+            **sentinel_transport_options(broker_url, limits),
+            **limits,
             "visibility_timeout": visibility_timeout,
             "socket_timeout": socket_timeout,
-            "socket_connect_timeout": min(1.0, socket_timeout),
             "socket_keepalive": True,
             "health_check_interval": 10,
             "retry_on_timeout": False,
@@ -174,6 +192,7 @@ def _task_settings(soft_limit: float, hard_limit: float) -> dict[str, Any]:
         "broker_connection_timeout": 2.0,
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,
+        "broker_channel_error_retry": True,  # a queue that was deleted, an acknowledgement too late
         "broker_connection_max_retries": None,
         "broker_pool_acquire_timeout": 5.0,
         "worker_soft_shutdown_timeout": 5.0,

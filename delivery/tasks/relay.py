@@ -16,9 +16,12 @@ from typing import Any
 from celery import Celery
 from kombu import Producer
 
+from delivery.domain.outages import Outage, OutageKind, Outages
 from delivery.domain.policy import CHANNELS
-from delivery.tasks.app import queue_name, task_name, transport_options
+from delivery.redis_servers.connections import FULL, REPLICA, Refuses, trouble
+from delivery.tasks.app import publisher_options, queue_name, task_name
 from delivery.tasks.attempts import batches
+from delivery.tasks.redis_broker import trouble_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +31,10 @@ PAUSE = 1.0
 """Seconds between a failed try and the next one: each may take the whole timeout."""
 
 IDLE = 5.0
+
+
+def _texts(known: str | None) -> str:
+    return f"the broker: {known or 'it does not answer'}; the chain waits for it"
 
 
 class Relay:
@@ -53,6 +60,7 @@ class Relay:
         self._thread: threading.Thread | None = None
         self._producer: Producer | None = None
         self._is_down = False
+        self._outages = Outages("broker", time.monotonic)
 
     def publish(self, channel: str, ids: Sequence[str]) -> None:
         """Queue ids for a channel's task; never waits for the broker.
@@ -70,6 +78,10 @@ class Relay:
                 self.dropped += len(self._pending.popleft()[1])
             self._pending.append((channel, tuple(ids)))
             self._changed.notify()
+
+    def outages(self) -> list[Outage]:
+        """What keeps tasks from the broker."""
+        return self._outages.lasting()
 
     @property
     def backlog(self) -> int:
@@ -102,18 +114,21 @@ class Relay:
             taken = self._take()
             if taken is None:
                 break
+            if not taken:
+                self._attempt(self._check, 0)
             for channel, ids in taken.items():
                 for batch in batches(channel, list(ids)):
                     self._send(channel, batch)
         self._disconnect()
 
     def _take(self) -> dict[str, dict[str, None]] | None:
-        """All pending ids by channel, each once; ``None`` when the relay stops."""
+        """All pending ids by channel, each once; none after ``IDLE`` seconds without any; ``None``
+        when the relay stops."""
         with self._changed:
-            while not self._pending:
-                if self._stopping:
-                    return None
+            if not self._pending and not self._stopping:
                 self._changed.wait(IDLE)
+            if not self._pending and self._stopping:
+                return None
             taken: dict[str, dict[str, None]] = {}
             while self._pending:
                 channel, ids = self._pending.popleft()
@@ -138,13 +153,33 @@ class Relay:
                 logger.warning("relay: publish failed (%s); a sweep will publish again", kind)
             self._is_down = True
             self.failed += size
+            self._report(trouble(error))
             self._disconnect()
             self._pause()
             return False
         if self._is_down:
             logger.info("relay: broker is back")
         self._is_down = False
+        self._outages.clear()
         return True
+
+    def _report(self, known: str | None) -> None:
+        kind = {FULL: OutageKind.REDIS_OOM, REPLICA: OutageKind.REDIS_REPLICA}.get(known or "")
+        for one in (OutageKind.REDIS_OOM, OutageKind.REDIS_REPLICA, OutageKind.BROKER_AWAY):
+            self._outages.report(
+                one, _texts(known) if one is (kind or OutageKind.BROKER_AWAY) else None
+            )
+
+    def _check(self) -> None:
+        """Ask a broker to which nothing was published lately whether it would take tasks.
+
+        Raises:
+            Refuses: it answers, and would not.
+        """
+        connection = self._connected().connection
+        known = trouble_of(connection) if connection is not None else None
+        if known is not None:
+            raise Refuses(known)
 
     def _pause(self) -> None:
         ends = time.monotonic() + PAUSE
@@ -169,12 +204,10 @@ class Relay:
     def _connected(self) -> Producer:
         """The producer, on its own connection with a publisher's short timeouts."""
         if self._producer is None:
-            conf = self._app.conf
-            url = str(conf.broker_write_url or conf.broker_url)
-            visibility = float(conf.broker_transport_options.get("visibility_timeout", 3600.0))
+            options = self._app.conf.broker_transport_options
             connection = self._app.connection_for_write(
                 connect_timeout=SEND_TIMEOUT,
-                transport_options=transport_options(url, visibility, socket_timeout=SEND_TIMEOUT),
+                transport_options=publisher_options(options, SEND_TIMEOUT),
             )
             connection.ensure_connection(max_retries=1, timeout=1)
             self._producer = self._app.amqp.Producer(connection, auto_declare=False)

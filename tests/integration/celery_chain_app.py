@@ -51,7 +51,7 @@ app = make_app(
 
 
 class Temper:
-    """Takes, hangs or kills its process, as the file `temper` says."""
+    """Takes, at once or slowly, hangs or kills its process, as the file `temper` says."""
 
     name = "emergency"
 
@@ -62,6 +62,8 @@ class Temper:
         with (FOLDER / "messages").open("a") as file:
             file.write(f"{message.events[0].id}\n")
         match (FOLDER / "temper").read_text():
+            case "slow":
+                threading.Event().wait(1.0)
             case "hang":
                 threading.Event().wait(60.0)
             case "die":

@@ -59,11 +59,11 @@ class Chain:
         return file.read_text().split() if file.exists() else []
 
     @contextmanager
-    def worker(self) -> Iterator[subprocess.Popen[bytes]]:
+    def worker(self, pool: str = "prefork") -> Iterator[subprocess.Popen[bytes]]:
         command = [sys.executable, "-m", "celery", "-A", "tests.integration.celery_chain_app"]
         log = (self.folder / "worker.log").open("ab")
         process = subprocess.Popen(
-            [*command, "worker", "--pool=prefork", "-c", "1", "-Q", ",".join(ALL_QUEUES), "-E"],
+            [*command, "worker", f"--pool={pool}", "-c", "1", "-Q", ",".join(ALL_QUEUES), "-E"],
             env=self.environment,
             cwd=ROOT,
             stdout=log,

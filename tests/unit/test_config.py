@@ -273,7 +273,7 @@ def test_a_trusted_proxy_that_is_no_address_is_named(
 def test_a_broker_that_nothing_here_can_use_is_refused_with_those_that_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("DELIVERY_BROKER_URL", "sentinel://host:26379")
+    monkeypatch.setenv("DELIVERY_BROKER_URL", "sqs://host:26379")
     with pytest.raises(ConfigError, match="redis://") as caught:
         config.load_settings()
     assert "DELIVERY_BROKER_URL" in str(caught.value)

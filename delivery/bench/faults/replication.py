@@ -1,7 +1,7 @@
-"""A PostgreSQL primary with a streaming standby, and the switchover between them.
+"""A primary and a standby that change places: PostgreSQL, Redis, and Redis behind Sentinel.
 
 Owns: how a standby is made of a primary, a standby promoted, and a primary demoted. Never does:
-tell clients which server is which; a proxy or a list of hosts in their URL does.
+tell clients which server is which; a proxy, a list of hosts in their URL, or Sentinel does.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import psycopg
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from sqlalchemy import make_url
 
 from delivery.bench.faults.servers import (
@@ -20,6 +23,9 @@ from delivery.bench.faults.servers import (
     Server,
     free_port,
     postgres_folder,
+    redis_binary,
+    redis_server,
+    redis_version,
     running_server,
     server_folder,
     unprivileged_account,
@@ -86,6 +92,87 @@ def switch_over(primary: Server, standby: Server) -> None:
     promote(standby)
     follow(primary, standby)
     primary.start()
+
+
+@contextmanager
+def replica_of(primary: Server, kind: str = "valkey") -> Iterator[Server]:
+    """A running Redis that copies ``primary``."""
+    with redis_server(kind, persistent=True) as server:
+        _tell(server, "REPLICAOF", LOOPBACK, _port(primary))
+        wait_until(lambda: _is_synced(server), "the replica has copied the primary")
+        yield server
+
+
+def redis_switch_over(primary: Server, replica: Server) -> None:
+    """Let the two change places: the replica first, then the old primary follows it."""
+    _tell(replica, "REPLICAOF", "NO", "ONE")
+    _tell(primary, "REPLICAOF", LOOPBACK, _port(replica))
+
+
+@contextmanager
+def sentinel_of(
+    primary: Server, name: str, kind: str = "valkey", *, down_after_ms: int = 1_000
+) -> Iterator[Server]:
+    """One sentinel that watches ``primary`` and may act alone; ``url`` names the primary."""
+    binary, port = redis_binary(kind), free_port()
+    with server_folder("sentinel") as folder:
+        file = folder / "sentinel.conf"
+        file.write_text(
+            f"port {port}\nbind {LOOPBACK}\ndir {folder}\n"
+            f"sentinel monitor {name} {LOOPBACK} {_port(primary)} 1\n"
+            f"sentinel down-after-milliseconds {name} {down_after_ms}\n"
+            f"sentinel failover-timeout {name} 5000\n"
+        )
+        server = Server(
+            url=f"sentinel://{LOOPBACK}:{port}/{name}/0",
+            version=redis_version(kind),
+            command=[str(binary), str(file), "--sentinel"],
+            folder=folder,
+            probe=lambda: _tell_port(port, "PING"),
+        )
+        yield from running_server(server)
+
+
+def sentinel_fail_over(sentinel: Server, old: Server) -> None:
+    """Let Sentinel make another server the primary; returns when it is."""
+    port, name = sentinel.url.split("/")[2].partition(":")[2], sentinel.url.split("/")[3]
+
+    def named() -> str:
+        found = _tell_port(int(port), "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+        return found[1].decode()  # type: ignore[index, no-any-return]
+
+    def is_done() -> bool:
+        return named() != _port(old)
+
+    def is_asked() -> bool:
+        # It refuses until it has found the replica.
+        try:
+            _tell_port(int(port), "SENTINEL", "FAILOVER", name)
+        except redis.ResponseError:
+            return is_done()
+        return True
+
+    wait_until(is_asked, "Sentinel begins a failover", CATCH_UP_TIMEOUT)
+    wait_until(is_done, "Sentinel names another primary", CATCH_UP_TIMEOUT)
+
+
+def _is_synced(server: Server) -> bool:
+    answer = _tell(server, "INFO", "replication")
+    return isinstance(answer, dict) and answer.get("master_link_status") == "up"
+
+
+def _port(server: Server) -> str:
+    return server.url.rpartition(":")[2].partition("/")[0]
+
+
+def _tell(server: Server, *words: str) -> object:
+    return _tell_port(int(_port(server)), *words)
+
+
+def _tell_port(port: int, *words: str) -> object:
+    with redis.Redis(port=port, socket_timeout=2, retry=Retry(NoBackoff(), 0)) as client:
+        answer: object = client.execute_command(*words)
+        return answer
 
 
 def _moved(server: Server, folder: Path, data: Path, port: int) -> Server:
