@@ -23,6 +23,7 @@ def wanted() -> Iterator[tuple[str, str]]:
     yield "redis_queue_auth", f"requirepass {queue}"
     yield "redis_url", f"redis://:{queue}@redis-queue:6379/0"
     yield "jwt_secret", secrets.token_hex(32)
+    yield "link_secret", secrets.token_hex(32)
     yield "audit_secret", secrets.token_hex(32)
     yield "smtp_url", "smtp://mailpit:1025?tls=none"
     yield "flower_basic_auth", f"operator:{secrets.token_hex(16)}"

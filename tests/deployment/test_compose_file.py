@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from importlib.resources import files
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from delivery.cli import main
+from delivery.config.needs import duties, needs
 from delivery.config.settings import Settings
 from delivery.config.sources import names_of, secrets_of
 from delivery.domain.policy import CHANNELS
@@ -60,7 +63,94 @@ def test_every_setting_exists_and_every_file_of_one_is_granted(name: str) -> Non
     defaults = {key: value for key, value in environment.items() if key not in secret}
     plain = {key.removeprefix("DELIVERY_").lower(): value for key, value in defaults.items()}
     Settings(**plain)
-    assert "broker_url" in given
+    assert ("broker_url" in given) == (name != "migrate")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the script makes."""
+    folder = tmp_path_factory.mktemp("secrets")
+    script = str(ROOT / "config/make_secrets.py")
+    subprocess.run([sys.executable, script, str(folder)], check=True, timeout=30)
+    return {path.name: path.read_text().strip() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_each_container_has_the_secrets_that_it_uses_and_no_others(
+    name: str, made: dict[str, str]
+) -> None:
+    service = own_services()[name]
+    named = {
+        value.removeprefix(SECRETS)
+        for variable, value in service["environment"].items()
+        if variable.endswith("_FILE")
+    }
+    assert set(granted_secrets(service)) == named
+    settings = Settings(**_settings(service, made))
+    kind, *options = service["command"]
+    queues = options[options.index("--queues") + 1].split(",") if "--queues" in options else []
+    assert list(needs(settings, duties(kind, queues))) == []
+
+
+def _settings(service: dict[str, Any], made: dict[str, str]) -> dict[str, Any]:
+    return {
+        variable.removeprefix("DELIVERY_").removesuffix("_FILE").lower(): (
+            made[granted_secrets(service)[value.removeprefix(SECRETS)]]
+            if variable.endswith("_FILE")
+            else value
+        )
+        for variable, value in service["environment"].items()
+    }
+
+
+def test_secrets_that_sign_differ(made: dict[str, str]) -> None:
+    signing = [made[name] for name in made if name.endswith("_secret")]
+    assert len(signing) == len(set(signing)) >= 2
+
+
+KEEPERS = {
+    "postgres": {"database_url", "migrate_database_url"},
+    "redis-broker": {"broker_url"},
+    "redis-queue": {"redis_url"},
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_container_reaches_the_servers_whose_password_it_has_and_no_others(name: str) -> None:
+    service = own_services()[name]
+    for server, passwords in KEEPERS.items():
+        shared = _networks(service) & _networks(services()[server])
+        assert bool(shared) == bool(passwords & set(granted_secrets(service))), server
+    for url, server in (("smtp_url", "mailpit"), ("alertmanager_url", "alertmanager")):
+        if url in _settings(service, dict.fromkeys(document()["secrets"], "")):
+            assert _networks(service) & _networks(services()[server]), server
+
+
+def test_servers_that_keep_events_stand_in_internal_networks_of_their_own() -> None:
+    for server in KEEPERS:
+        (network,) = _networks(services()[server])
+        assert document()["networks"][network] == {"internal": True}
+        inside = {name for name, one in services().items() if network in _networks(one)}
+        assert inside & set(KEEPERS) == {server}
+        assert inside <= {server, *OWN}
+        assert "ports" not in services()[server]
+
+
+def test_only_workers_of_providers_and_gateways_have_a_way_out() -> None:
+    internal = {name for name, one in document()["networks"].items() if one.get("internal")}
+    out = {name for name, one in own_services().items() if _networks(one) - internal}
+    assert out == {
+        *("gateway-1", "gateway-2", "flower"),
+        *("worker-push", "worker-email", "worker-sms", "worker-alert"),
+    }
+    for name in ("worker-push", "worker-email", "worker-sms", "worker-alert"):
+        assert not _networks(services()[name]) & _networks(services()["redis-queue"]), name
+    for name, service in services().items():
+        assert "ports" not in service or _networks(service) - internal, name
+
+
+def _networks(service: dict[str, Any]) -> set[str]:
+    return set(service["networks"])
 
 
 def test_each_queue_is_served_by_one_kind_of_worker() -> None:

@@ -18,12 +18,10 @@ DOCS = {name: (ROOT / "docs" / name).read_text() for name in ("deployment.md", "
 COMPOSE_ONLY = {"DELIVERY_PUBLISH"}
 
 
-def test_the_override_for_sms_reaches_every_process_that_decides() -> None:
+def test_the_override_for_sms_reaches_those_that_use_its_password() -> None:
     override = _override("worker-sms")
-    deciding = {
-        name for name, one in own_services().items() if one["command"][0] in ("gateway", "worker")
-    }
-    assert set(override["services"]) == deciding
+    using = {name for name, one in own_services().items() if one["command"][0] == "gateway"}
+    assert set(override["services"]) == using | {"worker-sms"}
     for service in override["services"].values():
         assert set(service["secrets"]) == set(override["secrets"])
         for variable, value in service["environment"].items():

@@ -135,12 +135,27 @@ def test_the_image_holds_what_every_module_imports(stack: Stack) -> None:
 
 
 def test_check_and_validate_find_nothing_to_mend(stack: Stack, service_token: str) -> None:
-    stack.delivery("check")
+    stack.delivery("check", "--for", "gateway")
+    for name, queue in (("worker-email", "email"), ("worker-alert", "alert")):
+        command = ("delivery", "check", "--for", "worker", "--queues", queue)
+        stack.compose("exec", "-T", name, *command)
     done = stack.validate(stack.token("--user", "val"), service_token)
     assert done.returncode == 0, done.stdout + done.stderr
     empty = stack.validate("", service_token)
     assert empty.returncode == 2, empty.stdout
     assert "--client-token is empty" in empty.stderr
+
+
+def test_networks_keep_apart_what_has_no_business_with_each_other(stack: Stack) -> None:
+    code = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)"
+    for name, host, port in (
+        ("worker-email", "redis-queue", "6379"),
+        ("worker-chain", "mailpit", "1025"),
+        ("flower", "postgres", "5432"),
+    ):
+        with pytest.raises(AssertionError, match=r"gaierror|OSError|TimeoutError"):
+            stack.compose("exec", "-T", name, "python", "-c", code, host, port)
+    stack.compose("exec", "-T", "worker-email", "python", "-c", code, "mailpit", "1025")
 
 
 def test_a_worker_is_healthy_soon_and_its_check_costs_little(stack: Stack) -> None:
