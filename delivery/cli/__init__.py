@@ -89,7 +89,7 @@ def _as_json(error: DeliveryError) -> dict[str, Any]:
         "\b\nExit codes: 0 fine, 1 finding or failure, 2 usage or configuration,\n3 unreachable."
     ),
 )
-@click.version_option(package_name="delivery", message="%(version)s")
+@click.version_option(package_name="delivery-ledger", message="%(version)s")
 def main() -> None:
     """Push events to users at socket speed, know which ones arrived, and
     escalate the ones that did not.

@@ -27,7 +27,7 @@ def flower(host: str, port: int, control: bool, as_json: bool) -> None:
 
     Asks for DELIVERY_FLOWER_BASIC_AUTH (user:password) and does not start
     without it, unless it listens on loopback alone; its API answers only
-    with it. Needs the extra: pip install 'delivery[flower]'.
+    with it. Needs the extra: pip install 'delivery-ledger[flower]'.
     """
     settings = serving_settings()
     from delivery.bootstrap.flower import run_flower

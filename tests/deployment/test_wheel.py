@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import email
 import json
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -40,19 +43,24 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     In front of this environment's packages on the path, it hides the checkout.
     """
-    folder = tmp_path_factory.mktemp("installed")
     (wheel,) = built.glob("*.whl")
+    return install(wheel, tmp_path_factory.mktemp("installed"))
+
+
+def install(archive: Path, folder: Path) -> Path:
+    """Install a wheel or an sdist alone into a folder; the folder."""
     pip = [
         "-m",
         "pip",
         "install",
         "--quiet",
         "--disable-pip-version-check",
+        "--no-build-isolation",
         "--no-deps",
         "--no-index",
         "--target",
         str(folder),
-        str(wheel),
+        str(archive),
     ]
     subprocess.run([sys.executable, *pip], check=True, timeout=120)
     return folder
@@ -101,9 +109,9 @@ def installation(installed: Path, tmp_path: Path) -> Installation:
     return Installation(installed, tmp_path)
 
 
-@pytest.fixture
-def up(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """A running ``delivery up`` of the installed package; what it printed."""
+@contextlib.contextmanager
+def running(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """``delivery up`` of an installed package; what it printed."""
     monkeypatch.setenv("PYTHONPATH", str(installation.packages))
     command = [str(installation.packages / "bin" / "delivery"), "up", "--json", "--port", "0"]
     process = Process([sys.executable, *command], installation.folder, {}, "up")
@@ -113,12 +121,19 @@ def up(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         process.kill()
 
 
+@pytest.fixture
+def up(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """A running ``delivery up`` of the installed wheel; what it printed."""
+    with running(installation, monkeypatch) as said:
+        yield said
+
+
 def test_the_wheel_holds_what_the_package_reads_and_nothing_else(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert set(DATA) <= names
     roots = {name.split("/")[0] for name in names}
-    assert roots == {"delivery", f"delivery-{version('delivery')}.dist-info"}
+    assert roots == {"delivery", f"delivery_ledger-{version('delivery-ledger')}.dist-info"}
     assert not [name for name in names if "__pycache__" in name or "secrets/" in name]
     versions = {path.name for path in (ROOT / "migrations/versions").glob("*.py")}
     shipped = {name.split("/")[-1] for name in names if "_migrations/versions/" in name}
@@ -149,10 +164,39 @@ def test_the_sdist_holds_what_builds_tests_and_deploys_it(built: Path) -> None:
     assert not [n for n in names if n.startswith(("secrets", ".git/", ".venv", ".delivery", "var"))]
 
 
+def test_what_is_uploaded_is_fit_for_its_page_there(built: Path) -> None:
+    twine = [sys.executable, "-m", "twine", "check", "--strict", *map(str, built.iterdir())]
+    done = subprocess.run(twine, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = archive.read(f"delivery_ledger-{version('delivery-ledger')}.dist-info/METADATA")
+    page = email.message_from_bytes(metadata).get_payload()
+    assert "](docs/" not in page
+    assert "](https://raw.githubusercontent.com/" in page
+
+
+def test_the_sdist_takes_an_event(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    packages = install(sdist, tmp_path / "installed")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    installation = Installation(packages, folder)
+    where = installation.python("import delivery.resources as r; print(r.__file__)")
+    assert Path(where).is_relative_to(packages)
+    with running(installation, monkeypatch) as said:
+        event = {"type": "agent_started", "user_id": "demo", "run_id": "r", "data": {}}
+        headers = {"Authorization": f"Bearer {said['service_token']}"}
+        posted = httpx.post(f"{said['url']}/v1/events", json=event, headers=headers)
+        assert posted.status_code == 202, posted.text
+
+
 def test_the_installed_package_is_what_runs(installation: Installation) -> None:
     where = installation.python("import delivery.resources as r; print(r.__file__)")
     assert Path(where).is_relative_to(installation.packages)
-    assert installation.run("--version").strip() == version("delivery")
+    assert installation.run("--version").strip() == version("delivery-ledger")
     shown = installation.python(
         "from delivery import resources as r; print(r.folder('config')); print(r.folder('web'));"
         "print(r.folder('migrations'))"

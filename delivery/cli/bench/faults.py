@@ -117,7 +117,7 @@ def faults(
         from delivery.bench.faults.scenarios import SCENARIOS, chosen
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"this benchmark needs {error.name}: pip install 'delivery[test]'"
+            f"this benchmark needs {error.name}: pip install 'delivery-ledger[test]'"
         ) from error
     if only_list:
         return _list(SCENARIOS, as_json)
