@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from delivery.domain.event import Event
+from delivery.domain.foreign_text import decode_surrogates, without_surrogates
 from delivery.domain.json_limits import check_depth
 from delivery.errors import InvalidFrame
 
@@ -127,22 +128,29 @@ _server_decoder = msgspec.json.Decoder(ServerFrame)
 
 def encode(frame: ServerFrame | ClientFrame) -> bytes:
     """One JSON text frame as UTF-8 bytes."""
-    return _encoder.encode(frame)
+    return encode_json(frame)
 
 
 def encode_json(value: Any) -> bytes:
-    """Any JSON value, compact, UTF-8. Raises ``TypeError`` for a value that JSON does not have."""
-    return _encoder.encode(value)
+    """Any JSON value, compact, UTF-8, with U+FFFD for each lone surrogate: an answer may quote what
+    it refuses. Raises ``TypeError`` for a value that JSON does not have."""
+    try:
+        return _encoder.encode(value)
+    except UnicodeEncodeError:
+        return _encoder.encode(without_surrogates(msgspec.to_builtins(value)))
 
 
 def decode_json(raw: bytes | str) -> Any:
-    """Parse JSON of at most ``MAX_DEPTH`` levels. Raises ``InvalidFrame`` with the position of the
-    fault."""
+    """Parse JSON of at most ``MAX_DEPTH`` levels; its texts may hold lone surrogates. Raises
+    ``InvalidFrame`` with the position of the fault."""
     check_depth(raw)
     try:
         return msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidFrame(f"not JSON: {error}") from error
+        try:
+            return decode_surrogates(raw)
+        except ValueError:
+            raise InvalidFrame(f"not JSON: {error}") from error
 
 
 encode_event: Callable[[Event], bytes] = _encoder.encode
@@ -185,7 +193,10 @@ def decode_client(raw: str | bytes) -> ClientFrame:
     try:
         frame: ClientFrame = _client_decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidFrame(f"bad frame: {error}") from error
+        try:
+            frame = msgspec.convert(decode_surrogates(raw), ClientFrame)
+        except ValueError:  # msgspec.ValidationError is one
+            raise InvalidFrame(f"bad frame: {error}") from error
     if isinstance(frame, Ack):
         _check_ack(frame)
     return frame

@@ -24,7 +24,7 @@ from standardwebhooks.webhooks import (
 )
 
 from delivery.api.problems import Problem
-from delivery.api.requests import client_address, parse_json, read_body
+from delivery.api.requests import check_texts, client_address, parse_json, read_body
 from delivery.domain.channels import Channel, Confirms
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.policy import Policies
@@ -115,6 +115,7 @@ class Callbacks:
         status = (values.get("MessageStatus") or values.get("SmsStatus") or "").lower()
         if not sid:
             raise Problem("invalid-request", "MessageSid is missing", field="MessageSid")
+        check_texts("MessageSid", sid)
         rank = RANKS.get(status, 0)
         if rank >= _DELIVERED:
             await self._receipt(Channel.SMS, sid, "twilio")
@@ -226,4 +227,5 @@ def _mail_report(body: Any) -> tuple[str, str]:
         raise Problem(
             "invalid-request", "data.message_id must be a string", field="data.message_id"
         )
+    check_texts("data.message_id", message_id)
     return kind, message_id

@@ -32,6 +32,7 @@ from delivery.api.requests import (
 from delivery.api.views import accepted_view, stored_view, timeline_view
 from delivery.domain.channels import Channel
 from delivery.domain.event import MAX_DATA_BYTES, check_event_id
+from delivery.domain.foreign_text import decode_surrogates
 from delivery.domain.json_limits import TooManyItems, check_shape
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
 from delivery.domain.limits import MAX_BODY_BYTES, MAX_EVENTS
@@ -75,7 +76,13 @@ def parse_batch(content_type: str, raw: bytes) -> Batch:
     if content_type in NDJSON:
         return Batch([_item(line, line=number) for number, line in _lines(raw)], is_single=False)
     _check_shape(raw)
-    body = _members(raw)
+    try:
+        body = _members(raw)
+    except Problem:
+        found = _with_surrogates(raw)
+        if found is None:
+            raise
+        return found
     if "events" not in body:
         return Batch([_item(raw)], is_single=True)
     check_known(body, {"events"})
@@ -121,11 +128,33 @@ def _members(raw: bytes) -> dict[str, msgspec.Raw]:
         raise Problem("not-json", f"not JSON: {error}") from error
 
 
+def _with_surrogates(raw: bytes) -> Batch | None:
+    """Decode a body whose texts hold lone surrogates, which the fast decoder refuses; ``None``
+    for any other body."""
+    if _count_values(raw) > MAX_VALUES:
+        return None
+    try:
+        body = decode_surrogates(raw)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(body, dict) or "events" not in body:
+        return Batch([body], is_single=True) if isinstance(body, dict) else None
+    check_known(body, {"events"})
+    items = body["events"]
+    if not isinstance(items, list):
+        raise Problem("invalid-request", "events must be a list of events", field="events")
+    _check_count(len(items))
+    return Batch(items, is_single=False)
+
+
+def _count_values(raw: bytes) -> int:
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+
+
 def _item(raw: bytes, *, line: int | None = None) -> Any:
     """Decode one event. Its data and meta have 64 KiB each: an event with more text or more values
     than fit is refused before it is decoded."""
-    values = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
-    if len(raw) > MAX_ITEM or values > MAX_VALUES:
+    if len(raw) > MAX_ITEM or _count_values(raw) > MAX_VALUES:
         raise Problem("payload-too-large", "an event has at most 64 KiB of data", field="data")
     return parse_json(raw, line=line)
 

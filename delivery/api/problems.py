@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from delivery.domain.foreign_text import is_storable, storable
 from delivery.errors import (
     DeliveryError,
     InvalidEvent,
@@ -270,8 +271,10 @@ def _of_http(error: web.HTTPException, request: web.Request) -> Problem:
 
 @web.middleware
 async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn exceptions of handlers and of aiohttp into problems."""
+    """Turn exceptions of handlers and of aiohttp into problems. Parameters that no database takes
+    are refused here, for every handler."""
     try:
+        _check_query(request)
         return await handler(request)
     except web.HTTPException as error:
         if error.status < 400:
@@ -289,6 +292,15 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         elif problem.status == 503:
             logger.warning("%s %s: %s", request.method, _where(request), error)
         return problem.response()
+
+
+def _check_query(request: web.Request) -> None:
+    for name, value in request.query.items():
+        if not (is_storable(name) and is_storable(value)):
+            name = storable(name, MAX_ECHO)
+            raise Problem(
+                "invalid-request", f"{name} contains U+0000 or a lone surrogate", field=name
+            )
 
 
 def _where(request: web.Request) -> str:

@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from delivery.api.problems import Problem
 from delivery.domain.event import check_context_id, check_event_id
+from delivery.domain.foreign_text import is_storable
 from delivery.errors import InvalidEvent, InvalidFrame
 from delivery.gateway.auth import Authenticator
 from delivery.gateway.principal import Principal
@@ -160,7 +161,23 @@ async def read_object(
     if not isinstance(body, dict):
         raise Problem("invalid-request", "the body must be a JSON object")
     check_known(body, allowed)
+    for name, value in body.items():
+        check_texts(name, value)
     return body
+
+
+def check_texts(name: str, value: object) -> None:
+    """Refuse an id, a name or a filter, or a list of them, that no database takes. The text of
+    other values is their handler's affair.
+
+    Raises:
+        Problem: 422.
+    """
+    for text in value if isinstance(value, list) else (value,):
+        if isinstance(text, str) and not is_storable(text):
+            raise Problem(
+                "invalid-request", f"{name} contains U+0000 or a lone surrogate", field=name
+            )
 
 
 def check_known(given: Iterable[str], allowed: Iterable[str]) -> None:

@@ -33,6 +33,7 @@ from delivery.cli import (
 )
 from delivery.cli.options import wants_json
 from delivery.cli.output import say, say_json
+from delivery.domain.foreign_text import is_storable
 from delivery.errors import (
     ConfigError,
     DeliveryError,
@@ -62,6 +63,14 @@ class _Root(click.Group):
 
     With ``--json`` also into ``{"error": …}`` on standard output.
     """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse arguments that are no text: Python shows bytes that are not UTF-8 as lone
+        surrogates, which no request and no database takes."""
+        for number, text in enumerate(args, start=1):
+            if not is_storable(text):
+                raise click.UsageError(f"argument {number} is not valid UTF-8", ctx)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

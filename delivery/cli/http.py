@@ -13,8 +13,10 @@ from typing import Any
 import httpx
 
 from delivery.errors import ConfigError, RemoteError, Unreachable
+from delivery.protocol import encode_json
 
 TIMEOUT = 15.0
+_JSON = {"Content-Type": "application/json"}
 
 
 class Api:
@@ -56,7 +58,7 @@ class Api:
 
     def post(self, path: str, body: Any) -> Any:
         """A POST of JSON."""
-        return self._request("POST", path, json=body)
+        return self._request("POST", path, content=encode_json(body), headers=_JSON)
 
     def post_lines(self, path: str, lines: bytes) -> Any:
         """A POST of newline-delimited JSON."""
@@ -70,7 +72,7 @@ class Api:
         Raises:
             Unreachable: no answer came.
         """
-        more = {} if body is None else {"json": body}
+        more = {} if body is None else {"content": encode_json(body), "headers": _JSON}
         answer = self._send(method, self._url + path, **more)
         return answer.status_code, _parsed(answer)
 

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from delivery import resources
+from delivery.domain.foreign_text import is_storable
 from delivery.errors import ConfigError
 
 PREFIX = "DELIVERY_"
@@ -81,6 +82,9 @@ def _with_files(
     """
     names = names_of(cls)
     found = {name: value for name, value in given.items() if name in names and value != ""}
+    for name, value in found.items():
+        if isinstance(value, str) and not is_storable(value):
+            raise ConfigError(f"{label(name)} contains U+0000 or bytes that are not UTF-8")
     for name in secrets_of(cls):
         source = given.get(f"{name}_file")
         if not source:

@@ -14,6 +14,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from delivery.domain.channels import Channel
+from delivery.domain.foreign_text import check_text
 from delivery.domain.policy import CHANNELS
 from delivery.errors import InvalidEvent
 
@@ -164,6 +165,8 @@ def _words(body: Mapping[str, Any], name: str, known: tuple[str, ...] | None) ->
         or not all(isinstance(item, str) and 0 < len(item) <= 2048 for item in value)
     ):
         raise InvalidEvent(f"{name} must be a list of at most {MAX_PUSH} strings", field=name)
+    for item in value:
+        check_text(name, item)
     for item in value:
         if known is not None and item not in known:
             raise InvalidEvent(f"{name}: {item!r} is not one of {', '.join(known)}", field=name)

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import msgspec
 
+from delivery.domain.foreign_text import is_storable
 from delivery.errors import InvalidContext, InvalidEvent
 
 MAX_DATA_BYTES = 64 * 1024
@@ -198,8 +199,8 @@ def check_context_id(name: str, value: object) -> str:
     """Return a ``user_id``, ``run_id`` or ``thread_id`` that can address something.
 
     Raises:
-        InvalidContext: not a string, empty, over 128 characters, or with control characters;
-            a ``run_id`` named ``registry``, which is reserved.
+        InvalidContext: not a string, empty, over 128 characters, with control characters or lone
+            surrogates; a ``run_id`` named ``registry``, which is reserved.
     """
     if not isinstance(value, str) or not value.strip():
         raise InvalidContext(f"{name} must be a non-empty string", field=name)
@@ -207,6 +208,8 @@ def check_context_id(name: str, value: object) -> str:
         raise InvalidContext(f"{name} is over {MAX_ID_CHARS} characters", field=name)
     if _CONTROL.search(value):
         raise InvalidContext(f"{name} contains control characters", field=name)
+    if not is_storable(value):
+        raise InvalidContext(f"{name} contains a lone surrogate", field=name)
     if name == "run_id" and value == "registry":
         raise InvalidContext("run_id 'registry' is reserved; name the run itself", field=name)
     return value

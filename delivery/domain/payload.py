@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from delivery.domain.event import MAX_DATA_BYTES
+from delivery.domain.foreign_text import without_surrogates
 from delivery.domain.json_limits import check_depth
 from delivery.errors import InvalidEvent, InvalidFrame, PayloadTooLarge
 
@@ -34,11 +35,10 @@ def encode_object(name: str, value: object) -> bytes:
     if type(value) is not dict and not isinstance(value, Mapping):
         raise InvalidEvent(f"{name} must be an object, not {type(value).__name__}", field=name)
     try:
-        raw = _encode(value)
+        raw = _encoded(value)
     except RecursionError:
         raise InvalidEvent(f"{name} is nested too deeply, or contains itself", field=name) from None
     except (TypeError, ValueError, OverflowError) as error:
-        # UnicodeEncodeError (a lone surrogate) is a ValueError.
         raise InvalidEvent(f"{name} cannot be encoded as JSON: {error}", field=name) from error
     if len(raw) > MAX_DATA_BYTES:
         raise PayloadTooLarge(
@@ -57,6 +57,15 @@ def encode_object(name: str, value: object) -> bytes:
             f"{name} contains NaN or an infinity, which JSON does not have", field=name
         )
     return raw
+
+
+def _encoded(value: object) -> bytes:
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        # A text that was cut inside a surrogate pair, as streams of tokens are, costs no event: the
+        # half becomes U+FFFD.
+        return _encode(without_surrogates(msgspec.to_builtins(value)))
 
 
 def _has_non_finite(value: Any) -> bool:

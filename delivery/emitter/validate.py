@@ -107,24 +107,14 @@ def check_context(user_id: object, run_id: object, thread_id: object = None) -> 
 
 
 def _context(user_id: object, run_id: object, thread_id: object) -> Context:
-    user = _addressable("user_id", user_id)
-    run = _addressable("run_id", run_id)
-    thread = None if thread_id is None else _addressable("thread_id", thread_id)
+    user = check_context_id("user_id", user_id)
+    run = check_context_id("run_id", run_id)
+    thread = None if thread_id is None else check_context_id("thread_id", thread_id)
     return Context(user, run, thread, tuple(id_flags(user, run, thread)))
 
 
 # Cached, since all events of a run have the same ids.
 _known_context = lru_cache(maxsize=4_096)(_context)
-
-
-def _addressable(name: str, value: object) -> str:
-    text = check_context_id(name, value)
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise InvalidContext(f"{name} is not valid Unicode", field=name) from None
-    return text
 
 
 def check_kind(kind: Kind, context: Context) -> None:

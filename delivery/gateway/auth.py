@@ -20,6 +20,7 @@ from typing import Any
 import jwt
 
 from delivery.domain.event import check_context_id
+from delivery.domain.foreign_text import is_storable
 from delivery.domain.limits import MIN_SECRET_BYTES
 from delivery.errors import ConfigError, InvalidContext, Unauthenticated
 from delivery.gateway.jwks import ALGORITHMS, KEEP_FOR, KeySet
@@ -286,6 +287,10 @@ def _principal(
         subject = check_context_id("sub", claims["sub"])
     except InvalidContext as error:
         raise Unauthenticated(f"the token's sub is no id: {error}") from error
+    for name in ("jti", "scope"):
+        text = claims.get(name)
+        if isinstance(text, str) and not is_storable(text):
+            raise Unauthenticated(f"the token's {name} contains U+0000 or a lone surrogate")
     scope = claims.get("scope", "")
     if not isinstance(scope, str):
         raise Unauthenticated("the token's scope must be one string, separated by spaces")

@@ -15,6 +15,7 @@ from math import inf
 
 import msgspec
 
+from delivery.domain.foreign_text import storable
 from delivery.domain.health import Vitals, score, smooth
 from delivery.errors import ProtocolError, UnknownAck
 from delivery.gateway.in_flight import InFlight
@@ -352,7 +353,7 @@ class Session:
         if not was_in_flight:
             return NOTHING
         self.failures += 1
-        return (HandOver(frame.id, f"nack: {frame.reason[:MAX_REASON_CHARS]}"),)
+        return (HandOver(frame.id, f"nack: {storable(frame.reason, MAX_REASON_CHARS)}"),)
 
     def _heartbeat(self, now: float) -> Actions:
         if now < self._ping_at:

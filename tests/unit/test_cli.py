@@ -229,3 +229,19 @@ def test_the_module_runs_like_the_command() -> None:
     )
     assert done.stdout.strip()
     assert isinstance(main, click.Group)
+
+
+@pytest.mark.parametrize(
+    "args", [["token", "--user", "a\udcff"], ["events", "show", "\udc80"], ["\udc80"]]
+)
+def test_an_argument_that_is_not_utf_8_is_a_usage_error(args: list[str]) -> None:
+    answer = CliRunner().invoke(main, args)
+    assert answer.exit_code == 2
+    assert "is not valid UTF-8" in answer.output
+
+
+def test_a_setting_that_is_not_utf_8_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DELIVERY_NODE", "a\udcff")
+    answer = CliRunner().invoke(main, ["check"])
+    assert answer.exit_code == 2
+    assert "DELIVERY_NODE" in answer.output

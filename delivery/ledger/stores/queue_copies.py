@@ -5,9 +5,11 @@ Owns: the copies. Never does: read or change an event's state.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from datetime import timedelta
 
+import msgspec
 import sqlalchemy as sa
 
 from delivery.domain.event import Event, event_from_wire
@@ -15,6 +17,8 @@ from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import insert
 from delivery.ledger.sql.tables import queue_copies
+
+logger = logging.getLogger(__name__)
 
 TRIM_PAGE = 1_000
 
@@ -56,7 +60,8 @@ class QueueCopySql:
         )
         with self._database.read() as connection:
             payloads = connection.execute(newest).scalars().all()
-        return [event_from_wire(rows.load(payload)) for payload in reversed(payloads)]
+        found = [_event(payload) for payload in reversed(payloads)]
+        return [event for event in found if event is not None]
 
     def trim(self, max_age: float) -> int:
         """Delete copies older than ``max_age`` seconds, a page per transaction.
@@ -77,3 +82,12 @@ class QueueCopySql:
             total += deleted
             if deleted < TRIM_PAGE:
                 return total
+
+
+def _event(payload: str) -> Event | None:
+    """Decode a copy; ``None`` for a malformed one, which must not hide the others."""
+    try:
+        return event_from_wire(rows.load(payload))
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        logger.warning("queue copy skipped, malformed: %r", error)
+        return None
