@@ -27,6 +27,7 @@ from delivery.gateway.feed import FeedReader, ReadQueueCopies
 from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.principal import Principal
 from delivery.gateway.registry import Registry
+from delivery.gateway.revocations import Revocations
 from delivery.gateway.session import Session
 from delivery.ledger.access import LedgerAccess
 from delivery.ledger.sql.database import Database
@@ -168,7 +169,7 @@ class NamedTokens:
             raise Unauthenticated("the token is not accepted")
         expires_at = datetime.now(UTC) + timedelta(seconds=self.ttl)
         scopes = frozenset({"emit"}) if kind == "service" else frozenset[str]()
-        return Principal(name, scopes, kind == "token", expires_at)
+        return Principal(name, scopes, kind == "token", expires_at, token_ids=(token,))
 
 
 class Node:
@@ -189,6 +190,7 @@ class Node:
         self.ledger = ledger or NodeLedger()
         self.journal = MemoryJournal(self.ledger)
         self.tokens = NamedTokens()
+        self.revocations = Revocations()
         self.confirmed: list[str] = []
         self.chain_calls = 0
         bus = bus or LocalBus()
@@ -213,9 +215,16 @@ class Node:
             registry=self.registry,
             feed_reader=FeedReader(self.access, cast(Journal, self.journal), queue_copies),
             send_timeout=send_timeout,
+            revocations=self.revocations,
+            check=self._check,
         )
+        self.revocations.watch(path.check_principals)
         self.gateway = Gateway(path, cast(Journal, self.journal), admission=admission)
         self.port = 0
+
+    def _check(self, principal: Principal) -> None:
+        if self.revocations.covers(principal):
+            raise Unauthenticated("the token was revoked")
 
     def _on_chain(self) -> None:
         self.chain_calls += 1

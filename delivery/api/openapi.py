@@ -194,6 +194,14 @@ def _access() -> Schema:
                 body={JSON: ref("Revocation")},
             )
         },
+        "/v1/tickets": {
+            "post": _operation(
+                "A ticket for one /v1/stream within 30 s, for clients that cannot send headers "
+                "(one's own)",
+                {200: ref("Ticket")},
+                (400, 403, 408, 413, 422, 429, 503),
+            )
+        },
         "/v1/users/{id}/disconnect": {
             "post": _operation(
                 "Close a user's connections on every node; the token stays good (scope operate)",
@@ -317,8 +325,12 @@ def _streams() -> Schema:
             "get": _operation(
                 "The same events as server-sent events",
                 {200: text()},
-                (503,),
-                parameters=(cursor,),
+                (400, 403, 429, 503),
+                parameters=(
+                    cursor,
+                    _query("ticket", text("in place of the Authorization header")),
+                    _query("cursor", text("in place of Last-Event-ID")),
+                ),
                 media="text/event-stream",
             )
         },

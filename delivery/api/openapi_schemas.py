@@ -233,6 +233,7 @@ SCHEMAS: dict[str, Schema] = {
         {"jti": text(), "user_id": text(), "before": _INSTANT, "expires_at": _INSTANT},
         ["expires_at"],
     ),
+    "Ticket": record({"ticket": text("one use within 30 s")}),
     "Disconnected": record({"user_id": text()}),
     "MailReport": record(
         {

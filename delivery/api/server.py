@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
@@ -22,6 +22,7 @@ from delivery.domain.limits import MAX_BODY_BYTES
 from delivery.domain.ports import Journal
 from delivery.errors import LedgerError
 from delivery.gateway.fast_path import FastPath
+from delivery.gateway.principal import Principal
 from delivery.gateway.sse import serve_stream
 from delivery.gateway.websocket import serve_socket
 
@@ -45,6 +46,7 @@ class Gateway:
         on_malformed: called for each request that could not be parsed.
         on_drain: called when this gateway begins to drain.
         admission: decides which connections are admitted; default: all.
+        stream_caller: the client of ``/v1/stream``; default: by the bearer token.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Gateway:
         on_malformed: Callable[[], None] = lambda: None,
         on_drain: Callable[[], None] = lambda: None,
         admission: Admission | None = None,
+        stream_caller: Callable[[web.Request], Awaitable[Principal]] | None = None,
     ) -> None:
         self.path = path
         self._journal = journal
@@ -65,6 +68,7 @@ class Gateway:
         self._on_drain = on_drain
         self._is_draining = False
         self._admission = admission or Admission()
+        self._stream_caller = stream_caller or self._by_token
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
         self._is_drained = False
@@ -175,8 +179,11 @@ class Gateway:
         return await serve_socket(request, self.path)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        principal = await client(request, self.path.auth)
+        principal = await self._stream_caller(request)
         return await serve_stream(request, self.path, principal)
+
+    async def _by_token(self, request: web.Request) -> Principal:
+        return await client(request, self.path.auth)
 
 
 async def _until_left(runner: web.AppRunner, until: float) -> None:

@@ -9,18 +9,25 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from delivery.bus.one_time import LocalOneTime, RedisOneTime
 from delivery.bus.resend import BusResend, NoResend
 from delivery.bus.user_streams import RedisStreams
 from delivery.config import Settings, secret
 from delivery.domain.event import Event
 from delivery.domain.limits import QUEUE_COPY_AGE
-from delivery.domain.ports import Resend
+from delivery.domain.ports import OneTime, Resend
 from delivery.domain.stores import Ledger
 from delivery.errors import ChannelUnavailable
 
 logger = logging.getLogger(__name__)
 
 """Seconds a second copy is kept: the longest default time to live."""
+
+
+def make_one_time(settings: Settings) -> OneTime:
+    """Tickets and links of one use: on Redis for all nodes, or in this process without it."""
+    url = secret(settings.redis_url)
+    return LocalOneTime() if url is None else RedisOneTime(url)
 
 
 @dataclass(frozen=True, slots=True)

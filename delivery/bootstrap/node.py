@@ -24,8 +24,9 @@ from delivery.api.operations import OperationsApi
 from delivery.api.pages import Pages
 from delivery.api.routes import Handlers
 from delivery.api.server import Gateway
+from delivery.api.tickets import Tickets
 from delivery.bootstrap.audit import audit_keys
-from delivery.bootstrap.bus import make_copies
+from delivery.bootstrap.bus import make_copies, make_one_time
 from delivery.bootstrap.chain import make_celery
 from delivery.bootstrap.ledger import database_url
 from delivery.bootstrap.transports import make_links
@@ -118,6 +119,8 @@ class Node:
             max_backlog=MAX_PENDING,
         )
         operations = self._operations(inbox)
+        self._once = make_one_time(settings)
+        self._tickets = Tickets(self._auth, self._once)
         self._path = self._live_path()
         self._auth.watch(self._path.check_principals)
         self.gateway = Gateway(
@@ -132,6 +135,7 @@ class Node:
                 settings.trusted_proxies,
                 room_for_clients(),
             ),
+            self._tickets.caller,
         )
         self._closing = AsyncExitStack()
 
@@ -192,6 +196,7 @@ class Node:
                 disconnect=self._path.disconnect,
                 max_token_life=_longest_ttl(settings) + settings.jwt_leeway,
             ),
+            self._tickets,
             operations,
             DemoApi(self._auth, demo_agent),
             Callbacks(
@@ -220,6 +225,7 @@ class Node:
         close.callback(self.ledger.close)
         close.callback(self.copies.close)
         close.callback(self._spool.close)
+        close.push_async_callback(self._once.close)
         self.journal.start(loop)
         close.callback(self._access.close)
         close.push_async_callback(self.journal.stop)

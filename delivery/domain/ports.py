@@ -246,6 +246,27 @@ class Bus(Protocol):
     async def stop(self) -> None: ...
 
 
+class OneTime(Protocol):
+    """Values that are taken once, at any node, under a code that cannot be guessed. On the loop."""
+
+    async def put(self, purpose: str, value: bytes, lifetime: float) -> str:
+        """Keep a value for ``lifetime`` seconds. Returns its code.
+
+        Raises:
+            ChannelUnavailable: what keeps the values does not answer.
+            Overloaded: too many values are kept already.
+        """
+
+    async def take(self, purpose: str, code: str) -> bytes | None:
+        """Take the value out; ``None`` for an unknown, used or old code, or one of another purpose.
+
+        Raises:
+            ChannelUnavailable: what keeps the values does not answer.
+        """
+
+    async def close(self) -> None: ...
+
+
 class TaskQueue(Protocol):
     """Publishes tasks of the chain. A publish is a hint: losing it loses nothing."""
 

@@ -94,7 +94,7 @@ class Authenticator:
         self._leeway = leeway
         self._scopes = {scope_prefix + scope: scope for scope in SCOPES}
         self._clock = clock
-        self.revocations = revocations or Revocations()
+        self.revocations = Revocations() if revocations is None else revocations
         self._max_ttl = max_ttl
         self._max_secret_ttl = max_secret_ttl
         self._cache: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()

@@ -107,7 +107,7 @@ class FastPath:
             clock=clock,
             check=check,
         )
-        self.revocations = revocations or Revocations()
+        self.revocations = Revocations() if revocations is None else revocations
         self._connections: set[Connection] = set()
         self._emptied: asyncio.Event | None = None
         self._ticker: asyncio.Task[None] | None = None

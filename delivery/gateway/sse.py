@@ -117,7 +117,8 @@ async def serve_stream(
         raise ConnectionResetError("the client was gone before the stream began")
     writer = EventStreamWriter(request, stream)
     connection = path.open(writer, principal, is_stream=True)
-    cursor = request.headers.get("Last-Event-ID")
+    # A client that needs a ticket cannot send the header either, except when it reconnects.
+    cursor = request.headers.get("Last-Event-ID") or request.query.get("cursor")
     connection.session.cursor = cursor[:MAX_CURSOR_CHARS] if cursor else None
     try:
         writer.begin()

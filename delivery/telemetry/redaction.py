@@ -28,10 +28,13 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"\b(bearer|basic)\s++[\w.~+/=-]{6,}+", re.ASCII | re.IGNORECASE),
         rf"\1 {REDACTED}",
     ),
-    (re.compile(r"(/(?:confirm|unsubscribe|verify)/)[\w.~=-]{6,}+", re.ASCII), rf"\1{REDACTED}"),
+    (
+        re.compile(r"(/(?:confirm|unsubscribe|verify|inbox)/)[\w.~=-]{6,}+", re.ASCII),
+        rf"\1{REDACTED}",
+    ),
     (
         re.compile(
-            r"((?:token|secret|password|passwd|api_?key)[\"']?+\s*+[=:]\s*+[\"']?+)"
+            r"((?:token|ticket|secret|password|passwd|api_?key)[\"']?+\s*+[=:]\s*+[\"']?+)"
             r"[^\s\"'&,;]{6,}+",
             re.ASCII | re.IGNORECASE,
         ),
@@ -49,7 +52,9 @@ _HINTS = (
     "/confirm/",
     "/unsubscribe/",
     "/verify/",
+    "/inbox/",
     "token",
+    "ticket",
     "secret",
     "passw",
     "api",

@@ -100,3 +100,44 @@ async def test_the_commands_revoke_and_disconnect(cluster: Cluster) -> None:
         assert await closed(page) == 3503
         assert "revoked" in await run("tokens", "revoke", "--jti", "b2")
         assert await closed(other) == 3500
+
+
+async def test_a_ticket_opens_one_stream_at_any_gateway(cluster: Cluster) -> None:
+    one, two = cluster.gateways[0].url, cluster.gateways[1].url
+    async with httpx.AsyncClient(timeout=30.0) as http:
+
+        async def ticket(user: str) -> str:
+            headers = {"Authorization": f"Bearer {token(user)}"}
+            answer = await http.post(f"{one}/v1/tickets", headers=headers)
+            assert answer.status_code == 200, answer.text
+            assert list(answer.json()) == ["ticket"]
+            return str(answer.json()["ticket"])
+
+        mine = await ticket("dora")
+        for path in ("/v1/events", "/v1/stats/stream", "/v1/ws"):
+            assert (await http.get(f"{two}{path}?ticket={mine}")).status_code in (400, 401)
+        both = {"Authorization": f"Bearer {token('dora')}"}
+        refused = await http.get(f"{two}/v1/stream?ticket={mine}", headers=both)
+        assert refused.status_code == 400
+        async with http.stream("GET", f"{two}/v1/stream?ticket={mine}") as stream:
+            assert stream.status_code == 200
+            lines = stream.aiter_lines()
+            async for line in lines:
+                if line.startswith("data: "):
+                    assert '"user_id":"dora"' in line
+                    break
+        for url in (one, two):
+            assert (await http.get(f"{url}/v1/stream?ticket={mine}")).status_code == 401
+        assert (await http.get(f"{one}/v1/stream?token={token('dora')}")).status_code == 401
+        late = await ticket("dora")
+        answer = await asyncio.to_thread(
+            cluster.http(1).post, "/v1/tokens/revoke", json={"user_id": "dora"}
+        )
+        assert answer.status_code == 200, answer.text
+        assert (await http.get(f"{two}/v1/stream?ticket={late}")).status_code == 401
+        service = {"Authorization": f"Bearer {cluster.service_token}"}
+        assert (await http.post(f"{one}/v1/tickets", headers=service)).status_code == 403
+    for gateway in cluster.gateways[:2]:
+        log = gateway.running.log.read_text()
+        assert mine not in log
+        assert late not in log

@@ -14,6 +14,8 @@ from delivery.api.demo import DemoApi
 from delivery.api.events import EventsApi
 from delivery.api.operations import OperationsApi
 from delivery.api.pages import Pages
+from delivery.api.tickets import Tickets
+from delivery.bus.one_time import LocalOneTime
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome, State
 from delivery.domain.policy import parse_policies
@@ -241,6 +243,7 @@ class World:
                 disconnect=self.disconnected.append,
                 max_token_life=3_600.0,
             ),
+            Tickets(self.auth, LocalOneTime()),
             DemoApi(self.auth, agent),
             Callbacks(
                 policies=policies,

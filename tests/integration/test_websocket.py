@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from delivery.domain.node_messages import (
     ResendRequest,
     Wake,
 )
+from delivery.domain.revocation import Revocation, RevocationKind
 from delivery.gateway import session as sessions
 from delivery.protocol import Limits
 from tests.fast_path import Node, make_event, new_id, serve
@@ -509,3 +511,23 @@ async def test_a_client_that_was_admitted_and_floods_is_closed_with_3505() -> No
         for _ in range(400):
             await ws.ping()
         assert await closed_with(ws) == 3505
+
+
+async def test_a_revocation_on_one_node_closes_the_sockets_of_both_without_the_ledger() -> None:
+    hub = LocalHub()
+    one, two = (Node(name, bus=LocalBus(hub)) for name in ("node-1", "node-2"))
+    async with serve(one), serve(two), joined(one) as (here, _), joined(two) as (there, _):
+        expires_at = datetime.now(UTC) + timedelta(hours=1)
+        revoked = Revocation(RevocationKind.JTI, "token-ada", None, expires_at)
+        one.gateway.path.revoke(revoked)
+        assert [await closed_with(ws) for ws in (here, there)] == [3500, 3500]
+
+
+async def test_a_token_that_is_revoked_between_upgrade_and_connect_is_refused() -> None:
+    node = Node()
+    async with serve(node), connect(node.ws_url, subprotocols=PROTOCOLS) as ws:
+        expires_at = datetime.now(UTC) + timedelta(hours=1)
+        node.revocations.add([Revocation(RevocationKind.JTI, "token-ada", None, expires_at)])
+        await say(ws, type="connect", token="token-ada")
+        assert (await hear(ws))["code"] == "unauthorized"
+        assert await closed_with(ws) == 3500
