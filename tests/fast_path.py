@@ -245,9 +245,9 @@ class Node:
 
 
 @asynccontextmanager
-async def serve(node: Node) -> AsyncIterator[Node]:
+async def serve(node: Node, host: str = "127.0.0.1") -> AsyncIterator[Node]:
     """A running gateway on a free port."""
-    node.port = await node.gateway.start("127.0.0.1", 0)
+    node.port = await node.gateway.start(host, 0)
     try:
         yield node
     finally:

@@ -28,6 +28,7 @@ class Proxy:
         cuts_after: seconds after which any response or socket is cut.
         upgrades: ``pass``; an HTTP status; ``cut`` (no answer), ``hang`` (no answer, kept open) or
             ``silent`` (101, then nothing passes).
+        prefix: a path under which the service lives; it is cut off, and nothing else passes.
         asked: upgrades that were asked for.
         streams: streams that began.
     """
@@ -40,6 +41,7 @@ class Proxy:
         self.piece: int | None = None
         self.cuts_after: float | None = None
         self.upgrades: str | int = "pass"
+        self.prefix = ""
         self.asked = 0
         self.streams = 0
         self.url = ""
@@ -60,6 +62,8 @@ class Proxy:
         await self._runner.cleanup()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
+        if not request.path.startswith(f"{self.prefix}/"):
+            return web.Response(status=404, text="not under this path")
         try:
             async with asyncio.timeout(self.cuts_after):
                 if request.headers.get("Upgrade", "").lower() == "websocket":
@@ -83,7 +87,9 @@ class Proxy:
         if self.upgrades == "silent":
             await asyncio.Event().wait()
         async with self._session.ws_connect(
-            self._target + request.path_qs, protocols=("delivery.v1",), autoping=False
+            self._target + request.path_qs.removeprefix(self.prefix),
+            protocols=("delivery.v1",),
+            autoping=False,
         ) as upstream:
             await _either(_relay(socket, upstream), _relay(upstream, socket))
             await socket.close(code=upstream.close_code or 1000)
@@ -93,7 +99,7 @@ class Proxy:
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP}
         async with self._session.request(
             request.method,
-            self._target + request.path_qs,
+            self._target + request.path_qs.removeprefix(self.prefix),
             headers=headers,
             data=await request.read(),
             allow_redirects=False,

@@ -41,6 +41,8 @@ def document() -> dict[str, Any]:
             "version": "1",
             "description": "Push events to users, know which ones arrived, escalate the others.",
         },
+        # Relative to this document: behind a proxy the service may live under a path.
+        "servers": [{"url": "./"}],
         "paths": _events()
         | _users()
         | _access()

@@ -6,6 +6,7 @@ Owns: the aiohttp application and its life cycle. Never does: work per event.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -28,6 +29,9 @@ from delivery.gateway.websocket import serve_socket
 
 logger = logging.getLogger(__name__)
 
+# A socket of IPv6 serves IPv6 alone: callers over IPv4 would be written as addresses of IPv6.
+_IPV6, _IPV4 = "::", "0.0.0.0"  # noqa: S104
+_UNSUPPORTED = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 MIN_CLOSE_WAIT = 0.5
 IDLE_CLOSE_WAIT = 1.5
 """Seconds for which connections without a request stay open while the gateway stops: longer than a
@@ -70,7 +74,7 @@ class Gateway:
         self._admission = admission or Admission()
         self._stream_caller = stream_caller or self._by_token
         self._runner: web.AppRunner | None = None
-        self._site: web.TCPSite | None = None
+        self._sites: list[web.TCPSite] = []
         self._is_drained = False
 
     def build_app(self) -> web.Application:
@@ -95,21 +99,37 @@ class Gateway:
     async def start(self, host: str, port: int, reuse_port: bool = False) -> int:
         """Start the server. Returns the port, for ``port`` 0.
 
+        Args:
+            host: ``::`` stands for all addresses, those of IPv4 too.
+
         Raises:
             OSError: the address is taken.
         """
         runner = Runner(self.build_app(), self._on_malformed, self._admission, shutdown_timeout=5.0)
         await runner.setup()
         self._runner = runner
-        self._site = web.TCPSite(runner, host, port, reuse_port=reuse_port or None)
+        bound = port
         try:
-            await self._site.start()
+            for address in (host, _IPV4) if host == _IPV6 else (host,):
+                await self._listen(runner, address, bound, reuse_port)
+                bound = int(runner.addresses[0][1])
         except OSError:
             await self.stop(0.0)
             raise
-        bound = int(runner.addresses[0][1])
-        logger.info("node %s serves http://%s:%d", self.path.node, host, bound)
+        shown = f"[{host}]" if ":" in host else host
+        logger.info("node %s serves http://%s:%d", self.path.node, shown, bound)
         return bound
+
+    async def _listen(self, runner: Runner, host: str, port: int, reuse_port: bool) -> None:
+        site = web.TCPSite(runner, host, port, reuse_port=reuse_port or None)
+        self._sites.append(site)
+        try:
+            await site.start()
+        except OSError as error:
+            # A machine without IPv4 has no second address to listen on.
+            if len(self._sites) == 1 or error.errno not in _UNSUPPORTED:
+                raise
+            logger.info("no IPv4 here: %s", error)
 
     async def stop(self, drain: float = 5.0) -> None:
         """Accept no more connections, drain, end. Safe to repeat."""
@@ -117,8 +137,9 @@ class Gateway:
         if runner is None:
             return
         self._start_draining()
-        if self._site is not None and self._site in runner.sites:
-            await self._site.stop()
+        for site in self._sites:
+            if site in runner.sites:
+                await site.stop()
         until = asyncio.get_running_loop().time() + min(drain, IDLE_CLOSE_WAIT)
         # Before cleanup: from its first step, aiohttp reads nothing, not even a close frame.
         await self.drain(drain)

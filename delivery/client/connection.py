@@ -14,7 +14,7 @@ import aiohttp
 
 from delivery.client.acks import Acks
 from delivery.client.link import SOCKET_TIMEOUT, Ended, NotOpened, OnEvents, Transport, refusal
-from delivery.client.tokens import Tokens
+from delivery.client.tokens import Tokens, is_newer, refresh_pause
 from delivery.errors import DeliveryError, InvalidFrame
 from delivery.protocol import (
     SUBPROTOCOL,
@@ -39,7 +39,6 @@ SEND_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 2.0
 SILENCE_GRACE = 5.0
 MAX_MESSAGE = 64 << 20
-REFRESH_AGAIN = 5.0
 
 
 class Connection:
@@ -58,6 +57,8 @@ class Connection:
         self._frames: list[ClientFrame] = []
         self._after: float | None = None
         self._told: str | None = None
+        self._used = used
+        self._refusals = 0
         self._refresh_at = tokens.refresh_at(used, welcome.expires)
 
     @property
@@ -159,7 +160,7 @@ class Connection:
         self._told = told
         self._tokens.forget()
         if self._tokens.can_refresh:
-            self._refresh_at = time.time() + REFRESH_AGAIN
+            self._refresh_later()
             self._wake.set()
 
     def _over(self) -> Ended:
@@ -237,10 +238,17 @@ class Connection:
         except DeliveryError as error:
             # The connection is still good for a while.
             logger.warning("%s; trying again", error)
-            self._refresh_at = time.time() + REFRESH_AGAIN
+            self._refresh_later()
+            return
+        if not is_newer(token, self._used):
+            self._refresh_later()
             return
         self._frames.append(Refresh(token))
         self._refresh_at = self._tokens.refresh_at(token)
+
+    def _refresh_later(self) -> None:
+        self._refusals += 1
+        self._refresh_at = time.time() + refresh_pause(self._refusals)
 
     async def close(self) -> None:
         """Say goodbye, for at most 2 s."""

@@ -19,7 +19,7 @@ import aiohttp
 from delivery.client.acks import AckPoster
 from delivery.client.http import seconds
 from delivery.client.link import OPEN_TIMEOUT, Ended, NotOpened, OnEvents, Transport, refusal
-from delivery.client.tokens import Tokens
+from delivery.client.tokens import Tokens, is_newer, refresh_pause
 from delivery.errors import DeliveryError, InvalidFrame
 from delivery.protocol import (
     MAX_FRAME_BYTES,
@@ -101,7 +101,6 @@ class SseParser:
 CHUNK = 1 << 16
 HEARTBEATS = 2.5
 """So many heartbeats without a word are silence."""
-REFRESH_AGAIN = 5.0
 MAX_PROBLEM = 1 << 16
 
 FRAMES = frozenset(("connected", "reconnect", "error"))
@@ -120,6 +119,7 @@ class Stream:
         self._response = response
         self._tokens = tokens
         self._used = used
+        self._refusals = 0
         self._posts = acks
         self._parser = SseParser()
         self._messages: list[Message] = []
@@ -285,9 +285,10 @@ class Stream:
 
     async def _has_new_token(self) -> bool:
         """Ask for it first: while there is none, the stream is good for a while."""
-        self._refresh_at = time.time() + REFRESH_AGAIN
+        self._refusals += 1
+        self._refresh_at = time.time() + refresh_pause(self._refusals)
         try:
-            return await self._tokens.renew() != self._used
+            return is_newer(await self._tokens.renew(), self._used)
         except DeliveryError as error:
             logger.warning("%s; trying again", error)
             return False

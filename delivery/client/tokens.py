@@ -25,6 +25,9 @@ OPAQUE_LIFETIME = 60.0
 MIN_REFRESH = 1.0
 """Seconds between two refreshes, at least."""
 
+REFRESH_AGAIN = (5.0, 60.0)
+"""Seconds after which a refresh that failed is tried again: first, at most."""
+
 Token = str | Callable[[], str | Awaitable[str]]
 
 
@@ -109,6 +112,19 @@ class Tokens:
         else:
             return None
         return now + max(MIN_REFRESH, early(left))
+
+
+def is_newer(fresh: str, used: str) -> bool:
+    """Whether a token ends later than another; where one does not tell, whether they differ. Some
+    functions go on giving a token that is over: it must not replace one that is good."""
+    ends = [_instant(_claims(token).get("exp")) for token in (fresh, used)]
+    return fresh != used if ends[0] is None or ends[1] is None else ends[0] > ends[1]
+
+
+def refresh_pause(failures: int) -> float:
+    """Seconds until a refresh is tried again after ``failures`` in a row, from 1."""
+    first, longest = REFRESH_AGAIN
+    return float(min(longest, first * 2.0 ** min(failures - 1, 16)))
 
 
 def early(left: float) -> float:

@@ -87,6 +87,12 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
 
+    @field_validator("host")
+    @classmethod
+    def _bare(cls, value: str) -> str:
+        # As in a URL: [::1].
+        return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+
     @field_validator("public_url", "sms_url", "jwks_url")
     @classmethod
     def _http(cls, value: str | None) -> str | None:

@@ -80,7 +80,8 @@ class SmtpServer:
     password: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        return f"SMTP server {self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"SMTP server {host}:{self.port}"
 
 
 def parse_smtp_url(url: str) -> SmtpServer:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -176,6 +177,47 @@ async def test_a_token_is_refreshed_before_it_expires(server):
     async with listen(server, lambda: tokens.pop()):
         await until(lambda: any(frame["type"] == "refresh" for frame in server.frames))
     assert len(server.connects) == 1
+
+
+async def test_a_function_that_goes_on_giving_an_expired_token_leaves_the_good_one_in_use(
+    server, monkeypatch
+):
+    monkeypatch.setattr("delivery.client.tokens.MIN_REFRESH", 0.01)
+    monkeypatch.setattr("delivery.client.tokens.REFRESH_AGAIN", (0.01, 0.05))
+    asked = []
+
+    def token():
+        asked.append(None)
+        return jwt(0.1 if len(asked) == 1 else -600)
+
+    for transport in ("websocket", "sse"):
+        asked.clear()
+        async with listen(server, token, transport=transport) as client:
+            await until(lambda: len(asked) >= 4)
+            assert client.reconnects == 0
+    assert not any(frame["type"] == "refresh" for frame in server.frames)
+
+
+async def test_an_expired_token_without_end_makes_the_pauses_grow(server):
+    server.refuse = 3005
+    ceilings = FullJitter(base=0.05, max=0.4)
+    pauses = []
+
+    def on_status(status):
+        if status.retry_at is not None:
+            pauses.append((status.retry_at - datetime.now(UTC)).total_seconds())
+
+    client = Client(
+        server.url,
+        lambda: jwt(-600),
+        transport="websocket",
+        backoff=ceilings,
+        jitter=lambda: 1.0,
+        on_status=on_status,
+    )
+    async with client:
+        await until(lambda: any(pause > 0.2 for pause in pauses))
+    assert len(pauses) >= 4, "the first ones are shorter"
 
 
 async def test_a_token_function_that_fails_once_is_asked_again(server):

@@ -247,7 +247,7 @@ async def test_a_new_token_comes_with_a_new_stream_before_the_old_one_expires(se
 
 async def test_while_no_new_token_can_be_had_the_stream_is_kept(server, monkeypatch):
     monkeypatch.setattr("delivery.client.tokens.MIN_REFRESH", 0.02)
-    monkeypatch.setattr("delivery.client.stream.REFRESH_AGAIN", 0.02)
+    monkeypatch.setattr("delivery.client.tokens.REFRESH_AGAIN", (0.02, 0.02))
     asked = []
 
     def token():
@@ -345,7 +345,7 @@ async def test_a_refresh_that_is_refused_leaves_the_socket_open_and_is_tried_aga
     server, monkeypatch
 ):
     monkeypatch.setattr("delivery.client.tokens.MIN_REFRESH", 0.02)
-    monkeypatch.setattr("delivery.client.connection.REFRESH_AGAIN", 0.02)
+    monkeypatch.setattr("delivery.client.tokens.REFRESH_AGAIN", (0.02, 0.02))
     server.refuse_refresh = True
     tokens = [jwt(3_600), "bad", "bad", jwt(0.1)]
     async with listen(server, lambda: tokens.pop()) as client:

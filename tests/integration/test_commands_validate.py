@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 import jwt
@@ -22,6 +23,7 @@ from delivery.client.client import Client
 from delivery.client.store import FileStore
 from tests.browser.gate import Gate
 from tests.processes import run_command, running
+from tests.proxy import Proxy
 from tests.waiting import until
 
 SECRET = "only-for-tests-" + "v" * 32
@@ -129,6 +131,24 @@ async def test_a_proxy_without_websockets_is_found_and_nothing_is_left_behind(
     assert found["stream"].level == "ok"
     assert found["left behind"].found == "nothing; 5 acknowledged in the end"
     assert {one["state"] for one in service.events("office-1")} == {"confirmed"}
+
+
+async def test_a_service_under_a_path_of_a_proxy_keeps_the_contract_there(service: Service) -> None:
+    async with Proxy(service.url) as proxy, httpx.AsyncClient(base_url=proxy.url) as browser:
+        proxy.prefix = "/some/app"
+        base = f"{proxy.url}{proxy.prefix}/"
+        report = await looked_at(service, base, "path-1")
+        assert {one.level for one in report.findings} == {"ok"}
+        pages = [urljoin(base, name) for name in ("", "demo")]
+        for page in pages:
+            answer = (await browser.get(page)).raise_for_status()
+            wanted = re.findall(r'(?:href|src)="([^"#:]+)"', answer.text)
+            assert wanted, "it loads its script"
+            for name in wanted:
+                (await browser.get(urljoin(page, name))).raise_for_status()
+        place = urljoin(base, "openapi.json")
+        described = (await browser.get(place)).raise_for_status().json()
+        assert urljoin(place, described["servers"][0]["url"]) == base
 
 
 async def test_events_of_the_user_that_are_not_the_probes_stay_unconfirmed(

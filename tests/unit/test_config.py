@@ -48,6 +48,11 @@ def test_the_environment_wins_over_the_file_and_the_file_over_the_default(
     assert settings.base_url == "http://[::1]:4321"
 
 
+def test_an_address_of_ipv6_may_stand_in_brackets_as_in_a_url() -> None:
+    settings = config.load_settings(host="[::1]")
+    assert (settings.host, settings.base_url) == ("::1", "http://[::1]:8080")
+
+
 def test_a_commands_option_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DELIVERY_PORT", "4321")
     assert config.load_settings(port=7).port == 7

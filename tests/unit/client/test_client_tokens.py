@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from delivery.client.tokens import Tokens, early, read_token
+from delivery.client.tokens import Tokens, early, is_newer, read_token, refresh_pause
 from delivery.errors import Unauthenticated, Unreachable
 
 FAR = 4_000_000_000
@@ -104,3 +104,16 @@ def test_a_clock_that_is_wrong_does_not_make_a_token_seem_over():
 )
 def test_a_token_that_tells_nothing_is_not_refreshed_by_the_clock(token):
     assert Tokens(lambda: "x").refresh_at(token) is None
+
+
+def test_only_a_token_that_ends_later_is_newer():
+    late, early_one = jwt({"exp": FAR}), jwt({"exp": FAR - 1})
+    assert is_newer(late, early_one)
+    assert not is_newer(early_one, late)
+    assert not is_newer(late, late)
+    assert is_newer("another", "opaque")
+    assert not is_newer("opaque", "opaque")
+
+
+def test_a_refresh_that_goes_on_failing_is_tried_ever_more_rarely():
+    assert [refresh_pause(n) for n in (1, 2, 3, 4, 5, 99)] == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
