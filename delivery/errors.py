@@ -4,6 +4,7 @@
     ├ ConfigError             caller     a setting or policy is wrong; the message names it
     ├ InvalidEvent            caller     the event is wrong; ``status``, ``slug``, ``field``
     │ ├ InvalidContext        caller     ``user_id`` or ``run_id`` cannot address a user or run
+    │ ├ InvalidReceipt        caller     a provider's report has not the provider's shape
     │ ├ PayloadTooLarge       caller     ``data`` is over 64 KiB encoded
     │ └ IdConflict            caller     the id belongs to an event with other content
     ├ Overloaded              temporary  a bounded buffer is full; ``retry_after`` seconds
@@ -73,6 +74,12 @@ class InvalidContext(InvalidEvent):
     """``user_id`` or ``run_id`` is empty, too long or has characters that are not allowed."""
 
     slug = "invalid-context"
+
+
+class InvalidReceipt(InvalidEvent):
+    """A provider's report about a message has not the shape that the provider documents."""
+
+    slug = "invalid-request"
 
 
 class PayloadTooLarge(InvalidEvent):

@@ -1,59 +1,74 @@
-"""Status callbacks of SMS and mail providers: receipts confirm, failures are logged.
+"""Status callbacks of SMS and mail providers: receipts become outcomes.
 
-Owns: the check of their signatures, and the meaning of a status. Never does: decide that a
-provider's receipt confirms: the event's policy does (``confirms = "receipt"``).
+Owns: the requests: their limits, whose they are, the answers. Never does: know a provider's words
+(``transports.receipts`` does) or decide that a receipt confirms (the event's policy does).
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import binascii
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
 from aiohttp import web
-from standardwebhooks.webhooks import (
-    EmptyWebhookSecretError,
-    Webhook,
-    WebhookVerificationError,
-)
 
 from delivery.api.problems import Problem
-from delivery.api.requests import check_texts, client_address, parse_json, read_body
-from delivery.domain.channels import Channel, Confirms
-from delivery.domain.lifecycle import Confirmation
-from delivery.domain.policy import Policies
-from delivery.domain.ports import Reads, Writes
-from delivery.domain.records import Digest
-from delivery.errors import ConfigError
+from delivery.api.receipt_intake import ReceiptIntake
+from delivery.api.requests import client_address, parse_json, read_body
+from delivery.api.sns_requests import CertificateUnavailable, SnsRequests
+from delivery.domain.ports import Writes
+from delivery.domain.receipts import ProviderReceipt
+from delivery.errors import InvalidReceipt
+from delivery.protocol import encode_json
+from delivery.transports.receipts import (
+    mailgun,
+    postmark,
+    sendgrid,
+    ses,
+    sns,
+    twilio,
+    webhook,
+)
+from delivery.transports.receipts.signatures import (
+    MailgunKey,
+    PostmarkLogin,
+    SendgridKey,
+    WebhookSecret,
+    twilio_signature,
+)
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY = 64 * 1024
-MAX_PARAMETERS = 100
-LOOKUP_DELAYS = (0.2, 0.5, 1.0, 2.0)
-"""Seconds between lookups: a callback can arrive before the worker recorded the provider's id."""
+T = TypeVar("T")
 
-# Providers report late and out of order: only the last ranks have an effect, and a
-# failure never takes back a delivery (confirmations are never deleted).
-RANKS: Mapping[str, int] = {
-    "accepted": 0,
-    "scheduled": 0,
-    "queued": 1,
-    "sending": 2,
-    "sent": 3,
-    "failed": 4,
-    "undelivered": 4,
-    "canceled": 4,
-    "delivered": 5,
-    "read": 6,
-}
-_FAILED, _DELIVERED = 4, 5
+MAX_BODY = 64 * 1024
+MAX_SNS_BODY = 384 * 1024  # a message of SNS has at most 256 KiB, which its escapes enlarge
+MAX_EVENTS_BODY = 2 << 20
+MAX_PARAMETERS = 100
+JSON_SIGNED = "bodySHA256"
+
+
+@dataclass(frozen=True, slots=True)
+class CallbackKeys:
+    """What proves that a callback is a provider's; ``None`` for a provider that is not used.
+
+    Attributes:
+        sms_token: Twilio's token.
+        email: the secret of ``/v1/callbacks/email``.
+        ses: checks messages of the topic.
+    """
+
+    sms_token: str | None = None
+    email: WebhookSecret | None = None
+    ses: SnsRequests | None = None
+    sendgrid: SendgridKey | None = None
+    mailgun: MailgunKey | None = None
+    postmark: PostmarkLogin | None = None
+    resend: WebhookSecret | None = None
 
 
 class Callbacks:
@@ -61,108 +76,153 @@ class Callbacks:
 
     Args:
         public_url: this service's address, as providers sign it, without a trailing slash.
-        on_confirmed: called with the ids that a receipt confirmed.
-        sms_token / email_secret: secrets of the providers; ``None`` refuses their callbacks.
         trusted_proxies: addresses whose ``X-Forwarded-*`` count.
-        delays: seconds between lookups of a digest that is not recorded yet.
-
-    Raises:
-        ConfigError: the mail callback's secret is not base64.
     """
 
     def __init__(
         self,
-        *,
-        reads: Reads,
+        intake: ReceiptIntake,
         writes: Writes,
-        policies: Policies,
+        keys: CallbackKeys,
+        *,
         public_url: str,
-        on_confirmed: Callable[[Sequence[str]], None],
-        sms_token: str | None = None,
-        email_secret: str | None = None,
         trusted_proxies: Sequence[str] = (),
-        delays: Sequence[float] = LOOKUP_DELAYS,
     ) -> None:
-        self._reads = reads
+        self._intake = intake
         self._writes = writes
-        self._policies = policies
+        self._keys = keys
         self._public_url = public_url
-        self._on_confirmed = on_confirmed
-        self._sms_token = sms_token
-        self._webhook = _webhook(email_secret)
         self._trusted_proxies = trusted_proxies
-        self._delays = delays
 
     def routes(self) -> list[web.RouteDef]:
         """Routes to mount."""
         return [
             web.post("/v1/callbacks/sms/twilio", self.twilio),
             web.post("/v1/callbacks/email", self.email),
+            web.post("/v1/callbacks/email/ses", self.ses),
+            web.post("/v1/callbacks/email/sendgrid", self.sendgrid),
+            web.post("/v1/callbacks/email/mailgun", self.mailgun),
+            web.post("/v1/callbacks/email/postmark", self.postmark),
+            web.post("/v1/callbacks/email/resend", self.resend),
         ]
 
     async def twilio(self, request: web.Request) -> web.Response:
-        """``POST /v1/callbacks/sms/twilio``: a Twilio-shaped status callback (form post)."""
-        fields = _form(await read_body(request, MAX_BODY))
-        url = self._public_url + request.path_qs
-        given = request.headers.get("X-Twilio-Signature", "")
-        secret = self._sms_token
-        if secret is None or not hmac.compare_digest(
-            twilio_signature(secret, url, fields).encode(), given.encode("utf-8", "replace")
-        ):
+        """``POST /v1/callbacks/sms/twilio``: a status of a text, as a form or as JSON."""
+        raw = await read_body(request, MAX_BODY)
+        is_json = JSON_SIGNED in request.query
+        fields = [] if is_json else _form(raw)
+        if not self._is_twilios(request, fields, raw if is_json else None):
             raise self._refused(request)
-        values = dict(fields)
-        sid = values.get("MessageSid") or values.get("SmsSid") or ""
-        status = (values.get("MessageStatus") or values.get("SmsStatus") or "").lower()
-        if not sid:
-            raise Problem("invalid-request", "MessageSid is missing", field="MessageSid")
-        check_texts("MessageSid", sid)
-        rank = RANKS.get(status, 0)
-        if rank >= _DELIVERED:
-            await self._receipt(Channel.SMS, sid, "twilio")
-        elif rank == _FAILED:
-            logger.warning("sms %s: %s, error %s", sid, status, values.get("ErrorCode", "none"))
-        return web.Response(status=204)
+        body = parse_json(raw) if is_json else dict(fields)
+        return await self._late(twilio.receipts_of(body))
+
+    def _is_twilios(
+        self, request: web.Request, fields: list[tuple[str, str]], raw: bytes | None
+    ) -> bool:
+        secret = self._keys.sms_token
+        if secret is None:
+            return False
+        if raw is not None:
+            own = hashlib.sha256(raw).hexdigest().encode()
+            given = request.query[JSON_SIGNED].lower().encode("utf-8", "replace")
+            if not hmac.compare_digest(own, given):
+                return False
+        signature = request.headers.get("X-Twilio-Signature", "")
+        url = self._public_url + request.path_qs
+        # The URL as it came, too: ``path_qs`` may escape it in another way than Twilio signed it.
+        urls = dict.fromkeys((url, self._public_url + request.raw_path))
+        return any(
+            hmac.compare_digest(
+                twilio_signature(secret, one, fields).encode(),
+                signature.encode("utf-8", "replace"),
+            )
+            for one in urls
+        )
 
     async def email(self, request: web.Request) -> web.Response:
         """``POST /v1/callbacks/email``: a Standard Webhooks callback about one mail."""
         raw = await read_body(request, MAX_BODY)
-        if self._webhook is None or not _is_signed(self._webhook, raw, request.headers):
+        key = self._keys.email
+        if key is None or not key.is_signed(raw, request.headers):
             raise self._refused(request)
-        kind, message_id = _mail_report(parse_json(raw))
-        if kind == "email.delivered":
-            await self._receipt(Channel.EMAIL, message_id, "email-provider")
-        elif kind == "email.bounced":
-            logger.warning("email %s bounced", message_id)
-        return web.Response(status=204)
+        return await self._late(webhook.receipts_of(parse_json(raw), webhook.PLAIN))
 
-    async def _receipt(self, channel: str, provider_id: str, provider: str) -> None:
-        """Confirm the events of a delivered message whose policy takes a receipt as
-        confirmation."""
-        digest, listed = await self._digest(channel, provider_id)
-        stored = await self._reads.events(listed)
-        confirmations = [
-            Confirmation(
-                event.event.id, digest.user_id, channel, provider, f"receipt:{provider_id}"
-            )
-            for event in stored
-            if (step := self._policies.of(event.event.event_class).step(channel)) is not None
-            and step.confirms == Confirms.RECEIPT
-        ]
-        if not confirmations:
-            return
-        answer = await self._writes.confirm(confirmations, digest_id=digest.id)
-        self._on_confirmed(answer.confirmed)
+    async def ses(self, request: web.Request) -> web.Response:
+        """``POST /v1/callbacks/email/ses``: a message of SNS."""
+        gate = _configured(self._keys.ses, "DELIVERY_SES_TOPIC_ARN")
+        message = sns.read_message(parse_json(await read_body(request, MAX_SNS_BODY)))
+        try:
+            if not await gate.is_ours(message):
+                raise self._refused(request)
+            if message.kind != sns.NOTIFICATION:
+                await gate.answer(message)
+                return _done()
+        except CertificateUnavailable as error:
+            raise Problem("callback-unchecked", str(error), retry_after=30.0) from error
+        if not message.body.lstrip().startswith("{"):
+            logger.info("callback ses: a message that is no event")  # SES tries a new topic so
+            return _done()
+        return await self._known(
+            ses.receipts_of(parse_json(message.body.encode("utf-8", "replace")))
+        )
 
-    async def _digest(self, channel: str, provider_id: str) -> tuple[Digest, tuple[str, ...]]:
-        for delay in (*self._delays, None):
-            for spelling in _spellings(channel, provider_id):
-                found = await self._reads.digest_by_provider_id(channel, spelling)
-                if found is not None:
-                    return found
-            if delay is not None:
-                await asyncio.sleep(delay)
-        logger.warning("%s callback: unknown message id %s", channel, provider_id)
-        raise Problem("not-found", "no message has this id")
+    async def sendgrid(self, request: web.Request) -> web.Response:
+        """``POST /v1/callbacks/email/sendgrid``: a list of events."""
+        key = _configured(self._keys.sendgrid, "DELIVERY_SENDGRID_PUBLIC_KEY")
+        raw = await read_body(request, MAX_EVENTS_BODY)
+        if not key.is_signed(raw, request.headers):
+            raise self._refused(request)
+        return await self._known(sendgrid.receipts_of(parse_json(raw)))
+
+    async def mailgun(self, request: web.Request) -> web.Response:
+        """``POST /v1/callbacks/email/mailgun``: one event, signed by a token."""
+        key = _configured(self._keys.mailgun, "DELIVERY_MAILGUN_SIGNING_KEY")
+        raw = await read_body(request, MAX_BODY)
+        body = parse_json(raw)
+        given = body.get("signature") if isinstance(body, dict) else None
+        if not isinstance(given, dict):
+            raise InvalidReceipt("signature must be an object", field="signature")
+        token = given.get("token")
+        if not key.is_signed(given.get("timestamp"), token, given.get("signature")):
+            raise self._refused(request)
+        found = mailgun.receipts_of(body)
+        # The signature does not cover the event: a token that was seen serves no other one.
+        event = encode_json(body.get("event-data"))
+        if not await self._writes.use_token(_hash(str(token).encode()), _hash(event)):
+            logger.warning("callback mailgun: a token came again with another body")
+            raise self._refused(request)
+        return await self._known(found)
+
+    async def postmark(self, request: web.Request) -> web.Response:
+        """``POST /v1/callbacks/email/postmark``: one record, with basic authentication."""
+        login = _configured(self._keys.postmark, "DELIVERY_POSTMARK_BASIC_AUTH")
+        raw = await read_body(request, MAX_BODY)
+        if not login.is_given(request.headers.get("Authorization", "")):
+            raise self._refused(request)
+        return await self._known(postmark.receipts_of(parse_json(raw)))
+
+    async def resend(self, request: web.Request) -> web.Response:
+        """``POST /v1/callbacks/email/resend``: one event, signed by Svix."""
+        key = _configured(self._keys.resend, "DELIVERY_RESEND_SECRET")
+        raw = await read_body(request, MAX_BODY)
+        if not key.is_signed(raw, request.headers, svix=True):
+            raise self._refused(request)
+        return await self._known(webhook.receipts_of(parse_json(raw), webhook.RESEND))
+
+    async def _known(self, found: Sequence[ProviderReceipt]) -> web.Response:
+        """Record receipts of an account that may send other mails too: those about messages of
+        others are left out. Ours are known before they are sent."""
+        known = await self._intake.take(found)
+        if known < len(found):
+            logger.info("callback: %d receipts are about no message of ours", len(found) - known)
+        return _done()
+
+    async def _late(self, found: Sequence[ProviderReceipt]) -> web.Response:
+        if found and not await self._intake.take_late(found):
+            one = found[0]
+            logger.warning("%s callback: unknown message id %s", one.channel, one.references[0])
+            raise Problem("not-found", "no message has this id")
+        return _done()
 
     def _refused(self, request: web.Request) -> Problem:
         address = client_address(request, self._trusted_proxies)
@@ -170,14 +230,18 @@ class Callbacks:
         return Problem("invalid-signature", "the signature does not fit the body and the URL")
 
 
-def twilio_signature(secret: str, url: str, fields: Sequence[tuple[str, str]]) -> str:
-    """The ``X-Twilio-Signature`` of a form post.
+def _configured(key: T | None, setting: str) -> T:
+    if key is None:
+        raise Problem("not-found", f"callbacks of this provider are not set up: set {setting}")
+    return key
 
-    Source: https://www.twilio.com/docs/usage/security#validating-requests
-    """
-    text = url + "".join(name + value for name, value in sorted(set(fields)))
-    digest = hmac.digest(secret.encode(), text.encode("utf-8", "replace"), hashlib.sha1)
-    return base64.b64encode(digest).decode()
+
+def _done() -> web.Response:
+    return web.Response(status=204)
+
+
+def _hash(value: bytes) -> str:
+    return hashlib.sha256(value).hexdigest()
 
 
 def _form(raw: bytes) -> list[tuple[str, str]]:
@@ -187,45 +251,3 @@ def _form(raw: bytes) -> list[tuple[str, str]]:
         )
     except ValueError as error:
         raise Problem("bad-request", "the body is not a form of at most 100 fields") from error
-
-
-def _spellings(channel: str, provider_id: str) -> tuple[str, ...]:
-    # Some providers report a Message-ID without its angle brackets, some with them.
-    if channel != Channel.EMAIL:
-        return (provider_id,)
-    bare = provider_id.strip("<>")
-    return tuple(dict.fromkeys((provider_id, bare, f"<{bare}>")))
-
-
-def _webhook(secret: str | None) -> Webhook | None:
-    if secret is None:
-        return None
-    try:
-        return Webhook(secret)
-    except (binascii.Error, ValueError, EmptyWebhookSecretError) as error:
-        raise ConfigError(
-            "DELIVERY_EMAIL_CALLBACK_SECRET must be base64, with or without whsec_ before it"
-        ) from error
-
-
-def _is_signed(webhook: Webhook, raw: bytes, headers: Mapping[str, str]) -> bool:
-    try:
-        webhook.verify(raw, dict(headers), json_parse=False)
-    except (WebhookVerificationError, ValueError):
-        # ValueError: raised by the library for a malformed signature or body.
-        return False
-    return True
-
-
-def _mail_report(body: Any) -> tuple[str, str]:
-    data = body.get("data") if isinstance(body, dict) else None
-    kind = body.get("type") if isinstance(body, dict) else None
-    message_id = data.get("message_id") if isinstance(data, dict) else None
-    if not isinstance(kind, str):
-        raise Problem("invalid-request", "type must be a string", field="type")
-    if not isinstance(message_id, str) or not 0 < len(message_id) <= 998:
-        raise Problem(
-            "invalid-request", "data.message_id must be a string", field="data.message_id"
-        )
-    check_texts("data.message_id", message_id)
-    return kind, message_id

@@ -14,7 +14,8 @@ from aiohttp import web
 
 from delivery.api.problems import Problem
 from delivery.api.requests import json_response, owner_or, parse_json, path_user_id, read_body
-from delivery.domain.contact import parse_contact
+from delivery.api.suppressions import suppression_view
+from delivery.domain.contact import Contact, parse_contact
 from delivery.domain.ports import Reads, Writes
 from delivery.domain.push_target import SCHEMES, is_public, scheme_of, shape_fault
 from delivery.errors import InvalidEvent
@@ -70,6 +71,7 @@ def _addresses(host: str) -> list[str]:
 
 
 RESOLVE_TIMEOUT = 5.0
+SUPPRESSED = "suppressed"
 
 
 class ContactsApi:
@@ -106,10 +108,11 @@ class ContactsApi:
         body = parse_json(await read_body(request))
         if not isinstance(body, dict):
             raise Problem("invalid-request", "the body must be a JSON object")
+        body.pop(SUPPRESSED, None)  # read only: an answer can be sent back as it came
         contact = parse_contact(user_id, body)
         await self._check_push(contact.push)
         await self._writes.put_contact(contact)
-        return json_response(contact.as_wire())
+        return await self._answer(contact)
 
     async def get(self, request: web.Request) -> web.Response:
         """``GET``: the contact; 404 when none is stored."""
@@ -117,13 +120,19 @@ class ContactsApi:
         contact = await self._reads.contact(user_id)
         if contact is None:
             raise Problem("not-found", "this user has no contact data")
-        return json_response(contact.as_wire())
+        return await self._answer(contact)
 
     async def delete(self, request: web.Request) -> web.Response:
         """``DELETE``: forget the contact. Safe to repeat."""
         user_id = await self._authorised(request)
         await self._writes.delete_contact(user_id)
         return web.Response(status=204, headers={"Cache-Control": "no-store"})
+
+    async def _answer(self, contact: Contact) -> web.Response:
+        """The contact, with the addresses that get no message now, and why."""
+        found = await self._reads.suppressed(contact)
+        views = [suppression_view(one) for one in found.values()]
+        return json_response(contact.as_wire() | ({SUPPRESSED: views} if views else {}))
 
     async def _authorised(self, request: web.Request) -> str:
         user_id = path_user_id(request)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +17,14 @@ from aiohttp import web
 
 from delivery.api.problems import Problem, problem_of
 from delivery.api.requests import (
+    MAX_LIMIT,
     caller,
     check_known,
     client,
     json_response,
     parse_instant,
     parse_json,
+    parse_limit,
     path_event_id,
     read_body,
     read_object,
@@ -194,9 +195,7 @@ def _check_count(count: int) -> None:
         )
 
 
-MAX_LIMIT = 1_000
 REPLAY_FIELDS = ("state", "user_id", "run_id", "before", "dry_run", "limit", "after")
-DEFAULT_LIMIT = 50
 PUSH_PAGE = 200
 FLUSH_TIMEOUT = 5.0
 
@@ -283,7 +282,7 @@ class EventsApi:
             state=_state(query.get("state")),
             type=query.get("type"),
         )
-        after, limit = query.get("after"), _limit(query.get("limit"))
+        after, limit = query.get("after"), parse_limit(query.get("limit"))
         try:
             found, following = await self._reads.find(which, after=after, limit=limit)
         except ValueError:
@@ -407,14 +406,6 @@ def _state(value: str | None) -> State | None:
     except ValueError:
         listed = ", ".join(State)
         raise Problem("invalid-request", f"state must be one of {listed}", field="state") from None
-
-
-def _limit(value: str | None) -> int:
-    if value is None:
-        return DEFAULT_LIMIT
-    if re.fullmatch("[0-9]{1,4}", value) is None or not 1 <= int(value) <= MAX_LIMIT:
-        raise Problem("invalid-request", f"limit must be 1 to {MAX_LIMIT}", field="limit")
-    return int(value)
 
 
 def _ack_ids(value: Any) -> list[str]:

@@ -46,6 +46,7 @@ def document() -> dict[str, Any]:
         "paths": _events()
         | _users()
         | _access()
+        | _suppressions()
         | _operations()
         | _callbacks()
         | _streams()
@@ -215,6 +216,28 @@ def _access() -> Schema:
     }
 
 
+def _suppressions() -> Schema:
+    limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
+    return {
+        "/v1/suppressions": {
+            "get": _operation(
+                "Addresses that get no message now, newest first (scope read or operate)",
+                {200: ref("SuppressionPage")},
+                (403, 422, 503),
+                parameters=(_query("after", text()), _query("limit", limit)),
+            )
+        },
+        "/v1/suppressions/{address}": {
+            "delete": _operation(
+                "Take an address off the list (scope operate)",
+                {204: None},
+                (403, 404, 503),
+                parameters=(_path("address"),),
+            )
+        },
+    }
+
+
 def _operations() -> Schema:
     return {
         "/v1/stats": {
@@ -289,13 +312,31 @@ def _operations() -> Schema:
 def _callbacks() -> Schema:
     fields = {"MessageSid": text(), "MessageStatus": text(), "ErrorCode": text()}
     form = {"type": "object", "properties": fields}
+    providers = {
+        "ses": "Amazon SES over SNS; the certificate's signature is checked",
+        "sendgrid": "SendGrid's events; the ECDSA signature is checked",
+        "mailgun": "An event of Mailgun; the HMAC in the body is checked",
+        "postmark": "A record of Postmark; the basic authentication is checked",
+        "resend": "An event of Resend; the signature of Svix is checked",
+    }
     return {
+        f"/v1/callbacks/email/{name}": {
+            "post": _operation(
+                f"{summary} (404 where it is not set up)",
+                {204: None},
+                (400, 403, 404, 413, 422, 503),
+                body={JSON: {"type": "array" if name == "sendgrid" else "object"}},
+                open_to_all=True,
+            )
+        }
+        for name, summary in providers.items()
+    } | {
         "/v1/callbacks/sms/twilio": {
             "post": _operation(
                 "Status of a text message; X-Twilio-Signature is checked",
                 {204: None},
                 (400, 403, 404, 413, 422, 503),
-                body={"application/x-www-form-urlencoded": form},
+                body={"application/x-www-form-urlencoded": form, JSON: form},
                 open_to_all=True,
             )
         },

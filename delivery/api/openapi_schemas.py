@@ -11,6 +11,7 @@ from delivery.domain.event import EventClass
 from delivery.domain.health import BreakerState
 from delivery.domain.lifecycle import Outcome, State
 from delivery.domain.policy import CHANNELS
+from delivery.domain.receipts import ReceiptStatus, Suppress
 
 Schema = dict[str, Any]
 
@@ -71,6 +72,14 @@ _STANDING = {
     "expires_at": _INSTANT,
     "generation": {"type": "integer", "minimum": 1},
 }
+_SUPPRESSION = {
+    "channel": text(),
+    "reason": text(enum=[reason.value for reason in Suppress]),
+    "code": nullable(text("the provider's")),
+    "provider": text(),
+    "since": _INSTANT,
+    "expires_at": nullable(_INSTANT),
+}
 _REQUIRED_OUT = [name for name in _EVENT_OUT if name not in ("thread_id", "meta")]
 
 SCHEMAS: dict[str, Schema] = {
@@ -116,14 +125,32 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "Confirmation": record({"channel": text(), "by": text(), "evidence": text(), "at": _INSTANT}),
+    "Receipt": record(
+        {
+            "channel": text(),
+            "provider": text(),
+            "status": text(enum=[status.value for status in ReceiptStatus]),
+            "code": nullable(text("the provider's")),
+            "at": _INSTANT,
+            "digest_id": text("of the message"),
+        }
+    ),
+    "Suppression": record(_SUPPRESSION),
+    "SuppressionPage": record(
+        {
+            "suppressions": listing(record({"address": text()} | _SUPPRESSION)),
+            "next": nullable(text()),
+        }
+    ),
     "Timeline": record(
         _EVENT_OUT
         | _STANDING
         | {
             "attempts": listing(ref("Attempt")),
             "confirmations": listing(ref("Confirmation")),
+            "receipts": listing(ref("Receipt")),
         },
-        [*_REQUIRED_OUT, *_STANDING, "attempts", "confirmations"],
+        [*_REQUIRED_OUT, *_STANDING, "attempts", "confirmations", "receipts"],
     ),
     "EventPage": record({"events": listing(ref("Event")), "next": nullable(text())}),
     "Replayed": record({"id": _UUID, "state": STATE}),
@@ -157,6 +184,7 @@ SCHEMAS: dict[str, Schema] = {
             "time_zone": text("an IANA name"),
             "quiet_hours": record({"from": _CLOCK, "to": _CLOCK}, additionalProperties=False),
             "opt_out": listing(text(enum=list(CHANNELS)), maxItems=10),
+            "suppressed": listing(ref("Suppression"), readOnly=True),
         },
         [],
         additionalProperties=False,
@@ -237,7 +265,7 @@ SCHEMAS: dict[str, Schema] = {
     "Disconnected": record({"user_id": text()}),
     "MailReport": record(
         {
-            "type": text(examples=["email.delivered", "email.bounced"]),
+            "type": text(examples=["email.delivered", "email.bounced", "email.complained"]),
             "data": record({"message_id": text()}),
         }
     ),

@@ -154,6 +154,11 @@ KINDS: Mapping[str, Kind] = {
         "The ledger is away, and the spool or its disk is full. Nothing was accepted; repeat after "
         "the seconds in Retry-After.",
     ),
+    "callback-unchecked": Kind(
+        503,
+        "The callback cannot be checked now",
+        "The provider's certificate cannot be fetched. Repeat after the seconds in Retry-After.",
+    ),
     "keys-unavailable": Kind(
         503,
         "The token cannot be checked now",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -25,6 +26,8 @@ from delivery.protocol import decode_json, encode_json
 
 BODY_TIMEOUT = 30.0
 SMALL_BODY = 256 * 1024
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 1_000
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MIN_INFLATED = 1 << 20
 MAX_RATIO = 100
@@ -232,6 +235,19 @@ def parse_instant(value: object, field: str) -> datetime:
         return instant.astimezone(UTC)
     except (ValueError, OverflowError):
         raise Problem("invalid-request", hint, field=field) from None
+
+
+def parse_limit(value: str | None) -> int:
+    """Parse the length of a page.
+
+    Raises:
+        Problem: 422.
+    """
+    if value is None:
+        return DEFAULT_LIMIT
+    if re.fullmatch("[0-9]{1,4}", value) is None or not 1 <= int(value) <= MAX_LIMIT:
+        raise Problem("invalid-request", f"limit must be 1 to {MAX_LIMIT}", field="limit")
+    return int(value)
 
 
 def client_address(request: web.Request, trusted: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from delivery.domain.channels import Channel
 from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import Attempt
 from delivery.domain.ports import Accepted, SinkMessage
+from delivery.domain.receipts import ReceiptRow
 from delivery.domain.records import (
     AlertGroup,
     ConfirmationRow,
@@ -52,6 +53,7 @@ def timeline_view(timeline: Timeline) -> dict[str, Any]:
     return stored_view(timeline.stored) | {
         "attempts": [_attempt(attempt) for attempt in timeline.attempts],
         "confirmations": [_confirmation(row) for row in timeline.confirmations],
+        "receipts": [_receipt(row) for row in timeline.receipts],
     }
 
 
@@ -151,6 +153,17 @@ def _confirmation(row: ConfirmationRow) -> dict[str, Any]:
         "by": row.by,
         "evidence": row.evidence,
         "at": _instant(row.at),
+    }
+
+
+def _receipt(row: ReceiptRow) -> dict[str, Any]:
+    return {
+        "channel": row.channel,
+        "provider": row.provider,
+        "status": row.status,
+        "code": row.code,
+        "at": _instant(row.at),
+        "digest_id": row.digest_id,
     }
 
 

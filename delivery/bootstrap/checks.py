@@ -16,8 +16,10 @@ from urllib.parse import urlsplit
 
 import redis
 
+from delivery.bootstrap.callbacks import make_callback_keys
 from delivery.bootstrap.chain import check_order, make_celery
 from delivery.bootstrap.ledger import SQLITE_FILE, database_url, require_writable, revisions
+from delivery.bootstrap.transports import providers_of
 from delivery.bus.redis_clients import client, close
 from delivery.config import (
     Settings,
@@ -126,6 +128,7 @@ def _settings(settings: Settings, of: frozenset[str] | None) -> Iterator[Finding
         yield wrong("alerts", error)
     yield _address(settings)
     yield _limits(settings)
+    yield from _callbacks(settings)
     if settings.redis_url and settings.broker_url and _same_server(settings):
         yield warn(
             "broker",
@@ -199,6 +202,16 @@ def _limits(settings: Settings) -> Finding:
         return ok("time limits", check_order(settings))
     except ConfigError as error:
         return wrong("time limits", error)
+
+
+def _callbacks(settings: Settings) -> Iterator[Finding]:
+    try:
+        make_callback_keys(settings)
+    except ConfigError as error:
+        yield wrong("callbacks", error)
+        return
+    if used := providers_of(settings):
+        yield ok("callbacks", f"keys of {', '.join(used)} can be read")
 
 
 def _same_server(settings: Settings) -> bool:

@@ -22,11 +22,14 @@ from delivery.api.demo_agent import DemoAgent
 from delivery.api.events import EventsApi
 from delivery.api.operations import OperationsApi
 from delivery.api.pages import Pages
+from delivery.api.receipt_intake import ReceiptIntake
 from delivery.api.routes import Handlers
 from delivery.api.server import Gateway
+from delivery.api.suppressions import SuppressionsApi
 from delivery.api.tickets import Tickets
 from delivery.bootstrap.audit import audit_keys
 from delivery.bootstrap.bus import make_copies, make_one_time
+from delivery.bootstrap.callbacks import make_callback_keys
 from delivery.bootstrap.chain import make_celery
 from delivery.bootstrap.ledger import database_url
 from delivery.bootstrap.transports import make_links
@@ -199,16 +202,8 @@ class Node:
             self._tickets,
             operations,
             DemoApi(self._auth, demo_agent),
-            Callbacks(
-                reads=ledger,
-                writes=ledger,
-                policies=self.policies,
-                public_url=settings.base_url,
-                on_confirmed=self._tell_confirmed,
-                sms_token=secret(settings.sms_token),
-                email_secret=secret(settings.email_callback_secret),
-                trusted_proxies=settings.trusted_proxies,
-            ),
+            SuppressionsApi(self._auth, reads=ledger, writes=ledger),
+            self._callbacks(),
             Pages(
                 reads=ledger,
                 writes=ledger,
@@ -216,6 +211,22 @@ class Node:
                 on_confirmed=self._tell_confirmed,
                 trusted_proxies=settings.trusted_proxies,
             ),
+        )
+
+    def _callbacks(self) -> Callbacks:
+        intake = ReceiptIntake(
+            reads=self._access,
+            writes=self._access,
+            policies=self.policies,
+            on_confirmed=self._tell_confirmed,
+            wake_chain=self._sweep.hint,
+        )
+        return Callbacks(
+            intake,
+            self._access,
+            make_callback_keys(self.settings),
+            public_url=self.settings.base_url,
+            trusted_proxies=self.settings.trusted_proxies,
         )
 
     async def open(self) -> None:

@@ -35,7 +35,9 @@ def make_transports(settings: Settings, renderer: Renderer) -> dict[str, Transpo
     transports: dict[str, Transport] = {Channel.EMERGENCY: PushTransport(renderer)}
     if settings.smtp_url is not None:
         smtp_url = settings.smtp_url.get_secret_value()
-        transports[Channel.EMAIL] = EmailTransport(smtp_url, settings.mail_from, renderer)
+        transports[Channel.EMAIL] = EmailTransport(
+            smtp_url, settings.mail_from, renderer, providers=providers_of(settings)
+        )
     if settings.sms_url is not None:
         transports[Channel.SMS] = SmsTransport(
             settings.sms_url,
@@ -55,6 +57,18 @@ def make_elsewhere(settings: Settings) -> dict[str, Reachable]:
         Channel.SMS: unreachable_by_text,
     }
     return {name: rules[name] for name in settings.channels}
+
+
+def providers_of(settings: Settings) -> tuple[str, ...]:
+    """Names of the mail providers whose callbacks are set up."""
+    given = {
+        "ses": settings.ses_topic_arn,
+        "sendgrid": settings.sendgrid_public_key,
+        "mailgun": settings.mailgun_signing_key,
+        "postmark": settings.postmark_basic_auth,
+        "resend": settings.resend_secret,
+    }
+    return tuple(name for name, value in given.items() if value is not None)
 
 
 def sms_callback(settings: Settings) -> str:

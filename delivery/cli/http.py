@@ -60,6 +60,10 @@ class Api:
         """A POST of JSON."""
         return self._request("POST", path, content=encode_json(body), headers=_JSON)
 
+    def delete(self, path: str) -> None:
+        """A DELETE."""
+        self._request("DELETE", path)
+
     def post_lines(self, path: str, lines: bytes) -> Any:
         """A POST of newline-delimited JSON."""
         return self._request(
@@ -85,7 +89,7 @@ class Api:
         """
         answer = self._send(method, path, **more)
         body = _parsed(answer)
-        if answer.is_success and body is not None:
+        if answer.is_success and (body is not None or answer.status_code == 204):
             return body
         problem = body if isinstance(body, dict) else {}
         if not problem and answer.status_code in (200, 502, 503, 504):

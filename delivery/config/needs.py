@@ -41,6 +41,12 @@ USED_BY: dict[str, frozenset[str]] = {
     "smtp_url": frozenset({Channel.EMAIL}),
     "sms_token": frozenset({GATEWAY, Channel.SMS}),
     "email_callback_secret": frozenset({GATEWAY}),
+    # Behind a relay they also tell the worker of mails whose header a mail needs.
+    "ses_topic_arn": frozenset({GATEWAY, Channel.EMAIL}),
+    "sendgrid_public_key": frozenset({GATEWAY, Channel.EMAIL}),
+    "mailgun_signing_key": frozenset({GATEWAY, Channel.EMAIL}),
+    "postmark_basic_auth": frozenset({GATEWAY, Channel.EMAIL}),
+    "resend_secret": frozenset({GATEWAY}),
     "alertmanager_url": frozenset({Channel.ALERT}),
     "alert_urls": frozenset({Channel.ALERT}),
     "heartbeat_url": frozenset({MAINTENANCE}),

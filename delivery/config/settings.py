@@ -73,6 +73,11 @@ class Settings(BaseSettings):
     email_callback_secret: SecretStr | None = None
     audit_secret: SecretStr | None = None
     audit_secret_previous: SecretStr | None = None
+    ses_topic_arn: SecretStr | None = None
+    sendgrid_public_key: SecretStr | None = None
+    mailgun_signing_key: SecretStr | None = None
+    postmark_basic_auth: SecretStr | None = None
+    resend_secret: SecretStr | None = None
     alertmanager_url: SecretStr | None = None
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     policies: Path | None = None

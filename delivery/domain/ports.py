@@ -18,6 +18,7 @@ from delivery.domain.event import Event
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.node_messages import NodeMessage
 from delivery.domain.policy import Policies
+from delivery.domain.receipts import ProviderReceipt, Suppression
 from delivery.domain.records import (
     AlertGroup,
     Confirmed,
@@ -27,6 +28,7 @@ from delivery.domain.records import (
     FeedMark,
     Owed,
     Receipted,
+    RecordedReceipt,
     Snapshot,
     Stored,
     Timeline,
@@ -111,12 +113,15 @@ class Reads(Protocol):
     async def digest(self, digest_id: str) -> tuple[Digest, tuple[str, ...]] | None:
         """A digest and the ids that its message listed."""
 
-    async def digest_by_provider_id(
-        self, channel: str, provider_id: str
-    ) -> tuple[Digest, tuple[str, ...]] | None:
-        """The digest whose message the provider knows by this id."""
-
     async def contact(self, user_id: str) -> Contact | None: ...
+
+    async def suppressed(self, contact: Contact) -> dict[str, Suppression]:
+        """Channel -> the suppression of the contact's address there."""
+
+    async def suppressions(
+        self, *, after: str | None = None, limit: int = 50
+    ) -> tuple[list[Suppression], str | None]:
+        """A page, newest first; see ``SuppressionStore.page``."""
 
     async def snapshot(self) -> Snapshot:
         """Figures, firing alerts and nodes, read together."""
@@ -154,6 +159,17 @@ class Writes(Protocol):
         limit: int | None = None,
     ) -> list[str]:
         """See ``OperationStore.replay``."""
+
+    async def record_receipts(
+        self, found: Sequence[ProviderReceipt]
+    ) -> list[RecordedReceipt | None]:
+        """See ``ReceiptStore.record``."""
+
+    async def use_token(self, token: str, body: str) -> bool:
+        """See ``ReceiptStore.use_token``."""
+
+    async def unsuppress(self, address: str) -> bool:
+        """See ``SuppressionStore.remove``."""
 
     async def put_contact(self, contact: Contact) -> None: ...
     async def delete_contact(self, user_id: str) -> bool: ...

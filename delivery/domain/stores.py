@@ -280,11 +280,6 @@ class DigestStore(Protocol):
     def get(self, digest_id: str) -> tuple[Digest, tuple[str, ...]] | None:
         """A digest and the ids that its message listed."""
 
-    def by_provider_id(
-        self, channel: str, provider_id: str
-    ) -> tuple[Digest, tuple[str, ...]] | None:
-        """The digest whose message the provider knows by this id, and the ids that it listed."""
-
 
 class AlertStore(Protocol):
     """Keeps alert groups."""

@@ -14,12 +14,14 @@ from typing import Any, TypeVar
 from delivery.domain.contact import Contact
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.policy import Policies
+from delivery.domain.receipts import ProviderReceipt, Suppression
 from delivery.domain.records import (
     Confirmed,
     Digest,
     EventFilter,
     FeedMark,
     Owed,
+    RecordedReceipt,
     Snapshot,
     Stored,
     Timeline,
@@ -114,15 +116,19 @@ class LedgerAccess:
         """See ``Reads``."""
         return await self.call(self._ledger.digests.get, digest_id)
 
-    async def digest_by_provider_id(
-        self, channel: str, provider_id: str
-    ) -> tuple[Digest, tuple[str, ...]] | None:
-        """See ``Reads``."""
-        return await self.call(self._ledger.digests.by_provider_id, channel, provider_id)
-
     async def contact(self, user_id: str) -> Contact | None:
         """See ``Reads``."""
         return await self.call(self._ledger.contacts.get, user_id)
+
+    async def suppressed(self, contact: Contact) -> dict[str, Suppression]:
+        """See ``Reads``."""
+        return await self.call(self._ledger.suppressions.of, contact)
+
+    async def suppressions(
+        self, *, after: str | None = None, limit: int = 50
+    ) -> tuple[list[Suppression], str | None]:
+        """See ``Reads``."""
+        return await self.call(self._ledger.suppressions.page, after=after, limit=limit)
 
     async def snapshot(self) -> Snapshot:
         """See ``Reads``."""
@@ -178,6 +184,20 @@ class LedgerAccess:
             after=after,
             limit=limit,
         )
+
+    async def record_receipts(
+        self, found: Sequence[ProviderReceipt]
+    ) -> list[RecordedReceipt | None]:
+        """See ``Writes``."""
+        return await self.call(self._ledger.receipts.record, found)
+
+    async def use_token(self, token: str, body: str) -> bool:
+        """See ``Writes``."""
+        return await self.call(self._ledger.receipts.use_token, token, body)
+
+    async def unsuppress(self, address: str) -> bool:
+        """See ``Writes``."""
+        return await self.call(self._ledger.suppressions.remove, address)
 
     async def put_contact(self, contact: Contact) -> None:
         """See ``Writes``."""

@@ -12,6 +12,7 @@ import logging
 import re
 import socket
 import ssl
+from collections.abc import Collection
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from uuid import uuid4
@@ -28,6 +29,7 @@ from delivery.transports.headers import (
     text_header,
 )
 from delivery.transports.mail_check import Expected, mail_faults
+from delivery.transports.mail_reference import providers_for, reference_headers
 from delivery.transports.render import Digest, Renderer, rendering
 from delivery.transports.smtp import Deadline, SmtpSession, parse_smtp_url
 from delivery.transports.text import REPLACEMENT
@@ -49,6 +51,7 @@ class EmailTransport:
         smtp_url: ``smtp://user:password@host:port?tls=none|starttls|implicit``.
         mail_from: ``name@host`` or ``Some Name <name@host>``.
         tls_context: verifies the server's certificate; the system's authorities by default.
+        providers: names of providers whose callbacks are set up; see ``mail_reference``.
 
     Raises:
         ConfigError: a value cannot be used; names the setting.
@@ -63,8 +66,10 @@ class EmailTransport:
         renderer: Renderer,
         *,
         tls_context: ssl.SSLContext | None = None,
+        providers: Collection[str] = (),
     ) -> None:
         self._server = parse_smtp_url(smtp_url)
+        self._providers = providers_for(self._server.host, providers)
         self._from_name, self._from = parse_sender(mail_from)
         self._renderer = renderer
         self._tls = tls_context or ssl.create_default_context()
@@ -119,6 +124,7 @@ class EmailTransport:
             fields["List-Unsubscribe-Post"] = (
                 "List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
             )
+        fields |= reference_headers(self._providers, mail_id)
         fields["MIME-Version"] = "MIME-Version: 1.0\r\n"
         fields["Content-Type"] = (
             f'Content-Type: multipart/alternative;\r\n boundary="{boundary}"\r\n'

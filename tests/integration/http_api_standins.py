@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from delivery.api.access import AccessApi
-from delivery.api.callbacks import Callbacks
+from delivery.api.callbacks import CallbackKeys, Callbacks
 from delivery.api.contacts import ContactsApi
 from delivery.api.demo import DemoApi
 from delivery.api.events import EventsApi
 from delivery.api.operations import OperationsApi
 from delivery.api.pages import Pages
+from delivery.api.receipt_intake import ReceiptIntake
+from delivery.api.suppressions import SuppressionsApi
 from delivery.api.tickets import Tickets
 from delivery.bus.one_time import LocalOneTime
 from delivery.domain.event import Event, EventClass
@@ -35,6 +37,7 @@ from delivery.ledger.access import LedgerAccess
 from delivery.ledger.stores.statistics import StatisticsSql
 from delivery.links import LinkSigner
 from delivery.testing import FakeClock, MemoryLedger, make_entry, make_event, make_id
+from delivery.transports.receipts.signatures import WebhookSecret
 
 SECRET = "s" * 32
 SMS_TOKEN = "sms-token"
@@ -190,6 +193,7 @@ class World:
     intake: Intake = field(default_factory=Intake)
     registry: Registry = field(default_factory=Registry)
     confirmed: list[str] = field(default_factory=list)
+    woken: list[str] = field(default_factory=list)
     revoked: list[Revocation] = field(default_factory=list)
     disconnected: list[str] = field(default_factory=list)
     now: float = 1_000_000.0
@@ -209,6 +213,7 @@ class World:
         agent: Any = None,
         sms_token: str | None = SMS_TOKEN,
         email_secret: str | None = MAIL_SECRET,
+        **keys: Any,
     ) -> tuple[Any, ...]:
         """The handlers of the whole API, with these behind them; operations come first."""
         shared: dict[str, Any] = {"reads": self.access, "writes": self.access}
@@ -245,13 +250,24 @@ class World:
             ),
             Tickets(self.auth, LocalOneTime()),
             DemoApi(self.auth, agent),
+            SuppressionsApi(self.auth, **shared),
             Callbacks(
-                policies=policies,
+                ReceiptIntake(
+                    policies=policies,
+                    wake_chain=lambda: self.woken.append("woken"),
+                    delays=(0.0, 0.0),
+                    **shared,
+                    **told,
+                ),
+                self.access,
+                CallbackKeys(
+                    sms_token=sms_token,
+                    email=None
+                    if email_secret is None
+                    else WebhookSecret(email_secret, "DELIVERY_EMAIL_CALLBACK_SECRET"),
+                    **keys,
+                ),
                 public_url=PUBLIC_URL,
-                sms_token=sms_token,
-                email_secret=email_secret,
-                **shared,
-                **told,
             ),
             Pages(links=self.links, **shared, **told),
         )

@@ -18,7 +18,6 @@ from aiohttp.test_utils import TestClient, TestServer
 from standardwebhooks.webhooks import Webhook
 
 from delivery.api import openapi, routes
-from delivery.api.callbacks import Callbacks, twilio_signature
 from delivery.api.problems import CONTENT_TYPE, KINDS, problem_middleware
 from delivery.api.requests import client_address
 from delivery.domain.contact import Contact
@@ -29,6 +28,7 @@ from delivery.domain.ports import SinkMessage
 from delivery.errors import ConfigError
 from delivery.ledger.sql.memory import OUTAGE
 from delivery.testing import make_id
+from delivery.transports.receipts.signatures import twilio_signature
 from tests.integration.http_api_standins import (
     CLIENT,
     EMIT,
@@ -84,12 +84,6 @@ async def serve(world: World) -> AsyncIterator[Callable[..., Any]]:
 async def client(serve: Callable[..., Any]) -> Client:
     started: Client = await serve(policy=RECEIPTS)
     return started
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No wait for digests that are not recorded yet."""
-    monkeypatch.setattr(Callbacks.__init__, "__defaults__", ((0.0, 0.0),))
 
 
 async def problem(response: Any, status: int, slug: str) -> dict[str, Any]:
@@ -259,16 +253,16 @@ async def test_a_receipt_faster_than_the_worker_is_looked_for_again(
     client: Client, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.ledger.add(1)
-    find, looks = world.ledger.digests.by_provider_id, 0
+    record, looks = world.ledger.receipts.record, 0
 
-    def late(channel: str, provider_id: str) -> Any:
+    def late(found: Any) -> Any:
         nonlocal looks
         looks += 1
         if looks == 2:
             world.ledger.send("sms", 1, provider_id="SM1")
-        return find(channel, provider_id)
+        return record(found)
 
-    monkeypatch.setattr(world.ledger.digests, "by_provider_id", late)
+    monkeypatch.setattr(world.ledger.receipts, "record", late)
     response = await twilio(client, MessageSid="SM1", MessageStatus="delivered")
     assert response.status == 204
     assert world.confirmed == [make_id(1)]

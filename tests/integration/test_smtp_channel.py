@@ -43,6 +43,22 @@ def test_a_mail_arrives_as_it_was_written() -> None:
     assert f"Message-ID: {taken.provider_id}\r\n".encode() in envelope.content
 
 
+def test_a_mail_carries_its_reference_for_the_providers_that_are_used() -> None:
+    behaviour = Behaviour()
+    used = ("ses", "sendgrid", "mailgun", "postmark", "resend")
+    with smtp_server(behaviour) as server:
+        taken = channel(server.port, providers=used).deliver(make_message(), TIMEOUT)
+        channel(server.port).deliver(make_message(), TIMEOUT)
+    first, second = (
+        bytes(envelope.content or b"").partition(b"\r\n\r\n")[0] for envelope in behaviour.messages
+    )
+    key = (taken.provider_id or "").strip("<>").partition("@")[0].encode()
+    for name in (b"X-SES-MESSAGE-TAGS", b"X-SMTPAPI", b"X-Mailgun-Variables", b"X-PM-Metadata-"):
+        [line] = [line for line in first.split(b"\r\n") if line.startswith(name)]
+        assert key in line
+        assert name not in second
+
+
 def test_a_line_that_begins_with_a_dot_arrives_whole() -> None:
     behaviour = Behaviour()
     with smtp_server(behaviour) as server:

@@ -231,12 +231,6 @@ class DigestSql:
             return None
         return self._find(digests.c.id == digest_id)
 
-    def by_provider_id(
-        self, channel: str, provider_id: str
-    ) -> tuple[Digest, tuple[str, ...]] | None:
-        """The digest with the provider's id of its message, and the ids its message listed."""
-        return self._find(digests.c.channel == channel, digests.c.provider_id == provider_id)
-
     def _locked(self, connection: Connection, digest_id: str) -> rows.AnyRow | None:
         """Lock and return the digest's row, with the ledger's clock as ``now``."""
         if not rows.is_id(digest_id):

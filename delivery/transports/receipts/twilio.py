@@ -1,0 +1,64 @@
+"""Twilio: statuses of a text, as a form or as JSON.
+
+A text of several segments has one SID and one status; a status may come late, twice or out of
+order.
+
+Source: Twilio, "Outbound message status in status callbacks".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from delivery.domain.channels import Channel
+from delivery.domain.receipts import ProviderReceipt, ReceiptStatus
+from delivery.errors import InvalidReceipt
+from delivery.transports.receipts import fields
+from delivery.transports.sms import suppress_by_twilio
+
+NAME = "twilio"
+MAX_REPORTS = 100
+_STATUSES = {
+    "delivered": ReceiptStatus.DELIVERED,
+    "read": ReceiptStatus.DELIVERED,
+    "undelivered": ReceiptStatus.UNDELIVERED,
+    "failed": ReceiptStatus.FAILED,
+    "canceled": ReceiptStatus.FAILED,
+}
+
+
+def receipts_of(body: Any) -> list[ProviderReceipt]:
+    """The receipts in one post: an object, or a list of them; a status on the way is left out.
+
+    Raises:
+        InvalidReceipt: a report names no message.
+    """
+    reports = body if isinstance(body, list) else [body]
+    if len(reports) > MAX_REPORTS:
+        raise InvalidReceipt(f"the list has over {MAX_REPORTS} reports")
+    found = (_receipt(fields.report(report)) for report in reports)
+    return [receipt for receipt in found if receipt is not None]
+
+
+def _receipt(report: Mapping[str, Any]) -> ProviderReceipt | None:
+    # Events of Twilio's event streams hold the same fields, in another case, in ``data``.
+    inner = fields.inside(report, "data") or report
+    given = {name.lower(): value for name, value in inner.items()}
+    sid = fields.name_of(given.get("messagesid") or given.get("smssid"), "MessageSid")
+    name = fields.words(given.get("messagestatus") or given.get("smsstatus")) or ""
+    status = _STATUSES.get(name.lower())
+    if status is None:
+        return None
+    code = fields.code(given.get("errorcode")) if status.is_failure else None
+    code = None if code == "0" else code
+    return ProviderReceipt(
+        Channel.SMS,
+        NAME,
+        status,
+        (sid,),
+        address=fields.words(given.get("to")),
+        code=code,
+        text=fields.words(given.get("errormessage")) if status.is_failure else None,
+        suppress=suppress_by_twilio(code),
+    )
