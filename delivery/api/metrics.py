@@ -5,8 +5,8 @@ Owns: the names and help texts of the metrics. Never does: read the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from delivery.domain.health import BreakerState
 from delivery.domain.lifecycle import State
@@ -18,7 +18,11 @@ Labels = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Figures of one scrape; ``stats`` is ``None`` while the ledger is away."""
+    """Figures of one scrape; ``stats`` is ``None`` while the ledger is away.
+
+    Attributes:
+        outages: service and kind -> seconds that it lasts, 0 for none.
+    """
 
     node: str
     connections: int
@@ -28,6 +32,7 @@ class Figures:
     malformed_requests: int = 0
     log_records_lost: int = 0
     set_aside: int = 0
+    outages: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
 def render(figures: Figures) -> str:
@@ -54,6 +59,14 @@ def render(figures: Figures) -> str:
             "delivery_ledger_up",
             "Whether the ledger answered this scrape.",
             [(node, int(figures.stats is not None))],
+        ),
+        *_gauge(
+            "delivery_outage_seconds",
+            "How long an outage lasts, as this node meets it; 0 for none.",
+            [
+                ((*node, ("service", service), ("kind", kind)), round(seconds, 3))
+                for (service, kind), seconds in figures.outages.items()
+            ],
         ),
         *_counter(
             "delivery_malformed_requests_total",

@@ -10,6 +10,7 @@ from typing import Any
 from delivery.domain.event import EventClass
 from delivery.domain.health import BreakerState
 from delivery.domain.lifecycle import Outcome, State
+from delivery.domain.outages import OutageKind
 from delivery.domain.policy import CHANNELS
 from delivery.domain.receipts import ReceiptStatus, Suppress
 
@@ -276,6 +277,16 @@ SCHEMAS: dict[str, Schema] = {
             "node": text(),
             "backlog": _INTEGER,
             "reasons": listing(text()),
+            "outages": listing(
+                record(
+                    {
+                        "kind": text(enum=[kind.value for kind in OutageKind]),
+                        "service": text(enum=["ledger", "bus", "broker"]),
+                        "text": text(),
+                        "since": text(format="date-time"),
+                    }
+                )
+            ),
         }
     ),
 }

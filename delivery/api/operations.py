@@ -6,16 +6,16 @@ Never does: cause load: an answer uses what is in memory or was read within the 
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
 from delivery.api.metrics import CONTENT_TYPE, Figures, render
+from delivery.api.outages import OutageBoard, Source
 from delivery.api.problems import Problem
 from delivery.api.requests import json_response, service, stream_route
 from delivery.api.snapshot import SharedSnapshot, connections_of
@@ -30,8 +30,6 @@ from delivery.telemetry import records_lost
 
 logger = logging.getLogger(__name__)
 
-PING_TIMEOUT = 1.0
-HIGH_BACKLOG = 10_000
 MAIL_HEADERS = {
     # The HTML of a mail is foreign: no script, no network, and an origin of its own. Its links
     # open in a new page.
@@ -51,6 +49,7 @@ class OperationsApi:
     Args:
         thresholds: limits of the conditions that the dashboard shows.
         inbox: the embedded sinks' messages, ``None`` in production.
+        outages: give the outages that journal, bus and relay meet.
         clock: monotonic seconds.
     """
 
@@ -64,6 +63,7 @@ class OperationsApi:
         registry: Registry,
         thresholds: Thresholds,
         inbox: Inbox | None = None,
+        outages: Sequence[Source] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._auth = auth
@@ -73,6 +73,7 @@ class OperationsApi:
         self._registry = registry
         self._inbox = inbox
         self._snapshot = SharedSnapshot(reads, clock)
+        self._board = OutageBoard(reads, journal, outages, clock)
         self._stream = StatsStream(
             auth,
             self._snapshot,
@@ -80,6 +81,7 @@ class OperationsApi:
             registry=registry,
             thresholds=thresholds,
             inbox=inbox,
+            outages=self._board,
             clock=clock,
         )
         self._malformed_requests = 0
@@ -156,22 +158,16 @@ class OperationsApi:
         refusals = [refusal] if refusal else []
         if self._is_draining:
             refusals.append("this gateway is draining")
-        reasons = list(refusals)
-        try:
-            await asyncio.wait_for(self._reads.ping(), PING_TIMEOUT)
-        except (LedgerError, TimeoutError) as error:
-            logger.warning("readyz: ledger: %s", str(error) or "no answer in time")
-            reasons.append("the ledger does not answer")
-        backlog = self._journal.backlog
-        if backlog > HIGH_BACKLOG and not refusal:
-            reasons.append(f"{backlog} events wait for their commit")
+        found = await self._board.look(max_age=0.0)
+        reasons = refusals + [self._board.sentence(outage) for outage in found]
         if self._journal.set_aside:
             reasons.append(f"{self._journal.set_aside} accepted events are set aside in the spool")
         body = {
             "status": "not ready" if refusals else "ready",
             "node": self._node,
-            "backlog": backlog,
+            "backlog": self._journal.backlog,
             "reasons": reasons,
+            "outages": self._board.views(found),
         }
         return json_response(body, status=503 if refusals else 200)
 
@@ -182,6 +178,7 @@ class OperationsApi:
             snapshot = await self._snapshot.get()
         except (LedgerError, TimeoutError) as error:
             logger.warning("metrics: ledger: %s", str(error) or "no answer in time")
+        found = await self._board.look()
         figures = Figures(
             node=self._node,
             connections=self._registry.connections,
@@ -191,5 +188,6 @@ class OperationsApi:
             malformed_requests=self._malformed_requests,
             log_records_lost=records_lost(),
             set_aside=self._journal.set_aside,
+            outages=self._board.lengths(found),
         )
         return web.Response(body=render(figures).encode(), headers={"Content-Type": CONTENT_TYPE})

@@ -17,6 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
+from delivery.api.outages import OutageBoard
 from delivery.api.requests import service
 from delivery.api.snapshot import SharedSnapshot, connections_of
 from delivery.api.views import node_view, stats_view
@@ -61,6 +62,7 @@ class StatsStream:
         registry: Registry,
         thresholds: Thresholds,
         inbox: Inbox | None = None,
+        outages: OutageBoard,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._auth = auth
@@ -69,6 +71,7 @@ class StatsStream:
         self._registry = registry
         self._thresholds = thresholds
         self._inbox = inbox
+        self._board = outages
         self._clock = clock
         self._samples: deque[dict[str, Any]] = deque(maxlen=SAMPLES)
         self._breakers = BreakerAges()
@@ -150,16 +153,18 @@ class StatsStream:
                 return
 
     async def _figures(self) -> dict[str, Any]:
+        outages = self._board.views(await self._board.look())
         try:
             snapshot = await self._snapshot.get()
         except (LedgerError, TimeoutError) as error:
             logger.warning("figures: ledger: %s", str(error) or "no answer in time")
-            return {"stats": None, "moving": False}
+            return {"stats": None, "outages": outages, "moving": False}
         inbox = self._inbox
         return {
             "stats": stats_view(snapshot.stats, self._connections(snapshot), snapshot.alerts),
             "channel_ms": {n: c.latency_ms for n, c in snapshot.stats.channels.items()},
             "conditions": self._conditions(snapshot),
+            "outages": outages,
             "nodes": [node_view(node) for node in snapshot.nodes],
             "inbox": None if inbox is None else [message.id for message in inbox.messages()[:50]],
             # A skipped step changes no figure, nor does anything while the figures rest: then the

@@ -38,7 +38,7 @@ from delivery.bus.redis_bus import RedisBus
 from delivery.config import Settings, audience_fault, load_policies, load_thresholds, secret
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import State
-from delivery.domain.ports import Bus, Inbox
+from delivery.domain.ports import Inbox
 from delivery.emitter.emitter import Emitter, EmitterCore
 from delivery.emitter.intake import HttpIntake
 from delivery.emitter.queue_copies import QueueCopyThread
@@ -174,6 +174,7 @@ class Node:
             registry=self._registry,
             thresholds=load_thresholds(self.settings),
             inbox=inbox,
+            outages=(self.journal.outages, self._bus.outages, self.relay.outages),
         )
 
     def _handlers(
@@ -311,7 +312,7 @@ class Node:
         return bool(found) and found[0].state is State.CONFIRMED
 
 
-def _bus(settings: Settings, name: str) -> Bus:
+def _bus(settings: Settings, name: str) -> LocalBus | RedisBus:
     url = secret(settings.redis_url)
     return LocalBus() if url is None else RedisBus(url, name)
 

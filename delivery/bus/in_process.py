@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 
 from delivery.bus.envelope import Reader, kind_of, pack, seal
 from delivery.domain.node_messages import NodeMessage
+from delivery.domain.outages import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,10 @@ class LocalBus:
     def healthy(self) -> bool:
         """Whether messages of other nodes arrive."""
         return self._loop is not None
+
+    def outages(self) -> list[Outage]:
+        """None: there is no server that could fail."""
+        return []
 
     async def start(self, on_message: OnMessage) -> None:
         """Call ``on_message`` on this loop with every message of another node."""

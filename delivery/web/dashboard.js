@@ -99,6 +99,13 @@ function drawFigures({ stats, conditions, nodes, channel_ms: channelMs }) {
   );
 }
 
+/** What this gateway cannot do now: the service says it in a sentence. */
+function drawOutages(outages) {
+  draw("outages", outages, () =>
+    outages.map(({ service, text, since }) =>
+      h("p", { class: "alert" }, h("strong", {}, `${words(service)}: `), text, ", since ", moment(since))));
+}
+
 function drawConditions(conditions) {
   draw("conditions", conditions, () =>
     conditions.map(({ name, level, where }) =>
@@ -351,6 +358,7 @@ function onPush(name, value) {
     samples = value.samples;
     return now();
   }
+  drawOutages(value.outages);
   if (!value.stats) return health("away", "The ledger does not answer");
   health("ok", "Live");
   remember(value.stats);

@@ -1,4 +1,4 @@
-"""A PostgreSQL switchover beneath a whole service; the old primary stays up as a standby."""
+"""A switchover beneath a whole service: the old primary stays up, and operators are told."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+import redis
 import uuid_utils
 from sqlalchemy import make_url
 
@@ -33,6 +34,14 @@ def post(service: Service) -> str:
     return event_id
 
 
+def kinds(service: Service) -> set[str]:
+    """The outages that ``/readyz`` names; a gateway that accepts is ready all the time."""
+    ready = service.http.get("/readyz")
+    assert ready.status_code == 200, ready.text
+    assert len(ready.json()["reasons"]) == len(ready.json()["outages"])
+    return {outage["kind"] for outage in ready.json()["outages"]}
+
+
 def recorded(service: Service, ids: list[str]) -> set[int]:
     found = {service.http.get(f"/v1/events/{one}", timeout=LONG_WAIT).status_code for one in ids}
     return found
@@ -51,13 +60,13 @@ async def test_a_gateway_leaves_the_old_primary_when_its_address_points_elsewher
             reads_of_the_standby = proxy.count("connect") + 3
             while proxy.count("connect") < reads_of_the_standby:
                 ids.append(await asyncio.to_thread(post, service))
+            await eventually(lambda: kinds(service), {"ledger_read_only", "spooling"}.issubset)
             proxy.targets = [port(standby)]
             begun = time.monotonic()
             ids.append(await asyncio.to_thread(post, service))
             await eventually(lambda: recorded(service, ids), lambda seen: seen == {200}, RECOVERED)
             assert time.monotonic() - begun < RECOVERED
-            ready = await asyncio.to_thread(service.http.get, "/readyz")
-            assert (ready.status_code, ready.json()["reasons"]) == (200, [])
+            await eventually(lambda: kinds(service), lambda seen: seen == set())
             service.process.kill()
 
 
@@ -69,4 +78,23 @@ async def test_several_hosts_need_no_proxy(start: Start) -> None:
         await asyncio.to_thread(replication.switch_over, primary, standby)
         ids.append(await asyncio.to_thread(post, service))
         await eventually(lambda: recorded(service, ids), lambda seen: seen == {200}, LONG_WAIT)
+        service.process.kill()
+
+
+async def test_readyz_names_what_is_wrong_with_redis(start: Start) -> None:
+    with servers.redis_server() as primary, replication.replica_of(primary) as replica:
+        service = await asyncio.to_thread(
+            start, ack_timeout=60.0, REDIS_URL=replica.url, BROKER_URL=primary.url
+        )
+        await eventually(lambda: kinds(service), {"redis_replica", "bus_deaf"}.issubset, LONG_WAIT)
+        replication.redis_switch_over(primary, replica)
+        # Now the broker is the replica.
+        await eventually(lambda: kinds(service), lambda seen: seen == {"redis_replica"}, LONG_WAIT)
+        with redis.Redis.from_url(replica.url) as client:
+            client.config_set("maxmemory", "1mb")
+        await eventually(lambda: kinds(service), {"redis_oom"}.issubset, LONG_WAIT)
+        primary.kill()
+        replica.kill()
+        gone = {"redis_away", "bus_deaf", "broker_away"}
+        await eventually(lambda: kinds(service), gone.issubset, LONG_WAIT)
         service.process.kill()

@@ -7,7 +7,7 @@ import json
 import re
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from types import SimpleNamespace
 from typing import Any
@@ -573,6 +573,27 @@ async def test_a_gateway_is_ready_while_it_accepts_and_says_what_is_wrong(
     assert len(json.loads(text)["reasons"]) == 2
     assert OUTAGE not in text
     assert (await client.get("/healthz")).status == 200
+
+
+async def test_an_outage_is_named_with_its_beginning_and_measured(
+    client: Client, world: World
+) -> None:
+    world.ledger.go_away()
+    first = await (await client.get("/readyz")).json()
+    [outage] = first["outages"]
+    assert (outage["kind"], outage["service"]) == ("ledger_away", "ledger")
+    assert first["reasons"] == [f"{outage['text']} (since {outage['since']})"]
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(outage["since"])) < timedelta(minutes=1)
+    text = await (await client.get("/metrics")).text()
+    found = {
+        line.partition("} ")[0]: float(line.partition("} ")[2])
+        for line in text.splitlines()
+        if line.startswith("delivery_outage_seconds{")
+    }
+    assert len(found) == 11, "each that there may be, whether it lasts or not"
+    assert [line for line, seconds in found.items() if seconds] == [
+        'delivery_outage_seconds{node="n1",service="ledger",kind="ledger_away"'
+    ]
 
 
 async def test_a_gateway_is_not_ready_while_it_cannot_accept(client: Client, world: World) -> None:

@@ -14,6 +14,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from delivery.api import routes, stats_stream
 from delivery.api.demo_agent import Visitor
+from delivery.api.outages import OutageBoard
 from delivery.api.problems import problem_middleware
 from delivery.api.snapshot import SharedSnapshot
 from delivery.api.stats_stream import StatsStream
@@ -62,12 +63,14 @@ class Fixed:
         self.now = 100.0
         self.stats = FINE
         self.snapshot = SharedSnapshot(world.access, lambda: self.now)
+        journal: Any = world.journal
         self.stream = StatsStream(
             world.auth,
             self.snapshot,
             node="n1",
             registry=Open(),  # type: ignore[arg-type]
             thresholds=Thresholds(),
+            outages=OutageBoard(world.access, journal, clock=lambda: self.now),
             clock=lambda: self.now,
         )
 
@@ -274,7 +277,10 @@ async def test_the_stream_says_that_the_ledger_is_away_and_goes_on(
     client = await serve(clients, world)
     response = await client.get("/v1/stats/stream", headers=READ)
     await message(response)
-    assert (await message(response))[1] == {"stats": None, "moving": False}
+    told = (await message(response))[1]
+    assert (told["stats"], told["moving"]) == (None, False)
+    [outage] = told["outages"]
+    assert (outage["service"], outage["text"]) == ("ledger", "the ledger does not answer")
 
 
 @pytest.mark.parametrize(("headers", "status"), [({}, 401), (CLIENT, 403), (EMIT, 403)])

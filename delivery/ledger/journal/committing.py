@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from delivery.domain.lifecycle import Confirmation
+from delivery.domain.outages import Outage, OutageKind, Outages
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.domain.stores import Ledger
 from delivery.errors import DeliveryError, LedgerError, LedgerUnavailable
@@ -83,7 +84,7 @@ RETRY = 1.0
 """Seconds between two pings of a ledger that is away."""
 
 
-class Outage:
+class LedgerAway:
     """Whether the ledger is away, as its user reports, and when to try it again.
 
     Args:
@@ -133,6 +134,7 @@ class Outage:
 logger = logging.getLogger(__name__)
 
 ADOPT_EVERY = 5.0
+SPOOLING = "events are accepted into the spool of this node, until the ledger takes them"
 
 
 class _StillAway(LedgerUnavailable):
@@ -151,13 +153,14 @@ class Committer:
         self._ledger = ledger
         self._spool = spool
         self._division = Division(ledger)
-        self._outage = Outage(lambda: ledger.ping())
+        self._outage = LedgerAway(lambda: ledger.ping())
         self._unmatched = UnmatchedConfirmations()
         self._adopt_at = 0.0
         self._logged_reason: str | None = None
         self._refused: str | None = None  # why the spool refused the last batch; None if it took it
         self.commits = 0
         self.set_aside = 0
+        self._spooling = Outages("ledger", time.monotonic)
 
     @property
     def is_ledger_up(self) -> bool:
@@ -168,6 +171,12 @@ class Committer:
     def refusal(self) -> str | None:
         """Why neither ledger nor spool take an entry, by the last batch; ``None`` if one does."""
         return self._refused if self._outage.is_on else None
+
+    def outages(self) -> list[Outage]:
+        """Whether events go to the spool, until it is drained."""
+        if not self._outage.is_on and not (self._spool is not None and self._spool.pending_bytes):
+            self._spooling.clear()
+        return self._spooling.lasting()
 
     @property
     def is_upkeep_due(self) -> bool:
@@ -297,6 +306,7 @@ class Committer:
             self._logged_reason = str(error)
             logger.error("%s; events go to the spool until it is back", error)
         self._outage.failed()
+        self._spooling.report(OutageKind.SPOOLING, SPOOLING)
         return self._spooled(self._spool, entries, confirmations)
 
     def _spooled(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from delivery.domain.lifecycle import Confirmation
+from delivery.domain.outages import Outage
 from delivery.domain.ports import Answered
 from delivery.domain.records import Entry
 from delivery.domain.stores import Ledger
@@ -108,6 +109,10 @@ class JournalThread:
     def commits(self) -> int:
         """Batches that reached the ledger."""
         return self._committer.commits
+
+    def outages(self) -> list[Outage]:
+        """See ``Committer``."""
+        return self._committer.outages()
 
     @property
     def refusal(self) -> str | None:
