@@ -68,7 +68,9 @@ class AccessApi:
         operator = await service(request, self._auth, "operate")
         body = await read_object(request, ("jti", "user_id", "before"))
         kind, subject, before = _which(body)
-        revoked = await self._writes.revoke(kind, subject, before=before, lifetime=self._lifetime)
+        revoked = await self._writes.revoke(
+            kind, subject, before=before, lifetime=self._lifetime, actor=operator.actor
+        )
         self._revoke(revoked)
         logger.info("tokens revoked by %s: %s %s", operator.subject, kind, subject)
         return json_response(_view(revoked))
@@ -80,6 +82,8 @@ class AccessApi:
         user_id = path_user_id(request)
         await read_object(request, (), may_be_empty=True)
         self._disconnect(user_id)
+        # After the act: connections end even while the ledger is away, and the caller repeats.
+        await self._writes.record_act("disconnected", user_id, {"actor": operator.actor})
         logger.info("user %s disconnected by %s", user_id, operator.subject)
         return json_response({"user_id": user_id}, status=202)
 

@@ -104,19 +104,19 @@ class ContactsApi:
 
     async def put(self, request: web.Request) -> web.Response:
         """``PUT``: replace the whole contact."""
-        user_id = await self._authorised(request)
+        user_id, actor = await self._authorised(request)
         body = parse_json(await read_body(request))
         if not isinstance(body, dict):
             raise Problem("invalid-request", "the body must be a JSON object")
         body.pop(SUPPRESSED, None)  # read only: an answer can be sent back as it came
         contact = parse_contact(user_id, body)
         await self._check_push(contact.push)
-        await self._writes.put_contact(contact)
+        await self._writes.put_contact(contact, actor=actor)
         return await self._answer(contact)
 
     async def get(self, request: web.Request) -> web.Response:
         """``GET``: the contact; 404 when none is stored."""
-        user_id = await self._authorised(request)
+        user_id, _ = await self._authorised(request)
         contact = await self._reads.contact(user_id)
         if contact is None:
             raise Problem("not-found", "this user has no contact data")
@@ -124,8 +124,8 @@ class ContactsApi:
 
     async def delete(self, request: web.Request) -> web.Response:
         """``DELETE``: forget the contact. Safe to repeat."""
-        user_id = await self._authorised(request)
-        await self._writes.delete_contact(user_id)
+        user_id, actor = await self._authorised(request)
+        await self._writes.delete_contact(user_id, actor=actor)
         return web.Response(status=204, headers={"Cache-Control": "no-store"})
 
     async def _answer(self, contact: Contact) -> web.Response:
@@ -134,10 +134,10 @@ class ContactsApi:
         views = [suppression_view(one) for one in found.values()]
         return json_response(contact.as_wire() | ({SUPPRESSED: views} if views else {}))
 
-    async def _authorised(self, request: web.Request) -> str:
+    async def _authorised(self, request: web.Request) -> tuple[str, str]:
         user_id = path_user_id(request)
-        await owner_or(request, self._auth, "operate", user_id)
-        return user_id
+        principal = await owner_or(request, self._auth, "operate", user_id)
+        return user_id, principal.actor
 
     async def _check_push(self, urls: tuple[str, ...]) -> None:
         def check() -> None:

@@ -295,13 +295,13 @@ class EventsApi:
 
     async def replay_one(self, request: web.Request) -> web.Response:
         """``POST /v1/events/{id}/replay``: start one event anew."""
-        await service(request, self._auth, "operate")
+        operator = await service(request, self._auth, "operate")
         event_id = path_event_id(request)
         await read_object(request, (), may_be_empty=True)
         timeline = await self._reads.event(event_id)
         if timeline is None:
             raise Problem("not-found", "no event has this id")
-        ids = await self._writes.replay([event_id], policies=self._policies)
+        ids = await self._writes.replay([event_id], policies=self._policies, actor=operator.actor)
         if not ids:
             raise Problem("already-confirmed", f"event {event_id} reached its user")
         await self._push(ids)
@@ -309,7 +309,7 @@ class EventsApi:
 
     async def replay(self, request: web.Request) -> web.Response:
         """``POST /v1/replay``: start anew the events that a filter matches."""
-        await service(request, self._auth, "operate")
+        operator = await service(request, self._auth, "operate")
         body = await read_object(request, REPLAY_FIELDS)
         dry_run = body.get("dry_run", False)
         if not isinstance(dry_run, bool):
@@ -317,7 +317,12 @@ class EventsApi:
         limit, after = _page(body)
         try:
             ids = await self._writes.replay(
-                _which(body), policies=self._policies, dry_run=dry_run, after=after, limit=limit
+                _which(body),
+                policies=self._policies,
+                dry_run=dry_run,
+                after=after,
+                limit=limit,
+                actor=operator.actor,
             )
         except ValueError as error:
             raise Problem("invalid-request", str(error), field="after") from error

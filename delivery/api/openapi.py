@@ -205,6 +205,14 @@ def _access() -> Schema:
                 (400, 403, 408, 413, 422, 429, 503),
             )
         },
+        "/v1/users/{id}": {
+            "delete": _operation(
+                "Erase a user's events, contact, copies, and name in the log (scope operate)",
+                {200: ref("Erased")},
+                (403, 422, 503),
+                parameters=(_path("id"),),
+            )
+        },
         "/v1/users/{id}/disconnect": {
             "post": _operation(
                 "Close a user's connections on every node; the token stays good (scope operate)",

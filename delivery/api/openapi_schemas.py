@@ -264,6 +264,15 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Ticket": record({"ticket": text("one use within 30 s")}),
     "Disconnected": record({"user_id": text()}),
+    "Erased": record(
+        {
+            "user_id": text(),
+            "events": _INTEGER,
+            "digests": _INTEGER,
+            "contact": {"type": "boolean"},
+            "unkeyed_rows": _INTEGER,
+        }
+    ),
     "MailReport": record(
         {
             "type": text(examples=["email.delivered", "email.bounced", "email.complained"]),

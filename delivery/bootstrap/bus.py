@@ -38,6 +38,7 @@ class Copies:
     read: Callable[[str], list[Event]]
     trim: Callable[[float], int]
     close: Callable[[], None]
+    forget: Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def make_copies(settings: Settings, ledger: Ledger) -> Copies:
     url = secret(settings.redis_url)
     if url is None:
         copies = ledger.queue_copies
-        return Copies(copies.put, copies.read, copies.trim, lambda: None)
+        return Copies(copies.put, copies.read, copies.trim, lambda: None, copies.forget)
     streams = RedisStreams(url, QUEUE_COPY_AGE)
 
     def trim(max_age: float) -> int:
@@ -65,7 +66,7 @@ def make_copies(settings: Settings, ledger: Ledger) -> Copies:
             logger.warning("%s; the next trim makes up for it", error)
             return 0
 
-    return Copies(streams.put, streams.read, trim, streams.close)
+    return Copies(streams.put, streams.read, trim, streams.close, streams.forget)
 
 
 def make_remote(settings: Settings, ledger: Ledger) -> Remote:

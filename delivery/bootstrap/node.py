@@ -19,6 +19,7 @@ from delivery.api.callbacks import Callbacks
 from delivery.api.contacts import ContactsApi
 from delivery.api.demo import DemoApi
 from delivery.api.demo_agent import DemoAgent
+from delivery.api.erasure import ErasureApi
 from delivery.api.events import EventsApi
 from delivery.api.operations import OperationsApi
 from delivery.api.pages import Pages
@@ -129,7 +130,7 @@ class Node:
         self.gateway = Gateway(
             self._path,
             self.journal,
-            self._handlers(operations, demo_agent(self) if demo_agent is not None else None),
+            self._handlers(operations, demo_agent(self) if demo_agent is not None else None, inbox),
             (operations.sampling,),
             operations.count_malformed,
             operations.drain,
@@ -177,8 +178,11 @@ class Node:
             outages=(self.journal.outages, self._bus.outages, self.relay.outages),
         )
 
+    async def _forget_copies(self, user_id: str) -> None:
+        await self._access.call(self.copies.forget, user_id)
+
     def _handlers(
-        self, operations: OperationsApi, demo_agent: DemoAgent | None
+        self, operations: OperationsApi, demo_agent: DemoAgent | None, inbox: Inbox | None
     ) -> tuple[Handlers, ...]:
         settings, ledger = self.settings, self._access
         return (
@@ -193,6 +197,14 @@ class Node:
                 on_confirmed=self._tell_confirmed,
             ),
             ContactsApi(self._auth, reads=ledger, writes=ledger),
+            ErasureApi(
+                self._auth,
+                reads=ledger,
+                writes=ledger,
+                disconnect=self._path.disconnect,
+                forget_copies=self._forget_copies,
+                forget_messages=None if inbox is None else inbox.forget,
+            ),
             AccessApi(
                 self._auth,
                 writes=ledger,

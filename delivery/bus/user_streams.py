@@ -98,6 +98,15 @@ class RedisStreams:
                 found[event.id] = event
         return list(found.values())[:limit][::-1]
 
+    def forget(self, user_id: str) -> None:
+        """Delete all copies of a user.
+
+        Raises:
+            ChannelUnavailable: Redis is away.
+        """
+        with _translated("delete copies"):
+            self._redis.delete(self._key(user_id))
+
     def trim(self, max_age: float) -> int:
         """Delete copies older than ``max_age`` seconds. Returns how many.
 

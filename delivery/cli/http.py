@@ -60,9 +60,9 @@ class Api:
         """A POST of JSON."""
         return self._request("POST", path, content=encode_json(body), headers=_JSON)
 
-    def delete(self, path: str) -> None:
+    def delete(self, path: str) -> Any:
         """A DELETE."""
-        self._request("DELETE", path)
+        return self._request("DELETE", path)
 
     def post_lines(self, path: str, lines: bytes) -> Any:
         """A POST of newline-delimited JSON."""

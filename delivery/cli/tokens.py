@@ -1,10 +1,11 @@
 """``delivery tokens`` and ``delivery users``: who has access to a running service.
 
-Owns: their options, requests and output. Never does: open the ledger, or sign a token.
+Owns: their options, requests and output. Never does: sign a token, or SQL.
 """
 
 from __future__ import annotations
 
+import sys
 from urllib.parse import quote
 
 import click
@@ -57,7 +58,49 @@ def revoke(
 
 @click.group()
 def users() -> None:
-    """Look after users' connections."""
+    """Disconnect users and erase them."""
+
+
+@users.command("erase")
+@click.argument("user_id")
+@api_options
+@json_option
+def erase(user_id: str, url: str, token: str | None, as_json: bool) -> None:
+    """Erase all that is kept about a user.
+
+    Events, contact, digests and copies are deleted; in the compliance log
+    the user becomes a pseudonym. Opens the ledger of these settings, as its
+    owner where DELIVERY_MIGRATE_DATABASE_URL is set. Without a ledger here
+    it asks the service at --url.
+    """
+    from delivery.bootstrap.erasure import erase_user, has_ledger
+    from delivery.config import load_settings
+    from delivery.domain.event import check_context_id
+    from delivery.errors import InvalidContext
+
+    try:
+        check_context_id("user_id", user_id)
+    except InvalidContext as error:
+        raise click.BadParameter(str(error), param_hint="USER_ID") from error
+    settings = load_settings()
+    if has_ledger(settings) or not token:
+        answer = erase_user(settings, user_id)
+    else:
+        from delivery.cli.http import Api
+
+        with Api(url, token, timeout=60.0) as api:
+            answer = api.delete(f"/users/{quote(user_id, safe='')}")
+    if as_json:
+        say_json(answer)
+    else:
+        say(f"{user_id}: erased, {answer['events']} events")
+    if answer["unkeyed_rows"]:
+        say(
+            f"{answer['unkeyed_rows']} unkeyed rows of the compliance log still name the user: "
+            "repeat with DELIVERY_MIGRATE_DATABASE_URL, the tables' owner",
+            err=True,
+        )
+        sys.exit(1)
 
 
 @users.command("disconnect")

@@ -6,7 +6,7 @@ ledger's stores are in ``stores``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -24,6 +24,7 @@ from delivery.domain.records import (
     Confirmed,
     Digest,
     Entry,
+    Erased,
     EventFilter,
     FeedMark,
     Owed,
@@ -157,6 +158,7 @@ class Writes(Protocol):
         dry_run: bool = False,
         after: str | None = None,
         limit: int | None = None,
+        actor: str = "",
     ) -> list[str]:
         """See ``OperationStore.replay``."""
 
@@ -171,8 +173,18 @@ class Writes(Protocol):
     async def unsuppress(self, address: str) -> bool:
         """See ``SuppressionStore.remove``."""
 
-    async def put_contact(self, contact: Contact) -> None: ...
-    async def delete_contact(self, user_id: str) -> bool: ...
+    async def put_contact(self, contact: Contact, *, actor: str = "") -> None: ...
+    async def delete_contact(self, user_id: str, *, actor: str = "") -> bool: ...
+    async def erase_events(self, user_id: str, limit: int) -> int:
+        """See ``ErasureStore.erase_events``."""
+
+    async def erase_rest(self, user_id: str, *, events: int, actor: str) -> Erased:
+        """See ``ErasureStore.erase_rest``."""
+
+    async def record_act(self, kind: str, user_id: str, facts: Mapping[str, Any]) -> None:
+        """Append a row about an act that changes nothing else in the ledger to the compliance
+        log."""
+
     async def opt_out(self, user_id: str, channel: str) -> None: ...
 
     async def revoke(
@@ -182,6 +194,7 @@ class Writes(Protocol):
         *,
         before: datetime | None = None,
         lifetime: timedelta,
+        actor: str = "",
     ) -> Revocation:
         """See ``RevocationStore.add``."""
 
@@ -411,6 +424,8 @@ class Inbox(Protocol):
     """Messages of the embedded sinks, newest first, bounded."""
 
     def messages(self) -> list[SinkMessage]: ...
+    def forget(self, addresses: Collection[str]) -> None:
+        """Drop the messages to these addresses."""
 
 
 Jitter = Callable[[], float]

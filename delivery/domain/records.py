@@ -369,3 +369,19 @@ class Snapshot:
     stats: Stats
     alerts: list[AlertGroup]
     nodes: list[NodeInfo]
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What an erasure deleted.
+
+    Attributes:
+        has_contact: whether there was contact data.
+        unkeyed_rows: rows of an earlier release's log that still name the user: only the owner's
+            role may change them.
+    """
+
+    events: int
+    digests: int
+    has_contact: bool
+    unkeyed_rows: int

@@ -25,6 +25,7 @@ from delivery.domain.records import (
     Digest,
     DigestClaim,
     Entry,
+    Erased,
     EventFilter,
     FeedMark,
     NodeInfo,
@@ -154,6 +155,7 @@ class OperationStore(Protocol):
         dry_run: bool = False,
         after: str | None = None,
         limit: int | None = None,
+        actor: str = "",
     ) -> list[str]:
         """Start unconfirmed events anew: ``accepted``, generation + 1, a new time to live, due
         after the ack timeout.
@@ -384,6 +386,8 @@ class QueueCopyStore(Protocol):
     def put(self, events: Sequence[Event]) -> None: ...
     def read(self, user_id: str, limit: int = 1_000) -> list[Event]: ...
     def trim(self, max_age: float) -> int: ...
+    def forget(self, user_id: str) -> None:
+        """Delete all copies of a user."""
 
 
 class AuditStore(Protocol):
@@ -425,6 +429,7 @@ class RevocationStore(Protocol):
         *,
         before: datetime | None = None,
         lifetime: timedelta,
+        actor: str = "",
     ) -> Revocation:
         """Revoke one token, or all that a user was issued before an instant.
 
@@ -449,6 +454,27 @@ class RevocationStore(Protocol):
 
     def purge(self) -> int:
         """Delete revocations of tokens that have expired. Returns how many."""
+
+
+class ErasureStore(Protocol):
+    """Erases users. Safe to repeat; events that come meanwhile are a new user's."""
+
+    def erase_events(self, user_id: str, limit: int = 500) -> int:
+        """Delete one page of the user's events with their attempts, confirmations and copies.
+
+        Returns:
+            Their number; fewer than ``limit`` when none is left.
+        """
+
+    def erase_rest(self, user_id: str, *, events: int, actor: str = "") -> Erased:
+        """Delete contact, digests, runs and receipts, and the user's name in the compliance log.
+
+        Args:
+            events: how many were deleted before, for the log.
+            actor: who did it, for the log.
+
+        Effect: a row of the log; its earlier rows go on under the user's pseudonym.
+        """
 
 
 class NodeStore(Protocol):
@@ -494,6 +520,8 @@ class Ledger(Protocol):
     def queue_copies(self) -> QueueCopyStore: ...
     @property
     def audit(self) -> AuditStore: ...
+    @property
+    def erasure(self) -> ErasureStore: ...
     @property
     def nodes(self) -> NodeStore: ...
     @property

@@ -41,6 +41,11 @@ class Principal:
         """Epoch seconds after which the token is not accepted."""
         return self.expires_at.timestamp() + self.leeway
 
+    @property
+    def actor(self) -> str:
+        """Who this is in the compliance log, which names no user in its facts."""
+        return "user" if self.is_client else f"service {self.subject}"
+
     def may(self, scope: str) -> bool:
         """Whether a service token carries this scope."""
         return scope in self.scopes

@@ -17,6 +17,7 @@ from delivery.ledger.stores.chain import ChainSql
 from delivery.ledger.stores.confirmations import ConfirmationSql
 from delivery.ledger.stores.contacts import ContactSql
 from delivery.ledger.stores.digests import DigestSql
+from delivery.ledger.stores.erasure import ErasureSql
 from delivery.ledger.stores.events import EventSql
 from delivery.ledger.stores.feed import FeedSql
 from delivery.ledger.stores.nodes import NodeSql
@@ -76,6 +77,7 @@ class SqlLedger:
         self.breakers = BreakerSql(database)
         self.queue_copies = QueueCopySql(database)
         self.audit = AuditSql(database, audit_keys)
+        self.erasure = ErasureSql(database, self.audit)
         self.nodes = NodeSql(database)
         self.revocations = RevocationSql(database)
 

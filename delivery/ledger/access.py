@@ -6,7 +6,7 @@ Owns: the threads and the bounds. Never does: group commit, whose order matters:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from delivery.domain.receipts import ProviderReceipt, Suppression
 from delivery.domain.records import (
     Confirmed,
     Digest,
+    Erased,
     EventFilter,
     FeedMark,
     Owed,
@@ -174,6 +175,7 @@ class LedgerAccess:
         dry_run: bool = False,
         after: str | None = None,
         limit: int | None = None,
+        actor: str = "",
     ) -> list[str]:
         """See ``Writes``."""
         return await self.call(
@@ -183,6 +185,7 @@ class LedgerAccess:
             dry_run=dry_run,
             after=after,
             limit=limit,
+            actor=actor,
         )
 
     async def record_receipts(
@@ -199,13 +202,25 @@ class LedgerAccess:
         """See ``Writes``."""
         return await self.call(self._ledger.suppressions.remove, address)
 
-    async def put_contact(self, contact: Contact) -> None:
+    async def put_contact(self, contact: Contact, *, actor: str = "") -> None:
         """See ``Writes``."""
-        await self.call(self._ledger.contacts.put, contact)
+        await self.call(self._ledger.contacts.put, contact, actor=actor)
 
-    async def delete_contact(self, user_id: str) -> bool:
+    async def delete_contact(self, user_id: str, *, actor: str = "") -> bool:
         """See ``Writes``."""
-        return await self.call(self._ledger.contacts.delete, user_id)
+        return await self.call(self._ledger.contacts.delete, user_id, actor=actor)
+
+    async def erase_events(self, user_id: str, limit: int) -> int:
+        """See ``Writes``."""
+        return await self.call(self._ledger.erasure.erase_events, user_id, limit)
+
+    async def erase_rest(self, user_id: str, *, events: int, actor: str) -> Erased:
+        """See ``Writes``."""
+        return await self.call(self._ledger.erasure.erase_rest, user_id, events=events, actor=actor)
+
+    async def record_act(self, kind: str, user_id: str, facts: Mapping[str, Any]) -> None:
+        """See ``Writes``."""
+        await self.call(self._ledger.audit.append, kind, None, user_id, facts)
 
     async def opt_out(self, user_id: str, channel: str) -> None:
         """See ``Writes``."""
@@ -218,10 +233,16 @@ class LedgerAccess:
         *,
         before: datetime | None = None,
         lifetime: timedelta,
+        actor: str = "",
     ) -> Revocation:
         """See ``Writes``."""
         return await self.call(
-            self._ledger.revocations.add, kind, subject, before=before, lifetime=lifetime
+            self._ledger.revocations.add,
+            kind,
+            subject,
+            before=before,
+            lifetime=lifetime,
+            actor=actor,
         )
 
     async def purge_revocations(self) -> int:

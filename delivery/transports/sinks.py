@@ -13,7 +13,7 @@ import queue
 import socket
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.policy import default as default_policy
@@ -61,6 +61,14 @@ class SinkInbox:
         with self._arrived:
             self._arrived.wait_for(lambda: len(self._messages) >= count, timeout)
             return list(self._messages)
+
+    def forget(self, addresses: Collection[str]) -> None:
+        """Drop the messages to these addresses."""
+        gone = {address.lower() for address in addresses}
+        with self._arrived:
+            kept = [one for one in self._messages if one.to.lower() not in gone]
+            self._messages.clear()
+            self._messages.extend(kept)
 
     def clear(self) -> None:
         """Drop all messages."""

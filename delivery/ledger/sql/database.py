@@ -127,6 +127,14 @@ class Database:
         finally:
             self._writing.release()
 
+    def truncate_log(self) -> None:
+        """Empty SQLite's log of changes, which still holds what was just deleted."""
+        if self.is_sqlite:
+            with self.read() as connection:
+                connection.exec_driver_sql("COMMIT")
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                connection.exec_driver_sql("BEGIN")
+
     def now(self, connection: Connection | None = None) -> datetime:
         """The ledger's clock: the server's on PostgreSQL, this machine's on SQLite."""
         if self.is_sqlite:

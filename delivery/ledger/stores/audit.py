@@ -97,11 +97,14 @@ class AuditSql:
 
     Args:
         keys: ``None`` for a ledger whose codes show accidents only.
+
+    Attributes:
+        keys: what its rows and pseudonyms are made with.
     """
 
     def __init__(self, database: Database, keys: AuditKeys | None = None) -> None:
         self._database = database
-        self._keys = keys or AuditKeys.unkeyed()
+        self.keys = self._keys = keys or AuditKeys.unkeyed()
         self._upgrade: tuple[datetime, int] | None = None
         self._is_upgrade_over = False
         database.last_writes = self._write
@@ -315,12 +318,11 @@ def instant_of(row: LogRow) -> datetime:
 
 def _stated(connection: Connection) -> tuple[datetime, int]:
     """When the upgrade's window ends, and how many unkeyed rows the log vouches for."""
-    statements = list(audit_rows.of_kinds(connection, audit_rows.STATEMENTS))
-    switched = [row for row in statements if row.kind == audit_rows.SWITCHED]
+    switched = list(audit_rows.of_kinds(connection, (audit_rows.SWITCHED,)))
     # The switch row keeps what the migration found: the counter's own column has no code.
     if not switched or not audit_rows.facts_of(switched[0]).get("upgraded"):
         return datetime.min.replace(tzinfo=UTC), 0
-    stated = audit_rows.facts_of(statements[-1]).get("unkeyed", {})
+    stated = audit_rows.stated(connection) or {}
     return instant_of(switched[0]) + UPGRADE_WINDOW, int(stated.get("rows", 0))
 
 

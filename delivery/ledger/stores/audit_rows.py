@@ -155,6 +155,13 @@ def of_kinds(connection: Connection, kinds: tuple[str, ...]) -> Iterator[LogRow]
         yield log_row(row)
 
 
+def stated(connection: Connection) -> dict[str, Any] | None:
+    """The last statement about unkeyed rows."""
+    found = [facts_of(row).get("unkeyed") for row in of_kinds(connection, STATEMENTS)]
+    known = [one for one in found if isinstance(one, dict)]
+    return known[-1] if known else None
+
+
 def unnumbered(connection: Connection) -> Iterator[AnyRow]:
     """Rows of the first release, in order of their ids."""
     after = -1

@@ -63,6 +63,11 @@ class QueueCopySql:
         found = [_event(payload) for payload in reversed(payloads)]
         return [event for event in found if event is not None]
 
+    def forget(self, user_id: str) -> None:
+        """Delete all copies of a user."""
+        with self._database.write() as connection:
+            connection.execute(sa.delete(queue_copies).where(queue_copies.c.user_id == user_id))
+
     def trim(self, max_age: float) -> int:
         """Delete copies older than ``max_age`` seconds, a page per transaction.
 

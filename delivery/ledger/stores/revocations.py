@@ -7,12 +7,14 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from delivery.domain.event import format_instant
 from delivery.domain.revocation import MAX_REVOCATIONS, Revocation, RevocationKind
 from delivery.errors import Overloaded
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import insert
 from delivery.ledger.sql.rows import AnyRow
 from delivery.ledger.sql.tables import revocations
+from delivery.ledger.stores import audit
 
 _KEY = (revocations.c.kind, revocations.c.subject)
 
@@ -30,6 +32,7 @@ class RevocationSql:
         *,
         before: datetime | None = None,
         lifetime: timedelta,
+        actor: str = "",
     ) -> Revocation:
         """See the port."""
         with self._database.write() as connection:
@@ -61,6 +64,7 @@ class RevocationSql:
                     revocations.c.kind == kind.value, revocations.c.subject == subject
                 )
             ).one()
+            audit.append(connection, [_recorded(kind, subject, before, actor, now)])
         return _revocation(row)
 
     def page(
@@ -87,6 +91,15 @@ class RevocationSql:
             now = self._database.now(connection)
             gone = sa.delete(revocations).where(revocations.c.expires_at <= now)
             return connection.execute(gone).rowcount
+
+
+def _recorded(
+    kind: RevocationKind, subject: str, before: datetime | None, actor: str, now: datetime
+) -> audit.AuditRow:
+    if kind is RevocationKind.USER:
+        facts = {"before": None if before is None else format_instant(before), "actor": actor}
+        return audit.AuditRow("tokens_revoked", None, subject, facts, now)
+    return audit.AuditRow("tokens_revoked", None, "", {"jti": subject, "actor": actor}, now)
 
 
 def _check_count(connection: Connection, now: datetime) -> None:

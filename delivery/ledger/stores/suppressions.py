@@ -14,12 +14,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.address import channels_of, comparable
-from delivery.domain.channels import DIGESTED
+from delivery.domain.channels import DIGESTED, Channel
 from delivery.domain.contact import Contact
 from delivery.domain.receipts import MAX_CODE, Suppress, Suppression, soft_until
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
+from delivery.ledger.sql.tables import contacts as contact_rows
 from delivery.ledger.sql.tables import suppressions
 
 FORGOTTEN = timedelta(days=60)
@@ -94,6 +95,21 @@ def addresses_of(contact: Contact) -> dict[str, str]:
         if form is not None:
             found[channel.value] = form
     return found
+
+
+def forget_addresses(connection: Connection, user_id: str) -> None:
+    """Delete suppressions of a user's addresses, unless another user has the address too."""
+    ours = connection.execute(sa.select(contact_rows).where(contact_rows.c.user_id == user_id))
+    for channel, form in (
+        found for row in ours for found in addresses_of(rows.contact(row)).items()
+    ):
+        column = contact_rows.c.phone if channel == Channel.SMS else contact_rows.c.email
+        shared = sa.select(contact_rows.c.user_id).where(
+            sa.func.lower(column) == form.lower(), contact_rows.c.user_id != user_id
+        )
+        if connection.execute(shared.limit(1)).first() is None:
+            here = sa.and_(suppressions.c.channel == channel, suppressions.c.address == form)
+            connection.execute(sa.delete(suppressions).where(here))
 
 
 def of_contacts(
