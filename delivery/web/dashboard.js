@@ -8,6 +8,7 @@ import {
 
 const RETRY_MS = 3000;
 const MAX_SAMPLES = 360;
+const SUPPRESSED_EVERY_MS = 10_000;
 const ID = /^[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}$/i;
 const REPLAYABLE = ["dead", "parked", "expired", "accepted", "sent", "falling_back"];
 const CONDITIONS = {
@@ -36,6 +37,7 @@ let reading = null;
 let isStale = false;
 let samples = [];
 let messages = [];
+let suppressedAt = 0; // when the suppressed addresses were read
 let stream = null;
 
 const api = (path, body) => call(token, path, body);
@@ -158,7 +160,11 @@ function happenings(event) {
     at: confirmation.at, channel: confirmation.channel, outcome: "confirmed", took: null,
     note: `by ${confirmation.by} · ${confirmation.evidence}`,
   }));
-  return [...attempts, ...confirmations].sort((a, b) => a.at.localeCompare(b.at));
+  const receipts = (event.receipts ?? []).map((receipt) => ({
+    at: receipt.at, channel: receipt.channel, outcome: receipt.status, took: null,
+    note: [`reported by ${receipt.provider}`, receipt.code].filter(Boolean).join(" · "),
+  }));
+  return [...attempts, ...receipts, ...confirmations].sort((a, b) => a.at.localeCompare(b.at));
 }
 
 function drawDetail(event) {
@@ -255,6 +261,21 @@ function drawInbox(inbox) {
   $("inbox-empty").hidden = messages.length > 0;
 }
 
+function drawSuppressed({ suppressions, next }) {
+  $("suppressed-panel").hidden = suppressions.length === 0 && !$("suppressed-note").textContent;
+  $("suppressed-more").hidden = next === null;
+  draw("suppressed", [suppressions, mayOperate], () =>
+    suppressions.map((one) =>
+      h("tr", {}, h("td", {}, one.address), h("td", {}, words(one.channel)),
+        h("td", {}, words(one.reason)), h("td", {}, one.code ?? "–"), h("td", {}, moment(one.since)),
+        h("td", {}, one.expires_at ? moment(one.expires_at) : "taken off"),
+        h("td", {}, mayOperate ? h("button", {
+          type: "button", class: "link", "data-key": `suppressed-${one.channel}-${one.address}`,
+          "aria-label": `Allow messages to ${one.address}`, onclick: () => unsuppress(one),
+        }, "Allow…") : "–"))),
+  );
+}
+
 // ---- reading
 
 function wanted() {
@@ -319,9 +340,20 @@ async function read(mine) {
   const event = chosen ? await optional(`v1/events/${chosen}`) : null;
   if (mine !== turn) return;
   $("events-note").textContent = "";
+  await readSuppressed(mine);
+  if (mine !== turn) return;
   drawInbox(inbox);
   drawEvents(list.events, list.next);
   drawDetail(event);
+}
+
+/** They change seldom, so not with every event. */
+async function readSuppressed(mine) {
+  if (Date.now() - suppressedAt < SUPPRESSED_EVERY_MS) return;
+  const page = await optional("v1/suppressions?limit=50");
+  if (mine !== turn) return;
+  suppressedAt = Date.now();
+  drawSuppressed(page ?? { suppressions: [], next: null });
 }
 
 function complain(error) {
@@ -400,8 +432,9 @@ function filterBy(values) {
 }
 
 /** A question before anything is done; resolves to whether the answer was yes. */
-function ask(title, text) {
+function ask(title, text, yes = "Replay") {
   $("ask-title").textContent = title;
+  $("ask-yes").textContent = yes;
   $("ask-text").textContent = text;
   $("ask").showModal();
   return new Promise((answer) => {
@@ -428,6 +461,20 @@ async function replay() {
   } catch (error) {
     $("detail-note").textContent = error.message;
   }
+  now();
+}
+
+async function unsuppress({ address, reason }) {
+  const isMeant = await ask("Allow messages to this address?",
+    `${address} is suppressed (${words(reason)}). The next event that needs it is sent there again.`, "Allow");
+  if (!isMeant) return;
+  try {
+    await call(token, `v1/suppressions/${encodeURIComponent(address)}`, undefined, "DELETE");
+    $("suppressed-note").textContent = `${address} gets messages again.`;
+  } catch (error) {
+    $("suppressed-note").textContent = error.message;
+  }
+  suppressedAt = 0;
   now();
 }
 
@@ -462,6 +509,7 @@ function closeDetail() {
 
 function signIn(value) {
   token = value;
+  suppressedAt = 0;
   keepToken(value);
   mayOperate = scopes(value).includes("operate");
   $("gate").hidden = true;

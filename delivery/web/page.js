@@ -8,6 +8,7 @@ export const TONES = {
   confirmed: "good", delivered: "good", closed: "good", ok: "good",
   falling_back: "warn", parked: "warn", unknown: "warn", half_open: "warn", expired: "warn", warn: "warn",
   dead: "bad", failed: "bad", open: "bad", bad: "bad",
+  bounced: "bad", undelivered: "bad", complained: "bad", deferred: "warn",
 };
 
 export const $ = (id) => document.getElementById(id);
@@ -97,17 +98,17 @@ export class ApiError extends Error {
   }
 }
 
-export async function api(token, path, body) {
+export async function api(token, path, body, method = body === undefined ? "GET" : "POST") {
   const headers = { Authorization: `Bearer ${token}` };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const response = await fetch(path, {
-    method: body === undefined ? "GET" : "POST",
+    method,
     headers,
     body: body === undefined ? undefined : JSON.stringify(body),
     signal: AbortSignal.timeout(TIMEOUT_MS),
     cache: "no-store",
   });
-  if (response.ok) return response.json();
+  if (response.ok) return response.status === 204 ? null : response.json();
   throw new ApiError(response.status, await response.json().catch(() => ({})));
 }
 

@@ -9,6 +9,7 @@ import pytest_asyncio
 from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
+from delivery.domain.receipts import Suppress
 from delivery.domain.records import Condition
 from delivery.ledger import SqlLedger
 from tests.browser.conftest import NewDevice
@@ -234,3 +235,22 @@ async def test_the_policy_blocks_inline_script_and_data_stays_text(
         document.body.append(image); })""")
     assert blocked.startswith("script-src")
     assert await page.evaluate("window.hacked") is None
+
+
+async def test_suppressed_addresses_are_shown_and_can_be_allowed_again(
+    context: BrowserContext, service: Service, user: str
+) -> None:
+    address = f"{user}@example.org"
+    ledger = SqlLedger(service.ledger_url)
+    ledger.suppressions.add("email", address, Suppress.HARD_BOUNCE, provider="ses", code="5.1.1")
+    page = await dashboard(context, service)
+    row = page.locator("#suppressed tr", has_text=address)
+    await expect(row).to_contain_text("hard bounce")
+    await expect(row).to_contain_text("5.1.1")
+    assert await serious_faults(page) == []
+    await row.get_by_role("button").click()
+    await page.locator("#ask-yes", has_text="Allow").click()
+    await expect(page.locator("#suppressed-note")).to_contain_text("gets messages again")
+    await expect(row).to_have_count(0)
+    assert ledger.suppressions.page()[0] == []
+    ledger.close()
