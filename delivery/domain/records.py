@@ -145,10 +145,15 @@ class Purged:
 @dataclass(frozen=True, slots=True)
 class FeedMark:
     """The beginning of the recent events that a client is owed again, handled ones included: those
-    recorded at ``since`` or later, all of them at positions over ``behind``."""
+    recorded at ``since`` or later, all of them at positions over ``behind``.
+
+    Attributes:
+        is_cut: there are too many of them; the older ones are left out.
+    """
 
     since: datetime
     behind: int
+    is_cut: bool = False
 
 
 class Owed(msgspec.Struct, frozen=True, gc=False):

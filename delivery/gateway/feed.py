@@ -146,7 +146,8 @@ class Feed:
             seqs, rows, self._mark = await self._reader.first(self._user_id, self._by, cursor)
         except (LedgerError, TimeoutError) as error:
             return await self._degraded(error)
-        return self._page(rows, recovered=cursor is None or self._mark is not None, seqs=seqs)
+        recovered = cursor is None or (self._mark is not None and not self._mark.is_cut)
+        return self._page(rows, recovered=recovered, seqs=seqs)
 
     async def read(self, what: Read) -> Page:
         """Read the page that ``Outbound.next_read`` asks for."""

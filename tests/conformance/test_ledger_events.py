@@ -356,6 +356,31 @@ def test_events_far_older_than_the_cursor_are_not_read(
     assert mark.behind == stored.position
 
 
+def test_a_cursor_with_too_many_events_behind_it_brings_the_newest_and_the_unconfirmed(
+    ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("delivery.ledger.stores.feed.MAX_REPLAYED", 20)
+    monkeypatch.setattr("delivery.ledger.stores.feed.SOON", 5)
+    entries = [entry() for _ in range(40)]
+    ledger.recording.commit(entries)
+    ids = [one.event.id for one in entries]
+    open_one, *confirmed = entries
+    ledger.confirmations.confirm([confirmation(one) for one in confirmed])
+    fed, mark = ledger.feed.page("ada", ids[1], by="ada", limit=100)
+    assert mark is not None
+    assert mark.is_cut
+    assert [one.event.id for one in fed] == [open_one.event.id, *ids[20:]]
+    rest, again = ledger.feed.page("ada", mark, by="ada", after=fed[5].position, limit=100)
+    assert [one.event.id for one in rest] == ids[25:]
+    assert again == mark
+    # Not one too many: the cursor's own time is within reach.
+    monkeypatch.setattr("delivery.ledger.stores.feed.MAX_REPLAYED", 41)
+    fed, mark = ledger.feed.page("ada", ids[1], by="ada", limit=100)
+    assert mark is not None
+    assert not mark.is_cut
+    assert [one.event.id for one in fed] == ids
+
+
 @pytest.mark.parametrize("after", ["", "bogus", "-1", "9" * 30, "\u0661"])
 def test_a_page_after_nothing_known_is_refused(ledger: SqlLedger, after: str) -> None:
     with pytest.raises(ValueError, match="not the next of a page"):

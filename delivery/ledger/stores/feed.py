@@ -29,6 +29,12 @@ DISORDER = timedelta(seconds=15)
 """How far the orders of positions and of instants of recording may differ; the server ends a
 transaction that is idle for as long."""
 
+MAX_REPLAYED = 10_000
+"""The latest events of a user, in which what a client may have missed is looked for: a client that
+was away for longer is told so, and reads its own state anew."""
+SOON = 200
+"""The latest events that are looked at first: most clients come back before they are over."""
+
 _USER = sa.bindparam("user_id", type_=events.c.user_id.type)
 _AFTER = sa.bindparam("after", type_=sa.BigInteger())
 _LIMIT = sa.bindparam("limit", type_=sa.Integer())
@@ -51,13 +57,25 @@ _CLASSES = {one.value: one for one in EventClass}
 _RECORDED_AT = sa.select(events.c.recorded_at).where(
     events.c.id == sa.bindparam("id", type_=events.c.id.type), events.c.user_id == _USER
 )
-# Descending: the scan stops at the first event that is too old.
-_BEHIND = (
-    sa.select(events.c.position)
+_LATEST = (
+    sa.select(events.c.position, events.c.recorded_at)
     .where(events.c.user_id == _USER)
-    .where(events.c.recorded_at < sa.bindparam("before", type_=events.c.recorded_at.type))
     .order_by(events.c.position.desc())
-    .limit(1)
+    .limit(_LIMIT)
+    .subquery()
+)
+# Among the newest events alone: a cursor may be older than all that its user was sent in a month.
+_BEHIND = sa.select(
+    sa.func.max(
+        sa.case(
+            (
+                _LATEST.c.recorded_at < sa.bindparam("before", type_=events.c.recorded_at.type),
+                _LATEST.c.position,
+            )
+        )
+    ).label("behind"),
+    sa.func.min(_LATEST.c.position).label("oldest"),
+    sa.func.count().label("length"),
 )
 _CONFIRMATION = sa.exists().where(
     confirmations.c.event_id == events.c.id,
@@ -143,9 +161,12 @@ class FeedSql:
             if at is None:
                 return None
             since = at - CURSOR_OVERLAP
-        which = {"user_id": user_id, "before": since - DISORDER}
-        behind = connection.execute(_BEHIND, which).scalar_one_or_none()
-        return FeedMark(since, -1 if behind is None else behind)
+        for limit in (SOON, MAX_REPLAYED):
+            which = {"user_id": user_id, "before": since - DISORDER, "limit": limit}
+            found = connection.execute(_BEHIND, which).one()
+            if found.behind is not None or found.length < limit:
+                return FeedMark(since, -1 if found.behind is None else found.behind)
+        return FeedMark(since, found.oldest - 1, is_cut=True)
 
 
 def _recorded_at(connection: Connection, user_id: str, cursor: str) -> datetime | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
+import pytest
+
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.node_messages import Gap
@@ -58,6 +60,21 @@ async def test_an_unknown_cursor_is_not_recovered_and_still_gets_the_unconfirmed
     for cursor in (new_id(), strangers, "not an id"):
         page = await Feed(feed_reader(ledger), "ada", "phone").open(cursor)
         assert (ids(page.items), page.recovered) == ([owed], False)
+
+
+async def test_a_cursor_from_long_ago_brings_a_bounded_number_and_is_not_recovered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("delivery.ledger.stores.feed.MAX_REPLAYED", 10)
+    monkeypatch.setattr("delivery.ledger.stores.feed.SOON", 5)
+    ledger, month = NodeLedger(), 30 * 86_400.0
+    cursor = ledger.add(make_event(), State.CONFIRMED, age=month).event.id
+    since = [
+        ledger.add(make_event(), State.CONFIRMED, age=month - number).event.id
+        for number in range(1, 30)
+    ]
+    page = await Feed(feed_reader(ledger), "ada", "phone").open(cursor)
+    assert (ids(page.items), page.recovered) == (since[-10:], False)
 
 
 async def test_pages_follow_each_other_without_gap_or_repetition() -> None:
