@@ -73,6 +73,11 @@ KINDS: Mapping[str, Kind] = {
         "The token does not allow this",
         "Services need the scope that the detail names; clients reach their own user only.",
     ),
+    "origin-not-allowed": Kind(
+        403,
+        "Pages of this origin may not connect",
+        "DELIVERY_ALLOWED_ORIGINS names the origins whose pages may open sockets and streams here.",
+    ),
     "invalid-signature": Kind(
         403,
         "The callback's signature is wrong",

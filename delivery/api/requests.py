@@ -263,6 +263,15 @@ def client_address(request: web.Request, trusted: Sequence[str]) -> str:
     return address
 
 
+def is_https(request: web.Request, trusted: Sequence[str]) -> bool:
+    """Whether the caller's connection is encrypted, here or at a proxy in ``trusted``, whose
+    ``X-Forwarded-Proto`` says so."""
+    if request.secure:
+        return True
+    told = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
+    return told == "https" and _is_trusted(request.remote or "", trusted)
+
+
 def json_response(value: Any, status: int = 200) -> web.Response:
     """Make a JSON response that no cache keeps."""
     return web.Response(

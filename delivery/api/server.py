@@ -12,9 +12,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 from aiohttp.http import HttpVersion11
+from aiohttp.typedefs import Middleware
 
 from delivery.api import routes
 from delivery.api.admission import Admission
+from delivery.api.origins import Handler, Origins
 from delivery.api.problems import Problem, problem_middleware
 from delivery.api.requests import client, stream_route
 from delivery.api.routes import Background, Handlers
@@ -50,6 +52,7 @@ class Gateway:
         on_malformed: called for each request that could not be parsed.
         on_drain: called when this gateway begins to drain.
         admission: decides which connections are admitted; default: all.
+        origins: rules for browsers; default: without CORS.
         stream_caller: the client of ``/v1/stream``; default: by the bearer token.
     """
 
@@ -63,6 +66,7 @@ class Gateway:
         on_drain: Callable[[], None] = lambda: None,
         admission: Admission | None = None,
         stream_caller: Callable[[web.Request], Awaitable[Principal]] | None = None,
+        origins: Origins | None = None,
     ) -> None:
         self.path = path
         self._journal = journal
@@ -72,6 +76,8 @@ class Gateway:
         self._on_drain = on_drain
         self._is_draining = False
         self._admission = admission or Admission()
+        self._origins = origins or Origins()
+        self._own: frozenset[web.AbstractRoute] | None = None
         self._stream_caller = stream_caller or self._by_token
         self._runner: web.AppRunner | None = None
         self._sites: list[web.TCPSite] = []
@@ -80,13 +86,44 @@ class Gateway:
     def build_app(self) -> web.Application:
         """Make the application, usable on its own or with ``add_subapp``. It starts and stops the
         live path."""
-        app = web.Application(middlewares=[problem_middleware], client_max_size=MAX_BODY_BYTES)
+        app = web.Application(middlewares=[self._middleware], client_max_size=MAX_BODY_BYTES)
         app.on_response_prepare.append(name_server)
-        self.mount(app)
+        self._add_to(app)
         return app
 
     def mount(self, app: web.Application) -> None:
-        """Add routes and life cycle to an application (which brings ``problem_middleware``)."""
+        """Add routes, life cycle and a middleware to another application, whose own routes they
+        leave alone."""
+        known = set(app.router.routes())
+        self._add_to(app)
+        self._own = frozenset(set(app.router.routes()) - known)
+        app.middlewares.append(self._middleware)
+
+    @property
+    def _middleware(self) -> Middleware:
+        @web.middleware
+        async def rules(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if not await self._is_own(request):
+                return await handler(request)
+
+            async def with_problems(request: web.Request) -> web.StreamResponse:
+                return await problem_middleware(request, handler)
+
+            return await self._origins.handle(request, with_problems)
+
+        return rules
+
+    async def _is_own(self, request: web.Request) -> bool:
+        """Whether the request is for a route of this gateway, or is a preflight for one."""
+        if self._own is None or request.match_info.route in self._own:
+            return True
+        asked = request.headers.get("Access-Control-Request-Method")
+        if request.method != "OPTIONS" or not asked:
+            return False
+        found = await request.app.router.resolve(request.clone(method=asked))
+        return found.route in self._own
+
+    def _add_to(self, app: web.Application) -> None:
         app.router.add_routes(
             [stream_route("/v1/ws", self._socket), stream_route("/v1/stream", self._stream)]
         )
@@ -183,6 +220,8 @@ class Gateway:
         self._on_drain()
 
     async def _on_response(self, request: web.Request, response: web.StreamResponse) -> None:
+        if self._own is None or request.match_info.route in self._own:
+            self._origins.add_headers(request, response)
         if self._is_draining and not isinstance(response, web.WebSocketResponse):
             response.force_close()  # the next request goes to another node
 

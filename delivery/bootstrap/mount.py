@@ -5,18 +5,15 @@ Owns: its routes there, its life with the application's, and the emitters in the
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from delivery.api.problems import problem_middleware
 from delivery.bootstrap.embedded import Embedded
 from delivery.bootstrap.ledger import database_url, require_current
 from delivery.bootstrap.node import Node
 from delivery.config import Settings, load_settings, require_services, require_trust
 from delivery.emitter.emitter import Emitter
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Mounted:
@@ -68,15 +65,5 @@ def mount(app: web.Application, settings: Settings | None = None) -> Mounted:
 
     # First of all: the gateway's own start-up needs the open parts.
     app.cleanup_ctx.append(life)
-    known = set(app.router.routes())
     node.gateway.mount(app)
-    own = set(app.router.routes()) - known
-
-    @web.middleware
-    async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.match_info.route in own:
-            return await problem_middleware(request, handler)
-        return await handler(request)
-
-    app.middlewares.append(problems)
     return Mounted(node)

@@ -22,6 +22,7 @@ from delivery.api.demo_agent import DemoAgent
 from delivery.api.erasure import ErasureApi
 from delivery.api.events import EventsApi
 from delivery.api.operations import OperationsApi
+from delivery.api.origins import Origins
 from delivery.api.pages import Pages
 from delivery.api.receipt_intake import ReceiptIntake
 from delivery.api.routes import Handlers
@@ -140,6 +141,7 @@ class Node:
                 room_for_clients(),
             ),
             self._tickets.caller,
+            Origins(settings.allowed_origins, settings.base_url, settings.trusted_proxies),
         )
         self._closing = AsyncExitStack()
 

@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from delivery.config.sources import PREFIX, Environment, File, config_file, read_toml, secrets_of
 from delivery.domain.limits import MAX_SECRET_TOKEN_TTL, MAX_TOKEN_TTL, MIN_SECRET_BYTES
+from delivery.domain.origin import ANY, parse_origin
 from delivery.errors import ConfigError
 from delivery.redis_servers.url import SCHEMES as SENTINEL
 from delivery.redis_servers.url import is_sentinel, parse_sentinel
@@ -86,6 +87,7 @@ class Settings(BaseSettings):
     heartbeat_url: SecretStr | None = None
     max_connections_per_address: int = Field(1_000, ge=0, le=1_000_000)
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
     flower_basic_auth: SecretStr | None = None
     max_in_flight: int = Field(1_000, ge=1, le=100_000)
     spool_bytes: int = Field(256 * 1024 * 1024, ge=64 * 1024)
@@ -170,10 +172,15 @@ class Settings(BaseSettings):
     def _urls(cls, value: Any) -> Any:
         return [u for u in _URL_LIST.split(value.strip()) if u] if isinstance(value, str) else value
 
-    @field_validator("trusted_proxies", "channels", mode="before")
+    @field_validator("trusted_proxies", "allowed_origins", "channels", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return [n for n in _COMMAS.split(value.strip()) if n] if isinstance(value, str) else value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(text if text == ANY else parse_origin(text) for text in value)
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,15 @@ class Service:
 
 
 @contextmanager
-def serving(folder: Path, *command: str, policies: str | None = POLICIES) -> Iterator[Service]:
+def serving(
+    folder: Path,
+    *command: str,
+    policies: str | None = POLICIES,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Service]:
     """``delivery up`` (or another command that serves) in a folder of its own."""
     # Tokens end when they say, so that a test need not wait for the leeway.
-    settings = {"DATA_DIR": str(folder / "data"), "JWT_LEEWAY": "0"}
+    settings = {"DATA_DIR": str(folder / "data"), "JWT_LEEWAY": "0"} | dict(settings or {})
     if policies is not None:
         (folder / "policies.toml").write_text(policies)
         settings["POLICIES"] = str(folder / "policies.toml")
