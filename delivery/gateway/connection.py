@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from delivery.domain.event import format_instant
@@ -31,6 +31,7 @@ from delivery.gateway.session import (
     Shut,
     Verify,
 )
+from delivery.gateway.waiting import WaitingBytes
 from delivery.protocol import Close, Connected, Error, Pong, Reconnect, ServerFrame
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class ConnectionContext:
         clock: monotonic seconds; ``wall``: epoch seconds, for the expiry of tokens.
         jitter: uniform in [0, 1), spreads reads of the ledger.
         check: raises ``Unauthenticated`` for a principal whose token is not accepted any more.
+        waiting: bytes in the queues of all connections.
     """
 
     node: str
@@ -64,6 +66,7 @@ class ConnectionContext:
     wall: Callable[[], float] = time.time
     jitter: Callable[[], float] = random.random
     check: Callable[[Principal], None] = lambda principal: None
+    waiting: WaitingBytes = field(default_factory=WaitingBytes)
 
 
 class PendingProbes:
@@ -136,7 +139,7 @@ class Connection:
         self._context = context
         self._registry = context.registry
         self._clock = context.clock
-        self._outbound = Outbound(session.in_flight, session.limits.max_queue)
+        self._outbound = Outbound(session.in_flight, session.limits.max_queue, context.waiting)
         # Takes one pushed event; the registry flushes at the end of the loop's turn.
         self.enqueue = self._outbound.push
         self._feed: Feed | None = None

@@ -22,6 +22,9 @@ from delivery.protocol import encode_event
 logger = logging.getLogger(__name__)
 
 PAGE = 100
+MAX_PAGE_BYTES = 1024 * 1024
+"""Bytes at which a page ends: it waits here until the client has read it."""
+MIN_PAGE = 8
 RECENT = timedelta(seconds=10)
 START = -1  # before all positions
 KNOWN_EVENTS = 100
@@ -77,15 +80,15 @@ class FeedReader:
         self._turns = asyncio.Semaphore(MAX_READERS)
 
     async def page(
-        self, user_id: str, by: str, start: FeedMark | timedelta | None, after: int
+        self, user_id: str, by: str, start: FeedMark | timedelta | None, after: int, limit: int
     ) -> tuple[list[Owed], FeedMark | None]:
-        """Read the next events, at most ``size``; see ``FeedStore.page``.
+        """Read the next events; see ``FeedStore.page``.
 
         Raises:
             LedgerError, TimeoutError: the ledger did not answer.
         """
         async with asyncio.timeout(QUEUE_TIMEOUT), self._turns, asyncio.timeout(READ_TIMEOUT):
-            return await self._reads.feed(user_id, start, by=by, after=after, limit=self.size)
+            return await self._reads.feed(user_id, start, by=by, after=after, limit=limit)
 
     async def first(
         self, user_id: str, by: str, cursor: str | None
@@ -129,7 +132,16 @@ class Feed:
         by: the device or user that acknowledges on this connection.
     """
 
-    __slots__ = ("_after", "_by", "_confirmed", "_includes_recent", "_mark", "_reader", "_user_id")
+    __slots__ = (
+        "_after",
+        "_by",
+        "_confirmed",
+        "_includes_recent",
+        "_mark",
+        "_reader",
+        "_size",
+        "_user_id",
+    )
 
     def __init__(self, reader: FeedReader, user_id: str, by: str) -> None:
         self._reader = reader
@@ -138,6 +150,7 @@ class Feed:
         self._mark: FeedMark | timedelta | None = None
         self._includes_recent = False
         self._after = START
+        self._size = reader.size
         self._confirmed: set[str] = set()
 
     async def open(self, cursor: str | None) -> Page:
@@ -157,7 +170,7 @@ class Feed:
         """Read the next page, or the queue copies while the ledger is away."""
         try:
             rows, self._mark = await self._reader.page(
-                self._user_id, self._by, self._mark, self._after
+                self._user_id, self._by, self._mark, self._after, self._size
             )
         except (LedgerError, TimeoutError) as error:
             return await self._degraded(error)
@@ -186,15 +199,21 @@ class Feed:
     def _page(
         self, rows: list[Owed], *, recovered: bool = True, seqs: Mapping[str, int] | None = None
     ) -> Page:
-        if rows:
-            self._after = rows[-1].position
-            self._confirmed.update(row.event.id for row in rows if row.is_confirmed)
-        return Page(
-            [(row.event, encode_event(row.event)) for row in rows],
-            is_last=len(rows) < self._reader.size,
-            recovered=recovered,
-            seqs=seqs or {},
-        )
+        is_last = len(rows) < self._size
+        self._size = min(self._reader.size, 2 * self._size)
+        items: list[Item] = []
+        size = 0
+        for row in rows:
+            if size >= MAX_PAGE_BYTES:
+                # Large events: read fewer of them at a time, too.
+                self._size, is_last = max(MIN_PAGE, len(items)), False
+                break
+            items.append((row.event, encode_event(row.event)))
+            size += len(items[-1][1])
+            self._after = row.position
+            if row.is_confirmed:
+                self._confirmed.add(row.event.id)
+        return Page(items, is_last=is_last, recovered=recovered, seqs=seqs or {})
 
     async def _degraded(self, error: Exception) -> Page:
         logger.warning("feed without the ledger: %s", str(error) or type(error).__name__)

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 
 from delivery.domain.event import Event, EventClass
 from delivery.gateway.in_flight import InFlight, is_ephemeral
+from delivery.gateway.waiting import WaitingBytes
 from delivery.protocol import encode_event
 
 PIECES = ("delta", "text")
@@ -70,6 +71,7 @@ class Outbound:
     Args:
         in_flight: the events in flight; read here, never changed.
         max_queue: the most pushed events in the queue.
+        waiting: the bytes in the queues of all connections; its own alone if there is none.
     """
 
     __slots__ = (
@@ -84,15 +86,19 @@ class Outbound:
         "_queue_bytes",
         "_resends",
         "_seqs",
+        "_waiting",
         "is_live",
     )
 
-    def __init__(self, in_flight: InFlight, max_queue: int) -> None:
+    def __init__(
+        self, in_flight: InFlight, max_queue: int, waiting: WaitingBytes | None = None
+    ) -> None:
         self._in_flight = in_flight
         self._max_queue = max_queue
         # Lists, not deques: an empty deque takes more memory than all else here.
         self._queue: list[Item] = []
         self._queue_bytes = 0
+        self._waiting = WaitingBytes() if waiting is None else waiting
         self._ephemeral = 0  # ephemeral events in the queue
         self._page: list[Item] = []
         self._resends: list[Item] = []
@@ -126,13 +132,12 @@ class Outbound:
         if event.event_class is EventClass.EPHEMERAL:
             self._push_ephemeral(item)
             return True
-        queue = self._queue
-        if len(queue) >= self._max_queue or self._queue_bytes > MAX_QUEUE_BYTES:
+        if self._is_full():
             self._drop_queue()
             self.read_again()
             return False
-        queue.append(item)
-        self._queue_bytes += len(item[1])
+        self._queue.append(item)
+        self._count(len(item[1]))
         if self._follow(event) and self.is_live:
             self.read_again()
         return True
@@ -143,12 +148,25 @@ class Outbound:
             merged = merge_ephemeral(queue[-1][0], item[0])
             if merged is not None:
                 item = (merged, encode_event(merged))
-                self._queue_bytes -= len(queue.pop()[1])
+                self._count(-len(queue.pop()[1]))
                 self._ephemeral -= 1
-        if len(queue) < self._max_queue and self._queue_bytes <= MAX_QUEUE_BYTES:
+        if not self._is_full():
             queue.append(item)
-            self._queue_bytes += len(item[1])
+            self._count(len(item[1]))
             self._ephemeral += 1
+
+    def _is_full(self) -> bool:
+        size = self._queue_bytes
+        return (
+            len(self._queue) >= self._max_queue
+            or size > MAX_QUEUE_BYTES
+            or self._waiting.is_too_much(size)
+        )
+
+    def _count(self, size: int) -> None:
+        """Count bytes that came into the queue, or left it."""
+        self._queue_bytes += size
+        self._waiting.total += size
 
     def resend(self, items: Iterable[Item]) -> None:
         """Queue resends of events that were sent here before, in flight or not. For an event never
@@ -213,7 +231,7 @@ class Outbound:
             self._go_live()
         batch = self._take(self._queue, again=True)
         if self._queue_bytes:
-            self._queue_bytes = sum(len(raw) for _, raw in self._queue)
+            self._count(sum(len(raw) for _, raw in self._queue) - self._queue_bytes)
             self._ephemeral = sum(is_ephemeral(event) for event, _ in self._queue)
         return batch
 
@@ -254,7 +272,8 @@ class Outbound:
 
     def _drop_queue(self) -> None:
         self._queue.clear()
-        self._queue_bytes = self._ephemeral = 0
+        self._count(-self._queue_bytes)
+        self._ephemeral = 0
 
     def _go_live(self) -> None:
         was_sent = self._in_flight.was_sent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -13,7 +14,8 @@ from delivery.domain.node_messages import Gap
 from delivery.domain.ports import Journal
 from delivery.domain.records import Stored
 from delivery.domain.stores import Ledger
-from delivery.gateway.feed import Feed, FeedReader
+from delivery.gateway.feed import MAX_PAGE_BYTES, Feed, FeedReader
+from delivery.gateway.waiting import FAIR_BYTES, WaitingBytes
 from delivery.ledger.access import LedgerAccess
 from delivery.protocol import Connected, Limits
 from tests.fast_path import MemoryJournal, Node, NodeLedger, World, make_event, new_id
@@ -75,6 +77,45 @@ async def test_a_cursor_from_long_ago_brings_a_bounded_number_and_is_not_recover
     ]
     page = await Feed(feed_reader(ledger), "ada", "phone").open(cursor)
     assert (ids(page.items), page.recovered) == (since[-10:], False)
+
+
+async def test_a_page_of_large_events_ends_at_a_megabyte_and_the_rest_follows() -> None:
+    ledger = NodeLedger()
+    large = {"text": "x" * 60_000}
+    owed = [ledger.add(make_event(data=large)).event.id for _ in range(50)]
+    feed = Feed(feed_reader(ledger), "ada", "phone")
+    page = await feed.open(None)
+    seen, sizes = ids(page.items), []
+    while not page.is_last:
+        sizes.append(sum(len(raw) for _, raw in page.items))
+        page = await feed.more()
+        seen += ids(page.items)
+    assert seen == owed
+    assert max(sizes) < MAX_PAGE_BYTES + 64 * 1024
+
+
+async def test_clients_that_do_not_read_share_a_bounded_memory_and_give_it_back() -> None:
+    world, most_waiting = World(), 8 << 20
+    waiting = WaitingBytes(most_waiting)
+    world.context = replace(world.context, waiting=waiting)
+    stuck = [await world.connect(f"user-{number}") for number in range(10)]
+    for _, writer in stuck:
+        writer.is_blocked = True
+    reader, written = await world.connect("reader")
+    most = 0
+    for _ in range(70):
+        for number in range(len(stuck)):
+            event = make_event(f"user-{number}", data={"text": "x" * 60_000})
+            world.node.emit(event, record=False)
+            most = max(most, waiting.total)
+        read = make_event("reader", data={"text": "x" * 60_000})
+        world.node.emit(read, record=False)
+        # A client that reads is not hindered.
+        await until(lambda read=read: written.ids[-1:] == [read.id])
+    assert most_waiting < most <= most_waiting + (len(stuck) + 1) * (FAIR_BYTES + 65_536)
+    for connection, _ in (*stuck, (reader, written)):
+        connection.detach()
+    assert waiting.total == 0
 
 
 async def test_pages_follow_each_other_without_gap_or_repetition() -> None:
