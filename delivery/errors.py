@@ -8,6 +8,7 @@
     │ ├ PayloadTooLarge       caller     ``data`` is over 64 KiB encoded
     │ └ IdConflict            caller     the id belongs to an event with other content
     ├ Overloaded              temporary  a bounded buffer is full; ``retry_after`` seconds
+    │ └ RateLimited           temporary  the caller is over a rate limit; ``retry_after`` seconds
     ├ IllegalTransition       bug        the lifecycle has no such transition
     ├ ProtocolError           caller     a peer broke the wire protocol; ``close_code``
     │ ├ InvalidFrame          caller     a frame is malformed
@@ -44,6 +45,7 @@ Adapters translate vendor exceptions at the call, ``raise … from``.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, Self
 
 
@@ -102,6 +104,26 @@ class Overloaded(DeliveryError):
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class RateLimited(Overloaded):
+    """The caller is over a rate limit. Nothing was done; try again after ``retry_after`` seconds.
+
+    Attributes:
+        headers: of the answer over HTTP.
+    """
+
+    code = "rate_limited"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float = 1.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.headers = dict(headers or {})
 
 
 class IllegalTransition(DeliveryError):

@@ -18,11 +18,19 @@ from aiohttp import web
 
 from delivery.api.problems import Problem
 from delivery.api.receipt_intake import ReceiptIntake
-from delivery.api.requests import client_address, parse_json, read_body
+from delivery.api.requests import (
+    Handler,
+    address_of,
+    client_address,
+    count_rate,
+    parse_json,
+    read_body,
+)
 from delivery.api.sns_requests import CertificateUnavailable, SnsRequests
 from delivery.domain.ports import Writes
 from delivery.domain.receipts import ProviderReceipt
 from delivery.errors import InvalidReceipt
+from delivery.gateway.rates import CALLBACKS
 from delivery.protocol import encode_json
 from delivery.transports.receipts import (
     mailgun,
@@ -96,14 +104,18 @@ class Callbacks:
 
     def routes(self) -> list[web.RouteDef]:
         """Routes to mount."""
+        handlers = {
+            "sms/twilio": self.twilio,
+            "email": self.email,
+            "email/ses": self.ses,
+            "email/sendgrid": self.sendgrid,
+            "email/mailgun": self.mailgun,
+            "email/postmark": self.postmark,
+            "email/resend": self.resend,
+        }
         return [
-            web.post("/v1/callbacks/sms/twilio", self.twilio),
-            web.post("/v1/callbacks/email", self.email),
-            web.post("/v1/callbacks/email/ses", self.ses),
-            web.post("/v1/callbacks/email/sendgrid", self.sendgrid),
-            web.post("/v1/callbacks/email/mailgun", self.mailgun),
-            web.post("/v1/callbacks/email/postmark", self.postmark),
-            web.post("/v1/callbacks/email/resend", self.resend),
+            web.post(f"/v1/callbacks/{name}", _counted(handler))
+            for name, handler in handlers.items()
         ]
 
     async def twilio(self, request: web.Request) -> web.Response:
@@ -242,6 +254,16 @@ def _done() -> web.Response:
 
 def _hash(value: bytes) -> str:
     return hashlib.sha256(value).hexdigest()
+
+
+def _counted(handler: Handler) -> Handler:
+    """Count each callback of an address before it is read."""
+
+    async def counted(request: web.Request) -> web.StreamResponse:
+        await count_rate(request, CALLBACKS, address_of(request))
+        return await handler(request)
+
+    return counted
 
 
 def _form(raw: bytes) -> list[tuple[str, str]]:

@@ -18,9 +18,12 @@ from aiohttp import web
 from delivery.api.problems import Problem, problem_of
 from delivery.api.requests import (
     MAX_LIMIT,
+    address_of,
     caller,
     check_known,
+    check_rate,
     client,
+    count_rate,
     json_response,
     parse_instant,
     parse_json,
@@ -43,6 +46,7 @@ from delivery.domain.records import EventFilter
 from delivery.errors import InvalidEvent, InvalidFrame
 from delivery.gateway.auth import Authenticator
 from delivery.gateway.principal import Principal
+from delivery.gateway.rates import ACKS, EMIT, EMIT_ADDRESS
 from delivery.gateway.registry import Registry
 from delivery.protocol import MAX_ACK_IDS, encode_event
 
@@ -243,6 +247,9 @@ class EventsApi:
     async def accept(self, request: web.Request) -> web.Response:
         """``POST /v1/events``: 202 when at least one event is durable now."""
         producer = (await service(request, self._auth, "emit")).subject
+        address = address_of(request)
+        check_rate(request, EMIT, producer)
+        check_rate(request, EMIT_ADDRESS, address)
         self._intake.check_room(producer)
         raw = await read_body(request, MAX_BODY_BYTES)
         if len(raw) <= LARGE_BODY:
@@ -251,6 +258,8 @@ class EventsApi:
             async with self._decoding:
                 batch = await asyncio.to_thread(parse_batch, request.content_type, raw)
         del raw
+        await count_rate(request, EMIT, producer, len(batch.items))
+        await count_rate(request, EMIT_ADDRESS, address, len(batch.items))
         return accept_response(batch, await self._intake.accept(batch.items, producer))
 
     async def show(self, request: web.Request) -> web.Response:
@@ -336,6 +345,7 @@ class EventsApi:
     async def acknowledge(self, request: web.Request) -> web.Response:
         """``POST /v1/acks``: confirm, at any node, events that the caller's user has handled."""
         user_id = (await client(request, self._auth)).user_id
+        await count_rate(request, ACKS, user_id)
         given = _ack_ids((await read_object(request, ("ids",))).get("ids"))
         wanted = {known: id_ for id_ in given if (known := _canonical(id_)) is not None}
         confirmed = await self._confirm(user_id, list(wanted))

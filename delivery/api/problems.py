@@ -23,6 +23,7 @@ from delivery.errors import (
     LinkExpired,
     LinkInvalid,
     Overloaded,
+    RateLimited,
     SpoolFull,
     Unauthenticated,
 )
@@ -145,6 +146,12 @@ KINDS: Mapping[str, Kind] = {
         "A bounded buffer is full and nothing was accepted. Repeat the same request, with the same "
         "ids, after the seconds in Retry-After.",
     ),
+    "rate-limited": Kind(
+        429,
+        "Too many requests",
+        "This token or address asks more often than its limit allows; RateLimit-Policy names the "
+        "limit. Nothing was done. Repeat the same request after the seconds in Retry-After.",
+    ),
     "internal": Kind(
         500, "Something broke here", "It is in the service's log. Repeating may help; ids protect."
     ),
@@ -249,6 +256,10 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, InvalidEvent):
         slug = error.slug if error.slug in KINDS else InvalidEvent.slug
         return Problem(slug, str(error), field=error.field)
+    if isinstance(error, RateLimited):
+        return Problem(
+            "rate-limited", str(error), retry_after=error.retry_after, headers=error.headers
+        )
     if isinstance(error, Overloaded):
         return Problem("overloaded", str(error), retry_after=error.retry_after)
     if isinstance(error, KeysUnavailable):

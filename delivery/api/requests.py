@@ -19,10 +19,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 from delivery.api.problems import Problem
 from delivery.domain.event import check_context_id, check_event_id
 from delivery.domain.foreign_text import is_storable
-from delivery.errors import InvalidEvent, InvalidFrame
+from delivery.errors import InvalidEvent, InvalidFrame, RateLimited, Unauthenticated
 from delivery.gateway.auth import Authenticator
 from delivery.gateway.principal import Principal
-from delivery.protocol import decode_json, encode_json
+from delivery.gateway.rates import BAD_TOKENS, Rates
+from delivery.protocol import Close, decode_json, encode_json
 
 BODY_TIMEOUT = 30.0
 SMALL_BODY = 256 * 1024
@@ -32,6 +33,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MIN_INFLATED = 1 << 20
 MAX_RATIO = 100
 """A compressed body may grow to ``MAX_RATIO`` times its length, or to ``MIN_INFLATED`` bytes."""
+BAD_TOKEN_DELAY = 0.5
+"""Seconds before a caller with too many bad tokens gets an answer."""
+RATES = web.AppKey("rates", Rates)
+PROXIES: web.AppKey[Sequence[str]] = web.AppKey("trusted_proxies")
+STANDING = "delivery.standing"
 _NO_TOKEN = {"WWW-Authenticate": 'Bearer realm="delivery"'}
 
 
@@ -57,7 +63,52 @@ async def caller(request: web.Request, auth: Authenticator) -> Principal:
         raise Problem(
             "unauthenticated", "send the header Authorization: Bearer <token>", headers=_NO_TOKEN
         )
-    return await auth.verify(token.strip())
+    try:
+        return await auth.verify(token.strip())
+    except Unauthenticated as error:
+        if error.close_code == Close.INVALID_TOKEN:
+            await _count_bad_token(request)
+        raise
+
+
+async def _count_bad_token(request: web.Request) -> None:
+    try:
+        await count_rate(request, BAD_TOKENS, address_of(request))
+    except RateLimited:
+        # A caller that tries without a pause gets one.
+        await asyncio.sleep(BAD_TOKEN_DELAY)
+        raise
+
+
+async def count_rate(request: web.Request, name: str, who: str, cost: int = 1) -> None:
+    """Count a request against a rate limit; the answer tells the caller's state.
+
+    Raises:
+        RateLimited: over the limit.
+    """
+    rates = request.config_dict.get(RATES)
+    if rates is None:
+        return
+    standing = await rates.take(name, who, cost)
+    before = request.get(STANDING)
+    if standing is not None and (before is None or standing.share < before.share):
+        request[STANDING] = standing
+
+
+def check_rate(request: web.Request, name: str, who: str) -> None:
+    """Refuse a caller who is known to be over a limit, before the body is read.
+
+    Raises:
+        RateLimited: over the limit.
+    """
+    rates = request.config_dict.get(RATES)
+    if rates is not None:
+        rates.check(name, who)
+
+
+def address_of(request: web.Request) -> str:
+    """The caller's address; see ``client_address``."""
+    return client_address(request, request.config_dict.get(PROXIES, ()))
 
 
 async def service(request: web.Request, auth: Authenticator, scope: str) -> Principal:
@@ -257,6 +308,8 @@ def client_address(request: web.Request, trusted: Sequence[str]) -> str:
     count: the last entry that is no such proxy is the caller.
     """
     address = request.remote or ""
+    if not trusted:
+        return address
     hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",")]
     while hops and _is_trusted(address, trusted) and _is_address(hops[-1]):
         address = hops.pop()

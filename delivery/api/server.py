@@ -18,7 +18,15 @@ from delivery.api import routes
 from delivery.api.admission import Admission
 from delivery.api.origins import Handler, Origins
 from delivery.api.problems import Problem, problem_middleware
-from delivery.api.requests import client, stream_route
+from delivery.api.requests import (
+    PROXIES,
+    RATES,
+    STANDING,
+    address_of,
+    client,
+    count_rate,
+    stream_route,
+)
 from delivery.api.routes import Background, Handlers
 from delivery.api.runner import Runner, name_server
 from delivery.domain.limits import MAX_BODY_BYTES
@@ -26,6 +34,7 @@ from delivery.domain.ports import Journal
 from delivery.errors import LedgerError
 from delivery.gateway.fast_path import FastPath
 from delivery.gateway.principal import Principal
+from delivery.gateway.rates import CONNECT, CONNECT_ADDRESS
 from delivery.gateway.sse import serve_stream
 from delivery.gateway.websocket import serve_socket
 
@@ -54,6 +63,7 @@ class Gateway:
         admission: decides which connections are admitted; default: all.
         origins: rules for browsers; default: without CORS.
         stream_caller: the client of ``/v1/stream``; default: by the bearer token.
+        trusted_proxies: addresses whose ``X-Forwarded-For`` names the client.
     """
 
     def __init__(
@@ -67,6 +77,7 @@ class Gateway:
         admission: Admission | None = None,
         stream_caller: Callable[[web.Request], Awaitable[Principal]] | None = None,
         origins: Origins | None = None,
+        trusted_proxies: Sequence[str] = (),
     ) -> None:
         self.path = path
         self._journal = journal
@@ -79,6 +90,7 @@ class Gateway:
         self._origins = origins or Origins()
         self._own: frozenset[web.AbstractRoute] | None = None
         self._stream_caller = stream_caller or self._by_token
+        self._trusted_proxies = tuple(trusted_proxies)
         self._runner: web.AppRunner | None = None
         self._sites: list[web.TCPSite] = []
         self._is_drained = False
@@ -127,6 +139,8 @@ class Gateway:
         app.router.add_routes(
             [stream_route("/v1/ws", self._socket), stream_route("/v1/stream", self._stream)]
         )
+        app[RATES] = self.path.rates
+        app[PROXIES] = self._trusted_proxies
         routes.mount(app, self._handlers, self._background)
         app.on_response_prepare.append(self._on_response)
         app.on_startup.append(self._on_startup)
@@ -222,6 +236,10 @@ class Gateway:
     async def _on_response(self, request: web.Request, response: web.StreamResponse) -> None:
         if self._own is None or request.match_info.route in self._own:
             self._origins.add_headers(request, response)
+        standing = request.get(STANDING)
+        if standing is not None:
+            for name, value in standing.headers().items():
+                response.headers.setdefault(name, value)
         if self._is_draining and not isinstance(response, web.WebSocketResponse):
             response.force_close()  # the next request goes to another node
 
@@ -236,10 +254,15 @@ class Gateway:
         # Source: RFC 6455, section 4.1: the handshake is a request of HTTP/1.1 or later.
         if request.version < HttpVersion11:
             raise Problem("bad-request", "a WebSocket needs HTTP/1.1")
-        return await serve_socket(request, self.path)
+        address = address_of(request)
+        # Before the upgrade: a client tries again, which it would not after 3505.
+        await count_rate(request, CONNECT_ADDRESS, address)
+        return await serve_socket(request, self.path, address)
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
+        await count_rate(request, CONNECT_ADDRESS, address_of(request))
         principal = await self._stream_caller(request)
+        await count_rate(request, CONNECT, principal.subject)
         return await serve_stream(request, self.path, principal)
 
     async def _by_token(self, request: web.Request) -> Principal:

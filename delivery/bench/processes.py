@@ -147,7 +147,9 @@ def environment_of(
         "BROKER_URL": "memory://",
         "MAX_IN_FLIGHT": str(max(1_000, window)),
         "LOG_LEVEL": "WARNING",
-        "MAX_CONNECTIONS_PER_ADDRESS": "0",  # every client of a run comes from this machine
+        # Every client of a run comes from this machine.
+        "MAX_CONNECTIONS_PER_ADDRESS": "0",
+        "RATE_CONNECT_ADDRESS": "0",
     }
     if database_url is not None:
         found["DATABASE_URL"] = database_url

@@ -129,6 +129,7 @@ def _settings(settings: Settings, of: frozenset[str] | None) -> Iterator[Finding
     yield _address(settings)
     yield _limits(settings)
     yield from _callbacks(settings)
+    yield _rates(settings)
     if settings.redis_url and settings.broker_url and _same_server(settings):
         yield warn(
             "broker",
@@ -212,6 +213,22 @@ def _callbacks(settings: Settings) -> Iterator[Finding]:
         return
     if used := providers_of(settings):
         yield ok("callbacks", f"keys of {', '.join(used)} can be read")
+
+
+def _rates(settings: Settings) -> Finding:
+    names = sorted(name for name in type(settings).model_fields if name.startswith("rate_"))
+    off = [name for name in names if not getattr(settings, name)]
+    if settings.max_connections_per_address == 0:
+        off.append("max_connections_per_address")
+    if off:
+        return warn(
+            "rate limits",
+            f"none: {', '.join(off)}",
+            "set them, so that one caller cannot take what all share",
+        )
+    if settings.redis_url is None:
+        return ok("rate limits", "held by this process alone")
+    return ok("rate limits", "shared by all gateways through Redis")
 
 
 def _same_server(settings: Settings) -> bool:

@@ -36,6 +36,7 @@ from delivery.bootstrap.chain import make_celery
 from delivery.bootstrap.ledger import database_url
 from delivery.bootstrap.transports import make_links
 from delivery.bus.in_process import LocalBus
+from delivery.bus.rate_leases import RedisLeases
 from delivery.bus.redis_bus import RedisBus
 from delivery.config import Settings, audience_fault, load_policies, load_thresholds, secret
 from delivery.domain.event import Event
@@ -45,10 +46,12 @@ from delivery.emitter.emitter import Emitter, EmitterCore
 from delivery.emitter.intake import HttpIntake
 from delivery.emitter.queue_copies import QueueCopyThread
 from delivery.emitter.receipts import Receipts
+from delivery.gateway import rates
 from delivery.gateway.auth import Authenticator
 from delivery.gateway.fast_path import FastPath
 from delivery.gateway.feed import FeedReader
 from delivery.gateway.outcomes import Outcomes
+from delivery.gateway.rates import Rates
 from delivery.gateway.registry import Registry
 from delivery.gateway.revocations import RevocationReader
 from delivery.ledger import SqlLedger
@@ -110,7 +113,11 @@ class Node:
         self._receipts = Receipts(self._is_confirmed)
         self._confirmed_here: list[OnConfirmed] = [self._receipts.confirmed]
         self._bus = _bus(settings, self.name)
-        self._registry = Registry(self.name, self._bus)
+        self._registry = Registry(
+            self.name, self._bus, max_per_user=settings.max_connections_per_user
+        )
+        self._leases = _leases(settings)
+        self._rates = _rates(settings, self._leases)
         self._auth = _authenticator(settings)
         self._copy_thread = QueueCopyThread(self.copies.put)
         self._core = EmitterCore(
@@ -142,6 +149,7 @@ class Node:
             ),
             self._tickets.caller,
             Origins(settings.allowed_origins, settings.base_url, settings.trusted_proxies),
+            settings.trusted_proxies,
         )
         self._closing = AsyncExitStack()
 
@@ -154,6 +162,7 @@ class Node:
             auth=self._auth,
             bus=self._bus,
             limits=Limits(max_in_flight=self.settings.max_in_flight),
+            rates=self._rates,
             outcomes=Outcomes(
                 self.journal,
                 self._access,
@@ -272,6 +281,8 @@ class Node:
         close.callback(self._core.close)
         self._auth.start()
         close.push_async_callback(self._auth.close)
+        if self._leases is not None:
+            close.push_async_callback(self._leases.close)
 
     @property
     def connections(self) -> int:
@@ -329,6 +340,26 @@ class Node:
 def _bus(settings: Settings, name: str) -> LocalBus | RedisBus:
     url = secret(settings.redis_url)
     return LocalBus() if url is None else RedisBus(url, name)
+
+
+def _leases(settings: Settings) -> RedisLeases | None:
+    url = secret(settings.redis_url)
+    return None if url is None else RedisLeases(url)
+
+
+def _rates(settings: Settings, leases: RedisLeases | None) -> Rates:
+    return Rates(
+        {
+            rates.EMIT: settings.rate_emit,
+            rates.EMIT_ADDRESS: settings.rate_emit_address,
+            rates.CONNECT: settings.rate_connect,
+            rates.CONNECT_ADDRESS: settings.rate_connect_address,
+            rates.BAD_TOKENS: settings.rate_bad_tokens,
+            rates.CALLBACKS: settings.rate_callbacks,
+            rates.ACKS: settings.rate_acks,
+        },
+        leases,
+    )
 
 
 def _authenticator(settings: Settings) -> Authenticator:

@@ -33,6 +33,11 @@ _BASIC_AUTH = re.compile(r"^[!-9;-~]+:[!-~]+\Z")
 _POSTGRES = re.compile(r"^postgres(ql)?(\+psycopg)?://")
 
 
+def _rate(default: float) -> Any:
+    """A rate per second; 0 for no limit."""
+    return Field(default, ge=0, le=10_000_000, allow_inf_nan=False)
+
+
 class Settings(BaseSettings):
     """Every setting. Use ``load_settings``, which raises ``ConfigError``."""
 
@@ -86,6 +91,14 @@ class Settings(BaseSettings):
     templates: Path | None = None
     heartbeat_url: SecretStr | None = None
     max_connections_per_address: int = Field(1_000, ge=0, le=1_000_000)
+    max_connections_per_user: int = Field(50, ge=1, le=10_000)
+    rate_emit: float = _rate(100_000.0)
+    rate_emit_address: float = _rate(200_000.0)
+    rate_connect: float = _rate(10.0)
+    rate_connect_address: float = _rate(200.0)
+    rate_bad_tokens: float = _rate(10.0)
+    rate_callbacks: float = _rate(500.0)
+    rate_acks: float = _rate(200.0)
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
     flower_basic_auth: SecretStr | None = None

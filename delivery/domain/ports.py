@@ -18,6 +18,7 @@ from delivery.domain.event import Event
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.node_messages import NodeMessage
 from delivery.domain.policy import Policies
+from delivery.domain.rates import Lease, Rate
 from delivery.domain.receipts import ProviderReceipt, Suppression
 from delivery.domain.records import (
     AlertGroup,
@@ -294,6 +295,17 @@ class OneTime(Protocol):
         """
 
     async def close(self) -> None: ...
+
+
+class RateLeases(Protocol):
+    """Token buckets that all nodes share."""
+
+    async def lease(self, name: str, caller: str, rate: Rate, cost: int, wanted: int) -> Lease:
+        """Take ``wanted`` tokens, or as many as there are; at least ``cost`` if there is one.
+
+        Raises:
+            ChannelUnavailable: they do not answer now.
+        """
 
 
 class TaskQueue(Protocol):

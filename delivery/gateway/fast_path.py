@@ -41,6 +41,7 @@ from delivery.gateway.disconnects import TeardownQueue
 from delivery.gateway.feed import FeedReader
 from delivery.gateway.frame_writer import FrameWriter
 from delivery.gateway.outcomes import Outcomes
+from delivery.gateway.rates import Rates
 from delivery.gateway.registry import Registry
 from delivery.gateway.revocations import Revocations, message_of, of_message
 from delivery.gateway.session import Session
@@ -84,6 +85,7 @@ class FastPath:
         registry: Registry,
         feed_reader: FeedReader,
         limits: Limits | None = None,
+        rates: Rates | None = None,
         send_timeout: float = SEND_TIMEOUT,
         revocations: Revocations | None = None,
         check: Callable[[Principal], None] = lambda principal: None,
@@ -93,6 +95,7 @@ class FastPath:
         self.auth = auth
         self.registry = registry
         self.limits = limits or Limits()
+        self.rates = Rates() if rates is None else rates
         self.clock = clock
         self.malformed_events = 0
         self._bus = bus

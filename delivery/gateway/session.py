@@ -251,7 +251,11 @@ class Session:
         """Close a connection whose client exceeds its budget of frames or bytes."""
         if self.phase is Phase.CLOSED:
             return NOTHING
-        return self._shut(Close.RATE_LIMIT, "too many frames")
+        return self._limit("too many frames")
+
+    def on_rate_limited(self, reason: str) -> Actions:
+        """Close a connection whose user or address connects, or tries tokens, too often."""
+        return NOTHING if self.phase is Phase.CLOSED else self._limit(reason)
 
     def on_bad_frame(self, reason: str) -> Actions:
         """Handle a message that is no frame: not JSON, of an unknown type, or binary."""
@@ -379,6 +383,9 @@ class Session:
         if self._throttle.dropped > 1:
             return NOTHING  # one error frame per burst: an answer to each would double the load
         return (Send(Error("rate_limited", "too many frames; this one was dropped")),)
+
+    def _limit(self, reason: str) -> Actions:
+        return (Send(Error("rate_limited", reason)), *self._shut(Close.RATE_LIMIT, "rate limit"))
 
     def _bad(self, reason: str) -> Actions:
         return (Send(Error("bad_frame", reason)), *self._shut(Close.BAD_FRAME, "bad frame"))

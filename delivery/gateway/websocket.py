@@ -17,9 +17,10 @@ from aiohttp import WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
 
 from delivery.domain.event import Event
-from delivery.errors import InvalidFrame, Unauthenticated
+from delivery.errors import InvalidFrame, RateLimited, Unauthenticated
 from delivery.gateway.frame_budget import Fault
 from delivery.gateway.frame_writer import CLOSE_GRACE, at_once
+from delivery.gateway.rates import BAD_TOKENS, CONNECT
 from delivery.gateway.session import Phase
 from delivery.gateway.socket_reader import DirectSocket
 from delivery.protocol import (
@@ -117,9 +118,9 @@ class SocketWriter:
         at_once(self._socket.send_frame(payload, kind))
 
 
-async def serve_socket(request: web.Request, path: FastPath) -> web.StreamResponse:
-    """Handle ``GET /v1/ws`` until the socket is closed."""
-    header = await _header_principal(request, path)
+async def serve_socket(request: web.Request, path: FastPath, address: str) -> web.StreamResponse:
+    """Handle ``GET /v1/ws`` until the socket is closed; ``address`` is the client's."""
+    header = await _header_principal(request, path, address)
     socket = DirectSocket(
         protocols=(SUBPROTOCOL,),
         compress=False,
@@ -134,9 +135,9 @@ async def serve_socket(request: web.Request, path: FastPath) -> web.StreamRespon
     writer = SocketWriter(request, socket, stream)
     connection = path.open(writer, None if isinstance(header, Exception) else header)
     try:
-        if isinstance(header, Unauthenticated):
-            connection.perform(connection.session.on_refused(header))
-        await _read(socket, writer, connection, path)
+        if isinstance(header, Exception):
+            _refuse(connection, header)
+        await _read(socket, writer, connection, path, address)
     finally:
         path.forget(connection)
         writer.end()
@@ -144,20 +145,31 @@ async def serve_socket(request: web.Request, path: FastPath) -> web.StreamRespon
 
 
 async def _header_principal(
-    request: web.Request, path: FastPath
-) -> Principal | Unauthenticated | None:
+    request: web.Request, path: FastPath, address: str
+) -> Principal | Unauthenticated | RateLimited | None:
     """The principal of the Authorization header, or why its token is refused. A refused token ends
     in a close code, which tells a client whether to reconnect; an HTTP status does not."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         return None
     try:
-        return await _verify(path, token.strip())
-    except Unauthenticated as error:
+        principal = await _verify(path, token.strip(), address)
+        await path.rates.take(CONNECT, principal.subject)
+    except (Unauthenticated, RateLimited) as error:
         return error
+    return principal
 
 
-async def _verify(path: FastPath, token: str) -> Principal:
+async def _verify(path: FastPath, token: str, address: str) -> Principal:
+    try:
+        return await _verify_in_time(path, token)
+    except Unauthenticated as error:
+        if error.close_code == Close.INVALID_TOKEN:
+            await path.rates.take(BAD_TOKENS, address)
+        raise
+
+
+async def _verify_in_time(path: FastPath, token: str) -> Principal:
     try:
         async with asyncio.timeout(VERIFY_TIMEOUT):
             principal = await path.auth.verify(token)
@@ -170,7 +182,11 @@ async def _verify(path: FastPath, token: str) -> Principal:
 
 
 async def _read(
-    socket: DirectSocket, writer: SocketWriter, connection: Connection, path: FastPath
+    socket: DirectSocket,
+    writer: SocketWriter,
+    connection: Connection,
+    path: FastPath,
+    address: str,
 ) -> None:
     session = connection.session
     clock = path.clock
@@ -195,7 +211,7 @@ async def _read(
                 continue
             token = connection.perform(session.on_client_frame(frame, clock()))
             if token is not None:
-                await _check(token, connection, path)
+                await _check(token, connection, path, address)
             if session.phase is Phase.OPEN:
                 socket.admit()
         elif kind is WSMsgType.PONG:
@@ -227,13 +243,24 @@ def _take(connection: Connection, clock: Callable[[], float], raw: bytes) -> boo
     return True
 
 
-async def _check(token: str, connection: Connection, path: FastPath) -> None:
+async def _check(token: str, connection: Connection, path: FastPath, address: str) -> None:
+    is_refresh = connection.session.phase is Phase.OPEN
     try:
-        principal = await _verify(path, token)
-    except Unauthenticated as error:
-        connection.perform(connection.session.on_refused(error))
+        principal = await _verify(path, token, address)
+        if not is_refresh:
+            await path.rates.take(CONNECT, principal.subject)
+    except (Unauthenticated, RateLimited) as error:
+        _refuse(connection, error)
     else:
         connection.on_principal(principal)
+
+
+def _refuse(connection: Connection, error: Unauthenticated | RateLimited) -> None:
+    session = connection.session
+    if isinstance(error, RateLimited):
+        connection.perform(session.on_rate_limited(str(error)))
+    else:
+        connection.perform(session.on_refused(error))
 
 
 def _pong(writer: SocketWriter, connection: Connection, payload: bytes) -> None:

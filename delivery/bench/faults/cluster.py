@@ -295,6 +295,7 @@ class Cluster:
             "JWT_SECRET": self._secret,
             "AUDIT_SECRET": self._audit_secret,
             "MAX_CONNECTIONS_PER_ADDRESS": "0",
+            "RATE_CONNECT_ADDRESS": "0",
             "POLICIES": str(policies),
             "DATA_DIR": str(self.folder / "data"),
             "SMTP_URL": self.mails.url,
