@@ -203,7 +203,8 @@ class Callbacks:
         if not await self._writes.use_token(_hash(str(token).encode()), _hash(event)):
             logger.warning("callback mailgun: a token came again with another body")
             raise self._refused(request)
-        return await self._known(found)
+        # Mailgun repeats a post for every answer but 200 and 406.
+        return await self._known(found, status=200)
 
     async def postmark(self, request: web.Request) -> web.Response:
         """``POST /v1/callbacks/email/postmark``: one record, with basic authentication."""
@@ -211,7 +212,8 @@ class Callbacks:
         raw = await read_body(request, MAX_BODY)
         if not login.is_given(request.headers.get("Authorization", "")):
             raise self._refused(request)
-        return await self._known(postmark.receipts_of(parse_json(raw)))
+        # Postmark repeats a post for every answer but 200 and 403.
+        return await self._known(postmark.receipts_of(parse_json(raw)), status=200)
 
     async def resend(self, request: web.Request) -> web.Response:
         """``POST /v1/callbacks/email/resend``: one event, signed by Svix."""
@@ -221,13 +223,13 @@ class Callbacks:
             raise self._refused(request)
         return await self._known(webhook.receipts_of(parse_json(raw), webhook.RESEND))
 
-    async def _known(self, found: Sequence[ProviderReceipt]) -> web.Response:
+    async def _known(self, found: Sequence[ProviderReceipt], *, status: int = 204) -> web.Response:
         """Record receipts of an account that may send other mails too: those about messages of
         others are left out. Ours are known before they are sent."""
         known = await self._intake.take(found)
         if known < len(found):
             logger.info("callback: %d receipts are about no message of ours", len(found) - known)
-        return _done()
+        return web.Response(status=status)
 
     async def _late(self, found: Sequence[ProviderReceipt]) -> web.Response:
         if found and not await self._intake.take_late(found):

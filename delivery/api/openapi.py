@@ -331,7 +331,7 @@ def _callbacks() -> Schema:
         f"/v1/callbacks/email/{name}": {
             "post": _operation(
                 f"{summary} (404 where it is not set up)",
-                {204: None},
+                {200 if name in ("mailgun", "postmark") else 204: None},
                 (400, 403, 404, 413, 422, 503),
                 body={JSON: {"type": "array" if name == "sendgrid" else "object"}},
                 open_to_all=True,

@@ -77,6 +77,16 @@ def _say_event(event: dict[str, Any]) -> None:
         [(c["channel"], c["by"], c["evidence"], clock(c["at"])) for c in event["confirmations"]],
         title="Confirmations",
     )
+    if receipts := event.get("receipts"):
+        click.echo()
+        say_table(
+            ("channel", "status", "code", "provider", "at"),
+            [
+                (r["channel"], r["status"], r["code"], r["provider"], clock(r["at"]))
+                for r in receipts
+            ],
+            title="Receipts",
+        )
 
 
 @events.command("list")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import uuid_utils
 
 from delivery.domain.contact import Contact
@@ -17,6 +18,7 @@ from delivery.domain.policy import parse_policies
 from delivery.domain.receipts import ProviderReceipt, ReceiptStatus, Suppress
 from delivery.domain.records import Claim, DigestClaim, Result, Stored
 from delivery.ledger import SqlLedger
+from delivery.ledger.sql.tables import receipts
 from delivery.testing import make_entry, make_event
 from tests.conformance.chain_calls import begin, move
 
@@ -235,6 +237,27 @@ def test_a_worker_that_only_decides_decides_again(ledger: SqlLedger) -> None:
     report(ledger, BOUNCE, digest_id)
     assert not move(ledger, worker, "sms", ledger.now() + timedelta(seconds=300))
     assert claimed(ledger, event_id).attempts[-1].receipt == "bounced"
+
+
+def test_a_bounced_message_starts_no_interval_until_the_next_one(ledger: SqlLedger) -> None:
+    first = sent(ledger, on_chain(ledger))
+    report(ledger, BOUNCE, first)
+    claim = claimed(ledger, on_chain(ledger))
+    again = ledger.digests.join(claim, "email", by=("user_id",), window=1.0, min_interval=600.0)
+    assert again.due_at is not None
+    assert again.due_at < ledger.now() + timedelta(seconds=60)
+
+
+def test_receipts_go_with_the_last_event_of_their_message(ledger: SqlLedger) -> None:
+    first, second = on_chain(ledger), on_chain(ledger)
+    digest_id = sent(ledger, first, second)
+    status(ledger, digest_id, "email", "opened")
+    for event_id, is_kept in ((first, True), (second, False)):
+        ledger.confirmations.confirm([Confirmation(event_id, "ada", "email", "ada", "link")])
+        ledger.retention.purge({State.CONFIRMED: ledger.now() + timedelta(days=1)})
+        with ledger.database.read() as connection:
+            kept = connection.execute(sa.select(receipts.c.digest_id)).scalars().all()
+        assert kept == ([digest_id] if is_kept else [])
 
 
 # --- order of statuses

@@ -135,6 +135,9 @@ async def client(world: World, amazon: Amazon) -> AsyncIterator[Client]:
         yield client
 
 
+DONE = (200, 204)
+
+
 async def refused(response: Any, status: int = 403) -> dict[str, Any]:
     assert response.status == status, await response.text()
     assert response.content_type == CONTENT_TYPE
@@ -358,13 +361,13 @@ async def test_a_bounce_is_a_failed_attempt_and_suppresses(
     world.ledger.add(1, 2)
     digest = world.ledger.send("email", 1, 2)
     for _ in range(2):
-        assert (await BOUNCES[provider](client, digest)).status == 204
+        assert (await BOUNCES[provider](client, digest)).status in DONE
     for number in (1, 2):
         assert attempt(world, number).outcome is Outcome.FAILED
         assert "5.1.1" in attempt(world, number).error
     assert suppressed(world) == [(ADA, Suppress.HARD_BOUNCE)]
     assert len(world.woken) == 1
-    assert (await DELIVERIES[provider](client, digest)).status == 204
+    assert (await DELIVERIES[provider](client, digest)).status in DONE
     assert world.confirmed == []
 
 
@@ -374,9 +377,9 @@ async def test_a_delivery_confirms_by_policy_and_a_complaint_suppresses(
 ) -> None:
     world.ledger.add(1)
     digest = world.ledger.send("email", 1)
-    assert (await DELIVERIES[provider](client, digest)).status == 204
+    assert (await DELIVERIES[provider](client, digest)).status in DONE
     assert world.ledger.state(1) is State.CONFIRMED
-    assert (await COMPLAINTS[provider](client, digest)).status == 204
+    assert (await COMPLAINTS[provider](client, digest)).status in DONE
     assert suppressed(world) == [(ADA, Suppress.COMPLAINT)]
     assert world.ledger.state(1) is State.CONFIRMED
 
@@ -387,7 +390,7 @@ async def test_an_opening_stands_on_the_timeline_and_confirms_nothing(
 ) -> None:
     world.ledger.add(1)
     digest = world.ledger.send("email", 1)
-    assert (await OPENINGS[provider](client, digest)).status == 204
+    assert (await OPENINGS[provider](client, digest)).status in DONE
     assert world.ledger.confirmed_by(1) == []
     shown = await (await client.get(f"/v1/events/{make_id(1)}", headers=READ)).json()
     [receipt] = shown["receipts"]
@@ -402,7 +405,9 @@ async def test_an_opening_stands_on_the_timeline_and_confirms_nothing(
 async def test_a_message_of_another_application_is_left_alone(
     client: Client, world: World, provider: str
 ) -> None:
-    assert (await BOUNCES[provider](client, make_id(77))).status == 204
+    # Mailgun and Postmark repeat what is not answered with 200 exactly.
+    status = 200 if provider in ("mailgun", "postmark") else 204
+    assert (await BOUNCES[provider](client, make_id(77))).status == status
     assert suppressed(world) == []
 
 
@@ -501,7 +506,7 @@ async def test_fields_of_any_kind_break_nothing(
     }
     for value in values:
         # A lone surrogate is no JSON.
-        assert (await sender[provider](value)).status in (204, 400, 422)
+        assert (await sender[provider](value)).status in (200, 204, 400, 422)
 
 
 async def test_a_large_body_is_413(client: Client) -> None:
@@ -553,7 +558,7 @@ async def test_a_failure_suppresses_by_what_it_says_of_the_address(
 ) -> None:
     world.ledger.add(1)
     digest = world.ledger.send("email", 1)
-    assert (await send(client, digest)).status == 204
+    assert (await send(client, digest)).status in DONE
     assert attempt(world).outcome is Outcome.FAILED
     assert suppressed(world) == ([] if expected is None else [(ADA, expected)])
 
@@ -580,7 +585,7 @@ async def test_what_is_no_failure_changes_no_outcome(
 ) -> None:
     world.ledger.add(1)
     digest = world.ledger.send("email", 1)
-    assert (await NO_FAILURES[case](client, digest)).status == 204
+    assert (await NO_FAILURES[case](client, digest)).status in DONE
     assert attempt(world).outcome is Outcome.DELIVERED
     assert suppressed(world) == []
 
@@ -623,7 +628,7 @@ async def test_a_token_of_mailgun_serves_one_body(client: Client, world: World) 
     digest = world.ledger.send("email", 1)
     first = mailgun_event("opened", digest)
     for _ in range(2):
-        assert (await mailgun(client, first, token="t" * 50)).status == 204
+        assert (await mailgun(client, first, token="t" * 50)).status == 200
     await refused(await mailgun(client, mailgun_event("complained", digest), token="t" * 50))
     assert suppressed(world) == []
 

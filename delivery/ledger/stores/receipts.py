@@ -205,7 +205,7 @@ def _fail(
         )
     )
     _audit(connection, digest, receipt, [members[row.event_id] for row in ended], now)
-    _close(connection, digest, receipt.error, now)
+    _close(connection, digest, receipt, now)
     on_chain = [
         members[row.event_id]
         for row in ended
@@ -229,8 +229,12 @@ def _tried(connection: Connection, digest: rows.AnyRow) -> Sequence[rows.AnyRow]
     ).all()
 
 
-def _close(connection: Connection, digest: rows.AnyRow, error: str, now: datetime) -> None:
-    """The digest has failed; one that a worker is sending is ended by that worker."""
+def _close(
+    connection: Connection, digest: rows.AnyRow, receipt: ProviderReceipt, now: datetime
+) -> None:
+    """The digest has failed, and starts no interval until the next message, unless it reached a
+    user who complained. One that a worker is sending is ended by that worker."""
+    has_arrived = receipt.status is ReceiptStatus.COMPLAINED
     if digest.state == "open" and digest.claimed_until is not None and digest.claimed_until > now:
         return
     connection.execute(
@@ -238,8 +242,9 @@ def _close(connection: Connection, digest: rows.AnyRow, error: str, now: datetim
         .where(digests.c.id == digest.id, digests.c.state.in_(("open", "sent")))
         .values(
             state="failed",
-            error=error,
+            error=receipt.error,
             due_at=None,
+            sent_at=digests.c.sent_at if has_arrived else None,
             claimed_until=None,
             ended_at=sa.func.coalesce(digests.c.ended_at, sa.literal(now, UtcDateTime())),
         )
