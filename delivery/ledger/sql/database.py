@@ -284,8 +284,8 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
             time.sleep(0.01)
 
 
-# COPY runs on the driver itself, so its errors come unwrapped.
-_DRIVER_ERRORS = (sa.exc.DBAPIError, sa.exc.TimeoutError, psycopg.Error)
+# COPY and bulk inserts run on the drivers themselves, so their errors come unwrapped.
+_DRIVER_ERRORS = (sa.exc.DBAPIError, sa.exc.TimeoutError, psycopg.Error, sqlite3.OperationalError)
 
 
 def _driver_connection(connection: Connection) -> psycopg.Connection[Any]:

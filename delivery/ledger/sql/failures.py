@@ -6,6 +6,7 @@ does: discard a connection, or retry.
 
 from __future__ import annotations
 
+import sqlite3
 from enum import Enum
 
 import psycopg
@@ -87,6 +88,7 @@ _TEMPORARY = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
     psycopg.InternalError,
+    sqlite3.OperationalError,
 )
 
 
@@ -99,6 +101,8 @@ def _reason(error: BaseException) -> str:
     come from the driver itself and may repeat a row: their name has to do."""
     if isinstance(error, psycopg.Error):
         return type(error).__name__
+    if isinstance(error, sqlite3.Error):
+        return str(error)[:200]  # as SQLite words it: no values
     original = getattr(error, "orig", None)
     lines = str(original).strip().splitlines() if original is not None else []
     return lines[0][:200] if lines else "connection lost"
