@@ -300,7 +300,8 @@ class RedisBus:
                 logger.log(log_level(failures), "bus: probe failed: %r", error)
                 self._report_failure(error)
             self._report_deafness()
-            await asyncio.sleep(self._probe_interval)
+            again = RECONNECT.delay(failures, self._jitter()) if failures else self._probe_interval
+            await asyncio.sleep(min(again, self._probe_interval))
 
     async def _probe(self) -> None:
         self._listen_to_inbox(await self._writers.find_layout(), has_missed=True)

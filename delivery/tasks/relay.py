@@ -122,10 +122,10 @@ class Relay:
         self._disconnect()
 
     def _take(self) -> dict[str, dict[str, None]] | None:
-        """All pending ids by channel, each once; none after ``IDLE`` seconds without any; ``None``
-        when the relay stops."""
+        """All pending ids by channel, each once; none after ``IDLE`` seconds without any, at once
+        while the broker is away; ``None`` when the relay stops."""
         with self._changed:
-            if not self._pending and not self._stopping:
+            if not self._pending and not self._stopping and not self._is_down:
                 self._changed.wait(IDLE)
             if not self._pending and self._stopping:
                 return None

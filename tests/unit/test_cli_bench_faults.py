@@ -92,6 +92,8 @@ def test_a_budget_is_kept_or_missed() -> None:
     kept = Budget(p99_s=3.0, settle_s=10.0)
     assert budget_misses(kept, verdict()) == ()
     assert len(budget_misses(Budget(p99_s=2.0, settle_s=0.1), verdict())) == 2
+    assert budget_misses(Budget(recover_s=2.7), verdict()) == ()
+    assert budget_misses(Budget(recover_s=2.6), verdict()) == ("recovered in 2.7 s, budget 2.6 s",)
     never = Verdict(
         **{name: getattr(verdict(), name) for name in Verdict.__slots__} | {"settle_s": None}
     )

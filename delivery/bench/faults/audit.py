@@ -48,7 +48,8 @@ class Verdict:
         disordered: handled after a later event of their run, as the ledger orders it.
         to_handler_s: from the emission, waits for the service included; over all first sights of
             users whose clients behave.
-        recover_s: from the end of a fault until no event was late any more; the longest.
+        recover_s: from the end of a fault until no event was late any more; the longest. Where
+            servers changed places, also until no gateway named an outage.
         settle_s: from the end of load and faults until the ledger had every confirmation.
     """
 

@@ -15,11 +15,13 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from sqlalchemy import make_url
 
+from delivery.bench.faults import replication
 from delivery.bench.faults.proxy import FaultProxy, fault_proxy
 from delivery.bench.faults.servers import (
     Server,
@@ -183,25 +185,51 @@ class Shape:
     proxied: bool = False
 
 
+class Spare(StrEnum):
+    """Which server has a second one that can take over."""
+
+    NONE = "none"
+    POSTGRES = "postgres"
+    REDIS = "redis"
+    SENTINEL = "sentinel"
+
+
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """The two servers beneath a cluster; Redis is bus, queue and broker at once."""
+    """The two servers beneath a cluster; Redis is bus, queue and broker at once.
+
+    Attributes:
+        standby / replica: what can take over from ``postgres`` and ``redis``.
+        sentinel: what watches ``redis`` and its replica.
+    """
 
     postgres: Server
     redis: Server
+    standby: Server | None = None
+    replica: Server | None = None
+    sentinel: Server | None = None
 
 
 @contextmanager
-def two_servers() -> Iterator[Servers]:
-    """A PostgreSQL and a Redis that keeps its data.
+def two_servers(spare: Spare = Spare.NONE) -> Iterator[Servers]:
+    """A PostgreSQL and a Redis that keeps its data, and a spare one.
 
     Raises:
         ServerMissing: one of them is not on this machine.
     """
     with ExitStack() as stack:
         stack.enter_context(ended_by_sigterm())
+        kind = any_redis()
         database = stack.enter_context(postgres())
-        yield Servers(database, stack.enter_context(redis_server(any_redis(), persistent=True)))
+        cache = stack.enter_context(redis_server(kind, persistent=True))
+        standby = replica = sentinel = None
+        if spare is Spare.POSTGRES:
+            standby = stack.enter_context(replication.standby_of(database))
+        if spare in (Spare.REDIS, Spare.SENTINEL):
+            replica = stack.enter_context(replication.replica_of(cache, kind))
+        if spare is Spare.SENTINEL:
+            sentinel = stack.enter_context(replication.sentinel_of(cache, "delivery", kind))
+        yield Servers(database, cache, standby, replica, sentinel)
 
 
 class Cluster:
@@ -209,13 +237,16 @@ class Cluster:
 
     Attributes:
         clients_proxy: the clients' way to the gateways; ``producers_proxy`` the producers'.
-        database_proxy, redis_proxy: the gateways' ways, if the shape says so.
+        database_proxy, redis_proxy: the gateways' ways, if the shape says so; every process's way
+            where a server has a spare one.
+        postgres: the server that is the primary now.
         mails: the mail server.
     """
 
     def __init__(self, shape: Shape, servers: Servers, folder: Path) -> None:
         self.shape = shape
         self.servers = servers
+        self.postgres = servers.postgres
         self.folder = folder
         self.mails = MailSink()
         self.gateways: list[Command] = []
@@ -250,7 +281,7 @@ class Cluster:
 
     def ledger(self) -> SqlLedger:
         """A handle on the ledger, not through a proxy."""
-        return SqlLedger(self.servers.postgres.url, pool_size=4)
+        return SqlLedger(self.postgres.url, pool_size=4)
 
     async def start(self, stack: AsyncExitStack) -> None:
         """Migrate, and start everything side by side."""
@@ -276,7 +307,7 @@ class Cluster:
     async def _start_proxies(self, stack: AsyncExitStack) -> None:
         self.clients_proxy = await stack.enter_async_context(fault_proxy(*self.ports))
         self.producers_proxy = await stack.enter_async_context(fault_proxy(*self.ports))
-        if self.shape.proxied:
+        if self.shape.proxied or self._has_spare:
             database, cache = (
                 _port(server.url) for server in (self.servers.postgres, self.servers.redis)
             )
@@ -290,8 +321,7 @@ class Cluster:
             POLICIES.format(**{name: wait * self.shape.pace for name, wait in waits.items()})
         )
         return {
-            "DATABASE_URL": self.servers.postgres.url,
-            "REDIS_URL": self.servers.redis.url,
+            **self._urls(),
             "JWT_SECRET": self._secret,
             "AUDIT_SECRET": self._audit_secret,
             "MAX_CONNECTIONS_PER_ADDRESS": "0",
@@ -304,15 +334,34 @@ class Cluster:
             "LOG_LEVEL": "WARNING",
         }
 
+    @property
+    def _has_spare(self) -> bool:
+        return self.servers.standby is not None or self.servers.replica is not None
+
+    def _urls(self) -> dict[str, str]:
+        """Every process's addresses of the servers."""
+        if self.servers.sentinel is not None:
+            return {
+                "DATABASE_URL": self.servers.postgres.url,
+                "REDIS_URL": self.servers.sentinel.url,
+            }
+        if self._has_spare:
+            return self._through_proxies()
+        return {"DATABASE_URL": self.servers.postgres.url, "REDIS_URL": self.servers.redis.url}
+
     def _proxied_urls(self) -> dict[str, str]:
         """The gateways' own addresses of the servers."""
-        if self.database_proxy is None or self.redis_proxy is None:
+        if self._has_spare or not self.shape.proxied:
             return {}
+        return self._through_proxies() | {"BROKER_URL": self.servers.redis.url}
+
+    def _through_proxies(self) -> dict[str, str]:
+        if self.database_proxy is None or self.redis_proxy is None:
+            raise CommandFailed("the proxies have not started")
         database = make_url(self.servers.postgres.url).set(port=self.database_proxy.port)
         return {
             "DATABASE_URL": database.render_as_string(hide_password=False),
             "REDIS_URL": _with_port(self.servers.redis.url, self.redis_proxy.port),
-            "BROKER_URL": self.servers.redis.url,
         }
 
     def _command(self, name: str, args: list[str], settings: dict[str, str]) -> Command:

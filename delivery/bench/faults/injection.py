@@ -56,7 +56,12 @@ class Plan:
 
 @dataclass
 class ScenarioContext:
-    """One scenario while it runs: cluster, clients, producers, and the record of faults."""
+    """One scenario while it runs: cluster, clients, producers, and the record of faults.
+
+    Attributes:
+        recovered_s: from the end of a fault until no gateway named an outage, where that is looked
+            at.
+    """
 
     cluster: Cluster
     clients: Clients
@@ -65,6 +70,7 @@ class ScenarioContext:
     started_at: float = field(default_factory=time.monotonic)
     windows: list[Window] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
+    recovered_s: float = 0.0
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.plan.seed)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import redis
@@ -41,7 +42,7 @@ def standby_of(primary: Server) -> Iterator[Server]:
     account = unprivileged_account()
     with server_folder("standby", account) as folder:
         data, port = folder / "data", free_port()
-        source = str(make_url(primary.url).port)
+        source = str(port_of(primary))
         command = [str(postgres_folder() / "pg_basebackup"), "-D", str(data), "-X", "stream"]
         command += ["-h", LOOPBACK, "-p", source, "-U", "postgres", "-c", "fast", "--no-sync"]
         made = subprocess.run(
@@ -59,8 +60,8 @@ def follow(server: Server, primary: Server) -> None:
     data = _data_of(server)
     (data / "standby.signal").touch()
     with (data / "postgresql.auto.conf").open("a") as settings:
-        port = make_url(primary.url).port
-        settings.write(f"primary_conninfo = 'host={LOOPBACK} port={port} user=postgres'\n")
+        address = f"host={LOOPBACK} port={port_of(primary)} user=postgres"
+        settings.write(f"primary_conninfo = '{address}'\n")
 
 
 def promote(standby: Server) -> None:
@@ -98,7 +99,7 @@ def switch_over(primary: Server, standby: Server) -> None:
 def replica_of(primary: Server, kind: str = "valkey") -> Iterator[Server]:
     """A running Redis that copies ``primary``."""
     with redis_server(kind, persistent=True) as server:
-        _tell(server, "REPLICAOF", LOOPBACK, _port(primary))
+        _tell(server, "REPLICAOF", LOOPBACK, str(port_of(primary)))
         wait_until(lambda: _is_synced(server), "the replica has copied the primary")
         yield server
 
@@ -106,7 +107,7 @@ def replica_of(primary: Server, kind: str = "valkey") -> Iterator[Server]:
 def redis_switch_over(primary: Server, replica: Server) -> None:
     """Let the two change places: the replica first, then the old primary follows it."""
     _tell(replica, "REPLICAOF", "NO", "ONE")
-    _tell(primary, "REPLICAOF", LOOPBACK, _port(replica))
+    _tell(primary, "REPLICAOF", LOOPBACK, str(port_of(replica)))
 
 
 @contextmanager
@@ -119,7 +120,7 @@ def sentinel_of(
         file = folder / "sentinel.conf"
         file.write_text(
             f"port {port}\nbind {LOOPBACK}\ndir {folder}\n"
-            f"sentinel monitor {name} {LOOPBACK} {_port(primary)} 1\n"
+            f"sentinel monitor {name} {LOOPBACK} {port_of(primary)} 1\n"
             f"sentinel down-after-milliseconds {name} {down_after_ms}\n"
             f"sentinel failover-timeout {name} 5000\n"
         )
@@ -135,25 +136,45 @@ def sentinel_of(
 
 def sentinel_fail_over(sentinel: Server, old: Server) -> None:
     """Let Sentinel make another server the primary; returns when it is."""
-    port, name = sentinel.url.split("/")[2].partition(":")[2], sentinel.url.split("/")[3]
-
-    def named() -> str:
-        found = _tell_port(int(port), "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
-        return found[1].decode()  # type: ignore[index, no-any-return]
-
-    def is_done() -> bool:
-        return named() != _port(old)
+    port, name = _sentinel_place(sentinel)
 
     def is_asked() -> bool:
         # It refuses until it has found the replica.
         try:
-            _tell_port(int(port), "SENTINEL", "FAILOVER", name)
+            _tell_port(port, "SENTINEL", "FAILOVER", name)
         except redis.ResponseError:
-            return is_done()
+            return _named(sentinel) != port_of(old)
         return True
 
     wait_until(is_asked, "Sentinel begins a failover", CATCH_UP_TIMEOUT)
-    wait_until(is_done, "Sentinel names another primary", CATCH_UP_TIMEOUT)
+    sentinel_chose_another(sentinel, old)
+
+
+def sentinel_chose_another(sentinel: Server, old: Server) -> None:
+    """Wait until Sentinel names another primary than ``old``.
+
+    Raises:
+        TimeoutError: it did not.
+    """
+    wait_until(
+        lambda: _named(sentinel) != port_of(old), "Sentinel names another primary", CATCH_UP_TIMEOUT
+    )
+
+
+def port_of(server: Server) -> int:
+    """The port where a PostgreSQL, a Redis or a sentinel listens."""
+    return urlsplit(server.url).port or 0
+
+
+def _named(sentinel: Server) -> int:
+    port, name = _sentinel_place(sentinel)
+    found = _tell_port(port, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+    return int(found[1])  # type: ignore[index]
+
+
+def _sentinel_place(sentinel: Server) -> tuple[int, str]:
+    parts = urlsplit(sentinel.url)
+    return parts.port or 0, parts.path.split("/")[1]
 
 
 def _is_synced(server: Server) -> bool:
@@ -161,12 +182,8 @@ def _is_synced(server: Server) -> bool:
     return isinstance(answer, dict) and answer.get("master_link_status") == "up"
 
 
-def _port(server: Server) -> str:
-    return server.url.rpartition(":")[2].partition("/")[0]
-
-
 def _tell(server: Server, *words: str) -> object:
-    return _tell_port(int(_port(server)), *words)
+    return _tell_port(port_of(server), *words)
 
 
 def _tell_port(port: int, *words: str) -> object:

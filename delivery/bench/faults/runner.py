@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def run_scenarios(
     raise_file_limit()
     good = True
     for scenario in scenarios:
-        with two_servers() as servers, _folder(scenario) as folder:
+        with two_servers(scenario.spare) as servers, _folder(scenario) as folder:
             outcome = _run_one(scenario, shape, servers, folder, plan)
         on_outcome(scenario, outcome)
         good = good and outcome.is_good
@@ -120,6 +120,7 @@ async def run_scenario(cluster: Cluster, scenario: Scenario, plan: Plan) -> Outc
             audit = Audit(ledger, accepted, listeners)
             settle = await _drain(audit, clients, calm_at, plan.drain)
             verdict = await asyncio.to_thread(audit.verdict, refusals, context.windows, settle)
+        verdict = replace(verdict, recover_s=max(verdict.recover_s, context.recovered_s))
         return Outcome(verdict, budget_misses(scenario.budget, verdict), context.notes)
     finally:
         await clients.close()

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from delivery.bench.faults import injection, listeners
+from delivery.bench.faults import failover, injection, listeners
 from delivery.bench.faults.audit import Verdict
+from delivery.bench.faults.cluster import Spare
 from delivery.bench.faults.injection import ScenarioContext
 from delivery.bench.faults.listeners import Misbehaviour
 from delivery.errors import ConfigError
@@ -31,10 +32,12 @@ class Budget:
     Attributes:
         p99_s: to the handler, for clients that are back within 2 s.
         settle_s: until a backlog has been handled and confirmed.
+        recover_s: from the end of the fault until everything works again.
     """
 
     p99_s: float | None = None
     settle_s: float | None = None
+    recover_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Scenario:
         misbehaving_share: the share of users whose clients do not behave.
         is_backlog: the only load are events that gather while a server is away.
         apart: every event is posted at another gateway than the one that has its user.
+        spare: the server that has a second one, which takes over.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Scenario:
     misbehaving_share: float = 0.0
     is_backlog: bool = False
     apart: bool = False
+    spare: Spare = Spare.NONE
 
 
 SCENARIOS = (
@@ -120,6 +125,29 @@ SCENARIOS = (
         is_backlog=True,
     ),
     Scenario(
+        "switchover",
+        "PostgreSQL's standby takes over, the old primary stays up as a standby",
+        failover.switch_postgres,
+        Budget(recover_s=5.0),
+        spare=Spare.POSTGRES,
+    ),
+    Scenario(
+        "redis-failover",
+        "a Redis replica takes over, the old primary stays up as a replica",
+        failover.switch_redis,
+        Budget(recover_s=5.0),
+        spare=Spare.REDIS,
+        apart=True,
+    ),
+    Scenario(
+        "sentinel",
+        "the Redis primary is killed, Sentinel promotes its replica",
+        failover.lose_the_sentinels_primary,
+        Budget(recover_s=5.0),
+        spare=Spare.SENTINEL,
+        apart=True,
+    ),
+    Scenario(
         "all-away",
         "PostgreSQL and Redis killed, back after 20 s",
         injection.kill_everything_below,
@@ -171,6 +199,8 @@ def budget_misses(budget: Budget, verdict: Verdict) -> tuple[str, ...]:
     p99 = verdict.to_handler_s.get("p99", 0.0)
     if budget.p99_s is not None and p99 > budget.p99_s:
         found.append(f"p99 to the handler {p99:.2f} s, budget {budget.p99_s:g} s")
+    if budget.recover_s is not None and verdict.recover_s > budget.recover_s:
+        found.append(f"recovered in {verdict.recover_s:.1f} s, budget {budget.recover_s:g} s")
     if budget.settle_s is not None:
         if verdict.settle_s is None:
             found.append("the backlog was not drained in time")

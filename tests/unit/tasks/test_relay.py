@@ -29,6 +29,10 @@ class Gate(Relay):
     def _warm_up(self) -> None:
         pass
 
+    def _check(self) -> None:
+        if self.faults:
+            raise self.faults[0]
+
     def _send_task(self, channel: str, ids: Sequence[str]) -> None:
         self.waiting.set()
         assert self.opened.wait(10.0)
