@@ -15,9 +15,12 @@ from pathlib import Path
 
 def wanted() -> Iterator[tuple[str, str]]:
     """Name and value of every secret; those that share a password come together."""
-    postgres, broker, queue = (secrets.token_hex(24) for _ in range(3))
-    yield "postgres_password", postgres
-    yield "database_url", f"postgresql://delivery:{postgres}@postgres:5432/delivery"
+    owner, app, broker, queue = (secrets.token_hex(24) for _ in range(4))
+    yield "postgres_password", secrets.token_hex(24)
+    yield "postgres_owner_password", owner
+    yield "migrate_database_url", f"postgresql://delivery_owner:{owner}@postgres:5432/delivery"
+    yield "postgres_app_password", app
+    yield "database_url", f"postgresql://delivery_app:{app}@postgres:5432/delivery"
     yield "redis_broker_auth", f"requirepass {broker}"
     yield "broker_url", f"redis://:{broker}@redis-broker:6379/0"
     yield "redis_queue_auth", f"requirepass {queue}"
@@ -31,7 +34,8 @@ def wanted() -> Iterator[tuple[str, str]]:
 
 
 PAIRS = (
-    ("postgres_password", "database_url"),
+    ("postgres_owner_password", "migrate_database_url"),
+    ("postgres_app_password", "database_url"),
     ("redis_broker_auth", "broker_url"),
     ("redis_queue_auth", "redis_url"),
 )

@@ -16,9 +16,16 @@ from urllib.parse import urlsplit
 
 import redis
 
+from delivery.bootstrap.audit import audit_keys
 from delivery.bootstrap.callbacks import make_callback_keys
 from delivery.bootstrap.chain import check_order, make_celery
-from delivery.bootstrap.ledger import SQLITE_FILE, database_url, require_writable, revisions
+from delivery.bootstrap.ledger import (
+    SQLITE_FILE,
+    database_url,
+    may_change_log,
+    require_writable,
+    revisions,
+)
 from delivery.bootstrap.transports import providers_of
 from delivery.bus.redis_clients import client, close
 from delivery.config import (
@@ -38,6 +45,7 @@ from delivery.config import (
 from delivery.config.needs import FLOWER
 from delivery.errors import ConfigError, DeliveryError, LedgerReadOnly
 from delivery.ledger.journal.spool_file import look_aside
+from delivery.process.data_directory import AUDIT_FILE
 from delivery.redis_servers.connections import FULL, REPLICA
 from delivery.redis_servers.url import is_sentinel, parse_sentinel
 from delivery.tasks.redis_broker import trouble_of
@@ -109,11 +117,24 @@ def check_all(kind: str | None = None, queues: Sequence[str] = ()) -> list[Findi
     return found
 
 
+def _audit(settings: Settings) -> Finding:
+    """The key of the compliance log."""
+    if settings.audit_secret is not None:
+        return ok("audit key", "set")
+    if settings.database_url is None and not (settings.data_dir / AUDIT_FILE).is_file():
+        return ok("audit key", "none yet; `delivery up` makes one")
+    try:
+        audit_keys(settings)
+    except ConfigError as error:
+        return wrong("audit key", error)
+    return ok("audit key", f"in {settings.data_dir / AUDIT_FILE}")
+
+
 def _settings(settings: Settings, of: frozenset[str] | None) -> Iterator[Finding]:
     misspelt = unknown_variables()
     if misspelt:
         yield warn("environment", f"unknown: {', '.join(misspelt)}", "correct or unset them")
-    yield from (_trust(settings),) if of is None else _secrets(settings, of)
+    yield from (_trust(settings), _audit(settings)) if of is None else _secrets(settings, of)
     if settings.jwks_url:
         yield _audience(settings)
     try:
@@ -308,7 +329,16 @@ def _database(settings: Settings) -> Finding:
             "delivery migrate",
             FINDING,
         )
-    return ok("database", f"takes writes, tables at {head}")
+    return ok("database", f"takes writes, tables at {head}{_log_rights(url)}")
+
+
+def _log_rights(url: str) -> str:
+    """What the role may do to the compliance log; nothing about SQLite, which has no roles."""
+    if url.startswith("sqlite"):
+        return ""
+    if may_change_log(url):
+        return "; its role may change the compliance log (docs/compliance-log.md, Roles)"
+    return "; its role may only add to the compliance log"
 
 
 def _redis(settings: Settings) -> Finding:

@@ -11,7 +11,8 @@ from contextlib import closing, contextmanager
 from delivery.bootstrap.audit import audit_keys
 from delivery.config import Settings, secret
 from delivery.errors import ConfigError
-from delivery.ledger import SqlLedger, migrate
+from delivery.ledger import SqlLedger, migrate, roles
+from delivery.ledger.sql.url import parse_url
 
 SQLITE_FILE = "delivery.sqlite3"
 
@@ -43,6 +44,15 @@ def open_ledger(settings: Settings, *, owner: bool = False) -> Iterator[SqlLedge
         yield ledger
 
 
+def application_role(settings: Settings) -> str | None:
+    """The role that gateways and workers connect as, where it is not the owner's."""
+    if settings.migrate_database_url is None or settings.database_url is None:
+        return None
+    own, owner = parse_url(database_url(settings)), parse_url(owner_url(settings))
+    is_another = own.get_backend_name() == "postgresql" and own.username != owner.username
+    return own.username if is_another else None
+
+
 def require_current(url: str) -> None:
     """Refuse to work on tables of another version.
 
@@ -71,10 +81,23 @@ def require_writable(url: str) -> None:
         ledger.ping()
 
 
-def migrate_ledger(settings: Settings, *, down: str | None = None) -> str | None:
+def may_change_log(url: str) -> bool:
+    """Whether this URL's role may change or delete rows of the compliance log."""
+    with closing(SqlLedger(url, pool_size=1)) as ledger:
+        return roles.may_change_log(ledger.database)
+
+
+def migrate_ledger(
+    settings: Settings, *, down: str | None = None, role: str | None = None
+) -> str | None:
     """Bring the tables to this version, or down to another; the revision reached.
 
-    Effect: creates and alters tables; going down drops what the revisions above it made.
+    Args:
+        role: the application's on PostgreSQL; without it, that of the database's URL where the
+            owner has a URL of its own.
+
+    Effect: creates and alters tables, and grants the role what it needs; going down drops what the
+    revisions above it made.
     """
     url = owner_url(settings)
     is_set = settings.database_url is not None or settings.migrate_database_url is not None
@@ -85,6 +108,9 @@ def migrate_ledger(settings: Settings, *, down: str | None = None) -> str | None
         )
     if down is None:
         migrate.upgrade(url)
+        role = role or application_role(settings)
+        if role is not None:
+            roles.grant(url, role)
     else:
         migrate.downgrade(url, down)
     return migrate.current(url)

@@ -115,7 +115,8 @@ def require_links(settings: Settings, of: frozenset[str]) -> None:
 
 
 def _missing(settings: Settings, of: frozenset[str]) -> Iterator[Need]:
-    if of & USED_BY["database_url"] and settings.database_url is None:
+    is_owner = of == {MIGRATE} and settings.migrate_database_url is not None
+    if of & USED_BY["database_url"] and settings.database_url is None and not is_owner:
         yield Need("DELIVERY_DATABASE_URL", True, "events stand in the ledger")
     if of & USED_BY["broker_url"] and not (settings.broker_url or settings.redis_url):
         yield Need("DELIVERY_BROKER_URL", True, "tasks of the chain go through it")

@@ -43,7 +43,9 @@ def test_it_makes_every_secret_of_the_compose_file_and_no_other(tmp_path: Path) 
 def test_the_two_halves_of_a_password_fit(tmp_path: Path) -> None:
     make(tmp_path)
     made = contents(tmp_path)
-    assert urlsplit(made["database_url"]).password == made["postgres_password"]
+    for url, role in (("database_url", "app"), ("migrate_database_url", "owner")):
+        assert urlsplit(made[url]).username == f"delivery_{role}"
+        assert urlsplit(made[url]).password == made[f"postgres_{role}_password"]
     for server in ("broker", "queue"):
         url = made["broker_url" if server == "broker" else "redis_url"]
         assert made[f"redis_{server}_auth"] == f"requirepass {urlsplit(url).password}"

@@ -22,6 +22,7 @@ import pytest
 import redis
 from sqlalchemy import make_url
 
+from delivery.bench.faults.servers import postgres_folder
 from tests import servers
 from tests.deployment.compose import ROOT, SECRETS, Service, granted_secrets, services
 from tests.policies import quick_policies
@@ -212,15 +213,22 @@ class Topology:
         server.start()
 
     def _make_database(self, admin: str) -> None:
-        """What the image of PostgreSQL makes: the role and the database of the service."""
-        made = services()["postgres"]["environment"]
-        role, name = made["POSTGRES_USER"], made["POSTGRES_DB"]
-        assert re.fullmatch(r"[a-z]+ [a-z]+", f"{role} {name}")
-        password = self.secret(made["POSTGRES_PASSWORD_FILE"].removeprefix(SECRETS))
+        """What the image of PostgreSQL makes: the database, and the roles by its script."""
+        name = services()["postgres"]["environment"]["POSTGRES_DB"]
+        assert re.fullmatch(r"[a-z]+", name)
         dsn = admin.replace("postgresql+psycopg", "postgresql")
         with psycopg.connect(dsn, autocommit=True) as connection:
-            connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'")
-            connection.execute(f"CREATE DATABASE {name} OWNER {role}")
+            connection.execute(f"CREATE DATABASE {name}")
+        url = make_url(admin)
+        server = {"PGHOST": str(url.host), "PGPORT": str(url.port)}
+        if url.password:
+            server["PGPASSWORD"] = str(url.password)
+        env = dict(os.environ) | server | {"PATH": f"{postgres_folder()}:{os.environ['PATH']}"}
+        env |= {"SECRETS": str(self.folder / "made")}
+        env |= {"POSTGRES_USER": str(url.username), "POSTGRES_DB": name}
+        script = ["bash", str(ROOT / "config/postgres-roles.sh")]
+        for _ in range(2):  # it may be run again, on a database of before
+            subprocess.run(script, env=env, check=True, timeout=60)
 
 
 def _front(name: str) -> str:
