@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from delivery.domain.audit import AuditKeys, Checkpoint
 from delivery.domain.stores import Ledger
 from delivery.errors import ConfigError
 from delivery.process.data_directory import AUDIT_FILE, audit_secret
+from delivery.transports.checkpoints import CheckpointStore, keep_in_all, make_stores
 
 logger = logging.getLogger(__name__)
 
@@ -155,3 +156,32 @@ class Sealer:
         head = self._audit.head()
         if head is not None:
             self._file.keep(head)
+
+
+def checkpoint_stores(settings: Settings) -> list[CheckpointStore]:
+    """Where checkpoints are kept.
+
+    Raises:
+        ConfigError: a URL has none of the known forms.
+    """
+    return make_stores([url.get_secret_value() for url in settings.audit_checkpoints])
+
+
+class CheckpointSender:
+    """Sends the log's head to every store that has not got it yet, from this process."""
+
+    def __init__(self, ledger: Ledger, stores: Sequence[CheckpointStore]) -> None:
+        self._audit = ledger.audit
+        self._stores = stores
+        self._kept: dict[str, int] = {}
+
+    def __call__(self) -> None:
+        """Send it. What fails is logged and sent again with the next call."""
+        head = self._audit.head() if self._stores else None
+        if head is None:
+            return
+        waiting = [one for one in self._stores if self._kept.get(one.name) != head.number]
+        failed = keep_in_all(waiting, head)
+        for name, reason in failed.items():
+            logger.error("checkpoint of row %d was not kept by %s: %s", head.number, name, reason)
+        self._kept |= {one.name: head.number for one in waiting if one.name not in failed}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from delivery.bootstrap.audit import Sealer
+from delivery.bootstrap.audit import CheckpointSender, Sealer, checkpoint_stores
 from delivery.bootstrap.transports import (
     make_alerts,
     make_elsewhere,
@@ -116,7 +116,14 @@ def make_chain(
     sweeper = WatchedSweeper(ledger, policies, relay, switch)
     alerter = Alerter(ledger, alerts, ThresholdWatch(ledger, load_thresholds(settings)).look)
     return ChainParts(
-        executor, Maintenance(sweeper, alerter, Sealer(ledger, settings.data_dir), trim)
+        executor,
+        Maintenance(
+            sweeper,
+            alerter,
+            Sealer(ledger, settings.data_dir),
+            trim,
+            CheckpointSender(ledger, checkpoint_stores(settings)),
+        ),
     )
 
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from delivery.bootstrap.audit import audit_keys
+from delivery.bootstrap.audit import audit_keys, checkpoint_stores
 from delivery.bootstrap.callbacks import make_callback_keys
 from delivery.bootstrap.chain import check_order, make_celery
 from delivery.bootstrap.ledger import (
@@ -119,15 +119,16 @@ def check_all(kind: str | None = None, queues: Sequence[str] = ()) -> list[Findi
 
 def _audit(settings: Settings) -> Finding:
     """The key of the compliance log."""
-    if settings.audit_secret is not None:
-        return ok("audit key", "set")
-    if settings.database_url is None and not (settings.data_dir / AUDIT_FILE).is_file():
+    is_made = settings.audit_secret is not None or (settings.data_dir / AUDIT_FILE).is_file()
+    if settings.database_url is None and not is_made:
         return ok("audit key", "none yet; `delivery up` makes one")
     try:
         audit_keys(settings)
+        checkpoint_stores(settings)
     except ConfigError as error:
         return wrong("audit key", error)
-    return ok("audit key", f"in {settings.data_dir / AUDIT_FILE}")
+    place = "set" if settings.audit_secret else f"in {settings.data_dir / AUDIT_FILE}"
+    return ok("audit key", f"{place}; {len(settings.audit_checkpoints)} stores of checkpoints")
 
 
 def _settings(settings: Settings, of: frozenset[str] | None) -> Iterator[Finding]:

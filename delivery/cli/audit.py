@@ -164,15 +164,37 @@ def _verify_export(
 
 
 @audit.command()
+@click.option("--send", is_flag=True, help="Also send it to DELIVERY_AUDIT_CHECKPOINTS.")
 @json_option
-def head(as_json: bool) -> None:
+def head(send: bool, as_json: bool) -> None:
     """Print a signed checkpoint of the log's end, to be kept elsewhere.
 
     What waits for its seal is sealed first. The output is a file for
     `delivery audit verify --checkpoint`.
     """
     with _ledger() as ledger:
-        click.echo(json.dumps(_head(ledger), indent=2 if as_json else None))
+        document = _head(ledger)
+    click.echo(json.dumps(document, indent=2 if as_json else None))
+    if send:
+        _send(document)
+
+
+def _send(document: dict[str, Any]) -> None:
+    import msgspec
+
+    from delivery.bootstrap.audit import checkpoint_stores
+    from delivery.config import load_settings
+    from delivery.domain.audit import Checkpoint
+    from delivery.transports.checkpoints import keep_in_all
+
+    stores = checkpoint_stores(load_settings())
+    if not stores:
+        raise ConfigError("DELIVERY_AUDIT_CHECKPOINTS names no store")
+    failed = keep_in_all(stores, msgspec.convert(document, Checkpoint))
+    for name, reason in failed.items():
+        say(f"not kept by {name}: {reason}", err=True)
+    if failed:
+        sys.exit(1)
 
 
 def _head(ledger: SqlLedger) -> dict[str, Any]:

@@ -37,6 +37,7 @@ USED_BY: dict[str, frozenset[str]] = {
     "link_secret_previous": _LINKED,
     "audit_secret": _LOGGED,
     "audit_secret_previous": _LOGGED,
+    "audit_checkpoints": frozenset({MAINTENANCE}),
     "migrate_database_url": frozenset({MIGRATE}),
     "smtp_url": frozenset({Channel.EMAIL}),
     "sms_token": frozenset({GATEWAY, Channel.SMS}),

@@ -79,6 +79,7 @@ class Settings(BaseSettings):
     email_callback_secret: SecretStr | None = None
     audit_secret: SecretStr | None = None
     audit_secret_previous: SecretStr | None = None
+    audit_checkpoints: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     ses_topic_arn: SecretStr | None = None
     sendgrid_public_key: SecretStr | None = None
     mailgun_signing_key: SecretStr | None = None
@@ -180,7 +181,7 @@ class Settings(BaseSettings):
             cls._long(SecretStr(one))
         return value
 
-    @field_validator("alert_urls", mode="before")
+    @field_validator("alert_urls", "audit_checkpoints", mode="before")
     @classmethod
     def _urls(cls, value: Any) -> Any:
         return [u for u in _URL_LIST.split(value.strip()) if u] if isinstance(value, str) else value

@@ -24,11 +24,13 @@ SWEEP = "delivery.sweep"
 SEAL_AUDIT = "delivery.seal_audit"
 RESOLVE_ALERTS = "delivery.resolve_alerts"
 TRIM_MAILBOX = "delivery.trim_mailbox"
+SEND_CHECKPOINT = "delivery.send_checkpoint"
 
 SWEEP_INTERVAL = 1.0
 SEAL_INTERVAL = 1.0
 ALERT_INTERVAL = 15.0
 TRIM_INTERVAL = 300.0
+CHECKPOINT_INTERVAL = 60.0
 
 EXPIRES = 5.0
 """Seconds after which an unread message of beat is dropped: the next one does its work."""
@@ -225,7 +227,7 @@ def _queues(quorum: bool) -> tuple[Queue, ...]:
 
 def _routes() -> dict[str, dict[str, str]]:
     routes = {task_name(channel): {"queue": queue_name(channel)} for channel in CHANNELS}
-    for name in (SWEEP, SEAL_AUDIT, TRIM_MAILBOX):
+    for name in (SWEEP, SEAL_AUDIT, TRIM_MAILBOX, SEND_CHECKPOINT):
         routes[name] = {"queue": MAINTENANCE_QUEUE}
     # Only the worker of alerts knows the operators' receivers.
     routes[RESOLVE_ALERTS] = {"queue": queue_name(Channel.ALERT)}
@@ -238,6 +240,7 @@ def _beat_schedule() -> dict[str, dict[str, Any]]:
         SEAL_AUDIT: SEAL_INTERVAL,
         RESOLVE_ALERTS: ALERT_INTERVAL,
         TRIM_MAILBOX: TRIM_INTERVAL,
+        SEND_CHECKPOINT: CHECKPOINT_INTERVAL,
     }
     queues = _routes()
     return {

@@ -18,7 +18,14 @@ from celery.exceptions import SoftTimeLimitExceeded
 from delivery.domain.limits import QUEUE_COPY_AGE
 from delivery.domain.policy import CHANNELS
 from delivery.errors import LedgerError
-from delivery.tasks.app import RESOLVE_ALERTS, SEAL_AUDIT, SWEEP, TRIM_MAILBOX, task_name
+from delivery.tasks.app import (
+    RESOLVE_ALERTS,
+    SEAL_AUDIT,
+    SEND_CHECKPOINT,
+    SWEEP,
+    TRIM_MAILBOX,
+    task_name,
+)
 from delivery.tasks.executor import Executor
 from delivery.tasks.sweep import Alerter, Sweeper
 
@@ -38,12 +45,14 @@ class Maintenance:
     Attributes:
         seal: chains up to this many rows of the audit log; returns the number.
         trim: deletes queue copies older than this many seconds; returns the number.
+        send_checkpoint: sends the compliance log's head to where it is kept.
     """
 
     sweeper: Sweeper
     alerter: Alerter
     seal: Callable[[int], int]
     trim: Callable[[float], int]
+    send_checkpoint: Callable[[], None] = lambda: None
 
 
 def register(app: Celery, get_executor: Callable[[], Executor]) -> None:
@@ -74,11 +83,15 @@ def register_maintenance(app: Celery, get_maintenance: Callable[[], Maintenance]
     def trim_mailbox() -> None:
         get_maintenance().trim(QUEUE_COPY_AGE)
 
+    def send_checkpoint() -> None:
+        get_maintenance().send_checkpoint()
+
     for name, work in (
         (SWEEP, sweep),
         (SEAL_AUDIT, seal_audit),
         (RESOLVE_ALERTS, resolve_alerts),
         (TRIM_MAILBOX, trim_mailbox),
+        (SEND_CHECKPOINT, send_checkpoint),
     ):
         _add(app, name, _guarded(name, work))
 
