@@ -54,6 +54,7 @@ from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.rates import Rates
 from delivery.gateway.registry import Registry
 from delivery.gateway.revocations import RevocationReader
+from delivery.gateway.service_use import ServiceUse
 from delivery.ledger import SqlLedger
 from delivery.ledger.access import LedgerAccess
 from delivery.ledger.journal.journal import JournalThread
@@ -119,6 +120,8 @@ class Node:
         self._leases = _leases(settings)
         self._rates = _rates(settings, self._leases)
         self._auth = _authenticator(settings)
+        self._service_use = ServiceUse(self._access.record_act, self.name)
+        self._auth.on_service = self._service_use
         self._copy_thread = QueueCopyThread(self.copies.put)
         self._core = EmitterCore(
             self.policies,
@@ -281,6 +284,7 @@ class Node:
         close.callback(self._core.close)
         self._auth.start()
         close.push_async_callback(self._auth.close)
+        close.push_async_callback(self._service_use.close)
         if self._leases is not None:
             close.push_async_callback(self._leases.close)
 

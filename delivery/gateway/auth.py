@@ -54,6 +54,8 @@ class Authenticator:
 
     Attributes:
         revocations: those.
+        on_service: called with a service's principal and its token's fingerprint, at least every
+            ``CACHE_SECONDS`` while the token is in use.
 
     Raises:
         ConfigError: neither a secret nor a JWKS URL, or a secret under 32 bytes.
@@ -98,6 +100,7 @@ class Authenticator:
         self._max_ttl = max_ttl
         self._max_secret_ttl = max_secret_ttl
         self._cache: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
+        self.on_service: Callable[[Principal, str], None] | None = None
 
     async def verify(self, token: str) -> Principal:
         """Verify a token and return its principal.
@@ -117,6 +120,9 @@ class Authenticator:
         self._check_ttl(principal, self._max_secret_ttl if key is None else self._max_ttl)
         self.check(principal)
         self._remember(digest, principal)
+        if not principal.is_client and self.on_service is not None:
+            # Not for a remembered one: that is seen again within CACHE_SECONDS.
+            self.on_service(principal, digest.hex()[:16])
         return principal
 
     def check(self, principal: Principal) -> None:
