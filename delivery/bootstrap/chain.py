@@ -99,7 +99,7 @@ def make_chain(
     executor = Executor(
         ledger=ledger,
         policies=policies,
-        transports=make_transports(settings, renderer),
+        transports=make_transports(settings, renderer, ledger.push_targets),
         elsewhere=make_elsewhere(settings),
         alerts=alerts,
         resend=resend,

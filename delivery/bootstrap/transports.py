@@ -10,6 +10,7 @@ import secrets
 from delivery.config import Settings, secret
 from delivery.domain.channels import Channel
 from delivery.domain.ports import Transport
+from delivery.domain.stores import PushTargets
 from delivery.links import LinkSigner
 from delivery.tasks.executor import Reachable
 from delivery.transports.alert import AlertReceivers
@@ -30,9 +31,11 @@ def make_renderer(settings: Settings) -> Renderer:
     return Renderer(settings.templates)
 
 
-def make_transports(settings: Settings, renderer: Renderer) -> dict[str, Transport]:
+def make_transports(
+    settings: Settings, renderer: Renderer, known: PushTargets
+) -> dict[str, Transport]:
     """The transports that are configured; the chain skips the other channels."""
-    transports: dict[str, Transport] = {Channel.EMERGENCY: PushTransport(renderer)}
+    transports: dict[str, Transport] = {Channel.EMERGENCY: PushTransport(renderer, known=known)}
     if settings.smtp_url is not None:
         smtp_url = settings.smtp_url.get_secret_value()
         transports[Channel.EMAIL] = EmailTransport(

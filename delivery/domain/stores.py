@@ -364,6 +364,22 @@ class SuppressionStore(Protocol):
         """Take an address off the list, on every channel; ``False`` if it was not on it."""
 
 
+class PushTargets(Protocol):
+    """Notes what push services answered about users' targets that are gone (404, 410)."""
+
+    def gone(self, urls: Sequence[str]) -> frozenset[str]:
+        """Those that were gone for a week: they are not called any more. None while the ledger is
+        away."""
+
+    def report(self, gone: Mapping[str, str], alive: Sequence[str]) -> None:
+        """Note the answers to one notice; nothing while the ledger is away.
+
+        Args:
+            gone: URL -> the status that says so.
+            alive: URLs that took it.
+        """
+
+
 class BreakerStore(Protocol):
     """Keeps breakers of external channels, shared by all workers; times are epoch seconds."""
 
@@ -514,6 +530,8 @@ class Ledger(Protocol):
     def receipts(self) -> ReceiptStore: ...
     @property
     def suppressions(self) -> SuppressionStore: ...
+    @property
+    def push_targets(self) -> PushTargets: ...
     @property
     def breakers(self) -> BreakerStore: ...
     @property

@@ -28,7 +28,7 @@ from delivery.ledger.stores.recording import RecordingSql
 from delivery.ledger.stores.retention import RetentionSql
 from delivery.ledger.stores.revocations import RevocationSql
 from delivery.ledger.stores.statistics import StatisticsSql
-from delivery.ledger.stores.suppressions import SuppressionSql
+from delivery.ledger.stores.suppressions import PushTargetSql, SuppressionSql
 
 
 class SqlLedger:
@@ -74,6 +74,7 @@ class SqlLedger:
         self.contacts = ContactSql(database)
         self.receipts = ReceiptSql(database)
         self.suppressions = SuppressionSql(database)
+        self.push_targets = PushTargetSql(database)
         self.breakers = BreakerSql(database)
         self.queue_copies = QueueCopySql(database)
         self.audit = AuditSql(database, audit_keys)

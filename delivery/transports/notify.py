@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import logging
 import queue
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 # All of Apprise's plugins log this text when no HTTP answer came; its results do not tell.
 _NO_ANSWER = "Connection error occurred"
+_STATUS = re.compile(r"\berror=([0-9]{3})\b")
 
 
 def asset() -> AppriseAsset:
@@ -72,11 +74,19 @@ def open_targets(urls: Sequence[str], setting: str) -> list[NotifyBase]:
 
 
 class Answer(enum.Enum):
-    """A service's answer to a notice: taken, refused, or none."""
+    """A service's answer to a notice: taken, refused, or none. ``NOT_FOUND`` and ``GONE`` are
+    refusals: the target is not there (any more). Source: RFC 9110, sections 15.5.5 and 15.5.11."""
 
     TAKEN = "taken"
     REFUSED = "refused"
+    NOT_FOUND = "404"
+    GONE = "410"
     NONE = "none"
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the target is not there."""
+        return self in (Answer.NOT_FOUND, Answer.GONE)
 
 
 def notify(targets: Sequence[NotifyBase], notice: Notice, timeout: float) -> int:
@@ -132,8 +142,10 @@ def _send(target: NotifyBase, notice: Notice, timeout: float) -> Answer:
     )
     if result.status is AppriseResultStatus.SUCCESS:
         return Answer.TAKEN
-    if result.status is AppriseResultStatus.TIMEOUT or any(
-        _NO_ANSWER in entry.message for entry in result.logs()
-    ):
+    told = [entry.message for entry in result.logs()]
+    if result.status is AppriseResultStatus.TIMEOUT or any(_NO_ANSWER in text for text in told):
         return Answer.NONE
+    statuses = {found[1] for text in told if (found := _STATUS.search(text))}
+    if statuses in ({"404"}, {"410"}):  # of a URL with several recipients, all
+        return Answer(statuses.pop())
     return Answer.REFUSED

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -16,6 +17,7 @@ from delivery.domain.channels import Channel
 from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
 from delivery.domain.push_target import SCHEMES, is_callable, is_public, scheme_of, shape_fault
+from delivery.domain.stores import PushTargets
 from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable
 from delivery.transports.addresses import Resolve, require_public, resolve
 from delivery.transports.host_breakers import HostBreakers
@@ -29,11 +31,21 @@ if TYPE_CHECKING:
 _RESOLVE_SHARE = 0.3
 
 
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A target that is called: its URL, the name of its breaker, its service."""
+
+    url: str
+    name: str
+    service: NotifyBase
+
+
 class PushTransport:
     """Notifies a user's push targets.
 
     Args:
         schemes: the Apprise schemes that users may give; ``None`` for ``SCHEMES``.
+        known: which targets are gone; ``None`` to call all and note nothing.
         allow_private: let targets be on private networks (a trusted installation, or a test).
     """
 
@@ -47,6 +59,7 @@ class PushTransport:
         allow_private: bool = False,
         resolve: Resolve = resolve,
         breakers: HostBreakers | None = None,
+        known: PushTargets | None = None,
     ) -> None:
         self._renderer = renderer
         self._schemes = frozenset(
@@ -55,6 +68,7 @@ class PushTransport:
         self._allow_private = allow_private
         self._resolve = resolve
         self._breakers = breakers or HostBreakers()
+        self._known = known
 
     def unreachable(self, contact: Contact) -> str | None:
         """Why this contact has no push target, ``None`` if it has one."""
@@ -74,14 +88,19 @@ class PushTransport:
         deadline = time.monotonic() + timeout
         with rendering(self.name):
             notice = self._renderer.push(message)
-        targets: list[tuple[str, NotifyBase]] = []
+        targets: list[_Target] = []
         faults, retryable = [], False
         share = timeout * _RESOLVE_SHARE / max(1, len(message.contact.push))
         # A host's probe is never an event that failed before.
         is_fresh = message.number <= 1
+        gone = self._known.gone(message.contact.push) if self._known else frozenset()
         for url in message.contact.push:
+            if url in gone:
+                faults.append("a push target is gone")
+                continue
             try:
-                targets.append(self._target(url, share, is_fresh))
+                name, service = self._target(url, share, is_fresh)
+                targets.append(_Target(url, name, service))
             except ChannelError as error:
                 faults.append(str(error))
                 retryable = retryable or error.retryable
@@ -94,15 +113,21 @@ class PushTransport:
         text = "; ".join(faults) or "no push target"
         raise (ChannelUnavailable(text) if retryable else ChannelRejected(text)).of_no_provider()
 
-    def _notify(
-        self, targets: Sequence[tuple[str, NotifyBase]], notice: Notice, timeout: float
-    ) -> int:
+    def _notify(self, targets: Sequence[_Target], notice: Notice, timeout: float) -> int:
         # Addresses are checked again at the connect: the name may resolve differently by then.
         rule = is_callable if self._allow_private else is_public
-        answers = notify_each([target for _, target in targets], notice, timeout, rule)
-        for (name, _), answer in zip(targets, answers, strict=True):
+        answers = notify_each([target.service for target in targets], notice, timeout, rule)
+        gone: dict[str, str] = {}
+        alive: list[str] = []
+        for target, answer in zip(targets, answers, strict=True):
             # A host that refuses works: topic and token are this user's.
-            self._breakers.report(name, answer is not Answer.NONE)
+            self._breakers.report(target.name, answer is not Answer.NONE)
+            if answer.is_gone:
+                gone[target.url] = answer.value
+            elif answer is Answer.TAKEN:
+                alive.append(target.url)
+        if self._known is not None:
+            self._known.report(gone, alive)
         return answers.count(Answer.TAKEN)
 
     def _target(self, url: str, timeout: float, is_fresh: bool) -> tuple[str, NotifyBase]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -391,3 +392,25 @@ def test_a_token_serves_one_body(ledger: SqlLedger) -> None:
     assert ledger.receipts.use_token("a" * 64, "1" * 64)
     assert ledger.receipts.use_token("a" * 64, "1" * 64)
     assert not ledger.receipts.use_token("a" * 64, "2" * 64)
+
+
+def test_a_push_target_is_gone_after_a_week_of_nothing_else(
+    ledger: SqlLedger, advance: Callable[[float], None]
+) -> None:
+    gone, back, other = (f"ntfys://push.example.org/{name}" for name in ("gone", "back", "other"))
+    day = 86_400.0
+    targets = ledger.push_targets
+    for _ in range(7):
+        targets.report({gone: "410", back: "404"}, [other])
+        advance(day)
+    assert targets.gone([gone, back, other]) == frozenset()
+    targets.report({gone: "410"}, [back])
+    assert targets.gone([gone, back, other]) == {gone}
+    targets.report({back: "404"}, [])
+    advance(8 * day)  # not asked for more than a week: that says nothing
+    targets.report({back: "404"}, [])
+    assert targets.gone([gone, back]) == {gone}
+    standing = ledger.suppressions.of(Contact("ada", push=(gone, back)))
+    assert standing == {}, "one target is left"
+    only = ledger.suppressions.of(Contact("ada", push=(gone,)))
+    assert only["emergency"].code == "410"

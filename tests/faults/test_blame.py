@@ -25,7 +25,7 @@ from delivery.transports.render import Renderer
 from tests.faults.chain import Advance, Chain, email_channel, opened, policies_of, sms_channel
 from tests.smtp_servers import Behaviour, smtp_server
 from tests.unit.tasks.fakes import make_event
-from tests.web_server import Reply, WebServer, web_server
+from tests.web_server import Reply, Request, WebServer, web_server
 
 ONE_MAIL = {"channel": "email", "attempts": 1, "confirms": "accepted"}
 DEEP = b'{"agent":' + b'{"a":' * 969 + b"1" + b"}" * 970
@@ -182,6 +182,41 @@ def test_a_push_target_that_refuses_shows_a_host_that_works(
     good = chain.hand_over("bob")
     chain.play(good)
     assert chain.tries(good[0]) == [("emergency", "delivered")]
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_push_target_that_is_gone_for_a_week_is_forgotten(
+    ledger: SqlLedger, advance: Advance, texts: WebServer, status: int
+) -> None:
+    asked: list[str] = []
+
+    def answer(request: Request) -> Reply:
+        asked.append(request.path)
+        return Reply(status if "gone" in request.path else 200)
+
+    texts.answer = answer
+    channel = PushTransport(Renderer(), ["json"], allow_private=True, known=ledger.push_targets)
+    chain = chain_of(ledger, advance, {"channel": "emergency", "attempts": 1}, channel)
+    gone, alive = (f"json://127.0.0.1:{texts.port}/{name}" for name in ("gone", "alive"))
+    chain.contact("ada", push=(gone,))
+    chain.contact("bob", push=(gone, alive))
+    for day in range(9):
+        chain.play(chain.hand_over("ada", run=f"day-{day}"))
+        advance(86_400.0)
+    assert len(asked) == 8, "called for a week, and not on the ninth day"
+    skipped = chain.hand_over("ada", run="later")
+    chain.play(skipped)
+    assert chain.tries(skipped[0]) == [("emergency", "skipped")]
+    good = chain.hand_over("bob")
+    chain.play(good)
+    assert chain.tries(good[0]) == [("emergency", "delivered")]
+    assert asked[8:] == ["/alive"]
+    [listed], _ = ledger.suppressions.page()
+    assert (listed.channel, listed.code) == ("emergency", str(status))
+    assert "gone" not in listed.address, "a push URL holds secrets"
+    assert ledger.suppressions.remove(listed.address)
+    chain.play(chain.hand_over("ada", run="again"))
+    assert asked[-1] == "/gone"
 
 
 class Strange:

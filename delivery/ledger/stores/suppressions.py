@@ -6,8 +6,9 @@ Never does: log an address.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -17,6 +18,7 @@ from delivery.domain.address import channels_of, comparable
 from delivery.domain.channels import DIGESTED, Channel
 from delivery.domain.contact import Contact
 from delivery.domain.receipts import MAX_CODE, Suppress, Suppression, soft_until
+from delivery.errors import LedgerUnavailable
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
@@ -25,6 +27,13 @@ from delivery.ledger.sql.tables import suppressions
 
 FORGOTTEN = timedelta(days=60)
 """A soft suppression that ended this long ago no longer makes the next one longer."""
+
+logger = logging.getLogger(__name__)
+
+GONE_AFTER = timedelta(days=7)
+"""For how long a push target must answer that it is gone, and nothing else, until it is forgotten:
+a deployment or a mistake of its service may last for days."""
+_PUSH = Channel.EMERGENCY.value
 
 _ID = re.compile("[0-9]{1,18}")  # what fits into a BIGINT
 
@@ -86,6 +95,93 @@ class SuppressionSql:
         return bool(standing)
 
 
+class PushTargetSql:
+    """``PushTargets`` over SQL. A target that is gone has a row, which ends at once, so that it is
+    on the list only after ``GONE_AFTER``. While the ledger is away nothing is known or noted."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def gone(self, urls: Sequence[str]) -> frozenset[str]:
+        """See the port."""
+        try:
+            with self._database.read() as connection:
+                now = self._database.now(connection)
+                return frozenset(_gone_targets(connection, now, urls))
+        except LedgerUnavailable as error:
+            logger.warning("push targets are called unchecked: %s", error)
+            return frozenset()
+
+    def report(self, gone: Mapping[str, str], alive: Sequence[str]) -> None:
+        """See the port."""
+        try:
+            self._report(gone, {form for url in alive if (form := comparable(_PUSH, url))})
+        except LedgerUnavailable as error:
+            logger.warning("answers of push targets are not noted: %s", error)
+
+    def _report(self, gone: Mapping[str, str], alive: set[str]) -> None:
+        ours = sa.and_(
+            suppressions.c.channel == _PUSH, any_of(suppressions.c.address, sorted(alive))
+        )
+        with self._database.read() as connection:
+            noted = connection.execute(sa.select(suppressions.c.id).where(ours).limit(1)).first()
+        if not gone and noted is None:
+            return  # the most frequent case writes nothing
+        with self._database.write() as connection:
+            connection.execute(sa.delete(suppressions).where(ours))
+            now = self._database.now(connection)
+            for url, code in gone.items():
+                if form := comparable(_PUSH, url):
+                    _note_gone(connection, now, form, code)
+
+
+def _note_gone(connection: Connection, now: datetime, form: str, code: str) -> None:
+    fresh = {
+        "channel": _PUSH,
+        "address": form,
+        "reason": Suppress.HARD_BOUNCE.value,
+        "provider": "push",
+        "code": code,
+        "times": 0,
+        "since": now,
+        "expires_at": now,
+    }
+    connection.execute(
+        insert(connection, suppressions)
+        .values(fresh)
+        .on_conflict_do_nothing(index_elements=["address", "channel"])
+    )
+    ours = sa.and_(suppressions.c.address == form, suppressions.c.channel == _PUSH)
+    row = connection.execute(sa.select(suppressions).where(ours).with_for_update()).one()
+    if row.expires_at is None:
+        return
+    # Seen long ago and not since: the week begins anew.
+    since = row.since if row.expires_at > now - GONE_AFTER else now
+    is_over = since <= now - GONE_AFTER
+    connection.execute(
+        sa.update(suppressions)
+        .where(suppressions.c.id == row.id)
+        .values(code=code, since=since, expires_at=None if is_over else now)
+    )
+    if is_over:
+        logger.warning("push target %s answers %s since a week: forgotten", form, code)
+
+
+def _gone_targets(connection: Connection, now: datetime, urls: Sequence[str]) -> list[str]:
+    forms = {url: form for url in urls if (form := comparable(_PUSH, url))}
+    if not forms:
+        return []
+    found = connection.execute(
+        sa.select(suppressions.c.address).where(
+            suppressions.c.channel == _PUSH,
+            any_of(suppressions.c.address, sorted(set(forms.values()))),
+            _in_force(now),
+        )
+    )
+    standing = set(found.scalars())
+    return [url for url, form in forms.items() if form in standing]
+
+
 def addresses_of(contact: Contact) -> dict[str, str]:
     """Channel -> the contact's address there, in its comparable form."""
     found: dict[str, str] = {}
@@ -112,18 +208,30 @@ def forget_addresses(connection: Connection, user_id: str) -> None:
             connection.execute(sa.delete(suppressions).where(here))
 
 
+def _targets_of(contact: Contact) -> list[str]:
+    return [form for url in contact.push if (form := comparable(_PUSH, url))]
+
+
 def of_contacts(
     connection: Connection, now: datetime, contacts: Iterable[Contact]
 ) -> dict[str, dict[str, Suppression]]:
     """User -> channel -> the suppression in force of the user's address there."""
+    contacts = list(contacts)
     known = {contact.user_id: addresses_of(contact) for contact in contacts}
-    wanted = sorted({form for forms in known.values() for form in forms.values()})
+    targets = {contact.user_id: _targets_of(contact) for contact in contacts}
+    wanted = sorted(
+        {form for forms in known.values() for form in forms.values()}.union(*targets.values())
+    )
     if not wanted:
         return {}
     found = connection.execute(
         sa.select(suppressions).where(any_of(suppressions.c.address, wanted), _in_force(now))
     )
     standing = {(row.channel, row.address): rows.suppression(row) for row in found}
+    for user_id, forms_of_push in targets.items():
+        # One target that is left is enough.
+        if forms_of_push and all((_PUSH, form) in standing for form in forms_of_push):
+            known[user_id][_PUSH] = forms_of_push[-1]
     return {
         user_id: mine
         for user_id, forms in known.items()
