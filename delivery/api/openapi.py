@@ -213,6 +213,25 @@ def _access() -> Schema:
                 parameters=(_path("id"),),
             )
         },
+        "/v1/session/links": {
+            "post": _operation(
+                "A link that opens the dashboard once, within 15 minutes (scope read)",
+                {200: ref("SessionLink")},
+                (400, 403, 408, 413, 422, 429, 503),
+            )
+        },
+        "/v1/session": {
+            "post": _operation(
+                "Open a session of the dashboard, by a link's code or a token; sets its cookie",
+                {200: ref("Session")},
+                (400, 403, 408, 413, 422, 503),
+                body={JSON: ref("SessionCode")},
+            ),
+            "get": _operation(
+                "What the session may do; renews its cookie", {200: ref("Session")}, (403,)
+            ),
+            "delete": _operation("End the session", {204: None}, (403, 503)),
+        },
         "/v1/users/{id}/disconnect": {
             "post": _operation(
                 "Close a user's connections on every node; the token stays good (scope operate)",

@@ -263,6 +263,11 @@ SCHEMAS: dict[str, Schema] = {
         ["expires_at"],
     ),
     "Ticket": record({"ticket": text("one use within 30 s")}),
+    "SessionLink": record({"url": text("with the code in its fragment"), "expires_in": _INTEGER}),
+    "SessionCode": record({"link": text("the code")}, [], additionalProperties=False),
+    "Session": record(
+        {"subject": text(), "scopes": listing(text()), "expires_at": _INSTANT},
+    ),
     "Disconnected": record({"user_id": text()}),
     "Erased": record(
         {

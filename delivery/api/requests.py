@@ -38,6 +38,8 @@ BAD_TOKEN_DELAY = 0.5
 RATES = web.AppKey("rates", Rates)
 PROXIES: web.AppKey[Sequence[str]] = web.AppKey("trusted_proxies")
 STANDING = "delivery.standing"
+PRINCIPAL = web.RequestKey("delivery.principal", Principal)
+"""Key of a request that a session was admitted for."""
 _NO_TOKEN = {"WWW-Authenticate": 'Bearer realm="delivery"'}
 
 
@@ -51,12 +53,15 @@ def stream_route(path: str, handler: Handler) -> web.RouteDef:
 
 
 async def caller(request: web.Request, auth: Authenticator) -> Principal:
-    """Verify the bearer token of a request.
+    """Verify the bearer token of a request; a session of the dashboard may stand for it.
 
     Raises:
         Problem: 401, the request has no token.
         Unauthenticated: the token is refused.
     """
+    admitted: Principal | None = request.get(PRINCIPAL)
+    if admitted is not None:
+        return admitted
     header = request.headers.get("Authorization", "")
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
@@ -67,11 +72,16 @@ async def caller(request: web.Request, auth: Authenticator) -> Principal:
         return await auth.verify(token.strip())
     except Unauthenticated as error:
         if error.close_code == Close.INVALID_TOKEN:
-            await _count_bad_token(request)
+            await count_bad_token(request)
         raise
 
 
-async def _count_bad_token(request: web.Request) -> None:
+async def count_bad_token(request: web.Request) -> None:
+    """Count a token, ticket or link that is refused for good against its caller's address.
+
+    Raises:
+        RateLimited: over the limit.
+    """
     try:
         await count_rate(request, BAD_TOKENS, address_of(request))
     except RateLimited:

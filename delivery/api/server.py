@@ -62,6 +62,7 @@ class Gateway:
         on_drain: called when this gateway begins to drain.
         admission: decides which connections are admitted; default: all.
         origins: rules for browsers; default: without CORS.
+        admit_session: lets a session of the dashboard stand for a token where it counts.
         stream_caller: the client of ``/v1/stream``; default: by the bearer token.
         trusted_proxies: addresses whose ``X-Forwarded-For`` names the client.
     """
@@ -78,6 +79,7 @@ class Gateway:
         stream_caller: Callable[[web.Request], Awaitable[Principal]] | None = None,
         origins: Origins | None = None,
         trusted_proxies: Sequence[str] = (),
+        admit_session: Callable[[web.Request], None] = lambda request: None,
     ) -> None:
         self.path = path
         self._journal = journal
@@ -88,6 +90,7 @@ class Gateway:
         self._is_draining = False
         self._admission = admission or Admission()
         self._origins = origins or Origins()
+        self._admit_session = admit_session
         self._own: frozenset[web.AbstractRoute] | None = None
         self._stream_caller = stream_caller or self._by_token
         self._trusted_proxies = tuple(trusted_proxies)
@@ -119,7 +122,11 @@ class Gateway:
                 return await handler(request)
 
             async def with_problems(request: web.Request) -> web.StreamResponse:
-                return await problem_middleware(request, handler)
+                return await problem_middleware(request, with_session)
+
+            async def with_session(request: web.Request) -> web.StreamResponse:
+                self._admit_session(request)
+                return await handler(request)
 
             return await self._origins.handle(request, with_problems)
 

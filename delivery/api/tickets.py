@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from delivery.api.problems import RETRY_AFTER, Problem
-from delivery.api.requests import client, json_response, read_object
+from delivery.api.requests import client, count_bad_token, json_response, read_object
 from delivery.domain.ports import OneTime
 from delivery.errors import ChannelUnavailable
 from delivery.gateway.auth import Authenticator
@@ -66,6 +66,7 @@ class Tickets:
         except ChannelUnavailable as error:
             raise _unavailable(error) from error
         if found is None:
+            await count_bad_token(request)
             raise Problem(
                 "unauthenticated",
                 f"the ticket is unknown, used, or older than {LIFETIME:g} seconds: get another one "

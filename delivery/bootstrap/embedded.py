@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from delivery.bootstrap.tokens import issue
 from delivery.bus.resend import LoopResend
 from delivery.config import Settings, secret
 from delivery.domain.contact import Contact
+from delivery.gateway.principal import SCOPES, Principal
 from delivery.ledger import migrate
 from delivery.process.data_directory import (
     audit_secret,
@@ -51,7 +54,7 @@ class Address:
     """Addresses of a running ``delivery up``, and tokens for it.
 
     Attributes:
-        page: the dashboard with the service token in its fragment.
+        page: the dashboard, with a code in its fragment that opens one session.
         services: names and places of the services in use, for display.
         client_token / service_token: ``None`` where an identity provider makes the tokens.
     """
@@ -151,7 +154,7 @@ class Embedded:
         """Let tasks end, then stop everything in reverse order and give the directory back."""
         await self._closing.aclose()
 
-    def address(self) -> Address:
+    async def address(self) -> Address:
         """Addresses and tokens, once the node listens."""
         settings, url = self.settings, self.settings.base_url
         client = service = None
@@ -159,7 +162,10 @@ class Embedded:
             ttl = min(TOKEN_TTL, settings.max_secret_token_ttl)
             client = issue(settings, USER, scopes=None, ttl=ttl)
             service = issue(settings, SERVICE, scopes=("emit", "read", "operate"), ttl=ttl)
-        page = f"{url}/#token={service}" if service else f"{url}/"
+        operator = Principal(
+            SERVICE, frozenset(SCOPES), False, datetime.now(UTC), issued_at=time.time()
+        )
+        page = await self.node.sessions.link(operator)
         return Address(url, page, USER, client, service, self._services())
 
     def _add_demo_contact(self) -> None:
@@ -213,7 +219,7 @@ async def run_up(settings: Settings, *, ready: Callable[[Address], None]) -> Non
         await embedded.open()
         await serve_node(embedded.node)
         try:
-            ready(embedded.address())
+            ready(await embedded.address())
             await stop_signal.wait()
         finally:
             await embedded.node.gateway.stop(DRAIN)

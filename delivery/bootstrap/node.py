@@ -27,6 +27,7 @@ from delivery.api.pages import Pages
 from delivery.api.receipt_intake import ReceiptIntake
 from delivery.api.routes import Handlers
 from delivery.api.server import Gateway
+from delivery.api.sessions import Place, Sessions
 from delivery.api.suppressions import SuppressionsApi
 from delivery.api.tickets import Tickets
 from delivery.bootstrap.audit import audit_keys
@@ -138,6 +139,14 @@ class Node:
         self._tickets = Tickets(self._auth, self._once)
         self._path = self._live_path()
         self._auth.watch(self._path.check_principals)
+        self.sessions = Sessions(
+            self._auth,
+            writes=self._access,
+            once=self._once,
+            revoke=self._path.revoke,
+            keys=_session_keys(settings),
+            place=Place(settings.base_url, settings.trusted_proxies),
+        )
         self.gateway = Gateway(
             self._path,
             self.journal,
@@ -153,6 +162,7 @@ class Node:
             self._tickets.caller,
             Origins(settings.allowed_origins, settings.base_url, settings.trusted_proxies),
             settings.trusted_proxies,
+            self.sessions.admit,
         )
         self._closing = AsyncExitStack()
 
@@ -227,6 +237,7 @@ class Node:
                 max_token_life=_longest_ttl(settings) + settings.jwt_leeway,
             ),
             self._tickets,
+            self.sessions,
             operations,
             DemoApi(self._auth, demo_agent),
             SuppressionsApi(self._auth, reads=ledger, writes=ledger),
@@ -381,6 +392,13 @@ def _authenticator(settings: Settings) -> Authenticator:
         max_ttl=settings.max_token_ttl,
         max_secret_ttl=settings.max_secret_token_ttl,
     )
+
+
+def _session_keys(settings: Settings) -> list[str]:
+    """Secrets that all gateways have: those of tokens, else those of links."""
+    tokens = (secret(settings.jwt_secret), secret(settings.jwt_secret_previous))
+    given = tokens if tokens[0] is not None else settings.link_secrets
+    return [one for one in given if one is not None]
 
 
 def _longest_ttl(settings: Settings) -> float:

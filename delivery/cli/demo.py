@@ -51,4 +51,4 @@ def _say(address: Address, *, as_json: bool) -> None:
         return
     click.secho("The demo is on. Ctrl-C ends it.\n", bold=True)
     click.echo(f"Open this page:\n{page}\n")
-    click.echo(f"The dashboard alone:\n{address.page}")
+    click.echo(f"The dashboard alone, in the same browser:\n{address.url}/")

@@ -69,7 +69,7 @@ def _heading(address: Address) -> None:
     for name, what in address.services:
         table.add_row(name, what)
     console.print(table)
-    click.secho("\nPage:", bold=True)
+    click.secho("\nPage (opens once, within 15 minutes):", bold=True)
     click.echo(f"{address.page}\n")
 
 

@@ -2,11 +2,12 @@
 
 import { sparkline, timeline } from "./charts.js";
 import {
-  $, ApiError, api as call, dropToken, duration, follow, givenToken, h, keepToken, linked, moment,
-  percent, scopes, tag, words,
+  $, ApiError, api, duration, endSession, follow, h, linked, moment, openSession, percent,
+  session as renew, tag, words,
 } from "./page.js";
 
 const RETRY_MS = 3000;
+const RENEW_MS = 300_000; // far below the half hour of a session
 const MAX_SAMPLES = 360;
 const SUPPRESSED_EVERY_MS = 10_000;
 const ID = /^[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}$/i;
@@ -25,8 +26,10 @@ const EXPECTED = ["state", "user_id", "run_id", "type", "id"];
 const shown = new Map(); // element id -> what it was last drawn from
 const opened = new Map(); // messages that the reader opened or closed
 
-let token = null;
+let session = null; // what this browser may do, while it is signed in
 let mayOperate = false;
+let isStarted = false;
+let hasComplained = false;
 let chosen = null; // id of the event in the detail panel
 let current = null; // that event
 let reveal = false; // bring the detail panel into view when it is drawn next
@@ -39,8 +42,6 @@ let samples = [];
 let messages = [];
 let suppressedAt = 0; // when the suppressed addresses were read
 let stream = null;
-
-const api = (path, body) => call(token, path, body);
 
 /** Redraw only what changed, so that focus, selection and scrolling survive an update. */
 function draw(id, value, make) {
@@ -315,7 +316,7 @@ async function optional(path) {
 
 /** Read what is shown; one reading at a time, and once more if something changed meanwhile. */
 async function refresh() {
-  if (!token) return;
+  if (!session) return;
   if (reading) {
     isStale = true;
     return;
@@ -339,7 +340,7 @@ async function read(mine) {
   if (follows && list.events.length) chosen = list.events[0].id;
   const event = chosen ? await optional(`v1/events/${chosen}`) : null;
   if (mine !== turn) return;
-  $("events-note").textContent = "";
+  if (hasComplained) note("");
   await readSuppressed(mine);
   if (mine !== turn) return;
   drawInbox(inbox);
@@ -356,10 +357,16 @@ async function readSuppressed(mine) {
   drawSuppressed(page ?? { suppressions: [], next: null });
 }
 
+/** What happened to the list; a complaint goes with the next list that can be read. */
+function note(text, isComplaint = false) {
+  $("events-note").textContent = text;
+  hasComplained = isComplaint;
+}
+
 function complain(error) {
-  // A token that may read nothing is no use here; a filter that is wrong is only a filter.
+  // A session that may read nothing is no use here; a filter that is wrong is only a filter.
   if (error instanceof ApiError && [401, 403].includes(error.status) && !error.field) signOut(error.message);
-  else if (error instanceof ApiError) $("events-note").textContent = error.message;
+  else if (error instanceof ApiError) note(error.message, true);
   else health("away", "The service does not answer");
 }
 
@@ -374,7 +381,8 @@ async function listen() {
   const mine = (stream = new AbortController());
   while (!mine.signal.aborted) {
     try {
-      await follow(token, "v1/stats/stream", mine.signal, onPush);
+      await follow("v1/stats/stream", mine.signal, onPush);
+      if (await isRenewed()) continue; // it ends with the session, as it was when the stream began
     } catch (error) {
       if (mine.signal.aborted) return;
       if (error instanceof ApiError && [401, 403].includes(error.status)) return signOut(error.message);
@@ -382,6 +390,18 @@ async function listen() {
     if (mine.signal.aborted) return;
     health("away", "The service does not answer");
     await new Promise((go) => setTimeout(go, RETRY_MS * (0.5 + Math.random())));
+  }
+}
+
+/** Make the session last longer while its page is looked at. */
+async function isRenewed() {
+  if (!session || document.hidden) return false;
+  try {
+    session = await renew();
+    return true;
+  } catch (error) {
+    if (session && error instanceof ApiError && error.status === 401) signOut(error.message);
+    return false;
   }
 }
 
@@ -469,7 +489,7 @@ async function unsuppress({ address, reason }) {
     `${address} is suppressed (${words(reason)}). The next event that needs it is sent there again.`, "Allow");
   if (!isMeant) return;
   try {
-    await call(token, `v1/suppressions/${encodeURIComponent(address)}`, undefined, "DELETE");
+    await api(`v1/suppressions/${encodeURIComponent(address)}`, undefined, "DELETE");
     $("suppressed-note").textContent = `${address} gets messages again.`;
   } catch (error) {
     $("suppressed-note").textContent = error.message;
@@ -492,7 +512,7 @@ async function replayAll() {
     const { replayed } = await api("v1/replay", { ...filter, dry_run: false });
     now();
     await reading;
-    $("events-note").textContent = `${replayed} replayed.`;
+    note(`${replayed} replayed.`);
   } catch (error) {
     $("events-note").textContent = error.message;
   }
@@ -507,11 +527,10 @@ function closeDetail() {
   now();
 }
 
-function signIn(value) {
-  token = value;
+function signIn(opened) {
+  session = opened;
   suppressedAt = 0;
-  keepToken(value);
-  mayOperate = scopes(value).includes("operate");
+  mayOperate = session.scopes.includes("operate");
   $("gate").hidden = true;
   $("board").hidden = false;
   $("sign-out").hidden = false;
@@ -519,16 +538,15 @@ function signIn(value) {
   now();
   listen();
   if (mayOperate && window === window.top) {
-    call(value, "v1/demo/session", {}).then(() => ($("to-demo").hidden = false), () => ($("to-demo").hidden = true));
+    api("v1/demo/session", {}).then(() => ($("to-demo").hidden = false), () => ($("to-demo").hidden = true));
   }
 }
 
 function signOut(reason = "") {
   turn += 1;
   stream?.abort();
-  token = null;
+  session = null;
   chosen = null;
-  dropToken();
   shown.clear();
   $("board").hidden = true;
   $("sign-out").hidden = true;
@@ -539,9 +557,21 @@ function signOut(reason = "") {
   $("token").focus();
 }
 
+/** By a token, by the address's link, or by the session that is open; without any, to the door. */
+async function enter(token = null) {
+  const isAsked = token !== null || /[#&](link|token)=/.test(location.hash);
+  try {
+    signIn(await openSession(token));
+  } catch (error) {
+    const isExpected = !isAsked && error instanceof ApiError && error.status === 401;
+    signOut(isExpected ? "" : error.message);
+  }
+}
+
 /** `#event=ID` opens one event; `#run_id=…&state=…` filters; `follow` shows the newest that fits. */
 function readFragment() {
   const fragment = new URLSearchParams(location.hash.slice(1));
+  if (fragment.has("link") && !session && isStarted) enter();
   document.body.classList.toggle("tour", fragment.has("tour"));
   follows = fragment.has("follow");
   const values = Object.fromEntries(EXPECTED.filter((name) => fragment.get(name)).map((name) => [name, fragment.get(name)]));
@@ -554,11 +584,15 @@ $("gate-form").addEventListener("submit", (event) => {
   const value = $("token").value.trim();
   $("token").value = "";
   $("gate-error").textContent = "";
-  if (value) signIn(value);
+  if (value) enter(value);
 });
-$("sign-out").addEventListener("click", () => signOut());
+$("sign-out").addEventListener("click", () => {
+  endSession().catch((error) => ($("gate-error").textContent = `The session may still be open: ${error.message}`));
+  signOut();
+});
 $("filter").addEventListener("submit", (event) => event.preventDefault());
 $("filter").addEventListener("input", () => {
+  note("");
   pages = 1;
   now();
 });
@@ -573,12 +607,15 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && chosen && !$("ask").open) closeDetail();
 });
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) now();
+  if (document.hidden) return;
+  isRenewed();
+  now();
 });
 window.addEventListener("hashchange", readFragment);
 new ResizeObserver(() => current && !$("detail").hidden && drawWay()).observe($("way").parentElement);
 
-const start = givenToken();
-if (start) signIn(start);
-else signOut();
+setInterval(isRenewed, RENEW_MS);
+
 readFragment();
+isStarted = true;
+enter();

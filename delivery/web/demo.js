@@ -1,14 +1,14 @@
 // The demonstration's page: a user's chat on the embedded client, and the operators' page beside it.
 
 import { connect } from "./client.js";
-import { $, ApiError, api as call, givenToken, h, tag } from "./page.js";
+import { $, ApiError, api, h, openSession, session, tag } from "./page.js";
 
 const BADGE = {
   connected: "confirmed", connecting: "accepted", waiting: "falling_back", offline: "failed", closed: "failed",
 };
+const RENEW_MS = 300_000;
 const STEPS = ["ask", "offline", "chain", "mail"];
 
-const token = givenToken();
 let part = null; // whom this page plays
 let connection = null;
 let isOffline = false;
@@ -75,7 +75,7 @@ function onStatus(status) {
 
 function goOnline() {
   connection = connect({
-    token: async () => (part = await call(token, "v1/demo/session", {})).token,
+    token: async () => (part = await api("v1/demo/session", {})).token,
     onEvent,
     onStatus,
     share: false, // "offline" is to mean this page, not its twin
@@ -105,7 +105,7 @@ async function ask(event) {
   wasCut = isOffline;
   isOver = false;
   try {
-    run = (await call(token, "v1/demo/runs", { prompt })).run_id;
+    run = (await api("v1/demo/runs", { prompt })).run_id;
   } catch (error) {
     say(h("p", { class: "cut" }, error.message));
     return;
@@ -114,7 +114,7 @@ async function ask(event) {
   look();
 }
 
-/** The dashboard shows the newest event of this run; it takes its token from this tab. */
+/** The dashboard shows the newest event of this run; it has the session of this browser. */
 function look() {
   const values = { tour: "1", follow: "1", user_id: part.user_id, ...(run ? { run_id: run } : {}) };
   const frame = $("dashboard");
@@ -128,7 +128,7 @@ async function watch() {
   if (wasCut && run && !isOver) {
     try {
       const query = new URLSearchParams({ user_id: part.user_id, run_id: run, type: "agent_completed" });
-      const [last] = (await call(token, `v1/events?${query}`)).events;
+      const [last] = (await api(`v1/events?${query}`)).events;
       if (last?.state === "confirmed") {
         isOver = true;
         step("mail");
@@ -142,13 +142,16 @@ async function watch() {
 }
 
 async function mailed(id) {
-  const { attempts } = await call(token, `v1/events/${id}`);
+  const { attempts } = await api(`v1/events/${id}`);
   return attempts.some(({ channel, outcome }) => channel === "email" && outcome === "delivered");
 }
 
 async function begin() {
-  if (!token) throw new ApiError(401, { detail: "Open this page by the address that `delivery demo` prints." });
-  part = await call(token, "v1/demo/session", {});
+  await openSession().catch(() => {
+    throw new ApiError(401, { detail: "Open this page by the address that `delivery demo` prints; it works once." });
+  });
+  setInterval(() => document.hidden || session().catch(() => {}), RENEW_MS); // what fails is shown by what is asked next
+  part = await api("v1/demo/session", {});
   $("health").className = "health ok";
   $("health").textContent = part.quick ? "Shortened times" : "Real times: the chain takes minutes";
   goOnline();

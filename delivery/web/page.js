@@ -2,7 +2,6 @@
 // Text from the API only ever becomes text nodes, so no event can run in these pages.
 
 const TIMEOUT_MS = 8000;
-const KEY = "delivery.token";
 
 export const TONES = {
   confirmed: "good", delivered: "good", closed: "good", ok: "good",
@@ -60,33 +59,35 @@ export function linked(text) {
   );
 }
 
-// ---- the token: in this tab only, gone with it
+// ---- the session: a cookie that no script can read
 
-/** A token in the fragment (`#token=…`) is taken and removed: it must not stay in the history. */
-export function givenToken() {
+/**
+ * Open a session by a token, by what the fragment holds (`#link=…` of one use, or `#token=…`), or take
+ * the one that is open in this browser. What the fragment holds does not stay in the history.
+ */
+export async function openSession(token = null) {
   const fragment = new URLSearchParams(location.hash.slice(1));
-  const given = fragment.get("token");
-  if (given) {
+  const [link, given] = [fragment.get("link"), token ?? fragment.get("token")];
+  if (fragment.has("link") || fragment.has("token")) {
+    fragment.delete("link");
     fragment.delete("token");
     const rest = String(fragment);
     history.replaceState(null, "", location.pathname + location.search + (rest ? `#${rest}` : ""));
-    sessionStorage.setItem(KEY, given);
   }
-  return given ?? sessionStorage.getItem(KEY);
-}
-
-export const keepToken = (token) => sessionStorage.setItem(KEY, token);
-export const dropToken = () => sessionStorage.removeItem(KEY);
-
-/** What a token says that it may do; the service decides, this only hides buttons. */
-export function scopes(token) {
+  if (given) return api("v1/session", {}, "POST", { Authorization: `Bearer ${given}` });
+  if (!link) return session();
   try {
-    const body = token.split(".")[1].replaceAll("-", "+").replaceAll("_", "/");
-    return (JSON.parse(atob(body)).scope ?? "").split(" ");
-  } catch {
-    return [];
+    return await api("v1/session", { link });
+  } catch (error) {
+    // A link that was used in this browser before has left its session here.
+    return session().catch(() => Promise.reject(error));
   }
 }
+
+/** The open session, which this makes last longer: `{subject, scopes, expires_at}`. */
+export const session = () => api("v1/session");
+
+export const endSession = () => api("v1/session", undefined, "DELETE");
 
 // ---- the API
 
@@ -98,8 +99,9 @@ export class ApiError extends Error {
   }
 }
 
-export async function api(token, path, body, method = body === undefined ? "GET" : "POST") {
-  const headers = { Authorization: `Bearer ${token}` };
+export async function api(path, body, method = body === undefined ? "GET" : "POST", more = {}) {
+  // No page of another origin can send this header: a change needs it beside the cookie.
+  const headers = { "X-Delivery-Dashboard": "1", ...more };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const response = await fetch(path, {
     method,
@@ -107,17 +109,18 @@ export async function api(token, path, body, method = body === undefined ? "GET"
     body: body === undefined ? undefined : JSON.stringify(body),
     signal: AbortSignal.timeout(TIMEOUT_MS),
     cache: "no-store",
+    credentials: "same-origin",
   });
   if (response.ok) return response.status === 204 ? null : response.json();
   throw new ApiError(response.status, await response.json().catch(() => ({})));
 }
 
 /**
- * Read a stream of server-sent events until it ends. `EventSource` cannot send a token.
+ * Read a stream of server-sent events until it ends. `EventSource` does not tell why it was refused.
  * Throws `ApiError` where the service refuses.
  */
-export async function follow(token, path, signal, onMessage) {
-  const headers = { Authorization: `Bearer ${token}`, Accept: "text/event-stream" };
+export async function follow(path, signal, onMessage) {
+  const headers = { Accept: "text/event-stream" };
   const response = await fetch(path, { headers, cache: "no-store", signal });
   if (!response.ok) throw new ApiError(response.status, await response.json().catch(() => ({})));
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

@@ -58,7 +58,6 @@ class Service:
         self.ledger_url = f"sqlite:///{data_dir / 'delivery.sqlite3'}"
         self.url: str = said["url"]
         self.port = int(self.url.rpartition(":")[2])
-        self.page: str = said["page"]
         self.secret = (data_dir / "dev-secret").read_text().strip()
         self.http = httpx.Client(
             base_url=self.url,
@@ -66,6 +65,14 @@ class Service:
             timeout=15.0,
             trust_env=False,
         )
+
+    @property
+    def page(self) -> str:
+        """The address of the page, with a link of its own: each works once."""
+        answer = self.http.post("/v1/session/links")
+        assert answer.status_code == 200, answer.text
+        url: str = answer.json()["url"]
+        return url.replace("/#", "/demo#") if "/demo#" in self.said["page"] else url
 
     def emit(
         self, user_id: str, *types: str, run_id: str = "run-1", data: dict[str, Any] | None = None

@@ -1,9 +1,11 @@
 """The operators' page in a real browser: what it shows, does, and refuses to run."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Literal
 
+import httpx
 import jwt
 import pytest_asyncio
 from axe_playwright_python.base import AXE_FILE_PATH
@@ -11,6 +13,7 @@ from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from delivery.domain.receipts import Suppress
 from delivery.domain.records import Condition
+from delivery.domain.thresholds import CONDITIONS
 from delivery.ledger import SqlLedger
 from tests.browser.conftest import NewDevice
 from tests.browser.service import Service, until
@@ -61,7 +64,57 @@ async def test_a_new_event_is_shown_without_asking_for_it(
     assert await page.locator("#events tr").count() == 0
     service.emit(user, "agent_started")
     await page.locator("#events tr", has_text=user).wait_for()
-    assert "token" not in page.url  # nor in the history
+    assert "link" not in page.url  # nor in the history
+
+
+async def test_the_link_opens_one_session_which_no_script_can_read(
+    context: BrowserContext, browser: Browser, service: Service
+) -> None:
+    page = await context.new_page()
+    printed = service.said["page"]
+    await page.goto(printed)
+    await page.locator("#health.ok").wait_for()
+    [cookie] = await context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/")
+    assert await page.evaluate("[document.cookie, localStorage.length, sessionStorage.length]") == [
+        "",
+        0,
+        0,
+    ]
+    await page.reload()
+    await page.locator("#health.ok").wait_for()
+    stranger = await browser.new_context()
+    late = await stranger.new_page()
+    await late.goto(printed)
+    await late.locator("#gate-error", has_text="used before").wait_for()
+    await stranger.close()
+    await page.goto(printed)  # a bookmark, where the session is still open
+    await page.locator("#health.ok").wait_for()
+
+
+async def test_signing_out_ends_the_session_in_every_tab_and_for_every_copy_of_its_cookie(
+    context: BrowserContext, service: Service
+) -> None:
+    page = await dashboard(context, service)
+    other = await context.new_page()
+    await other.goto(service.url)
+    await other.locator("#health.ok").wait_for()
+    [cookie] = await context.cookies()
+    copy = {"Cookie": f"{cookie['name']}={cookie['value']}"}
+    assert await asyncio.to_thread(_status, service, copy) == 200
+    await page.locator("#sign-out").click()
+    await page.locator("#gate").wait_for()
+    await other.locator("#gate").wait_for()
+    await until("the cookie is gone", lambda: _has_no_cookie(context))
+    assert await asyncio.to_thread(_status, service, copy) == 401
+
+
+def _status(service: Service, headers: dict[str, str]) -> int:
+    return httpx.get(f"{service.url}/v1/stats", headers=headers).status_code
+
+
+async def _has_no_cookie(context: BrowserContext) -> bool:
+    return await context.cookies() == []
 
 
 async def test_the_timeline_shows_every_attempt_and_what_confirmed(
@@ -173,7 +226,7 @@ async def test_the_figures_light_up_when_a_condition_is_met(
     service.emit(user, *["agent_thinking"] * 20)  # of fewer events a share says nothing
     await dead_event(service, user)
     page = await dashboard(context, service)
-    assert await page.locator("#conditions li").count() == 6
+    assert await page.locator("#conditions li").count() == len(CONDITIONS)
     await page.locator("#conditions li.bad", has_text="fall back").wait_for()
     await page.locator("#alerts", has_text="dead").wait_for()
 

@@ -15,6 +15,7 @@ from delivery.api.events import EventsApi
 from delivery.api.operations import OperationsApi
 from delivery.api.pages import Pages
 from delivery.api.receipt_intake import ReceiptIntake
+from delivery.api.sessions import Place, Sessions
 from delivery.api.suppressions import SuppressionsApi
 from delivery.api.tickets import Tickets
 from delivery.bus.one_time import LocalOneTime
@@ -201,6 +202,14 @@ class World:
     def __post_init__(self) -> None:
         self.access = LedgerAccess(self.ledger)
         self.auth = Authenticator(SECRET)
+        self.sessions = Sessions(
+            self.auth,
+            writes=self.access,
+            once=LocalOneTime(),
+            revoke=self._revoke,
+            keys=(SECRET,),
+            place=Place(PUBLIC_URL),
+        )
         self.links = LinkSigner(SECRET, None, PUBLIC_URL, ttl=100, clock=lambda: self.now)
 
     def handlers(
@@ -249,6 +258,7 @@ class World:
                 max_token_life=3_600.0,
             ),
             Tickets(self.auth, LocalOneTime()),
+            self.sessions,
             DemoApi(self.auth, agent),
             SuppressionsApi(self.auth, **shared),
             Callbacks(

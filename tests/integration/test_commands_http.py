@@ -133,7 +133,7 @@ def test_up_says_where_it_is_and_what_to_paste(tmp_path: Path) -> None:
         while "curl" not in said:
             said += process.line()
         assert "delivery is up" in said
-        assert "/#token=" in said
+        assert "/#link=" in said
         assert " listen --url http://127.0.0.1:" in said
         assert process.stop() == 0
 
