@@ -79,13 +79,17 @@ class Breaker:
     def allows(self, now: float, recovery: float = RECOVERY) -> bool:
         """Whether a call may pass now. A half-open breaker whose probe got no answer lets another
         probe pass after the same recovery time."""
-        return self.state is BreakerState.CLOSED or now - self.since >= recovery
+        return self.state is BreakerState.CLOSED or self._has_rested(now, recovery)
 
     def on_attempt(self, now: float, recovery: float = RECOVERY) -> Breaker:
         """The breaker before a call that ``allows`` let pass: an open one becomes half open."""
-        if self.state is not BreakerState.CLOSED and now - self.since >= recovery:
+        if self.state is not BreakerState.CLOSED and self._has_rested(now, recovery):
             return replace(self, state=BreakerState.HALF_OPEN, since=now)
         return self
+
+    def _has_rested(self, now: float, recovery: float) -> bool:
+        # A clock that went back must not keep it open for as long as it went.
+        return now - self.since >= recovery or now < self.since
 
     def on_success(self, now: float) -> Breaker:
         """The breaker after a call that succeeded: closed."""
