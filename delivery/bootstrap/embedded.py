@@ -22,7 +22,7 @@ from delivery import resources
 from delivery.api.demo_agent import DemoAgent
 from delivery.bootstrap.chain import CLOSE_TIMEOUT, attach, make_chain
 from delivery.bootstrap.gateway import serve_node, with_port
-from delivery.bootstrap.ledger import database_url
+from delivery.bootstrap.ledger import owner_url
 from delivery.bootstrap.node import Node
 from delivery.bootstrap.tokens import issue
 from delivery.bus.resend import LoopResend
@@ -129,7 +129,7 @@ class Embedded:
     async def open(self) -> None:
         """Migrate, start the node, then worker and beat. The gateway is started by its owner."""
         node = self.node
-        await asyncio.to_thread(migrate.upgrade, database_url(self.settings))
+        await asyncio.to_thread(migrate.upgrade, owner_url(self.settings))
         if self.given.smtp_url is None and self.given.sms_url is None:
             await asyncio.to_thread(self._add_demo_contact)
         self._closing.push_async_callback(node.close)

@@ -9,7 +9,7 @@ import logging
 import socket
 from collections.abc import Callable
 
-from delivery.bootstrap.ledger import database_url, require_current
+from delivery.bootstrap.ledger import database_url, owner_url, require_current
 from delivery.bootstrap.node import Node
 from delivery.config import Settings, load_settings, require_services, require_trust
 from delivery.errors import ConfigError, LedgerUnavailable
@@ -75,7 +75,7 @@ def node_from_environment(kind: str) -> Node:
     Effect: migrates the ledger.
     """
     settings = with_port(load_settings())
-    migrate.upgrade(database_url(settings))
+    migrate.upgrade(owner_url(settings))
     return Node(settings, kind)
 
 

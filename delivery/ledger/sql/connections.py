@@ -13,9 +13,11 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.types.string import TextLoader
 from sqlalchemy import event
+from sqlalchemy.engine import Connection
 
 from delivery.ledger.sql.deadline_connection import DeadlineConnection
 from delivery.ledger.sql.failures import Verdict, judge
+from delivery.ledger.sql.url import SessionOptions
 
 FRESH = 1.0
 """Seconds after its last use for which a connection is not pinged: in a busy process that would
@@ -29,19 +31,37 @@ class Connections:
     Args:
         idle: seconds for opening a connection, and for the ping.
         busy: seconds for each answer while a connection is in use; ``None`` sets no limit.
+        begin: the statements that begin a transaction, sent as one.
     """
 
-    def __init__(self, engine: sa.Engine, *, idle: float, busy: float | None) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        *,
+        idle: float,
+        busy: float | None,
+        options: SessionOptions,
+        begin: str,
+    ) -> None:
         self._idle = idle
         self._busy = busy
+        self._threshold = options.prepare_threshold
+        self._detects_poolers = options.detects_poolers
+        self._begin_statements = begin
         self._discarded_at = float("-inf")
         event.listen(engine, "do_connect", self._connect)
         event.listen(engine, "checkout", self._check)
         event.listen(engine, "checkin", self._rest)
+        event.listen(engine, "begin", self._begin)
 
     def discard(self) -> None:
         """Let none of the connections opened so far serve a further transaction."""
         self._discarded_at = time.monotonic()
+
+    def prepare_nothing(self) -> None:
+        """Use no prepared statements from now on: a pooler gives each transaction another session,
+        and did not show itself."""
+        self._threshold = None
 
     def _connect(self, _dialect: Any, _record: Any, args: Any, options: Any) -> DeadlineConnection:
         began = time.monotonic()
@@ -50,7 +70,18 @@ class Connections:
         connection.opened_at = began
         # Ids are text in this package; the driver would build an object for each.
         connection.adapters.register_loader("uuid", TextLoader)
+        # The driver must not begin transactions by itself; ``_begin`` does, with their limits.
+        connection.autocommit = True
+        connection.prepare_threshold = self._threshold
+        if self._threshold is not None and self._detects_poolers and _is_pooled(connection):
+            connection.prepare_threshold = None
         return connection
+
+    def _begin(self, connection: Connection) -> None:
+        driver = connection.connection.driver_connection
+        if driver is not None:
+            # One round trip: without parameters the driver sends several statements as one query.
+            driver.execute(self._begin_statements, prepare=False)
 
     def _check(self, connection: DeadlineConnection, _record: Any, _proxy: Any) -> None:
         # A new one is not looked at: the pool tries twice, and then raises an error of its own.
@@ -77,18 +108,20 @@ class Connections:
             raise sa.exc.DisconnectionError(f"the connection is {verdict.value}")
 
 
+def _is_pooled(connection: psycopg.Connection[Any]) -> bool:
+    """Whether a pooler stands between: it tells a process id of its own, and in transaction mode a
+    prepared statement is in another session the next time."""
+    row = connection.execute("select pg_backend_pid()", prepare=False).fetchone()
+    return row is not None and row[0] != connection.info.backend_pid
+
+
 def takes_writes(connection: psycopg.Connection[Any]) -> str | None:
-    """Ask the server; why it takes no writes, ``None`` if it does.
+    """Ask the server, outside of a transaction; why it takes no writes, ``None`` if it does.
 
     Raises:
         psycopg.Error: it did not answer.
     """
-    connection.autocommit = True  # the question must leave no transaction open
-    try:
-        row = connection.execute(_STATE, prepare=False).fetchone()
-    finally:
-        if not connection.closed:
-            connection.autocommit = False
+    row = connection.execute(_STATE, prepare=False).fetchone()
     is_standby, read_only = row or (False, "off")
     if is_standby:
         return "the server is a standby"

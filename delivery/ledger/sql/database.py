@@ -22,10 +22,10 @@ from sqlalchemy.engine import URL, Connection
 
 from delivery.errors import LedgerReadOnly, LedgerUnavailable
 from delivery.ledger.sql.connections import Connections, takes_writes
-from delivery.ledger.sql.failures import judge, unavailable
+from delivery.ledger.sql.failures import is_prepared_elsewhere, judge, unavailable
 from delivery.ledger.sql.private_file import make_private
 from delivery.ledger.sql.tables import UtcDateTime
-from delivery.ledger.sql.url import parse_url
+from delivery.ledger.sql.url import parse_url, split_options
 
 BUSY_TIMEOUT = 5.0
 STATEMENT_TIMEOUT = 10.0
@@ -34,6 +34,14 @@ CONNECT_TIMEOUT = 3.0
 ANSWER_TIMEOUT = STATEMENT_TIMEOUT + 1.0
 MAX_AGE = 300
 """Seconds after which a connection is replaced: names and proxies may point elsewhere by then."""
+# The server holds the limits: a statement ends even if its caller has ended before. They are set in
+# each transaction, because a pooler may give each another session: none keeps a setting, and no
+# start-up parameter reaches it.
+_BEGIN = (
+    f"BEGIN; SET LOCAL statement_timeout = {int(STATEMENT_TIMEOUT * 1000)}; "
+    f"SET LOCAL lock_timeout = {int(BUSY_TIMEOUT * 1000)}; "
+    "SET LOCAL idle_in_transaction_session_timeout = 15000"
+)
 _CLOCK = sa.text("select clock_timestamp()")
 _LAST = "delivery_last"
 
@@ -57,10 +65,17 @@ class Database:
     def __init__(
         self, url: str, *, pool_size: int = 8, answer_timeout: float | None = ANSWER_TIMEOUT
     ) -> None:
-        engine = _engine(parse_url(url), pool_size)
+        parsed, options = split_options(parse_url(url))
+        engine = _engine(parsed, pool_size)
         self._use(engine, _utcnow)
         if not self.is_sqlite:
-            self._connections = Connections(engine, idle=CONNECT_TIMEOUT, busy=answer_timeout)
+            self._connections = Connections(
+                engine,
+                idle=CONNECT_TIMEOUT,
+                busy=answer_timeout,
+                options=options,
+                begin=_BEGIN if options.sets_timeouts else "BEGIN",
+            )
 
     def _use(self, engine: sa.Engine, wall: Callable[[], datetime]) -> None:
         self.url = engine.url
@@ -172,6 +187,8 @@ class Database:
         try:
             yield
         except _DRIVER_ERRORS as error:
+            if self._connections is not None and is_prepared_elsewhere(error):
+                self._connections.prepare_nothing()
             if judge(error).discards:
                 self._discard()
             translated = unavailable(error)
@@ -188,12 +205,6 @@ def at_the_end(connection: Connection, items: Sequence[Any]) -> None:
 def _engine(url: URL, pool_size: int) -> sa.Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, pool_size)
-    # The session holds the limits: a statement ends even if its caller has ended before.
-    options = (
-        f"-c statement_timeout={int(STATEMENT_TIMEOUT * 1000)}"
-        f" -c lock_timeout={int(BUSY_TIMEOUT * 1000)}"
-        " -c idle_in_transaction_session_timeout=15000"
-    )
     return sa.create_engine(
         url,
         hide_parameters=True,  # an error's text must hold no addresses and payloads
@@ -203,7 +214,6 @@ def _engine(url: URL, pool_size: int) -> sa.Engine:
         pool_recycle=MAX_AGE,
         connect_args={
             "connect_timeout": int(CONNECT_TIMEOUT),
-            "options": options,
             "application_name": "delivery",
             "keepalives_idle": 10,
             "tcp_user_timeout": int(STATEMENT_TIMEOUT * 1000),

@@ -91,7 +91,7 @@ def key(*names: str) -> int:
 
 
 def lock(connection: Connection, *names: str) -> None:
-    """Wait for the lock; the session's ``lock_timeout`` bounds the wait."""
+    """Wait for the lock; the transaction's ``lock_timeout`` bounds the wait."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text("select pg_advisory_xact_lock(:key)"), {"key": key(*names)})
 

@@ -17,6 +17,10 @@ from delivery.errors import LedgerReadOnly, LedgerUnavailable
 READ_ONLY_STATES = frozenset({"25006"})
 """The server takes no writes: a standby, or read-only by setting."""
 
+PREPARED_STATES = frozenset({"26000", "42P05"})
+"""A prepared statement is not there, or one of its name is: a pooler gave the transaction another
+session."""
+
 GONE_STATES = frozenset(
     {
         "25P03",  # the session was idle in a transaction for too long
@@ -61,11 +65,17 @@ def judge(error: BaseException) -> Verdict:
     state = error.sqlstate
     if state in READ_ONLY_STATES or (state is None and _is_passed_over(error)):
         return Verdict.READ_ONLY
-    if state in GONE_STATES or (state or "").startswith(_CONNECTION_CLASS):
+    if state in GONE_STATES | PREPARED_STATES or (state or "").startswith(_CONNECTION_CLASS):
         return Verdict.GONE
     if state is None and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
         return Verdict.GONE  # libpq's own: the connection broke, or none was made
     return Verdict.KEEP
+
+
+def is_prepared_elsewhere(error: BaseException) -> bool:
+    """Whether a prepared statement clashed: the session is not the one that it was prepared in."""
+    original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    return isinstance(original, psycopg.Error) and original.sqlstate in PREPARED_STATES
 
 
 def unavailable(error: BaseException) -> LedgerUnavailable | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
@@ -57,6 +58,45 @@ def parse_url(text: str) -> URL:
     raise ConfigError(
         f"DELIVERY_DATABASE_URL: {backend} is not supported; use postgresql or sqlite"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How sessions are used: what the URL says beside the driver's own parameters.
+
+    Attributes:
+        prepare_threshold: executions after which a statement is prepared; ``None`` for never.
+        detects_poolers: whether nothing is prepared where a pooler stands in between.
+        sets_timeouts: whether each transaction sets its time limits; else the role's are in force.
+    """
+
+    prepare_threshold: int | None = 5
+    detects_poolers: bool = True
+    sets_timeouts: bool = True
+
+
+def split_options(url: URL) -> tuple[URL, SessionOptions]:
+    """Take the options that are ours, and not the driver's, from a PostgreSQL URL.
+
+    Raises:
+        ConfigError: one has a value that it cannot have.
+    """
+    threshold = url.query.get("prepare_threshold")
+    timeouts = url.query.get("timeouts", "transaction")
+    if timeouts not in ("transaction", "role"):
+        raise ConfigError("DELIVERY_DATABASE_URL: timeouts must be transaction or role")
+    if threshold is None or threshold == "detect":
+        found = SessionOptions()
+    elif threshold == "none":
+        found = SessionOptions(None, detects_poolers=False)
+    elif isinstance(threshold, str) and re.fullmatch("[0-9]{1,6}", threshold):
+        found = SessionOptions(int(threshold), detects_poolers=False)
+    else:
+        raise ConfigError(
+            "DELIVERY_DATABASE_URL: prepare_threshold must be a number, none or detect"
+        )
+    options = replace(found, sets_timeouts=timeouts == "transaction")
+    return url.difference_update_query(["prepare_threshold", "timeouts"]), options
 
 
 def has_several_servers(url: URL) -> bool:
