@@ -65,17 +65,19 @@ def verify(
     from delivery.bootstrap.audit import read_checkpoints
 
     given = [one for path in checkpoints for one in read_checkpoints(path)]
+    whole = "the chain is whole"
     if exported is not None:
         findings, notes = _verify_export(exported, given, public_keys)
     elif given and not _has_ledger():
         findings, notes = _verify_signatures(given, public_keys)
+        whole = "the signatures hold"
         notes.append("there is no ledger here: nothing but the signatures was verified")
     else:
         findings, notes = _verify_ledger(given)
     if as_json:
         say_json({"findings": findings, "notes": notes})
     else:
-        say("\n".join(findings) or "the chain is whole")
+        say("\n".join(findings) or whole)
         for note in notes:
             say(f"note: {note}", err=True)
     if findings:
@@ -98,12 +100,25 @@ def _verify_ledger(given: list[Checkpoint]) -> tuple[list[str], list[str]]:
     from delivery.config import load_settings
 
     head = HeadFile(load_settings().data_dir / HEAD_FILE).read()
+    signed = [*given, *head]
+    if signed and not _has_tables():
+        newest = max(signed, key=lambda one: one.number)
+        return [
+            f"missing: the ledger has no tables, and row {newest.number} was signed at {newest.at}"
+        ], []
     with _ledger() as ledger:
-        found = ledger.audit.verify([*given, *head])
+        found = ledger.audit.verify(signed)
     notes = [*found.notes, f"{found.rows} rows, up to number {found.last}"]
     if not given and not head:
         notes.append("no checkpoint was compared: write --checkpoint FILE")
     return list(found.findings), notes
+
+
+def _has_tables() -> bool:
+    from delivery.bootstrap.ledger import database_url, revisions
+    from delivery.config import load_settings
+
+    return revisions(database_url(load_settings()))[0] is not None
 
 
 def _verify_signatures(

@@ -106,6 +106,14 @@ def test_a_checkpoint_shows_a_log_that_was_set_back_as_a_whole(place: Place) -> 
     assert place.run("verify").exit_code == 1, "and the sealer did not replace that head"
 
 
+def test_a_ledger_whose_tables_are_gone_is_a_finding(place: Place) -> None:
+    place.write(2)
+    migrate.downgrade(place.url, "base")
+    found = place.run("verify")
+    assert found.exit_code == 1, found.output
+    assert "no tables" in found.output
+
+
 def test_checkpoints_and_exports_verify_without_the_database(place: Place, tmp_path: Path) -> None:
     place.write(3)
     head = json.loads(place.run("head").output)
