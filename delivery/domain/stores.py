@@ -331,8 +331,9 @@ class ReceiptStore(Protocol):
 
         Effect: the first receipt of a status adds a row. By a failure the attempts of all events in
         the message become ``failed`` for good, the next step of those on the chain is due now, and
-        the address may be suppressed; a confirmed event stays confirmed. Safe to repeat, in any
-        order.
+        the address may be suppressed; by a delivery an attempt whose outcome was unknown becomes
+        ``delivered``, and is not repeated. A confirmed event stays confirmed. Safe to repeat, in
+        any order.
         """
 
     def use_token(self, token: str, body: str) -> bool:

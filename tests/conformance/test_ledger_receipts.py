@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from delivery.ledger import SqlLedger
 from delivery.ledger.sql.tables import receipts
 from delivery.testing import make_entry, make_event
 from tests.conformance.chain_calls import begin, move
+from tests.conformance.test_ledger_digests import at_once
 
 LEASE = 60.0
 ADA = Contact("ada", email="Ada@Example.org", phone="+491701234567")
@@ -286,6 +288,19 @@ def test_a_mail_that_bounced_was_not_delivered(ledger: SqlLedger) -> None:
     assert not status(ledger, digest_id, "email", "delivered").is_delivery
 
 
+def test_a_delivery_settles_an_attempt_whose_answer_was_lost(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    event_id = on_chain(ledger)
+    claim = sending(ledger, event_id)
+    lost = Result(Outcome.UNKNOWN, error="the answer was lost")
+    assert ledger.digests.end(claim, lost, retry_in=30.0)
+    assert status(ledger, claim.digest.id, "email", "delivered").is_delivery
+    assert last(ledger, event_id).outcome is Outcome.DELIVERED
+    advance(31)
+    assert ledger.digests.claim(claim.digest.id, LEASE) is None
+
+
 def test_engagement_stands_on_the_timeline_once_and_changes_nothing(
     ledger: SqlLedger, advance: Any
 ) -> None:
@@ -322,6 +337,16 @@ def test_a_bounce_suppresses_the_contacts_address(ledger: SqlLedger, reported: s
     )
     assert claimed(ledger, event_id).suppressed == {"email": "suppressed: hard_bounce 5.1.1"}
     assert set(ledger.suppressions.of(ADA)) == {"email"}
+
+
+def test_a_second_failure_suppresses_though_the_attempts_have_failed(ledger: SqlLedger) -> None:
+    ledger.contacts.put(ADA)
+    digest_id = sent(ledger, on_chain(ledger))
+    report(ledger, replace(BOUNCE, suppress=None, code="5.7.1"), digest_id)
+    spam = replace(BOUNCE, status=ReceiptStatus.COMPLAINED, suppress=Suppress.COMPLAINT)
+    assert report(ledger, spam, digest_id).failed == ()
+    [one], _ = ledger.suppressions.page()
+    assert one.reason is Suppress.COMPLAINT
 
 
 def test_an_address_that_was_changed_since_is_not_suppressed(
@@ -414,3 +439,25 @@ def test_a_push_target_is_gone_after_a_week_of_nothing_else(
     assert standing == {}, "one target is left"
     only = ledger.suppressions.of(Contact("ada", push=(gone,)))
     assert only["emergency"].code == "410"
+
+
+def test_reports_and_the_workers_record_may_come_at_once(ledger: SqlLedger) -> None:
+    ledger.contacts.put(ADA)
+    event_ids = [on_chain(ledger) for _ in range(3)]
+    claim = sending(ledger, *event_ids)
+    digest_id = claim.digest.id
+    ended = Result(Outcome.DELIVERED, provider_id="m-1")
+    calls: list[Any] = [
+        partial(ledger.digests.end, claim, ended, retry_in=None),
+        partial(report, ledger, BOUNCE, digest_id),
+        partial(report, ledger, BOUNCE, f"<{digest_id}@x.org>"),
+        partial(status, ledger, digest_id, "email", "opened"),
+        partial(status, ledger, digest_id, "email", "complained"),
+        partial(ledger.chain.claim, event_ids, LEASE),
+        partial(ledger.chain.sweep),
+    ]
+    answers = at_once(*calls)
+    assert not [one for one in answers if isinstance(one, BaseException)]
+    for event_id in event_ids:
+        assert last(ledger, event_id).outcome is Outcome.FAILED
+    assert len(ledger.suppressions.page()[0]) == 1

@@ -83,7 +83,9 @@ class ReceiptSql:
                 sa.select(digests, self._database.clock().label("now"))
                 .where(digests.c.id == digest_id)
                 .with_for_update()
-            ).one()
+            ).one_or_none()
+            if row is None:  # its user was erased meanwhile
+                return None
             now: datetime = row.now
             known = set(
                 connection.execute(
@@ -95,6 +97,8 @@ class ReceiptSql:
                 _insert(connection, row, receipt, now)
                 if receipt.status.is_failure and not _is_overruled(receipt, known):
                     failed = _fail(connection, row, receipt, now)
+                elif _is_delivery(receipt, known):
+                    _settle(connection, row, now)
             return RecordedReceipt(
                 rows.digest(row),
                 listed(connection, digest_id),
@@ -186,10 +190,8 @@ def _fail(
             .with_for_update()
         )
     }
-    tried = _tried(connection, digest)
-    if tried:
-        _suppress(connection, digest, receipt, min(row.started_at for row in tried), now)
-    ended = [row for row in tried if row.event_id in members]
+    _suppress(connection, digest, receipt, now)
+    ended = [row for row in _tried(connection, digest) if row.event_id in members]
     if not ended:
         return ()
     connection.execute(
@@ -216,6 +218,32 @@ def _fail(
     return tuple(dict.fromkeys(row.event_id for row in ended))
 
 
+def _settle(connection: Connection, digest: rows.AnyRow, now: datetime) -> None:
+    """Attempts whose answer was lost have delivered, so the message is not sent again."""
+    settled = connection.execute(
+        sa.update(attempts)
+        .where(
+            attempts.c.digest_id == digest.id,
+            attempts.c.channel == digest.channel,
+            attempts.c.outcome == Outcome.UNKNOWN.value,
+        )
+        .values(outcome=Outcome.DELIVERED.value, error=None, retry_after_ms=None)
+    )
+    if not settled.rowcount or digest.state != "open" or _is_claimed(digest, now):
+        return
+    connection.execute(
+        sa.update(digests)
+        .where(digests.c.id == digest.id)
+        .values(
+            state="sent", error=None, due_at=None, claimed_until=None, sent_at=now, ended_at=now
+        )
+    )
+
+
+def _is_claimed(digest: rows.AnyRow, now: datetime) -> bool:
+    return digest.claimed_until is not None and bool(digest.claimed_until > now)
+
+
 def _tried(connection: Connection, digest: rows.AnyRow) -> Sequence[rows.AnyRow]:
     """The attempts of the message that may be out."""
     return connection.execute(
@@ -235,7 +263,7 @@ def _close(
     """The digest has failed, and starts no interval until the next message, unless it reached a
     user who complained. One that a worker is sending is ended by that worker."""
     has_arrived = receipt.status is ReceiptStatus.COMPLAINED
-    if digest.state == "open" and digest.claimed_until is not None and digest.claimed_until > now:
+    if digest.state == "open" and _is_claimed(digest, now):
         return
     connection.execute(
         sa.update(digests)
@@ -297,7 +325,6 @@ def _suppress(
     connection: Connection,
     digest: rows.AnyRow,
     receipt: ProviderReceipt,
-    sent_at: datetime,
     now: datetime,
 ) -> None:
     """Suppress the address that the message went to.
@@ -315,7 +342,11 @@ def _suppress(
         own = suppressions.addresses_of(rows.contact(contact)).get(digest.channel)
     address = None
     if receipt.address is None:
-        if contact is not None and contact.updated_at <= sent_at:
+        first = sa.select(sa.func.min(attempts.c.started_at)).where(
+            attempts.c.digest_id == digest.id
+        )
+        sent_at = connection.execute(first).scalar_one()
+        if contact is not None and sent_at is not None and contact.updated_at <= sent_at:
             address = own
     else:
         reported = comparable(digest.channel, receipt.address)
