@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery
@@ -31,6 +32,8 @@ PAUSE = 1.0
 """Seconds between a failed try and the next one: each may take the whole timeout."""
 
 IDLE = 5.0
+READ = 0.01
+"""Seconds for a look whether a broker has closed the connection."""
 
 
 def _texts(known: str | None) -> str:
@@ -177,7 +180,12 @@ class Relay:
             Refuses: it answers, and would not.
         """
         connection = self._connected().connection
-        known = trouble_of(connection) if connection is not None else None
+        if connection is None:
+            return
+        if connection.transport.driver_type == "amqp":
+            with suppress(TimeoutError):  # nothing to read: the connection stands
+                connection.drain_events(timeout=READ)
+        known = trouble_of(connection)
         if known is not None:
             raise Refuses(known)
 

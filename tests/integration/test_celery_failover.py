@@ -13,12 +13,13 @@ from celery.beat import Scheduler, Service
 
 from delivery.bench.faults import replication
 from delivery.bench.faults.proxy import fault_proxy
+from delivery.bus.redis_bus import RedisBus
 from delivery.domain.outages import OutageKind
 from delivery.tasks.app import MAINTENANCE_QUEUE, make_app
 from delivery.tasks.relay import Relay
 from tests import servers
 from tests.integration.test_celery_redis import Chain
-from tests.waiting import until_blocking
+from tests.waiting import until, until_blocking
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -101,6 +102,29 @@ def serve_over_a_failover(chain: Chain, pool: str, fail_over: Callable[[], None]
     assert chain.messages == [before, after]
     assert kinds(chain.relay) == set()
     chain.close()
+
+
+async def test_servers_and_sentinels_have_passwords_of_their_own() -> None:
+    with servers.redis_server() as server, replication.sentinel_of(server, "tasks") as sentinel:
+        place = sentinel.url.split("/")[2]
+        with (
+            redis.Redis.from_url(server.url) as admin,
+            redis.Redis.from_url(f"redis://{place}") as guard,
+        ):
+            admin.config_set("requirepass", "p@ss,/word")
+            guard.execute_command("SENTINEL", "SET", "tasks", "auth-pass", "p@ss,/word")
+            guard.execute_command("ACL", "SETUSER", "default", "resetpass", ">other")
+        user = "sentinel://:p%40ss%2C%2Fword@"
+        url = f"{user}127.0.0.1:1,{place}/tasks/0?sentinel_password=other"
+        bus = RedisBus(url, "one")
+        await bus.start(lambda message: None)
+        await until(lambda: bus.healthy and not bus.outages())
+        await bus.stop()
+        relay = Relay(make_app(url))
+        relay.start()
+        relay.publish("queue", ["id"])
+        await until(lambda: relay.sent == 1)
+        relay.stop()
 
 
 def test_a_worker_waits_for_a_broker_without_memory(tmp_path: Path) -> None:

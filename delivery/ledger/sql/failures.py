@@ -23,8 +23,6 @@ session."""
 
 GONE_STATES = frozenset(
     {
-        "25P03",  # the session was idle in a transaction for too long
-        "25P04",  # the transaction took too long
         "55000",  # among others: recovery is in progress
         "57P01",  # the server shuts down, or an operator ended the session
         "57P02",  # it crashed
@@ -35,7 +33,9 @@ GONE_STATES = frozenset(
 )
 """The server has ended the session, or is not the one that it was. Source: PostgreSQL manual,
 "Error Codes"."""
-_CONNECTION_CLASS = "08"
+_GONE_CLASSES = ("08", "25")
+"""Connections that broke; transactions whose state is not what was asked for, or that the server
+ended for being idle or too long."""
 # libpq's own words for a server that ``target_session_attrs`` passes over; they have no SQLSTATE.
 _PASSED_OVER = ("session is read-only", "in hot standby mode", "read-only transaction")
 
@@ -44,13 +44,14 @@ class Verdict(Enum):
     """What to do with a connection after an error."""
 
     KEEP = "keep"
+    NOT_MADE = "not made"
     GONE = "gone"
     READ_ONLY = "read-only"
 
     @property
     def discards(self) -> bool:
         """Whether this connection and all that were opened before are of no use any more."""
-        return self is not Verdict.KEEP
+        return self in (Verdict.GONE, Verdict.READ_ONLY)
 
 
 def judge(error: BaseException) -> Verdict:
@@ -60,15 +61,21 @@ def judge(error: BaseException) -> Verdict:
             return Verdict.GONE if error.connection_invalidated else Verdict.KEEP
         found = judge(error.orig)
         return Verdict.GONE if found is Verdict.KEEP and error.connection_invalidated else found
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        return Verdict.READ_ONLY if code == sqlite3.SQLITE_READONLY else Verdict.KEEP
     if not isinstance(error, psycopg.Error):
         return Verdict.KEEP
     state = error.sqlstate
     if state in READ_ONLY_STATES or (state is None and _is_passed_over(error)):
         return Verdict.READ_ONLY
-    if state in GONE_STATES | PREPARED_STATES or (state or "").startswith(_CONNECTION_CLASS):
+    if state in GONE_STATES | PREPARED_STATES or (state or "").startswith(_GONE_CLASSES):
         return Verdict.GONE
+    if error.pgconn is not None:
+        # A further connection that a server refuses, for having too many, says nothing of others.
+        return Verdict.NOT_MADE
     if state is None and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
-        return Verdict.GONE  # libpq's own: the connection broke, or none was made
+        return Verdict.GONE  # libpq's own: the connection broke
     return Verdict.KEEP
 
 
