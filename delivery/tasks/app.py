@@ -17,7 +17,7 @@ from kombu import Exchange, Queue
 from delivery.domain.channels import Channel
 from delivery.domain.policy import CHANNELS
 from delivery.errors import ConfigError
-from delivery.tasks.redis_broker import broker_settings, is_redis, sentinel_transport_options
+from delivery.tasks.redis_broker import Amqp, broker_settings, is_redis, sentinel_transport_options
 
 MAINTENANCE_QUEUE = "delivery.maintenance"
 SWEEP = "delivery.sweep"
@@ -110,7 +110,7 @@ def make_app(
     if broker_url == "memory://":
         broker_url = "memory://localhost//"  # the same place, without a warning about its host
     broker = broker_settings(broker_url) if is_redis(broker_url) else {"broker_url": broker_url}
-    app = Celery("delivery", broker=broker["broker_url"], set_as_current=False)
+    app = Celery("delivery", amqp=Amqp, broker=broker["broker_url"], set_as_current=False)
     app.conf.update(
         broker,
         **_task_settings(soft_limit, hard_limit),

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import redis
+from celery.app.amqp import AMQP
 from kombu import Connection as BrokerConnection
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -140,6 +141,22 @@ class SentinelTransport(_Lost, kombu_redis.SentinelTransport):
     """Redis behind Sentinel."""
 
     Channel = SentinelChannel
+
+
+class NamedConnection(BrokerConnection):
+    """A connection that calls itself by the scheme of its URL, in logs and to Flower."""
+
+    resolve_aliases = {  # noqa: RUF012 - kombu's own is a dictionary
+        **BrokerConnection.resolve_aliases,
+        f"{__name__}:{Transport.__name__}": "redis",
+        f"{__name__}:{SentinelTransport.__name__}": "sentinel",
+    }
+
+
+class Amqp(AMQP):
+    """Celery's factory of connections."""
+
+    Connection = NamedConnection
 
 
 def is_redis(broker_url: str) -> bool:

@@ -37,7 +37,7 @@ READ = 0.01
 
 
 def _texts(known: str | None) -> str:
-    return f"the broker: {known or 'it does not answer'}; the chain waits for it"
+    return f"{known or 'the broker does not answer, or refuses'}: the chain waits for its broker"
 
 
 class Relay:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Literal
 
 import httpx
@@ -15,8 +16,9 @@ from delivery.domain.receipts import Suppress
 from delivery.domain.records import Condition
 from delivery.domain.thresholds import CONDITIONS
 from delivery.ledger import SqlLedger
+from tests import servers
 from tests.browser.conftest import NewDevice
-from tests.browser.service import Service, until
+from tests.browser.service import Service, serving, until
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
@@ -307,3 +309,21 @@ async def test_suppressed_addresses_are_shown_and_can_be_allowed_again(
     await expect(row).to_have_count(0)
     assert ledger.suppressions.page()[0] == []
     ledger.close()
+
+
+async def test_an_outage_is_a_sentence_above_the_conditions(
+    context: BrowserContext, tmp_path: Path
+) -> None:
+    with (
+        servers.redis_server() as redis,
+        serving(tmp_path, settings={"REDIS_URL": redis.url}) as service,
+    ):
+        page = await dashboard(context, service)
+        outages = page.locator("#outages p")
+        await expect(outages).to_have_count(0)
+        redis.kill()
+        await expect(outages.filter(has_text="the bus is deaf")).to_be_visible(timeout=30_000)
+        await expect(outages.filter(has_text="since")).not_to_have_count(0)
+        assert await serious_faults(page) == []
+        redis.restart()
+        await expect(outages).to_have_count(0, timeout=30_000)

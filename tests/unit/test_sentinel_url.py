@@ -92,6 +92,20 @@ def test_celery_gets_the_password_of_the_servers_and_that_of_the_sentinels() -> 
         assert connection.transport.driver_type == "redis"
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:word@h:1/2", "redis://:**@h:1/2"),
+        ("sentinel://:word@h1:1,h2/events/2", "sentinel://:**@h1:1/2"),
+        ("amqp://ada:word@h:1//", "amqp://ada:**@h:1//"),
+    ],
+)
+def test_logs_and_flower_know_the_broker_by_its_scheme(url: str, shown: str) -> None:
+    with make_app(url).connection_for_write() as connection:
+        assert connection.as_uri() == shown
+        assert connection.clone().as_uri() == shown
+
+
 def test_a_broker_over_tls_is_checked_unless_its_url_says_otherwise() -> None:
     for url, wanted in (
         ("rediss://h", ssl.CERT_REQUIRED),
