@@ -21,6 +21,8 @@ from delivery.ledger.sql.dialect import any_of, lock
 from delivery.ledger.sql.tables import UtcDateTime, digests, events
 from delivery.ledger.stores.fencing import held
 
+LEFT = "its events went on without it"
+
 
 def join(
     connection: Connection,
@@ -48,6 +50,7 @@ def join(
         .order_by(digests.c.created_at)
         .with_for_update()
     ).all()
+    gathering = [row for row in gathering if not _closed_if_left(connection, row, now)]
     digest = (
         _of_run(gathering, run_id)
         or (_merged(connection, gathering, now) if min_interval > 0 else None)
@@ -58,6 +61,27 @@ def join(
         sa.update(events).where(any_of(events.c.id, ours.ids)).values(digest_id=digest.id)
     )
     return digest
+
+
+def _closed_if_left(connection: Connection, row: rows.AnyRow, now: datetime) -> bool:
+    """Close a digest whose time is over and whose events have all gone on without it, as when the
+    user had no address or opted out then. What comes later has a window of its own."""
+    if row.due_at is None or row.due_at > now or _is_claimed(row, now):
+        return False
+    waiting = sa.select(events.c.id).where(
+        events.c.user_id == row.user_id,
+        events.c.digest_id == row.id,
+        events.c.step == row.channel,
+        transitions.on_chain(),
+    )
+    if connection.execute(waiting.limit(1)).first() is not None:
+        return False
+    connection.execute(
+        sa.update(digests)
+        .where(digests.c.id == row.id)
+        .values(state="dropped", due_at=None, claimed_until=None, ended_at=now, error=LEFT)
+    )
+    return True
 
 
 def _of_run(gathering: Sequence[rows.AnyRow], run_id: str | None) -> Digest | None:
