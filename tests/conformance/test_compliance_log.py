@@ -27,7 +27,7 @@ from delivery.ledger.sql.tables import (
     audit_seals,
     audit_subjects,
 )
-from delivery.ledger.stores import audit_rows, audit_unkeyed
+from delivery.ledger.stores import audit_pruning, audit_rows, audit_unkeyed
 from delivery.ledger.stores.audit import AuditRow, AuditSql, append
 from delivery.testing import make_entry, make_event, make_policies
 
@@ -532,6 +532,17 @@ def test_pruning_leaves_a_rest_that_verifies(
     assert log.prune(ledger.now()) == 4
     assert findings(log) == ""
     assert kinds(log) == ["pruned"]
+
+
+def test_pruning_goes_page_by_page_each_of_which_verifies(
+    log: AuditSql, advance: Callable[[float], None], ledger: SqlLedger, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(audit_pruning, "PAGE", 2)
+    sealed(log, 5)
+    advance(3600)
+    assert log.prune(ledger.now()) == 6
+    assert findings(log) == ""
+    assert kinds(log) == ["pruned"] * 3
 
 
 @pytest.mark.parametrize(

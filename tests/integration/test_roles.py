@@ -81,9 +81,16 @@ def test_the_applications_role_does_its_work_and_may_only_add_to_the_log(
     assert run(env, "migrate").exit_code == 0
     assert run(env, "migrate").exit_code == 0, "again, with all rights given"
     url = env["DELIVERY_DATABASE_URL"]
+    with psycopg.connect(env["DELIVERY_MIGRATE_DATABASE_URL"]) as owner:
+        owner.execute(
+            "INSERT INTO audit_log (at, kind, event_id, user_id, facts) "
+            "VALUES (now(), 'state', gen_random_uuid(), 'linus', '{}')"
+        )
     ledger = SqlLedger(url, audit_keys=AuditKeys(SECRET))
     work(ledger)
     ledger.audit.seal()
+    left = ledger.erasure.erase_rest("linus", events=0, actor="test").unkeyed_rows
+    assert left == 1, "a row of the first release waits for the owner"
     assert ledger.audit.verify().findings == ()
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in FORBIDDEN:
@@ -98,6 +105,11 @@ def test_the_applications_role_does_its_work_and_may_only_add_to_the_log(
     assert run(as_app, "audit", "prune", "--older-than", "0").exit_code != 0
     assert run(env, "audit", "verify").exit_code == 0
     assert run(env, "users", "erase", "ada", "--json").exit_code == 0
+    erased = run(env, "users", "erase", "linus", "--json")
+    assert json.loads(erased.output)["unkeyed_rows"] == 0
+    with psycopg.connect(url) as connection:
+        asked = "SELECT count(*) FROM audit_log WHERE user_id = 'linus'"
+        assert connection.execute(asked).fetchone() == (0,)
     assert run(env, "audit", "prune", "--older-than", "0").exit_code == 0
     assert run(env, "audit", "verify").exit_code == 0
 

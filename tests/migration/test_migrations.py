@@ -11,10 +11,12 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
+from delivery.domain.audit import AuditKeys
 from delivery.errors import ConfigError, LedgerUnavailable
 from delivery.ledger import migrate
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.tables import metadata
+from delivery.ledger.stores.audit import AuditSql
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -191,4 +193,49 @@ def test_an_alert_of_the_release_before_outlives_the_way_up_and_down(url: str) -
             found = connection.execute(sa.text("select class, error from digests")).one()
         assert tuple(found) == ("thresholds", "[]")
         assert indexes(url) == before
+    database.close()
+
+
+OLD_ROW = sa.text(
+    "INSERT INTO audit_log (at, kind, event_id, user_id, facts) VALUES "
+    "(:at, 'state', '01900000-0000-7000-8000-000000000001', 'ada', '{}')"
+)
+
+
+def test_the_log_of_the_release_before_is_taken_over_and_both_may_write_meanwhile(
+    url: str,
+) -> None:
+    migrate.upgrade(url, "0004")
+    database = Database(url)
+    at = {"at": database.now().replace(tzinfo=None) if database.is_sqlite else database.now()}
+    with database.write() as connection:
+        connection.execute(OLD_ROW, at)
+    migrate.upgrade(url)
+    log = AuditSql(database, AuditKeys("a" * 32))
+    with database.write() as connection:
+        connection.execute(OLD_ROW, at)
+    assert log.verify().findings != (), "no switch was recorded yet"
+    log.append("state", None, "ada", {})
+    log.seal()
+    with database.write() as connection:
+        connection.execute(OLD_ROW, at)
+    log.seal()
+    assert log.verify().findings == ()
+    with database.write() as connection:
+        connection.execute(sa.text("UPDATE audit_log SET user_id = 'eve' WHERE id = 1"))
+    assert log.verify().findings != ()
+    database.close()
+    migrate.downgrade(url, "0004")
+
+
+def test_a_new_log_waits_for_no_row_of_the_release_before(url: str) -> None:
+    migrate.upgrade(url)
+    database = Database(url)
+    log = AuditSql(database, AuditKeys("a" * 32))
+    log.seal()
+    at = {"at": database.now().replace(tzinfo=None) if database.is_sqlite else database.now()}
+    with database.write() as connection:
+        connection.execute(OLD_ROW, at)
+    log.seal()
+    assert log.verify().findings != ()
     database.close()

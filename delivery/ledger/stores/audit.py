@@ -28,13 +28,16 @@ from delivery.ledger.sql.tables import (
     audit_subjects,
 )
 from delivery.ledger.stores import audit_rows, audit_unkeyed
-from delivery.ledger.stores.audit_pruning import export, prune
+from delivery.ledger.stores.audit_pruning import count_before, export, prune
 from delivery.ledger.stores.audit_verify import verify
 
 logger = logging.getLogger(__name__)
 
 UPGRADE_WINDOW = timedelta(days=1)
 """How long after the switch rows of processes of the first release are taken over."""
+
+
+SEAL_PAGE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +222,7 @@ class AuditSql:
                 return 0
             return self._seal(connection, limit)
 
-    def _seal(self, connection: Connection, limit: int | None) -> int:
+    def _seal(self, connection: Connection, limit: int) -> int:
         counter = audit_rows.counter(connection)
         before = self._before_sealing(connection, counter)
         if before:
@@ -296,18 +299,24 @@ class AuditSql:
         return export(self._database, after)
 
     def prune(self, before: datetime, *, dry_run: bool = False) -> int:
-        """See the port."""
+        """See the port. A page is a transaction of its own, with a row that states it."""
         if dry_run:
             with self._database.read() as connection:
-                return prune(connection, before, dry_run=True)[0]
+                return count_before(connection, before)
+        total = 0
+        while count := self._prune_page(before):
+            total += count
+        return total
+
+    def _prune_page(self, before: datetime) -> int:
         with self._database.write() as connection:
-            while self._seal(connection, None):
+            while self._seal(connection, SEAL_PAGE):
                 pass  # whatever is kept hangs on a seal
-            count, facts = prune(connection, before, dry_run=False)
+            count, facts = prune(connection, before)
             if count:
                 now = self._database.now(connection)
                 self._write(connection, [AuditRow(audit_rows.PRUNED, None, "", facts, now)])
-                self._seal(connection, None)
+                self._seal(connection, SEAL_PAGE)
             return count
 
 

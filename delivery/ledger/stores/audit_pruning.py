@@ -21,35 +21,48 @@ from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.tables import audit_details, audit_log, audit_seals, audit_subjects
 from delivery.ledger.stores import audit_rows
 
+PAGE = 20_000
+"""Numbered rows that leave in one transaction."""
 
-def prune(connection: Connection, before: datetime, *, dry_run: bool) -> tuple[int, dict[str, Any]]:
-    """Delete the beginning of the log: all rows before the first that is not older than ``before``.
+
+def count_before(connection: Connection, before: datetime) -> int:
+    """How many rows a pruning would delete."""
+    old = _old(_last_before(connection, before), before)
+    return int(connection.execute(sa.select(sa.func.count()).where(old)).scalar_one())
+
+
+def prune(connection: Connection, before: datetime) -> tuple[int, dict[str, Any]]:
+    """Delete one page of the log's beginning: rows before the first that is not older than
+    ``before``.
 
     The seal of the last deleted row stays: the rest hangs on it.
 
     Returns:
         The number of deleted rows, and the facts of the row that states it.
     """
-    through = _last_before(connection, before)
-    old = sa.or_(
-        audit_log.c.number <= through,
-        sa.and_(audit_log.c.number.is_(None), audit_log.c.at < before),
-    )
-    count = connection.execute(sa.select(sa.func.count()).where(old)).scalar_one()
-    if dry_run or not count:
-        return int(count), {}
-    connection.execute(sa.delete(audit_log).where(old))
+    last = _last_before(connection, before)
+    first = sa.select(sa.func.min(audit_log.c.number))
+    through = min(last, int(connection.execute(first).scalar_one() or 0) + PAGE - 1)
+    deleted = connection.execute(sa.delete(audit_log).where(_old(through, before))).rowcount
+    if not deleted:
+        return 0, {}
     connection.execute(sa.delete(audit_details).where(audit_details.c.number <= through))
-    used = sa.select(audit_log.c.user_id)
-    connection.execute(sa.delete(audit_subjects).where(audit_subjects.c.subject.notin_(used)))
     connection.execute(sa.delete(audit_seals).where(audit_seals.c.number < through))
-    return int(count), {
+    if through == last:
+        used = sa.select(audit_log.c.user_id)
+        connection.execute(sa.delete(audit_subjects).where(audit_subjects.c.subject.notin_(used)))
+    return deleted, {
         "through": through,
         "hash": audit_rows.seal_of(connection, through),
-        "rows": int(count),
+        "rows": deleted,
         "before": format_instant(before),
         "unkeyed": audit_rows.unkeyed(connection),
     }
+
+
+def _old(through: int, before: datetime) -> sa.ColumnElement[bool]:
+    is_unkeyed = sa.and_(audit_log.c.number.is_(None), audit_log.c.at < before)
+    return sa.or_(audit_log.c.number <= through, is_unkeyed)
 
 
 def _last_before(connection: Connection, before: datetime) -> int:
