@@ -295,7 +295,7 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
     """Turn exceptions of handlers and of aiohttp into problems. Parameters that no database takes
     are refused here, for every handler."""
     try:
-        _check_query(request)
+        _check_names(request)
         return await handler(request)
     except web.HTTPException as error:
         if error.status < 400:
@@ -315,7 +315,9 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         return problem.response()
 
 
-def _check_query(request: web.Request) -> None:
+def _check_names(request: web.Request) -> None:
+    if not all(is_storable(part) for part in request.match_info.values()):
+        raise Problem("not-found", "nothing has such a name here")
     for name, value in request.query.items():
         if not (is_storable(name) and is_storable(value)):
             name = storable(name, MAX_ECHO)

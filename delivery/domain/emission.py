@@ -97,6 +97,7 @@ class Receipt(msgspec.Struct, eq=False):
             InvalidEvent: (or ``IdConflict`` …) the caller's fault; a retry fails in the same way.
             Overloaded: nothing was accepted; try again later.
             LedgerUnavailable: nothing was recorded in time.
+            SpoolFull: the ledger is away, and the spool or its disk is full.
             Unreachable: the service did not answer (remote emitters).
         """
         if not self._is_settled:

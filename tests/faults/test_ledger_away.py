@@ -10,6 +10,7 @@ import contextlib
 import os
 import pwd
 import re
+import resource
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -78,6 +79,37 @@ async def test_a_full_spool_refuses_with_a_time_to_come_back_and_loses_nothing_i
     async with listening(service.url, service.token("ada")) as page:
         await page.until(lambda: len(page.ids) > len(taken))
         assert page.ids[: len(taken)] == taken, "in order"
+
+
+async def test_a_full_disk_under_the_spool_is_a_503_and_no_refused_event_appears(
+    start: Start,
+) -> None:
+    service = start(ack_timeout=60.0)
+    file = f"file:{service.data_dir / 'delivery.sqlite3'}?mode=rw"
+    answers: dict[str, httpx.Response] = {}
+    # No file of the service grows beyond this; its database is locked, and its log is longer.
+    limit = 64 * 1024
+    _, most = resource.prlimit(service.process.process.pid, resource.RLIMIT_FSIZE)
+    with contextlib.closing(sqlite3.connect(file, uri=True)) as intruder:
+        intruder.isolation_level = None
+        intruder.execute("BEGIN EXCLUSIVE")
+        resource.prlimit(service.process.process.pid, resource.RLIMIT_FSIZE, (limit, most))
+        for number in range(14):
+            size = 9_000 if number % 2 else 100  # small ones fit where a large one does not
+            event_id, answer = await asyncio.to_thread(post, service, size)
+            answers[event_id] = answer
+        resource.prlimit(service.process.process.pid, resource.RLIMIT_FSIZE, (most, most))
+        intruder.execute("ROLLBACK")
+    taken = [one for one, answer in answers.items() if answer.status_code == 202]
+    refused = [one for one in answers if one not in taken]
+    assert taken
+    assert refused
+    for event_id in refused:
+        assert answers[event_id].status_code == 503, answers[event_id].text
+        assert answers[event_id].json()["type"] == "/problems/spool-full"
+        assert int(answers[event_id].headers["Retry-After"]) >= 1
+    await eventually(lambda: recorded(service, taken), lambda seen: set(seen) == {200}, LONG_WAIT)
+    assert recorded(service, refused) == [404] * len(refused)
 
 
 @contextlib.contextmanager

@@ -53,17 +53,23 @@ class ForeignText(sa.types.TypeDecorator[str]):
         return None if value is None else storable(value)
 
 
+MAX_FOREIGN_NAME = 255
+
+
 class ForeignName(sa.types.TypeDecorator[str]):
     """The same of limited length; what is longer is cut."""
 
     impl = sa.String
     cache_ok = True
 
+    def __init__(self, length: int = MAX_FOREIGN_NAME) -> None:
+        super().__init__(length)
+        self.length = length
+
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else storable(value, MAX_FOREIGN_NAME)
+        return None if value is None else storable(value, self.length)
 
 
-MAX_FOREIGN_NAME = 255
 Id = sa.Uuid(as_uuid=False).with_variant(sa.String(36), "sqlite")
 Name = sa.String(128)
 Big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -237,7 +243,7 @@ receipts = sa.Table(
     sa.Column("status", sa.String(16), primary_key=True),
     sa.Column("channel", sa.String(16), nullable=False),
     sa.Column("provider", sa.String(32), nullable=False),
-    sa.Column("code", sa.String(64)),
+    sa.Column("code", ForeignName(64)),
     _created("at"),
     _created("recorded_at"),
 )
@@ -256,10 +262,10 @@ suppressions = sa.Table(
     metadata,
     sa.Column("id", Big, primary_key=True, autoincrement=True),
     sa.Column("channel", sa.String(16), nullable=False),
-    sa.Column("address", sa.String(320), nullable=False),
+    sa.Column("address", ForeignName(320), nullable=False),
     sa.Column("reason", sa.String(16), nullable=False),
     sa.Column("provider", sa.String(32), nullable=False),
-    sa.Column("code", sa.String(64)),
+    sa.Column("code", ForeignName(64)),
     # Soft bounces so far: each one makes the next suppression longer.
     sa.Column("times", sa.Integer, nullable=False),
     _created("since"),
