@@ -43,6 +43,7 @@ from delivery.config import (
     unknown_variables,
 )
 from delivery.config.needs import FLOWER
+from delivery.domain.origin import ANY
 from delivery.errors import ConfigError, DeliveryError, LedgerReadOnly
 from delivery.ledger.journal.spool_file import look_aside
 from delivery.process.data_directory import AUDIT_FILE
@@ -138,6 +139,8 @@ def _settings(settings: Settings, of: frozenset[str] | None) -> Iterator[Finding
     yield from (_trust(settings), _audit(settings)) if of is None else _secrets(settings, of)
     if settings.jwks_url:
         yield _audience(settings)
+    if settings.allowed_origins:
+        yield _origins(settings)
     try:
         steps = load_policies(settings)
         yield ok("policies", f"{len(steps.by_type)} types in {len(steps.classes)} classes")
@@ -190,6 +193,28 @@ def _secrets(settings: Settings, of: frozenset[str]) -> Iterator[Finding]:
             yield warn("secrets", f"{need.setting} is not needed", f"take it away: {need.why}")
     if not found:
         yield ok("secrets", "those that this process needs, and no others")
+
+
+def _origins(settings: Settings) -> Finding:
+    if ANY in settings.allowed_origins:
+        return warn(
+            "origins",
+            "pages of every origin may use /v1",
+            "name those of your applications in DELIVERY_ALLOWED_ORIGINS",
+        )
+    plain = [one for one in settings.allowed_origins if _is_plain(one)]
+    if plain:
+        return warn(
+            "origins",
+            f"{', '.join(plain)}: such a page can be changed on its way",
+            "serve it over https, and name it so",
+        )
+    return ok("origins", ", ".join(settings.allowed_origins))
+
+
+def _is_plain(origin: str) -> bool:
+    url = urlsplit(origin)
+    return url.scheme == "http" and not (url.hostname or "").startswith(_LOOPBACK)
 
 
 def _audience(settings: Settings) -> Finding:
