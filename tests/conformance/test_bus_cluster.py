@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, closing
 import msgspec
 import pytest
 import redis
-from redis.exceptions import ClusterError
+from redis.exceptions import ClusterError, MovedError
 
 from delivery.bus.redis_bus import CHANNEL, RedisBus
 from delivery.bus.resend import BusResend
@@ -177,6 +177,61 @@ async def test_a_server_that_comes_back_is_listened_to_again_and_the_gap_is_repo
             await until(lambda: 2 in nodes.pushes("two"))
             # Whether the first one still made it depends on how soon the servers were back.
             assert nodes.pushes("two") in ([2], [1, 2])
+
+
+def move_slot_of(channel: str, members: list[servers.Server]) -> None:
+    """Give the slot of a channel to the other of two servers, as a rebalancing does."""
+    with (
+        redis.Redis.from_url(members[0].url, decode_responses=True) as first,
+        redis.Redis.from_url(members[1].url, decode_responses=True) as second,
+    ):
+        slot = first.execute_command("CLUSTER KEYSLOT", channel)
+        names = {client: client.execute_command("CLUSTER MYID") for client in (first, second)}
+        source, target = (first, second) if owns(first, channel) else (second, first)
+        target.execute_command("CLUSTER SETSLOT", slot, "IMPORTING", names[source])
+        source.execute_command("CLUSTER SETSLOT", slot, "MIGRATING", names[target])
+        for client in (target, source):
+            client.execute_command("CLUSTER SETSLOT", slot, "NODE", names[target])
+
+
+def owns(server: redis.Redis, channel: str) -> bool:
+    """Whether a server has the slot; another one sends a reader away."""
+    try:
+        server.get(channel)
+    except MovedError:
+        return False
+    return True
+
+
+async def test_while_slots_move_nothing_is_lost_in_silence_and_the_new_owner_is_found() -> None:
+    with servers.redis_cluster(2) as members:
+        async with AsyncExitStack() as stack:
+            nodes = Nodes([member.url for member in members], stack)
+            one = await nodes.start("one")
+            await nodes.start("two")
+            await nodes.know_each_other()
+            number = 0
+            for _ in range(3):
+                for channel in sorted(channels(members, "PUBSUB SHARDCHANNELS")):
+                    number += 1
+                    one.publish(push(number))
+                    await asyncio.to_thread(move_slot_of, channel, members)
+                    number += 1
+                    one.publish(push(number))
+                moved = number
+
+                def has_heard_a_later_one(moved: int = moved) -> bool:
+                    nonlocal number
+                    number += 1
+                    one.publish(push(number))
+                    return any(heard > moved for heard in nodes.pushes("two"))
+
+                await until(has_heard_a_later_one, DEADLINE)
+            await until(lambda: all(bus.healthy for bus in nodes.buses.values()), DEADLINE)
+            heard = nodes.pushes("two")
+            assert heard == sorted(set(heard)), "in order, and none twice"
+            if set(heard) != set(range(1, max(heard) + 1)):
+                assert Gap(node="two") in nodes.heard["two"]
 
 
 async def test_a_cluster_that_is_away_at_the_start_is_found_later() -> None:
