@@ -56,7 +56,8 @@ class SuppressionsApi:
     async def remove(self, request: web.Request) -> web.Response:
         """``DELETE /v1/suppressions/{address}``: the address may get messages again."""
         operator = await service(request, self._auth, "operate")
-        if not await self._writes.unsuppress(request.match_info["address"]):
+        address = request.match_info["address"]
+        if not await self._writes.unsuppress(address, actor=operator.actor):
             raise Problem("not-found", "this address is not suppressed")
         logger.info("a suppressed address was taken off the list by %s", operator.subject)
         return web.Response(status=204, headers={"Cache-Control": "no-store"})

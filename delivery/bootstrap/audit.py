@@ -19,7 +19,7 @@ from delivery.config import Settings, secret
 from delivery.domain.audit import AuditKeys, Checkpoint
 from delivery.domain.stores import Ledger
 from delivery.errors import ConfigError
-from delivery.process.data_directory import AUDIT_FILE, audit_secret
+from delivery.process.data_directory import AUDIT_FILE, audit_secret, make_data_dir
 from delivery.transports.checkpoints import CheckpointStore, keep_in_all, make_stores
 
 logger = logging.getLogger(__name__)
@@ -131,31 +131,38 @@ class Sealer:
 
     def __init__(self, ledger: Ledger, data_dir: Path) -> None:
         self._audit = ledger.audit
+        self._data_dir = data_dir
         self._file = HeadFile(data_dir / HEAD_FILE)
+        self._fault = ""
 
     def __call__(self, limit: int) -> int:
         """See ``AuditStore.seal``."""
         count = self._audit.seal(limit)
         if count:
-            try:
-                self._keep()
-            except (ConfigError, OSError) as error:
-                logger.error("the head of the compliance log cannot be kept: %s", error)
+            fault = self._keep_or_fault()
+            if fault and fault != self._fault:  # the sealer runs every second
+                logger.error("the head of the compliance log is not kept: %s", fault)
+            self._fault = fault
         return count
 
-    def _keep(self) -> None:
+    def _keep_or_fault(self) -> str:
+        try:
+            make_data_dir(self._data_dir)  # a worker has had no use for it until now
+            return self._keep()
+        except (ConfigError, OSError) as error:
+            return str(error)
+
+    def _keep(self) -> str:
         for known in self._file.read():
             if not self._audit.follows(known):
-                logger.error(
-                    "the compliance log does not go on from row %d of %s, which was sealed: "
-                    "it was set back; run `delivery audit verify`",
-                    known.number,
-                    known.at,
+                return (
+                    f"the log does not go on from row {known.number} of {known.at}, which was "
+                    "signed: it was set back; run `delivery audit verify`"
                 )
-                return
         head = self._audit.head()
         if head is not None:
             self._file.keep(head)
+        return ""
 
 
 def checkpoint_stores(settings: Settings) -> list[CheckpointStore]:

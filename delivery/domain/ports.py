@@ -171,7 +171,7 @@ class Writes(Protocol):
     async def use_token(self, token: str, body: str) -> bool:
         """See ``ReceiptStore.use_token``."""
 
-    async def unsuppress(self, address: str) -> bool:
+    async def unsuppress(self, address: str, *, actor: str = "") -> bool:
         """See ``SuppressionStore.remove``."""
 
     async def put_contact(self, contact: Contact, *, actor: str = "") -> None: ...

@@ -361,7 +361,7 @@ class SuppressionStore(Protocol):
     ) -> None:
         """Suppress an address, or prolong a soft suppression; a permanent one stays as it is."""
 
-    def remove(self, address: str) -> bool:
+    def remove(self, address: str, *, actor: str = "") -> bool:
         """Take an address off the list, on every channel; ``False`` if it was not on it."""
 
 

@@ -198,9 +198,9 @@ class LedgerAccess:
         """See ``Writes``."""
         return await self.call(self._ledger.receipts.use_token, token, body)
 
-    async def unsuppress(self, address: str) -> bool:
+    async def unsuppress(self, address: str, *, actor: str = "") -> bool:
         """See ``Writes``."""
-        return await self.call(self._ledger.suppressions.remove, address)
+        return await self.call(self._ledger.suppressions.remove, address, actor=actor)
 
     async def put_contact(self, contact: Contact, *, actor: str = "") -> None:
         """See ``Writes``."""

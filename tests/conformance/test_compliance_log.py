@@ -19,6 +19,7 @@ from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import Policies
+from delivery.domain.receipts import Suppress
 from delivery.ledger import SqlLedger
 from delivery.ledger.sql.tables import (
     audit_counter,
@@ -179,6 +180,17 @@ def test_changes_of_contacts_are_recorded_by_the_names_of_their_fields(
         ("consented", {"channels": ["email"], "actor": "service backend"}),
     ]
     assert {one["user_id"] for one in documents} == {"ada"}
+    assert "example.org" not in str(documents)
+
+
+def test_suppressions_are_recorded_without_the_address(log: AuditSql, ledger: SqlLedger) -> None:
+    add = ledger.suppressions.add
+    add("email", "ada@example.org", Suppress.COMPLAINT, provider="ses", code=None)
+    add("email", "ada@example.org", Suppress.COMPLAINT, provider="ses", code=None)
+    assert ledger.suppressions.remove("ada@example.org", actor="service ops")
+    assert not ledger.suppressions.remove("ada@example.org", actor="service ops")
+    documents = list(log.export())
+    assert [one["kind"] for one in documents] == ["suppressed", "unsuppressed"]
     assert "example.org" not in str(documents)
 
 

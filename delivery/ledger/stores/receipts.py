@@ -363,6 +363,7 @@ def _suppress(
             receipt.suppress,
             receipt.provider,
             receipt.code,
+            digest.user_id if address == own else "",
         )
 
 

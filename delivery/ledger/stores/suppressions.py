@@ -24,6 +24,7 @@ from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import contacts as contact_rows
 from delivery.ledger.sql.tables import suppressions
+from delivery.ledger.stores import audit
 
 FORGOTTEN = timedelta(days=60)
 """A soft suppression that ended this long ago no longer makes the next one longer."""
@@ -75,7 +76,7 @@ class SuppressionSql:
             now = self._database.now(connection)
             suppress(connection, now, channel, form, reason, provider, code)
 
-    def remove(self, address: str) -> bool:
+    def remove(self, address: str, *, actor: str = "") -> bool:
         """See the port."""
         forms = channels_of(address)
         if not forms:
@@ -89,9 +90,12 @@ class SuppressionSql:
         with self._database.write() as connection:
             now = self._database.now(connection)
             standing = connection.execute(
-                sa.select(suppressions.c.id).where(ours, _in_force(now))
+                sa.select(suppressions.c.id, suppressions.c.channel).where(ours, _in_force(now))
             ).all()
             connection.execute(sa.delete(suppressions).where(ours))
+            if standing:
+                facts = {"channels": sorted({row.channel for row in standing}), "actor": actor}
+                audit.append(connection, [audit.AuditRow("unsuppressed", None, "", facts, now)])
         return bool(standing)
 
 
@@ -253,8 +257,13 @@ def suppress(
     reason: Suppress,
     provider: str,
     code: str | None,
+    user_id: str = "",
 ) -> None:
-    """Put an address in its comparable form on the list, or prolong a soft suppression."""
+    """Put an address in its comparable form on the list, or prolong a soft suppression.
+
+    Args:
+        user_id: whose address it is, for the compliance log; empty where that is not known.
+    """
     code = code[:MAX_CODE] if code else None
     fresh = {
         "channel": channel,
@@ -285,6 +294,8 @@ def suppress(
         "expires_at": soft_until(now, times + 1) if reason.expires else None,
     }
     connection.execute(sa.update(suppressions).where(suppressions.c.id == row.id).values(changes))
+    facts = {"channel": channel, "reason": reason.value, "provider": provider}
+    audit.append(connection, [audit.AuditRow("suppressed", None, user_id, facts, now)])
     _forget(connection, now)
 
 
