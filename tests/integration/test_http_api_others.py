@@ -301,7 +301,8 @@ async def test_without_a_secret_every_callback_is_403(serve: Callable[..., Any])
 async def mail_callback(
     client: Client, kind: Any, message_id: Any = "d0@x", secret: str = MAIL_SECRET, **headers: str
 ) -> Any:
-    body = json.dumps({"type": kind, "data": {"message_id": message_id}})
+    report = kind if isinstance(kind, dict) else {"type": kind, "data": {"message_id": message_id}}
+    body = json.dumps(report)
     at = datetime.now(UTC)
     signed = {
         "webhook-id": "w1",
@@ -321,6 +322,30 @@ async def test_a_mail_receipt_confirms_by_policy(
     world.ledger.send("email", 1, 2, provider_id=recorded)
     assert (await mail_callback(client, "email.delivered", reported)).status == 204
     assert world.confirmed == [make_id(1)]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({}, "hard_bounce"),
+        ({"bounce": {"type": "Transient"}}, "soft_bounce"),
+        ({"bounce_type": "soft"}, "soft_bounce"),
+        ({"bounce_type": "hard", "code": "5.1.1"}, "hard_bounce"),
+        ({"code": "4.2.2"}, "soft_bounce"),
+        ({"code": "5.7.1", "reason": "550 5.7.1 policy"}, None),
+        ({"bounce": {"type": "Undetermined"}}, None),
+    ],
+)
+async def test_a_bounce_says_in_its_own_words_whether_the_address_is_at_fault(
+    client: Client, world: World, more: dict[str, Any], reason: str | None
+) -> None:
+    world.ledger.contacts.put(Contact("u1", email="ada@example.org"))
+    world.ledger.add(1)
+    world.ledger.send("email", 1, provider_id="d0@x")
+    body = {"type": "email.bounced", "data": {"message_id": "d0@x", **more}}
+    assert (await mail_callback(client, body)).status == 204
+    [*found] = world.ledger.suppressions.page()[0]
+    assert [one.reason for one in found] == ([] if reason is None else [reason])
 
 
 @pytest.mark.parametrize("kind", ["email.bounced", "email.opened"])

@@ -56,7 +56,7 @@ def receipts_of(body: Any, provider: str = RESEND) -> list[ProviderReceipt]:
     if status is None:
         return []
     details = fields.inside(data, _DETAILS.get(kind, ""))
-    words = _words(details)
+    words = _words(details) or _words(data)
     code = enhanced_code(words or "") or fields.code(details.get("code") or data.get("code"))
     return [
         ProviderReceipt(
@@ -72,7 +72,7 @@ def receipts_of(body: Any, provider: str = RESEND) -> list[ProviderReceipt]:
             address=fields.words(fields.first(data.get("to")) or data.get("email")),
             code=code or fields.code(details.get("subType")) if status.is_failure else None,
             text=words if status.is_failure else None,
-            suppress=_suppress(kind, details, code),
+            suppress=_suppress(kind, _verdict(details, data), code),
             at=fields.instant(report.get("created_at") or report.get("timestamp")),
         )
     ]
@@ -83,7 +83,13 @@ def _words(details: Mapping[str, Any]) -> str | None:
     return fields.words(found or details.get("message") or details.get("reason"))
 
 
-def _suppress(kind: str, details: Mapping[str, Any], code: str | None) -> Suppress | None:
+def _verdict(details: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """The kind of a bounce in lower case; a bounce of no kind is permanent, as Resend's are."""
+    found = details.get("type") or data.get("bounce_type") or data.get("bounce")
+    return found.lower() if isinstance(found, str) else "permanent"
+
+
+def _suppress(kind: str, verdict: str, code: str | None) -> Suppress | None:
     if kind == "email.complained":
         return Suppress.COMPLAINT
     if kind == "email.suppressed":
@@ -91,7 +97,6 @@ def _suppress(kind: str, details: Mapping[str, Any], code: str | None) -> Suppre
     if kind != "email.bounced":
         return None
     is_enhanced = code is not None and code.count(".") == 2
-    verdict = str(details.get("type", "Permanent")).lower()
     if verdict == "undetermined":
         return suppress_by_code(code) if is_enhanced and code else None
     return suppress_bounce(
