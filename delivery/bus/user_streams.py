@@ -161,6 +161,6 @@ def _event(fields: Mapping[Any, Any]) -> Event | None:
     """Decode an entry; ``None`` for a malformed one."""
     try:
         return event_from_wire(msgspec.json.decode(fields.get(_FIELD.encode()) or b""))
-    except (msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+    except (msgspec.DecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
         logger.warning("queue copy skipped, malformed: %r", error)
         return None

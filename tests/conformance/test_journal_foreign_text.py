@@ -4,6 +4,7 @@ own event."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +16,8 @@ import uuid_utils
 
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome, State
-from delivery.domain.records import Confirmed, Entry, Receipted, Recorded
-from delivery.errors import LedgerUnavailable
+from delivery.domain.records import Confirmed, Entry, EventFilter, Receipted, Recorded
+from delivery.errors import InvalidEvent, LedgerUnavailable
 from delivery.ledger import SqlLedger
 from delivery.ledger.journal.journal import JournalThread
 from delivery.ledger.journal.spool import Spool
@@ -209,3 +210,17 @@ async def test_a_fault_of_the_rest_of_a_batch_fails_no_event_of_it(
     states = {one.event.id: one.state for one in ledger.events.read([e.event.id for e in old])}
     assert states[old[1].event.id] is State.CONFIRMED
     assert states[old[3].event.id] is State.FALLING_BACK
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "a\ud800b"])
+def test_a_name_that_no_database_takes_matches_nothing_or_is_the_callers_fault(
+    ledger: SqlLedger, text: str
+) -> None:
+    """The borders refuse it; what comes through one all the same is no error of ours."""
+    for look in (
+        lambda: ledger.contacts.get(text),
+        lambda: ledger.events.find(EventFilter(user_id=text))[0],
+        lambda: ledger.feed.page(text, None, by=text, limit=5)[0],
+    ):
+        with contextlib.suppress(InvalidEvent):
+            assert not look()

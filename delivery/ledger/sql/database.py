@@ -20,9 +20,9 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection
 
-from delivery.errors import LedgerReadOnly, LedgerUnavailable
+from delivery.errors import InvalidEvent, LedgerReadOnly, LedgerUnavailable
 from delivery.ledger.sql.connections import Connections, takes_writes
-from delivery.ledger.sql.failures import is_prepared_elsewhere, judge, unavailable
+from delivery.ledger.sql.failures import is_bad_text, is_prepared_elsewhere, judge, unavailable
 from delivery.ledger.sql.private_file import make_private
 from delivery.ledger.sql.tables import UtcDateTime
 from delivery.ledger.sql.url import parse_url, split_options
@@ -191,10 +191,14 @@ class Database:
                 self._connections.prepare_nothing()
             if judge(error).discards:
                 self._discard()
+            if is_bad_text(error):
+                raise InvalidEvent(_BAD_TEXT) from error
             translated = unavailable(error)
             if translated is None:
                 raise
             raise translated from error
+        except UnicodeEncodeError as error:
+            raise InvalidEvent(_BAD_TEXT) from error
 
 
 def at_the_end(connection: Connection, items: Sequence[Any]) -> None:
@@ -294,6 +298,7 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
             time.sleep(0.01)
 
 
+_BAD_TEXT = "a text contains U+0000 or a lone surrogate"
 # COPY and bulk inserts run on the drivers themselves, so their errors come unwrapped.
 _DRIVER_ERRORS = (sa.exc.DBAPIError, sa.exc.TimeoutError, psycopg.Error, sqlite3.OperationalError)
 

@@ -85,6 +85,13 @@ def is_prepared_elsewhere(error: BaseException) -> bool:
     return isinstance(original, psycopg.Error) and original.sqlstate in PREPARED_STATES
 
 
+def is_bad_text(error: BaseException) -> bool:
+    """Whether U+0000 in a text was the fault, which PostgreSQL and its driver refuse. Source:
+    PostgreSQL manual, "Error Codes", 22021."""
+    original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    return isinstance(original, psycopg.DataError) and original.sqlstate in (None, "22021")
+
+
 def unavailable(error: BaseException) -> LedgerUnavailable | None:
     """The ledger's error for one that means "it cannot serve now"; ``None`` for any other."""
     if isinstance(error, sa.exc.TimeoutError):
