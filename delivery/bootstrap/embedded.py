@@ -7,6 +7,7 @@ development secret), and the lock that keeps a second process off them.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from pydantic import SecretStr
 
 from delivery import resources
 from delivery.api.demo_agent import DemoAgent
+from delivery.api.problems import Problem
 from delivery.bootstrap.chain import CLOSE_TIMEOUT, attach, make_chain
 from delivery.bootstrap.gateway import serve_node, with_port
 from delivery.bootstrap.ledger import owner_url
@@ -39,6 +41,8 @@ from delivery.process.data_directory import (
 from delivery.process.event_loop import StopSignal
 from delivery.tasks.embedded import EmbeddedWorker
 from delivery.transports.sinks import MailSink, SinkInbox, SmsSink
+
+logger = logging.getLogger(__name__)
 
 USER = "demo"
 SERVICE = "demo-service"
@@ -165,7 +169,12 @@ class Embedded:
         operator = Principal(
             SERVICE, frozenset(SCOPES), False, datetime.now(UTC), issued_at=time.time()
         )
-        page = await self.node.sessions.link(operator)
+        try:
+            page = await self.node.sessions.link(operator)
+        except Problem as error:
+            # Redis, which keeps links, may be away now: that is no reason not to serve.
+            logger.warning("no link that opens the dashboard: %s; sign in with a token", error)
+            page = f"{url}/"
         return Address(url, page, USER, client, service, self._services())
 
     def _add_demo_contact(self) -> None:

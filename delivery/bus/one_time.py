@@ -19,7 +19,7 @@ from typing import TypeVar
 import redis
 from redis.exceptions import RedisError
 
-from delivery.bus.redis_clients import client, keyed_client
+from delivery.bus.redis_clients import client, close, keyed_client
 from delivery.errors import ChannelUnavailable, Overloaded
 
 T = TypeVar("T")
@@ -128,7 +128,7 @@ class RedisOneTime:
     async def close(self) -> None:
         """Disconnect."""
         await asyncio.to_thread(self._pool.shutdown)
-        self._entry.close()
+        close(self._entry)
         if self._found is not None:
             self._found.close()
 

@@ -251,7 +251,7 @@ def test_check_warns_when_one_redis_is_bus_and_broker() -> None:
     assert found["broker"] in ("warn", "fail")
     assert [
         f.level
-        for f in checks._settings(load_settings(redis_url=url, broker_url=url))
+        for f in checks._settings(load_settings(redis_url=url, broker_url=url), None)
         if f.what == "broker"
     ] == ["warn"]
 
