@@ -11,6 +11,7 @@ from delivery.api.access import AccessApi
 from delivery.api.callbacks import CallbackKeys, Callbacks
 from delivery.api.contacts import ContactsApi
 from delivery.api.demo import DemoApi
+from delivery.api.erasure import ErasureApi
 from delivery.api.events import EventsApi
 from delivery.api.operations import OperationsApi
 from delivery.api.pages import Pages
@@ -261,6 +262,12 @@ class World:
             self.sessions,
             DemoApi(self.auth, agent),
             SuppressionsApi(self.auth, **shared),
+            ErasureApi(
+                self.auth,
+                disconnect=self.disconnected.append,
+                forget_copies=self._forget,
+                **shared,
+            ),
             Callbacks(
                 ReceiptIntake(
                     policies=policies,
@@ -281,6 +288,9 @@ class World:
             ),
             Pages(links=self.links, **shared, **told),
         )
+
+    async def _forget(self, user_id: str) -> None:
+        """Queue copies are not of these tests."""
 
     def _revoke(self, revoked: Revocation) -> None:
         self.revoked.append(revoked)
