@@ -47,6 +47,7 @@ from delivery.errors import InvalidEvent, InvalidFrame
 from delivery.gateway.auth import Authenticator
 from delivery.gateway.principal import Principal
 from delivery.gateway.rates import ACKS, EMIT, EMIT_ADDRESS
+from delivery.gateway.refusals import refusals
 from delivery.gateway.registry import Registry
 from delivery.protocol import MAX_ACK_IDS, encode_event
 
@@ -268,9 +269,10 @@ class EventsApi:
         _must_read(principal)
         event_id = path_event_id(request)
         timeline = await self._reads.event(event_id)
-        if timeline is None or not (
-            principal.may("read") or principal.is_user(timeline.stored.event.user_id)
-        ):
+        if timeline is None:
+            raise Problem("not-found", "no event has this id")
+        if not principal.may("read") and not principal.is_user(timeline.stored.event.user_id):
+            refusals.note("GET /v1/events/{id}: another user's event", request["caller"])
             raise Problem("not-found", "no event has this id")
         return json_response(timeline_view(timeline))
 
@@ -353,6 +355,9 @@ class EventsApi:
             # An event is pushed while it commits: its acknowledgement can precede the commit.
             await self._journal.flush(FLUSH_TIMEOUT)
             confirmed |= await self._confirm(user_id, [i for i in wanted if i not in confirmed])
+        if len(confirmed) < len(given):
+            what = "POST /v1/acks: unknown or other users' events"
+            refusals.note(what, request["caller"], logging.INFO)
         return json_response(
             {
                 "confirmed": [wanted[id_] for id_ in wanted if id_ in confirmed],

@@ -27,6 +27,7 @@ from delivery.errors import (
     SpoolFull,
     Unauthenticated,
 )
+from delivery.gateway.refusals import refusals
 from delivery.protocol import Close, encode_json
 
 logger = logging.getLogger(__name__)
@@ -308,6 +309,8 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         if request.writer.output_size:
             raise
         problem = problem_of(error)
+        if problem.status in (401, 403):
+            refusals.note(f"{request.method} {_where(request)}: {problem.slug}", _caller(request))
         if problem.slug == "internal":
             logger.exception("%s %s failed", request.method, _where(request))
         elif problem.status == 503:
@@ -324,6 +327,11 @@ def _check_names(request: web.Request) -> None:
             raise Problem(
                 "invalid-request", f"{name} contains U+0000 or a lone surrogate", field=name
             )
+
+
+def _caller(request: web.Request) -> str:
+    """The verified caller, else where the request came from."""
+    return str(request.get("caller", request.remote))
 
 
 def _where(request: web.Request) -> str:

@@ -68,12 +68,15 @@ async def caller(request: web.Request, auth: Authenticator) -> Principal:
         raise Problem(
             "unauthenticated", "send the header Authorization: Bearer <token>", headers=_NO_TOKEN
         )
+    request["caller"] = address_of(request)  # for the log of refusals
     try:
-        return await auth.verify(token.strip())
+        principal = await auth.verify(token.strip())
     except Unauthenticated as error:
         if error.close_code == Close.INVALID_TOKEN:
             await count_bad_token(request)
         raise
+    request["caller"] = f"{'user' if principal.is_client else 'service'} {principal.subject}"
+    return principal
 
 
 async def count_bad_token(request: web.Request) -> None:

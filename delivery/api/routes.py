@@ -40,7 +40,13 @@ def mount(
 def routes(handlers: Sequence[Handlers]) -> list[web.RouteDef]:
     """The routes without background work. Raises ``ConfigError``, see ``mount``."""
     return [
-        *(route for part in handlers for route in part.routes()),
+        *(_with_any_id(route) for part in handlers for route in part.routes()),
         *openapi.routes(),
         *static_files.routes(resources.folder("web")),
     ]
+
+
+def _with_any_id(route: web.RouteDef) -> web.RouteDef:
+    """The route for every id that a user may have: aiohttp's ``{id}`` takes none with braces."""
+    path = route.path.replace("{id}", "{id:[^/]+}")
+    return web.RouteDef(route.method, path, route.handler, route.kwargs)

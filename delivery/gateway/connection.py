@@ -20,6 +20,7 @@ from delivery.errors import Unauthenticated
 from delivery.gateway.feed import Feed, FeedReader, Page
 from delivery.gateway.frame_writer import FrameWriter
 from delivery.gateway.outbound import Batch, Item, Outbound, Read
+from delivery.gateway.refusals import refusals
 from delivery.gateway.session import (
     Actions,
     Admit,
@@ -247,6 +248,8 @@ class Connection:
             match action:
                 case Send(frame):
                     self._write(frame)
+                    if type(frame) is Error:
+                        self._log_refusal(frame)
                 case HandOver(event_id, reason):
                     self._context.outcomes.refused(event_id, reason)
                     self._registry.on_failure(self)
@@ -262,6 +265,15 @@ class Connection:
                 case Shut(code, reason):
                     self.close(code, reason)
         return token
+
+    def _log_refusal(self, frame: Error) -> None:
+        user_id = self.session.user_id
+        by = f"user {user_id}" if user_id is not None else "a client without a good token"
+        if frame.code == "unknown_ack":
+            # Common after a reconnect, and the same as an acknowledgement of another user's event.
+            refusals.note(f"socket: {frame.code}", by, logging.INFO)
+        elif frame.code == "unauthorized":
+            refusals.note(f"socket: {frame.message}", by)
 
     def on_principal(self, principal: Principal) -> None:
         """Handle the principal of a token that ``perform`` returned."""
