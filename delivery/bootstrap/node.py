@@ -45,7 +45,7 @@ from delivery.domain.lifecycle import State
 from delivery.domain.ports import Inbox
 from delivery.emitter.emitter import Emitter, EmitterCore
 from delivery.emitter.intake import HttpIntake
-from delivery.emitter.queue_copies import QueueCopyThread
+from delivery.emitter.queue_copies import AttemptThread, QueueCopyThread
 from delivery.emitter.receipts import Receipts
 from delivery.gateway import rates
 from delivery.gateway.auth import Authenticator
@@ -123,7 +123,8 @@ class Node:
         self._auth = _authenticator(settings)
         self._service_use = ServiceUse(self._access.record_act, self.name)
         self._auth.on_service = self._service_use
-        self._copy_thread = QueueCopyThread(self.copies.put)
+        self._side_attempts = AttemptThread(self.ledger.recording.add_attempts)
+        self._copy_thread = QueueCopyThread(self.copies.put, self._side_attempts.add)
         self._core = EmitterCore(
             self.policies,
             self.journal,
@@ -132,6 +133,7 @@ class Node:
             receipts=self._receipts,
             on_hand_over=self._sweep.hint,
             on_auth=self._copy_thread.put,
+            on_auth_pushed=self._side_attempts.pushed,
             max_backlog=MAX_PENDING,
         )
         operations = self._operations(inbox)
@@ -285,7 +287,9 @@ class Node:
             connections=lambda: self.connections,
             info=self._info,
         )
-        for part in (self.relay, self._sweep, self._copy_thread, heartbeat):
+        # Stopped in reverse order: the attempts that the last copies make are recorded.
+        parts = (self.relay, self._sweep, self._side_attempts, self._copy_thread, heartbeat)
+        for part in parts:
             part.start()
             _stop_in_thread_on_close(close, part.stop)
         revoked = RevocationReader(self._auth.revocations, self._access, self._access)

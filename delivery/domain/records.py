@@ -45,6 +45,17 @@ class Entry(msgspec.Struct):
     pushes: list[tuple[Outcome, str | None]] = []
 
 
+class SideAttempt(msgspec.Struct, frozen=True):
+    """An attempt beside the chain, made at once for a sign-in event; see ``Attempt``."""
+
+    event_id: str
+    channel: str
+    outcome: Outcome
+    started_at: datetime
+    ended_at: datetime
+    error: str | None = None
+
+
 class Recorded(enum.StrEnum):
     """The result of recording an entry."""
 

@@ -34,6 +34,7 @@ from delivery.domain.records import (
     Receipted,
     RecordedReceipt,
     Result,
+    SideAttempt,
     Stats,
     Stored,
     Swept,
@@ -61,6 +62,15 @@ class RecordingStore(Protocol):
         known id with the same content is a ``DUPLICATE``, with other content a ``CONFLICT``. With
         ``drained`` (from the spool) a conflict is recorded ``dead`` under a new id with
         ``meta.conflicts_with``.
+        """
+
+    def add_attempts(self, attempts: Sequence[SideAttempt]) -> list[SideAttempt]:
+        """Record attempts that were made beside the chain.
+
+        Effect: one row each, under the next number of its channel and the event's generation.
+
+        Returns:
+            Those whose event is not recorded yet.
         """
 
 

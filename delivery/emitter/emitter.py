@@ -74,6 +74,7 @@ class EmitterCore:
         new_id: Callable[[], str] = new_event_id,
         jitter: Callable[[], float] = random.random,
         on_auth: Callable[[Event], None] | None = None,
+        on_auth_pushed: Callable[[Event], None] = lambda event: None,
         max_backlog: int = 20_000,
         run_capacity: int = 10_000,
     ) -> None:
@@ -83,6 +84,7 @@ class EmitterCore:
             jitter: uniform in [0, 1), spreads retries.
             on_auth: makes the queue copy of a sign-in event, which clients read while the ledger
                 is away; must not wait.
+            on_auth_pushed: records the push of a sign-in event; see ``Pusher``.
             max_backlog: the journal's bound: beyond it nothing is pushed or recorded.
             run_capacity: runs whose counter is remembered, at most.
         """
@@ -100,7 +102,13 @@ class EmitterCore:
         self._runs = Runs(run_capacity)
         self._performance_at: float | None = None
         self._push = push
-        self._pusher = Pusher(push, journal, jitter=jitter, on_hand_over=self._hint)
+        self._pusher = Pusher(
+            push,
+            journal,
+            jitter=jitter,
+            on_hand_over=self._hint,
+            on_auth_pushed=on_auth_pushed,
+        )
         self.is_started = False
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -66,11 +66,18 @@ class Pusher:
         *,
         jitter: Callable[[], float],
         on_hand_over: Callable[[], None],
+        on_auth_pushed: Callable[[Event], None] = lambda event: None,
     ) -> None:
+        """
+        Args:
+            on_auth_pushed: called when a sign-in event reached a connection and its entry is the
+                journal's already: every push of one is recorded.
+        """
         self._push = push
         self._journal = journal
         self._jitter = jitter
         self._on_hand_over = on_hand_over
+        self._on_auth_pushed = on_auth_pushed
         self._batcher: Batcher[PendingPush] = Batcher()
         self._retrying: dict[str, deque[PendingPush]] = {}
         self._retry_timers: dict[str, asyncio.TimerHandle] = {}
@@ -104,8 +111,8 @@ class Pusher:
                 if entry is not None:
                     entry.sent = True
                     entry.awaited = pushed.is_here
-                    if event.event_class is EventClass.AUTH:
-                        _note_sent(entry)
+                if event.event_class is EventClass.AUTH:
+                    self._note_sent(event, entry)
                 return None
             item = _pending(event, encoded, policy, performance, entry)
             if not self._on_result(item, pushed, 1):
@@ -168,7 +175,9 @@ class Pusher:
         if pushed.connections > 0:
             if item.entry is not None:
                 item.entry.awaited = pushed.is_here
-                _note_sent(item.entry)
+                item.entry.sent = True
+            if item.event.event_class is EventClass.AUTH:
+                self._note_sent(item.event, item.entry)
             return True
         reason = pushed.reason or "nobody connected"
         if pushed.failed and number <= item.retries and item.event.event_class.is_durable:
@@ -177,6 +186,14 @@ class Pusher:
             return False
         self._fail(item, reason)
         return True
+
+    def _note_sent(self, event: Event, entry: Entry | None) -> None:
+        """Record the push of a sign-in event that reached a connection; of others only failed ones
+        are recorded."""
+        if entry is not None:
+            entry.pushes.append((Outcome.DELIVERED, None))
+        else:
+            self._on_auth_pushed(event)
 
     def _push_safely(self, event: Event, encoded: bytes) -> Pushed:
         try:
@@ -228,10 +245,3 @@ class Pusher:
         for batch in self._batcher.on_tick(max(self._loop.time(), self._timer_at)):
             self._send(batch)
         self._arm()
-
-
-def _note_sent(entry: Entry) -> None:
-    entry.sent = True
-    if entry.event.event_class is EventClass.AUTH:
-        # Sign-in events record every push, also the one that reached a connection.
-        entry.pushes.append((Outcome.DELIVERED, None))

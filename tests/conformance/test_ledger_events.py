@@ -15,7 +15,7 @@ from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome, State
 from delivery.domain.policy import Policies, parse_policies
-from delivery.domain.records import Entry, EventFilter, Purged, Recorded
+from delivery.domain.records import Entry, EventFilter, Purged, Recorded, SideAttempt
 from delivery.ledger import SqlLedger
 from delivery.ledger.sql.tables import events
 from delivery.testing import make_entry, make_event
@@ -478,6 +478,30 @@ def test_an_auth_event_is_in_the_audit_log(ledger: SqlLedger) -> None:
     ledger.confirmations.confirm([confirmation(one)])
     assert ledger.audit.seal() == 6, "the row of the replay and the switch to the keyed chain, too"
     assert ledger.audit.verify().findings == ()
+
+
+def test_attempts_beside_the_chain_are_numbered_after_those_that_are_there(
+    ledger: SqlLedger,
+) -> None:
+    one = entry(event_class=EventClass.AUTH, type="auth_completed")
+    one.pushes.append((Outcome.FAILED, "nobody connected"))
+    at = one.event.at
+    made = [
+        SideAttempt(one.event.id, channel, Outcome.DELIVERED, at, at)
+        for channel in ("websocket", "queue", "websocket")
+    ]
+    assert ledger.recording.add_attempts(made) == made, "the event is not recorded yet"
+    ledger.recording.commit([one])
+    assert ledger.recording.add_attempts(made) == []
+    found = ledger.events.get(one.event.id)
+    assert found is not None
+    assert sorted((a.channel, a.number, a.outcome.value) for a in found.attempts) == [
+        ("database", 1, "delivered"),
+        ("queue", 1, "delivered"),
+        ("websocket", 1, "failed"),
+        ("websocket", 2, "delivered"),
+        ("websocket", 3, "delivered"),
+    ]
 
 
 def test_many_events_go_in_one_batch(ledger: SqlLedger) -> None:

@@ -20,14 +20,14 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.channels import Channel
 from delivery.domain.event import Event, EventClass
-from delivery.domain.lifecycle import Confirmation
-from delivery.domain.records import Entry, Receipted, Recorded
+from delivery.domain.lifecycle import Confirmation, Outcome
+from delivery.domain.records import Entry, Receipted, Recorded, SideAttempt
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.rows import EVENT_COLUMNS, attempt_values, dump, raw_text
 from delivery.ledger.sql.rows import event as event_of
-from delivery.ledger.sql.tables import events
+from delivery.ledger.sql.tables import attempts, events
 from delivery.ledger.stores import audit
 from delivery.ledger.stores.confirmations import as_stored, store_confirmations
 
@@ -90,6 +90,23 @@ class RecordingSql:
                 now = now or self._database.now(connection)
                 unknown.update(store_confirmations(connection, confirmations, now).unknown)
         return list(_resolved(answers)), unknown
+
+    def add_attempts(self, made: Sequence[SideAttempt]) -> list[SideAttempt]:
+        """See the port ``RecordingStore.add_attempts``."""
+        ids = list(dict.fromkeys(one.event_id for one in made))
+        with self._database.write() as connection:
+            # Locked in order of ids, as by every writer of many events: the chain numbers next.
+            found = connection.execute(
+                sa.select(events.c.id, events.c.generation)
+                .where(any_of(events.c.id, ids))
+                .order_by(events.c.id)
+                .with_for_update()
+            )
+            generations = {row.id: row.generation for row in found}
+            known = [one for one in made if one.event_id in generations]
+            if known:
+                bulk.insert_attempts(connection, _side_rows(connection, known, generations))
+        return [one for one in made if one.event_id not in generations]
 
 
 Answers = list[Receipted | int]
@@ -210,7 +227,7 @@ def _insert(
         rows.append(_row(entry, seq, stamps))
         if entry.confirmations:
             confirmations += entry.confirmations
-        if entry.pushes:
+        if entry.pushes or audit.is_audited(entry.event.event_class):
             pushes += _push_rows(entry, now)
         if audit.is_audited(entry.event.event_class):
             audited.append(_subject(entry))
@@ -289,7 +306,43 @@ def _is_confirmed(entry: Entry) -> bool:
     return any(confirmation.user_id == user_id for confirmation in entry.confirmations)
 
 
+def _side_rows(
+    connection: Connection, made: Sequence[SideAttempt], generations: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Rows of attempts beside the chain, numbered after those that are there."""
+    columns = (attempts.c.event_id, attempts.c.generation, attempts.c.channel)
+    query = (
+        sa.select(*columns, sa.func.max(attempts.c.number))
+        .where(any_of(attempts.c.event_id, list(generations)))
+        .group_by(*columns)
+    )
+    last = {(row[0], row[1], row[2]): row[3] for row in connection.execute(query)}
+    rows = []
+    for one in made:
+        key = one.event_id, generations[one.event_id], one.channel
+        last[key] = number = last.get(key, 0) + 1
+        rows.append(
+            attempt_values(
+                *key,
+                number,
+                one.outcome,
+                started_at=one.started_at,
+                ended_at=one.ended_at,
+                error=one.error,
+            )
+        )
+    return rows
+
+
 def _push_rows(entry: Entry, now: datetime) -> Iterable[dict[str, Any]]:
+    if audit.is_audited(entry.event.event_class):
+        # For a sign-in event the insert is itself an attempt, beside the push and the queue copy.
+        at = entry.event.at
+        yield attempt_values(
+            *(entry.event.id, 1, Channel.DATABASE, 1, Outcome.DELIVERED),
+            started_at=at,
+            ended_at=max(at, now),
+        )
     for number, (outcome, error) in enumerate(entry.pushes, start=1):
         yield attempt_values(
             entry.event.id,

@@ -16,7 +16,9 @@ from delivery.bootstrap.ledger import database_url, migrate_ledger
 from delivery.bus.resend import NoResend
 from delivery.config import DEV_SECRET_PREFIX, load_settings
 from delivery.domain.event import Event
-from delivery.emitter.queue_copies import QueueCopyThread
+from delivery.domain.lifecycle import Outcome
+from delivery.domain.records import SideAttempt
+from delivery.emitter.queue_copies import MAX_UNRECORDED, AttemptThread, QueueCopyThread
 from delivery.errors import ChannelUnavailable, ConfigError, DeliveryError, LedgerUnavailable
 from delivery.process.data_directory import (
     development_secret,
@@ -28,6 +30,7 @@ from delivery.process.heartbeat import node_name
 from delivery.tasks.dead_mans_switch import DeadMansSwitch
 from delivery.tasks.hinted_sweep import HINT_EVERY, HintedSweep
 from tests.messages import make_event
+from tests.waiting import until_blocking
 from tests.web_server import Reply, web_server
 
 LIMIT = 10.0
@@ -147,9 +150,10 @@ def test_copies_are_made_in_order_and_a_failed_copy_does_not_stop_the_next() -> 
             raise ChannelUnavailable("away")
         made.extend(event.id for event in events)
 
-    copies = QueueCopyThread(copy)
+    noted: list[SideAttempt] = []
+    copies = QueueCopyThread(copy, noted.append)
     copies.start()
-    first, *rest = [make_event() for _ in range(250)]
+    first, *rest = [make_event(number, user_id=f"u{number}") for number in range(250)]
     copies.put(first)
     assert began.wait(LIMIT)
     for event in rest:
@@ -157,14 +161,63 @@ def test_copies_are_made_in_order_and_a_failed_copy_does_not_stop_the_next() -> 
     go_on.set()
     copies.stop()
     assert made == [event.id for event in rest]
+    assert [(one.event_id, one.outcome) for one in noted] == [
+        (first.id, Outcome.FAILED),
+        *((event.id, Outcome.DELIVERED) for event in rest),
+    ]
 
 
 def test_copies_that_do_not_fit_are_dropped_and_never_waited_for() -> None:
-    copies = QueueCopyThread(lambda events: None)  # never started: nothing is taken
-    event = make_event()
-    for _ in range(1_001):
-        copies.put(event)
+    noted: list[SideAttempt] = []
+    copies = QueueCopyThread(lambda events: None, noted.append)  # never started: nothing is taken
+    for number in range(1_001):
+        copies.put(make_event(user_id=f"u{number}"))
     assert copies.dropped == 1
+    assert [one.outcome for one in noted] == [Outcome.FAILED]
+
+
+def test_a_flood_of_one_users_sign_ins_leaves_room_for_the_copies_of_others() -> None:
+    made: list[Event] = []
+    copies = QueueCopyThread(made.extend)
+    for _ in range(5_000):
+        copies.put(make_event(user_id="flood"))
+    copies.put(make_event(user_id="other"))
+    copies.start()
+    copies.stop()
+    assert [event.user_id for event in made].count("flood") == 100
+    assert made[-1].user_id == "other"
+
+
+def test_attempts_wait_for_their_event_and_for_the_ledger() -> None:
+    known: set[str] = set()
+    recorded: list[str] = []
+    offered = threading.Semaphore(0)
+
+    def record(attempts: Sequence[SideAttempt]) -> list[SideAttempt]:
+        offered.release()
+        if not known:
+            raise LedgerUnavailable("away")
+        recorded.extend(one.event_id for one in attempts if one.event_id in known)
+        return [one for one in attempts if one.event_id not in known]
+
+    thread = AttemptThread(record)
+    thread.start()
+    first, second = make_event(1), make_event(2)
+    thread.pushed(first)
+    thread.pushed(second)
+    assert offered.acquire(timeout=LIMIT)
+    known.add(second.id)
+    until_blocking(lambda: recorded == [second.id])
+    known.add(first.id)
+    until_blocking(lambda: recorded == [second.id, first.id])
+    thread.stop()
+
+
+def test_attempts_that_wait_are_bounded() -> None:
+    thread = AttemptThread(lambda attempts: [])
+    for _ in range(MAX_UNRECORDED + 5):
+        thread.pushed(make_event())
+    assert thread.dropped == 5
 
 
 def test_the_dead_mans_switch_is_pinged_at_most_once_per_interval() -> None:
