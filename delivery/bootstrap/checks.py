@@ -9,13 +9,14 @@ import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import redis
 
+from delivery.bootstrap import hardening
 from delivery.bootstrap.audit import audit_keys, checkpoint_stores
 from delivery.bootstrap.callbacks import make_callback_keys
 from delivery.bootstrap.chain import check_order, make_celery
@@ -97,12 +98,15 @@ def wrong(what: str, error: ConfigError) -> Finding:
     return Finding(what, "fail", str(error), "see left", CONFIGURATION)
 
 
-def check_all(kind: str | None = None, queues: Sequence[str] = ()) -> list[Finding]:
+def check_all(
+    kind: str | None = None, queues: Sequence[str] = (), *, strict: bool = False
+) -> list[Finding]:
     """Run every check, services side by side, each within a few seconds.
 
     Args:
         kind: also check the secrets of this kind of process; see ``duties``.
         queues: a worker's; all if empty.
+        strict: also verify the checklist of ``docs/hardening.md``; every warning is a failure.
     """
     try:
         settings = load_settings()
@@ -115,7 +119,20 @@ def check_all(kind: str | None = None, queues: Sequence[str] = ()) -> list[Findi
         probes.remove(_database)
     with ThreadPoolExecutor(max(len(probes), 1)) as pool:
         found += pool.map(lambda probe: probe(settings), probes)
-    return found
+    if not strict:
+        return found
+    known = {one.what for one in found}  # of the same name, and as strict
+    found += [_item(item, settings) for item in hardening.items(of) if item.name not in known]
+    return [replace(one, level="fail") if one.level == "warn" else one for one in found]
+
+
+def _item(item: hardening.Item, settings: Settings) -> Finding:
+    fault = item.look(settings)
+    return (
+        ok(item.name, "as the checklist asks")
+        if fault is None
+        else warn(item.name, fault, item.mend)
+    )
 
 
 def _audit(settings: Settings) -> Finding:
@@ -132,7 +149,7 @@ def _audit(settings: Settings) -> Finding:
     return ok("audit key", f"{place}; {len(settings.audit_checkpoints)} stores of checkpoints")
 
 
-def _settings(settings: Settings, of: frozenset[str] | None) -> Iterator[Finding]:
+def _settings(settings: Settings, of: frozenset[str] | None = None) -> Iterator[Finding]:
     misspelt = unknown_variables()
     if misspelt:
         yield warn("environment", f"unknown: {', '.join(misspelt)}", "correct or unset them")

@@ -21,15 +21,20 @@ from delivery.cli.output import say_json, say_table
     help="Also name the secrets that this kind of process lacks, or has and does not need.",
 )
 @click.option("--queues", default="", help="The worker's queues, comma separated; all if left out.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Also verify the checklist of docs/hardening.md, and fail for every warning.",
+)
 @json_option
-def check(kind: str | None, queues: str, as_json: bool) -> None:
+def check(kind: str | None, queues: str, strict: bool, as_json: bool) -> None:
     """List what is misconfigured, unreachable or insecure, and the mend."""
     from delivery.bootstrap.checks import check_all
 
     names = [name.strip() for name in queues.split(",") if name.strip()]
     if names and kind != "worker":
         raise click.UsageError("--queues goes with --for worker")
-    findings = check_all(kind, names)
+    findings = check_all(kind, names, strict=strict)
     problems = [finding for finding in findings if finding.level != "ok"]
     if as_json:
         say_json(
