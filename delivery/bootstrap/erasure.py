@@ -10,7 +10,7 @@ from contextlib import closing
 from typing import Any
 
 from delivery.bootstrap.bus import make_copies
-from delivery.bootstrap.ledger import SQLITE_FILE, open_ledger
+from delivery.bootstrap.ledger import open_ledger
 from delivery.config import Settings
 from delivery.domain.stores import Ledger
 from delivery.errors import ChannelUnavailable, Unreachable
@@ -19,10 +19,9 @@ PAGE = 500
 ACTOR = "command line"
 
 
-def has_ledger(settings: Settings) -> bool:
-    """Whether these settings name a ledger that is there."""
-    urls = (settings.database_url, settings.migrate_database_url)
-    return any(urls) or (settings.data_dir / SQLITE_FILE).is_file()
+def names_database(settings: Settings) -> bool:
+    """Whether a database is set, and not just the data directory's file meant."""
+    return settings.database_url is not None or settings.migrate_database_url is not None
 
 
 def erase_user(settings: Settings, user_id: str) -> dict[str, Any]:

@@ -69,11 +69,11 @@ def erase(user_id: str, url: str, token: str | None, as_json: bool) -> None:
     """Erase all that is kept about a user.
 
     Events, contact, digests and copies are deleted; in the compliance log
-    the user becomes a pseudonym. Opens the ledger of these settings, as its
-    owner where DELIVERY_MIGRATE_DATABASE_URL is set. Without a ledger here
-    it asks the service at --url.
+    the user becomes a pseudonym. Opens the database that is set, as its
+    owner where DELIVERY_MIGRATE_DATABASE_URL is; else asks the service at
+    --url if there is a token; else opens the data directory's file.
     """
-    from delivery.bootstrap.erasure import erase_user, has_ledger
+    from delivery.bootstrap.erasure import erase_user, names_database
     from delivery.config import load_settings
     from delivery.domain.event import check_context_id
     from delivery.errors import InvalidContext
@@ -83,7 +83,7 @@ def erase(user_id: str, url: str, token: str | None, as_json: bool) -> None:
     except InvalidContext as error:
         raise click.BadParameter(str(error), param_hint="USER_ID") from error
     settings = load_settings()
-    if has_ledger(settings) or not token:
+    if names_database(settings) or not token:
         answer = erase_user(settings, user_id)
     else:
         from delivery.cli.http import Api
