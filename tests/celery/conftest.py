@@ -135,11 +135,21 @@ def celery_worker_pool() -> str:
 
 
 @pytest.fixture
+def worker_options(request: pytest.FixtureRequest) -> str:
+    """Options of Celery's command that a test chooses."""
+    return str(getattr(request, "param", "--concurrency 2"))
+
+
+@pytest.fixture
 def celery_worker(
-    settings: dict[str, str], celery_worker_pool: str, tmp_path: Path, celery_setup_app: Celery
+    settings: dict[str, str],
+    celery_worker_pool: str,
+    worker_options: str,
+    tmp_path: Path,
+    celery_setup_app: Celery,
 ) -> Iterator[CeleryTestWorker]:
     """A worker of this project's tasks."""
-    container = LocalWorker(tmp_path, settings, celery_worker_pool)
+    container = LocalWorker(tmp_path, settings, celery_worker_pool, worker_options)
     try:
         container.ready()
         yield CeleryTestWorker(container, celery_setup_app)

@@ -57,13 +57,16 @@ class LocalServer:
 class LocalWorker:
     """A `celery -A delivery.worker worker` as it is typed into a shell, with settings only."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str], pool: str) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, str], pool: str, options: str = "--concurrency 2"
+    ) -> None:
         self.name = "worker"
         self.id = folder.name
         self.celeryconfig: dict[str, Any] = {}
         self._folder = folder
         self._settings = settings
         self._pool = pool
+        self._options = options
         self._starts = 0
         self._process = self._start()
 
@@ -71,7 +74,7 @@ class LocalWorker:
         self._starts += 1
         celery = Path(sys.executable).with_name("celery")
         command = (
-            f"exec {celery} -A delivery.worker worker -E --concurrency 2 --pool {self._pool} "
+            f"exec {celery} -A delivery.worker worker -E {self._options} --pool {self._pool} "
             f"--without-gossip --without-mingle --hostname {self.worker_name()}@test"
         )
         return Process(

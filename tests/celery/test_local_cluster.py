@@ -80,3 +80,38 @@ def test_a_broker_that_restarts_loses_nothing(celery_setup: CeleryTestSetup, cha
     chain.sweep_until_dead(after)
     assert chain.attempts(before)[-1][1] == chain.attempts(after)[-1][1] == "delivered"
     assert celery_setup.worker.container.status == "running", "it came back by itself"
+
+
+@pytest.mark.parametrize(
+    "worker_options",
+    # A child of more than 1 KiB is replaced: each one, after every task.
+    ["--autoscale 4,1 --max-memory-per-child 1"],
+    indirect=True,
+    ids=["autoscale"],
+)
+def test_a_pool_that_grows_and_replaces_its_children_does_every_task_once(
+    celery_setup: CeleryTestSetup, chain: Chain, operators: WebServer
+) -> None:
+    ids = []
+    for _ in range(6):
+        ids.append(chain.hand_over())
+        chain.sweep()  # a message of its own for each
+    for event_id in ids:
+        chain.sweep_until_dead(event_id)
+    assert [chain.attempts(event_id) for event_id in ids] == [[(1, "delivered")]] * 6
+    assert alerts(operators) == 6
+    assert celery_setup.worker.container.status == "running"
+
+
+def test_a_broker_that_restarts_again_and_again_leaves_a_worker_that_works(
+    celery_setup: CeleryTestSetup, chain: Chain
+) -> None:
+    is_quick = celery_setup.app.conf.broker_url.startswith("redis")
+    ids = []
+    for _ in range(20 if is_quick else 2):
+        ids.append(chain.hand_over())
+        celery_setup.broker.restart()
+    for event_id in ids:
+        chain.sweep_until_dead(event_id)
+    assert celery_setup.worker.container.status == "running"
+    assert all(chain.attempts(event_id)[-1][1] == "delivered" for event_id in ids)
