@@ -245,3 +245,19 @@ def test_a_setting_that_is_not_utf_8_is_named(monkeypatch: pytest.MonkeyPatch) -
     answer = CliRunner().invoke(main, ["check"])
     assert answer.exit_code == 2
     assert "DELIVERY_NODE" in answer.output
+
+
+def test_events_that_are_set_aside_are_a_finding(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spool = tmp_path / "data" / "spool"
+    spool.mkdir(parents=True)
+    (tmp_path / "data").chmod(0o700)
+    monkeypatch.setenv("DELIVERY_DATA_DIR", str(tmp_path / "data"))
+    assert CliRunner().invoke(main, ["check"]).exit_code == 0
+    (spool / "n1-7-ab-000000-aside.refused").write_bytes(b"00000000 {}\n" * 3)
+    answer = CliRunner().invoke(main, ["check", "--json"])
+    assert answer.exit_code == 1
+    [finding] = [one for one in json.loads(answer.output) if one["what"] == "spool"]
+    assert "3 accepted events" in finding["found"]
+    assert "n1-7-ab-000000-aside.refused" in finding["found"]
