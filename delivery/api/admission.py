@@ -11,8 +11,9 @@ import os
 import resource
 from collections.abc import Sequence
 
-RESERVE = 64
-"""File descriptors reserved for database connections, files and pipes."""
+RESERVE = 64 + 128
+"""File descriptors reserved for database connections, files and pipes, and for the connections that
+the kernel has queued: all of them are accepted in one turn of the loop, before any is refused."""
 
 
 class Admission:
@@ -75,4 +76,4 @@ def room_for_clients() -> int | None:
         used = len(os.listdir("/proc/self/fd"))
     except OSError:  # not Linux
         used = RESERVE
-    return max(1, limit - used - RESERVE)
+    return max(1, limit - used - min(RESERVE, limit // 2))

@@ -38,3 +38,14 @@ def test_without_limits_every_connection_is_taken() -> None:
 def test_some_descriptors_are_kept() -> None:
     room = room_for_clients()
     assert room is None or room > 0
+
+
+@pytest.mark.parametrize(("limit", "least", "most"), [(1_024, 512, 1_024 - 192), (200, 1, 100)])
+def test_a_queue_of_the_kernel_can_be_accepted_beside_the_clients(
+    monkeypatch: pytest.MonkeyPatch, limit: int, least: int, most: int
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr("os.listdir", lambda _: ["0", "1", "2"])
+    room = room_for_clients()
+    assert room is not None
+    assert least <= room <= most
