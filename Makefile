@@ -4,7 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env up test check format cover ratio dist lock clean
+.PHONY: help env up test check format cover ratio dist soak audit lock clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,15 @@ dist: env  ## build the sdist and the wheel, and check them for PyPI
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/twine check --strict dist/*
+
+soak: env  ## malformed clients beside good ones for a minute (ARGS="--seconds 600" for ten)
+	@$(BIN)/delivery bench soak $(ARGS)
+
+# Asks a database of vulnerabilities over the network, so it is a step of a release and not of CI.
+audit: env  ## look for known vulnerabilities in the pinned versions (needs the network)
+	@$(PYTHON) -m venv .venv/audit
+	@.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'
+	@.venv/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip $(ARGS)
 
 # Some pins hold for some interpreters only; pip freeze does not know which.
 lock: env  ## upgrade everything within pyproject's ranges and pin it

@@ -219,7 +219,7 @@ def decode_server(raw: str | bytes) -> ServerFrame | None:
     """
     try:
         frame: ServerFrame = _server_decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if _is_unknown(raw):
             return None
         raise InvalidFrame(f"bad frame from the gateway: {error}") from error
@@ -237,5 +237,5 @@ _SERVER_TYPES = frozenset(("connected", "events", "pong", "error", "reconnect"))
 def _is_unknown(raw: str | bytes) -> bool:
     try:
         return _any_decoder.decode(raw).type not in _SERVER_TYPES
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False

@@ -409,6 +409,8 @@ def _which(body: Mapping[str, Any]) -> EventFilter:
 
 def _page(body: Mapping[str, Any]) -> tuple[int | None, str | None]:
     limit, after = body.get("limit"), body.get("after")
+    if isinstance(limit, float) and limit.is_integer():
+        limit = int(limit)  # JSON has one kind of number: 50.0 is 50
     if limit is not None and (
         isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_LIMIT
     ):

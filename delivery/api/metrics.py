@@ -32,6 +32,7 @@ class Figures:
     malformed_requests: int = 0
     log_records_lost: int = 0
     set_aside: int = 0
+    tasks: int = 0
     outages: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
 
@@ -50,6 +51,7 @@ def render(figures: Figures) -> str:
             "Events of this node that wait for their commit.",
             [(node, figures.backlog)],
         ),
+        *_gauge("delivery_tasks", "Tasks on the event loop of this node.", [(node, figures.tasks)]),
         *_gauge(
             "delivery_spool_set_aside_events",
             "Accepted events on this node's disk that no process will record by itself.",

@@ -11,12 +11,33 @@ from typing import Any
 
 from aiohttp import web
 
-from delivery.api.openapi_schemas import SCHEMAS, STATE, Schema, ref, text
+from delivery.api.openapi_schemas import (
+    CONTEXT_ID,
+    PAGE_AFTER,
+    SCHEMAS,
+    STATE,
+    Schema,
+    ref,
+    text,
+)
 from delivery.api.problems import CONTENT_TYPE as PROBLEM
+from delivery.api.static_files import FILES
 from delivery.protocol import encode_json
 
 JSON = "application/json"
 HTML = "text/html"
+_FILES = {
+    "/": "The dashboard",
+    "/dashboard.css": "Its style",
+    "/dashboard.js": "Its script",
+    "/demo": "The demonstration: an agent to talk to",
+    "/demo.css": "Its style",
+    "/demo.js": "Its script",
+    "/charts.js": "Charts of figures and of an event's chain",
+    "/page.js": "Code that both pages share",
+    "/client.js": "The browser client, an ES module",
+    "/client.d.ts": "Its types",
+}
 _BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 
 
@@ -78,7 +99,7 @@ def _operation(
 ) -> Schema:
     """One operation. ``answers``: status -> schema (``None``: no body)."""
     responses: Schema = {str(status): _answer(media, schema) for status, schema in answers.items()}
-    known = problems if open_to_all else (401, *problems)
+    known = sorted({*problems} if open_to_all else {401, 429, *problems})
     responses |= {str(code): {"$ref": "#/components/responses/Problem"} for code in known}
     operation: Schema = {"summary": summary, "responses": responses}
     if not open_to_all:
@@ -97,8 +118,8 @@ def _answer(media: str, schema: Schema | None) -> Schema:
     return {"description": "As asked", "content": {media: {"schema": schema}}}
 
 
-def _path(name: str) -> Schema:
-    return {"name": name, "in": "path", "required": True, "schema": text()}
+def _path(name: str, schema: Schema | None = None) -> Schema:
+    return {"name": name, "in": "path", "required": True, "schema": schema or text()}
 
 
 def _query(name: str, schema: Schema) -> Schema:
@@ -106,7 +127,8 @@ def _query(name: str, schema: Schema) -> Schema:
 
 
 def _events() -> Schema:
-    filters = tuple(_query(name, text()) for name in ("user_id", "run_id", "type", "after"))
+    filters = tuple(_query(name, text()) for name in ("user_id", "run_id", "type"))
+    after = _query("after", PAGE_AFTER)
     limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
     one_or_many = {"oneOf": [ref("EventIn"), ref("EventBatch")]}
     return {
@@ -121,7 +143,7 @@ def _events() -> Schema:
                 "List events, newest first (scope read, or one's own)",
                 {200: ref("EventPage")},
                 (403, 422, 503),
-                parameters=(*filters, _query("state", STATE), _query("limit", limit)),
+                parameters=(*filters, after, _query("state", STATE), _query("limit", limit)),
             ),
         },
         "/v1/events/{id}": {
@@ -160,7 +182,7 @@ def _events() -> Schema:
 
 
 def _users() -> Schema:
-    user = (_path("id"),)
+    user = (_path("id", CONTEXT_ID),)
     return {
         "/v1/users/{id}/contacts": {
             "put": _operation(
@@ -210,7 +232,7 @@ def _access() -> Schema:
                 "Erase a user's events, contact, copies, and name in the log (scope operate)",
                 {200: ref("Erased")},
                 (403, 422, 503),
-                parameters=(_path("id"),),
+                parameters=(_path("id", CONTEXT_ID),),
             )
         },
         "/v1/session/links": {
@@ -237,7 +259,7 @@ def _access() -> Schema:
                 "Close a user's connections on every node; the token stays good (scope operate)",
                 {202: ref("Disconnected")},
                 (400, 403, 408, 413, 422),
-                parameters=(_path("id"),),
+                parameters=(_path("id", CONTEXT_ID),),
             )
         },
     }
@@ -251,7 +273,7 @@ def _suppressions() -> Schema:
                 "Addresses that get no message now, newest first (scope read or operate)",
                 {200: ref("SuppressionPage")},
                 (403, 422, 503),
-                parameters=(_query("after", text()), _query("limit", limit)),
+                parameters=(_query("after", PAGE_AFTER), _query("limit", limit)),
             )
         },
         "/v1/suppressions/{address}": {
@@ -351,7 +373,7 @@ def _callbacks() -> Schema:
             "post": _operation(
                 f"{summary} (404 where it is not set up)",
                 {200 if name in ("mailgun", "postmark") else 204: None},
-                (400, 403, 404, 413, 422, 503),
+                (400, 403, 404, 408, 413, 422, 429, 503),
                 body={JSON: {"type": "array" if name == "sendgrid" else "object"}},
                 open_to_all=True,
             )
@@ -362,7 +384,7 @@ def _callbacks() -> Schema:
             "post": _operation(
                 "Status of a text message; X-Twilio-Signature is checked",
                 {204: None},
-                (400, 403, 404, 413, 422, 503),
+                (400, 403, 404, 408, 413, 422, 429, 503),
                 body={"application/x-www-form-urlencoded": form, JSON: form},
                 open_to_all=True,
             )
@@ -371,7 +393,7 @@ def _callbacks() -> Schema:
             "post": _operation(
                 "Status of a mail, signed as in Standard Webhooks",
                 {204: None},
-                (400, 403, 404, 413, 422, 503),
+                (400, 403, 404, 408, 413, 422, 429, 503),
                 body={JSON: ref("MailReport")},
                 open_to_all=True,
             )
@@ -387,7 +409,7 @@ def _streams() -> Schema:
                 "WebSocket, subprotocol delivery.v1; the token comes in the first frame or the "
                 "Authorization header",
                 {101: None},
-                (400,),
+                (400, 429),
                 open_to_all=True,
             )
         },
@@ -417,17 +439,15 @@ def _pages() -> Schema:
             open_to_all=True,
         )
 
-    return {
-        "/": {"get": html("The dashboard")},
-        "/dashboard.css": {"get": html("Its style")},
-        "/dashboard.js": {"get": html("Its script")},
-        "/demo": {"get": html("The demonstration: an agent to talk to")},
-        "/demo.css": {"get": html("Its style")},
-        "/demo.js": {"get": html("Its script")},
-        "/charts.js": {"get": html("Charts of figures and of an event's chain")},
-        "/page.js": {"get": html("Code that both pages share")},
-        "/client.js": {"get": html("The browser client, an ES module")},
-        "/client.d.ts": {"get": html("Its types")},
+    files = {
+        path: {
+            "get": _operation(
+                summary, {200: text(), 304: None}, media=FILES[path][1], open_to_all=True
+            )
+        }
+        for path, summary in _FILES.items()
+    }
+    return files | {
         "/confirm/{token}": {
             "get": html(
                 "Ask whether the events were seen; confirms nothing",

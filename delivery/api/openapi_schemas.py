@@ -43,21 +43,33 @@ def nullable(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-_UUID = text("UUIDv7, the idempotency key", format="uuid")
+_HEX = "[0-9A-Fa-f]"
+_UUID = text(
+    "UUIDv7, the idempotency key",
+    pattern=f"^{_HEX}{{8}}-{_HEX}{{4}}-7{_HEX}{{3}}-[89ABab]{_HEX}{{3}}-{_HEX}{{12}}$",
+)
 _INSTANT = text(format="date-time")
 _INTEGER: Schema = {"type": "integer"}
 _NUMBER: Schema = {"type": "number"}
 _BOOLEAN: Schema = {"type": "boolean"}
-_CONTEXT_ID = text(minLength=1, maxLength=128)
+_CONTROL = r"\u0000-\u001f\u007f-\u009f"
+_BLANK = r" \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+CONTEXT_ID = text(
+    "no control characters, not blank",
+    minLength=1,
+    maxLength=128,
+    pattern=f"^[{_BLANK}]*[^{_BLANK}{_CONTROL}][^{_CONTROL}]*$",
+)
+PAGE_AFTER = text("the next of the page before", pattern="^[0-9]{1,18}$")
 _CLOCK = text(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")
 STATE = text(enum=[state.value for state in State])
 
 _EVENT_IN = {
     "id": _UUID,
     "type": text(pattern="^[A-Za-z][A-Za-z0-9_.:-]*$", maxLength=128),
-    "user_id": _CONTEXT_ID,
-    "run_id": _CONTEXT_ID,
-    "thread_id": _CONTEXT_ID,
+    "user_id": CONTEXT_ID,
+    "run_id": CONTEXT_ID | {"not": {"const": "registry"}},
+    "thread_id": CONTEXT_ID,
     "data": {"type": "object", "description": "at most 64 KiB encoded"},
     "meta": {"type": "object"},
 }
@@ -158,8 +170,8 @@ SCHEMAS: dict[str, Schema] = {
     "ReplayFilter": record(
         {
             "state": text(enum=[s.value for s in State if s is not State.CONFIRMED]),
-            "user_id": _CONTEXT_ID,
-            "run_id": _CONTEXT_ID,
+            "user_id": CONTEXT_ID,
+            "run_id": CONTEXT_ID,
             "before": _INSTANT,
             "dry_run": {"type": "boolean", "default": False},
             "limit": {"type": "integer", "minimum": 1, "maximum": 1000},
@@ -243,21 +255,34 @@ SCHEMAS: dict[str, Schema] = {
             )
         }
     ),
-    "DemoSession": record({"user_id": _CONTEXT_ID, "token": text("a client's"), "quick": _BOOLEAN}),
-    "DemoPrompt": record({"prompt": text(minLength=1, maxLength=500)}, additionalProperties=False),
-    "DemoRun": record({"run_id": _CONTEXT_ID}),
+    "DemoSession": record({"user_id": CONTEXT_ID, "token": text("a client's"), "quick": _BOOLEAN}),
+    "DemoPrompt": record(
+        {
+            "prompt": text(
+                "not blank, without U+0000",
+                minLength=1,
+                maxLength=500,
+                pattern=rf"^[^\u0000]*[^{_BLANK}\u0000\u0009-\u000d\u001c-\u001f\u0085][^\u0000]*$",
+            )
+        },
+        additionalProperties=False,
+    ),
+    "DemoRun": record({"run_id": CONTEXT_ID}),
     "Acks": record({"ids": listing(text(), minItems=1, maxItems=1000)}, additionalProperties=False),
     "Acknowledged": record({"confirmed": listing(text()), "unknown": listing(text())}),
-    "Revocation": record(
-        {
-            "jti": text("the id of one token", minLength=1, maxLength=255),
-            "user_id": _CONTEXT_ID,
-            "before": _INSTANT,
-        },
-        [],
-        additionalProperties=False,
-        oneOf=[{"required": ["jti"]}, {"required": ["user_id"]}],
-    ),
+    "Revocation": {
+        "oneOf": [
+            record(
+                {"jti": text("the id of one token", minLength=1, maxLength=255)},
+                additionalProperties=False,
+            ),
+            record(
+                {"user_id": CONTEXT_ID, "before": _INSTANT},
+                ["user_id"],
+                additionalProperties=False,
+            ),
+        ]
+    },
     "Revoked": record(
         {"jti": text(), "user_id": text(), "before": _INSTANT, "expires_at": _INSTANT},
         ["expires_at"],

@@ -6,6 +6,7 @@ Never does: cause load: an answer uses what is in memory or was read within the 
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import secrets
@@ -188,6 +189,7 @@ class OperationsApi:
             malformed_requests=self._malformed_requests,
             log_records_lost=records_lost(),
             set_aside=self._journal.set_aside,
+            tasks=len(asyncio.all_tasks()),
             outages=self._board.lengths(found),
         )
         return web.Response(body=render(figures).encode(), headers={"Content-Type": CONTENT_TYPE})

@@ -127,6 +127,23 @@ class _Connection(web.RequestHandler):
         if self._request_count == 0 and isinstance(self.transport, asyncio.Transport):
             self.transport.abort()
 
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Answer; then end a connection whose compressed body was not read.
+
+        aiohttp reads and discards the rest of a body. Of a compressed one it unpacks all of it: a
+        few bytes would cost seconds, and a stranger needs no token to be refused.
+        """
+        is_unread = not request.content.is_eof() and "Content-Encoding" in request.headers
+        if is_unread:
+            resp.force_close()
+        finished = await super().finish_response(request, resp, start_time)
+        if is_unread and self.transport is not None:
+            self._force_close = True  # there is no public way to skip the reading
+            self.transport.close()
+        return finished
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -140,6 +157,9 @@ class _Connection(web.RequestHandler):
             reason = _reason(exc)
             logger.warning("malformed request from %s: %s", request.remote, reason)
             problem = Problem("bad-request", reason)
+        elif isinstance(exc, ConnectionError):
+            logger.debug("a client left before its answer: %s", exc)
+            problem = Problem("bad-request", "the connection has ended")
         else:
             logger.error("a request from %s failed", request.remote, exc_info=exc)
             problem = Problem("internal", "the request failed; the log of the service says why")

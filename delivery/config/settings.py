@@ -299,7 +299,8 @@ def _network(text: str) -> str:
         return str(ipaddress.ip_network(text))
     except ValueError as error:
         raise ValueError(
-            f"{text!r} is no address or network: write 10.0.0.7 or 10.0.0.0/24, comma separated"
+            f"{text[:64]!r} is no address or network: write 10.0.0.7 or 10.0.0.0/24, "
+            "comma separated"
         ) from error
 
 
