@@ -1,4 +1,4 @@
-"""Malformed clients: odd HTTP, odd frames, bad tokens, half requests, bombs.
+"""Malformed clients: malformed HTTP and frames, bad tokens, half requests, bombs.
 
 Owns: their shapes, and what is counted of the answers. Never does: behave.
 """

@@ -1,4 +1,4 @@
-"""Odd HTTP and odd WebSocket frames at a real process: each is answered or closed, and the next
+"""Malformed HTTP and WebSocket frames at a real process: each is answered or closed, and the next
 request, of this connection or another one, is answered as ever."""
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ SMUGGLING = {
 def test_what_another_server_could_read_differently_ends_the_connection(up: Up, name: str) -> None:
     answer = up.send(SMUGGLING[name])
     # One answer at most: a second one would answer the hidden request on a shared connection. The
-    # exception is a request that stands in nobody's body, which this server must then answer 404.
+    # exception is a request that stands in no body, which this server must then answer 404.
     statuses = re.findall(rb"^HTTP/1\.1 (\d{3}) ", answer, re.M)
     assert statuses == [] or statuses[0] in (b"400", b"401", b"413", b"501"), answer[:300]
     if len(statuses) > 1:
@@ -193,7 +193,7 @@ SHAPES: dict[str, tuple[bytes, tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_an_odd_request_gets_an_ordinary_answer(up: Up, name: str) -> None:
+def test_an_unusual_request_gets_an_ordinary_answer(up: Up, name: str) -> None:
     raw, known = SHAPES[name]
     answer = up.send(raw)
     statuses = [int(one) for one in re.findall(rb"^HTTP/1\.[01] (\d{3}) ", answer, re.M)]
@@ -335,7 +335,7 @@ FINE = {
         frame(1 if n == 0 else 0, b'{"type":"ping"}'[n : n + 1], fin=n == 14) for n in range(15)
     ),
     "an empty last fragment": frame(1, b'{"type":"ping"}', fin=False) + frame(0),
-    "a pong that nobody asked for": frame(10, b"x") + frame(1, b'{"type":"ping"}'),
+    "an unsolicited pong": frame(10, b"x") + frame(1, b'{"type":"ping"}'),
 }
 
 
