@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, assert_never
 
 import msgspec
@@ -40,6 +40,7 @@ from delivery.gateway.connection import SEND_TIMEOUT, Connection, ConnectionCont
 from delivery.gateway.disconnects import TeardownQueue
 from delivery.gateway.feed import FeedReader
 from delivery.gateway.frame_writer import FrameWriter
+from delivery.gateway.memory import give_back
 from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.rates import Rates
 from delivery.gateway.registry import Registry
@@ -114,7 +115,7 @@ class FastPath:
         self._connections: set[Connection] = set()
         self._emptied: asyncio.Event | None = None
         self._ticker: asyncio.Task[None] | None = None
-        self._resends: set[asyncio.Task[None]] = set()
+        self._background_tasks: set[asyncio.Task[None]] = set()
         self._teardowns = TeardownQueue()
         # Takes the end of a connection whose peer is gone: a few run per turn of the loop.
         self.defer_teardown = self._teardowns.add
@@ -176,7 +177,7 @@ class FastPath:
     async def stop(self) -> None:
         """Stop the ticker, pending resends and the bus."""
         self._outcomes.close()
-        tasks = [*self._resends, *([self._ticker] if self._ticker is not None else [])]
+        tasks = [*self._background_tasks, *([self._ticker] if self._ticker is not None else [])]
         self._ticker = None
         for task in tasks:
             task.cancel()
@@ -288,12 +289,10 @@ class FastPath:
             logger.exception("event %s of node %r was not pushed", event.id, node[:100])
 
     def _on_resend_request(self, message: ResendRequest) -> None:
-        if len(self._resends) >= MAX_RESENDS:
+        if len(self._background_tasks) >= MAX_RESENDS:
             logger.warning("%d resends at once; dropped one, the chain asks again", MAX_RESENDS)
             return
-        task = asyncio.get_running_loop().create_task(self._answer_resend(message))
-        self._resends.add(task)
-        task.add_done_callback(self._resends.discard)
+        self._in_background(self._answer_resend(message))
 
     async def _answer_resend(self, message: ResendRequest) -> None:
         timeout = min(MAX_RESEND_TIMEOUT, message.timeout)
@@ -305,12 +304,19 @@ class FastPath:
         answer = ResendAnswer(node=self.node, request=message.request, count=count)
         self.registry.peers.publish(answer)
 
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background_tasks.add(task)
+        task.add_done_callback(self._background_tasks.discard)
+
     async def _tick(self) -> None:
         period = min(TICK, self.limits.heartbeat / 4.0)
         while True:
             await asyncio.sleep(period)
             now = self.clock()
             self.registry.on_tick(now)
+            if self._context.waiting.has_fallen():
+                self._in_background(asyncio.to_thread(give_back))
             for connection in tuple(self._connections):
                 try:
                     connection.on_tick(now)

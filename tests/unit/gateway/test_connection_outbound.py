@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from delivery.domain.event import Event, EventClass
 from delivery.gateway.in_flight import InFlight
 from delivery.gateway.outbound import MAX_BATCH_BYTES, RUNS, Outbound, Read, merge_ephemeral
+from delivery.gateway.waiting import LARGE_BYTES, WaitingBytes
 from tests.fast_path import item, make_event
 
 
@@ -330,3 +331,12 @@ def test_a_push_of_what_already_left_is_sent_again_once_live() -> None:
     outbound.push(item(event))
     assert leave(outbound, in_flight) == [event.id, event.id]
     assert (in_flight.n, in_flight.ids) == (2, (event.id,))
+
+
+def test_memory_is_given_back_once_much_less_waits_than_lately() -> None:
+    waiting = WaitingBytes()
+    seen = []
+    for total in (0, LARGE_BYTES - 1, 0, 2 * LARGE_BYTES, LARGE_BYTES, 1_000, 1_000, 0):
+        waiting.total = total
+        seen.append(waiting.has_fallen())
+    assert seen == [False, False, False, False, False, True, False, False]
