@@ -308,14 +308,23 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         # A response that has begun (WebSocket, event stream) cannot be replaced.
         if request.writer.output_size:
             raise
-        problem = problem_of(error)
-        if problem.status in (401, 403):
-            refusals.note(f"{request.method} {_where(request)}: {problem.slug}", _caller(request))
-        if problem.slug == "internal":
-            logger.exception("%s %s failed", request.method, _where(request))
-        elif problem.status == 503:
-            logger.warning("%s %s: %s", request.method, _where(request), error)
-        return problem.response()
+        return _answer(error, request)
+
+
+def _answer(error: Exception, request: web.Request) -> web.Response:
+    """Note and answer a failed request.
+
+    Not in the middleware: a variable there that holds the error keeps its frames alive, and with
+    them the body that was refused, until the next full collection.
+    """
+    problem = problem_of(error)
+    if problem.status in (401, 403):
+        refusals.note(f"{request.method} {_where(request)}: {problem.slug}", _caller(request))
+    if problem.slug == "internal":
+        logger.error("%s %s failed", request.method, _where(request), exc_info=error)
+    elif problem.status == 503:
+        logger.warning("%s %s: %s", request.method, _where(request), error)
+    return problem.response()
 
 
 def _check_names(request: web.Request) -> None:

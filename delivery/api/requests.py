@@ -177,16 +177,15 @@ async def read_body(request: web.Request, limit: int = SMALL_BODY) -> bytes:
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         limit = min(limit, max(MIN_INFLATED, MAX_RATIO * (request.content_length or 0)))
-    too_large = Problem("payload-too-large", f"the body is over {limit} bytes")
     if (request.content_length or 0) > limit:
-        raise too_large
+        raise _too_large(limit)
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             async for chunk in request.content.iter_any():
                 body += chunk
                 if len(body) > limit:
-                    raise too_large
+                    raise _too_large(limit)
     except TimeoutError:
         raise Problem(
             "request-timeout", f"the body did not arrive within {BODY_TIMEOUT:g} s"
@@ -194,6 +193,12 @@ async def read_body(request: web.Request, limit: int = SMALL_BODY) -> bytes:
     except (web.RequestPayloadError, HttpProcessingError) as error:
         raise Problem("bad-request", "the body cannot be decoded") from error
     return bytes(body)
+
+
+def _too_large(limit: int) -> Problem:
+    # Made where it is raised: a variable that holds it keeps its own frame, with the body, alive
+    # until the next full collection.
+    return Problem("payload-too-large", f"the body is over {limit} bytes")
 
 
 def parse_json(raw: bytes, *, line: int | None = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import json
 import time
@@ -14,7 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from delivery.api import routes
-from delivery.api.problems import problem_middleware
+from delivery.api.problems import Problem, problem_middleware
 from tests.integration.http_api_standins import EMIT, EVERYTHING, World
 from tests.integration.test_http_api_events import problem
 
@@ -125,3 +126,30 @@ async def test_an_honest_compressed_batch_is_taken(client: Client) -> None:
     response = await client.post("/v1/events", data=body, headers=GZIP)
     assert response.status == 202, await response.text()
     assert len((await response.json())["accepted"]) == 1_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/events", b"[" * 100_000),
+        ("/v1/events", b"x" * (17 << 20)),
+        ("/v1/acks", b"x" * (1 << 20)),
+        ("/v1/nowhere", b"{}"),
+    ],
+)
+async def test_nothing_is_kept_of_a_refused_request(client: Client, path: str, body: bytes) -> None:
+    def kept() -> int:
+        return sum(isinstance(one, Problem) for one in gc.get_objects())
+
+    gc.collect()
+    before = kept()
+    gc.disable()  # as good as: the collector of a gateway runs rarely
+    try:
+        for _ in range(3):
+            response = await client.post(path, data=body, headers=EMIT)
+            assert response.status >= 400
+            await response.read()
+        await asyncio.sleep(0)
+        assert kept() - before <= 1  # the connection may still hold the last one
+    finally:
+        gc.enable()
