@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from delivery.api.problems import Problem, problem_of
+from delivery.api.problems import CALLER, Problem, problem_of
 from delivery.api.requests import (
     MAX_LIMIT,
     address_of,
@@ -272,7 +272,7 @@ class EventsApi:
         if timeline is None:
             raise Problem("not-found", "no event has this id")
         if not principal.may("read") and not principal.is_user(timeline.stored.event.user_id):
-            refusals.note("GET /v1/events/{id}: another user's event", request["caller"])
+            refusals.note("GET /v1/events/{id}: another user's event", request[CALLER])
             raise Problem("not-found", "no event has this id")
         return json_response(timeline_view(timeline))
 
@@ -357,7 +357,7 @@ class EventsApi:
             confirmed |= await self._confirm(user_id, [i for i in wanted if i not in confirmed])
         if len(confirmed) < len(given):
             what = "POST /v1/acks: unknown or other users' events"
-            refusals.note(what, request["caller"], logging.INFO)
+            refusals.note(what, request[CALLER], logging.INFO)
         return json_response(
             {
                 "confirmed": [wanted[id_] for id_ in wanted if id_ in confirmed],

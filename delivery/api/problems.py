@@ -32,6 +32,9 @@ from delivery.protocol import Close, encode_json
 
 logger = logging.getLogger(__name__)
 
+CALLER = web.RequestKey("caller", str)
+"""The verified caller, else the address, for the log of refusals."""
+
 CONTENT_TYPE = "application/problem+json"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -340,7 +343,7 @@ def _check_names(request: web.Request) -> None:
 
 def _caller(request: web.Request) -> str:
     """The verified caller, else where the request came from."""
-    return str(request.get("caller", request.remote))
+    return str(request.get(CALLER, request.remote))
 
 
 def _where(request: web.Request) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from delivery.api.problems import Problem
+from delivery.api.problems import CALLER, Problem
 from delivery.domain.event import check_context_id, check_event_id
 from delivery.domain.foreign_text import is_storable
 from delivery.errors import InvalidEvent, InvalidFrame, RateLimited, Unauthenticated
@@ -61,21 +61,27 @@ async def caller(request: web.Request, auth: Authenticator) -> Principal:
     """
     admitted: Principal | None = request.get(PRINCIPAL)
     if admitted is not None:
-        return admitted
+        return _noted(request, admitted)
     header = request.headers.get("Authorization", "")
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Problem(
             "unauthenticated", "send the header Authorization: Bearer <token>", headers=_NO_TOKEN
         )
-    request["caller"] = address_of(request)  # for the log of refusals
+    request[CALLER] = address_of(request)  # for the log of refusals
     try:
         principal = await auth.verify(token.strip())
     except Unauthenticated as error:
         if error.close_code == Close.INVALID_TOKEN:
             await count_bad_token(request)
         raise
-    request["caller"] = f"{'user' if principal.is_client else 'service'} {principal.subject}"
+    return _noted(request, principal)
+
+
+def _noted(request: web.Request, principal: Principal) -> Principal:
+    """The caller, noted for the log of refusals."""
+    kind = "user" if principal.is_client else "service"
+    request[CALLER] = f"{kind} {principal.subject}"
     return principal
 
 

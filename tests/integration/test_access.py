@@ -126,3 +126,16 @@ async def test_a_disconnect_names_its_user(client: Client, world: World) -> None
     assert world.disconnected == ["u/1", "u/1"]
     answer = await client.post("/v1/users/u1/disconnect", json={"x": 1}, headers=OPERATE)
     assert answer.status == 422
+
+
+async def test_a_refusal_is_logged_with_its_caller_and_once(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = make_token(SECRET, "eve-refused")
+    for _ in range(3):
+        answer = await client.post(
+            "/v1/tokens/revoke", json={"jti": "x"}, headers={"Authorization": f"Bearer {token}"}
+        )
+        assert answer.status == 403
+    line = "refused: POST /v1/tokens/revoke: forbidden, by user eve-refused"
+    assert caplog.messages.count(line) == 1
