@@ -181,7 +181,8 @@ async def read_body(request: web.Request, limit: int = SMALL_BODY) -> bytes:
     Raises:
         Problem: 413 or 408.
     """
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+    is_compressed = request.headers.get("Content-Encoding", "identity").lower() != "identity"
+    if is_compressed:
         limit = min(limit, max(MIN_INFLATED, MAX_RATIO * (request.content_length or 0)))
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
@@ -192,6 +193,8 @@ async def read_body(request: web.Request, limit: int = SMALL_BODY) -> bytes:
                 body += chunk
                 if len(body) > limit:
                     raise _too_large(limit)
+                if is_compressed:
+                    await asyncio.sleep(0)  # a piece is unpacked as it is read: others come between
     except TimeoutError:
         raise Problem(
             "request-timeout", f"the body did not arrive within {BODY_TIMEOUT:g} s"

@@ -14,7 +14,7 @@ from collections import Counter
 from contextlib import suppress
 
 ANSWER_TIMEOUT = 2.0
-PAUSE = 0.05
+PAUSE = 0.2
 """Seconds between two tries of one client."""
 _HOST = b"Host: a\r\n"
 _UPGRADE = (

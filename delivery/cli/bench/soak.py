@@ -24,7 +24,7 @@ def soak(seconds: float, as_json: bool) -> None:
     """Attack a gateway of its own with malformed clients, beside good ones.
 
     Exits with 1 when an answer was 500, an event of a good client was lost,
-    their p99 more than doubled (over 100 ms), or memory, tasks or descriptors
+    their p99 more than doubled (over 250 ms), or memory, tasks or descriptors
     did not come back.
     """
     from delivery.bench.processes import ended_by_sigterm
