@@ -53,7 +53,7 @@ soak: env  ## malformed clients beside good ones for a minute (ARGS="--seconds 6
 audit: env  ## look for known vulnerabilities in the pinned versions (needs the network)
 	@$(PYTHON) -m venv .venv/audit
 	@.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'
-	@.venv/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip $(ARGS)
+	@.venv/audit/bin/pip-audit --strict --requirement requirements.lock --no-deps --disable-pip $(ARGS)
 
 # Some pins hold for some interpreters only; pip freeze does not know which.
 lock: env  ## upgrade everything within pyproject's ranges and pin it
