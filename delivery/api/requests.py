@@ -22,7 +22,7 @@ from delivery.domain.foreign_text import is_storable
 from delivery.errors import InvalidEvent, InvalidFrame, RateLimited, Unauthenticated
 from delivery.gateway.auth import Authenticator
 from delivery.gateway.principal import Principal
-from delivery.gateway.rates import BAD_TOKENS, Rates
+from delivery.gateway.rates import BAD_TOKENS, Rates, Standing
 from delivery.protocol import Close, decode_json, encode_json
 
 BODY_TIMEOUT = 30.0
@@ -37,7 +37,7 @@ BAD_TOKEN_DELAY = 0.5
 """Seconds before a caller with too many bad tokens gets an answer."""
 RATES = web.AppKey("rates", Rates)
 PROXIES: web.AppKey[Sequence[str]] = web.AppKey("trusted_proxies")
-STANDING = "delivery.standing"
+STANDING = web.RequestKey("delivery.standing", Standing)
 PRINCIPAL = web.RequestKey("delivery.principal", Principal)
 """Key of a request that a session was admitted for."""
 _NO_TOKEN = {"WWW-Authenticate": 'Bearer realm="delivery"'}

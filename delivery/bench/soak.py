@@ -197,7 +197,7 @@ def _standing(url: str, pid: int) -> dict[str, int]:
     """Memory, tasks and descriptors of the gateway now. Source: proc(5)."""
     with urlopen(f"{url}/metrics", timeout=20) as answer:  # noqa: S310 - a gateway of this run
         metrics = answer.read().decode()
-    tasks = re.search(r"^delivery_tasks\{.*\} (\d+)$", metrics, re.MULTILINE)
+    tasks = re.search(r"^delivery_tasks\{.*\} ([0-9]+)$", metrics, re.MULTILINE)
     process = Path(f"/proc/{pid}")
     pages = int((process / "statm").read_text().split()[1])
     return {

@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 from delivery.redis_servers.connections import NotPrimary
 
 SECTIONS = ("server", "replication", "memory")
-_RUN_ID = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
+_RUN_ID = re.compile(rb"^run_id:([0-9A-Za-z]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -237,9 +237,7 @@ class RedisBus:
             try:
                 await self._send(batch)
                 failures = 0
-                if self._outbox.lossy:
-                    self._outbox.lossy = False
-                    self.publish(self._gap())
+                self._announce_loss()
             except Exception as error:
                 # Redis may have delivered a part: no retry, since messages must not come twice.
                 self._outbox.drop(len(batch))
@@ -248,6 +246,12 @@ class RedisBus:
                 await asyncio.sleep(RECONNECT.delay(failures, self._jitter()))
             finally:
                 self._outbox.done(batch)
+
+    def _announce_loss(self) -> None:
+        """Tell the other nodes, now that they can be reached, that messages were lost."""
+        if self._outbox.lossy:
+            self._outbox.lossy = False
+            self.publish(self._gap())
 
     async def _send(self, batch: list[tuple[str, bytes]]) -> None:
         """Send one envelope per channel: the cost is per envelope, hardly per message."""
@@ -309,6 +313,7 @@ class RedisBus:
         self._forget_peers()
         probe = self._sealed([], probe=True)
         await self._deliver([(one.channel, probe) for one in self._subscribers])
+        self._announce_loss()  # not only with the next message, which may be long in coming
 
     async def _stay_with_the_primary(self) -> None:
         """Leave a server that became a replica, or was left by this node's publisher."""
@@ -316,7 +321,8 @@ class RedisBus:
             async with asyncio.timeout(3 * self._timeout):
                 for subscriber in self._subscribers:
                     identity = await self._writers.identify(subscriber.channel)
-                    subscriber.stay_with(identity.run_id)
+                    if subscriber.stay_with(identity.run_id):
+                        self._outbox.lossy = True  # the server before may have taken the last ones
                     self._outages.report(_Kind.REDIS_OOM, _FULL if identity.is_full else None)
             self._outages.report(_Kind.REDIS_REPLICA, None)
             self._outages.report(_Kind.REDIS_AWAY, None)

@@ -72,14 +72,19 @@ class Subscriber:
             return False
         return asyncio.get_running_loop().time() - self._probed_at < self._probe_timeout
 
-    def stay_with(self, run_id: str | None) -> None:
+    def stay_with(self, run_id: str | None) -> bool:
         """Subscribe again if this node's messages go to another server than its own come from.
 
         Args:
             run_id: of the server that is published to; ``None`` where it is unknown.
+
+        Returns:
+            Whether the servers differ.
         """
-        if self._run_id is not None and run_id is not None and self._run_id != run_id:
+        is_elsewhere = None not in (self._run_id, run_id) and self._run_id != run_id
+        if is_elsewhere:
             self.leave("messages go to another server")
+        return is_elsewhere
 
     def leave(self, reason: str) -> None:
         """Subscribe again, within a second."""

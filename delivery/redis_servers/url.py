@@ -20,7 +20,7 @@ _URL = re.compile(
     re.IGNORECASE,
 )
 _HOST = re.compile(
-    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.%]+)\]|(?P<name>[A-Za-z0-9_.-]+))(?::(?P<port>\d{1,5}))?"
+    r"(?:\[(?P<ipv6>[0-9A-Fa-f:.%]+)\]|(?P<name>[A-Za-z0-9_.-]+))(?::(?P<port>[0-9]{1,5}))?"
 )
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
 # Sentinels may have a password of their own.
@@ -91,7 +91,7 @@ def _place(path: str) -> tuple[str, int]:
     name = unquote(name)
     if not _NAME.fullmatch(name):
         raise _wrong("the name by which the sentinels know the primary is missing")
-    if not re.fullmatch(r"\d{0,5}", database, re.ASCII) or int(database or 0) > MAX_DATABASE:
+    if not re.fullmatch("[0-9]{0,5}", database) or int(database or 0) > MAX_DATABASE:
         raise _wrong("the database behind the name is a number")
     return name, int(database or 0)
 

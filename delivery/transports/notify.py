@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # All of Apprise's plugins log this text when no HTTP answer came; its results do not tell.
 _NO_ANSWER = "Connection error occurred"
-_STATUS = re.compile(r"\berror=([0-9]{3})\b")
+_STATUS = re.compile(r"\berror=([0-9]{3})\b", re.ASCII)
 
 
 def asset() -> AppriseAsset:

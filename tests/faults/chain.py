@@ -118,6 +118,7 @@ class Chain:
         while self._queue.published:
             channel, ids = self._queue.published.pop(0)
             self._executor.run(channel, ids)
+            self._executor.close(30.0)  # mails under way end, however slow this machine is
             ran += 1
         return ran
 

@@ -129,17 +129,22 @@ def test_killed_twice_the_second_doubt_ends_it_where_one_repetition_is_allowed(
     assert chain.tries(event_id) == [("email", "unknown")] * 2
 
 
-def test_killed_during_a_digest_only_the_message_under_way_is_in_doubt(world: World) -> None:
+def test_killed_during_several_digests_only_messages_under_way_are_in_doubt(world: World) -> None:
     chain = world.chain()
     ids = {user: chain.hand_over(user, count=5) for user in ("ada", "bob", "cyd")}
     every = [event_id for mine in ids.values() for event_id in mine]
     world.killed("after_send", *every, number=2)
-    assert len(world.mails.messages) == 2
+    assert world.mails.messages
     chain.play(every)
-    copies = {user: len(world.taken(user)) for user in ids}
-    doubtful = next(user for user, count in copies.items() if count == 2)
-    assert sorted(copies.values()) == [1, 1, 2]
+    doubtful = 0
     for user, mine in ids.items():
-        expected = ["unknown", "delivered"] if user == doubtful else ["delivered"]
-        for event_id in mine:
-            assert chain.tries(event_id) == [("email", outcome) for outcome in expected]
+        copies = world.taken(user)
+        assert len(set(copies)) == 1, "a mail program can tell that the copies are one message"
+        [outcomes] = {tuple(outcome for _, outcome in chain.tries(event_id)) for event_id in mine}
+        if outcomes == ("delivered",):
+            assert len(copies) == 1
+        else:
+            assert outcomes == ("unknown", "delivered")
+            assert len(copies) <= 2
+            doubtful += 1
+    assert doubtful

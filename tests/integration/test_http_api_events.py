@@ -367,7 +367,7 @@ async def test_an_event_is_shown_with_all_that_happened(client: Client, world: W
     ]
 
 
-@pytest.mark.parametrize("id_", [make_id(1), make_id(9), "nonsense", "1", "%00", "a" * 500])
+@pytest.mark.parametrize("id_", [make_id(1), make_id(9), "nonsense", "1", "a" * 500])
 async def test_another_users_event_and_none_at_all_look_the_same(
     client: Client, world: World, id_: str
 ) -> None:

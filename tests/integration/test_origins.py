@@ -18,6 +18,7 @@ from delivery.config import load_settings
 from delivery.errors import ConfigError
 from tests.processes import SECRET, running
 
+pytestmark = pytest.mark.timeout(180)  # several start a gateway as a process
 APP, EVIL = "https://app.example.org", "https://evil.example.org"
 Client = TestClient[web.Request, web.Application]
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -189,7 +190,10 @@ def readable_paths(home: Path) -> list[str]:
     """Every path of the application that answers GET, with something in its placeholders."""
     settings = Settings(data_dir=home, jwt_secret=SecretStr("s" * 32), port=8080)
     node = GatewayNode(
-        settings, "gateway", inbox=cast(Inbox, ()), demo_agent=lambda node: cast(DemoAgent, ())
+        settings,
+        "gateway",
+        inbox=cast(Inbox, SimpleNamespace(forget=list)),
+        demo_agent=lambda node: cast(DemoAgent, ()),
     )
     routes = node.gateway.build_app().router.routes()
     found = {

@@ -22,7 +22,7 @@ TARGETS = (WRITABLE, "primary", "any")
 
 # user:password@host:port,host:port/name: SQLAlchemy reads one host only in this place.
 _SEVERAL = re.compile(
-    r"^(?P<scheme>[\w+]+://)(?P<user>[^:/?]*(?::[^@]*)?@)?(?P<hosts>[^/?@]*,[^/?@]*)(?=[/?]|$)"
+    r"^(?P<scheme>[a-z0-9_+]+://)(?P<user>[^:/?]*(?::[^@]*)?@)?(?P<hosts>[^/?@]*,[^/?@]*)(?=[/?]|$)"
 )
 _HOST = re.compile(r"^(?:\[(?P<ipv6>[0-9A-Fa-f:.%]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>.*))?$")
 
@@ -141,7 +141,7 @@ def _server(text: str) -> tuple[str, str]:
 def _port(text: str) -> str:
     if not text:
         return str(DEFAULT_PORT)
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65_536:
+    if not re.fullmatch("[0-9]{1,5}", text) or not 0 < int(text) < 65_536:
         raise _wrong_hosts("a port is a number from 1 to 65535")
     return text
 

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Callable, Mapping
 
@@ -175,7 +176,7 @@ class PostmarkLogin:
 
 def is_recent(stamp: str, now: float, tolerance: float) -> bool:
     """Whether epoch seconds in digits are within ``tolerance`` seconds of ``now``."""
-    if not (stamp.isascii() and stamp.isdigit() and len(stamp) <= 12):
+    if not re.fullmatch("[0-9]{1,12}", stamp):
         return False
     return abs(int(stamp) - now) <= tolerance
 
