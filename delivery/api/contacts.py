@@ -147,7 +147,8 @@ class ContactsApi:
         if not urls:
             return
         try:
-            await asyncio.wait_for(asyncio.to_thread(check), RESOLVE_TIMEOUT)
+            async with asyncio.timeout(RESOLVE_TIMEOUT):
+                await asyncio.to_thread(check)
         except TimeoutError:
             raise Problem(
                 "invalid-request",

@@ -78,7 +78,8 @@ class OutageBoard:
     async def _ask_ledger(self) -> None:
         away = read_only = None
         try:
-            await asyncio.wait_for(self._reads.ping(), PING_TIMEOUT)
+            async with asyncio.timeout(PING_TIMEOUT):
+                await self._reads.ping()
         except LedgerReadOnly as error:
             logger.warning("ledger: %s", error)
             read_only = _READ_ONLY

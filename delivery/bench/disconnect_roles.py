@@ -101,7 +101,8 @@ async def _sweep_until(
             task.add_done_callback(running.discard)
         due = max(due + SWEEP_INTERVAL, time.monotonic())
         with suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), due - time.monotonic())
+            async with asyncio.timeout(due - time.monotonic()):
+                await stopping.wait()
     await asyncio.gather(*running)
 
 

@@ -42,7 +42,8 @@ class Floor:
         await site.start()
         host, port = runner.addresses[0][:2]
         tell(f"http://{host}:{port}/ws")
-        await asyncio.wait_for(self._all_connected.wait(), 60)
+        async with asyncio.timeout(60):
+            await self._all_connected.wait()
         sender = asyncio.create_task(self._send())
         try:
             return await self._window.run()

@@ -114,7 +114,8 @@ class Window:
 
     async def _wait_for_ack(self) -> None:
         self._room = asyncio.get_running_loop().create_future()
-        await asyncio.wait_for(self._room, TIMEOUT)
+        async with asyncio.timeout(TIMEOUT):
+            await self._room
 
 
 class PolledWindow(Window):

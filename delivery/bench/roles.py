@@ -70,7 +70,8 @@ async def _be_client(order: Order, say: Say) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF)
     say(connected=len(users))
     reading = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-    await asyncio.wait_for(reading, order["timeout"])
+    async with asyncio.timeout(order["timeout"]):
+        await reading
     usage = resource.getrusage(resource.RUSAGE_SELF)
     waits = [wait for user in users if isinstance(user, ProductUser) for wait in user.waits]
     say(

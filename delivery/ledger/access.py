@@ -55,10 +55,10 @@ class LedgerAccess:
             raise LedgerUnavailable("too many ledger reads wait already; try again")
         self._calls += 1
         try:
-            future = asyncio.get_running_loop().run_in_executor(
-                self._pool, lambda: function(*args, **kwargs)
-            )
-            return await asyncio.wait_for(future, CALL_TIMEOUT)
+            async with asyncio.timeout(CALL_TIMEOUT):
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._pool, lambda: function(*args, **kwargs)
+                )
         except TimeoutError:
             raise LedgerUnavailable(
                 f"the ledger did not answer within {CALL_TIMEOUT:g} s"

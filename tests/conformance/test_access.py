@@ -46,6 +46,22 @@ async def test_a_ledger_that_does_not_answer_is_unavailable(
         reads.close()
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_call_that_is_cancelled_as_its_answer_comes_is_cancelled(
+    ledger: SqlLedger, turns: int
+) -> None:
+    reads, answered = LedgerAccess(ledger, threads=1), threading.Event()
+    call = asyncio.ensure_future(reads.call(answered.set))
+    await asyncio.sleep(0)
+    answered.wait(10.0)  # the loop stands still: the answer waits for it
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    if call.cancel():
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    reads.close()
+
+
 async def test_calls_beyond_the_bound_are_refused_at_once(
     ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

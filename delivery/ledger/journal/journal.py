@@ -168,7 +168,8 @@ class JournalThread:
         self._flushes.append(flush)
         self._schedule()
         try:
-            await asyncio.wait_for(flush.done, timeout)
+            async with asyncio.timeout(timeout):
+                await flush.done
         except TimeoutError:
             raise LedgerUnavailable(
                 f"the journal still has {self.backlog} events after {timeout} s"
