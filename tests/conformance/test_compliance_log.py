@@ -139,14 +139,14 @@ def test_a_transaction_that_rolls_back_takes_no_number(log: AuditSql, ledger: Sq
 
 
 def test_the_log_holds_pseudonyms_and_not_names(log: AuditSql, ledger: SqlLedger) -> None:
-    fill(log, 1, user="ada")
+    fill(log, 1, user="zora")
     with ledger.database.read() as connection:
         row = connection.execute(sa.select(audit_log)).one()
-    assert row.user_id == KEYS.current.pseudonym("ada")
-    assert "ada" not in str(tuple(row))
+    assert row.user_id == KEYS.current.pseudonym("zora")
+    assert "zora" not in str(tuple(row))
     [document] = [one for one in log.export() if one["kind"] == "state"]
-    assert document["user_id"] == "ada"
-    assert document["details"] == {"error": "550 <ada@example.org>"}
+    assert document["user_id"] == "zora"
+    assert document["details"] == {"error": "550 <zora@example.org>"}
 
 
 # --- what it records -------------------------------------------------------------------------
