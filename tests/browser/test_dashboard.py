@@ -8,6 +8,7 @@ from typing import Literal
 
 import httpx
 import jwt
+import pytest
 import pytest_asyncio
 from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.async_api import Browser, BrowserContext, Page, expect
@@ -253,6 +254,7 @@ async def test_figures_out_of_their_limits_are_said_in_words(
     await alert.wait_for(state="detached")
 
 
+@pytest.mark.timeout(180)  # it looks at every view in four shapes
 async def test_axe_finds_no_serious_fault_and_nothing_overflows(
     context: BrowserContext, service: Service, user: str
 ) -> None:
