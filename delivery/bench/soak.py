@@ -34,7 +34,7 @@ HOSTILE = 8
 CALM = 12.0
 """Seconds after the malformed clients; half requests are cut after ten."""
 MOST_RATIO = 2.0
-GRACE = 0.25
+GRACE = 0.5
 """Seconds under which the good clients' p99 is fine in any case: a shared machine is not quiet."""
 MORE_MEMORY = 1.25
 MORE_KIB = 32 * 1024
