@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from delivery.bench.load import percentiles
-from delivery.bench.processes import BenchFailed, environment_of, new_folder
+from delivery.bench.processes import BenchFailed, embedded_service
 from delivery.gateway.auth import make_token
 
 START_TIMEOUT = 60.0
@@ -49,7 +49,7 @@ def run_flood(
     }
     statuses: Counter[str] = Counter()
     accepted = 0
-    with _gateway() as (url, pid):
+    with embedded_service({"JWT_SECRET": SECRET}) as (url, pid):
 
         def steady(when: str, seconds: float) -> None:
             found = _produce("steady", url, seconds=seconds, rate=rate, gateway=pid)
@@ -81,33 +81,6 @@ def run_flood(
         "statuses": dict(statuses),
     }
     return report
-
-
-@contextmanager
-def _gateway() -> Iterator[tuple[str, int]]:
-    """A complete ``delivery up`` on a new SQLite file; yields address and process id."""
-    with new_folder() as folder:
-        environment = environment_of(folder, 1_000, settings={"JWT_SECRET": SECRET})
-        del environment["DELIVERY_BROKER_URL"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "delivery", "up", "--json", "--port", "0"],
-            stdout=subprocess.PIPE,
-            env=environment,
-            cwd=folder,
-            text=True,
-        )
-        try:
-            said = process.stdout.readline() if process.stdout is not None else ""
-            if not said:
-                raise BenchFailed("the gateway did not start")
-            yield str(json.loads(said)["url"]), process.pid
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 @contextmanager

@@ -7,18 +7,18 @@ follow a redirect, or fetch anything for a message of another topic.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import socket
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import aiohttp
 
 from delivery.domain.push_target import is_public
 from delivery.errors import DeliveryError
+from delivery.gateway.bounded_get import bounded_get
 from delivery.transports.receipts import sns
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,9 @@ class SnsRequests:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._topic = sns.check_topic(topic)
-        self._fetch = fetch or bounded_get
+        self._fetch = fetch or partial(
+            bounded_get, is_allowed=is_public, timeout=TIMEOUT, max_bytes=MAX_BYTES
+        )
         self._clock = clock
         self._certificates: OrderedDict[str, bytes] = OrderedDict()
         self._fetched: deque[float] = deque(maxlen=MAX_FETCHES)
@@ -110,40 +112,3 @@ class SnsRequests:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             logger.warning("callback ses: SNS: %s: %s", type(error).__name__, error)
             raise CertificateUnavailable("SNS does not answer now") from error
-
-
-async def bounded_get(url: str, *, is_allowed: Callable[[str], bool] = is_public) -> bytes:
-    """Read a URL within ``TIMEOUT`` seconds and ``MAX_BYTES``, without following a redirect.
-
-    Args:
-        is_allowed: called with the address of each connection.
-
-    Raises:
-        aiohttp.ClientError, OSError: it cannot be read.
-        TimeoutError: it took too long.
-        ValueError: the answer is not 200, or too large.
-    """
-
-    def checked(address: aiohttp.AddrInfoType) -> socket.socket:
-        address_family, kind, proto, _, place = address
-        if not is_allowed(str(place[0])):
-            raise OSError(errno.EACCES, "the host has an address that is not public")
-        made = socket.socket(address_family, kind, proto)
-        made.setblocking(False)
-        return made
-
-    async with (
-        aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT),
-            connector=aiohttp.TCPConnector(socket_factory=checked),
-        ) as session,
-        session.get(url, allow_redirects=False, headers={"Accept-Encoding": "identity"}) as answer,
-    ):
-        if answer.status != 200:
-            raise ValueError(f"answered {answer.status}; a redirect is not followed")
-        body = bytearray()
-        async for chunk in answer.content.iter_chunked(16_384):
-            body += chunk
-            if len(body) > MAX_BYTES:
-                raise ValueError(f"the answer is over {MAX_BYTES} bytes")
-        return bytes(body)

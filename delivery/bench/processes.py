@@ -173,3 +173,39 @@ def audit(result: Mapping[str, Any], counted: Mapping[str, Any]) -> None:
             f"{lost} events did not arrive, {result['unconfirmed']} are not confirmed in the "
             f"ledger and {counted['repeated']} came twice: no figures"
         )
+
+
+@contextmanager
+def embedded_service(settings: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+    """A complete ``delivery up`` on a new SQLite file; yields its address and process id.
+
+    Args:
+        settings: ``DELIVERY_*`` without the prefix.
+
+    Raises:
+        BenchFailed: it did not start, or ended by itself.
+    """
+    with new_folder() as folder:
+        environment = environment_of(folder, 1_000, settings=settings)
+        del environment["DELIVERY_BROKER_URL"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "delivery", "up", "--json", "--port", "0"],
+            stdout=subprocess.PIPE,
+            env=environment,
+            cwd=folder,
+            text=True,
+        )
+        try:
+            said = process.stdout.readline() if process.stdout is not None else ""
+            if not said:
+                raise BenchFailed("the gateway did not start")
+            yield str(json.loads(said)["url"]), process.pid
+            if process.poll() is not None:
+                raise BenchFailed(f"the gateway ended with {process.returncode}")
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(EXIT_TIMEOUT)

@@ -7,14 +7,11 @@ shapes of the malformed ones (``hostile``).
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import resource
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +20,7 @@ from urllib.request import urlopen
 import delivery
 from delivery.bench.hostile import Hostile
 from delivery.bench.load import percentiles
-from delivery.bench.processes import TOKEN_TTL, BenchFailed, environment_of, new_folder
+from delivery.bench.processes import TOKEN_TTL, embedded_service
 from delivery.gateway.auth import make_token
 
 SECRET = "a secret of the soak, of 32 bytes or more"  # noqa: S105 - of a server that ends with it
@@ -51,7 +48,8 @@ def run_soak(seconds: float) -> dict[str, Any]:
     Raises:
         BenchFailed: the gateway did not start, or ended.
     """
-    with _gateway() as (url, pid):
+    settings = {"JWT_SECRET": SECRET, "LOG_LEVEL": "CRITICAL"}  # malformed requests fill the log
+    with embedded_service(settings) as (url, pid):
         return asyncio.run(_soak(url, pid, seconds))
 
 
@@ -161,36 +159,6 @@ class _Good:
             await asyncio.sleep(0.1)
         self.lost += len(self._emitted)
         self._emitted.clear()
-
-
-@contextmanager
-def _gateway() -> Iterator[tuple[str, int]]:
-    """A complete ``delivery up``; yields its address and process id."""
-    with new_folder() as folder:
-        environment = environment_of(folder, 1_000, settings={"JWT_SECRET": SECRET})
-        del environment["DELIVERY_BROKER_URL"]
-        environment["DELIVERY_LOG_LEVEL"] = "CRITICAL"  # the malformed requests fill the log
-        process = subprocess.Popen(
-            [sys.executable, "-m", "delivery", "up", "--json", "--port", "0"],
-            stdout=subprocess.PIPE,
-            env=environment,
-            cwd=folder,
-            text=True,
-        )
-        try:
-            said = process.stdout.readline() if process.stdout is not None else ""
-            if not said:
-                raise BenchFailed("the gateway did not start")
-            yield str(json.loads(said)["url"]), process.pid
-            if process.poll() is not None:
-                raise BenchFailed(f"the gateway ended with {process.returncode}")
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def _standing(url: str, pid: int) -> dict[str, int]:

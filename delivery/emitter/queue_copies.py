@@ -105,6 +105,10 @@ class QueueCopyThread:
         except DeliveryError as error:
             logger.warning("%d queue copies not made: %s", len(batch), error)
             outcome, reason = Outcome.FAILED, str(error)
+        except Exception as error:
+            # The thread must survive any fault, or no later sign-in has a copy.
+            logger.exception("%d queue copies not made", len(batch))
+            outcome, reason = Outcome.FAILED, type(error).__name__
         now = datetime.now(UTC)
         for event, at in batch:
             self._note(SideAttempt(event.id, Channel.QUEUE, outcome, at, now, reason))
@@ -183,6 +187,10 @@ class AttemptThread:
         except LedgerError as error:
             logger.debug("attempts of sign-in events wait for the ledger: %s", error)
             missing = {id(attempt) for attempt, _ in batch}
+        except Exception:
+            # The thread must survive any fault, and a batch that caused it is not offered again.
+            logger.exception("%d attempts of sign-in events not recorded", len(batch))
+            return False
         oldest = self._clock() - MAX_AGE
         left = [one for one in batch if id(one[0]) in missing and one[1] > oldest]
         with self._changed:

@@ -50,7 +50,7 @@ from delivery.protocol import Close, Limits, encode_event
 
 if TYPE_CHECKING:
     from delivery.gateway.auth import Authenticator
-from delivery.gateway.principal import Principal
+    from delivery.gateway.principal import Principal
 
 logger = logging.getLogger(__name__)
 

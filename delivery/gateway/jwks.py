@@ -8,10 +8,8 @@ was removed meanwhile must not be accepted for ever.
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import logging
-import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from delivery.domain.push_target import is_callable
 from delivery.errors import ConfigError, InvalidFrame, KeysUnavailable
+from delivery.gateway.bounded_get import bounded_get
 from delivery.protocol import decode_json
 
 logger = logging.getLogger(__name__)
@@ -181,25 +180,16 @@ class KeySet:
                 callback()
 
     async def _fetch(self) -> Any:
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT)
-        async with (
-            aiohttp.ClientSession(
-                timeout=timeout, connector=aiohttp.TCPConnector(socket_factory=_checked_socket)
-            ) as session,
-            # The keys of all users come from where the setting says, not from where that leads.
-            session.get(
-                self._url, headers={"Accept": "application/json"}, allow_redirects=False
-            ) as response,
-        ):
-            response.raise_for_status()
-            if response.status != 200:
-                raise ValueError(f"answered {response.status}; a redirect is not followed")
-            body = bytearray()
-            async for chunk in response.content.iter_chunked(65_536):
-                body += chunk
-                if len(body) > MAX_BYTES:
-                    raise ValueError("the document is over 1 MiB")
-            return _json(bytes(body))
+        # The keys of all users come from where the setting says, not from where that leads; it may
+        # be private, but not link-local.
+        body = await bounded_get(
+            self._url,
+            is_allowed=is_callable,
+            timeout=TIMEOUT,
+            max_bytes=MAX_BYTES,
+            headers={"Accept": "application/json"},
+        )
+        return _json(body)
 
 
 def parse_keys(document: Any) -> tuple[Key, ...]:
@@ -213,16 +203,6 @@ def parse_keys(document: Any) -> tuple[Key, ...]:
         raise ValueError('not a JWKS document: no list "keys"')
     keys = (_key(item) for item in listed[:MAX_KEYS] if isinstance(item, Mapping))
     return tuple(key for key in keys if key is not None)
-
-
-def _checked_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Make the socket for one address of the URL's host, after the check of that address."""
-    address_family, kind, proto, _, place = address
-    if not is_callable(str(place[0])):
-        raise OSError(errno.EACCES, "the JWKS URL leads to a link-local address")
-    made = socket.socket(address_family, kind, proto)
-    made.setblocking(False)
-    return made
 
 
 def _json(body: bytes) -> Any:

@@ -213,6 +213,43 @@ def test_attempts_wait_for_their_event_and_for_the_ledger() -> None:
     thread.stop()
 
 
+def test_an_error_that_no_port_announces_ends_neither_copies_nor_attempts() -> None:
+    copied: list[str] = []
+    noted: list[SideAttempt] = []
+
+    def copy(events: Sequence[Event]) -> None:
+        if not copied:
+            copied.append("failed")
+            raise RuntimeError("a bug of the client")
+        copied.extend(event.id for event in events)
+
+    copies = QueueCopyThread(copy, noted.append)
+    copies.start()
+    first, second = make_event(1), make_event(2)
+    copies.put(first)
+    until_blocking(lambda: bool(noted))
+    copies.put(second)
+    copies.stop()
+    assert copied == ["failed", second.id]
+    assert [one.outcome for one in noted] == [Outcome.FAILED, Outcome.DELIVERED]
+
+    recorded: list[str] = []
+
+    def record(attempts: Sequence[SideAttempt]) -> list[SideAttempt]:
+        recorded.append(attempts[0].event_id)
+        if len(recorded) == 1:
+            raise RuntimeError("a bug of the ledger")
+        return []
+
+    thread = AttemptThread(record)
+    thread.start()
+    thread.pushed(first)
+    until_blocking(lambda: recorded == [first.id])
+    thread.pushed(second)
+    until_blocking(lambda: recorded == [first.id, second.id])
+    thread.stop()
+
+
 def test_attempts_that_wait_are_bounded() -> None:
     thread = AttemptThread(lambda attempts: [])
     for _ in range(MAX_UNRECORDED + 5):
