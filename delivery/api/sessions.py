@@ -46,7 +46,7 @@ LINK_LIFETIME = 900.0
 LIFETIME = 1_800.0
 """Seconds after which a session ends that the page does not renew."""
 MAX_LIFETIME = 12 * 3_600.0
-"""Seconds after which a session ends in any case."""
+"""Seconds after which a session ends in any case; it ends with the token that opened it, too."""
 PURPOSE = "dashboard"
 HEADER = "X-Delivery-Dashboard"
 COOKIE = "delivery_session"
@@ -77,7 +77,8 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: by which the session is revoked when it is ended.
-        began_at: when it was opened; ``ends_at``: when it ends unless it is renewed.
+        began_at: when it was opened; ``ends_at``: when it ends unless it is renewed; ``until``:
+            when it ends in any case.
         token_ids: of the token that opened it, whose revocation ends it, too.
         key: see ``Principal``.
     """
@@ -87,6 +88,7 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     scopes: list[str]
     began_at: float
     ends_at: float
+    until: float
     token_ids: list[str]
     key: str | None = None
 
@@ -188,12 +190,14 @@ class Sessions:
         else:
             principal = await self._by_link(request, code)
         now = self._clock()
+        until = min(now + MAX_LIFETIME, principal.ends_at)
         session = Session(
             id=secrets.token_urlsafe(16),
             subject=principal.subject,
             scopes=sorted(principal.scopes),
             began_at=now,
-            ends_at=now + LIFETIME,
+            ends_at=min(now + LIFETIME, until),
+            until=until,
             token_ids=list(principal.token_ids),
             key=principal.key,
         )
@@ -204,7 +208,7 @@ class Sessions:
         session = self._read(request)
         if session is None:
             raise Problem("unauthenticated", "no session is open in this browser")
-        ends_at = min(self._clock() + LIFETIME, session.began_at + MAX_LIFETIME)
+        ends_at = min(self._clock() + LIFETIME, session.until)
         renewed = msgspec.structs.replace(session, ends_at=max(ends_at, session.ends_at))
         return self._answer(request, renewed)
 
@@ -222,7 +226,7 @@ class Sessions:
         return response
 
     async def _withdraw(self, session: Session) -> Revocation:
-        left = timedelta(seconds=max(1.0, session.began_at + MAX_LIFETIME - self._clock()))
+        left = timedelta(seconds=max(1.0, session.until - self._clock()))
         actor = session.principal.actor
         try:
             return await self._writes.revoke(

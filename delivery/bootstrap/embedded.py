@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from delivery import resources
 from delivery.api.demo_agent import DemoAgent
 from delivery.api.problems import Problem
+from delivery.api.sessions import LINK_LIFETIME, MAX_LIFETIME
 from delivery.bootstrap.chain import CLOSE_TIMEOUT, attach, make_chain
 from delivery.bootstrap.gateway import serve_node, with_port
 from delivery.bootstrap.ledger import owner_url
@@ -166,9 +167,8 @@ class Embedded:
             ttl = min(TOKEN_TTL, settings.max_secret_token_ttl)
             client = issue(settings, USER, scopes=None, ttl=ttl)
             service = issue(settings, SERVICE, scopes=("emit", "read", "operate"), ttl=ttl)
-        operator = Principal(
-            SERVICE, frozenset(SCOPES), False, datetime.now(UTC), issued_at=time.time()
-        )
+        ends_at = datetime.now(UTC) + timedelta(seconds=LINK_LIFETIME + MAX_LIFETIME)
+        operator = Principal(SERVICE, frozenset(SCOPES), False, ends_at, issued_at=time.time())
         try:
             page = await self.node.sessions.link(operator)
         except Problem as error:

@@ -1,7 +1,7 @@
 """``delivery dashboard``: a link that opens the dashboard of a running service.
 
-Owns: its options and output. Never does: sign anything but a token of one minute, to ask for the
-link where no token is given.
+Owns: its options and output. Never does: sign anything but the token to ask for the link, where
+none is given.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import click
 from delivery.cli.options import api_options, json_option
 from delivery.cli.output import say_json
 
-TOKEN_TTL = 60.0
+TOKEN_TTL = 12 * 3_600.0
+"""Seconds: a session ends with the token behind its link. The token goes nowhere else."""
 
 
 @click.command()
@@ -44,4 +45,6 @@ def _narrowed(token: str | None, *, read_only: bool, data_dir: str | None) -> st
     from delivery.config import load_settings
 
     scopes = ("read",) if read_only else ("read", "operate")
-    return issue(load_settings(data_dir=data_dir), "dashboard", scopes=scopes, ttl=TOKEN_TTL)
+    settings = load_settings(data_dir=data_dir)
+    ttl = min(TOKEN_TTL, settings.max_secret_token_ttl)
+    return issue(settings, "dashboard", scopes=scopes, ttl=ttl)

@@ -54,7 +54,8 @@ async def begun(client: Client, scope: str = "emit read operate", **claims: Any)
 
 
 async def test_a_link_opens_one_session(client: Client) -> None:
-    made = await (await client.post("/v1/session/links", headers=token("read"))).json()
+    opening = token("read", exp=time.time() + 7_200.0)
+    made = await (await client.post("/v1/session/links", headers=opening)).json()
     assert made["expires_in"] == 900
     page, _, code = made["url"].partition("#link=")
     assert page.endswith("/")
@@ -188,7 +189,7 @@ async def test_a_session_ends_unless_it_is_renewed_and_in_any_case_after_a_while
     answer = await client.get("/v1/stats", headers=ended)
     assert (answer.status, (await answer.json())["type"]) == (401, "/problems/token-expired")
     monkeypatch.undo()
-    cookie = await begun(client)
+    cookie = await begun(client, exp=time.time() + 100 * 3_600.0)
     first = (await (await client.get("/v1/session", headers=cookie)).json())["expires_at"]
     monkeypatch.setattr(sessions, "LIFETIME", 10 * 3_600.0)
     later = (await (await client.get("/v1/session", headers=cookie)).json())["expires_at"]
@@ -196,3 +197,18 @@ async def test_a_session_ends_unless_it_is_renewed_and_in_any_case_after_a_while
     monkeypatch.setattr(sessions, "LIFETIME", 100 * 3_600.0)
     last = await client.get("/v1/session", headers=cookie)
     assert int(SimpleCookie(last.headers["Set-Cookie"]).popitem()[1]["max-age"]) <= 12 * 3_600
+
+
+async def test_a_session_does_not_outlive_the_token_that_opened_it(client: Client) -> None:
+    def seconds(answer: ClientResponse) -> int:
+        return int(SimpleCookie(answer.headers["Set-Cookie"]).popitem()[1]["max-age"])
+
+    opening = token(exp=time.time() + 60.0)
+    by_token = await client.post("/v1/session", headers=OWN | opening)
+    assert seconds(by_token) <= 91  # the token counts for 30 seconds of leeway, too
+    renewed = await client.get("/v1/session", headers=cookie_of(by_token))
+    assert seconds(renewed) <= 91, "renewing does not prolong it"
+    made = await (await client.post("/v1/session/links", headers=opening)).json()
+    code = made["url"].partition("#link=")[2]
+    by_link = await client.post("/v1/session", json={"link": code}, headers=OWN)
+    assert seconds(by_link) <= 91
