@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from delivery.domain.event import Event
-from delivery.domain.foreign_text import decode_surrogates, without_surrogates
-from delivery.domain.json_limits import check_depth
+from delivery.domain.inputs.foreign_text import decode_surrogates, without_surrogates
+from delivery.domain.inputs.json_limits import check_depth
 from delivery.errors import InvalidFrame
 
 SUBPROTOCOL = "delivery.v1"

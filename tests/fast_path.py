@@ -15,19 +15,19 @@ from delivery import testing
 from delivery.api.admission import Admission
 from delivery.api.server import Gateway
 from delivery.bus.in_process import LocalBus
+from delivery.callers.auth import Authenticator
+from delivery.callers.principal import Principal
+from delivery.callers.revocations import Revocations
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.ports import Bus, Journal
 from delivery.domain.records import FeedMark, Owed, Stored
 from delivery.errors import Unauthenticated
-from delivery.gateway.auth import Authenticator
 from delivery.gateway.connection import Connection, ConnectionContext
 from delivery.gateway.fast_path import FastPath
 from delivery.gateway.feed import FeedReader, ReadQueueCopies
 from delivery.gateway.outcomes import Outcomes
-from delivery.gateway.principal import Principal
 from delivery.gateway.registry import Registry
-from delivery.gateway.revocations import Revocations
 from delivery.gateway.session import Session
 from delivery.ledger.access import LedgerAccess
 from delivery.ledger.sql.database import Database

@@ -12,14 +12,14 @@ from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
+from delivery.api.operators.suppressions import suppression_view
 from delivery.api.problems import Problem
 from delivery.api.requests import json_response, owner_or, parse_json, path_user_id, read_body
-from delivery.api.suppressions import suppression_view
+from delivery.callers.auth import Authenticator
 from delivery.domain.contact import Contact, parse_contact
+from delivery.domain.inputs.push_target import SCHEMES, is_public, scheme_of, shape_fault
 from delivery.domain.ports import Reads, Writes
-from delivery.domain.push_target import SCHEMES, is_public, scheme_of, shape_fault
 from delivery.errors import InvalidEvent
-from delivery.gateway.auth import Authenticator
 
 # Services with one fixed address: their URLs have a key in place of the host.
 _FIXED_HOST = frozenset({"discord", "gchat", "pbul", "pover", "slack", "tgram", "wxteams"})

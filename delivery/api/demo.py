@@ -11,7 +11,7 @@ from aiohttp import web
 from delivery.api.demo_agent import DemoAgent
 from delivery.api.problems import Problem
 from delivery.api.requests import json_response, read_object, service
-from delivery.gateway.auth import Authenticator
+from delivery.callers.auth import Authenticator
 
 MAX_PROMPT = 500
 

@@ -34,20 +34,20 @@ from delivery.api.requests import (
     service,
 )
 from delivery.api.views import accepted_view, stored_view, timeline_view
+from delivery.callers.auth import Authenticator
+from delivery.callers.principal import Principal
+from delivery.callers.rates import ACKS, EMIT, EMIT_ADDRESS
+from delivery.callers.refusals import refusals
 from delivery.domain.channels import Channel
 from delivery.domain.event import MAX_DATA_BYTES, check_event_id
-from delivery.domain.foreign_text import decode_surrogates
-from delivery.domain.json_limits import TooManyItems, check_shape
+from delivery.domain.inputs.foreign_text import decode_surrogates
+from delivery.domain.inputs.json_limits import TooManyItems, check_shape
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
 from delivery.domain.limits import MAX_BODY_BYTES, MAX_EVENTS
 from delivery.domain.policy import Policies
 from delivery.domain.ports import Accepted, Intake, Journal, Reads, Writes
 from delivery.domain.records import EventFilter
 from delivery.errors import InvalidEvent, InvalidFrame
-from delivery.gateway.auth import Authenticator
-from delivery.gateway.principal import Principal
-from delivery.gateway.rates import ACKS, EMIT, EMIT_ADDRESS
-from delivery.gateway.refusals import refusals
 from delivery.gateway.registry import Registry
 from delivery.protocol import MAX_ACK_IDS, encode_event
 

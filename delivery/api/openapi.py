@@ -20,8 +20,8 @@ from delivery.api.openapi_schemas import (
     ref,
     text,
 )
+from delivery.api.operators.static_files import FILES
 from delivery.api.problems import CONTENT_TYPE as PROBLEM
-from delivery.api.static_files import FILES
 from delivery.protocol import encode_json
 
 JSON = "application/json"

@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 
 from delivery.api.problems import Problem
 from delivery.api.requests import is_https
-from delivery.domain.origin import ANY, origin_of
+from delivery.domain.inputs.origin import ANY, origin_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 API = "/v1/"

@@ -14,7 +14,8 @@ from typing import Any
 
 from aiohttp import web
 
-from delivery.domain.foreign_text import is_storable, storable
+from delivery.callers.refusals import refusals
+from delivery.domain.inputs.foreign_text import is_storable, storable
 from delivery.errors import (
     DeliveryError,
     InvalidEvent,
@@ -27,7 +28,6 @@ from delivery.errors import (
     SpoolFull,
     Unauthenticated,
 )
-from delivery.gateway.refusals import refusals
 from delivery.protocol import Close, encode_json
 
 logger = logging.getLogger(__name__)

@@ -17,12 +17,12 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from delivery.api.problems import CALLER, Problem
+from delivery.callers.auth import Authenticator
+from delivery.callers.principal import Principal
+from delivery.callers.rates import BAD_TOKENS, Rates, Standing
 from delivery.domain.event import check_context_id, check_event_id
-from delivery.domain.foreign_text import is_storable
+from delivery.domain.inputs.foreign_text import is_storable
 from delivery.errors import InvalidEvent, InvalidFrame, RateLimited, Unauthenticated
-from delivery.gateway.auth import Authenticator
-from delivery.gateway.principal import Principal
-from delivery.gateway.rates import BAD_TOKENS, Rates, Standing
 from delivery.protocol import Close, decode_json, encode_json
 
 BODY_TIMEOUT = 30.0

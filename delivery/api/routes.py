@@ -11,7 +11,8 @@ from typing import Protocol
 from aiohttp import web
 
 from delivery import resources
-from delivery.api import openapi, static_files
+from delivery.api import openapi
+from delivery.api.operators import static_files
 
 
 class Handlers(Protocol):

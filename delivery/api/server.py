@@ -29,12 +29,12 @@ from delivery.api.requests import (
 )
 from delivery.api.routes import Background, Handlers
 from delivery.api.runner import Runner, name_server
+from delivery.callers.principal import Principal
+from delivery.callers.rates import CONNECT, CONNECT_ADDRESS
 from delivery.domain.limits import MAX_BODY_BYTES
 from delivery.domain.ports import Journal
 from delivery.errors import LedgerError
 from delivery.gateway.fast_path import FastPath
-from delivery.gateway.principal import Principal
-from delivery.gateway.rates import CONNECT, CONNECT_ADDRESS
 from delivery.gateway.sse import serve_stream
 from delivery.gateway.websocket import serve_socket
 

@@ -14,10 +14,10 @@ from aiohttp import web
 
 from delivery.api.problems import RETRY_AFTER, Problem
 from delivery.api.requests import client, count_bad_token, json_response, read_object
+from delivery.callers.auth import Authenticator
+from delivery.callers.principal import Principal
 from delivery.domain.ports import OneTime
 from delivery.errors import ChannelUnavailable
-from delivery.gateway.auth import Authenticator
-from delivery.gateway.principal import Principal
 
 logger = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from delivery.bench.processes import (
     client_tokens,
     new_folder,
 )
+from delivery.callers.auth import make_token
 from delivery.domain.lifecycle import State
-from delivery.gateway.auth import make_token
 from delivery.ledger import SqlLedger
 
 TIMEOUT = 120.0

@@ -17,7 +17,7 @@ import msgspec
 
 from delivery.config import Settings, secret
 from delivery.domain.audit import AuditKeys, Checkpoint
-from delivery.domain.stores import Ledger
+from delivery.domain.stores.ledger import Ledger
 from delivery.errors import ConfigError
 from delivery.process.data_directory import AUDIT_FILE, audit_secret, make_data_dir
 from delivery.transports.checkpoints import CheckpointStore, keep_in_all, make_stores

@@ -16,7 +16,7 @@ from delivery.config import Settings, secret
 from delivery.domain.event import Event
 from delivery.domain.limits import QUEUE_COPY_AGE
 from delivery.domain.ports import OneTime, Resend
-from delivery.domain.stores import Ledger
+from delivery.domain.stores.ledger import Ledger
 from delivery.errors import ChannelUnavailable
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from pydantic import SecretStr
 
-from delivery.api.callbacks import CallbackKeys
-from delivery.api.sns_requests import SnsRequests
+from delivery.api.providers.callbacks import CallbackKeys
+from delivery.api.providers.sns_requests import SnsRequests
 from delivery.config import Settings
 from delivery.transports.receipts.signatures import (
     MailgunKey,

@@ -25,7 +25,7 @@ from delivery.domain.lifecycle import Confirmation
 from delivery.domain.policy import Policies
 from delivery.domain.ports import Resend
 from delivery.domain.records import Entry
-from delivery.domain.stores import Ledger
+from delivery.domain.stores.ledger import Ledger
 from delivery.ledger.journal.division import Division
 from delivery.ledger.journal.spool import adopt_orphans
 from delivery.tasks.app import check_limits, is_rabbitmq, make_app

@@ -44,7 +44,7 @@ from delivery.config import (
     unknown_variables,
 )
 from delivery.config.needs import FLOWER
-from delivery.domain.origin import ANY
+from delivery.domain.inputs.origin import ANY
 from delivery.errors import ConfigError, DeliveryError, LedgerReadOnly
 from delivery.ledger.journal.spool_file import look_aside
 from delivery.process.data_directory import AUDIT_FILE

@@ -21,17 +21,17 @@ from pydantic import SecretStr
 
 from delivery import resources
 from delivery.api.demo_agent import DemoAgent
+from delivery.api.operators.sessions import LINK_LIFETIME, MAX_LIFETIME
 from delivery.api.problems import Problem
-from delivery.api.sessions import LINK_LIFETIME, MAX_LIFETIME
 from delivery.bootstrap.chain import CLOSE_TIMEOUT, attach, make_chain
 from delivery.bootstrap.gateway import serve_node, with_port
 from delivery.bootstrap.ledger import owner_url
 from delivery.bootstrap.node import Node
 from delivery.bootstrap.tokens import issue
 from delivery.bus.resend import LoopResend
+from delivery.callers.principal import SCOPES, Principal
 from delivery.config import Settings, secret
 from delivery.domain.contact import Contact
-from delivery.gateway.principal import SCOPES, Principal
 from delivery.ledger import migrate
 from delivery.process.data_directory import (
     audit_secret,

@@ -12,7 +12,7 @@ from typing import Any
 from delivery.bootstrap.bus import make_copies
 from delivery.bootstrap.ledger import open_ledger
 from delivery.config import Settings
-from delivery.domain.stores import Ledger
+from delivery.domain.stores.ledger import Ledger
 from delivery.errors import ChannelUnavailable, Unreachable
 
 PAGE = 500

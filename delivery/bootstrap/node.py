@@ -13,22 +13,22 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from delivery.api.access import AccessApi
 from delivery.api.admission import Admission, room_for_clients
-from delivery.api.callbacks import Callbacks
 from delivery.api.contacts import ContactsApi
 from delivery.api.demo import DemoApi
 from delivery.api.demo_agent import DemoAgent
-from delivery.api.erasure import ErasureApi
 from delivery.api.events import EventsApi
-from delivery.api.operations import OperationsApi
+from delivery.api.operators.access import AccessApi
+from delivery.api.operators.erasure import ErasureApi
+from delivery.api.operators.operations import OperationsApi
+from delivery.api.operators.sessions import Place, Sessions
+from delivery.api.operators.suppressions import SuppressionsApi
 from delivery.api.origins import Origins
 from delivery.api.pages import Pages
-from delivery.api.receipt_intake import ReceiptIntake
+from delivery.api.providers.callbacks import Callbacks
+from delivery.api.providers.receipt_intake import ReceiptIntake
 from delivery.api.routes import Handlers
 from delivery.api.server import Gateway
-from delivery.api.sessions import Place, Sessions
-from delivery.api.suppressions import SuppressionsApi
 from delivery.api.tickets import Tickets
 from delivery.bootstrap.audit import audit_keys
 from delivery.bootstrap.bus import make_copies, make_one_time
@@ -39,6 +39,11 @@ from delivery.bootstrap.transports import make_links
 from delivery.bus.in_process import LocalBus
 from delivery.bus.rate_leases import RedisLeases
 from delivery.bus.redis_bus import RedisBus
+from delivery.callers import rates
+from delivery.callers.auth import Authenticator
+from delivery.callers.rates import Rates
+from delivery.callers.revocations import RevocationReader
+from delivery.callers.service_use import ServiceUse
 from delivery.config import Settings, audience_fault, load_policies, load_thresholds, secret
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import State
@@ -47,15 +52,10 @@ from delivery.emitter.emitter import Emitter, EmitterCore
 from delivery.emitter.intake import HttpIntake
 from delivery.emitter.queue_copies import AttemptThread, QueueCopyThread
 from delivery.emitter.receipts import Receipts
-from delivery.gateway import rates
-from delivery.gateway.auth import Authenticator
 from delivery.gateway.fast_path import FastPath
 from delivery.gateway.feed import FeedReader
 from delivery.gateway.outcomes import Outcomes
-from delivery.gateway.rates import Rates
 from delivery.gateway.registry import Registry
-from delivery.gateway.revocations import RevocationReader
-from delivery.gateway.service_use import ServiceUse
 from delivery.ledger import SqlLedger
 from delivery.ledger.access import LedgerAccess
 from delivery.ledger.journal.journal import JournalThread

@@ -10,11 +10,11 @@ import secrets
 from delivery.config import Settings, secret
 from delivery.domain.channels import Channel
 from delivery.domain.ports import Transport
-from delivery.domain.stores import PushTargets
+from delivery.domain.stores.users import PushTargets
 from delivery.links import LinkSigner
 from delivery.tasks.executor import Reachable
 from delivery.transports.alert import AlertReceivers
-from delivery.transports.email import EmailTransport, unreachable_by_mail
+from delivery.transports.mail.email import EmailTransport, unreachable_by_mail
 from delivery.transports.push import PushTransport
 from delivery.transports.render import Renderer
 from delivery.transports.sms import SmsTransport, unreachable_by_text

@@ -35,7 +35,7 @@ from delivery.cli import (
 )
 from delivery.cli.options import wants_json
 from delivery.cli.output import say, say_json
-from delivery.domain.foreign_text import is_storable
+from delivery.domain.inputs.foreign_text import is_storable
 from delivery.errors import (
     ConfigError,
     DeliveryError,

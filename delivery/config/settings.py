@@ -21,8 +21,8 @@ from pydantic_settings import (
 )
 
 from delivery.config.sources import PREFIX, Environment, File, config_file, read_toml, secrets_of
+from delivery.domain.inputs.origin import ANY, parse_origin
 from delivery.domain.limits import MAX_SECRET_TOKEN_TTL, MAX_TOKEN_TTL, MIN_SECRET_BYTES
-from delivery.domain.origin import ANY, parse_origin
 from delivery.errors import ConfigError
 from delivery.redis_servers.url import SCHEMES as SENTINEL
 from delivery.redis_servers.url import is_sentinel, parse_sentinel

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from delivery import resources
-from delivery.domain.foreign_text import is_storable
+from delivery.domain.inputs.foreign_text import is_storable
 from delivery.errors import ConfigError
 
 PREFIX = "DELIVERY_"

@@ -14,7 +14,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from delivery.domain.channels import Channel
-from delivery.domain.foreign_text import check_text
+from delivery.domain.inputs.foreign_text import check_text
 from delivery.domain.policy import CHANNELS
 from delivery.errors import InvalidEvent
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from delivery.domain.foreign_text import is_storable
+from delivery.domain.inputs.foreign_text import is_storable
 from delivery.errors import InvalidContext, InvalidEvent
 
 MAX_DATA_BYTES = 64 * 1024

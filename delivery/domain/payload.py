@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from delivery.domain.event import MAX_DATA_BYTES
-from delivery.domain.foreign_text import without_surrogates
-from delivery.domain.json_limits import check_depth
+from delivery.domain.inputs.foreign_text import without_surrogates
+from delivery.domain.inputs.json_limits import check_depth
 from delivery.errors import InvalidEvent, InvalidFrame, PayloadTooLarge
 
 _encode = msgspec.json.Encoder().encode

@@ -15,12 +15,12 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from delivery.callers.refusals import refusals
 from delivery.domain.event import format_instant
 from delivery.errors import Unauthenticated
 from delivery.gateway.feed import Feed, FeedReader, Page
 from delivery.gateway.frame_writer import FrameWriter
 from delivery.gateway.outbound import Batch, Item, Outbound, Read
-from delivery.gateway.refusals import refusals
 from delivery.gateway.session import (
     Actions,
     Admit,
@@ -36,8 +36,8 @@ from delivery.gateway.waiting import WaitingBytes
 from delivery.protocol import Close, Connected, Error, Pong, Reconnect, ServerFrame
 
 if TYPE_CHECKING:
+    from delivery.callers.principal import Principal
     from delivery.gateway.outcomes import Outcomes
-    from delivery.gateway.principal import Principal
     from delivery.gateway.registry import Registry, User
 
 logger = logging.getLogger(__name__)

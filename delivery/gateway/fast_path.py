@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
+from delivery.callers.rates import Rates
+from delivery.callers.revocations import Revocations, message_of, of_message
 from delivery.domain.event import decode_event
 from delivery.domain.node_messages import (
     Acked,
@@ -42,15 +44,13 @@ from delivery.gateway.feed import FeedReader
 from delivery.gateway.frame_writer import FrameWriter
 from delivery.gateway.memory import give_back
 from delivery.gateway.outcomes import Outcomes
-from delivery.gateway.rates import Rates
 from delivery.gateway.registry import Registry
-from delivery.gateway.revocations import Revocations, message_of, of_message
 from delivery.gateway.session import Session
 from delivery.protocol import Close, Limits, encode_event
 
 if TYPE_CHECKING:
-    from delivery.gateway.auth import Authenticator
-    from delivery.gateway.principal import Principal
+    from delivery.callers.auth import Authenticator
+    from delivery.callers.principal import Principal
 
 logger = logging.getLogger(__name__)
 

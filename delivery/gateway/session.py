@@ -15,8 +15,8 @@ from math import inf
 
 import msgspec
 
-from delivery.domain.foreign_text import storable
 from delivery.domain.health import Vitals, score, smooth
+from delivery.domain.inputs.foreign_text import storable
 from delivery.errors import ProtocolError, UnknownAck
 from delivery.gateway.in_flight import InFlight
 from delivery.protocol import (

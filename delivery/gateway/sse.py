@@ -19,8 +19,8 @@ from delivery.gateway.frame_writer import CLOSE_GRACE, at_once
 from delivery.protocol import Pong, Reconnect, ServerFrame, encode
 
 if TYPE_CHECKING:
+    from delivery.callers.principal import Principal
     from delivery.gateway.fast_path import FastPath
-    from delivery.gateway.principal import Principal
 
 HEADERS = {
     "Content-Type": "text/event-stream",

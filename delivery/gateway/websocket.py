@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 from aiohttp import WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
 
+from delivery.callers.rates import BAD_TOKENS, CONNECT
 from delivery.domain.event import Event
 from delivery.errors import InvalidFrame, RateLimited, Unauthenticated
 from delivery.gateway.frame_budget import Fault
 from delivery.gateway.frame_writer import CLOSE_GRACE, at_once
-from delivery.gateway.rates import BAD_TOKENS, CONNECT
 from delivery.gateway.session import Phase
 from delivery.gateway.socket_reader import DirectSocket
 from delivery.protocol import (
@@ -36,9 +36,9 @@ from delivery.protocol import (
 )
 
 if TYPE_CHECKING:
+    from delivery.callers.principal import Principal
     from delivery.gateway.connection import Connection
     from delivery.gateway.fast_path import FastPath
-    from delivery.gateway.principal import Principal
 
 logger = logging.getLogger(__name__)
 

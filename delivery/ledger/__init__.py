@@ -11,7 +11,7 @@ from typing import Self
 from delivery.domain.audit import AuditKeys
 from delivery.ledger.sql.database import Database
 from delivery.ledger.stores.alerts import AlertSql
-from delivery.ledger.stores.audit import AuditSql
+from delivery.ledger.stores.audit.audit import AuditSql
 from delivery.ledger.stores.breakers import BreakerSql
 from delivery.ledger.stores.chain import ChainSql
 from delivery.ledger.stores.confirmations import ConfirmationSql

@@ -28,7 +28,7 @@ from delivery.domain.records import (
     Timeline,
 )
 from delivery.domain.revocation import Revocation, RevocationKind
-from delivery.domain.stores import Ledger
+from delivery.domain.stores.ledger import Ledger
 from delivery.errors import LedgerUnavailable
 
 T = TypeVar("T")

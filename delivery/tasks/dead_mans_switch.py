@@ -12,7 +12,7 @@ import time
 import httpx
 
 from delivery.domain.policy import Policies
-from delivery.domain.stores import Ledger
+from delivery.domain.stores.ledger import Ledger
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Sweeper, SweepReport
 

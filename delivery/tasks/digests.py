@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
-from delivery.domain.address import comparable
 from delivery.domain.channels import Channel, Confirms, OnUnknown
 from delivery.domain.event import EventClass
 from delivery.domain.fallback import retry_at
 from delivery.domain.health import RECOVERY
+from delivery.domain.inputs.address import comparable
 from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.policy import SINGLE, Policies
 from delivery.domain.ports import Jitter, Links, Message, Taken, Transport

@@ -29,7 +29,7 @@ from delivery.domain.fallback import (
 from delivery.domain.policy import CHANNELS, Policies
 from delivery.domain.ports import Alerts, Jitter, Links, Resend, TaskQueue, Transport
 from delivery.domain.records import Claim
-from delivery.domain.stores import Ledger
+from delivery.domain.stores.ledger import Ledger
 from delivery.tasks.alerting import AlertStep
 from delivery.tasks.attempts import Report, TimeLimits, Work, batches
 from delivery.tasks.digests import DigestStep

@@ -22,7 +22,7 @@ from delivery.domain.lifecycle import Attempt, Confirmation, Outcome
 from delivery.domain.policy import ChainStep
 from delivery.domain.ports import Checked
 from delivery.domain.records import Claim, Result
-from delivery.domain.stores import Ledger
+from delivery.domain.stores.ledger import Ledger
 from delivery.errors import LedgerError
 from delivery.tasks.attempts import Report, TimeLimits, Work, result_of
 

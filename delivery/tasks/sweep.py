@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from delivery.domain.policy import CHANNELS, Policies
 from delivery.domain.ports import Alerts, TaskQueue
 from delivery.domain.records import AlertGroup, Due
-from delivery.domain.stores import Ledger
+from delivery.domain.stores.ledger import Ledger
 from delivery.domain.thresholds import BreakerAges, Thresholds, breaches
 from delivery.errors import ChannelError, LedgerError
 from delivery.tasks.alerting import is_first

@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable
 
-from delivery.domain.push_target import is_public
+from delivery.domain.inputs.push_target import is_public
 from delivery.errors import ChannelRejected, ChannelUnavailable
 
 Resolve = Callable[[str, float], list[str]]

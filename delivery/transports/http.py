@@ -25,7 +25,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from delivery.domain.push_target import is_callable
+from delivery.domain.inputs.push_target import is_callable
 from delivery.errors import ChannelUnavailable, ConfigError, OutcomeUnknown
 from delivery.transports.reach import only_to
 from delivery.transports.text import provider_text

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from delivery.domain.push_target import is_callable
+from delivery.domain.inputs.push_target import is_callable
 from delivery.errors import ConfigError
 from delivery.transports.reach import IsAllowed, only_to
 

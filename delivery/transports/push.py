@@ -15,9 +15,15 @@ from urllib.parse import unquote
 
 from delivery.domain.channels import Channel
 from delivery.domain.contact import Contact
+from delivery.domain.inputs.push_target import (
+    SCHEMES,
+    is_callable,
+    is_public,
+    scheme_of,
+    shape_fault,
+)
 from delivery.domain.ports import Message, Taken
-from delivery.domain.push_target import SCHEMES, is_callable, is_public, scheme_of, shape_fault
-from delivery.domain.stores import PushTargets
+from delivery.domain.stores.users import PushTargets
 from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable
 from delivery.transports.addresses import Resolve, require_public, resolve
 from delivery.transports.host_breakers import HostBreakers

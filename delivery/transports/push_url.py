@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlencode
 
-from delivery.domain.push_target import PARAMETERS, parameter_fault, scheme_of, shape_fault
+from delivery.domain.inputs.push_target import PARAMETERS, parameter_fault, scheme_of, shape_fault
 from delivery.errors import ChannelRejected
 from delivery.transports.notify import asset
 

@@ -13,7 +13,7 @@ import pytest
 from delivery.domain.contact import Contact
 from delivery.domain.ports import Transport
 from delivery.errors import ChannelUnavailable
-from delivery.transports.email import EmailTransport
+from delivery.transports.mail.email import EmailTransport
 from delivery.transports.push import PushTransport
 from delivery.transports.render import Renderer
 from delivery.transports.sinks import MailSink, SmsSink

@@ -28,8 +28,10 @@ from delivery.ledger.sql.tables import (
     audit_seals,
     audit_subjects,
 )
-from delivery.ledger.stores import audit_pruning, audit_rows, audit_unkeyed
-from delivery.ledger.stores.audit import AuditRow, AuditSql, append
+from delivery.ledger.stores.audit import pruning as audit_pruning
+from delivery.ledger.stores.audit import rows as audit_rows
+from delivery.ledger.stores.audit import unkeyed as audit_unkeyed
+from delivery.ledger.stores.audit.audit import AuditRow, AuditSql, append
 from delivery.testing import make_entry, make_event, make_policies
 
 SECRET = "the key that the attacker lacks: 32 bytes"
@@ -482,7 +484,7 @@ def test_a_writer_whose_counter_was_set_back_goes_on_and_says_so(
 def test_findings_are_limited(log: AuditSql, attack: Any, monkeypatch: Any) -> None:
     sealed(log)
     attack(lambda c: c.execute(sa.update(audit_log).values(kind="x")))
-    monkeypatch.setattr("delivery.ledger.stores.audit_verify.MAX_FINDINGS", 3)
+    monkeypatch.setattr("delivery.ledger.stores.audit.verify.MAX_FINDINGS", 3)
     found = log.verify().findings
     assert len(found) == 4
     assert "more" in found[-1]

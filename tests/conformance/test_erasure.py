@@ -15,7 +15,7 @@ from delivery.domain.lifecycle import Confirmation
 from delivery.domain.revocation import RevocationKind
 from delivery.ledger import SqlLedger
 from delivery.ledger.sql.tables import audit_counter, audit_details, audit_log, metadata
-from delivery.ledger.stores.audit import AuditSql
+from delivery.ledger.stores.audit.audit import AuditSql
 from delivery.ledger.stores.erasure import ErasureSql
 from delivery.testing import make_entry, make_event
 from tests.conformance.test_compliance_log import KEYS, findings, of_before, sealed

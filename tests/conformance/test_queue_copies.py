@@ -10,7 +10,7 @@ import pytest
 
 from delivery.bus.user_streams import RedisStreams
 from delivery.domain.event import EventClass
-from delivery.domain.stores import QueueCopyStore
+from delivery.domain.stores.chain import QueueCopyStore
 from delivery.ledger import SqlLedger, migrate
 from delivery.testing import MemoryLedger
 from tests.messages import make_event

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 import redis
 
 from delivery.bus.rate_leases import PREFIX, RedisLeases
+from delivery.callers.rates import Rates
 from delivery.errors import RateLimited
-from delivery.gateway.rates import Rates
 from tests import servers
 
 

@@ -14,7 +14,7 @@ from datetime import timedelta
 from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
 from delivery.ledger.sql.database import Database
-from delivery.transports.email import EmailTransport
+from delivery.transports.mail.email import EmailTransport
 from tests.faults.chain import email_channel, executor_of, opened, policies_of
 from tests.ledger_clock import moved
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from delivery.api.callbacks import twilio_signature
+from delivery.api.providers.callbacks import twilio_signature
 from tests.acceptance.conftest import Service, Start
 from tests.waiting import until_blocking
 

@@ -24,12 +24,13 @@ from delivery.api.events import parse_batch
 from delivery.api.problems import Problem
 from delivery.api.requests import parse_instant, parse_json
 from delivery.bus.envelope import Reader, pack, seal
+from delivery.callers.auth import Authenticator, make_token
 from delivery.config import load_settings
 from delivery.domain.contact import parse_contact
 from delivery.domain.event import decode_event, event_from_wire
+from delivery.domain.inputs.push_target import SCHEMES, shape_fault
 from delivery.domain.node_messages import Hello, Wake
 from delivery.domain.policy import parse_policies
-from delivery.domain.push_target import SCHEMES, shape_fault
 from delivery.domain.thresholds import parse_thresholds
 from delivery.emitter.validate import Kinds, new_event_id, parse_item
 from delivery.errors import (
@@ -40,7 +41,6 @@ from delivery.errors import (
     LinkInvalid,
     Unauthenticated,
 )
-from delivery.gateway.auth import Authenticator, make_token
 from delivery.ledger.journal.spool import adopt_orphans
 from delivery.ledger.sql.database import parse_url
 from delivery.links import CONFIRM, UNSUBSCRIBE, LinkSigner

@@ -7,19 +7,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from delivery.api.access import AccessApi
-from delivery.api.callbacks import CallbackKeys, Callbacks
 from delivery.api.contacts import ContactsApi
 from delivery.api.demo import DemoApi
-from delivery.api.erasure import ErasureApi
 from delivery.api.events import EventsApi
-from delivery.api.operations import OperationsApi
+from delivery.api.operators.access import AccessApi
+from delivery.api.operators.erasure import ErasureApi
+from delivery.api.operators.operations import OperationsApi
+from delivery.api.operators.sessions import Place, Sessions
+from delivery.api.operators.suppressions import SuppressionsApi
 from delivery.api.pages import Pages
-from delivery.api.receipt_intake import ReceiptIntake
-from delivery.api.sessions import Place, Sessions
-from delivery.api.suppressions import SuppressionsApi
+from delivery.api.providers.callbacks import CallbackKeys, Callbacks
+from delivery.api.providers.receipt_intake import ReceiptIntake
 from delivery.api.tickets import Tickets
 from delivery.bus.one_time import LocalOneTime
+from delivery.callers.auth import Authenticator, make_token
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome, State
 from delivery.domain.policy import parse_policies
@@ -34,7 +35,6 @@ from delivery.domain.records import (
 )
 from delivery.domain.revocation import Revocation
 from delivery.domain.thresholds import Thresholds
-from delivery.gateway.auth import Authenticator, make_token
 from delivery.ledger.access import LedgerAccess
 from delivery.ledger.stores.statistics import StatisticsSql
 from delivery.links import LinkSigner

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from delivery.domain.ports import Taken
 from delivery.errors import ChannelError
-from delivery.transports.email import EmailTransport
+from delivery.transports.mail.email import EmailTransport
 from delivery.transports.render import Renderer
 from delivery.transports.sms import SmsTransport
 from tests.messages import make_message

@@ -27,13 +27,13 @@ from standardwebhooks.webhooks import Webhook
 
 from delivery.api import routes
 from delivery.api.problems import CONTENT_TYPE, problem_middleware
-from delivery.api.sns_requests import SnsRequests
+from delivery.api.providers.sns_requests import SnsRequests
+from delivery.callers.bounded_get import bounded_get
 from delivery.domain.contact import Contact
+from delivery.domain.inputs.push_target import is_public
 from delivery.domain.lifecycle import Outcome, State
-from delivery.domain.push_target import is_public
 from delivery.domain.receipts import Suppress
 from delivery.errors import ConfigError
-from delivery.gateway.bounded_get import bounded_get
 from delivery.testing import make_id
 from delivery.transports.receipts.signatures import (
     MailgunKey,

@@ -15,11 +15,11 @@ import httpx
 import pytest
 import requests
 
-from delivery.domain.push_target import is_callable, is_public
+from delivery.callers.jwks import KeySet
+from delivery.domain.inputs.push_target import is_callable, is_public
 from delivery.errors import ChannelRejected, ChannelUnavailable
-from delivery.gateway.jwks import KeySet
 from delivery.transports.alert import AlertReceivers
-from delivery.transports.email import EmailTransport
+from delivery.transports.mail.email import EmailTransport
 from delivery.transports.push import PushTransport
 from delivery.transports.reach import AddressRefused, only_to
 from delivery.transports.render import Renderer

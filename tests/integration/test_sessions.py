@@ -14,8 +14,8 @@ from aiohttp import ClientResponse, DummyCookieJar, web
 from aiohttp.test_utils import TestClient, TestServer
 
 import delivery
-from delivery.api import sessions
-from delivery.api.sessions import ADMITTED
+from delivery.api.operators import sessions
+from delivery.api.operators.sessions import ADMITTED
 from delivery.config import load_settings
 from tests.processes import SECRET
 

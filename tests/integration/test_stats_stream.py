@@ -12,12 +12,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from delivery.api import routes, stats_stream
+from delivery.api import routes
 from delivery.api.demo_agent import Visitor
-from delivery.api.outages import OutageBoard
+from delivery.api.operators import stats_stream
+from delivery.api.operators.outages import OutageBoard
+from delivery.api.operators.snapshot import SharedSnapshot
+from delivery.api.operators.stats_stream import StatsStream
 from delivery.api.problems import problem_middleware
-from delivery.api.snapshot import SharedSnapshot
-from delivery.api.stats_stream import StatsStream
 from delivery.domain.ports import SinkMessage
 from delivery.domain.records import ChannelStats, Condition, Stats
 from delivery.domain.thresholds import Thresholds, parse_thresholds
@@ -248,7 +249,7 @@ async def test_the_stream_speaks_only_when_something_changed(
     clients: list[Client], world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stats_stream, "PUSH_EVERY", 0.01)
-    monkeypatch.setattr("delivery.api.snapshot.FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("delivery.api.operators.snapshot.FRESH_SECONDS", 0.0)
     client = await serve(clients, world)
     response = await client.get("/v1/stats/stream", headers=READ)
     assert (await message(response))[0] == "history"

@@ -17,7 +17,7 @@ from delivery.domain.lifecycle import Outcome
 from delivery.domain.records import Result as AttemptResult
 from delivery.ledger import SqlLedger, migrate
 from delivery.testing import make_entry, make_event, make_id
-from tests.unit.transports.test_bounce_mail import OURS, bounce
+from tests.unit.transports.mail.test_bounce_mail import OURS, bounce
 
 
 @pytest.fixture

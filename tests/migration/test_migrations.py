@@ -16,7 +16,7 @@ from delivery.errors import ConfigError, LedgerUnavailable
 from delivery.ledger import migrate
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.tables import metadata
-from delivery.ledger.stores.audit import AuditSql
+from delivery.ledger.stores.audit.audit import AuditSql
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -5,8 +5,8 @@ import base64
 import jwt
 import pytest
 
+from delivery.callers.auth import Authenticator, make_token
 from delivery.errors import ConfigError, LinkExpired, LinkInvalid, Unauthenticated
-from delivery.gateway.auth import Authenticator, make_token
 from delivery.links import CONFIRM, UNSUBSCRIBE, LinkSigner
 
 SECRET = "s" * 32

@@ -16,7 +16,7 @@ from delivery.bench.faults.producers import Sent
 from delivery.domain.channels import Channel
 from delivery.domain.lifecycle import ENDED, Attempt, Outcome, State
 from delivery.domain.records import Stored
-from delivery.domain.stores import Ledger
+from delivery.domain.stores.ledger import Ledger
 
 PAGE = 500
 LATE = 1.0

@@ -32,8 +32,8 @@ from delivery.bench.faults.servers import (
     wait_until,
 )
 from delivery.bench.processes import ended_by_sigterm
+from delivery.callers.auth import make_token
 from delivery.errors import DeliveryError
-from delivery.gateway.auth import make_token
 from delivery.ledger import SqlLedger
 from delivery.transports.sinks import MailSink
 

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.outages import Outage, OutageKind, Outages
 from delivery.domain.records import Entry, Receipted, Recorded
-from delivery.domain.stores import Ledger
+from delivery.domain.stores.ledger import Ledger
 from delivery.errors import DeliveryError, LedgerError, LedgerUnavailable
 from delivery.ledger.journal.division import Answer, Division, halves
 from delivery.ledger.journal.gathering import Batch

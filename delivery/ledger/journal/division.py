@@ -14,7 +14,7 @@ import msgspec
 
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.records import Entry, Receipted
-from delivery.domain.stores import Ledger
+from delivery.domain.stores.ledger import Ledger
 from delivery.errors import LedgerUnavailable
 
 logger = logging.getLogger(__name__)

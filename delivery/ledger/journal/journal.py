@@ -17,7 +17,7 @@ from delivery.domain.lifecycle import Confirmation
 from delivery.domain.outages import Outage
 from delivery.domain.ports import Answered
 from delivery.domain.records import Entry
-from delivery.domain.stores import Ledger
+from delivery.domain.stores.ledger import Ledger
 from delivery.errors import LedgerUnavailable, Overloaded
 from delivery.ledger.journal.committing import RETRY, Committer
 from delivery.ledger.journal.division import Answer

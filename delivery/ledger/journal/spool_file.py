@@ -18,7 +18,7 @@ from typing import IO, Any
 import msgspec
 
 from delivery.domain.event import event_from_wire
-from delivery.domain.foreign_text import storable
+from delivery.domain.inputs.foreign_text import storable
 from delivery.domain.lifecycle import Confirmation, Outcome
 from delivery.domain.records import Entry
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
-from delivery.domain.foreign_text import without_surrogates
+from delivery.domain.inputs.foreign_text import without_surrogates
 from delivery.domain.lifecycle import Attempt, Outcome, State
 from delivery.domain.receipts import ReceiptRow, Suppress, Suppression
 from delivery.domain.records import ConfirmationRow, Digest, NodeInfo, Stored

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
-from delivery.domain.foreign_text import storable
+from delivery.domain.inputs.foreign_text import storable
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

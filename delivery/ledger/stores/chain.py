@@ -25,7 +25,8 @@ from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
-from delivery.ledger.stores import audit, suppressions, sweep
+from delivery.ledger.stores import suppressions, sweep
+from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.fencing import Held, held
 
 Start = tuple[Claim, int]

@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from delivery.domain.foreign_text import is_storable, storable
+from delivery.domain.inputs.foreign_text import is_storable, storable
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
 from delivery.domain.records import Confirmed
 from delivery.ledger.sql import bulk
@@ -21,7 +21,7 @@ from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, array
 from delivery.ledger.sql.rows import is_id
 from delivery.ledger.sql.tables import MAX_FOREIGN_NAME, events
-from delivery.ledger.stores import audit
+from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.digests import listed
 
 _FROM = sorted(

@@ -12,7 +12,7 @@ from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import insert
 from delivery.ledger.sql.tables import contacts
-from delivery.ledger.stores import audit
+from delivery.ledger.stores.audit import audit
 
 
 class ContactSql:

@@ -20,7 +20,8 @@ from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
-from delivery.ledger.stores import audit, digest_joining, suppressions
+from delivery.ledger.stores import digest_joining, suppressions
+from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.chain import LOST, outcome_values
 
 MAX_MEMBERS = 1_000

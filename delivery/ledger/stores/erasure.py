@@ -30,7 +30,8 @@ from delivery.ledger.sql.tables import (
     receipts,
     runs,
 )
-from delivery.ledger.stores import audit, audit_rows
+from delivery.ledger.stores.audit import audit
+from delivery.ledger.stores.audit import rows as audit_rows
 from delivery.ledger.stores.suppressions import forget_addresses
 
 logger = logging.getLogger(__name__)

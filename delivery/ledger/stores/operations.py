@@ -19,7 +19,7 @@ from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.rows import AnyRow, attempt_values, is_id
 from delivery.ledger.sql.tables import attempts, events
-from delivery.ledger.stores import audit
+from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.events import conditions
 
 

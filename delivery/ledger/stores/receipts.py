@@ -16,8 +16,8 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from delivery.domain.address import comparable
 from delivery.domain.channels import Channel
+from delivery.domain.inputs.address import comparable
 from delivery.domain.lifecycle import Outcome, State
 from delivery.domain.receipts import MAX_CODE, ProviderReceipt, ReceiptStatus
 from delivery.domain.records import RecordedReceipt
@@ -33,7 +33,8 @@ from delivery.ledger.sql.tables import (
     events,
     receipts,
 )
-from delivery.ledger.stores import audit, suppressions
+from delivery.ledger.stores import suppressions
+from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.digests import MAY_BE_OUT, listed
 
 TOKENS_KEPT = timedelta(days=2)

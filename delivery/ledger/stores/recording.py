@@ -28,7 +28,7 @@ from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.rows import EVENT_COLUMNS, attempt_values, dump, raw_text
 from delivery.ledger.sql.rows import event as event_of
 from delivery.ledger.sql.tables import attempts, events
-from delivery.ledger.stores import audit
+from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.confirmations import as_stored, store_confirmations
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import attempts, confirmations, events, queue_copies, receipts
-from delivery.ledger.stores import audit
+from delivery.ledger.stores.audit import audit
 
 
 class RetentionSql:

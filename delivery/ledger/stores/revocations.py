@@ -14,7 +14,7 @@ from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import insert
 from delivery.ledger.sql.rows import AnyRow
 from delivery.ledger.sql.tables import revocations
-from delivery.ledger.stores import audit
+from delivery.ledger.stores.audit import audit
 
 _KEY = (revocations.c.kind, revocations.c.subject)
 

@@ -14,9 +14,9 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from delivery.domain.address import channels_of, comparable
 from delivery.domain.channels import DIGESTED, Channel
 from delivery.domain.contact import Contact
+from delivery.domain.inputs.address import channels_of, comparable
 from delivery.domain.receipts import MAX_CODE, Suppress, Suppression, soft_until
 from delivery.errors import LedgerUnavailable
 from delivery.ledger.sql import rows
@@ -24,7 +24,7 @@ from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import contacts as contact_rows
 from delivery.ledger.sql.tables import suppressions
-from delivery.ledger.stores import audit
+from delivery.ledger.stores.audit import audit
 
 FORGOTTEN = timedelta(days=60)
 """A soft suppression that ended this long ago no longer makes the next one longer."""

@@ -20,7 +20,7 @@ from delivery.domain.records import Due, Swept
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import UtcDateTime, attempts, events
-from delivery.ledger.stores import audit
+from delivery.ledger.stores.audit import audit
 
 REPUBLISH_PAUSE = 5.0
 """Seconds until a step is published again; doubles with every publish."""

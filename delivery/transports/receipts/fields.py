@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from delivery.domain.foreign_text import is_storable
+from delivery.domain.inputs.foreign_text import is_storable
 from delivery.domain.receipts import MAX_CODE, MAX_TEXT
 from delivery.errors import InvalidReceipt
-from delivery.transports.mail_reference import NAME
+from delivery.transports.mail.reference import NAME
 from delivery.transports.text import provider_text
 
 REFERENCE = NAME

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from delivery.api.contacts import check_push_url
-from delivery.domain.push_target import SCHEMES
+from delivery.domain.inputs.push_target import SCHEMES
 from delivery.errors import InvalidEvent
 
 NAMES = {

@@ -13,7 +13,7 @@ from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.node_messages import Gap
 from delivery.domain.ports import Journal
 from delivery.domain.records import Stored
-from delivery.domain.stores import Ledger
+from delivery.domain.stores.ledger import Ledger
 from delivery.gateway.feed import MAX_PAGE_BYTES, Feed, FeedReader
 from delivery.gateway.waiting import FAIR_BYTES, WaitingBytes
 from delivery.ledger.access import LedgerAccess

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from delivery.domain.push_target import is_public
+from delivery.domain.inputs.push_target import is_public
 from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.transports.addresses import require_public, resolve
 

@@ -7,7 +7,7 @@ from apprise import Apprise
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from delivery.domain.push_target import PARAMETERS, SCHEMES, shape_fault
+from delivery.domain.inputs.push_target import PARAMETERS, SCHEMES, shape_fault
 from delivery.errors import ChannelRejected
 from delivery.transports.push_url import user_target
 

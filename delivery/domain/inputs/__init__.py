@@ -1,0 +1,1 @@
+"""Text from outside: what is taken, what is replaced, what is refused. Pure."""

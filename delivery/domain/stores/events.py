@@ -1,0 +1,184 @@
+"""Stores of events: recorded, confirmed, read, counted, replayed, deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from delivery.domain.lifecycle import Confirmation, State
+from delivery.domain.policy import Policies
+from delivery.domain.records import (
+    Confirmed,
+    Entry,
+    EventFilter,
+    FeedMark,
+    Owed,
+    Purged,
+    Receipted,
+    SideAttempt,
+    Stats,
+    Stored,
+    Timeline,
+)
+
+
+class RecordingStore(Protocol):
+    """Records accepted events."""
+
+    def commit(
+        self,
+        entries: Sequence[Entry],
+        confirmations: Sequence[Confirmation] = (),
+        *,
+        drained: bool = False,
+        missed: list[Confirmation] | None = None,
+    ) -> list[Receipted]:
+        """Record entries and confirmations in one transaction (group commit); one answer per entry.
+        Confirmations for unknown events are added to ``missed``.
+
+        Effect: inserts events (state from ``sent`` / ``hand_over`` / ``confirmations``), runs,
+        fast-path attempts, confirmations; auth events also go to the audit log. Safe to repeat: a
+        known id with the same content is a ``DUPLICATE``, with other content a ``CONFLICT``. With
+        ``drained`` (from the spool) a conflict is recorded ``dead`` under a new id with
+        ``meta.conflicts_with``.
+        """
+
+    def add_attempts(self, attempts: Sequence[SideAttempt]) -> list[SideAttempt]:
+        """Record attempts that were made beside the chain.
+
+        Effect: one row each, under the next number of its channel and the event's generation.
+
+        Returns:
+            Those whose event is not recorded yet.
+        """
+
+
+class ConfirmationStore(Protocol):
+    """Stores confirmations that events reached their users."""
+
+    def confirm(
+        self, confirmations: Sequence[Confirmation], *, digest_id: str | None = None
+    ) -> Confirmed:
+        """Store confirmations; ids whose event is not the confirmation's ``user_id``'s are unknown.
+
+        Args:
+            digest_id: the message by which they were confirmed: events that it did not list, or
+                that were started anew since, are unknown.
+
+        Effect: state ``confirmed`` (``expired`` stays), due time cleared, claim kept but stale for
+        moves. Safe to repeat: the same (event, channel, by, evidence) adds no second row.
+        """
+
+
+class EventStore(Protocol):
+    """Reads events, one by one and in pages."""
+
+    def get(self, event_id: str) -> Timeline | None: ...
+
+    def find(
+        self, which: EventFilter, *, after: str | None = None, limit: int = 50
+    ) -> tuple[list[Stored], str | None]:
+        """Newest first; ``after`` is the opaque ``next`` of the page before.
+
+        Raises:
+            ValueError: ``after`` is not the end of a page.
+        """
+
+    def read(self, event_ids: Sequence[str]) -> list[Stored]:
+        """Events that exist among these ids, in order of recording."""
+
+
+class FeedStore(Protocol):
+    """Reads what a connecting client is owed."""
+
+    def page(
+        self,
+        user_id: str,
+        start: str | FeedMark | timedelta | None,
+        *,
+        by: str,
+        after: int = -1,
+        limit: int,
+    ) -> tuple[list[Owed], FeedMark | None]:
+        """A page of events, in order of recording, at positions over ``after``: unexpired
+        unconfirmed ones, and the recent ones from ``start`` on.
+
+        Args:
+            start: the id of the last event that the client handled (recent events begin 30 s
+                before it), the mark of the previous page, a time back from now, or ``None`` for no
+                recent events.
+            by: the name under which this connection acknowledges.
+
+        Returns:
+            The page and the mark for the next one; the mark is ``None`` when ``start`` is no event
+            of this user.
+        """
+
+    def last_seqs(self, user_id: str, limit: int) -> dict[str, int]:
+        """The last sequence number of each run among the user's last ``limit`` events."""
+
+
+class OperationStore(Protocol):
+    """Changes recorded events outside of confirmations and the chain."""
+
+    def hand_over(self, ids: Sequence[str], reason: str) -> None:
+        """Start the chain now for events still ``accepted`` or ``sent``; other events do
+        not change.
+
+        Effect: a failed fast-path attempt with ``reason`` for each.
+        """
+
+    def expedite(self, ids: Sequence[str]) -> None:
+        """End the ack timeout of events still ``accepted`` or ``sent``, since no connection can
+        acknowledge them: the next sweep takes them.
+
+        Args:
+            ids: some thousands at most; they are one transaction.
+        """
+
+    def replay(
+        self,
+        which: EventFilter | Sequence[str],
+        *,
+        policies: Policies,
+        dry_run: bool = False,
+        after: str | None = None,
+        limit: int | None = None,
+        actor: str = "",
+    ) -> list[str]:
+        """Start unconfirmed events anew: ``accepted``, generation + 1, a new time to live, due
+        after the ack timeout.
+
+        Returns:
+            The ids that matched, in order of recording: at most ``limit``, after the event
+            ``after``.
+
+        Raises:
+            ValueError: no event has the id ``after``.
+        """
+
+
+class RetentionStore(Protocol):
+    """Deletes events that have ended."""
+
+    def purge(
+        self,
+        before: Mapping[State, datetime],
+        *,
+        after: int = -1,
+        limit: int = 1_000,
+        dry_run: bool = False,
+    ) -> Purged:
+        """Delete one page: of ``limit`` events after the position ``after`` those recorded before
+        the instant of their state, with their rows.
+
+        Raises:
+            ValueError: a state in ``before`` is not an end state.
+        """
+
+
+class StatisticsStore(Protocol):
+    """Computes figures of the last minutes."""
+
+    def stats(self, window_s: int = 300) -> Stats: ...

@@ -1,0 +1,81 @@
+"""The ledger: every store, by name."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+from delivery.domain.stores.chain import (
+    AlertStore,
+    BreakerStore,
+    ChainStore,
+    DigestStore,
+    NodeStore,
+    QueueCopyStore,
+)
+from delivery.domain.stores.events import (
+    ConfirmationStore,
+    EventStore,
+    FeedStore,
+    OperationStore,
+    RecordingStore,
+    RetentionStore,
+    StatisticsStore,
+)
+from delivery.domain.stores.users import (
+    AuditStore,
+    ContactStore,
+    ErasureStore,
+    PushTargets,
+    ReceiptStore,
+    RevocationStore,
+    SuppressionStore,
+)
+
+
+class Ledger(Protocol):
+    """The ledger, by store."""
+
+    @property
+    def recording(self) -> RecordingStore: ...
+    @property
+    def confirmations(self) -> ConfirmationStore: ...
+    @property
+    def events(self) -> EventStore: ...
+    @property
+    def feed(self) -> FeedStore: ...
+    @property
+    def operations(self) -> OperationStore: ...
+    @property
+    def retention(self) -> RetentionStore: ...
+    @property
+    def statistics(self) -> StatisticsStore: ...
+    @property
+    def chain(self) -> ChainStore: ...
+    @property
+    def digests(self) -> DigestStore: ...
+    @property
+    def alerts(self) -> AlertStore: ...
+    @property
+    def contacts(self) -> ContactStore: ...
+    @property
+    def receipts(self) -> ReceiptStore: ...
+    @property
+    def suppressions(self) -> SuppressionStore: ...
+    @property
+    def push_targets(self) -> PushTargets: ...
+    @property
+    def breakers(self) -> BreakerStore: ...
+    @property
+    def queue_copies(self) -> QueueCopyStore: ...
+    @property
+    def audit(self) -> AuditStore: ...
+    @property
+    def erasure(self) -> ErasureStore: ...
+    @property
+    def nodes(self) -> NodeStore: ...
+    @property
+    def revocations(self) -> RevocationStore: ...
+    def now(self) -> datetime: ...
+    def ping(self) -> None: ...
+    def close(self) -> None: ...

@@ -1,0 +1,1 @@
+"""The compliance log: its rows, their keyed hashes, verification and pruning."""

@@ -1,0 +1,1 @@
+"""Mail over SMTP: headers, the message, its checks, the session with the server."""
