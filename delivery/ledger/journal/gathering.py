@@ -36,6 +36,9 @@ class Gathering:
     confirmation, is not awaited, or has waited for long enough; a batch is a ripe prefix, so that
     no entry overtakes another within a run. Confirmations of committed events are collected for
     longer: no caller waits for them, and writing one costs as much as writing many.
+
+    Attributes:
+        awaited: count of entries that were sent on a socket of this node, confirmed or not.
     """
 
     def __init__(self) -> None:
@@ -47,6 +50,7 @@ class Gathering:
         self._marks: deque[tuple[float, int]] = deque()
         self._marked = 0
         self._confirmations_at: float | None = None
+        self.awaited = 0
 
     def __bool__(self) -> bool:
         return bool(self._entries or self._confirmations or self._hand_overs)
@@ -55,6 +59,7 @@ class Gathering:
         """Append one entry."""
         self._entries.append((entry, answered))
         self._by_id.setdefault(entry.event.id, entry)
+        self.awaited += entry.awaited
 
     def prove(self, confirmations: Sequence[Confirmation]) -> None:
         """Attach each confirmation to its entry, or queue it if the entry is not here."""
@@ -72,6 +77,7 @@ class Gathering:
         if entry is None:
             self._hand_overs.setdefault(reason, []).append(event_id)
             return
+        self.awaited -= entry.awaited
         entry.sent = entry.awaited = False
         entry.hand_over = True
         entry.pushes.append((Outcome.FAILED, reason))
@@ -89,6 +95,11 @@ class Gathering:
     def oldest(self) -> float | None:
         """When the first entry was marked."""
         return self._marks[0][0] if self._marks else None
+
+    @property
+    def late(self) -> int:
+        """Count of confirmations without an entry."""
+        return len(self._confirmations)
 
     @property
     def oldest_confirmation(self) -> float | None:
@@ -117,6 +128,7 @@ class Gathering:
         del self._entries[:size]
         for entry, _ in batch.entries:
             self._by_id.pop(entry.event.id, None)
+            self.awaited -= entry.awaited
         self._forget_marks(size)
         if has_confirmations:
             batch.confirmations, self._confirmations = self._confirmations, []

@@ -27,10 +27,17 @@ from delivery.ledger.journal.spool import Spool
 logger = logging.getLogger(__name__)
 
 BATCH = 5_000
-GATHER = 0.02
-"""Seconds that an entry may wait for its confirmation, to be inserted with it."""
+GATHER = 0.005
+"""Seconds that an entry may wait for its confirmation, to be inserted with it, at any rate."""
+MAX_GATHER = 0.1
+"""The same at full speed."""
+FULL_SPEED = 2_500
+"""Pushed events per second from which on entries wait for up to ``MAX_GATHER``. An update of a
+committed event costs several times an insert, so with many events it pays to wait for slow
+acknowledgements; with few it only delays the callers that wait for ``accepted()``."""
 GATHER_CONFIRMATIONS = 0.02
-"""Seconds for which confirmations of committed events are collected, to be written together."""
+"""Seconds for which confirmations of committed events are collected, to be written together; up to
+``MAX_GATHER`` at full speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +69,8 @@ class JournalThread:
         *,
         spool: Spool | None = None,
         max_pending: int = 20_000,
-        gather: float = GATHER,
     ) -> None:
         self._max_pending = max_pending
-        self._gather = gather
         self._gathering = Gathering()
         self._submitted = 0
         self._cuts = 0
@@ -194,9 +199,7 @@ class JournalThread:
         if self._is_busy or not self._gathering:
             return
         # A caller of ``flush`` waits for the commit, so no entry waits for its confirmation.
-        entries, confirmations = (
-            (0.0, 0.0) if self._flushes else (self._gather, GATHER_CONFIRMATIONS)
-        )
+        entries, confirmations = (0.0, 0.0) if self._flushes else self._gather_times()
         batch = self._gathering.cut(now - entries, BATCH, confirmations_since=now - confirmations)
         if batch is not None:
             self._is_busy = True
@@ -204,6 +207,15 @@ class JournalThread:
             self._inbox.put(batch)
         else:
             self._wait(entries, confirmations)
+
+    def _gather_times(self) -> tuple[float, float]:
+        """Seconds for which entries and confirmations may wait now. What waits tells the rate: less
+        than ``FULL_SPEED`` events per second never add up to a longer wait than the shortest."""
+        waiting = self._gathering
+        return (
+            max(GATHER, min(MAX_GATHER, waiting.awaited / FULL_SPEED)),
+            max(GATHER_CONFIRMATIONS, min(MAX_GATHER, waiting.late / FULL_SPEED)),
+        )
 
     def _wait(self, entries: float, confirmations: float) -> None:
         """Set the timer for when the first entry or confirmation has waited for long enough."""

@@ -10,7 +10,7 @@ import pytest
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.records import Entry
 from delivery.ledger.journal.journal import JournalThread
-from delivery.testing import make_event
+from delivery.testing import make_event, make_id
 
 
 class SilentHandle:
@@ -71,3 +71,26 @@ def test_a_second_offer_does_not_read_the_handles_time(
     journal.confirm([Confirmation("another", event.user_id, "websocket", "ada", "c1")])
     loop.turn()
     assert len(loop.timers) == 1, "the first timer is earlier and stays"
+
+
+@pytest.mark.parametrize(("events", "wait"), [(1, 0.005), (100, 0.04), (1_000, 0.1)])
+def test_entries_wait_longer_for_their_confirmations_the_more_events_there_are(
+    journal: JournalThread, loop: HandWoundLoop, events: int, wait: float
+) -> None:
+    for number in range(events):
+        event = make_event(id=make_id(number))
+        journal.submit(Entry(event, 5.0, 600.0, sent=True, awaited=True), lambda *_: None)
+    loop.turn()
+    assert loop.timers == pytest.approx([100.0 + wait])
+
+
+def test_many_events_that_are_not_on_a_socket_make_none_wait(
+    journal: JournalThread, loop: HandWoundLoop
+) -> None:
+    first = make_event(id=make_id(1_000))
+    journal.submit(Entry(first, 5.0, 600.0, sent=True, awaited=True), lambda *_: None)
+    for number in range(500):
+        event = make_event(id=make_id(number))
+        journal.submit(Entry(event, 5.0, 600.0), lambda *_: None)
+    loop.turn()
+    assert loop.timers == pytest.approx([100.005])
