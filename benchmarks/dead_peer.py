@@ -20,11 +20,11 @@ from delivery.bench.product import MAX_BACKLOG
 from delivery.bench.roles import Order, Say, main
 from delivery.bootstrap.gateway import node_from_environment, serve_node
 from delivery.bootstrap.node import Node
-from delivery.callers.auth import make_token
 from delivery.domain.event import AGENT_TYPES
 from delivery.domain.health import THRESHOLD
 from delivery.emitter.emitter import Emitter
 from delivery.process.event_loop import tune_garbage_collector
+from delivery.tokens import make_token
 
 USER = "user-0"
 TIMEOUT = 60.0

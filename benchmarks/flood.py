@@ -20,7 +20,7 @@ import click
 
 from delivery.bench.load import percentiles
 from delivery.bench.processes import BenchFailed, embedded_service
-from delivery.callers.auth import make_token
+from delivery.tokens import make_token
 
 START_TIMEOUT = 60.0
 SECRET = "a secret of the benchmark, 32 bytes or more"  # noqa: S105 - of a server that ends with it

@@ -50,6 +50,7 @@ _HOMES = {
     "connect": "delivery.client.remote",
     "connect_sync": "delivery.client.sync",
     "embed": "delivery.bootstrap",
+    "issue_token": "delivery.tokens",
     **dict.fromkeys(_ERRORS, "delivery.errors"),
 }
 

@@ -38,3 +38,4 @@ from delivery.errors import ProtocolError as ProtocolError
 from delivery.errors import RemoteError as RemoteError
 from delivery.errors import Unauthenticated as Unauthenticated
 from delivery.errors import Unreachable as Unreachable
+from delivery.tokens import issue_token as issue_token

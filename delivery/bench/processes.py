@@ -22,8 +22,8 @@ from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Any
 
-from delivery.callers.auth import make_token
 from delivery.errors import DeliveryError
+from delivery.tokens import make_token
 
 ANSWER_TIMEOUT = 180.0
 EXIT_TIMEOUT = 10.0

@@ -31,8 +31,8 @@ from delivery.bench.processes import (
     new_folder,
     tell,
 )
-from delivery.callers.auth import make_token
 from delivery.errors import ConfigError
+from delivery.tokens import make_token
 
 WAITS = ("ack_ms", "accepted_ms", "handler_ms")
 """From the emission until the acknowledgement is in, the event durable, its handler called."""

@@ -26,9 +26,9 @@ from delivery.bench.processes import (
     client_tokens,
     new_folder,
 )
-from delivery.callers.auth import make_token
 from delivery.domain.lifecycle import State
 from delivery.ledger import SqlLedger
+from delivery.tokens import make_token
 
 TIMEOUT = 120.0
 PRODUCERS = 4

@@ -21,7 +21,7 @@ import delivery
 from delivery.bench.hostile import Hostile
 from delivery.bench.load import percentiles
 from delivery.bench.processes import TOKEN_TTL, embedded_service
-from delivery.callers.auth import make_token
+from delivery.tokens import make_token
 
 SECRET = "a secret of the soak, of 32 bytes or more"  # noqa: S105 - of a server that ends with it
 USERS = 4

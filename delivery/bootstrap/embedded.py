@@ -29,7 +29,7 @@ from delivery.bootstrap.ledger import owner_url
 from delivery.bootstrap.node import Node
 from delivery.bootstrap.tokens import issue
 from delivery.bus.resend import LoopResend
-from delivery.callers.principal import SCOPES, Principal
+from delivery.callers.principal import Principal
 from delivery.config import Settings, secret
 from delivery.domain.contact import Contact
 from delivery.ledger import migrate
@@ -41,6 +41,7 @@ from delivery.process.data_directory import (
 )
 from delivery.process.event_loop import StopSignal
 from delivery.tasks.embedded import EmbeddedWorker
+from delivery.tokens import SCOPES
 from delivery.transports.sinks import MailSink, SinkInbox, SmsSink
 
 logger = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import jwt
 
-from delivery.callers.auth import make_token
 from delivery.config import Settings
 from delivery.domain.limits import TOKEN_TTL
 from delivery.errors import ConfigError
 from delivery.process.data_directory import signing_secret
+from delivery.tokens import make_token
 
 
 def issue(

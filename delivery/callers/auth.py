@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -20,13 +18,13 @@ from typing import Any
 import jwt
 
 from delivery.callers.jwks import ALGORITHMS, KEEP_FOR, KeySet
-from delivery.callers.principal import SCOPES, Principal
+from delivery.callers.principal import Principal
 from delivery.callers.revocations import Revocations
 from delivery.domain.event import check_context_id
 from delivery.domain.inputs.foreign_text import is_storable
-from delivery.domain.limits import MIN_SECRET_BYTES
 from delivery.errors import ConfigError, InvalidContext, Unauthenticated
 from delivery.protocol import Close
+from delivery.tokens import SCOPES, check_secret
 
 logger = logging.getLogger(__name__)
 
@@ -237,53 +235,6 @@ class Authenticator:
 
     def __repr__(self) -> str:
         return f"Authenticator(secrets={len(self._secrets)}, jwks={self._keys is not None})"
-
-
-def check_secret(secret: str, name: str = "DELIVERY_JWT_SECRET") -> str:
-    """Return an HMAC secret that is long enough.
-
-    Raises:
-        ConfigError: under 32 bytes.
-    """
-    if len(secret.encode()) < MIN_SECRET_BYTES:
-        raise ConfigError(
-            f"{name} must have at least {MIN_SECRET_BYTES} bytes; "
-            "make one with: openssl rand -base64 32"
-        )
-    return secret
-
-
-def make_token(
-    secret: str,
-    subject: str,
-    scope: str | None = None,
-    ttl: float = 3_600.0,
-    audience: str | None = None,
-    issuer: str | None = None,
-    scope_prefix: str = "",
-) -> str:
-    """Sign an HS256 token for a user (no scope) or a service (``"emit read operate"``).
-
-    Raises:
-        ConfigError: the secret is too short, the scope unknown or the subject no id.
-    """
-    unknown = sorted(set((scope or "").split()) - set(SCOPES))
-    if unknown:
-        raise ConfigError(f"unknown scope {unknown[0]!r}; known: {' '.join(SCOPES)}")
-    try:
-        check_context_id("subject", subject)
-    except InvalidContext as error:
-        raise ConfigError(str(error)) from error
-    # Not in whole seconds: a token that is made right after a revocation of its user's tokens must
-    # not count as one of them. Halved ten times, a second is exact as a float.
-    now = math.floor(time.time() * 1_024) / 1_024
-    claims: dict[str, Any] = {"sub": subject, "iat": now, "exp": now + int(ttl)}
-    claims["jti"] = secrets.token_urlsafe(12)
-    if scope is not None:
-        scope = " ".join(scope_prefix + word for word in scope.split())
-    extra = {"scope": scope, "aud": audience, "iss": issuer}
-    claims.update({name: value for name, value in extra.items() if value is not None})
-    return jwt.encode(claims, check_secret(secret), algorithm="HS256")
 
 
 def _principal(

@@ -10,8 +10,6 @@ from datetime import datetime
 
 from delivery.errors import Unauthenticated
 
-SCOPES = ("emit", "read", "operate")
-
 
 @dataclass(frozen=True, slots=True)
 class Principal:
@@ -19,7 +17,7 @@ class Principal:
 
     Attributes:
         subject: a user's id (clients) or a service's name.
-        is_client: the token has none of ``SCOPES``: it is valid for its own user only.
+        is_client: the token has none of ``tokens.SCOPES``: it is valid for its own user only.
         expires_at: ``exp`` of the token.
         leeway: seconds for which it is accepted after that.
         issued_at: ``iat``, epoch seconds; ``None`` if the token does not say.

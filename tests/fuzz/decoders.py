@@ -24,7 +24,7 @@ from delivery.api.events import parse_batch
 from delivery.api.problems import Problem
 from delivery.api.requests import parse_instant, parse_json
 from delivery.bus.envelope import Reader, pack, seal
-from delivery.callers.auth import Authenticator, make_token
+from delivery.callers.auth import Authenticator
 from delivery.config import load_settings
 from delivery.domain.contact import parse_contact
 from delivery.domain.event import decode_event, event_from_wire
@@ -46,6 +46,7 @@ from delivery.ledger.sql.database import parse_url
 from delivery.links import CONFIRM, UNSUBSCRIBE, LinkSigner
 from delivery.protocol import decode_client, decode_json, decode_server, encode_event
 from delivery.testing import make_event
+from delivery.tokens import make_token
 from delivery.transports.receipts import (
     bounce_mail,
     mailgun,

@@ -20,7 +20,7 @@ from delivery.api.providers.callbacks import CallbackKeys, Callbacks
 from delivery.api.providers.receipt_intake import ReceiptIntake
 from delivery.api.tickets import Tickets
 from delivery.bus.one_time import LocalOneTime
-from delivery.callers.auth import Authenticator, make_token
+from delivery.callers.auth import Authenticator
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome, State
 from delivery.domain.policy import parse_policies
@@ -39,6 +39,7 @@ from delivery.ledger.access import LedgerAccess
 from delivery.ledger.stores.statistics import StatisticsSql
 from delivery.links import LinkSigner
 from delivery.testing import FakeClock, MemoryLedger, make_entry, make_event, make_id
+from delivery.tokens import make_token
 from delivery.transports.receipts.signatures import WebhookSecret
 
 SECRET = "s" * 32

@@ -13,8 +13,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from delivery.api import routes
 from delivery.api.problems import problem_middleware
-from delivery.callers.auth import make_token
 from delivery.domain.revocation import RevocationKind
+from delivery.tokens import make_token
 from tests.integration.http_api_standins import (
     CLIENT,
     EVERYTHING,

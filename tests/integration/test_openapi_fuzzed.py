@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from delivery.callers.auth import make_token
+from delivery.tokens import make_token
 from tests.processes import SECRET, running
 
 EXAMPLES = 10

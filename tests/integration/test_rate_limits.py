@@ -15,7 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
-from delivery.callers.auth import make_token
+from delivery.tokens import make_token
 from tests.processes import SECRET, running
 
 BURST = 10

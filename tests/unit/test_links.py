@@ -5,9 +5,10 @@ import base64
 import jwt
 import pytest
 
-from delivery.callers.auth import Authenticator, make_token
+from delivery.callers.auth import Authenticator
 from delivery.errors import ConfigError, LinkExpired, LinkInvalid, Unauthenticated
 from delivery.links import CONFIRM, UNSUBSCRIBE, LinkSigner
+from delivery.tokens import make_token
 
 SECRET = "s" * 32
 OLD = "o" * 32

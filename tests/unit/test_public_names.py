@@ -48,6 +48,7 @@ NAMES = {
     "connect",
     "connect_sync",
     "embed",
+    "issue_token",
 }
 
 

@@ -32,9 +32,9 @@ from delivery.bench.faults.servers import (
     wait_until,
 )
 from delivery.bench.processes import ended_by_sigterm
-from delivery.callers.auth import make_token
 from delivery.errors import DeliveryError
 from delivery.ledger import SqlLedger
+from delivery.tokens import make_token
 from delivery.transports.sinks import MailSink
 
 READY_TIMEOUT = 60.0

@@ -9,8 +9,9 @@ import jwt
 import pytest
 
 from delivery.callers import auth
-from delivery.callers.auth import Authenticator, make_token
+from delivery.callers.auth import Authenticator
 from delivery.errors import ConfigError, Unauthenticated
+from delivery.tokens import make_token
 
 SECRET = "s" * 32
 OLD = "o" * 32

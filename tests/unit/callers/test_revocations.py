@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import jwt
 import pytest
 
-from delivery.callers.auth import Authenticator, make_token
+from delivery.callers.auth import Authenticator
 from delivery.callers.revocations import (
     RevocationReader,
     Revocations,
@@ -20,6 +20,7 @@ from delivery.domain.revocation import Revocation, RevocationKind
 from delivery.errors import Unauthenticated
 from delivery.ledger.access import LedgerAccess
 from delivery.testing import FakeClock, MemoryLedger
+from delivery.tokens import make_token
 from tests.waiting import until
 
 SECRET = "s" * 32

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from delivery.callers.auth import Authenticator, make_token
+from delivery.callers.auth import Authenticator
 from delivery.callers.principal import Principal
 from delivery.callers.service_use import PER_HOUR, PER_SERVICE, ServiceUse
 from delivery.errors import LedgerUnavailable
+from delivery.tokens import make_token
 
 SECRET = "s" * 32
 
