@@ -27,6 +27,8 @@ const MAX_RECENT = 1_000; // events that a reloaded sister tab can be given
 const MAX_PASSED = 1_000; // ephemeral ids in memory
 const MAX_MESSAGE = 1 << 22; // characters that one message of a stream may have
 const MAX_TIMER = 2_147_000_000;
+const START = "0"; // the place before every event: less than any id
+const EVERY_TAB = "*";
 
 /** Connect; see client.d.ts for the options. Returns at once. */
 export function connect(options) {
@@ -151,6 +153,11 @@ class Client {
     this.channel?.postMessage(message);
   }
 
+  /** With the place that the next events follow: a tab that knows no place cannot notice a gap. */
+  tellStatus(tab) {
+    this.tell({ type: "status", status: this.status, tip: this.tip ?? START, tab });
+  }
+
   /** Ask the leader for its status, and for what this tab has missed. */
   ask() {
     this.tell({ type: "hello", tab: this.tab, cursor: this.tip });
@@ -167,7 +174,7 @@ class Client {
     // A message wakes the leader even where its own timers are throttled.
     if (!this.isHeard) {
       this.unanswered += 1;
-      this.tell({ type: "hello" });
+      this.ask();
     }
     this.isHeard = false;
   }
@@ -177,7 +184,7 @@ class Client {
       if (!this.status.leader) return;
       const missed = after(this.recent, message.cursor);
       if (missed.length) this.tell({ type: "events", events: missed, tab: message.tab });
-      return this.tell({ type: "status", status: this.status, tip: this.tip ?? "0" });
+      return this.tellStatus(message.tab);
     }
     this.isHeard = true;
     this.unanswered = 0;
@@ -185,12 +192,16 @@ class Client {
     if (message.type === "events" && (tab ?? this.tab) === this.tab) {
       // What is told to a suspended tab may be lost: it asks for what is missing, to keep the order.
       const isGap = !tab && before && this.tip && before !== this.tip;
-      if (!isGap) return this.take(events, null);
-      this.held.push(...events);
-      this.ask();
+      if (isGap) {
+        this.held.push(...events);
+        return this.ask();
+      }
+      this.take(events, null);
+      if (tab) this.tip = events.at(-1).id; // also where all of them were known: the next question goes on here
     } else if (message.type === "status" && !this.status.leader) {
       this.tip ??= message.tip;
-      this.take(this.held.splice(0), null);
+      // An answer to another tab comes without what this one has missed.
+      if ((tab ?? this.tab) === this.tab) this.take(this.held.splice(0), null);
       this.say({ ...message.status, leader: false });
     }
   }
@@ -234,6 +245,7 @@ class Client {
     if (this.trial === link) this.trial = null;
     if (before !== link) before?.close(); // a socket takes over from the stream
     this.openedAt = Date.now();
+    this.tip ??= START;
     this.isDoubted = false;
     if (link instanceof SocketLink) {
       this.socketFailures = 0;
@@ -473,7 +485,7 @@ class Client {
     const status = { ...this.status, ...change };
     if (JSON.stringify(status) === JSON.stringify(this.status)) return;
     this.status = status;
-    if (status.leader) this.tell({ type: "status", status });
+    if (status.leader) this.tellStatus(EVERY_TAB);
     try {
       this.options.onStatus?.(status);
     } catch (error) {

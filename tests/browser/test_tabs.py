@@ -21,6 +21,29 @@ TAKEOVER = 5.0
 LEADS = "connection.status.leader && connection.status.transport !== null"
 FOLLOWS = "!connection.status.leader"
 
+# A channel between tabs that loses what `loses` names, and sends what `delays` names after the next
+# status that is heard: as for a tab that is suspended in between.
+CHANNEL = """() => {
+  const Whole = window.BroadcastChannel;
+  const late = [];
+  Object.assign(window, { lost: [], loses: () => false, delays: () => false });
+  window.BroadcastChannel = class extends Whole {
+    set onmessage(act) {
+      super.onmessage = (message) => {
+        const { type, events } = message.data;
+        if (window.loses(type)) return window.lost.push(...(events ?? [message.data]));
+        act(message);
+        if (type === "status") for (const send of late.splice(0)) send();
+      };
+    }
+    postMessage(message) {
+      if (!window.delays(message)) return super.postMessage(message);
+      late.push(() => super.postMessage(message));
+      window.delays = () => false;
+    }
+  };
+}"""
+
 Suspend = Callable[[CDPSession], Awaitable[Callable[[], Awaitable[None]]]]
 
 
@@ -184,6 +207,66 @@ async def test_a_follower_that_was_suspended_gets_what_it_missed_in_order(
     for page in (first, second):
         await has(page, 10)
         assert await ids(page) == sent
+
+
+async def told_in_vain(service: Service, page: Page, user: str, count: int) -> list[str]:
+    """Events of which this follower hears nothing; their ids."""
+    await page.evaluate("Object.assign(window, { lost: [], loses: (type) => type === 'events' })")
+    sent = service.emit(user, *["note"] * count)
+    await holds(page, f"lost.length === {count}")
+    await page.evaluate("void (window.loses = () => false)")
+    return sent
+
+
+async def test_a_follower_that_asks_for_what_it_missed_goes_on_with_the_answer_to_itself_only(
+    service: Service, device: NewDevice, user: str
+) -> None:
+    """Other tabs ask the leader all the time, and hear their answers together."""
+    laptop = await device(user)
+    _, second, _ = [await laptop.page(), await laptop.page(start=False), await laptop.page()]
+    await second.evaluate(CHANNEL)
+    await laptop.connect(second)
+    sent = await told_in_vain(service, second, user, 5)
+    await second.evaluate("void (window.delays = ({ type, cursor }) => type === 'hello' && cursor)")
+    sent += service.emit(user, *["note"] * 5)
+    await has(second, 10)
+    assert await ids(second) == sent
+
+
+async def test_a_follower_that_knows_its_leader_from_a_broadcast_notices_what_it_missed(
+    service: Service, device: NewDevice, gate: Gate, user: str
+) -> None:
+    laptop = await device(user, url=gate.url)
+    _, second = [await laptop.page(), await laptop.page(start=False)]
+    await second.evaluate(CHANNEL)
+    await second.evaluate("Object.assign(window, { loses: () => true, setInterval: () => 0 })")
+    await second.evaluate("start()")
+    await holds(second, "lost.length")  # the answer to its own question; it asks no second one
+    await second.evaluate("void (window.loses = () => false)")
+    gate.cut()  # the leader says that it waits, connects, is connected
+    await holds(second, "connection.status.state === 'connected'")
+    sent = await told_in_vain(service, second, user, 5)
+    sent += service.emit(user, *["note"] * 5)
+    await has(second, 10)
+    assert await ids(second) == sent
+
+
+async def test_a_leader_that_lost_its_place_before_the_first_event_gets_what_came_since(
+    service: Service, device: NewDevice, user: str
+) -> None:
+    laptop = await device(user)
+    first, second = [await laptop.page(start=False), await laptop.page(start=False)]
+    await first.evaluate(CHANNEL)
+    await laptop.connect(first)
+    await laptop.connect(second)
+    await first.evaluate("document.dispatchEvent(new Event('freeze'))")
+    await holds(second, LEADS)
+    sent = await told_in_vain(service, first, user, 1)
+    await first.evaluate("document.dispatchEvent(new Event('resume'))")
+    await holds(first, "connection.status.state === 'connected'")
+    sent += service.emit(user, "note")
+    await has(first, 2)
+    assert await ids(first) == sent
 
 
 @pytest.mark.parametrize("how", [freeze, pause])

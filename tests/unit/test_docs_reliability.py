@@ -36,7 +36,7 @@ def test_the_diagram_is_the_table_of_transitions(state_diagram: ModuleType) -> N
 
 
 def test_every_test_that_is_named_exists() -> None:
-    """On every page, under its name of today: who renames a test changes the pages too."""
+    """On every page, and under the name that it has today."""
     assert len(re.findall(NAMED, PAGE)) > 40
     written: set[str] = set()
     for path in (ROOT / "tests").rglob("*.py"):
