@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from delivery.domain.event import EventClass
+from delivery.domain.event import CLASS_NAME
 from delivery.domain.health import BreakerState
 from delivery.domain.lifecycle import Outcome, State
+from delivery.domain.options import MIN_TTL
 from delivery.domain.outages import OutageKind
-from delivery.domain.policy import CHANNELS
+from delivery.domain.policy import CHANNELS, MAX_SECONDS
 from delivery.domain.receipts import ReceiptStatus, Suppress
 
 Schema = dict[str, Any]
@@ -73,10 +74,19 @@ _EVENT_IN = {
     "data": {"type": "object", "description": "at most 64 KiB encoded"},
     "meta": {"type": "object"},
 }
+_CLASS = text("a class of the service's policies", pattern=f"^{CLASS_NAME.pattern}$")
+_OPTIONS = {
+    "ttl": {
+        "type": "number",
+        "description": "seconds until it expires, at most its class's",
+        "minimum": MIN_TTL,
+        "maximum": MAX_SECONDS,
+    },
+}
 _EVENT_OUT = _EVENT_IN | {
     "seq": nullable({"type": "integer", "minimum": 1}),
     "at": _INSTANT,
-    "class": text(enum=[event_class.value for event_class in EventClass]),
+    "class": _CLASS,
 }
 _STANDING = {
     "state": STATE,
@@ -85,6 +95,7 @@ _STANDING = {
     "expires_at": _INSTANT,
     "generation": {"type": "integer", "minimum": 1},
 }
+_STORED = _EVENT_OUT | _STANDING | _OPTIONS
 _SUPPRESSION = {
     "channel": text(),
     "reason": text(enum=[reason.value for reason in Suppress]),
@@ -108,7 +119,11 @@ SCHEMAS: dict[str, Schema] = {
         ["type", "title", "status", "detail"],
         description="RFC 9457",
     ),
-    "EventIn": record(_EVENT_IN, ["type", "user_id", "run_id"], additionalProperties=False),
+    "EventIn": record(
+        _EVENT_IN | {"class": _CLASS} | _OPTIONS,
+        ["type", "user_id", "run_id"],
+        additionalProperties=False,
+    ),
     "EventBatch": record(
         {"events": listing(ref("EventIn"), minItems=1, maxItems=1000)}, additionalProperties=False
     ),
@@ -123,7 +138,7 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Rejected": record({"index": _INTEGER, "error": ref("Problem")}),
     "Verdict": record({"accepted": listing(ref("Accepted")), "rejected": listing(ref("Rejected"))}),
-    "Event": record(_EVENT_OUT | _STANDING, _REQUIRED_OUT + list(_STANDING)),
+    "Event": record(_STORED, _REQUIRED_OUT + list(_STANDING)),
     "Attempt": record(
         {
             "channel": text(),
@@ -156,8 +171,7 @@ SCHEMAS: dict[str, Schema] = {
         }
     ),
     "Timeline": record(
-        _EVENT_OUT
-        | _STANDING
+        _STORED
         | {
             "attempts": listing(ref("Attempt")),
             "confirmations": listing(ref("Confirmation")),

@@ -14,6 +14,7 @@ from typing import Any
 from delivery.domain.channels import Channel
 from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import Attempt
+from delivery.domain.options import Options
 from delivery.domain.ports import Accepted, SinkMessage
 from delivery.domain.receipts import ReceiptRow
 from delivery.domain.records import (
@@ -45,7 +46,15 @@ def stored_view(stored: Stored) -> dict[str, Any]:
         "due_at": _instant(stored.due_at),
         "expires_at": _instant(stored.expires_at),
         "generation": stored.generation,
+        **_options(stored.options),
     }
+
+
+def _options(chosen: Options | None) -> dict[str, Any]:
+    """What the caller chose; the class stands in the event."""
+    if chosen is None or chosen.ttl is None:
+        return {}
+    return {"ttl": chosen.ttl}
 
 
 def timeline_view(timeline: Timeline) -> dict[str, Any]:

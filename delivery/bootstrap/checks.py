@@ -9,7 +9,7 @@ import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,16 @@ from delivery.bootstrap import hardening
 from delivery.bootstrap.audit import audit_keys, checkpoint_stores
 from delivery.bootstrap.callbacks import make_callback_keys
 from delivery.bootstrap.chain import check_order, make_celery
+from delivery.bootstrap.class_checks import look_at_classes, look_at_types
+from delivery.bootstrap.findings import (
+    CONFIGURATION,
+    FINDING,
+    Finding,
+    ok,
+    unreachable,
+    warn,
+    wrong,
+)
 from delivery.bootstrap.ledger import (
     SQLITE_FILE,
     database_url,
@@ -53,7 +63,6 @@ from delivery.redis_servers.url import is_sentinel, parse_sentinel
 from delivery.tasks.redis_broker import trouble_of
 
 TIMEOUT = 3.0
-FINDING, CONFIGURATION, UNREACHABLE = 1, 2, 3
 READ_ONLY_MEND = (
     "point DELIVERY_DATABASE_URL at the primary, or name all servers: postgresql://…@h1,h2/name"
 )
@@ -61,45 +70,12 @@ PRIMARY_MEND = "point {variable} at the primary, or at sentinels: sentinel://hos
 _LOOPBACK = ("127.", "localhost", "::1", "[::1]")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check.
-
-    Attributes:
-        level: ``ok``, ``warn`` or ``fail``.
-        mend: advice, empty when it is fine.
-        code: the exit code it asks for.
-    """
-
-    what: str
-    level: str
-    found: str
-    mend: str = ""
-    code: int = 0
-
-
-def ok(what: str, found: str) -> Finding:
-    """Nothing to do."""
-    return Finding(what, "ok", found)
-
-
-def warn(what: str, found: str, mend: str) -> Finding:
-    """It works, but not as it should in production."""
-    return Finding(what, "warn", found, mend, FINDING)
-
-
-def unreachable(what: str, found: str, mend: str) -> Finding:
-    """A service does not answer."""
-    return Finding(what, "fail", found, mend, UNREACHABLE)
-
-
-def wrong(what: str, error: ConfigError) -> Finding:
-    """A setting must change; its error says how."""
-    return Finding(what, "fail", str(error), "see left", CONFIGURATION)
-
-
 def check_all(
-    kind: str | None = None, queues: Sequence[str] = (), *, strict: bool = False
+    kind: str | None = None,
+    queues: Sequence[str] = (),
+    *,
+    strict: bool = False,
+    types: bool = False,
 ) -> list[Finding]:
     """Run every check, services side by side, each within a few seconds.
 
@@ -107,6 +83,7 @@ def check_all(
         kind: also check the secrets of this kind of process; see ``duties``.
         queues: a worker's; all if empty.
         strict: also verify the checklist of ``docs/hardening.md``; every warning is a failure.
+        types: also name the types of recorded events that no class of the policies lists.
     """
     try:
         settings = load_settings()
@@ -115,10 +92,12 @@ def check_all(
         return [wrong("settings", error)]
     found = [*_settings(settings, of), *_files(settings), *_spool(settings)]
     probes = _services(settings)
+    if types:
+        probes.append(look_at_types)
     if kind == FLOWER:
-        probes.remove(_database)
+        probes = [one for one in probes if one not in (_database, look_at_classes, look_at_types)]
     with ThreadPoolExecutor(max(len(probes), 1)) as pool:
-        found += pool.map(lambda probe: probe(settings), probes)
+        found += [one for one in pool.map(lambda probe: probe(settings), probes) if one]
     if not strict:
         return found
     known = {one.what for one in found}  # of the same name, and as strict
@@ -160,7 +139,8 @@ def _settings(settings: Settings, of: frozenset[str] | None = None) -> Iterator[
         yield _origins(settings)
     try:
         steps = load_policies(settings)
-        yield ok("policies", f"{len(steps.by_type)} types in {len(steps.classes)} classes")
+        own = f", {', '.join(steps.own)} of your own" if steps.own else ""
+        yield ok("policies", f"{len(steps.by_type)} types in {len(steps.classes)} classes{own}")
     except ConfigError as error:
         yield wrong("policies", error)
     try:
@@ -337,8 +317,11 @@ def _spool(settings: Settings) -> Iterator[Finding]:
         yield ok("spool", "no event is set aside")
 
 
-def _services(settings: Settings) -> list[Callable[[Settings], Finding]]:
-    probes: list[Callable[[Settings], Finding]] = [_database]
+Probe = Callable[[Settings], Finding | None]
+
+
+def _services(settings: Settings) -> list[Probe]:
+    probes: list[Probe] = [_database, look_at_classes]
     if settings.redis_url:
         probes.append(_redis)
     if settings.broker_url or settings.redis_url:
@@ -437,7 +420,7 @@ def _smtp(settings: Settings) -> Finding:
     return found
 
 
-def _tcp_probe(name: str) -> Callable[[Settings], Finding]:
+def _tcp_probe(name: str) -> Probe:
     def probe(settings: Settings) -> Finding:
         value = getattr(settings, name)
         url = urlsplit(value if isinstance(value, str) else secret(value) or "")

@@ -26,15 +26,20 @@ from delivery.cli.output import say_json, say_table
     is_flag=True,
     help="Also verify the checklist of docs/hardening.md, and fail for every warning.",
 )
+@click.option(
+    "--types",
+    is_flag=True,
+    help="Also name the types of recorded events that no class of the policies lists.",
+)
 @json_option
-def check(kind: str | None, queues: str, strict: bool, as_json: bool) -> None:
+def check(kind: str | None, queues: str, strict: bool, types: bool, as_json: bool) -> None:
     """List what is misconfigured, unreachable or insecure, and the mend."""
     from delivery.bootstrap.checks import check_all
 
     names = [name.strip() for name in queues.split(",") if name.strip()]
     if names and kind != "worker":
         raise click.UsageError("--queues goes with --for worker")
-    findings = check_all(kind, names, strict=strict)
+    findings = check_all(kind, names, strict=strict, types=types)
     problems = [finding for finding in findings if finding.level != "ok"]
     if as_json:
         say_json(

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from delivery.cli.options import SERVICE_TOKEN, api_options, json_option, required_token
 from delivery.cli.output import say, say_json, say_table
+
+LIKE = 0.8
+"""How like a known type another one must be, from 0 to 1, to be taken for a slip."""
 
 
 @click.command()
@@ -22,6 +26,8 @@ from delivery.cli.output import say, say_json, say_table
 @click.option("--thread", help="The thread it belongs to.")
 @click.option("--data", default="{}", show_default=True, help="The payload, a JSON object.")
 @click.option("--id", "event_id", help="Your own UUIDv7, the idempotency key.")
+@click.option("--class", "class_", help="A class of the service's policies, not its type's.")
+@click.option("--ttl", type=float, help="Seconds until it expires, at most its class's.")
 @click.option(
     "--file",
     "source",
@@ -41,6 +47,7 @@ def emit(
     url: str,
     token: str | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Send an event: `delivery emit agent_started --user demo --run r-1`."""
     from delivery.cli.http import Api
@@ -50,7 +57,9 @@ def emit(
         if source is not None:
             answer = api.post_lines("/events", source.read())
         else:
-            answer = api.post("/events", _event(type, user, run, thread, data, event_id))
+            event = _event(type, user, run, thread, data, event_id)
+            _hint(event["type"])
+            answer = api.post("/events", event | _chosen(options))
     if as_json:
         say_json(answer)
     else:
@@ -77,6 +86,23 @@ def _event(
     event |= {"thread_id": thread} if thread else {}
     event |= {"id": event_id} if event_id else {}
     return event
+
+
+def _chosen(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.rstrip("_"): value for name, value in options.items() if value is not None}
+
+
+def _hint(name: str) -> None:
+    """Say that a type reads like one of the known ones: an unlisted type is ``standard``."""
+    import difflib
+
+    from delivery.domain.event import AGENT_TYPES, AUTH_TYPES
+
+    known = (*AGENT_TYPES, *AUTH_TYPES)
+    near = [] if name in known else difflib.get_close_matches(name.lower(), known, 1, LIKE)
+    if near:
+        text = f"{name} is no type of an agent's run or a sign-in: did you mean {near[0]}?"
+        say(text, err=True)
 
 
 def _say_receipts(answer: Any) -> None:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import aiohttp
 from uuid_utils import uuid7
 
 from delivery.client.http import Http, Outbox, parse_url, to_error
 from delivery.client.tokens import Token
-from delivery.domain.emission import Data, Emission, Receipt
+from delivery.domain.emission import Data, Emission, EventOptions, Receipt, given_options
 from delivery.domain.event import check_context_id, check_event_id, check_event_type
+from delivery.domain.options import wire_options
 from delivery.domain.payload import encode_object
 from delivery.errors import InvalidContext, Overloaded, Unreachable
 from delivery.protocol import encode_json
@@ -217,6 +218,7 @@ class RemoteEmitter(Emission):
         *,
         id: str | None = None,
         meta: Data | None = None,
+        **options: Unpack[EventOptions],
     ) -> Receipt:
         """See ``Emission``. What only the service can know comes with ``receipt.accepted()``."""
         event_id = str(uuid7()) if id is None else check_event_id(id)
@@ -226,6 +228,8 @@ class RemoteEmitter(Emission):
         if meta is not None:
             encode_object("meta", meta)
             wire["meta"] = meta
+        if options:
+            wire |= wire_options(given_options(options) or {})
         return self._remote.post(event_id, encode_json(wire))
 
     def __repr__(self) -> str:

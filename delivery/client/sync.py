@@ -12,11 +12,11 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from delivery.client.remote import Remote, connect
 from delivery.client.tokens import Token
-from delivery.domain.emission import Data, Emission, Receipt
+from delivery.domain.emission import Data, Emission, EventOptions, Receipt
 from delivery.errors import Unreachable
 
 T = TypeVar("T")
@@ -135,9 +135,10 @@ class BlockingEmitter:
         *,
         id: str | None = None,
         meta: Data | None = None,
+        **options: Unpack[EventOptions],
     ) -> BlockingReceipt:
         """See ``Emission.emit``."""
-        return self._run(self._emitter.emit(type, data, id=id, meta=meta))
+        return self._run(self._emitter.emit(type, data, id=id, meta=meta, **options))
 
     def emit_nowait(
         self,
@@ -146,11 +147,12 @@ class BlockingEmitter:
         *,
         id: str | None = None,
         meta: Data | None = None,
+        **options: Unpack[EventOptions],
     ) -> BlockingReceipt:
         """See ``Emission.emit_nowait``; returns when the event is queued, not sent."""
 
         async def queue() -> Receipt:
-            return self._emitter.emit_nowait(type, data, id=id, meta=meta)
+            return self._emitter.emit_nowait(type, data, id=id, meta=meta, **options)
 
         return self._run(queue())
 

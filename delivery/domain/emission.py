@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 import msgspec
 
@@ -16,6 +16,28 @@ from delivery.domain.event import AUTH_TYPES
 from delivery.errors import InvalidEvent
 
 Data = Mapping[str, Any]
+
+EventOptions = TypedDict(
+    "EventOptions",
+    {"class_": str, "class": str, "ttl": float},
+    total=False,
+)
+"""What a caller may choose for one event; ``class_`` is ``class``, which Python reserves."""
+
+
+def given_options(options: EventOptions) -> dict[str, Any] | None:
+    """The options by their names in JSON, ``None`` if there are none.
+
+    Raises:
+        TypeError: there is no such option.
+    """
+    given: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in EventOptions.__annotations__:
+            raise TypeError(f"an event has no option {name!r}")
+        if value is not None:
+            given["class" if name == "class_" else name] = value
+    return given or None
 
 
 class Waiter(Protocol):
@@ -132,6 +154,7 @@ class Emission(ABC):
         *,
         id: str | None = None,
         meta: Data | None = None,
+        **options: Unpack[EventOptions],
     ) -> Receipt:
         """Start emitting one event and return at once.
 
@@ -140,6 +163,9 @@ class Emission(ABC):
             data: a JSON object of at most 64 KiB encoded.
             id: a UUIDv7 as idempotency key; made when left out.
             meta: annotations that travel with the event.
+            options: ``class_``, a class of the service's policies, else the one that lists the
+                type; ``ttl``, seconds until it expires, at most the class's. ``None`` leaves an
+                option out.
 
         Raises:
             InvalidEvent: names the field.
@@ -153,13 +179,14 @@ class Emission(ABC):
         *,
         id: str | None = None,
         meta: Data | None = None,
+        **options: Unpack[EventOptions],
     ) -> Receipt:
         """Emit one event; returns when it is durable.
 
         A cancelled wait does not take the event back. See ``emit_nowait`` and ``Receipt.accepted``
         for arguments and errors.
         """
-        return await self.emit_nowait(type, data, id=id, meta=meta).accepted()
+        return await self.emit_nowait(type, data, id=id, meta=meta, **options).accepted()
 
     async def emit_agent_started(self, agent: str, **data: Any) -> Receipt:
         """Emit ``agent_started``: the agent begins to work."""

@@ -34,6 +34,8 @@ AGENT_TYPES = (
 )
 AUTH_TYPES = ("auth_started", "auth_validating", "auth_completed", "auth_failed")
 
+CLASS_NAME = re.compile("[a-z][a-z0-9_]{0,15}")
+
 _encode = msgspec.json.Encoder().encode
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -47,7 +49,11 @@ _INVISIBLE = frozenset({"Cf", "Zl", "Zp", "Co", "Cn"})
 
 
 class EventClass(enum.StrEnum):
-    """What an event is owed. The policy file says which types belong to which class."""
+    """What an event is owed. The policy file says which types belong to which class.
+
+    The members are the classes that every installation has. ``EventClass("orders")`` is a class of
+    an installation's own: a value without a member, equal to any other of its name.
+    """
 
     EPHEMERAL = "ephemeral"
     STANDARD = "standard"
@@ -58,6 +64,14 @@ class EventClass(enum.StrEnum):
     def is_durable(self) -> bool:
         """Whether events of this class are stored in the ledger: all but ephemeral ones."""
         return self is not EventClass.EPHEMERAL
+
+    @classmethod
+    def _missing_(cls, value: object) -> EventClass | None:
+        if not isinstance(value, str) or CLASS_NAME.fullmatch(value) is None:
+            return None
+        own = str.__new__(cls, value)
+        own._name_ = own._value_ = value
+        return own
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 from delivery.domain.channels import CHAIN, DIGESTED, Channel, Confirms, OnUnknown
-from delivery.domain.event import AGENT_TYPES, AUTH_TYPES, EventClass
+from delivery.domain.event import AGENT_TYPES, AUTH_TYPES, CLASS_NAME, EventClass
 from delivery.domain.health import MAX_LINGER
 from delivery.domain.limits import DEFAULT_TTL
 from delivery.domain.retry import Backoff
@@ -22,6 +22,7 @@ CHANNELS = CHAIN
 RESPECTS = ("quiet_hours", "opt_out")
 DIGEST_KEYS = ("user_id", "run_id")
 MAX_SECONDS = 10 * 366 * 86_400
+MAX_CLASSES = 100
 
 Word = TypeVar("Word", bound=enum.StrEnum)
 
@@ -86,7 +87,11 @@ class ClassPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Policies:
-    """Every class's policy, and which class a type belongs to."""
+    """Every class's policy, and which class a type belongs to.
+
+    Attributes:
+        classes: the four that every installation has, and those of its own.
+    """
 
     classes: Mapping[EventClass, ClassPolicy]
     by_type: Mapping[str, EventClass]
@@ -95,9 +100,15 @@ class Policies:
         """The class of a type; ``standard`` for a type that the file does not list."""
         return self.by_type.get(event_type, EventClass.STANDARD)
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Names of the installation's own classes, sorted."""
+        return tuple(sorted(name.value for name in self.classes if name not in _BUILT_IN))
+
     def of(self, event_class: EventClass) -> ClassPolicy:
-        """The policy of a class; every class has one."""
-        return self.classes[event_class]
+        """The policy of a class; that of ``standard`` for a class that the file does not have any
+        more, whose events go on."""
+        return self.classes.get(event_class) or self.classes[EventClass.STANDARD]
 
 
 def parse_policies(document: Mapping[str, Any], *, source: str = "policies") -> Policies:
@@ -112,12 +123,12 @@ def parse_policies(document: Mapping[str, Any], *, source: str = "policies") -> 
     """
     reader = _Reader(source)
     top = reader.table(document, "", allowed={"class"})
-    tables = reader.table(
-        top.get("class", {}), "class", allowed={name.value for name in EventClass}
-    )
+    tables = reader.classes(top.get("class", {}))
     classes: dict[EventClass, ClassPolicy] = {}
     by_type: dict[str, EventClass] = {}
-    for event_class in EventClass:
+    for event_class in (*EventClass, *(EventClass(name) for name in tables)):
+        if event_class in classes:
+            continue
         default = _DEFAULTS.get(event_class) or ClassPolicy(event_class)
         policy = reader.event_class(default, tables.get(event_class.value, {}))
         classes[event_class] = policy
@@ -135,6 +146,7 @@ _DEFAULTS = {
     EventClass.CRITICAL: ClassPolicy(EventClass.CRITICAL, AGENT_TYPES),
     EventClass.AUTH: ClassPolicy(EventClass.AUTH, AUTH_TYPES, retries=5),
 }
+_BUILT_IN = frozenset(EventClass)
 _STEP = ChainStep(Channel.DATABASE)
 _DIGEST = DigestRule()
 _DEFAULT_CONFIRMS = {Channel.EMAIL: Confirms.LINK, Channel.SMS: Confirms.RECEIPT}
@@ -171,6 +183,19 @@ class _Reader:
                 f"{key}.{unknown[0]}".lstrip("."),
                 f"unknown key; known here: {', '.join(sorted(allowed))}",
             )
+        return value
+
+    def classes(self, value: Any) -> Mapping[str, Any]:
+        if not isinstance(value, Mapping):
+            self.fail("class", f"must be a table, not {type(value).__name__}")
+        for name in value:
+            if CLASS_NAME.fullmatch(name) is None:
+                self.fail(
+                    f"class.{name}"[:80],
+                    "a class's name has 1 to 16 of a-z, 0-9 and _, and begins with a letter",
+                )
+        if len(value) > MAX_CLASSES:
+            self.fail("class", f"{len(value)} classes; at most {MAX_CLASSES}")
         return value
 
     def number(self, table: Mapping[str, Any], key: str, name: str, default: float) -> float:

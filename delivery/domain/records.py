@@ -15,6 +15,7 @@ import msgspec
 from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
+from delivery.domain.options import Options
 from delivery.domain.receipts import ReceiptRow, Suppress
 
 
@@ -31,6 +32,7 @@ class Entry(msgspec.Struct):
         insert.
         hand_over: no connection could be reached; the chain starts at once.
         pushes: fast-path attempts to record: ``(outcome, error)``.
+        options: what the caller chose for it; ``None`` for nothing.
 
     A subclass may add fields that its submitter needs when the answer comes.
     """
@@ -43,6 +45,13 @@ class Entry(msgspec.Struct):
     awaited: bool = False
     confirmations: list[Confirmation] = []
     pushes: list[tuple[Outcome, str | None]] = []
+    options: Options | None = None
+
+    def choose(self, options: Options) -> None:
+        """Set what the caller chose, with what follows from it."""
+        self.options = options
+        if options.ttl is not None:
+            self.ttl = options.ttl
 
 
 class SideAttempt(msgspec.Struct, frozen=True):
@@ -98,6 +107,7 @@ class Stored:
         position: order of recording; within a run it is the commit order.
         step: channel of the event's present step; ``None`` before and after the chain.
         handed_over_at: when this generation was handed over to the chain.
+        options: what the caller chose for it; ``None`` for nothing.
     """
 
     event: Event
@@ -110,6 +120,7 @@ class Stored:
     recorded_at: datetime
     handed_over_at: datetime | None = None
     digest_id: str | None = None
+    options: Options | None = None
 
 
 @dataclass(frozen=True, slots=True)

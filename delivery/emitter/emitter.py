@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
+from typing import Any, Unpack
 
-from delivery.domain.emission import Data, Emission, Receipt
+from delivery.domain.emission import Data, Emission, EventOptions, Receipt, given_options
 from delivery.domain.event import Event, EventClass, check_event_id
 from delivery.domain.lifecycle import Outcome
+from delivery.domain.options import Options
 from delivery.domain.policy import ClassPolicy, Policies
 from delivery.domain.ports import Accepted, Journal, Push
 from delivery.domain.records import Entry, Receipted, Recorded
@@ -158,14 +160,22 @@ class EmitterCore:
         event_id: object,
         meta: object,
         performance: bool,
+        given: Mapping[str, Any] | None = None,
     ) -> Receipt:
         """Check, number, push and record one event made in this process.
+
+        Args:
+            given: the caller's options by their names in JSON, ``None`` if there are none.
 
         Raises:
             InvalidEvent: names the field.
             Overloaded: the journal is full; nothing was pushed or recorded.
         """
-        kind = self.kinds.of(event_type)
+        options = None
+        if given is None:
+            kind = self.kinds.of(event_type)
+        else:
+            kind, options = self.kinds.chosen(event_type, given)
         raw = check_data(data)
         if context.flags or meta is not None:
             check_kind(kind, context)
@@ -191,9 +201,9 @@ class EmitterCore:
         if performance:
             self._performance_at = self._loop.time()
         if seq is not None:
-            self._push_first(event, kind.policy, run, receipt, performance)
+            self._push_first(event, kind.policy, run, receipt, performance, options)
         elif kind.is_durable:
-            draft = Draft(event, kind.policy)
+            draft = Draft(event, kind.policy, options)
             self._commit_first(draft, run, partial(_settle, receipt), performance)
         else:
             self._pusher.offer(event, kind.policy, performance)
@@ -221,10 +231,18 @@ class EmitterCore:
         self._pusher.offer(draft.event, draft.policy, performance=False)
 
     def _push_first(
-        self, event: Event, policy: ClassPolicy, run: Run, receipt: Receipt, performance: bool
+        self,
+        event: Event,
+        policy: ClassPolicy,
+        run: Run,
+        receipt: Receipt,
+        performance: bool,
+        options: Options | None,
     ) -> None:
         """Push an event while it commits; the result of the push is part of the insert."""
         entry = Emitted(event, policy.ack_timeout, policy.ttl, run=run, receipt=receipt)
+        if options is not None:
+            entry.choose(options)
         pending = self._pusher.offer(event, policy, performance, entry)
         try:
             self._journal.submit(entry, self._committed)
@@ -262,6 +280,8 @@ class EmitterCore:
             done=done,
             performance=performance,
         )
+        if draft.options is not None:
+            entry.choose(draft.options)
         if self._push.is_absent(draft.event.user_id):
             # Part of the insert, at a fraction of the cost of a hand-over after it.
             entry.hand_over = True
@@ -343,9 +363,13 @@ class Emitter(Emission):
         *,
         id: str | None = None,
         meta: Data | None = None,
+        **options: Unpack[EventOptions],
     ) -> Receipt:
         """See ``Emission``."""
-        return self._core.emit(self._context, self._run, type, data, id, meta, self._performance)
+        given = given_options(options) if options else None
+        return self._core.emit(
+            self._context, self._run, type, data, id, meta, self._performance, given
+        )
 
     def __repr__(self) -> str:
         context = self._context

@@ -6,6 +6,7 @@ does: I/O, recording, pushing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,10 +25,17 @@ from delivery.domain.event import (
     check_event_type,
     id_flags,
 )
+from delivery.domain.options import FIELDS as OPTIONS
+from delivery.domain.options import Options, choose_class, read_options
 from delivery.domain.payload import encode_object
 from delivery.domain.policy import ClassPolicy, Policies
 from delivery.errors import InvalidContext, InvalidEvent
 from delivery.protocol import decode_json
+
+logger = logging.getLogger(__name__)
+
+MAX_NOTED = 100
+"""Unlisted types that a process names in its log, each once."""
 
 
 def new_event_id() -> str:
@@ -35,8 +43,9 @@ def new_event_id() -> str:
     return str(uuid7())
 
 
-FIELDS = frozenset({"id", "type", "user_id", "run_id", "thread_id", "data", "meta"})
-_SET_BY_SERVICE = frozenset({"seq", "at", "class"})
+PLAIN = frozenset({"id", "type", "user_id", "run_id", "thread_id", "data", "meta"})
+FIELDS = PLAIN | OPTIONS
+_SET_BY_SERVICE = frozenset({"seq", "at"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,7 @@ class Kinds:
         self._policies = policies
         self._capacity = capacity
         self._known: dict[object, Kind] = {}
+        self._noted: set[str] = set()
 
     def of(self, event_type: object) -> Kind:
         """The kind of a type.
@@ -78,21 +88,51 @@ class Kinds:
             found = None
         return found if found is not None else self._learn(event_type)
 
+    def chosen(self, event_type: object, given: Mapping[Any, Any]) -> tuple[Kind, Options | None]:
+        """The kind of a type for an event with options: in the class that its caller chose.
+
+        Args:
+            given: the options by their names in JSON; other fields do not count.
+
+        Raises:
+            InvalidEvent: the type or an option is wrong; names it.
+        """
+        if "class" not in given:
+            kind = self.of(event_type)
+        else:
+            event_class = choose_class(self._policies, given["class"])
+            policy = self._policies.of(event_class)
+            name = check_event_type(event_type)
+            kind = Kind(name, event_class, policy, event_class.is_durable)
+        return kind, read_options(given, kind.policy)
+
     def _learn(self, event_type: object) -> Kind:
         name = check_event_type(event_type)
         event_class = self._policies.class_of(name)
+        if name not in self._policies.by_type:
+            self._note(name)
         kind = Kind(name, event_class, self._policies.of(event_class), event_class.is_durable)
         if len(self._known) >= self._capacity:
             self._known.clear()  # types are the caller's choice; a forgotten one is checked again
         self._known[name] = kind
         return kind
 
+    def _note(self, name: str) -> None:
+        if name in self._noted or len(self._noted) > MAX_NOTED:
+            return
+        self._noted.add(name)
+        if len(self._noted) > MAX_NOTED:
+            logger.info("over %d event types without a class; no further one is named", MAX_NOTED)
+        else:
+            logger.info("event type %s is in no class of the policies: it is standard", name)
+
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
-    """A valid event that has no number yet, and the policy of its class."""
+    """A valid event that has no number yet, the policy of its class, and what its caller chose."""
 
     event: Event
     policy: ClassPolicy
+    options: Options | None = None
 
 
 def check_context(user_id: object, run_id: object, thread_id: object = None) -> Context:
@@ -166,12 +206,15 @@ def parse_item(item: object, *, kinds: Kinds, new_id: Callable[[], str], at: dat
     """
     if not isinstance(item, Mapping):
         raise InvalidEvent(f"an event must be an object, not {type(item).__name__}")
-    if not FIELDS.issuperset(item):
-        _refuse_field(item)
+    options = None
+    if PLAIN.issuperset(item):
+        kind = kinds.of(item.get("type"))
+    else:
+        _check_fields(item)
+        kind, options = kinds.chosen(item.get("type"), item)
     if "data" in item and item["data"] is None:
         raise InvalidEvent("data must be an object, not null; or leave it out", field="data")
     context = check_context(item.get("user_id"), item.get("run_id"), item.get("thread_id"))
-    kind = kinds.of(item.get("type"))
     check_kind(kind, context)
     event_id = item.get("id")
     event = Event(
@@ -186,10 +229,10 @@ def parse_item(item: object, *, kinds: Kinds, new_id: Callable[[], str], at: dat
         raw_data=check_data(item.get("data")),
         meta=check_meta(item.get("meta"), context.flags),
     )
-    return Draft(event, kind.policy)
+    return Draft(event, kind.policy, options)
 
 
-def _refuse_field(item: Mapping[Any, Any]) -> None:
+def _check_fields(item: Mapping[Any, Any]) -> None:
     for name in item:
         if name in _SET_BY_SERVICE:
             raise InvalidEvent(f"{name} is set by the service; leave it out", field=str(name))

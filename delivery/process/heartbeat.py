@@ -30,6 +30,10 @@ def node_name(settings: Settings, kind: str, index: int | None = None) -> str:
     return name if index is None else f"{name}-{index}"
 
 
+OWN_CLASSES = "own_classes"
+"""In a node's facts: it knows classes of an installation's own, unlike release 0.1.0."""
+
+
 class Heartbeat:
     """Writes this process's row until it is stopped.
 
@@ -72,7 +76,7 @@ class Heartbeat:
                     self._node,
                     self._kind,
                     self._connections(),
-                    {"pid": os.getpid(), **self._info()},
+                    {"pid": os.getpid(), OWN_CLASSES: True, **self._info()},
                 )
                 was_up = True
             except LedgerError as error:

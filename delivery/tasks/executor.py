@@ -6,6 +6,7 @@ comes next (``domain.fallback`` does); keep state between two runs.
 
 from __future__ import annotations
 
+import logging
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from types import MappingProxyType
 
 from delivery.domain.channels import EXTERNAL, Channel
 from delivery.domain.contact import Contact
-from delivery.domain.event import Event
+from delivery.domain.event import Event, EventClass
 from delivery.domain.fallback import (
     MAX_FAULTS,
     Exhausted,
@@ -35,6 +36,11 @@ from delivery.tasks.attempts import Report, TimeLimits, Work, batches
 from delivery.tasks.digests import DigestStep
 from delivery.tasks.run import Run
 from delivery.tasks.steps import DatabaseStep, DirectStep, EmergencyStep, QueueStep, StepRunner
+
+logger = logging.getLogger(__name__)
+
+MAX_GONE = 100
+"""Classes without a policy that a process names in its log."""
 
 __all__ = ["Executor", "Reachable", "Report", "TimeLimits"]
 
@@ -88,6 +94,7 @@ class Executor:
         self._interruptions = interruptions
         self._clock = clock
         self._salt = jitter()
+        self._gone: set[str] = set()
         self._runners: dict[str, StepRunner] = {
             Channel.DATABASE: DatabaseStep(drain_spool),
             Channel.QUEUE: QueueStep(queue_copy, resend),
@@ -151,9 +158,23 @@ class Executor:
 
     def _take(self, claim: Claim) -> Work:
         policy = self._policies.of(claim.stored.event.event_class)
+        if policy.event_class != claim.stored.event.event_class:
+            self._note_gone(claim.stored.event)
         if len(faults_of(claim.attempts)) >= MAX_FAULTS:
             policy = alert_only(policy)
         return Work(claim, policy, list(claim.attempts), number=0, due_at=claim.now)
+
+    def _note_gone(self, event: Event) -> None:
+        """Log once that a class of recorded events is not in the policies any more."""
+        name = event.event_class.value
+        if name not in self._gone and len(self._gone) < MAX_GONE:
+            self._gone.add(name)
+            logger.warning(
+                "class %s of event %s has left the policies: its events go on as %s",
+                name,
+                event.id,
+                EventClass.STANDARD.value,
+            )
 
     def _is_ready(self, run: Run, work: Work, now: datetime) -> bool:
         """Whether an attempt on this channel is due; carries out every other decision."""

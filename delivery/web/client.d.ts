@@ -10,7 +10,7 @@ export interface DeliveryEvent<Data = Record<string, unknown>> {
   seq: number | null;
   /** RFC 3339, UTC. */
   at: string;
-  class: "ephemeral" | "standard" | "critical" | "auth";
+  class: "ephemeral" | "standard" | "critical" | "auth" | (string & {});
   data: Data;
   meta?: Record<string, unknown>;
 }

@@ -55,6 +55,23 @@ async def test_emit_returns_when_the_service_has_accepted(server):
     assert server.tokens == ["t"]
 
 
+async def test_both_twins_send_what_the_caller_chooses(server):
+    async with connect(server.url, "t") as d:
+        one = await d.emitter("u1", "r1").emit("note", class_="orders", ttl=60)
+        for wrong in ({"ttl": float("nan")}, {"class_": 5j}, {"class_": "\ud800"}):
+            with pytest.raises(InvalidEvent):
+                await d.emitter("u1", "r1").emit("note", **wrong)
+
+    def blocking():
+        with connect_sync(server.url, "t") as d:
+            return d.emitter("u1", "r1").emit("note", **{"class": "orders"}, ttl=60)
+
+    other = await asyncio.to_thread(blocking)
+    for receipt in (one, other):
+        sent = server.accepted[receipt.id]
+        assert (sent["class"], sent["ttl"]) == ("orders", 60)
+
+
 async def test_what_waits_leaves_in_one_request_in_order(server):
     async with connect(server.url, "t") as d:
         emitter = d.emitter("u1", "r1")

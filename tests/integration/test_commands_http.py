@@ -67,6 +67,30 @@ def test_emit_listen_show_list_and_replay_work_together(up: Up) -> None:
     assert json.loads(matched.stdout) == {"matched": 0, "replayed": 0}
 
 
+def test_emit_chooses_a_class_and_a_time_to_live(up: Up) -> None:
+    about = ("agent_complet", "--user", "demo", "--run", "r-1", "--json")
+    identity = "01900000-0000-7000-8000-00000000abcd"
+
+    def emit(*more: str) -> subprocess.CompletedProcess[str]:
+        return up.command("emit", *about, "--id", identity, *more)
+
+    sent = emit("--class", "critical", "--ttl", "60")
+    assert sent.returncode == 0, sent.stderr
+    assert "did you mean agent_completed?" in sent.stderr
+    shown = json.loads(up.command("events", "show", identity, "--json").stdout)
+    assert (shown["class"], shown["ttl"]) == ("critical", 60.0)
+    again = emit("--class", "critical", "--ttl", "60")
+    assert json.loads(again.stdout)["accepted"][0]["duplicate"] is True
+    for more, answer in (
+        (("--class", "critical", "--ttl", "61"), "(409)"),
+        (("--class", "auth", "--ttl", "60"), "(409)"),
+        (("--class", "vip"), "known: auth, critical, ephemeral, standard"),
+    ):
+        refused = emit(*more)
+        assert refused.returncode == 1
+        assert answer in " ".join(refused.stderr.split()), refused.stderr
+
+
 def test_emit_takes_lines_and_fails_when_one_is_rejected(up: Up) -> None:
     lines = up.folder / "events.ndjson"
     good = {"type": "note", "user_id": "demo", "run_id": "r", "data": {}}

@@ -182,3 +182,6 @@ class StatisticsStore(Protocol):
     """Computes figures of the last minutes."""
 
     def stats(self, window_s: int = 300) -> Stats: ...
+
+    def latest_types(self, limit: int = 10_000) -> dict[str, int]:
+        """How many of the ``limit`` newest events have each type."""

@@ -20,6 +20,7 @@ import msgspec
 from delivery.domain.event import event_from_wire
 from delivery.domain.inputs.foreign_text import storable
 from delivery.domain.lifecycle import Confirmation, Outcome
+from delivery.domain.options import Options
 from delivery.domain.records import Entry
 
 logger = logging.getLogger(__name__)
@@ -276,6 +277,8 @@ def _entry_record(entry: Entry) -> dict[str, Any]:
         "hand_over": entry.hand_over,
         "proofs": [_confirmation(one) for one in entry.confirmations],
         "pushes": [(outcome, error and storable(error)) for outcome, error in entry.pushes],
+        # Without it, a line is as the first release wrote and reads it.
+        **({} if entry.options is None else {"options": entry.options}),
     }
 
 
@@ -292,6 +295,7 @@ def _entry(record: dict[str, Any]) -> Entry:
         hand_over=record["hand_over"],
         confirmations=msgspec.convert(record["proofs"], list[Confirmation]),
         pushes=[(Outcome(outcome), error) for outcome, error in record["pushes"]],
+        options=msgspec.convert(record["options"], Options) if "options" in record else None,
     )
 
 

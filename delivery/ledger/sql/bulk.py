@@ -38,11 +38,20 @@ EVENT_SHAPE = (
     "confirmed_at",
 )
 """Columns in which the rows of a batch differ little: a batch has few shapes."""
+EVENT_OPTIONS = ("class_chosen", "ttl_ms")
+"""What callers chose: further columns of the shape, for a batch with events that have some."""
 
 _OWN = ", ".join(f'"{name}"' for name in EVENT_OWN)
 _SHAPE = ", ".join(f'"{name}"' for name in EVENT_SHAPE)
-_COPY_EVENTS = f"COPY events ({_OWN}, {_SHAPE}) FROM STDIN"
-_INSERT_EVENTS = f"INSERT INTO events ({_SHAPE}, {_OWN}, position)"
+_CHOSEN = ", ".join(f'"{name}"' for name in EVENT_SHAPE + EVENT_OPTIONS)
+_COPY_EVENTS = {
+    has_options: f"COPY events ({_OWN}, {shape}) FROM STDIN"
+    for has_options, shape in ((False, _SHAPE), (True, _CHOSEN))
+}
+_INSERT_EVENTS = {
+    has_options: f"INSERT INTO events ({shape}, {_OWN}, position)"
+    for has_options, shape in ((False, _SHAPE), (True, _CHOSEN))
+}
 _INSERT_CONFIRMATIONS = 'INSERT INTO confirmations (channel, at, event_id, "by", evidence)'
 _DO_NOTHING = "ON CONFLICT DO NOTHING"
 _UNNEST_CONFIRMATIONS = (
@@ -87,12 +96,18 @@ def stamp(connection: Connection, instant: datetime) -> str:
     return text if is_postgresql(connection) else text[:26]
 
 
-def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
-    """Insert event rows, numbered in the order given; instants made by ``stamp``."""
+def insert_events(
+    connection: Connection, rows: Sequence[EventRow], has_options: bool = False
+) -> None:
+    """Insert event rows, numbered in the order given; instants made by ``stamp``.
+
+    Args:
+        has_options: the shapes of all rows end with the values of ``EVENT_OPTIONS``.
+    """
     if is_postgresql(connection):
         ends = {shape: _copy_text(shape) + "\n" for _, shape in rows}
         text = "".join([f"{_copy_own(own)}\t{ends[shape]}" for own, shape in rows])
-        with cursor_of(connection) as cursor, cursor.copy(_COPY_EVENTS) as copy:
+        with cursor_of(connection) as cursor, cursor.copy(_COPY_EVENTS[has_options]) as copy:
             copy.write(text)
         return
     last = connection.execute(sa.text("SELECT coalesce(max(position), 0) FROM events")).scalar_one()
@@ -101,7 +116,7 @@ def insert_events(connection: Connection, rows: Sequence[EventRow]) -> None:
         groups.setdefault(shape, []).append((*own, number))
     with cursor_of(connection) as cursor:
         for shape, group in groups.items():
-            _insert_values(cursor, _INSERT_EVENTS, shape, group)
+            _insert_values(cursor, _INSERT_EVENTS[has_options], shape, group)
 
 
 def _insert_values(

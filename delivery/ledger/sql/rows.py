@@ -17,6 +17,7 @@ from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.inputs.foreign_text import without_surrogates
 from delivery.domain.lifecycle import Attempt, Outcome, State
+from delivery.domain.options import NOTHING, Options
 from delivery.domain.receipts import ReceiptRow, Suppress, Suppression
 from delivery.domain.records import ConfirmationRow, Digest, NodeInfo, Stored
 from delivery.ledger.sql.tables import attempts, digests, events
@@ -99,7 +100,26 @@ def stored(row: AnyRow) -> Stored:
         recorded_at=columns["recorded_at"],
         handed_over_at=columns["handed_over_at"],
         digest_id=columns["digest_id"],
+        options=options_of(row),
     )
+
+
+def options_of(row: AnyRow) -> Options | None:
+    """What the caller of a row's event chose; ``None`` for nothing."""
+    columns = row._mapping
+    ttl = columns["ttl_ms"]
+    found = Options(
+        event_class=columns["class"] if columns["class_chosen"] else None,
+        ttl=None if ttl is None else ttl / 1000,
+    )
+    return None if found == NOTHING else found
+
+
+def option_values(chosen: Options | None) -> tuple[bool | int | None, ...]:
+    """The values of ``bulk.EVENT_OPTIONS``, in their order."""
+    if chosen is None:
+        return (None, None)
+    return (True if chosen.event_class is not None else None, milliseconds(chosen.ttl))
 
 
 def attempt(row: AnyRow) -> Attempt:

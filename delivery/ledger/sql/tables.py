@@ -108,6 +108,9 @@ events = sa.Table(
     sa.Column("handed_over_at", UtcDateTime()),
     _created("recorded_at"),
     sa.Column("confirmed_at", UtcDateTime()),
+    # What the caller chose; NULL where it chose nothing, as in rows of the first release.
+    sa.Column("class_chosen", sa.Boolean),
+    sa.Column("ttl_ms", Big),
 )
 sa.Index(
     "ix_events_due",

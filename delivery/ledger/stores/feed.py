@@ -19,7 +19,7 @@ from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.records import FeedMark, Owed
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.rows import is_id, load
+from delivery.ledger.sql.rows import class_of, is_id, load
 from delivery.ledger.sql.tables import confirmations, events
 from delivery.ledger.stores.events import unconfirmed
 
@@ -51,6 +51,7 @@ _EVENT = (
     events.c.position,
 )
 _CLASSES = {one.value: one for one in EventClass}
+"""Faster than ``class_of``, which knows the others."""
 
 # Built once: many clients that reconnect at the same time execute them thousands of times, and
 # building one costs five times as much as executing it.
@@ -187,7 +188,7 @@ def _owed(user_id: str, row: sa.Row[*tuple[Any, ...]]) -> Owed:
         run_id=run_id,
         seq=seq,
         at=at,
-        event_class=_CLASSES[class_],
+        event_class=_CLASSES.get(class_) or class_of(class_),
         raw_data=msgspec.Raw(data.encode()),
         thread_id=thread_id,
         meta=None if meta is None else load(meta),

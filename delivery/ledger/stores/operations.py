@@ -10,14 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.channels import Channel
-from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Outcome, State
 from delivery.domain.policy import Policies
 from delivery.domain.records import EventFilter
 from delivery.ledger.sql import bulk, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of
-from delivery.ledger.sql.rows import AnyRow, attempt_values, is_id
+from delivery.ledger.sql.rows import AnyRow, attempt_values, class_of, is_id
 from delivery.ledger.sql.tables import attempts, events
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.events import conditions
@@ -182,14 +181,19 @@ def _tries(connection: Connection, ids: Sequence[str]) -> dict[tuple[str, int], 
 
 def _restart(connection: Connection, ids: Sequence[str], policies: Policies, now: datetime) -> None:
     """Start a new generation: old tokens are stale, old attempts stay in the timeline."""
-    for event_class in EventClass:
-        if not event_class.is_durable:
-            continue
-        policy = policies.of(event_class)
-        expires = now + timedelta(seconds=policy.ttl)
+    found = connection.execute(
+        sa.select(events.c.id, events.c["class"], events.c.ttl_ms).where(any_of(events.c.id, ids))
+    )
+    alike: dict[tuple[str, int | None], list[str]] = {}
+    for row in found:
+        alike.setdefault((row._mapping["class"], row.ttl_ms), []).append(row.id)
+    for (name, ttl_ms), same in alike.items():
+        policy = policies.of(class_of(name))
+        ttl = policy.ttl if ttl_ms is None else ttl_ms / 1000
+        expires = now + timedelta(seconds=ttl)
         connection.execute(
             sa.update(events)
-            .where(any_of(events.c.id, ids), events.c["class"] == event_class.value)
+            .where(any_of(events.c.id, same))
             .values(
                 state=State.ACCEPTED.value,
                 step=None,

@@ -10,22 +10,30 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-import msgspec
 import psycopg.errors
 import sqlalchemy as sa
 import uuid_utils
+from msgspec.structs import replace
 from sqlalchemy.engine import Connection
 
 from delivery.domain.channels import Channel
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome
+from delivery.domain.options import NOTHING, Options
 from delivery.domain.records import Entry, Receipted, Recorded, SideAttempt
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of
-from delivery.ledger.sql.rows import EVENT_COLUMNS, attempt_values, dump, raw_text
+from delivery.ledger.sql.rows import (
+    EVENT_COLUMNS,
+    attempt_values,
+    dump,
+    option_values,
+    options_of,
+    raw_text,
+)
 from delivery.ledger.sql.rows import event as event_of
 from delivery.ledger.sql.tables import attempts, events
 from delivery.ledger.stores.audit import audit
@@ -114,8 +122,15 @@ Answers = list[Receipted | int]
 Fresh = list[tuple[int, Entry]]
 
 
+class Content(NamedTuple):
+    """What an id stands for."""
+
+    event: Event
+    options: Options | None
+
+
 def _split(
-    entries: Sequence[Entry], known: Mapping[str, Event], drained: bool
+    entries: Sequence[Entry], known: Mapping[str, Content], drained: bool
 ) -> tuple[Answers, Fresh]:
     """Separate new entries from repeated ones.
 
@@ -136,31 +151,36 @@ def _split(
             fresh.append((index, entry))
             answers.append(index)
             continue
-        original = before if before is not None else entries[first[identity]].event
-        if _is_same(original, entry.event):
+        original = before if before is not None else _content(entries[first[identity]])
+        if _is_same(original, _content(entry)):
             answers.append(
-                Receipted(identity, Recorded.DUPLICATE, original.seq)
+                Receipted(identity, Recorded.DUPLICATE, original.event.seq)
                 if before is not None
                 else first[identity]
             )
         else:
-            answers.append(Receipted(identity, Recorded.CONFLICT, original.seq))
+            answers.append(Receipted(identity, Recorded.CONFLICT, original.event.seq))
             if drained:
                 fresh.append((index, _conflicting(entry)))
     return answers, fresh
 
 
-def _known(connection: Connection, entries: Sequence[Entry]) -> dict[str, Event]:
-    found: dict[str, Event] = {}
+def _known(connection: Connection, entries: Sequence[Entry]) -> dict[str, Content]:
+    found: dict[str, Content] = {}
     for page in bulk.pages([entry.event.id for entry in entries]):
         rows = connection.execute(sa.select(*EVENT_COLUMNS).where(any_of(events.c.id, page)))
-        found.update((row._mapping["id"], event_of(row)) for row in rows)
+        found.update((row._mapping["id"], Content(event_of(row), options_of(row))) for row in rows)
     return found
 
 
-def _is_same(one: Event, other: Event) -> bool:
+def _content(entry: Entry) -> Content:
+    return Content(entry.event, entry.options)
+
+
+def _is_same(before: Content, now: Content) -> bool:
     """Whether two events with one id have the same content. Source: docs/problems.md,
     ``id-conflict``."""
+    one, other = before.event, now.event
     return (
         one.type == other.type
         and one.user_id == other.user_id
@@ -168,7 +188,18 @@ def _is_same(one: Event, other: Event) -> bool:
         and one.thread_id == other.thread_id
         and one.data == other.data
         and _callers_meta(one.meta) == _callers_meta(other.meta)
+        and (before.options is now.options or _is_same_choice(before, now))
     )
+
+
+def _is_same_choice(before: Content, now: Content) -> bool:
+    """Whether both callers chose the same. A class that the policies gave does not count: they may
+    have changed between two attempts to send one event."""
+    one, other = before.options or NOTHING, now.options or NOTHING
+    is_chosen = one.event_class is not None or other.event_class is not None
+    if is_chosen and before.event.event_class != now.event.event_class:
+        return False
+    return replace(one, event_class=None) == replace(other, event_class=None)
 
 
 def _callers_meta(meta: dict[str, Any] | None) -> dict[str, Any]:
@@ -185,7 +216,7 @@ def _conflicting(entry: Entry) -> Entry:
     )
     meta = {**(event.meta or {}), "conflicts_with": event.id}
     twin = event.evolve(id=str(uuid_utils.uuid7()), meta=meta)
-    return msgspec.structs.replace(entry, event=twin, confirmations=[], pushes=[])
+    return replace(entry, event=twin, confirmations=[], pushes=[])
 
 
 def _number(connection: Connection, entries: Sequence[Entry]) -> list[int | None]:
@@ -223,15 +254,23 @@ def _insert(
     confirmations: list[Confirmation] = []
     pushes: list[dict[str, Any]] = []
     audited: list[audit.Subject] = []
+    has_options = False
     for (_, entry), seq in zip(fresh, seqs, strict=True):
         rows.append(_row(entry, seq, stamps))
+        if entry.options is not None:
+            has_options = True
         if entry.confirmations:
             confirmations += entry.confirmations
         if entry.pushes or audit.is_audited(entry.event.event_class):
             pushes += _push_rows(entry, now)
         if audit.is_audited(entry.event.event_class):
             audited.append(_subject(entry))
-    bulk.insert_events(connection, rows)
+    if has_options:
+        rows = [
+            (own, (*shape, *option_values(entry.options)))
+            for (own, shape), (_, entry) in zip(rows, fresh, strict=True)
+        ]
+    bulk.insert_events(connection, rows, has_options)
     if pushes:
         bulk.insert_attempts(connection, pushes)
     if confirmations:
@@ -289,7 +328,7 @@ def _row(entry: Entry, seq: int | None, stamps: _Stamps) -> bulk.EventRow:
         ),
         (
             event.thread_id,
-            _CLASS[event.event_class],
+            _CLASS.get(event.event_class) or event.event_class.value,
             None if meta is None else dump(meta),
             state,
             due,

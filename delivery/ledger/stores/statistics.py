@@ -108,6 +108,13 @@ class StatisticsSql:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def latest_types(self, limit: int = 10_000) -> dict[str, int]:
+        """See the port."""
+        newest = sa.select(events.c.type).order_by(events.c.position.desc()).limit(limit).subquery()
+        counted = sa.select(newest.c.type, sa.func.count()).group_by(newest.c.type)
+        with self._database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(counted)}
+
     def stats(self, window_s: int = 300) -> Stats:
         """See the port."""
         with self._database.read() as connection:

@@ -97,7 +97,7 @@ class TestWhatIsLeftOut:
     ("text", "key", "advice"),
     [
         ("classes = 1", "classes", "known here: class"),
-        ("[class.vip]", "class.vip", "critical"),
+        ("[class.VIP]", "class.VIP", "begins with a letter"),
         ("[class.critical]\nttk = 1", "class.critical.ttk", "ttl"),
         ("[class.critical]\nttl = 'long'", "class.critical.ttl", "a number"),
         ("[class.critical]\nttl = true", "class.critical.ttl", "a number"),
@@ -147,3 +147,41 @@ def test_a_step_is_found_by_its_channel() -> None:
     assert found.after == 7.0
     assert policy.step("sms") is None
     assert policy.step(None) is None
+
+
+OWN = """
+[class.orders]
+types = ["order_paid"]
+ttl = 3600.0
+[[class.orders.chain]]
+channel = "sms"
+[[class.orders.chain]]
+channel = "email"
+"""
+
+
+def test_a_class_of_ones_own_has_any_chain() -> None:
+    policies = parse_policies(tomllib.loads(OWN))
+    orders = EventClass("orders")
+    assert policies.class_of("order_paid") == orders
+    assert [step.channel for step in policies.of(orders).chain] == ["sms", "email"]
+    assert policies.own == ("orders",)
+    assert set(EventClass) < set(policies.classes)
+
+
+def test_a_class_that_left_the_file_is_standard() -> None:
+    policies = parse_policies(tomllib.loads(OWN))
+    assert policies.of(EventClass("gone")) is policies.of(EventClass.STANDARD)
+
+
+@pytest.mark.parametrize("name", ["Orders", "1st", "a-b", "o" * 17, "", "ordér", "orders\n"])
+def test_the_name_of_a_class_is_checked(name: str) -> None:
+    with pytest.raises(ConfigError, match="a class's name"):
+        parse_policies({"class": {name: {}}})
+    with pytest.raises(ValueError, match="not a valid EventClass"):
+        EventClass(name)
+
+
+def test_the_number_of_classes_is_bounded() -> None:
+    with pytest.raises(ConfigError, match="at most 100"):
+        parse_policies({"class": {f"c{number}": {} for number in range(101)}})

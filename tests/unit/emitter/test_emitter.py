@@ -6,6 +6,7 @@ import json
 import pytest
 
 from delivery.domain.lifecycle import Outcome
+from delivery.domain.options import Options
 from delivery.domain.ports import Pushed
 from delivery.errors import (
     IdConflict,
@@ -282,3 +283,33 @@ async def test_policies_reach_the_entry(make_world):
     world.emitter.emit_nowait("note")
     entry = world.journal.entries[0][0]
     assert (entry.ack_timeout, entry.ttl) == (2.0, 60.0)
+
+
+async def test_a_caller_chooses_class_and_time_to_live(make_world):
+    world = make_world(make_policies(orders={"ack_timeout": 9.0, "ttl": 3_600.0}))
+    await world.know_run()
+    for options in ({"class_": "orders", "ttl": 60}, {"class": "orders", "id": make_id(7)}):
+        world.emitter.emit_nowait("note", **options)
+    first, second = (entries for entries, _ in world.journal.entries)
+    assert (first.event.event_class, first.ack_timeout, first.ttl) == ("orders", 9.0, 60.0)
+    assert first.options == Options(event_class="orders", ttl=60.0)
+    assert (second.event.event_class, second.ttl) == ("orders", 3_600.0)
+
+
+async def test_an_event_without_options_carries_none(world):
+    world.emitter.emit_nowait("note", class_=None, ttl=None)
+    assert world.journal.entries[0][0].options is None
+
+
+@pytest.mark.parametrize("options", [{"class_": "nowhere"}, {"ttl": 0}, {"ttl": 1e9}])
+async def test_a_wrong_option_is_refused_and_takes_no_number(world, options):
+    await world.know_run()
+    with pytest.raises(InvalidEvent):
+        world.emitter.emit_nowait("note", **options)
+    assert world.emitter.emit_nowait("note").id
+    assert world.journal.entries[0][0].event.seq == 2
+
+
+async def test_an_option_that_does_not_exist_is_a_mistake_in_the_program(world):
+    with pytest.raises(TypeError, match="no option 'clas'"):
+        world.emitter.emit_nowait("note", clas="critical")

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from delivery.domain.event import MAX_DATA_BYTES, EventClass
-from delivery.emitter.validate import Kinds, check_context, check_data, parse_item
+from delivery.domain.options import Options
+from delivery.emitter.validate import MAX_NOTED, Kinds, check_context, check_data, parse_item
 from delivery.errors import InvalidContext, InvalidEvent, PayloadTooLarge
 from delivery.testing import START, make_id, make_policies
 
@@ -71,7 +72,18 @@ def test_data_may_be_left_out():
         ("meta", {"flags": []}),
         ("seq", 1),
         ("at", "2026-01-01T00:00:00Z"),
-        ("class", "critical"),
+        ("class", "orders"),
+        ("class", "Critical"),
+        ("class", ["critical"]),
+        ("class", None),
+        ("ttl", 0),
+        ("ttl", -1),
+        ("ttl", True),
+        ("ttl", "60"),
+        ("ttl", None),
+        ("ttl", 10**400),
+        ("ttl", float("nan")),
+        ("ttl", 259_200.1),
         ("colour", "red"),
     ],
 )
@@ -139,3 +151,61 @@ def test_half_a_surrogate_pair_costs_no_event() -> None:
     """Streams of tokens are cut anywhere."""
     raw = check_data({"t": "a\ud83d", "\udc00": ["\x00", {"x": "\ud800b"}]})
     assert json.loads(bytes(raw)) == {"t": "a\ufffd", "\ufffd": ["\x00", {"x": "\ufffdb"}]}
+
+
+ORDERS = {"orders": {"types": ["order_paid"], "ttl": 3_600.0}}
+
+
+def parse_in(policies, **changes):
+    item = {**GOOD, **changes}
+    return parse_item(item, kinds=Kinds(policies), new_id=lambda: make_id(1), at=START)
+
+
+def test_a_class_of_ones_own_is_chosen_by_type_or_by_name():
+    policies = make_policies(**ORDERS)
+    by_type = parse_in(policies, type="order_paid")
+    by_name = parse_in(policies, **{"class": "orders"})
+    assert by_type.event.event_class == by_name.event.event_class == "orders"
+    assert by_type.policy is by_name.policy is policies.of(EventClass("orders"))
+    assert (by_type.options, by_name.options) == (None, Options(event_class="orders"))
+
+
+def test_an_unknown_class_is_refused_with_the_known_ones():
+    with pytest.raises(InvalidEvent, match="auth, critical, ephemeral, orders, standard"):
+        parse_in(make_policies(**ORDERS), **{"class": "order"})
+
+
+def test_a_time_to_live_is_at_most_that_of_the_chosen_class():
+    policies = make_policies(**ORDERS)
+    assert parse_in(policies, **{"class": "orders", "ttl": 3_600}).options.ttl == 3_600.0
+    with pytest.raises(InvalidEvent, match="3600, the time to live of class orders") as caught:
+        parse_in(policies, **{"class": "orders", "ttl": 3_600.5})
+    assert caught.value.field == "ttl"
+
+
+def test_an_ephemeral_event_has_no_time_to_live():
+    with pytest.raises(InvalidEvent) as caught:
+        parse(type="progress", ttl=5)
+    assert caught.value.field == "ttl"
+
+
+def test_a_sign_in_by_class_needs_real_ids():
+    with pytest.raises(InvalidContext):
+        parse(user_id="{{user}}", **{"class": "auth"})
+
+
+def test_each_unlisted_type_is_said_once(caplog):
+    caplog.set_level("INFO", "delivery.emitter.validate")
+    kinds = Kinds(make_policies(**ORDERS), capacity=1)
+    for name in ("note", "other", "note", "order_paid"):
+        kinds.of(name)
+    said = [record.getMessage().split()[2] for record in caplog.records]
+    assert said == ["note", "other"]
+
+
+def test_a_flood_of_types_does_not_flood_the_log(caplog):
+    caplog.set_level("INFO", "delivery.emitter.validate")
+    kinds = Kinds(make_policies())
+    for number in range(3 * MAX_NOTED):
+        kinds.of(f"type_{number}")
+    assert len(caplog.records) == MAX_NOTED + 1

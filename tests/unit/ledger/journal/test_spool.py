@@ -13,6 +13,7 @@ import pytest
 
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome
+from delivery.domain.options import Options
 from delivery.domain.records import Entry
 from delivery.errors import LedgerUnavailable, SpoolFull
 from delivery.ledger.journal.spool import Spool, adopt_orphans
@@ -70,6 +71,16 @@ def test_appended_entries_are_drained_in_order_and_unchanged(tmp_path: Path) -> 
     assert ledger.entries[0] == one
     assert spool.pending_bytes == 0
     assert spool.drain(ledger.commit) == 0
+
+
+def test_what_a_caller_chose_survives_the_spool(tmp_path: Path) -> None:
+    one = entry(1)
+    one.event = one.event.evolve(event_class=EventClass("orders"))
+    one.choose(Options(event_class="orders", ttl=0.25))
+    spool, ledger = Spool(tmp_path, "node"), Ledger()
+    spool.append([one])
+    spool.drain(ledger.commit)
+    assert ledger.entries == [one]
 
 
 def test_nothing_is_lost_when_the_ledger_is_still_away(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""What ``delivery check`` says about classes of an installation's own, and about unlisted types.
+
+Owns: the questions to the ledger and their findings. Never does: change anything.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from delivery.bootstrap.findings import Finding, ok, warn
+from delivery.bootstrap.ledger import SQLITE_FILE, database_url, revisions
+from delivery.config import Settings, load_policies
+from delivery.domain.policy import Policies
+from delivery.errors import DeliveryError
+from delivery.ledger import SqlLedger
+from delivery.process.heartbeat import OWN_CLASSES
+
+MAX_TYPES = 20
+"""Unlisted types that a finding names."""
+
+
+def look_at_classes(settings: Settings) -> Finding | None:
+    """Whether every process knows the installation's own classes."""
+    asked = _policies_and_ledger(settings)
+    if asked is None or not asked[0].own:
+        return None
+    policies, url = asked
+    try:
+        old = _without_own_classes(url)
+    except DeliveryError:
+        return None  # the database's own finding says it
+    if old:
+        return warn(
+            "classes",
+            f"{', '.join(policies.own)}: not known to {', '.join(old)}, of release 0.1.0",
+            "restart these processes with this version before you use the classes",
+        )
+    return ok("classes", f"{', '.join(policies.own)}: known to every process")
+
+
+def look_at_types(settings: Settings) -> Finding | None:
+    """Types of recorded events that are ``standard`` because no class lists them."""
+    asked = _policies_and_ledger(settings)
+    if asked is None:
+        return None
+    try:
+        found = _unlisted(asked[1], asked[0])
+    except DeliveryError:
+        return None
+    if found:
+        counts = ", ".join(f"{name} ({count})" for name, count in list(found.items())[:MAX_TYPES])
+        more = f" and {len(found) - MAX_TYPES} more" if len(found) > MAX_TYPES else ""
+        return warn(
+            "types",
+            f"in no class, so standard: {counts}{more}, of the newest events",
+            "list them in a class of the policies, as standard if that is what they are",
+        )
+    return ok("types", "a class lists each type of the newest events")
+
+
+def _policies_and_ledger(settings: Settings) -> tuple[Policies, str] | None:
+    """The policies and the ledger's URL; ``None`` where one is not usable, of which other findings
+    tell."""
+    if settings.database_url is None and not (settings.data_dir / SQLITE_FILE).exists():
+        return None
+    url = database_url(settings)
+    try:
+        present, head = revisions(url)
+        return (load_policies(settings), url) if present == head else None
+    except DeliveryError:
+        return None
+
+
+def _without_own_classes(url: str) -> tuple[str, ...]:
+    """Names of running processes of a release that knows its four classes alone."""
+    with closing(SqlLedger(url, pool_size=1)) as ledger:
+        return tuple(node.node for node in ledger.nodes.all() if not node.info.get(OWN_CLASSES))
+
+
+def _unlisted(url: str, policies: Policies) -> dict[str, int]:
+    """Types of the newest events that no class lists, and how many events each has."""
+    with closing(SqlLedger(url, pool_size=1)) as ledger:
+        found = ledger.statistics.latest_types()
+    return {name: count for name, count in sorted(found.items()) if name not in policies.by_type}

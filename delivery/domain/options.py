@@ -1,0 +1,105 @@
+"""What a caller may choose for one event: its class and its time to live.
+
+Owns: the values and their bounds. Never does: look a class up (``policy`` does), read a clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from delivery.domain.event import EventClass
+from delivery.domain.inputs.foreign_text import is_storable
+from delivery.domain.policy import ClassPolicy, Policies
+from delivery.errors import InvalidEvent
+
+MIN_TTL = 0.001
+
+
+class Options(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What the caller chose for one event beside its type's policy; a part of its content.
+
+    Attributes:
+        event_class: the class by name, ``None`` for the one that lists the type.
+        ttl: seconds, ``None`` for the class's.
+    """
+
+    event_class: str | None = None
+    ttl: float | None = None
+
+
+NOTHING = Options()
+FIELDS = frozenset({"class", "ttl"})
+"""Names of the options in JSON."""
+
+
+def choose_class(policies: Policies, value: object) -> EventClass:
+    """The class of this name.
+
+    Raises:
+        InvalidEvent: the policies have no such class; names those that they have.
+    """
+    if isinstance(value, str):
+        for known in policies.classes:
+            if known == value:
+                return known
+    known_names = ", ".join(sorted(policies.classes))
+    shown = repr(value[:32]) if isinstance(value, str) else type(value).__name__
+    raise InvalidEvent(
+        f"class {shown} is not in this service's policies; known: {known_names}", field="class"
+    )
+
+
+def read_options(given: Mapping[Any, Any], policy: ClassPolicy) -> Options:
+    """Check the options of an event whose class is chosen already.
+
+    Args:
+        given: the event as the caller sent it, or its options; other fields do not count.
+        policy: of the chosen class, or of the one that lists the type.
+
+    Raises:
+        InvalidEvent: names the option that is out of its bounds.
+    """
+    if not policy.event_class.is_durable:
+        for name in given:
+            if name in FIELDS and name != "class":
+                raise InvalidEvent(
+                    f"ephemeral events are not stored and have no {name}", field=name
+                )
+    return Options(
+        event_class=policy.event_class.value if "class" in given else None,
+        ttl=check_ttl(given["ttl"], policy) if "ttl" in given else None,
+    )
+
+
+def check_ttl(value: object, policy: ClassPolicy) -> float:
+    """A time to live in seconds, to the millisecond; at most the class's."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        value = math.nan
+    if not MIN_TTL <= value <= policy.ttl:
+        raise InvalidEvent(
+            f"ttl must be seconds from {MIN_TTL} to {policy.ttl:g}, "
+            f"the time to live of class {policy.event_class}",
+            field="ttl",
+        )
+    return round(float(value), 3)
+
+
+def wire_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as JSON can express them; their bounds are the service's.
+
+    Raises:
+        InvalidEvent: JSON cannot express one; names it.
+    """
+    return {name: _as_json(name, value) for name, value in given.items()}
+
+
+def _as_json(name: str, value: object) -> object:
+    if isinstance(value, str) and is_storable(value):
+        return value
+    if isinstance(value, int | float) and math.isfinite(value):
+        return value
+    raise InvalidEvent(f"{name} cannot be {type(value).__name__} {value!r:.64}", field=name)
