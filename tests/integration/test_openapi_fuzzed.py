@@ -20,9 +20,13 @@ from tests.processes import SECRET, running
 EXAMPLES = 10
 """Requests of each kind and operation."""
 
-# A schema cannot say that a zone exists, a host resolves, an event is recorded, or that a letter is
-# in Unicode's tables.
+# A schema cannot say that a zone exists, a host resolves, an event is recorded, that a letter is in
+# Unicode's tables, or which classes and times to live the policy file has.
 CONFIG = """
+[[operations]]
+include-name = "POST /v1/events"
+checks.positive_data_acceptance.enabled = false
+[[operations]]
 [[operations]]
 include-name = "PUT /v1/users/{id}/contacts"
 checks.positive_data_acceptance.enabled = false
