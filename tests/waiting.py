@@ -1,4 +1,7 @@
-"""How tests wait for what no signal announces: look again and again, and never without an end."""
+"""How tests wait for what no signal announces, and how calls in threads start together.
+
+Every wait looks again and again, and ends.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import inspect
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 TIMEOUT = 15.0
 WORKER_TIMEOUT = 60.0
@@ -39,3 +43,23 @@ def until_blocking(condition: Callable[[], object], timeout: float = WORKER_TIME
     while not condition():
         assert time.monotonic() < ends, f"the condition did not hold within {timeout:g} s"
         threading.Event().wait(PAUSE)
+
+
+def at_once(*calls: Callable[[], Any]) -> list[Any]:
+    """The answers of calls that start together, each in its thread."""
+    start = threading.Barrier(len(calls))
+    answers: list[Any] = [None] * len(calls)
+
+    def run(index: int, call: Callable[[], Any]) -> None:
+        start.wait(10)
+        try:
+            answers[index] = call()
+        except BaseException as error:
+            answers[index] = error
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return answers

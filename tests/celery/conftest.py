@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 import uuid_utils
@@ -23,11 +22,12 @@ from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import parse_policies
 from delivery.ledger import SqlLedger, migrate
-from delivery.tasks.app import is_rabbitmq, make_app, queue_name, task_name
+from delivery.tasks.app import queue_name, task_name
 from delivery.tasks.sweep import Sweeper
 from delivery.testing import make_entry, make_event
 from tests import servers
 from tests.celery.local_nodes import LocalServer, LocalWorker
+from tests.celery_setup import DeliverySetup
 from tests.processes import SECRET
 from tests.server_process import wait_until
 from tests.web_server import WebServer, web_server
@@ -43,23 +43,6 @@ ttl = 600
 [[class.critical.chain]]
 channel = "alert"
 """
-
-
-class DeliverySetup(CeleryTestSetup):
-    """pytest-celery's setup with this project's app."""
-
-    @classmethod
-    def name(cls) -> str:
-        return "delivery"
-
-    @classmethod
-    def create_setup_app(
-        cls, celery_setup_config: dict[str, Any], celery_setup_app_name: str
-    ) -> Celery:
-        url = celery_setup_config["broker_url"]
-        app = make_app(url, quorum_queues=is_rabbitmq(url))
-        app.finalize()
-        return app
 
 
 @pytest.fixture

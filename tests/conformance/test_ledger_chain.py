@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -20,6 +18,7 @@ from delivery.domain.records import Claim, Result, Stored, Swept
 from delivery.ledger import SqlLedger
 from delivery.testing import make_entry, make_event
 from tests.conformance.chain_calls import begin, end, finish, move, skip
+from tests.waiting import at_once
 
 DELIVERED = Result(Outcome.DELIVERED, provider_id="p-1")
 LEASE = 60.0
@@ -64,26 +63,6 @@ def attempts(ledger: SqlLedger, event_id: str) -> list[Attempt]:
 
 def confirm(ledger: SqlLedger, event_id: str, user: str = "ada") -> None:
     ledger.confirmations.confirm([Confirmation(event_id, user, "websocket", user, "c-1")])
-
-
-def at_once(*calls: Callable[[], Any]) -> list[Any]:
-    """The answers of calls that start together, each in its thread."""
-    start = threading.Barrier(len(calls))
-    answers: list[Any] = [None] * len(calls)
-
-    def run(index: int, call: Callable[[], Any]) -> None:
-        start.wait(10)
-        try:
-            answers[index] = call()
-        except BaseException as error:
-            answers[index] = error
-
-    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(calls)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    return answers
 
 
 # --- sweep -----------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -19,6 +17,7 @@ from delivery.domain.records import Claim, Digest, DigestClaim, Result, Stored
 from delivery.ledger import SqlLedger
 from delivery.testing import make_entry, make_event
 from tests.conformance.chain_calls import finish, move
+from tests.waiting import at_once
 
 RUN = ("user_id", "run_id")
 USER = ("user_id",)
@@ -86,26 +85,6 @@ def present(ledger: SqlLedger, digest: Digest) -> Digest:
     found = ledger.digests.get(digest.id)
     assert found is not None
     return found[0]
-
-
-def at_once(*calls: Callable[[], Any]) -> list[Any]:
-    """The answers of calls that start together, each in its thread."""
-    start = threading.Barrier(len(calls))
-    answers: list[Any] = [None] * len(calls)
-
-    def run(index: int, call: Callable[[], Any]) -> None:
-        start.wait(10)
-        try:
-            answers[index] = call()
-        except BaseException as error:
-            answers[index] = error
-
-    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(calls)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    return answers
 
 
 # --- join ------------------------------------------------------------------------------------

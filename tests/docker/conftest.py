@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import Celery
 from pytest_celery import CeleryTestSetup, CeleryWorkerContainer
 from pytest_docker_tools import container, fxtr, image
 from pytest_docker_tools.wrappers import Container
@@ -18,7 +17,8 @@ from sqlalchemy.exc import OperationalError
 
 from delivery.errors import LedgerError
 from delivery.ledger import SqlLedger, migrate
-from delivery.tasks.app import MAINTENANCE_QUEUE, is_rabbitmq, make_app
+from delivery.tasks.app import MAINTENANCE_QUEUE
+from tests.celery_setup import DeliverySetup
 from tests.deployment.compose import services
 from tests.processes import SECRET
 from tests.server_process import wait_until
@@ -26,23 +26,6 @@ from tests.server_process import wait_until
 RABBITMQ_IMAGE = "rabbitmq:4.2"
 PASSWORD = "only-for-tests"
 START_TIMEOUT = 120.0
-
-
-class DeliverySetup(CeleryTestSetup):
-    """pytest-celery's setup with this project's app."""
-
-    @classmethod
-    def name(cls) -> str:
-        return "delivery"
-
-    @classmethod
-    def create_setup_app(
-        cls, celery_setup_config: dict[str, Any], celery_setup_app_name: str
-    ) -> Celery:
-        url = celery_setup_config["broker_url"]
-        app = make_app(url, quorum_queues=is_rabbitmq(url))
-        app.finalize()
-        return app
 
 
 class DeliveryWorkerContainer(CeleryWorkerContainer):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from delivery.api import routes
 from delivery.api.contacts import ContactsApi
 from delivery.api.demo import DemoApi
 from delivery.api.events import EventsApi
@@ -16,6 +21,7 @@ from delivery.api.operators.operations import OperationsApi
 from delivery.api.operators.sessions import Place, Sessions
 from delivery.api.operators.suppressions import SuppressionsApi
 from delivery.api.pages import Pages
+from delivery.api.problems import problem_middleware
 from delivery.api.providers.callbacks import CallbackKeys, Callbacks
 from delivery.api.providers.receipt_intake import ReceiptIntake
 from delivery.api.tickets import Tickets
@@ -187,6 +193,9 @@ class Registry:
         self.acknowledgements.append((user_id, list(ids)))
 
 
+Client = TestClient[web.Request, web.Application]
+
+
 @dataclass
 class World:
     """All that is behind one server, to prepare and to look at."""
@@ -213,6 +222,16 @@ class World:
             place=Place(PUBLIC_URL),
         )
         self.links = LinkSigner(SECRET, None, PUBLIC_URL, ttl=100, clock=lambda: self.now)
+
+    @asynccontextmanager
+    async def client(
+        self, policy: dict[str, Any] | None = None, **settings: Any
+    ) -> AsyncIterator[Client]:
+        """A client of a server of the whole API; aiohttp's own limit of a body is its default."""
+        app = web.Application(middlewares=[problem_middleware])
+        app.add_routes(routes.routes(self.handlers(policy, **settings)))
+        async with TestClient(TestServer(app)) as client:
+            yield client
 
     def handlers(
         self,

@@ -8,11 +8,7 @@ from typing import Any
 
 import jwt
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
 
-from delivery.api import routes
-from delivery.api.problems import problem_middleware
 from delivery.domain.revocation import RevocationKind
 from delivery.tokens import make_token
 from tests.integration.http_api_standins import (
@@ -21,10 +17,10 @@ from tests.integration.http_api_standins import (
     OPERATE,
     READ,
     SECRET,
+    Client,
     World,
 )
 
-Client = TestClient[web.Request, web.Application]
 FUTURE = "2099-01-01T00:00:00Z"
 
 
@@ -37,9 +33,7 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 async def client(world: World) -> AsyncIterator[Client]:
-    app = web.Application(middlewares=[problem_middleware])
-    app.add_routes(routes.routes(world.handlers()))
-    async with TestClient(TestServer(app)) as client:
+    async with world.client() as client:
         yield client
 
 

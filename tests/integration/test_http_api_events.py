@@ -7,11 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
 
-from delivery.api import requests, routes
-from delivery.api.problems import CONTENT_TYPE, problem_middleware
+from delivery.api import requests
+from delivery.api.problems import CONTENT_TYPE
 from delivery.domain.lifecycle import Outcome, State
 from delivery.domain.ports import Accepted
 from delivery.errors import (
@@ -32,12 +30,12 @@ from tests.integration.http_api_standins import (
     OPERATE,
     OTHER,
     READ,
+    Client,
     World,
     bearer,
 )
 
 EVENT = {"type": "note", "user_id": "u1", "run_id": "r1"}
-Client = TestClient[web.Request, web.Application]
 
 
 @pytest.fixture
@@ -49,10 +47,7 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 async def client(world: World) -> AsyncIterator[Client]:
-    # aiohttp's own limit stays at its default: the API reads bodies by its own.
-    app = web.Application(middlewares=[problem_middleware])
-    app.add_routes(routes.routes(world.handlers()))
-    async with TestClient(TestServer(app)) as client:
+    async with world.client() as client:
         yield client
 
 

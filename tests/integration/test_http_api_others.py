@@ -7,18 +7,17 @@ import json
 import re
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
 from standardwebhooks.webhooks import Webhook
 
 from delivery.api import openapi, routes
-from delivery.api.problems import CONTENT_TYPE, KINDS, problem_middleware
+from delivery.api.problems import CONTENT_TYPE, KINDS
 from delivery.api.requests import client_address
 from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
@@ -39,10 +38,10 @@ from tests.integration.http_api_standins import (
     PUBLIC_URL,
     READ,
     SMS_TOKEN,
+    Client,
     World,
 )
 
-Client = TestClient[web.Request, web.Application]
 RECEIPTS = {
     "class": {
         "critical": {
@@ -65,19 +64,12 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 async def serve(world: World) -> AsyncIterator[Callable[..., Any]]:
-    started: list[Client] = []
+    async with AsyncExitStack() as stack:
 
-    async def start(**settings: Any) -> Client:
-        app = web.Application(middlewares=[problem_middleware])
-        app.add_routes(routes.routes(world.handlers(**settings)))
-        client = TestClient(TestServer(app))
-        await client.start_server()
-        started.append(client)
-        return client
+        async def start(**settings: Any) -> Client:
+            return await stack.enter_async_context(world.client(**settings))
 
-    yield start
-    for client in started:
-        await client.close()
+        yield start
 
 
 @pytest.fixture

@@ -18,15 +18,14 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestServer
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import NameOID
 from standardwebhooks.webhooks import Webhook
 
-from delivery.api import routes
-from delivery.api.problems import CONTENT_TYPE, problem_middleware
+from delivery.api.problems import CONTENT_TYPE
 from delivery.api.providers.sns_requests import SnsRequests
 from delivery.callers.bounded_get import bounded_get
 from delivery.domain.contact import Contact
@@ -49,10 +48,10 @@ from tests.integration.http_api_standins import (
     PUBLIC_URL,
     READ,
     SMS_TOKEN,
+    Client,
     World,
 )
 
-Client = TestClient[web.Request, web.Application]
 RECEIPTS = {
     "class": {
         "critical": {
@@ -125,7 +124,6 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 async def client(world: World, amazon: Amazon) -> AsyncIterator[Client]:
-    app = web.Application(middlewares=[problem_middleware])
     keys = {
         "ses": SnsRequests(TOPIC, fetch=amazon.fetch),
         "sendgrid": SendgridKey(base64.b64encode(public(EC_KEY)).decode()),
@@ -133,8 +131,7 @@ async def client(world: World, amazon: Amazon) -> AsyncIterator[Client]:
         "postmark": PostmarkLogin(LOGIN),
         "resend": WebhookSecret(RESEND, "DELIVERY_RESEND_SECRET"),
     }
-    app.add_routes(routes.routes(world.handlers(RECEIPTS, **keys)))
-    async with TestClient(TestServer(app)) as client:
+    async with world.client(RECEIPTS, **keys) as client:
         yield client
 
 
@@ -416,9 +413,7 @@ async def test_a_message_of_another_application_is_left_alone(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 async def test_a_provider_that_is_not_set_up_is_404(world: World, provider: str) -> None:
-    app = web.Application(middlewares=[problem_middleware])
-    app.add_routes(routes.routes(world.handlers(RECEIPTS)))
-    async with TestClient(TestServer(app)) as bare:
+    async with world.client(RECEIPTS) as bare:
         document = await refused(await BOUNCES[provider](bare, make_id(1)), 404)
     assert "DELIVERY_" in document["detail"]
 
