@@ -51,6 +51,7 @@ _HOMES = {
     "connect_sync": "delivery.client.sync",
     "embed": "delivery.bootstrap",
     "issue_token": "delivery.tokens",
+    "outbox": "delivery",
     **dict.fromkeys(_ERRORS, "delivery.errors"),
 }
 
@@ -66,6 +67,8 @@ def __getattr__(name: str) -> Any:
         return import_module(_OLD[name]).removed(name, stacklevel=3)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if home == __name__:
+        return import_module(f"{home}.{name}")  # a module that is public as a whole
     value = getattr(import_module(home), name)
     globals()[name] = value  # the next access finds it without this function
     return value

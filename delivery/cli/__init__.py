@@ -25,6 +25,7 @@ from delivery.cli import (
     gateway,
     listen,
     migrate,
+    outbox,
     purge,
     suppressions,
     token,
@@ -130,6 +131,7 @@ for command in (
     emit.emit,
     events.events,
     listen.listen,
+    outbox.outbox,
     validate.validate,
     bench.bench,
 ):

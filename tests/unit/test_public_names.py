@@ -49,6 +49,7 @@ NAMES = {
     "connect_sync",
     "embed",
     "issue_token",
+    "outbox",
 }
 
 
