@@ -82,6 +82,7 @@ _OPTIONS = {
         "minimum": MIN_TTL,
         "maximum": MAX_SECONDS,
     },
+    "group": CONTEXT_ID | {"description": "its events are in one message, whatever their runs"},
 }
 _EVENT_OUT = _EVENT_IN | {
     "seq": nullable({"type": "integer", "minimum": 1}),

@@ -52,9 +52,10 @@ def stored_view(stored: Stored) -> dict[str, Any]:
 
 def _options(chosen: Options | None) -> dict[str, Any]:
     """What the caller chose; the class stands in the event."""
-    if chosen is None or chosen.ttl is None:
+    if chosen is None:
         return {}
-    return {"ttl": chosen.ttl}
+    found = {"ttl": chosen.ttl, "group": chosen.group}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def timeline_view(timeline: Timeline) -> dict[str, Any]:

@@ -19,7 +19,7 @@ Data = Mapping[str, Any]
 
 EventOptions = TypedDict(
     "EventOptions",
-    {"class_": str, "class": str, "ttl": float},
+    {"class_": str, "class": str, "ttl": float, "group": str},
     total=False,
 )
 """What a caller may choose for one event; ``class_`` is ``class``, which Python reserves."""
@@ -164,8 +164,8 @@ class Emission(ABC):
             id: a UUIDv7 as idempotency key; made when left out.
             meta: annotations that travel with the event.
             options: ``class_``, a class of the service's policies, else the one that lists the
-                type; ``ttl``, seconds until it expires, at most the class's. ``None`` leaves an
-                option out.
+                type; ``ttl``, seconds until it expires, at most the class's; ``group``, events of
+                which are in one message. ``None`` leaves an option out.
 
         Raises:
             InvalidEvent: names the field.

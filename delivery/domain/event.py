@@ -209,6 +209,11 @@ def check_event_type(value: object) -> str:
     return value
 
 
+def has_control(value: str) -> bool:
+    """Whether a text has control characters."""
+    return _CONTROL.search(value) is not None
+
+
 def check_context_id(name: str, value: object) -> str:
     """Return a ``user_id``, ``run_id`` or ``thread_id`` that can address something.
 
@@ -220,7 +225,7 @@ def check_context_id(name: str, value: object) -> str:
         raise InvalidContext(f"{name} must be a non-empty string", field=name)
     if len(value) > MAX_ID_CHARS:
         raise InvalidContext(f"{name} is over {MAX_ID_CHARS} characters", field=name)
-    if _CONTROL.search(value):
+    if has_control(value):
         raise InvalidContext(f"{name} contains control characters", field=name)
     if not is_storable(value):
         raise InvalidContext(f"{name} contains a lone surrogate", field=name)

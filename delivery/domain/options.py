@@ -1,4 +1,4 @@
-"""What a caller may choose for one event: its class and its time to live.
+"""What a caller may choose for one event: its class, its time to live, its group.
 
 Owns: the values and their bounds. Never does: look a class up (``policy`` does), read a clock.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from delivery.domain.event import EventClass
+from delivery.domain.event import MAX_ID_CHARS, EventClass, has_control
 from delivery.domain.inputs.foreign_text import is_storable
 from delivery.domain.policy import ClassPolicy, Policies
 from delivery.errors import InvalidEvent
@@ -25,14 +25,16 @@ class Options(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     Attributes:
         event_class: the class by name, ``None`` for the one that lists the type.
         ttl: seconds, ``None`` for the class's.
+        group: events of one group are in one message, like those of one run otherwise.
     """
 
     event_class: str | None = None
     ttl: float | None = None
+    group: str | None = None
 
 
 NOTHING = Options()
-FIELDS = frozenset({"class", "ttl"})
+FIELDS = frozenset({"class", "ttl", "group"})
 """Names of the options in JSON."""
 
 
@@ -72,6 +74,7 @@ def read_options(given: Mapping[Any, Any], policy: ClassPolicy) -> Options:
     return Options(
         event_class=policy.event_class.value if "class" in given else None,
         ttl=check_ttl(given["ttl"], policy) if "ttl" in given else None,
+        group=check_group(given["group"]) if "group" in given else None,
     )
 
 
@@ -86,6 +89,17 @@ def check_ttl(value: object, policy: ClassPolicy) -> float:
             field="ttl",
         )
     return round(float(value), 3)
+
+
+def check_group(value: object) -> str:
+    """A group's name, bounded as an id is."""
+    if not isinstance(value, str) or not value.strip() or len(value) > MAX_ID_CHARS:
+        raise InvalidEvent(
+            f"group must be a non-blank string of at most {MAX_ID_CHARS} characters", field="group"
+        )
+    if has_control(value) or not is_storable(value):
+        raise InvalidEvent("group contains control characters or a lone surrogate", field="group")
+    return value
 
 
 def wire_options(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from delivery.domain.channels import Channel, Confirms, OnUnknown
-from delivery.domain.event import EventClass
 from delivery.domain.fallback import retry_at
 from delivery.domain.health import RECOVERY
 from delivery.domain.inputs.address import comparable
@@ -82,7 +81,11 @@ class DigestStep:
         self._links = links
         self._callback_url = callback_url
         self._jitter = jitter
-        self._types = _types_on(transport.name, policies)
+        self._classes = tuple(
+            policy.event_class.value
+            for policy in policies.classes.values()
+            if policy.step(transport.name)
+        )
         self._deliveries: Deliveries[Result | None] = Deliveries(transport.name)
 
     def close(self, timeout: float) -> None:
@@ -187,7 +190,7 @@ class DigestStep:
         claim = run.ledger.digests.claim(
             digest.id,
             max(run.limits.lease, self._timeout(run) + LEASE_MARGIN),
-            types=self._types,
+            classes=self._classes,
             unknown_limit=UNKNOWN_LIMIT[lead.step(run.channel).on_unknown],
         )
         if claim is None:
@@ -320,11 +323,3 @@ class DigestStep:
         before = [a for a in lead.attempts if a.channel == run.channel]
         again = retry_at(lead.step(run.channel), [*before, made], lead.policy, self._jitter())
         return None if again is None else max(0.0, (again - now).total_seconds())
-
-
-def _types_on(channel: str, policies: Policies) -> tuple[str, ...]:
-    """Types whose chain has this channel; ``()`` for all types, when unlisted types have it."""
-    with_channel = [policy for policy in policies.classes.values() if policy.step(channel)]
-    if any(policy.event_class is EventClass.STANDARD for policy in with_channel):
-        return ()
-    return tuple(sorted(name for policy in with_channel for name in policy.types))

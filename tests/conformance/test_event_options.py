@@ -29,10 +29,12 @@ def chosen(**options: Any) -> Entry:
 
 
 def test_what_a_caller_chose_reads_back(ledger: SqlLedger) -> None:
-    ledger.recording.commit([chosen(event_class="orders", ttl=60.5), make_entry(plain_event(2))])
+    ledger.recording.commit(
+        [chosen(event_class="orders", ttl=60.5, group="é \\ g"), make_entry(plain_event(2))]
+    )
     [found, plain] = ledger.events.read([make_id(1), make_id(2)])
     assert found.event.event_class == ORDERS
-    assert found.options == Options(event_class="orders", ttl=60.5)
+    assert found.options == Options(event_class="orders", ttl=60.5, group="é \\ g")
     assert (found.expires_at - found.recorded_at).total_seconds() == 60.5
     assert plain.options is None
     [owed], _ = ledger.feed.page("u1", None, by="c1", limit=1)
@@ -43,6 +45,7 @@ SAME = [
     ({}, {}),
     ({"event_class": "orders"}, {"event_class": "orders"}),
     ({"ttl": 60.0}, {"ttl": 60.0}),
+    ({"group": "g"}, {"group": "g"}),
     ({}, {"event_class": "standard"}),
 ]
 OTHER = [
@@ -52,6 +55,8 @@ OTHER = [
     ({}, {"ttl": 60.0}),
     ({"ttl": 60.0}, {}),
     ({"ttl": 60.0}, {"ttl": 61.0}),
+    ({}, {"group": "g"}),
+    ({"group": "g"}, {"group": "h"}),
 ]
 
 

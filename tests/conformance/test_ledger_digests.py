@@ -12,6 +12,7 @@ import uuid_utils
 from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
+from delivery.domain.options import Options
 from delivery.domain.policy import parse_policies
 from delivery.domain.records import Claim, Digest, DigestClaim, Result, Stored
 from delivery.ledger import SqlLedger
@@ -292,14 +293,48 @@ def test_only_one_of_two_workers_gets_the_digest(ledger: SqlLedger, advance: Any
     assert not [answer for answer in answers if isinstance(answer, BaseException)]
 
 
-def test_types_exclude_other_events_of_the_run_but_never_members_that_joined(
+def test_classes_exclude_other_events_of_the_run_but_never_members_that_joined(
     ledger: SqlLedger, advance: Any
 ) -> None:
-    opener = on_chain(ledger, type="renamed_since")
+    opener = on_chain(ledger, event_class=EventClass("gone"))
     digest = join(ledger, opener)
-    listed, _ = on_chain(ledger, type="agent_started"), on_chain(ledger, type="custom")
+    listed, _ = on_chain(ledger), on_chain(ledger, event_class=EventClass.STANDARD)
     advance(31)
-    assert ids(sending(ledger, digest, types=("agent_started",))) == [opener, listed]
+    assert ids(sending(ledger, digest, classes=("critical",))) == [opener, listed]
+
+
+IN_ONE = Options(group="trip-7")
+
+
+def test_a_group_takes_the_place_of_the_run(ledger: SqlLedger, advance: Any) -> None:
+    first = on_chain(ledger, options=IN_ONE)
+    by_run = join(ledger, on_chain(ledger), min_interval=0.0)
+    digest = join(ledger, first, min_interval=0.0)
+    of_other_run = on_chain(ledger, "other", options=IN_ONE)
+    assert claimed(ledger, of_other_run).digests.keys() == {"email"}
+    late = on_chain(ledger, "third", options=IN_ONE)
+    on_chain(ledger, options=Options(group="trip-8"))
+    advance(LEASE + 1)
+    assert join(ledger, of_other_run, min_interval=0.0).id == digest.id
+    assert digest.id != by_run.id
+    assert ids(sending(ledger, digest)) == [first, of_other_run, late]
+    assert len(ids(sending(ledger, by_run))) == 1, "events of a group are not their run's"
+
+
+def test_two_groups_within_the_interval_are_one_message(ledger: SqlLedger, advance: Any) -> None:
+    members = [on_chain(ledger, options=Options(group=f"trip-{n}")) for n in (1, 2)]
+    digests = {join(ledger, one).id for one in members}
+    advance(31)
+    assert len(digests) == 1
+    found = ledger.digests.get(digests.pop())
+    assert found is not None
+    assert ids(sending(ledger, found[0])) == members
+
+
+def test_a_step_by_user_gathers_all_groups(ledger: SqlLedger) -> None:
+    members = [on_chain(ledger, options=Options(group=f"trip-{n}")) for n in (1, 2)]
+    rule = {"by": ("user_id",), "min_interval": 0.0}
+    assert len({join(ledger, one, **rule).id for one in members}) == 1
 
 
 def test_an_event_that_this_channel_delivered_is_not_sent_again(
@@ -359,7 +394,7 @@ def test_a_message_that_may_have_been_sent_is_repeated_only_as_the_policy_allows
     first = join(ledger, doubtful, min_interval=0.0)
     advance(31)
     unknown = Result(Outcome.UNKNOWN, error="the answer was lost")
-    only_one = sending(ledger, first, types=("none",))
+    only_one = sending(ledger, first, classes=("none",))
     assert ledger.digests.end(only_one, unknown, retry_in=None)
     second = join(ledger, fresh, min_interval=0.0)
     advance(31)

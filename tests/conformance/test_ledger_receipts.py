@@ -64,7 +64,7 @@ def sending(ledger: SqlLedger, *event_ids: str, channel: str = "email") -> Diges
         claim = claimed(ledger, event_id)
         digest = ledger.digests.join(claim, channel, by=("user_id",), window=0.0, min_interval=0.0)
         assert move(ledger, claim, channel, ledger.now())
-    found = ledger.digests.claim(digest.id, LEASE, types=("none besides",))
+    found = ledger.digests.claim(digest.id, LEASE, classes=("none besides",))
     assert found is not None
     return found
 

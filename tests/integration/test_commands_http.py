@@ -74,12 +74,12 @@ def test_emit_chooses_a_class_and_a_time_to_live(up: Up) -> None:
     def emit(*more: str) -> subprocess.CompletedProcess[str]:
         return up.command("emit", *about, "--id", identity, *more)
 
-    sent = emit("--class", "critical", "--ttl", "60")
+    sent = emit("--class", "critical", "--ttl", "60", "--group", "trip")
     assert sent.returncode == 0, sent.stderr
     assert "did you mean agent_completed?" in sent.stderr
     shown = json.loads(up.command("events", "show", identity, "--json").stdout)
-    assert (shown["class"], shown["ttl"]) == ("critical", 60.0)
-    again = emit("--class", "critical", "--ttl", "60")
+    assert (shown["class"], shown["ttl"], shown["group"]) == ("critical", 60.0, "trip")
+    again = emit("--class", "critical", "--ttl", "60", "--group", "trip")
     assert json.loads(again.stdout)["accepted"][0]["duplicate"] is True
     for more, answer in (
         (("--class", "critical", "--ttl", "61"), "(409)"),

@@ -83,14 +83,14 @@ class DigestStore(Protocol):
         digest_id: str,
         lease: float,
         *,
-        types: Sequence[str] = (),
+        classes: Sequence[str] = (),
         unknown_limit: int | None = None,
     ) -> DigestClaim | None:
         """Claim an open, due digest and read its members: the unconfirmed, unexpired open events of
         the runs that joined it, whose attempt on this channel was not delivered in this generation.
 
         Args:
-            types: types of members that did not join by themselves; empty for any.
+            classes: classes of members that did not join by themselves; empty for any.
             unknown_limit: leaves out events with more attempts of unknown outcome on this channel.
 
         Returns:

@@ -111,15 +111,17 @@ def options_of(row: AnyRow) -> Options | None:
     found = Options(
         event_class=columns["class"] if columns["class_chosen"] else None,
         ttl=None if ttl is None else ttl / 1000,
+        group=columns["group_key"],
     )
     return None if found == NOTHING else found
 
 
-def option_values(chosen: Options | None) -> tuple[bool | int | None, ...]:
+def option_values(chosen: Options | None) -> tuple[bool | int | str | None, ...]:
     """The values of ``bulk.EVENT_OPTIONS``, in their order."""
     if chosen is None:
-        return (None, None)
-    return (True if chosen.event_class is not None else None, milliseconds(chosen.ttl))
+        chosen = NOTHING
+    is_chosen = True if chosen.event_class is not None else None
+    return (is_chosen, milliseconds(chosen.ttl), chosen.group)
 
 
 def attempt(row: AnyRow) -> Attempt:

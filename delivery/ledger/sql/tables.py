@@ -111,6 +111,7 @@ events = sa.Table(
     # What the caller chose; NULL where it chose nothing, as in rows of the first release.
     sa.Column("class_chosen", sa.Boolean),
     sa.Column("ttl_ms", Big),
+    sa.Column("group_key", Name),
 )
 sa.Index(
     "ix_events_due",
@@ -209,6 +210,8 @@ digests = sa.Table(
     # JSON lists, of alert groups only: figures out of their limits, internal errors.
     sa.Column("conditions", sa.Text),
     sa.Column("faults", sa.Text),
+    # The group of its events, in place of a run.
+    sa.Column("group_key", Name),
 )
 _live = digests.c.state.in_(["open", "firing"])
 sa.Index(

@@ -274,14 +274,15 @@ def _claims(
     claims = []
     for row in won:
         stored = rows.stored(row)
-        of_run = pending.get((row.user_id, row.run_id), {})
+        key = (None, row.group_key) if row.group_key is not None else (row.run_id, None)
+        of_key = pending.get((row.user_id, *key), {})
         claims.append(
             Claim(
                 stored=replace(stored, due_at=min(until, stored.expires_at)),
                 token=row.token + 1,
                 attempts=tuple(tried[row.id]),
                 contact=reachable.get(row.user_id) or Contact(row.user_id),
-                digests={**pending.get((row.user_id, None), {}), **of_run},
+                digests={**pending.get((row.user_id, None, None), {}), **of_key},
                 now=now,
                 suppressed={
                     channel: one.why for channel, one in barred.get(row.user_id, {}).items()
@@ -313,18 +314,22 @@ def _attempts(connection: Connection, won: Sequence[str]) -> dict[str, list[Atte
 
 def _pending(
     connection: Connection, users: Sequence[str]
-) -> dict[tuple[str, str | None], dict[str, datetime]]:
-    """Due times of open digests: (user, run or ``None``) -> channel -> due time."""
+) -> dict[tuple[str, str | None, str | None], dict[str, datetime]]:
+    """Due times of open digests: (user, run, group), of which one or both of the latter are
+    ``None`` -> channel -> due time."""
     found = connection.execute(
-        sa.select(digests.c.user_id, digests.c.run_id, digests.c.channel, digests.c.due_at).where(
+        sa.select(
+            *(digests.c.user_id, digests.c.run_id, digests.c.group_key),
+            *(digests.c.channel, digests.c.due_at),
+        ).where(
             any_of(digests.c.user_id, users),
             digests.c.state == "open",
             digests.c.due_at.isnot(None),
         )
     )
-    pending: dict[tuple[str, str | None], dict[str, datetime]] = defaultdict(dict)
-    for user_id, run_id, channel, due_at in found:
-        pending[user_id, run_id][channel] = due_at
+    pending: dict[tuple[str, str | None, str | None], dict[str, datetime]] = defaultdict(dict)
+    for user_id, run_id, group, channel, due_at in found:
+        pending[user_id, run_id, group][channel] = due_at
     return pending
 
 

@@ -1,4 +1,4 @@
-"""The choice of the digest that an event joins: its run's, its user's, or a new one.
+"""The choice of the digest that an event joins: its run's or group's, its user's, or a new one.
 
 Owns: the promise that a user gets one message, not forty. ``min_interval`` separates two messages
 to one user: an event of another run joins the open digest (which becomes the user's), and after a
@@ -10,18 +10,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import sqlalchemy as sa
 import uuid_utils
 from sqlalchemy.engine import Connection
 
-from delivery.domain.records import Claim, Digest
+from delivery.domain.records import Claim, Digest, Stored
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.dialect import any_of, lock
 from delivery.ledger.sql.tables import UtcDateTime, digests, events
 from delivery.ledger.stores.fencing import held
 
 LEFT = "its events went on without it"
+
+
+class Key(NamedTuple):
+    """What a digest is about, beside its user: a run, a group, or (``WHOLE``) all of the user."""
+
+    run_id: str | None = None
+    group_key: str | None = None
+
+
+WHOLE = Key()
+
+
+def _key(stored: Stored, by: Sequence[str]) -> Key:
+    """An event's group takes the place of its run."""
+    if "run_id" not in by:
+        return WHOLE
+    group = stored.options.group if stored.options is not None else None
+    return Key(stored.event.run_id) if group is None else Key(group_key=group)
 
 
 def join(
@@ -38,7 +57,7 @@ def join(
     Two workers that join for one user take turns, so both end in one digest.
     """
     event = claim.stored.event
-    run_id = event.run_id if "run_id" in by else None
+    key = _key(claim.stored, by)
     lock(connection, "digest", event.user_id, channel)
     gathering = connection.execute(
         sa.select(*rows.DIGEST_COLUMNS)
@@ -52,9 +71,9 @@ def join(
     ).all()
     gathering = [row for row in gathering if not _closed_if_left(connection, row, now)]
     digest = (
-        _of_run(gathering, run_id)
+        _of_key(gathering, key)
         or (_merged(connection, gathering, now) if min_interval > 0 else None)
-        or _opened(connection, gathering, now, claim, channel, run_id, window, min_interval)
+        or _opened(connection, gathering, now, claim, channel, key, window, min_interval)
     )
     ours = held(connection, sa.literal(now, UtcDateTime()), [claim], transitions.on_chain())
     connection.execute(
@@ -84,11 +103,11 @@ def _closed_if_left(connection: Connection, row: rows.AnyRow, now: datetime) -> 
     return True
 
 
-def _of_run(gathering: Sequence[rows.AnyRow], run_id: str | None) -> Digest | None:
-    """The run's own digest, else the user's."""
-    for wanted in dict.fromkeys((run_id, None)):
+def _of_key(gathering: Sequence[rows.AnyRow], key: Key) -> Digest | None:
+    """The run's or group's own digest, else the user's."""
+    for wanted in dict.fromkeys((key, WHOLE)):
         for row in gathering:
-            if row.run_id == wanted:
+            if Key(row.run_id, row.group_key) == wanted:
                 return rows.digest(row)
     return None
 
@@ -96,10 +115,12 @@ def _of_run(gathering: Sequence[rows.AnyRow], run_id: str | None) -> Digest | No
 def _merged(
     connection: Connection, gathering: Sequence[rows.AnyRow], now: datetime
 ) -> Digest | None:
-    """Another run's digest, changed to the user's; not one that is being sent."""
+    """Another run's or group's digest, changed to the user's; not one that is being sent."""
     for row in gathering:
         if not _is_claimed(row, now):
-            connection.execute(sa.update(digests).where(digests.c.id == row.id).values(run_id=None))
+            connection.execute(
+                sa.update(digests).where(digests.c.id == row.id).values(WHOLE._asdict())
+            )
             return replace(rows.digest(row), run_id=None)
     return None
 
@@ -110,7 +131,7 @@ def _opened(
     now: datetime,
     claim: Claim,
     channel: str,
-    run_id: str | None,
+    key: Key,
     window: float,
     min_interval: float,
 ) -> Digest:
@@ -120,14 +141,14 @@ def _opened(
     last = _last_sent(connection, gathering, now, user_id, channel)
     interval = timedelta(seconds=min_interval)
     if last is not None and last + interval > now:
-        run_id = None
+        key = WHOLE
         due_at = max(due_at, last + interval)
     digest_id = str(uuid_utils.uuid7())
     connection.execute(
         sa.insert(digests).values(
             id=digest_id,
             user_id=user_id,
-            run_id=run_id,
+            **key._asdict(),
             channel=channel,
             state="open",
             due_at=due_at,
@@ -138,7 +159,7 @@ def _opened(
     return Digest(
         id=digest_id,
         user_id=user_id,
-        run_id=run_id,
+        run_id=key.run_id,
         channel=channel,
         state="open",
         due_at=due_at,

@@ -36,15 +36,16 @@ def members(
     connection: Connection,
     digest: rows.AnyRow,
     now: datetime,
-    types: Sequence[str],
+    classes: Sequence[str],
     unknown_limit: int | None,
 ) -> list[Stored]:
-    """Unconfirmed, unexpired events of the runs in the digest that this channel has not delivered
-    in their generation. ``types`` does not apply to events that joined by themselves."""
+    """Unconfirmed, unexpired events of the runs and groups in the digest that this channel has not
+    delivered in their generation. ``classes`` does not apply to events that joined by themselves.
+    """
     joined = events.alias("joined")
-    runs = sa.select(joined.c.run_id).where(
-        joined.c.digest_id == digest.id, joined.c.user_id == digest.user_id
-    )
+    mine = (joined.c.digest_id == digest.id, joined.c.user_id == digest.user_id)
+    runs = sa.select(joined.c.run_id).where(*mine, joined.c.group_key.is_(None))
+    groups = sa.select(joined.c.group_key).where(*mine, joined.c.group_key.isnot(None))
     delivered = sa.exists().where(
         attempts.c.event_id == events.c.id,
         attempts.c.generation == events.c.generation,
@@ -55,13 +56,17 @@ def members(
         events.c.user_id == digest.user_id,
         events.c.state.in_(_WAITING),
         events.c.expires_at > now,
-        events.c.run_id.in_(runs),
+        sa.or_(
+            sa.and_(events.c.group_key.is_(None), events.c.run_id.in_(runs)),
+            events.c.group_key.in_(groups),
+        ),
         ~delivered,
     )
     if unknown_limit is not None:
         wanted = wanted.where(_unknown_attempts(digest.channel) <= unknown_limit)
-    if types:
-        wanted = wanted.where(sa.or_(events.c.type.in_(types), events.c.digest_id == digest.id))
+    if classes:
+        allowed = events.c["class"].in_(classes)
+        wanted = wanted.where(sa.or_(allowed, events.c.digest_id == digest.id))
     found = connection.execute(wanted.order_by(events.c.position).limit(MAX_MEMBERS))
     return [rows.stored(row) for row in found]
 
@@ -129,14 +134,14 @@ class DigestSql:
         digest_id: str,
         lease: float,
         *,
-        types: Sequence[str] = (),
+        classes: Sequence[str] = (),
         unknown_limit: int | None = None,
     ) -> DigestClaim | None:
         """Claim an open, due digest and read its members.
 
         Args:
-            types: types of events that the message may list besides those that joined; any type
-                if empty.
+            classes: classes whose events the message may list besides those that joined; any if
+                empty.
             unknown_limit: an event with more attempts of unknown outcome on this channel is not
                 listed again; ``None`` for no limit.
 
@@ -149,7 +154,7 @@ class DigestSql:
                 return None
             now: datetime = row.now
             _end_lost(connection, digest_id, now)
-            due = members(connection, row, now, types, unknown_limit)
+            due = members(connection, row, now, classes, unknown_limit)
             if not due:
                 _close(connection, digest_id, now, state="dropped", error=EMPTY)
                 return None

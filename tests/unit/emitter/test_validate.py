@@ -84,6 +84,13 @@ def test_data_may_be_left_out():
         ("ttl", 10**400),
         ("ttl", float("nan")),
         ("ttl", 259_200.1),
+        ("group", ""),
+        ("group", " "),
+        ("group", None),
+        ("group", 7),
+        ("group", "g" * 129),
+        ("group", "a\x00b"),
+        ("group", "\ud800"),
         ("colour", "red"),
     ],
 )

@@ -76,7 +76,7 @@ def test_appended_entries_are_drained_in_order_and_unchanged(tmp_path: Path) -> 
 def test_what_a_caller_chose_survives_the_spool(tmp_path: Path) -> None:
     one = entry(1)
     one.event = one.event.evolve(event_class=EventClass("orders"))
-    one.choose(Options(event_class="orders", ttl=0.25))
+    one.choose(Options(event_class="orders", ttl=0.25, group="g"))
     spool, ledger = Spool(tmp_path, "node"), Ledger()
     spool.append([one])
     spool.drain(ledger.commit)
