@@ -266,6 +266,22 @@ class Connection:
                     self.close(code, reason)
         return token
 
+    def take_ack(self, upto: int) -> bool:
+        """Handle an acknowledgement that does nothing but confirm; ``False``, with nothing done,
+        for another one, which comes again as a frame."""
+        if self.is_closed:
+            return False
+        try:
+            done = self.session.on_upto(upto, self._clock())
+            if done:
+                self._confirm(done)
+        except Exception:
+            # One broken connection must not raise into the transport.
+            logger.exception("connection %s failed", self.id)
+            self.close(Close.FORCED_RECONNECT, "internal error")
+            return True
+        return done is not None
+
     def _log_refusal(self, frame: Error) -> None:
         user_id = self.session.user_id
         by = f"user {user_id}" if user_id is not None else "a client without a good token"
@@ -447,7 +463,7 @@ class Connection:
             return False
         return True
 
-    def _confirm(self, ids: tuple[str, ...]) -> None:
+    def _confirm(self, ids: Sequence[str]) -> None:
         session = self.session
         if self._feed is not None:
             ids = self._feed.unconfirmed(ids)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -188,7 +188,7 @@ class Feed:
         await self._reader.flush_journal()
         return await self.more()
 
-    def unconfirmed(self, ids: tuple[str, ...]) -> tuple[str, ...]:
+    def unconfirmed(self, ids: Sequence[str]) -> Sequence[str]:
         """Ids whose acknowledgement is new; a client acknowledges a repeated event again."""
         if not self._confirmed:
             return ids

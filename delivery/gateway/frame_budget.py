@@ -46,17 +46,31 @@ UNADMITTED = Budget(
 """Until ``connect`` is accepted: one frame is due, with a token of at most 8 KiB."""
 
 _CONTROL = 0x8
+_FIN = 0x80
 _LONG, _VERY_LONG = 126, 127
 
 
 class FrameBudget:
     """Budgets of one connection, and the position in its stream of bytes."""
 
-    __slots__ = ("_at", "_budget", "_bytes", "_frames", "_head", "_idle", "_skip")
+    __slots__ = (
+        "_at",
+        "_budget",
+        "_bytes",
+        "_frames",
+        "_head",
+        "_idle",
+        "_is_fragmented",
+        "_passed_bytes",
+        "_passed_frames",
+        "_skip",
+    )
 
     def __init__(self, now: float, budget: Budget = UNADMITTED) -> None:
         self._head = b""  # begin of a frame whose header is incomplete
         self._skip = 0  # bytes of a payload not received yet
+        self._is_fragmented = False  # the last fragment of a message is not received yet
+        self._passed_frames = self._passed_bytes = 0
         self._at = now
         self._set(budget)
 
@@ -69,6 +83,17 @@ class FrameBudget:
         self._frames = float(budget.frame_burst)
         self._idle = float(budget.idle_burst)
         self._bytes = float(budget.byte_burst)
+
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether the next byte begins a message."""
+        return not (self._skip or self._is_fragmented or self._head)
+
+    def note(self, frames: int, size: int) -> None:
+        """Count whole messages that passed another check of their rate. They are taken off at the
+        next ``take``, with what has come back until then."""
+        self._passed_frames += frames
+        self._passed_bytes += size
 
     def take(self, data: bytes, now: float) -> Fault | None:
         """Count received bytes; their fault, ``None`` if they may pass."""
@@ -108,8 +133,11 @@ class FrameBudget:
             if size >= _LONG:
                 size = int.from_bytes(data[start + 2 : start + header - 4], "big")
             frames += 1
+            first = data[start]
+            if not first & _CONTROL:
+                self._is_fragmented = not first & _FIN
             # A control frame, or a fragment without content.
-            if data[start] & _CONTROL or not size:
+            if first & _CONTROL or not size:
                 idle += 1
             start += header + size
         if start > end:
@@ -121,6 +149,10 @@ class FrameBudget:
         return Fault.BUDGET if self._frames < 0.0 or self._idle < 0.0 else fault
 
     def _refill(self, now: float) -> None:
+        if self._passed_frames:
+            self._frames -= self._passed_frames
+            self._bytes -= self._passed_bytes
+            self._passed_frames = self._passed_bytes = 0
         passed, budget = now - self._at, self._budget
         if passed <= 0.0:
             return

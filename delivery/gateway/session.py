@@ -112,19 +112,25 @@ class Throttle:
         """Whether more frames were dropped than the rate tolerates."""
         return self.dropped > self._rate.tolerance
 
-    def admits(self, now: float) -> bool:
-        """Take a token for one frame; ``False``: no token is left, drop the frame."""
-        level = self._level + (now - self._at) * self._rate.per_second
-        self._at = now
-        if level >= self._rate.burst:
-            level = float(self._rate.burst)
+    def spend(self, now: float) -> bool:
+        """Take a token for one frame; ``False``: none is left, and nothing was changed."""
+        rate = self._rate
+        level = self._level + (now - self._at) * rate.per_second
+        if level >= rate.burst:
+            level = float(rate.burst)
             self.dropped = 0
-        if level < 1.0:
-            self._level = level
-            self.dropped += 1
+        elif level < 1.0:
             return False
+        self._at = now
         self._level = level - 1.0
         return True
+
+    def admits(self, now: float) -> bool:
+        """Take a token for one frame; ``False``: no token is left, drop the frame."""
+        if self.spend(now):
+            return True
+        self.dropped += 1
+        return False
 
 
 PONG_SHARE = 0.5
@@ -246,6 +252,22 @@ class Session:
                 return (Send(Pong()),)
             case Ack():
                 return self._ack(frame, now)
+
+    def on_upto(self, upto: int, now: float) -> Sequence[str] | None:
+        """Handle ``Ack(upto)`` as ``on_client_frame`` does, where it does nothing but confirm: the
+        everyday case, without frames and actions.
+
+        Returns:
+            The ids to confirm; ``None`` when ``on_client_frame`` must decide, and nothing was
+            changed.
+        """
+        in_flight = self.in_flight
+        if self.phase is not Phase.OPEN or upto > in_flight.n or not self._throttle.spend(now):
+            return None
+        done = in_flight.on_ack(upto, (), now)
+        if done:
+            self.failures = 0
+        return done
 
     def on_over_budget(self) -> Actions:
         """Close a connection whose client exceeds its budget of frames or bytes."""

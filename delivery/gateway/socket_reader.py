@@ -1,7 +1,9 @@
 """Text frames past aiohttp's queue: its reader calls a function, without a task switch per frame.
+Plain acknowledgements, nearly all that clients send, pass its parser as well.
 
 Owns: the one use of aiohttp's private classes, and the rule when a frame may pass the queue: only
-while the queue is empty. Never does: parse frames (aiohttp's reader), or decide what they mean.
+while the queue is empty, and past the parser: only where a message begins. Never does: parse other
+frames (aiohttp's reader), or decide what they mean.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ from aiohttp import WSMsgType, web
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 
 from delivery.gateway.frame_budget import Fault, FrameBudget
+from delivery.gateway.plain_ack import HEADER, plain_ack
 
 if TYPE_CHECKING:
     from aiohttp.http_websocket import WebSocketWriter
     from aiohttp.web_request import BaseRequest
 
 Take = Callable[[bytes], bool]
+TakeAck = Callable[[int], bool]
 Defer = Callable[[Callable[[], object]], None]
 OnFault = Callable[[Fault], None]
 
@@ -35,12 +39,16 @@ class _Queue(WebSocketDataQueue):
     defer: Defer | None = None
     _is_idle = False
 
+    @property
+    def is_passable(self) -> bool:
+        """Whether a frame that arrives now is the next one to be handled."""
+        return self._is_idle and not self._buffer  # queued messages came first
+
     def feed_data(self, data: Any, size: int) -> None:
         take = self.take
         if (
             take is not None
-            and self._is_idle
-            and not self._buffer  # queued messages came first
+            and self.is_passable
             and data.type is WSMsgType.TEXT
             and take(data.data)
         ):
@@ -63,13 +71,25 @@ class _Queue(WebSocketDataQueue):
 
 
 class _Guard:
-    """A frame budget before aiohttp's parser, which gets no bytes after a fault."""
+    """A frame budget before aiohttp's parser, which gets no bytes after a fault, and no plain
+    acknowledgement that ``take_ack`` takes."""
 
-    __slots__ = ("_budget", "_fault", "_on_fault", "_parser")
+    __slots__ = (
+        "_budget",
+        "_fault",
+        "_is_admitted",
+        "_on_fault",
+        "_parser",
+        "_queue",
+        "take_ack",
+    )
 
-    def __init__(self, parser: WebSocketReader) -> None:
+    def __init__(self, parser: WebSocketReader, queue: _Queue) -> None:
         self._parser = parser
+        self._queue = queue
+        self.take_ack: TakeAck | None = None
         self._budget = FrameBudget(monotonic())
+        self._is_admitted = False
         self._fault: Fault | None = None
         self._on_fault: OnFault | None = None
 
@@ -79,11 +99,22 @@ class _Guard:
             on_fault(self._fault)
 
     def admit(self) -> None:
-        self._budget.admit()
+        if not self._is_admitted:
+            self._is_admitted = True
+            self._budget.admit()
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         if self._fault is not None:
             return False, b""  # the connection is being closed
+        if (
+            self.take_ack is not None
+            and self._queue.is_passable
+            and self._budget.is_between_messages
+        ):
+            passed = self._pass_acks(data, self.take_ack)
+            if passed == len(data):
+                return False, b""
+            data = data[passed:]
         fault = self._budget.take(data, monotonic())
         if fault is None:
             return self._parser.feed_data(data)
@@ -91,6 +122,20 @@ class _Guard:
         if self._on_fault is not None:
             self._on_fault(fault)
         return False, b""
+
+    def _pass_acks(self, data: bytes, take_ack: TakeAck) -> int:
+        """Take plain acknowledgements off the begin of the data; returns their bytes."""
+        at = count = 0
+        end = len(data)
+        while at < end:
+            upto = plain_ack(data, at)
+            if upto < 0 or not take_ack(upto):
+                break
+            at += HEADER + (data[at + 1] & 0x7F)
+            count += 1
+        if count:
+            self._budget.note(count, at)
+        return at
 
     def feed_eof(self) -> None:
         self._parser.feed_eof()
@@ -100,19 +145,20 @@ class DirectSocket(web.WebSocketResponse[bool]):
     """A server's WebSocket whose text frames can be taken as they arrive."""
 
     _guard: _Guard | None = None
-    _is_admitted = False
 
     def admit(self) -> None:
         """Give an admitted client the budget of clients. Safe to repeat."""
-        if self._guard is not None and not self._is_admitted:
-            self._is_admitted = True
+        if self._guard is not None:
             self._guard.admit()
 
-    def take_with(self, take: Take, defer: Defer, on_fault: OnFault) -> None:
+    def take_with(self, take: Take, take_ack: TakeAck, defer: Defer, on_fault: OnFault) -> None:
         """Offer text frames to ``take`` while ``receive`` waits and the queue is empty.
 
         Args:
             take: must not raise; ``False`` leaves the frame to ``receive``.
+            take_ack: takes the number of a plain acknowledgement, before it is parsed; must not
+                raise, and limit the rate by itself; ``False``, with nothing done, leaves the frame
+                to ``take``.
             defer: called with the function that ends ``receive`` when the peer is gone; must call
                 it once, soon.
             on_fault: called once when the client exceeds its budget or sends an unmasked frame;
@@ -120,6 +166,7 @@ class DirectSocket(web.WebSocketResponse[bool]):
         """
         if self._guard is not None:
             self._guard.watch(on_fault)
+            self._guard.take_ack = take_ack
         if isinstance(self._reader, _Queue):
             self._reader.take = take
             self._reader.defer = defer
@@ -136,5 +183,5 @@ class DirectSocket(web.WebSocketResponse[bool]):
         self._parser = WebSocketReader(queue, self._max_msg_size, False, self._decode_text)
         handler._payload_parser = None
         handler._message_tail = tail
-        self._guard = _Guard(self._parser)
+        self._guard = _Guard(self._parser, queue)
         handler.set_parser(self._guard)  # type: ignore[arg-type]  # has its methods

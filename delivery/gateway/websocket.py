@@ -28,6 +28,7 @@ from delivery.protocol import (
     SUBPROTOCOL,
     Ack,
     Close,
+    Connected,
     ServerFrame,
     decode_client,
     encode,
@@ -70,6 +71,9 @@ class SocketWriter:
         return transport is None or transport.is_closing()
 
     def write(self, frame: ServerFrame) -> None:
+        if type(frame) is Connected:
+            # Here as well: with the token in its upgrade request, a client may only acknowledge.
+            self._socket.admit()
         self._send(encode(frame), WSMsgType.TEXT)
 
     def write_events(self, n: int, events: list[Event], encoded: list[bytes]) -> None:
@@ -197,7 +201,8 @@ async def _read(
         else:
             connection.perform(session.on_over_budget())
 
-    socket.take_with(partial(_take, connection, clock), path.defer_teardown, on_fault)
+    take = partial(_take, connection, clock)
+    socket.take_with(take, connection.take_ack, path.defer_teardown, on_fault)
     while True:
         message = await socket.receive()
         kind = message.type
