@@ -4,7 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env up test check format cover ratio dist soak audit lock clean
+.PHONY: help env up test check format cover ratio dist soak audit lock client clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -66,6 +66,10 @@ lock: env  ## upgrade everything within pyproject's ranges and pin it
 	 } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
 	@$(PYTHON) bootstrap.py
+
+client:  ## minify delivery/web/client/client.js after a change (needs npm)
+	@test -d tests/npm/node_modules || npm ci --silent --no-audit --no-fund --prefix tests/npm
+	@$(PYTHON) tests/npm/minify.py
 
 clean:  ## remove the environment and all that tools left behind
 	rm -rf .venv build dist htmlcov .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

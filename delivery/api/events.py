@@ -298,7 +298,9 @@ class EventsApi:
             found, following = await self._reads.find(which, after=after, limit=limit)
         except ValueError:
             raise Problem(
-                "invalid-request", "after must be the next of a page before", field="after"
+                "invalid-request",
+                "after must be the next of a page before, or an event's id",
+                field="after",
             ) from None
         return json_response(
             {"events": [stored_view(stored) for stored in found], "next": following}

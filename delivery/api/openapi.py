@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from delivery.api.openapi_schemas import (
+    BEFORE,
     CONTEXT_ID,
     PAGE_AFTER,
     SCHEMAS,
@@ -20,7 +21,7 @@ from delivery.api.openapi_schemas import (
     ref,
     text,
 )
-from delivery.api.operators.static_files import FILES
+from delivery.api.operators.static_files import FILES, VERSIONED
 from delivery.api.problems import CONTENT_TYPE as PROBLEM
 from delivery.protocol import encode_json
 
@@ -35,7 +36,7 @@ _FILES = {
     "/demo.js": "Its script",
     "/charts.js": "Charts of figures and of an event's chain",
     "/page.js": "Code that both pages share",
-    "/client.js": "The browser client, an ES module",
+    "/client.js": "The browser client, an ES module; Content-Location names its versioned address",
     "/client.d.ts": "Its types",
 }
 _BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
@@ -128,7 +129,7 @@ def _query(name: str, schema: Schema) -> Schema:
 
 def _events() -> Schema:
     filters = tuple(_query(name, text()) for name in ("user_id", "run_id", "type"))
-    after = _query("after", PAGE_AFTER)
+    after = _query("after", BEFORE)
     limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
     one_or_many = {"oneOf": [ref("EventIn"), ref("EventBatch")]}
     return {
@@ -448,6 +449,16 @@ def _pages() -> Schema:
         for path, summary in _FILES.items()
     }
     return files | {
+        VERSIONED: {
+            "get": _operation(
+                "The browser client of this content, to be kept for ever; 307 to /client.js for "
+                "another release's",
+                {200: text(), 304: None, 307: None},
+                parameters=(_path("version"),),
+                media=FILES["/client.js"][1],
+                open_to_all=True,
+            )
+        },
         "/confirm/{token}": {
             "get": html(
                 "Ask whether the events were seen; confirms nothing",

@@ -62,6 +62,10 @@ CONTEXT_ID = text(
     pattern=f"^[{_BLANK}]*[^{_BLANK}{_CONTROL}][^{_CONTROL}]*$",
 )
 PAGE_AFTER = text("the next of the page before", pattern="^[0-9]{1,18}$")
+BEFORE = text(
+    "the next of the page before, or an event's id",
+    pattern="^([0-9]{1,18}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$",
+)
 _CLOCK = text(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")
 STATE = text(enum=[state.value for state in State])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jwt
 
 from tests.processes import Process, running
 
@@ -73,6 +74,11 @@ class Service:
         assert answer.status_code == 200, answer.text
         url: str = answer.json()["url"]
         return url.replace("/#", "/demo#") if "/demo#" in self.said["page"] else url
+
+    def token(self, user_id: str) -> str:
+        """A client's token."""
+        claims = {"sub": user_id, "exp": time.time() + 600.0}
+        return jwt.encode(claims, self.secret, algorithm="HS256")
 
     def emit(
         self, user_id: str, *types: str, run_id: str = "run-1", data: dict[str, Any] | None = None

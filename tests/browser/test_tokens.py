@@ -26,7 +26,7 @@ async def signed_in(
 ) -> Device:
     """A profile whose pages get the client from that server."""
     made: Device = await device(user, url=server.url, ttl=ttl)
-    source = resources.file("web", "client.js").read_text()
+    source = resources.file("web", "client/client.js").read_text()
     await made.context.route(
         f"{server.url}/client.js",
         lambda route: route.fulfill(body=source, content_type="text/javascript"),

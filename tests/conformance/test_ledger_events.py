@@ -387,6 +387,22 @@ def test_a_page_after_nothing_known_is_refused(ledger: SqlLedger, after: str) ->
         ledger.events.find(EventFilter(user_id="ada"), after=after)
 
 
+def test_a_page_begins_before_an_event_that_is_named_or_before_its_time(ledger: SqlLedger) -> None:
+    entries = [entry() for _ in range(4)]
+    foreign, purged, ids = entry("bob"), str(uuid_utils.uuid7()), [one.event.id for one in entries]
+    later = entry()
+    ledger.recording.commit([foreign, *reversed(entries), later])  # not in the order of their ids
+    mine = EventFilter(user_id="ada")
+
+    def before(id_: str) -> list[str]:
+        return [one.event.id for one in ledger.events.find(mine, after=id_)[0]]
+
+    assert before(ids[1]) == [ids[2], ids[3]]
+    # Another user's tells nothing but the time that its id holds; so does one that is gone.
+    assert before(foreign.event.id) == ids
+    assert before(purged) == ids
+
+
 def test_an_expired_event_is_not_fed(ledger: SqlLedger) -> None:
     ledger.recording.commit([entry(ttl=0.0)])
     assert ledger.feed.page("ada", None, by="ada", limit=10) == ([], None)

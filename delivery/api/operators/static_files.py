@@ -1,13 +1,14 @@
-"""The files of the dashboard, served as they are.
+"""The files of the dashboard and of the browser client.
 
-Owns: the public files of ``web/`` and their headers. Never does: build a path from a request; the
-files are read once, when the gateway starts.
+Owns: the public files of ``web/``, their headers, and the client's versioned address. Never does:
+build a path from a request; the files are read and compressed once, when the gateway starts.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from aiohttp import web
@@ -21,8 +22,8 @@ FILES = {
     "/demo.js": ("demo.js", "text/javascript"),
     "/charts.js": ("charts.js", "text/javascript"),
     "/page.js": ("page.js", "text/javascript"),
-    "/client.js": ("client.js", "text/javascript"),
-    "/client.d.ts": ("client.d.ts", "text/plain"),
+    "/client.js": ("client/client.min.js", "text/javascript"),
+    "/client.d.ts": ("client/client.d.ts", "text/plain"),
 }
 # Pages of any origin may load the client: it is public, and access needs a token.
 SHARED = ("/client.js", "/client.d.ts")
@@ -39,34 +40,85 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
+    "Vary": "Accept-Encoding",
 }
+VERSIONED = "/client.{version}.js"
+"""The client by its content's hash, for pages that pin it: it may be kept for ever."""
+IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
+Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _File:
+    """One file, with its hash and compressed."""
+
+    def __init__(self, content: bytes, content_type: str) -> None:
+        self.content = content
+        self.compressed = gzip.compress(content, 9, mtime=0)
+        self.content_type = content_type
+        self.tag = hashlib.sha256(content).hexdigest()[:32]
+        self.version = self.tag[:16]
+
+    def response(self, request: web.Request, headers: Mapping[str, str]) -> web.Response:
+        """The answer to a request: 304 where the caller has this content."""
+        is_compressed = _takes_gzip(request)
+        # Another representation has another tag. Source: RFC 9110, section 8.8.3.
+        tags = (self.tag, f"{self.tag}-gzip")
+        etag = {"ETag": f'"{tags[is_compressed]}"'}
+        if {entry.value for entry in request.if_none_match or ()} & set(tags):
+            return web.Response(status=304, headers={**headers, **etag})
+        encoding = {"Content-Encoding": "gzip"} if is_compressed else {}
+        return web.Response(
+            body=self.compressed if is_compressed else self.content,
+            content_type=self.content_type,
+            charset="utf-8",
+            headers={**headers, **etag, **encoding},
+        )
 
 
 def routes(folder: Path) -> list[web.RouteDef]:
-    """Routes to mount: one per file."""
-    return [
-        web.get(path, _handler((folder / name).read_bytes(), content_type, _headers(path)))
+    """Routes to mount: one per file, and the client's versioned one."""
+    files = {
+        path: _File((folder / name).read_bytes(), content_type)
         for path, (name, content_type) in FILES.items()
+    }
+    client = files["/client.js"]
+    return [
+        *(web.get(path, _handler(file, _headers(path, client))) for path, file in files.items()),
+        web.get(VERSIONED, _versioned_handler(client)),
     ]
 
 
-def _headers(path: str) -> dict[str, str]:
-    return HEADERS | SHARED_HEADERS if path in SHARED else HEADERS
+def _headers(path: str, client: _File) -> dict[str, str]:
+    shared = HEADERS | SHARED_HEADERS if path in SHARED else HEADERS
+    if path != "/client.js":
+        return shared
+    # Relative: behind a proxy the service may live under a path.
+    return shared | {"Content-Location": f"client.{client.version}.js"}
 
 
-def _handler(
-    content: bytes, content_type: str, headers: dict[str, str]
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    tag = hashlib.sha256(content).hexdigest()[:32]
-
+def _handler(file: _File, headers: Mapping[str, str]) -> Serve:
     async def serve(request: web.Request) -> web.StreamResponse:
-        known = {entry.value for entry in request.if_none_match or ()}
-        if tag in known:
-            return web.Response(status=304, headers={**headers, "ETag": f'"{tag}"'})
-        response = web.Response(
-            body=content, content_type=content_type, charset="utf-8", headers=headers
-        )
-        response.etag = tag
-        return response
+        return file.response(request, headers)
 
     return serve
+
+
+def _versioned_handler(client: _File) -> Serve:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        if request.match_info["version"] == client.version:
+            return client.response(request, HEADERS | SHARED_HEADERS | IMMUTABLE)
+        # Of another release: a page that pins it goes on with this one.
+        return web.Response(
+            status=307, headers=HEADERS | SHARED_HEADERS | {"Location": "client.js"}
+        )
+
+    return serve
+
+
+def _takes_gzip(request: web.Request) -> bool:
+    """Whether the caller takes gzip. Source: RFC 9110, section 12.5.3."""
+    for entry in request.headers.get("Accept-Encoding", "").split(",")[:32]:
+        name, _, weight = entry.partition(";")
+        if name.strip().lower() in ("gzip", "x-gzip", "*"):
+            return weight.replace(" ", "").lower() not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False

@@ -79,10 +79,10 @@ class EventStore(Protocol):
     def find(
         self, which: EventFilter, *, after: str | None = None, limit: int = 50
     ) -> tuple[list[Stored], str | None]:
-        """Newest first; ``after`` is the opaque ``next`` of the page before.
+        """Newest first; ``after`` is the opaque ``next`` of the page before, or an event's id.
 
         Raises:
-            ValueError: ``after`` is not the end of a page.
+            ValueError: ``after`` is neither.
         """
 
     def read(self, event_ids: Sequence[str]) -> list[Stored]:

@@ -71,13 +71,13 @@ class EventSql:
     def find(
         self, which: EventFilter, *, after: str | None = None, limit: int = 50
     ) -> tuple[list[Stored], str | None]:
-        """See the port. ``after`` is a position: a malformed one is an error, because a start from
-        the newest event would make a walk through the pages endless."""
+        """See the port. ``after`` is a position or an event's id: a malformed one is an error,
+        because a start from the newest event would make a walk through the pages endless."""
         query = sa.select(*EVENT_COLUMNS).where(*conditions(which))
-        if after is not None:
-            query = query.where(events.c.position < _position(after))
         query = query.order_by(events.c.position.desc()).limit(limit + 1)
         with self._database.read() as connection:
+            if after is not None:
+                query = query.where(before(connection, after, which.user_id))
             found = [stored(row) for row in connection.execute(query)]
         if len(found) <= limit:
             return found, None
@@ -102,6 +102,26 @@ def _receipts(connection: Connection, digest_ids: Sequence[str]) -> list[Receipt
         .order_by(receipts.c.at, receipts.c.recorded_at)
     )
     return [receipt(row) for row in found]
+
+
+def before(connection: Connection, after: str, user_id: str | None) -> sa.ColumnElement[bool]:
+    """The condition that an event was recorded before another one.
+
+    Args:
+        after: the ``next`` of a page, or an event's id. An event that is not recorded yet, was
+            purged or is another user's is compared by its id, which tells its time.
+        user_id: whose event it must be; ``None``: anyone's.
+
+    Raises:
+        ValueError: neither.
+    """
+    if not is_id(after):
+        return events.c.position < _position(after)
+    named = sa.select(events.c.position).where(events.c.id == after)
+    if user_id is not None:
+        named = named.where(events.c.user_id == user_id)
+    position = connection.execute(named).scalar_one_or_none()
+    return events.c.id < after if position is None else events.c.position < position
 
 
 def _position(after: str) -> int:

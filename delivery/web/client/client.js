@@ -1,16 +1,20 @@
-// Events of one user in a page: contract 4.3 (WebSocket `delivery.v1`, or SSE with POST /v1/acks).
+// Events of one user in a page, a worker, Node.js or React Native: WebSocket `delivery.v1`, or SSE
+// with POST /v1/acks.
 //
 //   import { connect } from "https://delivery.example.org/client.js";
-//   const connection = connect({ url, token: fetchToken, onEvent, onStatus });
+//   const connection = connect({ url, token: fetchToken, onStatus });
+//   connection.on("agent_completed", (event) => show(event.data.result));
 //
 // Owns: the connection, acknowledgements, duplicates, the cursor. Never does: decide what an event
 // means. One file without imports, so that a page can load it as it is; types are in client.d.ts.
+// After a change: `make client`, which writes the file that the gateway serves.
 
 const PROTOCOL = "delivery.v1";
 const OPEN_MS = 8_000; // from dialling to `connected`
 const SOCKET_MS = 5_000; // the same for a socket: then a stream stands within ten seconds
 const CHECK_MS = 3_000; // from a ping to any answer
 const TOKEN_MS = 10_000; // for the token callback
+const ASK_MS = 15_000; // for an answer of the HTTP API
 const BEAT_MS = 700; // a tab hears of the leader this often, or asks
 const MAX_UNANSWERED = 3; // then it takes the connection
 const JUMP_MS = [5_000, 150_000]; // between two beats: the machine slept. A hidden tab's timers may wait a minute
@@ -25,6 +29,7 @@ const MAX_KNOWN = 10_000; // handled ids in memory
 const MAX_STORED = 4_096; // handled ids in storage
 const MAX_RECENT = 1_000; // events that a reloaded sister tab can be given
 const MAX_PASSED = 1_000; // ephemeral ids in memory
+const MAX_UNHEARD = 200; // events that wait for a listener; then the oldest is refused
 const MAX_MESSAGE = 1 << 22; // characters that one message of a stream may have
 const MAX_TIMER = 2_147_000_000;
 const START = "0"; // the place before every event: less than any id
@@ -37,17 +42,21 @@ export function connect(options) {
 
 class Client {
   constructor(options) {
-    if (typeof options?.onEvent !== "function") throw new TypeError("onEvent must be a function");
-    if (!options.token) throw new TypeError("token must be a string or a function that returns one");
+    if (!options?.token) throw new TypeError("token must be a string or a function that returns one");
+    const here = globalThis.location?.href;
+    if (!here && !options.url) throw new TypeError("url must be given where there is no page");
     this.options = options;
-    this.base = new URL(options.url ?? ".", location.href).href.replace(/\/$/, "");
+    this.base = new URL(options.url ?? ".", here).href.replace(/\/$/, "");
+    this.listeners = new Map();
+    if (options.onEvent !== undefined) this.on("*", options.onEvent);
+    if (options.onStatus) this.onStatus(options.onStatus);
     this.status = { state: "connecting", transport: null, leader: false, userId: null };
-    this.work = new Worklist(options.onEvent, (...done) => this.onHandled(...done));
+    this.work = new Worklist(({ type }) => this.hearers(`:${type}`, ":*"), (...done) => this.onHandled(...done));
     this.posts = new AckPoster(`${this.base}/v1/acks`, () => this.token(), () => { this.known = null; });
     this.recent = [];
     this.held = []; // events that wait for those before them
     this.dirty = new Set(); // links with acknowledgements that wait for the end of this turn
-    this.tab = crypto.randomUUID?.() ?? String(Math.random());
+    this.tab = globalThis.crypto?.randomUUID?.() ?? String(Math.random());
     this.failures = 0;
     this.socketFailures = 0;
     this.upgradeMs = options.upgradeAfter ?? UPGRADE_MS[0];
@@ -55,14 +64,15 @@ class Client {
     this.known = null; // the token in use, with when to ask for a newer one
     this.unanswered = 0; // questions to the leader
     this.ended = new AbortController();
-    const on = (target, type, act) => target.addEventListener(type, act, { signal: this.ended.signal });
-    on(window, "offline", () => this.onOffline());
-    on(window, "online", () => this.onWake(true));
-    on(window, "pageshow", (event) => event.persisted && this.onWake(true));
-    on(window, "pagehide", (event) => (event.persisted ? this.onFreeze() : this.flush()));
-    on(document, "freeze", () => this.onFreeze());
-    on(document, "visibilitychange", () => !document.hidden && this.onWake(false));
-    on(document, "resume", () => this.onWake(false)); // the browser had frozen this tab
+    const page = globalThis.document; // a worker has none; Node.js has no events either
+    const on = (target, type, act) => target?.addEventListener?.(type, act, { signal: this.ended.signal });
+    on(globalThis, "offline", () => this.onOffline());
+    on(globalThis, "online", () => this.wake());
+    on(globalThis, "pageshow", (event) => event.persisted && this.wake());
+    on(globalThis, "pagehide", (event) => (event.persisted ? this.onFreeze() : this.flush()));
+    on(page, "freeze", () => this.onFreeze());
+    on(page, "visibilitychange", () => !page.hidden && this.onWake(false));
+    on(page, "resume", () => this.onWake(false)); // the browser had frozen this tab
     this.tickedAt = Date.now();
     this.ticking = setInterval(() => this.onTick(), BEAT_MS);
     this.join();
@@ -73,6 +83,82 @@ class Client {
     if (this.ended.signal.aborted) return;
     this.flush();
     this.stop({ state: "closed" });
+  }
+
+  /** Look at once whether the connection is there, after the machine slept or found a network. */
+  wake() {
+    this.onWake(true);
+  }
+
+  // ---- listeners
+
+  /** Listen to the events of a type, or of all (`*`); returns the function that ends it. */
+  on(type, listener) {
+    const end = this.listen(`:${type}`, listener);
+    this.work?.retry();
+    return end;
+  }
+
+  off(type, listener) {
+    this.listeners.get(`:${type}`)?.delete(listener);
+  }
+
+  onStatus(listener) {
+    return this.listen("status", listener);
+  }
+
+  /** Told without content when something was marked as read or archived, on any device. */
+  onInbox(listener) {
+    return this.listen("inbox", listener);
+  }
+
+  listen(key, listener) {
+    if (typeof listener !== "function") throw new TypeError("a listener must be a function");
+    if (!this.listeners.has(key)) this.listeners.set(key, new Set());
+    const all = this.listeners.get(key).add(listener);
+    return () => all.delete(listener);
+  }
+
+  hearers(...keys) {
+    return [...new Set(keys.flatMap((key) => [...(this.listeners.get(key) ?? [])]))];
+  }
+
+  inform(key, value) {
+    for (const listener of this.hearers(key)) {
+      try {
+        listener(value);
+      } catch (error) {
+        console.error(`delivery: a listener to ${key} failed`, error);
+      }
+    }
+  }
+
+  log(...what) {
+    const { debug } = this.options;
+    if (debug) (typeof debug === "function" ? debug : console.debug)("delivery:", ...what);
+  }
+
+  // ---- asking
+
+  /** Events that the ledger has, the newest first; `before` is an id, or the `next` of a page. */
+  history({ before, run, type, limit } = {}) {
+    const query = Object.entries({ after: before, run_id: run, type, limit }).filter(([, value]) => value != null);
+    return this.request(`events?${query.map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&")}`);
+  }
+
+  /** Ask the HTTP API, with this connection's token. */
+  async request(path, body, isAgain) {
+    const headers = { Authorization: `Bearer ${await this.token()}`, "Content-Type": "application/json" };
+    const more = body && { method: "POST", body: JSON.stringify(body) };
+    const signal = AbortSignal.timeout?.(ASK_MS);
+    const answer = await fetch(`${this.base}/v1/${path}`, { headers, signal, cache: "no-store", ...more });
+    if (answer.status === 401 && this.canRefresh && !isAgain) {
+      this.known = null;
+      return this.request(path, body, true);
+    }
+    if (answer.ok) return answer.json();
+    const { reason } = await refusal(answer);
+    throw Object.assign(new Error(reason), { status: answer.status });
   }
 
   // ---- who holds the connection
@@ -91,8 +177,9 @@ class Client {
     this.store = new Store(this.name, this.options);
     this.tip = this.store.cursor;
     this.say({ userId });
-    const shares = this.options.share !== false && userId !== null;
-    if (!shares || !navigator.locks || typeof BroadcastChannel === "undefined") return this.lead();
+    // Node.js has locks too, and its processes no page in common.
+    const shares = this.options.share !== false && userId !== null && globalThis.location;
+    if (!shares || !navigator.locks || !globalThis.BroadcastChannel) return this.lead();
     this.channel = new BroadcastChannel(this.name);
     this.channel.onmessage = ({ data }) => this.onSister(data);
     this.claim();
@@ -166,7 +253,7 @@ class Client {
   onTick() {
     const gap = Date.now() - this.tickedAt;
     this.tickedAt += gap;
-    const slept = gap < 0 || gap > JUMP_MS[document.hidden ? 1 : 0];
+    const slept = gap < 0 || gap > JUMP_MS[globalThis.document?.hidden ? 1 : 0];
     if (slept) this.onWake(false, true);
     if (!this.channel || this.status.leader || this.isFrozen) return;
     // Questions are counted, not seconds: a tab that was itself suspended has to ask first.
@@ -198,7 +285,8 @@ class Client {
       }
       this.take(events, null);
       if (tab) this.tip = events.at(-1).id; // also where all of them were known: the next question goes on here
-    } else if (message.type === "status" && !this.status.leader) {
+    } else if (message.type === "inbox") this.inform("inbox");
+    else if (message.type === "status" && !this.status.leader) {
       this.tip ??= message.tip;
       // An answer to another tab comes without what this one has missed.
       if ((tab ?? this.tab) === this.tab) this.take(this.held.splice(0), null);
@@ -225,13 +313,19 @@ class Client {
       return;
     }
     if (turn !== this.turn || this.isOver || this.link) return;
-    this.link = this.open(this.onStream ? StreamLink : SocketLink, token, (link, end) => this.onEnd(link, end));
+    this.link = this.open(this.onStream || !this.hasSockets ? StreamLink : SocketLink, token, (link, end) => this.onEnd(link, end));
+  }
+
+  /** Node.js 20 has no WebSocket. */
+  get hasSockets() {
+    return globalThis.WebSocket || this.options.transport === "websocket";
   }
 
   open(Kind, token, onEnd) {
     const link = new Kind(this.base, { token, cursor: this.store.cursor, device: this.options.device }, {
       open: (frame) => this.onOpen(link, frame),
       events: (events) => this.take(events, link),
+      inbox: () => this.tell({ type: "inbox" }, this.inform("inbox")),
       refused: (reason) => this.onNotRefreshed(link, reason),
       end: (end) => onEnd(link, end),
     });
@@ -265,6 +359,7 @@ class Client {
   onEnd(link, { code = 1006, reason = "", afterMs = null, wasOpen = false, isSilent = false }) {
     if (this.link !== link) return;
     this.link = null;
+    this.log("disconnected", code, reason);
     clearTimeout(this.refreshing);
     // A link that outlived the longest wait that earlier failures would cost makes up for them.
     if (wasOpen && Date.now() - this.openedAt > this.ceiling()) this.failures = 0;
@@ -293,7 +388,7 @@ class Client {
 
   again(act, ms, reason, code) {
     clearTimeout(this.timer);
-    const state = navigator.onLine === false ? "offline" : "waiting";
+    const state = globalThis.navigator?.onLine === false ? "offline" : "waiting";
     this.say({ state, transport: null, reason, code, retryAt: Date.now() + ms });
     this.timer = setTimeout(act, ms);
   }
@@ -311,7 +406,7 @@ class Client {
 
   upgradeLater() {
     clearTimeout(this.upgrading);
-    if (this.isOver) return;
+    if (this.isOver || !this.hasSockets) return;
     this.upgrading = setTimeout(async () => {
       if (!this.link || this.link instanceof SocketLink || this.isOver) return;
       this.upgradeMs = Math.min(this.upgradeMs * 2, UPGRADE_MS[1]);
@@ -442,6 +537,7 @@ class Client {
       else fresh.push(event);
     }
     if (!fresh.length) return;
+    this.log("received", fresh);
     if (link) this.tell({ type: "events", events: fresh, before: this.tip });
     const lasting = fresh.filter((event) => event.class !== "ephemeral");
     this.tip = lasting.at(-1)?.id ?? this.tip; // taken, if not handled yet
@@ -453,6 +549,7 @@ class Client {
 
   onHandled(event, link, error) {
     const lasts = event.class !== "ephemeral";
+    this.log(error === undefined ? "handled" : "refused", event.type, event.id);
     if (!lasts) this.store.pass(event.id);
     else if (error === undefined) {
       this.store.add(event.id);
@@ -461,7 +558,7 @@ class Client {
       link?.nack(event.id, String(error?.message ?? error).slice(0, 200));
     }
     if (lasts) this.touch(link);
-    if (error !== undefined) console.error("delivery: onEvent failed for", event.type, event.id, error);
+    if (error !== undefined) console.error("delivery: a listener failed for", event.type, event.id, error);
   }
 
   /** Acknowledge at the end of this turn, whatever gathers until then in one frame. */
@@ -486,11 +583,8 @@ class Client {
     if (JSON.stringify(status) === JSON.stringify(this.status)) return;
     this.status = status;
     if (status.leader) this.tellStatus(EVERY_TAB);
-    try {
-      this.options.onStatus?.(status);
-    } catch (error) {
-      console.error("delivery: onStatus failed", error);
-    }
+    this.log("status", status);
+    this.inform("status", status);
   }
 }
 
@@ -520,6 +614,7 @@ class SocketLink {
     this.heardAt = Date.now();
     if (this.isChecking) this.stopChecking();
     if (frame.type === "events") this.on.events(frame.events);
+    else if (frame.type === "inbox") this.on.inbox();
     else if (frame.type === "connected") {
       clearTimeout(this.deadline);
       this.end.wasOpen = true;
@@ -617,7 +712,8 @@ class StreamLink {
   }
 
   onFrame(frame) {
-    if (frame.type === "connected") {
+    if (frame.type === "inbox") this.on.inbox();
+    else if (frame.type === "connected") {
       clearTimeout(this.deadline);
       this.end.wasOpen = true;
       this.heartbeat = 1_000 * frame.heartbeat;
@@ -664,7 +760,7 @@ class StreamLink {
   }
 }
 
-const FRAMES = ["connected", "reconnect", "error"];
+const FRAMES = ["connected", "reconnect", "error", "inbox"];
 
 /** Server-sent events out of text, however it was cut. Source: WHATWG HTML, section 9.2.6. */
 class SseParser {
@@ -759,13 +855,18 @@ class AckPoster {
 
 // ---- handling
 
-/** Runs the handler for one event after the other, and lets the page paint in between. */
+/**
+ * Runs the listeners for one event after the other, and lets the page paint in between. An event
+ * without a listener waits for one: it is acknowledged once it was handled, and not before.
+ */
 class Worklist {
   queue = [];
+  at = 0; // of the next one in the queue
+  unheard = [];
   links = new Map(); // id -> the link that gets the answer
 
-  constructor(handle, done) {
-    this.handle = handle;
+  constructor(hearers, done) {
+    this.hearers = hearers;
     this.done = done;
   }
 
@@ -783,8 +884,15 @@ class Worklist {
     if (link) this.links.set(id, link);
   }
 
+  /** There is a new listener: what waited for it goes first. */
+  retry() {
+    this.queue.splice(this.at, 0, ...this.unheard.splice(0));
+    if (!this.isBusy) this.run();
+  }
+
   stop() {
     this.queue = [];
+    this.unheard = [];
     this.links.clear();
     this.isStopped = true;
   }
@@ -793,22 +901,24 @@ class Worklist {
     this.isBusy = true;
     await null; // never inside the caller's stack
     let since = performance.now();
-    for (let at = 0; at < this.queue.length; ) {
-      const event = this.queue[at++];
-      let error;
-      try {
-        const result = this.handle(event);
-        if (typeof result?.then === "function") await result;
-      } catch (thrown) {
-        error = thrown ?? new Error("rejected");
+    while (this.at < this.queue.length) {
+      const event = this.queue[this.at++];
+      const hearers = this.hearers(event);
+      if (!hearers.length) this.wait(event);
+      else {
+        let error;
+        try {
+          const result = hearers.length > 1 ? every(hearers, event) : hearers[0](event);
+          if (typeof result?.then === "function") await result;
+        } catch (thrown) {
+          error = thrown ?? new Error("rejected");
+        }
+        if (this.isStopped) return; // closed meanwhile: not acknowledged, it comes again
+        this.answer(event, error);
       }
-      if (this.isStopped) return; // closed meanwhile: not acknowledged, it comes again
-      const link = this.links.get(event.id);
-      this.links.delete(event.id);
-      this.done(event, link, error);
-      if (at > 256 || at === this.queue.length) {
-        this.queue.splice(0, at);
-        at = 0;
+      if (this.at > 256 || this.at === this.queue.length) {
+        this.queue.splice(0, this.at);
+        this.at = 0;
       }
       if (performance.now() - since > SLICE_MS) {
         await turn();
@@ -817,11 +927,32 @@ class Worklist {
     }
     this.isBusy = false;
   }
+
+  /** An event that has no listener waits for one. */
+  wait(event) {
+    if (event.class === "ephemeral") return this.answer(event); // is of no use later
+    this.unheard.push(event);
+    if (this.unheard.length > MAX_UNHEARD) this.answer(this.unheard.shift(), new Error("no listener"));
+  }
+
+  answer(event, error) {
+    const link = this.links.get(event.id);
+    this.links.delete(event.id);
+    this.done(event, link, error);
+  }
+}
+
+/** Call all listeners; fails with the first error, once all are done. */
+async function every(listeners, event) {
+  const results = await Promise.allSettled(listeners.map(async (listener) => listener(event)));
+  const failed = results.find(({ status }) => status === "rejected");
+  if (failed) throw failed.reason ?? new Error("rejected");
 }
 
 /** The next turn of the page's loop. Timers would wait up to a minute in a hidden tab. */
 function turn() {
   return new Promise((go) => {
+    if (!globalThis.MessageChannel) return setTimeout(go); // React Native
     const { port1, port2 } = new MessageChannel();
     port1.onmessage = () => {
       port1.close();
@@ -840,7 +971,7 @@ function turn() {
 class Store {
   constructor(name, { storage, cursor }) {
     this.name = name;
-    this.tab = storage === undefined ? area("sessionStorage") : null;
+    this.tab = storage === undefined ? area("sessionStorage") : null; // a worker has neither
     this.origin = storage === undefined ? area("localStorage") : storage;
     this.ids = new Set();
     this.passed = new Set(); // ephemeral ones, which have no place in the ledger or in storage
@@ -897,7 +1028,7 @@ class Store {
 
 function area(name) {
   try {
-    return window[name];
+    return globalThis.document ? globalThis[name] : null; // Node.js warns of its own
   } catch {
     return null; // cookies are blocked: the connection works, a reload begins anew
   }
