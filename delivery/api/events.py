@@ -46,7 +46,7 @@ from delivery.domain.lifecycle import Cause, Confirmation, State, sources
 from delivery.domain.limits import MAX_BODY_BYTES, MAX_EVENTS
 from delivery.domain.policy import Policies
 from delivery.domain.ports import Accepted, Intake, Journal, Reads, Writes
-from delivery.domain.records import EventFilter
+from delivery.domain.records import EventFilter, Stored
 from delivery.errors import InvalidEvent, InvalidFrame
 from delivery.gateway.registry import Registry
 from delivery.protocol import MAX_ACK_IDS, encode_event
@@ -384,7 +384,19 @@ class EventsApi:
         for start in range(0, len(ids), PUSH_PAGE):
             page = ids[start : start + PUSH_PAGE]
             for stored in await self._reads.events(page):
-                self._registry.push(stored.event, encode_event(stored.event))
+                if not _is_held(stored):
+                    self._registry.push(stored.event, encode_event(stored.event))
+
+
+def _is_held(stored: Stored) -> bool:
+    """Whether a replayed event is not due before the instant that its caller chose."""
+    options = stored.options
+    return (
+        options is not None
+        and options.not_before is not None
+        and stored.due_at is not None
+        and stored.due_at <= options.not_before
+    )
 
 
 def _must_read(principal: Principal) -> None:

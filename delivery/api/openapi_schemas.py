@@ -86,6 +86,8 @@ _OPTIONS = {
         "minimum": MIN_TTL,
         "maximum": MAX_SECONDS,
     },
+    "not_before": _INSTANT
+    | {"description": "it reaches no one before; ttl counts from it; at most 30 days ahead"},
     "group": CONTEXT_ID | {"description": "its events are in one message, whatever their runs"},
 }
 _EVENT_OUT = _EVENT_IN | {

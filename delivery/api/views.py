@@ -54,7 +54,11 @@ def _options(chosen: Options | None) -> dict[str, Any]:
     """What the caller chose; the class stands in the event."""
     if chosen is None:
         return {}
-    found = {"ttl": chosen.ttl, "group": chosen.group}
+    found = {
+        "ttl": chosen.ttl,
+        "group": chosen.group,
+        "not_before": _instant(chosen.not_before),
+    }
     return {name: value for name, value in found.items() if value is not None}
 
 

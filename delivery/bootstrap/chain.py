@@ -113,7 +113,7 @@ def make_chain(
         interruptions=INTERRUPTIONS,
     )
     switch = DeadMansSwitch(secret(settings.heartbeat_url))
-    sweeper = WatchedSweeper(ledger, policies, relay, switch)
+    sweeper = WatchedSweeper(ledger, policies, relay, switch, resend.wake)
     alerter = Alerter(ledger, alerts, ThresholdWatch(ledger, load_thresholds(settings)).look)
     return ChainParts(
         executor,

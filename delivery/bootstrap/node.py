@@ -47,6 +47,7 @@ from delivery.callers.service_use import ServiceUse
 from delivery.config import Settings, audience_fault, load_policies, load_thresholds, secret
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import State
+from delivery.domain.node_messages import Wake
 from delivery.domain.ports import Inbox
 from delivery.emitter.emitter import Emitter, EmitterCore
 from delivery.emitter.intake import HttpIntake
@@ -108,7 +109,7 @@ class Node:
         self.relay = Relay(self.celery)
         spool = Spool(make_data_dir(settings.data_dir) / "spool", self.name, settings.spool_bytes)
         self.journal = JournalThread(self.ledger, spool=spool, max_pending=MAX_PENDING)
-        sweeper = Sweeper(self.ledger, self.policies, self.relay)
+        sweeper = Sweeper(self.ledger, self.policies, self.relay, wake=self._wake)
         self._sweep = HintedSweep(sweeper.sweep)
         self._spool = spool
         self._access = LedgerAccess(self.ledger)
@@ -271,7 +272,7 @@ class Node:
 
     async def open(self) -> None:
         """Start threads and the emitter on this loop; the gateway is started by its owner."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         close = self._closing
         close.callback(self.ledger.close)
         close.callback(self.copies.close)
@@ -302,6 +303,17 @@ class Node:
         close.push_async_callback(self._service_use.close)
         if self._leases is not None:
             close.push_async_callback(self._leases.close)
+
+    def _wake(self, users: Sequence[str]) -> None:
+        """Let these users' connections on all gateways read the ledger; from the sweep's thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._wake_all, list(users))
+        except RuntimeError as error:
+            logger.info("wake-up not sent, the gateway is shutting down: %s", error)
+
+    def _wake_all(self, users: list[str]) -> None:
+        self._path.wake(users)
+        self._registry.peers.publish(Wake(node=self.name, users=users))
 
     @property
     def connections(self) -> int:

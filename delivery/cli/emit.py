@@ -28,6 +28,7 @@ LIKE = 0.8
 @click.option("--id", "event_id", help="Your own UUIDv7, the idempotency key.")
 @click.option("--class", "class_", help="A class of the service's policies, not its type's.")
 @click.option("--ttl", type=float, help="Seconds until it expires, at most its class's.")
+@click.option("--not-before", help="An instant, like 2026-01-31T12:00:00Z; 30 days ahead at most.")
 @click.option("--group", help="Its events are in one message, whatever their runs.")
 @click.option(
     "--file",

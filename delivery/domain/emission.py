@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
+from datetime import datetime
 from typing import Any, Protocol, TypedDict, Unpack
 
 import msgspec
@@ -19,7 +20,7 @@ Data = Mapping[str, Any]
 
 EventOptions = TypedDict(
     "EventOptions",
-    {"class_": str, "class": str, "ttl": float, "group": str},
+    {"class_": str, "class": str, "ttl": float, "group": str, "not_before": datetime | str},
     total=False,
 )
 """What a caller may choose for one event; ``class_`` is ``class``, which Python reserves."""
@@ -165,7 +166,9 @@ class Emission(ABC):
             meta: annotations that travel with the event.
             options: ``class_``, a class of the service's policies, else the one that lists the
                 type; ``ttl``, seconds until it expires, at most the class's; ``group``, events of
-                which are in one message. ``None`` leaves an option out.
+                which are in one message; ``not_before``, an aware instant or its RFC 3339 text,
+                at most 30 days ahead, before which the event reaches no one and from which the
+                time to live counts. ``None`` leaves an option out.
 
         Raises:
             InvalidEvent: names the field.

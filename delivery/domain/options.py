@@ -1,4 +1,4 @@
-"""What a caller may choose for one event: its class, its time to live, its group.
+"""What a caller may choose for one event: class, time to live, group, earliest instant.
 
 Owns: the values and their bounds. Never does: look a class up (``policy`` does), read a clock.
 """
@@ -6,17 +6,24 @@ Owns: the values and their bounds. Never does: look a class up (``policy`` does)
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from delivery.domain.event import MAX_ID_CHARS, EventClass, has_control
+from delivery.domain.event import MAX_ID_CHARS, EventClass, format_instant, has_control
 from delivery.domain.inputs.foreign_text import is_storable
 from delivery.domain.policy import ClassPolicy, Policies
 from delivery.errors import InvalidEvent
 
 MIN_TTL = 0.001
+MAX_AHEAD = timedelta(days=30)
+_RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 
 
 class Options(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -26,15 +33,21 @@ class Options(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         event_class: the class by name, ``None`` for the one that lists the type.
         ttl: seconds, ``None`` for the class's.
         group: events of one group are in one message, like those of one run otherwise.
+        not_before: aware UTC instant before which it reaches no one; ``ttl`` counts from it.
     """
 
     event_class: str | None = None
     ttl: float | None = None
     group: str | None = None
+    not_before: datetime | None = None
+
+    def holds(self, at: datetime) -> bool:
+        """Whether the event is held back at this instant."""
+        return self.not_before is not None and self.not_before > at
 
 
 NOTHING = Options()
-FIELDS = frozenset({"class", "ttl", "group"})
+FIELDS = frozenset({"class", "ttl", "group", "not_before"})
 """Names of the options in JSON."""
 
 
@@ -55,12 +68,13 @@ def choose_class(policies: Policies, value: object) -> EventClass:
     )
 
 
-def read_options(given: Mapping[Any, Any], policy: ClassPolicy) -> Options:
+def read_options(given: Mapping[Any, Any], policy: ClassPolicy, at: datetime) -> Options:
     """Check the options of an event whose class is chosen already.
 
     Args:
         given: the event as the caller sent it, or its options; other fields do not count.
         policy: of the chosen class, or of the one that lists the type.
+        at: the instant of acceptance.
 
     Raises:
         InvalidEvent: names the option that is out of its bounds.
@@ -75,6 +89,7 @@ def read_options(given: Mapping[Any, Any], policy: ClassPolicy) -> Options:
         event_class=policy.event_class.value if "class" in given else None,
         ttl=check_ttl(given["ttl"], policy) if "ttl" in given else None,
         group=check_group(given["group"]) if "group" in given else None,
+        not_before=check_not_before(given["not_before"], at) if "not_before" in given else None,
     )
 
 
@@ -102,6 +117,36 @@ def check_group(value: object) -> str:
     return value
 
 
+def check_not_before(value: object, at: datetime) -> datetime:
+    """An instant in UTC, of an RFC 3339 text or an aware ``datetime``; at most ``MAX_AHEAD`` after
+    ``at``."""
+    found = value if isinstance(value, datetime) else _instant(value)
+    try:
+        if found is not None and found.tzinfo is not None:
+            instant = found.astimezone(UTC)
+            if instant > at + MAX_AHEAD:
+                raise InvalidEvent(
+                    f"not_before is at most {MAX_AHEAD.days} days ahead", field="not_before"
+                )
+            return instant
+    except OverflowError:
+        pass  # an offset leads out of the years that there are
+    raise InvalidEvent(
+        "not_before must be an RFC 3339 instant with an offset, like 2026-01-31T12:00:00Z",
+        field="not_before",
+    )
+
+
+def _instant(value: object) -> datetime | None:
+    # Python's parser takes more than RFC 3339: week dates, instants without an offset.
+    if not isinstance(value, str) or _RFC_3339.fullmatch(value) is None:
+        return None
+    try:
+        return datetime.fromisoformat(value.upper())
+    except ValueError:
+        return None
+
+
 def wire_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options as JSON can express them; their bounds are the service's.
 
@@ -112,6 +157,8 @@ def wire_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_json(name: str, value: object) -> object:
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return format_instant(value)
     if isinstance(value, str) and is_storable(value):
         return value
     if isinstance(value, int | float) and math.isfinite(value):

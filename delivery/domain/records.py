@@ -53,6 +53,11 @@ class Entry(msgspec.Struct):
         if options.ttl is not None:
             self.ttl = options.ttl
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it was accepted before the instant from which it may reach its user."""
+        return self.options is not None and self.options.holds(self.event.at)
+
 
 class SideAttempt(msgspec.Struct, frozen=True):
     """An attempt beside the chain, made at once for a sign-in event; see ``Attempt``."""
@@ -202,12 +207,19 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """One page of a sweep: events that are due now, the number of events that expired, and whether
-    nothing else was due."""
+    """One page of a sweep.
+
+    Attributes:
+        due: events that are due now.
+        expired: the number of events that expired.
+        is_last: nothing else was due.
+        released: users of events that were held back until now: their connections read the ledger.
+    """
 
     due: tuple[Due, ...]
     expired: int
     is_last: bool = False
+    released: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,11 +171,13 @@ class EmitterCore:
             InvalidEvent: names the field.
             Overloaded: the journal is full; nothing was pushed or recorded.
         """
-        options = None
+        options, is_held = None, False
         if given is None:
             kind = self.kinds.of(event_type)
         else:
-            kind, options = self.kinds.chosen(event_type, given)
+            at = self._at or self.start_turn()
+            kind, options = self.kinds.chosen(event_type, given, at)
+            is_held = options.holds(at)
         raw = check_data(data)
         if context.flags or meta is not None:
             check_kind(kind, context)
@@ -183,7 +185,7 @@ class EmitterCore:
         seq = None
         if kind.is_durable:
             self._check_room()
-            if event_id is None:
+            if event_id is None and not is_held:
                 seq = run.take()
         event = Event(
             id=self.new_id() if event_id is None else check_event_id(event_id),
@@ -282,7 +284,7 @@ class EmitterCore:
         )
         if draft.options is not None:
             entry.choose(draft.options)
-        if self._push.is_absent(draft.event.user_id):
+        if not entry.is_held and self._push.is_absent(draft.event.user_id):
             # Part of the insert, at a fraction of the cost of a hand-over after it.
             entry.hand_over = True
             entry.pushes.append((Outcome.FAILED, "nobody connected"))
@@ -297,13 +299,16 @@ class EmitterCore:
             return
         if answer.outcome is Recorded.NEW:
             run.on_recorded(answer.seq)
-            numbered = entry.event.evolve(seq=answer.seq)
             if entry.hand_over:
                 self._hint()
-            if not entry.hand_over or not self._push.is_absent(numbered.user_id):
-                self._pusher.offer(numbered, entry.policy, entry.performance)
-            self._copy_auth(numbered)
+            if not entry.is_held:
+                self._push_numbered(entry, entry.event.evolve(seq=answer.seq))
         entry.done(_accepted(answer))
+
+    def _push_numbered(self, entry: Numbered, numbered: Event) -> None:
+        if not entry.hand_over or not self._push.is_absent(numbered.user_id):
+            self._pusher.offer(numbered, entry.policy, entry.performance)
+        self._copy_auth(numbered)
 
     def start_turn(self) -> datetime:
         """Read the clock once per turn of the loop: events of one turn have one instant."""

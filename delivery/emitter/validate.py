@@ -88,11 +88,14 @@ class Kinds:
             found = None
         return found if found is not None else self._learn(event_type)
 
-    def chosen(self, event_type: object, given: Mapping[Any, Any]) -> tuple[Kind, Options | None]:
+    def chosen(
+        self, event_type: object, given: Mapping[Any, Any], at: datetime
+    ) -> tuple[Kind, Options]:
         """The kind of a type for an event with options: in the class that its caller chose.
 
         Args:
             given: the options by their names in JSON; other fields do not count.
+            at: the instant of acceptance.
 
         Raises:
             InvalidEvent: the type or an option is wrong; names it.
@@ -104,7 +107,7 @@ class Kinds:
             policy = self._policies.of(event_class)
             name = check_event_type(event_type)
             kind = Kind(name, event_class, policy, event_class.is_durable)
-        return kind, read_options(given, kind.policy)
+        return kind, read_options(given, kind.policy, at)
 
     def _learn(self, event_type: object) -> Kind:
         name = check_event_type(event_type)
@@ -211,7 +214,7 @@ def parse_item(item: object, *, kinds: Kinds, new_id: Callable[[], str], at: dat
         kind = kinds.of(item.get("type"))
     else:
         _check_fields(item)
-        kind, options = kinds.chosen(item.get("type"), item)
+        kind, options = kinds.chosen(item.get("type"), item, at)
     if "data" in item and item["data"] is None:
         raise InvalidEvent("data must be an object, not null; or leave it out", field="data")
     context = check_context(item.get("user_id"), item.get("run_id"), item.get("thread_id"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 
 import httpx
 
@@ -56,9 +57,14 @@ class WatchedSweeper(Sweeper):
     """A sweeper whose good sweeps ping the switch."""
 
     def __init__(
-        self, ledger: Ledger, policies: Policies, publish: Relay, switch: DeadMansSwitch
+        self,
+        ledger: Ledger,
+        policies: Policies,
+        publish: Relay,
+        switch: DeadMansSwitch,
+        wake: Callable[[Sequence[str]], None] = lambda users: None,
     ) -> None:
-        super().__init__(ledger, policies, publish)
+        super().__init__(ledger, policies, publish, wake=wake)
         self._switch = switch
 
     def sweep(self) -> SweepReport:

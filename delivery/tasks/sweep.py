@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from delivery.domain.event import EventClass
 from delivery.domain.policy import CHANNELS, Policies
 from delivery.domain.ports import Alerts, TaskQueue
 from delivery.domain.records import AlertGroup, Due
@@ -57,7 +58,13 @@ class Sweeper:
         *,
         page: int = PAGE,
         max_seconds: float = MAX_SECONDS,
+        wake: Callable[[Sequence[str]], None] = lambda users: None,
     ) -> None:
+        """
+        Args:
+            wake: lets the gateways read what these users are owed; a hint that may be lost.
+        """
+        self._wake = wake
         self._ledger = ledger
         self._policies = policies
         self._publish = publish
@@ -78,13 +85,27 @@ class Sweeper:
         ends = time.monotonic() + self._max_seconds
         due = expired = pages = 0
         while True:
-            swept = self._ledger.chain.sweep(self._page)
+            swept = self._ledger.chain.sweep(self._page, ack_timeout=self._ack_timeout)
             pages += 1
             due += len(swept.due)
             expired += swept.expired
             self._announce(swept.due)
+            self._release(swept.released)
             if swept.is_last or time.monotonic() >= ends:
                 return SweepReport(due, expired, pages, oldest)
+
+    def _ack_timeout(self, event_class: EventClass) -> float:
+        return self._policies.of(event_class).ack_timeout
+
+    def _release(self, users: Sequence[str]) -> None:
+        """Let events that were held back until now be pushed."""
+        if not users:
+            return
+        try:
+            self._wake(users)
+        except ChannelError as error:
+            # Their chain takes what no gateway pushes.
+            logger.warning("gateways not woken for events that were held back: %s", error)
 
     def _announce(self, due: tuple[Due, ...]) -> None:
         by_channel: dict[str, list[str]] = {}

@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,24 @@ def test_emit_chooses_a_class_and_a_time_to_live(up: Up) -> None:
         refused = emit(*more)
         assert refused.returncode == 1
         assert answer in " ".join(refused.stderr.split()), refused.stderr
+
+
+def test_an_event_comes_to_a_connected_client_at_the_instant_that_its_caller_chose(up: Up) -> None:
+    settings = {"URL": up.said["url"], "TOKEN": up.said["client_token"]}
+    about = ("--user", "demo", "--run", "r")
+    with running("listen", "--json", cwd=up.folder, settings=settings) as listener:
+        up.command("emit", "note", *about)
+        assert listener.json_line()["seq"] == 1
+        not_before = datetime.now(UTC) + timedelta(seconds=10)
+        held = up.command("emit", "note", *about, "--not-before", not_before.isoformat())
+        assert held.returncode == 0, held.stderr
+        up.command("emit", "note", *about)
+        assert listener.json_line()["seq"] == 3
+        came = listener.json_line(60)
+        assert came["seq"] == 2
+        assert datetime.now(UTC) >= not_before
+    attempts = json.loads(up.command("events", "show", came["id"], "--json").stdout)["attempts"]
+    assert {one["channel"] for one in attempts} <= {"websocket"}
 
 
 def test_emit_takes_lines_and_fails_when_one_is_rejected(up: Up) -> None:

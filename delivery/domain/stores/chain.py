@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -23,8 +23,13 @@ from delivery.domain.records import (
 class ChainStore(Protocol):
     """Keeps due times, claims and attempts of the fallback chain."""
 
-    def sweep(self, limit: int = 500) -> Swept:
+    def sweep(
+        self, limit: int = 500, *, ack_timeout: Callable[[EventClass], float] = lambda _: 5.0
+    ) -> Swept:
         """Take one page of due events.
+
+        Args:
+            ack_timeout: seconds for the acknowledgement of an event that was held back until now.
 
         Effect: events past their ack timeout become ``falling_back``, expired ones end, and each
         due time moves 5 s ahead, doubling up to 60 s, so that a lost message is published again.

@@ -6,7 +6,7 @@ Owns: the encoding of JSON, instants and enumerations in columns. Never does: us
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -112,16 +112,24 @@ def options_of(row: AnyRow) -> Options | None:
         event_class=columns["class"] if columns["class_chosen"] else None,
         ttl=None if ttl is None else ttl / 1000,
         group=columns["group_key"],
+        not_before=columns["not_before"],
     )
     return None if found == NOTHING else found
 
 
-def option_values(chosen: Options | None) -> tuple[bool | int | str | None, ...]:
-    """The values of ``bulk.EVENT_OPTIONS``, in their order."""
+def option_values(
+    chosen: Options | None, stamp: Callable[[datetime], str]
+) -> tuple[bool | int | str | None, ...]:
+    """The values of ``bulk.EVENT_OPTIONS``, in their order.
+
+    Args:
+        stamp: an instant as the driver's text.
+    """
     if chosen is None:
         chosen = NOTHING
     is_chosen = True if chosen.event_class is not None else None
-    return (is_chosen, milliseconds(chosen.ttl), chosen.group)
+    not_before = None if chosen.not_before is None else stamp(chosen.not_before)
+    return (is_chosen, milliseconds(chosen.ttl), chosen.group, not_before)
 
 
 def attempt(row: AnyRow) -> Attempt:

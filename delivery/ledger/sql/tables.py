@@ -112,6 +112,7 @@ events = sa.Table(
     sa.Column("class_chosen", sa.Boolean),
     sa.Column("ttl_ms", Big),
     sa.Column("group_key", Name),
+    sa.Column("not_before", UtcDateTime()),
 )
 sa.Index(
     "ix_events_due",

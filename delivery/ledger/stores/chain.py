@@ -9,7 +9,7 @@ never wait for each other. Never does: choose the next step.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.channels import Channel
 from delivery.domain.contact import Contact
+from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Attempt, Cause, Outcome, State
 from delivery.domain.records import Claim, Result, Swept
 from delivery.ledger.sql import rows, transitions
@@ -47,10 +48,12 @@ class ChainSql:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def sweep(self, limit: int = 500) -> Swept:
+    def sweep(
+        self, limit: int = 500, *, ack_timeout: Callable[[EventClass], float] = lambda _: 5.0
+    ) -> Swept:
         """Take one page of due events; see the module ``sweep``."""
         with self._database.write() as connection:
-            return sweep.sweep(connection, self._database.now(connection), limit)
+            return sweep.sweep(connection, self._database.now(connection), limit, ack_timeout)
 
     def oldest_overdue(self) -> float:
         """Seconds since the oldest due time that no sweep has served; 0.0 if none is overdue."""

@@ -23,6 +23,7 @@ from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests,
 from delivery.ledger.stores import digest_joining, suppressions
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.chain import LOST, outcome_values
+from delivery.ledger.stores.events import released
 
 MAX_MEMBERS = 1_000
 """Events in one message, the oldest first; a longer message would not be read."""
@@ -56,6 +57,7 @@ def members(
         events.c.user_id == digest.user_id,
         events.c.state.in_(_WAITING),
         events.c.expires_at > now,
+        released(sa.literal(now, UtcDateTime())),
         sa.or_(
             sa.and_(events.c.group_key.is_(None), events.c.run_id.in_(runs)),
             events.c.group_key.in_(groups),

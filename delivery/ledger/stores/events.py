@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -150,6 +151,11 @@ def unconfirmed() -> sa.ColumnElement[bool]:
     return events.c.state.notin_([sa.literal_column(f"'{state}'") for state in ENDED_FOR_FEEDS])
 
 
+def released(now: sa.ColumnElement[datetime]) -> sa.ColumnElement[bool]:
+    """The event's caller does not hold it back any more."""
+    return sa.or_(events.c.not_before.is_(None), events.c.not_before <= now)
+
+
 def _timeline(
     event: Stored, tries: list[Attempt], confirmations: list[ConfirmationRow]
 ) -> Timeline:
@@ -166,8 +172,13 @@ def _timeline(
                 channel=live.channel,
                 number=number,
                 outcome=Outcome.CONFIRMED,
-                started_at=min(event.event.at, live.at),
+                started_at=min(_pushed_at(event), live.at),
                 ended_at=live.at,
             )
         )
     return Timeline(event, tuple(tries), tuple(confirmations))
+
+
+def _pushed_at(event: Stored) -> datetime:
+    not_before = None if event.options is None else event.options.not_before
+    return event.event.at if not_before is None else max(event.event.at, not_before)

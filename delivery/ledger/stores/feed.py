@@ -21,7 +21,7 @@ from delivery.domain.records import FeedMark, Owed
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.rows import class_of, is_id, load
 from delivery.ledger.sql.tables import confirmations, events
-from delivery.ledger.stores.events import unconfirmed
+from delivery.ledger.stores.events import released, unconfirmed
 
 CURSOR_OVERLAP = timedelta(seconds=30)
 """A commit that began before the cursor's may end after it; a commit takes 10 s at most."""
@@ -83,16 +83,6 @@ _CONFIRMATION = sa.exists().where(
     confirmations.c.channel == Channel.WEBSOCKET,
     confirmations.c.by == sa.bindparam("by", type_=confirmations.c.by.type),
 )
-_RECENT = (
-    sa.select(
-        *_EVENT,
-        sa.and_(events.c.state == State.CONFIRMED.value, _CONFIRMATION).label("is_confirmed"),
-    )
-    .where(events.c.user_id == _USER, events.c.position > _AFTER)
-    .where(events.c.recorded_at >= sa.bindparam("since", type_=events.c.recorded_at.type))
-    .order_by(events.c.position)
-    .limit(_LIMIT)
-)
 # From the newest events: a user may have thousands of runs, and no index orders them.
 _NEWEST = (
     sa.select(events.c.run_id, events.c.seq)
@@ -130,7 +120,7 @@ class FeedSql:
             found = {row.position: row for row in connection.execute(self._open, which)}
             if mark is not None:
                 which |= {"after": max(after, mark.behind), "since": mark.since, "by": by}
-                for row in connection.execute(_RECENT, which):
+                for row in connection.execute(self._recent, which):
                     found.setdefault(row.position, row)
         return [_owed(user_id, found[position]) for position in sorted(found)[:limit]], mark
 
@@ -146,6 +136,23 @@ class FeedSql:
             sa.select(*_EVENT, sa.false().label("is_confirmed"))
             .where(events.c.user_id == _USER, events.c.position > _AFTER)
             .where(unconfirmed(), events.c.expires_at > self._database.clock())
+            .where(released(self._database.clock()))
+            .order_by(events.c.position)
+            .limit(_LIMIT)
+        )
+
+    @cached_property
+    def _recent(self) -> sa.Select[Any]:
+        return (
+            sa.select(
+                *_EVENT,
+                sa.and_(events.c.state == State.CONFIRMED.value, _CONFIRMATION).label(
+                    "is_confirmed"
+                ),
+            )
+            .where(events.c.user_id == _USER, events.c.position > _AFTER)
+            .where(events.c.recorded_at >= sa.bindparam("since", type_=events.c.recorded_at.type))
+            .where(released(self._database.clock()))
             .order_by(events.c.position)
             .limit(_LIMIT)
         )

@@ -182,22 +182,26 @@ def _tries(connection: Connection, ids: Sequence[str]) -> dict[tuple[str, int], 
 def _restart(connection: Connection, ids: Sequence[str], policies: Policies, now: datetime) -> None:
     """Start a new generation: old tokens are stale, old attempts stay in the timeline."""
     found = connection.execute(
-        sa.select(events.c.id, events.c["class"], events.c.ttl_ms).where(any_of(events.c.id, ids))
+        sa.select(events.c.id, events.c["class"], events.c.ttl_ms, events.c.not_before).where(
+            any_of(events.c.id, ids)
+        )
     )
-    alike: dict[tuple[str, int | None], list[str]] = {}
+    alike: dict[tuple[str, int | None, datetime | None], list[str]] = {}
     for row in found:
-        alike.setdefault((row._mapping["class"], row.ttl_ms), []).append(row.id)
-    for (name, ttl_ms), same in alike.items():
+        held_until = row.not_before if row.not_before and row.not_before > now else None
+        alike.setdefault((row._mapping["class"], row.ttl_ms, held_until), []).append(row.id)
+    for (name, ttl_ms, held_until), same in alike.items():
         policy = policies.of(class_of(name))
         ttl = policy.ttl if ttl_ms is None else ttl_ms / 1000
-        expires = now + timedelta(seconds=ttl)
+        expires = (held_until or now) + timedelta(seconds=ttl)
+        due = held_until or min(now + timedelta(seconds=policy.ack_timeout), expires)
         connection.execute(
             sa.update(events)
             .where(any_of(events.c.id, same))
             .values(
                 state=State.ACCEPTED.value,
                 step=None,
-                due_at=min(now + timedelta(seconds=policy.ack_timeout), expires),
+                due_at=due,
                 expires_at=expires,
                 generation=events.c.generation + 1,
                 token=events.c.token + 1,

@@ -267,7 +267,7 @@ def _insert(
             audited.append(_subject(entry))
     if has_options:
         rows = [
-            (own, (*shape, *option_values(entry.options)))
+            (own, (*shape, *option_values(entry.options, stamps.of)))
             for (own, shape), (_, entry) in zip(rows, fresh, strict=True)
         ]
     bulk.insert_events(connection, rows, has_options)
@@ -293,6 +293,11 @@ class _Stamps:
             self._last, self._text = instant, bulk.stamp(self._connection, instant)
         return self._text
 
+    def held(self, options: Options, ttl: float) -> tuple[str, str]:
+        """When an event that is held back is due, and when it expires."""
+        due = options.not_before or self._at
+        return self.of(due), self.of(max(due, self._at) + timedelta(seconds=ttl))
+
     def after(self, seconds: float) -> str:
         found = self._after.get(seconds)
         if found is None:
@@ -307,10 +312,14 @@ def _row(entry: Entry, seq: int | None, stamps: _Stamps) -> bulk.EventRow:
     meta = event.meta
     due: str | None = None
     handed_over = confirmed = None
+    expires = stamps.after(entry.ttl)
     if meta is not None and "conflicts_with" in meta:
         state = "dead"
     elif entry.confirmations and _is_confirmed(entry):
         state, confirmed = "confirmed", stamps.now
+    elif entry.options is not None and entry.is_held:
+        state = "accepted"
+        due, expires = stamps.held(entry.options, entry.ttl)
     elif entry.hand_over:
         state, due, handed_over = "falling_back", stamps.now, stamps.now
     else:
@@ -332,7 +341,7 @@ def _row(entry: Entry, seq: int | None, stamps: _Stamps) -> bulk.EventRow:
             None if meta is None else dump(meta),
             state,
             due,
-            stamps.after(entry.ttl),
+            expires,
             handed_over,
             stamps.now,
             confirmed,

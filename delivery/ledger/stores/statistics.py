@@ -28,6 +28,8 @@ SAMPLE = 2_000
 STRETCH = 16
 """Consecutive rows in one piece of the sample: they share pages."""
 
+_PUSHED_AT = sa.case((events.c.not_before > events.c.at, events.c.not_before), else_=events.c.at)
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -150,7 +152,7 @@ def _recent(connection: Connection, recorded: Window) -> _Recent:
     fallen = 0
     latencies: list[float] = []
     query = sa.select(
-        events.c.state, events.c.handed_over_at.isnot(None), events.c.at, events.c.confirmed_at
+        events.c.state, events.c.handed_over_at.isnot(None), _PUSHED_AT, events.c.confirmed_at
     ).where(recorded.rows(events.c.position, events.c.recorded_at))
     for state, has_fallen, at, confirmed_at in connection.execute(query):
         counts[state] += recorded.step
@@ -220,7 +222,7 @@ def _pushed(connection: Connection, recorded: Window) -> dict[str, _Channel]:
         sa.select(
             confirmations.c.channel,
             events.c.handed_over_at.isnot(None),
-            events.c.at,
+            _PUSHED_AT,
             confirmations.c.at,
         )
         .join(events, events.c.id == confirmations.c.event_id)

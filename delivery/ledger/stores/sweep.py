@@ -5,7 +5,7 @@ Owns: the statements of a sweep, a fixed number for any number of events.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain import lifecycle
 from delivery.domain.channels import Channel
+from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Outcome, State
 from delivery.domain.records import Due, Swept
 from delivery.ledger.sql import rows, transitions
@@ -25,6 +26,8 @@ from delivery.ledger.stores.audit import audit
 REPUBLISH_PAUSE = 5.0
 """Seconds until a step is published again; doubles with every publish."""
 MAX_REPUBLISH_PAUSE = 60.0
+LEAST_TIMEOUT = 0.001
+"""Seconds; an event that is released is due later than it was."""
 TIMED_OUT = "no acknowledgement in time"
 _DOUBLINGS = 4  # 5 s * 2**4 is over the maximum already
 
@@ -32,7 +35,12 @@ _HAND_OVER = lifecycle.sources(Cause.HAND_OVER)
 _EXPIRE = lifecycle.sources(Cause.EXPIRE)
 
 
-def sweep(connection: Connection, now: datetime, limit: int) -> Swept:
+def sweep(
+    connection: Connection,
+    now: datetime,
+    limit: int,
+    ack_timeout: Callable[[EventClass], float],
+) -> Swept:
     """Take at most ``limit`` due events; rows that another sweep has locked are skipped."""
     page = connection.execute(
         sa.select(
@@ -46,6 +54,7 @@ def sweep(connection: Connection, now: datetime, limit: int) -> Swept:
             events.c.expires_at,
             events.c.generation,
             events.c.recorded_at,
+            events.c.not_before,
         )
         .where(events.c.due_at <= now)
         .order_by(events.c.due_at)
@@ -54,13 +63,19 @@ def sweep(connection: Connection, now: datetime, limit: int) -> Swept:
     ).all()
     if not page:
         return Swept((), 0, is_last=True)
-    over, entering, standing, strays = _sorted(page, now)
+    over, held, entering, standing, strays = _sorted(page, now)
     expire(connection, now, over)
+    _release(connection, now, held, ack_timeout)
     _enter(connection, now, entering)
     _publish(connection, now, standing)
     _settle(connection, strays)
     due = sorted(entering + standing, key=lambda row: row.due_at)
-    return Swept(tuple(_due(row) for row in due), len(over), is_last=len(page) < limit)
+    return Swept(
+        tuple(_due(row) for row in due),
+        len(over),
+        is_last=len(page) < limit,
+        released=tuple(sorted({row.user_id for row in held})),
+    )
 
 
 def expire(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
@@ -76,19 +91,47 @@ def expire(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) 
 
 
 def _sorted(page: Iterable[rows.AnyRow], now: datetime) -> tuple[list[rows.AnyRow], ...]:
-    """The page as: expired, entering the chain, on the chain, due without a reason."""
-    over, entering, standing, strays = [], [], [], []
+    """The page as: expired, held back until now, entering the chain, on the chain, due without a
+    reason."""
+    over, held, entering, standing, strays = [], [], [], [], []
     for row in page:
         state = row.state  # text: a state of a later release is a stray
         if row.expires_at <= now and state in _EXPIRE:
             over.append(row)
+        elif state == State.ACCEPTED and row.not_before is not None and _is_held(row):
+            held.append(row)
         elif state in _HAND_OVER:
             entering.append(row)
         elif state == State.FALLING_BACK:
             standing.append(row)
         else:
             strays.append(row)
-    return over, entering, standing, strays
+    return over, held, entering, standing, strays
+
+
+def _is_held(row: rows.AnyRow) -> bool:
+    """Whether it was due because its caller held it back, and not for its acknowledgement."""
+    return bool(row.due_at <= row.not_before)
+
+
+def _release(
+    connection: Connection,
+    now: datetime,
+    found: Sequence[rows.AnyRow],
+    ack_timeout: Callable[[EventClass], float],
+) -> None:
+    """Let events be pushed from now on: they are due again when their acknowledgement is."""
+    by_timeout: dict[float, list[rows.AnyRow]] = {}
+    for row in found:
+        timeout = max(LEAST_TIMEOUT, ack_timeout(rows.class_of(row._mapping["class"])))
+        by_timeout.setdefault(timeout, []).append(row)
+    for timeout, alike in by_timeout.items():
+        due = sa.literal(now + timedelta(seconds=timeout), UtcDateTime())
+        connection.execute(
+            sa.update(events)
+            .where(any_of(events.c.id, _ids(alike)), transitions.before(Cause.HAND_OVER))
+            .values(due_at=transitions.not_after_expiry(due))
+        )
 
 
 def _enter(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:

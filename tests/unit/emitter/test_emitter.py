@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import timedelta
 
 import pytest
 
@@ -313,3 +314,26 @@ async def test_a_wrong_option_is_refused_and_takes_no_number(world, options):
 async def test_an_option_that_does_not_exist_is_a_mistake_in_the_program(world):
     with pytest.raises(TypeError, match="no option 'clas'"):
         world.emitter.emit_nowait("note", clas="critical")
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_an_event_that_is_held_back_is_recorded_and_not_pushed(world, is_known):
+    if is_known:
+        await world.know_run()
+    world.push.absent = {"u1"}
+    not_before = world.clock.utcnow() + timedelta(minutes=1)
+    receipt = world.emitter.emit_nowait("note", not_before=not_before, ttl=60)
+    entry = world.journal.entries[0][0]
+    assert (entry.event.seq, entry.is_held, entry.hand_over) == (None, True, False)
+    world.journal.commit()
+    assert receipt.seq == (2 if is_known else 1)
+    assert (world.push.pushed, world.hints) == ([], 0)
+    world.push.absent = set()
+    world.emitter.emit_nowait("note")
+    assert world.pushed_seqs == [receipt.seq + 1]
+
+
+async def test_an_instant_that_has_passed_holds_nothing_back(world):
+    await world.know_run()
+    world.emitter.emit_nowait("note", not_before="2020-01-01T00:00:00Z")
+    assert world.pushed_seqs == [2]

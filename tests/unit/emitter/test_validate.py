@@ -1,6 +1,7 @@
 """What a caller may send, field by field."""
 
 import json
+from datetime import timedelta
 
 import msgspec
 import pytest
@@ -84,6 +85,14 @@ def test_data_may_be_left_out():
         ("ttl", 10**400),
         ("ttl", float("nan")),
         ("ttl", 259_200.1),
+        ("not_before", "2026-01-02"),
+        ("not_before", "2026-01-02T12:00:00"),
+        ("not_before", "2026-W01-5T12:00:00Z"),
+        ("not_before", "2026-13-02T12:00:00Z"),
+        ("not_before", "2026-01-31T12:00:00.000001Z"),
+        ("not_before", "9999-12-31T23:59:59-23:59"),
+        ("not_before", 1_767_355_200),
+        ("not_before", None),
         ("group", ""),
         ("group", " "),
         ("group", None),
@@ -216,3 +225,10 @@ def test_a_flood_of_types_does_not_flood_the_log(caplog):
     for number in range(3 * MAX_NOTED):
         kinds.of(f"type_{number}")
     assert len(caplog.records) == MAX_NOTED + 1
+
+
+def test_an_event_waits_for_at_most_thirty_days():
+    draft = parse(not_before="2026-01-31t13:00:00.0+01:00")
+    assert draft.options.not_before == START + timedelta(days=30)
+    assert draft.options.holds(START)
+    assert not parse(not_before="2020-01-01T00:00:00Z").options.holds(START)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import timedelta
+
 import pytest
 
 from delivery.domain.event import EventClass
+from delivery.domain.options import Options
 from delivery.domain.records import AlertGroup
 from delivery.errors import ChannelUnavailable, LedgerUnavailable
 from delivery.tasks.sweep import Alerter, Sweeper
+from delivery.testing import make_entry
 from tests.unit.tasks.fakes import (
     ChainLedger,
     FakeAlerts,
@@ -46,6 +51,23 @@ class TestSweeper:
         event_id = self.ledger.add(make_event(event_class=EventClass.STANDARD))
         self.sweeper.sweep()
         assert self.queue.published == [("database", [event_id])]
+
+    @pytest.mark.parametrize("is_bus_away", [False, True])
+    def test_users_of_events_that_were_held_back_are_woken(self, is_bus_away: bool) -> None:
+        woken: list[list[str]] = []
+
+        def wake(users: Sequence[str]) -> None:
+            woken.append(list(users))
+            if is_bus_away:
+                raise ChannelUnavailable("no bus")
+
+        entry = make_entry(make_event(at=self.ledger.now()), ttl=60.0)
+        entry.choose(Options(not_before=self.ledger.now() + timedelta(seconds=30)))
+        self.ledger.recording.commit([entry])
+        self.ledger.advance(31.0)
+        Sweeper(self.ledger, POLICIES, self.queue, wake=wake).sweep()
+        assert woken == [[entry.event.user_id]]
+        assert self.queue.published == []
 
     def test_ids_are_published_in_batches(self) -> None:
         ids = [self.ledger.add() for _ in range(250)]

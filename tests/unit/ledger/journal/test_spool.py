@@ -17,7 +17,7 @@ from delivery.domain.options import Options
 from delivery.domain.records import Entry
 from delivery.errors import LedgerUnavailable, SpoolFull
 from delivery.ledger.journal.spool import Spool, adopt_orphans
-from delivery.testing import make_entry, make_event
+from delivery.testing import START, make_entry, make_event
 
 ID = "0190a000-0000-7000-8000-{:012d}"
 
@@ -76,7 +76,7 @@ def test_appended_entries_are_drained_in_order_and_unchanged(tmp_path: Path) -> 
 def test_what_a_caller_chose_survives_the_spool(tmp_path: Path) -> None:
     one = entry(1)
     one.event = one.event.evolve(event_class=EventClass("orders"))
-    one.choose(Options(event_class="orders", ttl=0.25, group="g"))
+    one.choose(Options(event_class="orders", ttl=0.25, group="g", not_before=START))
     spool, ledger = Spool(tmp_path, "node"), Ledger()
     spool.append([one])
     spool.drain(ledger.commit)
