@@ -165,11 +165,11 @@ def _standing(url: str, pid: int) -> dict[str, int]:
     """Memory, tasks and descriptors of the gateway now. Source: proc(5)."""
     with urlopen(f"{url}/metrics", timeout=20) as answer:  # noqa: S310 - a gateway of this run
         metrics = answer.read().decode()
-    tasks = re.search(r"^delivery_tasks\{.*\} ([0-9]+)$", metrics, re.MULTILINE)
+    tasks = re.search(r"^delivery_tasks\{.*\} ([0-9.e+]+)$", metrics, re.MULTILINE)
     process = Path(f"/proc/{pid}")
     pages = int((process / "statm").read_text().split()[1])
     return {
         "memory_kib": pages * resource.getpagesize() // 1024,
-        "tasks": int(tasks[1]) if tasks is not None else -1,
+        "tasks": int(float(tasks[1])) if tasks is not None else -1,
         "descriptors": len(list((process / "fd").iterdir())),
     }

@@ -20,6 +20,7 @@ from delivery.api.demo_agent import DemoAgent
 from delivery.api.events import EventsApi
 from delivery.api.operators.access import AccessApi
 from delivery.api.operators.erasure import ErasureApi
+from delivery.api.operators.node_figures import NodeFigures
 from delivery.api.operators.operations import OperationsApi
 from delivery.api.operators.sessions import Place, Sessions
 from delivery.api.operators.suppressions import SuppressionsApi
@@ -59,6 +60,7 @@ from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.registry import Registry
 from delivery.ledger import SqlLedger
 from delivery.ledger.access import LedgerAccess
+from delivery.ledger.counting import show_from_the_start
 from delivery.ledger.journal.journal import JournalThread
 from delivery.ledger.journal.spool import Spool
 from delivery.process.data_directory import make_data_dir
@@ -67,6 +69,7 @@ from delivery.protocol import Limits
 from delivery.tasks.hinted_sweep import HintedSweep
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Sweeper
+from delivery.telemetry import metrics
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -99,6 +102,7 @@ class Node:
         inbox: Inbox | None = None,
         demo_agent: Callable[[Node], DemoAgent] | None = None,
     ) -> None:
+        show_from_the_start()
         self.settings = settings
         self.name = node_name(settings, kind, index)
         self.kind = kind
@@ -154,7 +158,7 @@ class Node:
             self._path,
             self.journal,
             self._handlers(operations, demo_agent(self) if demo_agent is not None else None, inbox),
-            (operations.sampling,),
+            operations.background,
             operations.count_malformed,
             operations.drain,
             Admission(
@@ -203,6 +207,13 @@ class Node:
             thresholds=load_thresholds(self.settings),
             inbox=inbox,
             outages=(self.journal.outages, self._bus.outages, self.relay.outages),
+            figures=NodeFigures(
+                node=self.name,
+                journal=self.journal,
+                registry=self._registry,
+                spool_bytes=lambda: self._spool.pending_bytes,
+                in_flight=lambda: self._path.in_flight,
+            ),
         )
 
     async def _forget_copies(self, user_id: str) -> None:
@@ -370,7 +381,9 @@ class Node:
 
 def _bus(settings: Settings, name: str) -> LocalBus | RedisBus:
     url = secret(settings.redis_url)
-    return LocalBus() if url is None else RedisBus(url, name)
+    return (
+        LocalBus() if url is None else RedisBus(url, name, on_latency=metrics.bus_latency.observe)
+    )
 
 
 def _leases(settings: Settings) -> RedisLeases | None:

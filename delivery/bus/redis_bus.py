@@ -15,7 +15,7 @@ import random
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -127,6 +127,7 @@ class RedisBus:
         probe_interval: seconds between two probes.
         probe_timeout: seconds without a probe after which it subscribes again.
         timeout: seconds for a connect or an answer of Redis.
+        on_latency: called with the seconds that a probe took through Redis.
 
     Attributes:
         reader: counts malformed and ignored messages.
@@ -146,6 +147,7 @@ class RedisBus:
         timeout: float = 1.0,
         max_queue: int = MAX_MESSAGES,
         jitter: Jitter = random.random,
+        on_latency: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self.reader = Reader()
         # A random suffix: two nodes of one name must receive each other's messages.
@@ -154,6 +156,8 @@ class RedisBus:
         self._channel = channel
         self._probe_interval = probe_interval
         self._probe_timeout = probe_timeout
+        self._on_latency = on_latency
+        self._probed_at = 0.0
         self._timeout = timeout
         self._jitter = jitter
         self._on_message: OnMessage = lambda message: None
@@ -312,6 +316,7 @@ class RedisBus:
         await self._stay_with_the_primary()
         self._forget_peers()
         probe = self._sealed([], probe=True)
+        self._probed_at = time.monotonic()
         await self._deliver([(one.channel, probe) for one in self._subscribers])
         self._announce_loss()  # not only with the next message, which may be long in coming
 
@@ -374,6 +379,8 @@ class RedisBus:
         if envelope is None:
             return False
         if envelope.sender == self._sender:
+            if envelope.probe:
+                self._on_latency(time.monotonic() - self._probed_at)
             return envelope.probe
         self._on_envelope(envelope)
         return False

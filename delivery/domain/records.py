@@ -91,6 +91,10 @@ class Receipted(msgspec.Struct, frozen=True, gc=False):
     seq: int | None
 
 
+First = tuple[str, str, str]
+"""Id of an event that was confirmed for the first time, the channel, and its state before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Confirmed:
     """The result of a batch of confirmations.
@@ -98,10 +102,12 @@ class Confirmed:
     Attributes:
         confirmed: ids that are confirmed now, those confirmed before included.
         unknown: ids of no event, or of another user's.
+        first: those that are confirmed for the first time.
     """
 
     confirmed: tuple[str, ...]
     unknown: tuple[str, ...]
+    first: tuple[First, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +219,7 @@ class Swept:
         due: events that are due now.
         expired: the number of events that expired.
         is_last: nothing else was due.
+        entered: how many of the due ones entered the chain.
         released: users of events that were held back until now: their connections read the ledger.
     """
 
@@ -220,6 +227,7 @@ class Swept:
     expired: int
     is_last: bool = False
     released: tuple[str, ...] = ()
+    entered: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from delivery.emitter.validate import (
     parse_item,
 )
 from delivery.errors import IdConflict, Overloaded
+from delivery.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +136,8 @@ class EmitterCore:
         """
         if not self.is_started:
             raise Overloaded("the gateway has not started yet; emit after the app's start-up")
+        if performance:
+            metrics.performance_activations.inc()
         return Emitter(self, user_id, run_id, thread_id, performance)
 
     def performance_age(self) -> float | None:

@@ -33,7 +33,8 @@ from delivery.gateway.session import (
     Verify,
 )
 from delivery.gateway.waiting import WaitingBytes
-from delivery.protocol import Close, Connected, Error, Pong, Reconnect, ServerFrame
+from delivery.protocol import Close, Connected, Error, Pong, Reconnect, ServerFrame, may_reconnect
+from delivery.telemetry import metrics
 
 if TYPE_CHECKING:
     from delivery.callers.principal import Principal
@@ -347,13 +348,18 @@ class Connection:
         if code in (Close.SLOW_CONSUMER, Close.NO_PONG):
             self._registry.on_failure(self)
         self.writer.close(code, reason)
-        self.detach(reason)
+        self.detach(reason, code)
 
-    def detach(self, reason: str = "the client left") -> None:
-        """End the connection: nothing is pushed to it any more. Safe to repeat."""
+    def detach(self, reason: str = "the client left", code: int | None = None) -> None:
+        """End the connection: nothing is pushed to it any more. Safe to repeat.
+
+        Args:
+            code: with which it was closed here; ``None`` for a client that left.
+        """
         if self.is_closed:
             return
         self.is_closed = True
+        _count_end(code)
         self.session.on_close()
         for task in (self._reading, self._draining):
             if task is not None and task is not asyncio.current_task():
@@ -379,6 +385,7 @@ class Connection:
         elif not self._registry.attach(self, user_id):
             self.close(Close.CONNECTION_LIMIT, "too many connections of this user")
         else:
+            metrics.connections_opened.inc(1.0, "sse" if self.session.is_stream else "websocket")
             self._feed = Feed(self._context.feed_reader, user_id, self._by)
             if self._registry.peers.hosts_of(user_id):
                 self._recheck_at = self._clock() + RECHECK_DELAY * (0.5 + self._context.jitter())
@@ -479,7 +486,7 @@ class Connection:
         if not self.is_closed:
             self._registry.on_failure(self)
             self.writer.close(Close.FORCED_RECONNECT, reason)
-            self.detach(reason)
+            self.detach(reason, Close.FORCED_RECONNECT)
 
     def _wait_for_room(self) -> None:
         if self._draining is None and not self.is_closed:
@@ -506,3 +513,13 @@ class Connection:
             return
         logger.error("connection %s failed", self.session.connection_id, exc_info=task.exception())
         self.close(Close.FORCED_RECONNECT, "internal error")
+
+
+def _count_end(code: int | None) -> None:
+    if code is None:
+        metrics.connections_closed.inc(1.0, "client")
+        return
+    name = str(int(code))
+    metrics.connections_closed.inc(1.0, name)
+    if may_reconnect(code):
+        metrics.reconnects.inc(1.0, name)

@@ -152,6 +152,12 @@ class FastPath:
         """Connections that are live, not catching up."""
         return sum(connection.is_live for connection in self._connections)
 
+    @property
+    def in_flight(self) -> int:
+        """Events sent on connections here and unacknowledged."""
+        most = self.limits.max_in_flight
+        return sum(most - one.session.in_flight.room for one in self._connections)
+
     async def close_rest(self, timeout: float) -> None:
         """Wait until every handler has ended; after ``timeout`` seconds abort the other sockets."""
         for connection in tuple(self._connections):
@@ -315,6 +321,7 @@ class FastPath:
             await asyncio.sleep(period)
             now = self.clock()
             self.registry.on_tick(now)
+            self._outcomes.count_acks()
             if self._context.waiting.has_fallen():
                 self._in_background(asyncio.to_thread(give_back))
             for connection in tuple(self._connections):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 
 from delivery.domain.channels import Channel
@@ -16,6 +17,11 @@ from delivery.domain.ports import Journal, Writes
 from delivery.errors import LedgerError
 from delivery.gateway.disconnects import ReconnectGrace
 from delivery.gateway.registry import Registry
+from delivery.telemetry import metrics
+from delivery.telemetry.id_ages import observe_ages
+
+MAX_UNCOUNTED = 1_000
+"""Turns of the loop whose acknowledgements may wait for the metrics."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +52,7 @@ class Outcomes:
         self._wake_chain = wake_chain
         self._reconnect_grace = ReconnectGrace(self._is_away, self._expedite)
         self._confirmations: list[Confirmation] = []
+        self._acked: list[tuple[float, Sequence[str]]] = []  # instants and ids, for metrics
 
     def confirmed(self, user_id: str, ids: Sequence[str], by: str, evidence: str) -> None:
         """Confirm events that a client acknowledged on connection ``evidence``.
@@ -63,8 +70,18 @@ class Outcomes:
         confirmations, self._confirmations = self._confirmations, []
         ids = [confirmation.event_id for confirmation in confirmations]
         self._journal.confirm(confirmations)
+        self._acked.append((time.time(), ids))
+        if len(self._acked) >= MAX_UNCOUNTED:
+            self.count_acks()
         self.on_confirmed(ids)
         self._registry.peers.confirmed(ids)
+
+    def count_acks(self) -> None:
+        """Add the acknowledgements since the last call to the metrics: once per tick, not per
+        event."""
+        acked, self._acked = self._acked, []
+        if acked:
+            observe_ages(metrics.time_to_ack, acked)
 
     def refused(self, event_id: str, reason: str) -> None:
         """Hand over an event that a client refused."""

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from delivery.domain.records import Stored
 from delivery.gateway.outbound import Item
 from delivery.gateway.peers import HEARTBEAT_EVERY, REPORT_EVERY, Peers
 from delivery.protocol import Close, encode_event
+from delivery.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -357,8 +359,12 @@ class Registry:
         self.peers.report_presence(self._users)
 
     def _check_health(self, users: Iterable[User], now: float) -> None:
+        scores: Counter[int] = Counter()
         for user in users:
             best = max(connection.score(now) for connection in user.connections)
             user.health = best
+            scores[best] += 1
             if best < OPEN_BELOW and user.breaker.state is BreakerState.CLOSED:
                 user.breaker = Breaker(BreakerState.OPEN, user.breaker.failures, now)
+        if scores:
+            metrics.health_score.observe_all(scores)

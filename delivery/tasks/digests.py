@@ -287,6 +287,7 @@ class DigestStep:
                 claim.digest.id,
             )
             return False
+        run.count(len(claim.members), result, started_at)
         if self._is_confirmed(run, result, lead):
             events = [member.event for member in claim.members]
             run.confirm_accepted(events, result, claim.digest.message_id)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from delivery.tasks.app import (
 )
 from delivery.tasks.executor import Executor
 from delivery.tasks.sweep import Alerter, Sweeper
+from delivery.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -110,15 +112,23 @@ def _channel_task(
 
 def _guarded(name: str, work: Callable[..., None]) -> Callable[..., None]:
     def task(*args: Any) -> None:
+        begun = time.perf_counter()
         try:
             work(*args)
         except LedgerError as error:
+            metrics.tasks_failed.inc(1.0, name, "ledger_away")
             # Nothing is lost: due events stay due in the ledger and are published again.
             logger.warning("%s: ledger unavailable: %s", name, error)
         except SoftTimeLimitExceeded:
             # The interrupted attempt is recorded as unknown already, or becomes unknown with the
             # next claim; this task's claims end with their lease.
+            metrics.tasks_failed.inc(1.0, name, "time_limit")
             logger.warning("%s: stopped at the soft time limit", name)
+        except Exception:
+            metrics.tasks_failed.inc(1.0, name, "error")
+            raise
+        finally:
+            metrics.task_duration.observe(time.perf_counter() - begun, name)
 
     task.__name__ = name.rpartition(".")[2]
     task.__doc__ = work.__doc__

@@ -25,11 +25,20 @@ from delivery.domain.records import Claim, Result
 from delivery.domain.stores.ledger import Ledger
 from delivery.errors import LedgerError
 from delivery.tasks.attempts import Report, TimeLimits, Work, result_of
+from delivery.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
 PUBLISH_GRACE = 5.0
 """Seconds until a published event is due again in the ledger: its message may be lost."""
+
+PROVIDERS = {
+    Channel.EMERGENCY.value: "push",
+    Channel.EMAIL.value: "smtp",
+    Channel.SMS.value: "twilio",
+    Channel.ALERT.value: "operators",
+}
+"""What carries the messages of a channel, as metrics name it."""
 
 BREAKER_OPEN = Result(Outcome.FAILED, error="breaker open", retry_after=RECOVERY)
 
@@ -149,7 +158,19 @@ class Run:
         starts = [(w.claim, w.number) for w in works]
         kept = self._kept(works, self.ledger.chain.end_all(starts, self.channel, result))
         self.note(kept, result, started_at)
+        self.count(len(kept), result, started_at)
         return kept
+
+    def count(self, events: int, result: Result, started_at: datetime) -> None:
+        """Add an attempt that carried this many events to the metrics. Thread-safe."""
+        if not events:
+            return
+        channel = str(self.channel)
+        provider = PROVIDERS.get(channel, "none")
+        metrics.attempts.inc(events, channel, provider, result.outcome.value)
+        if result is not BREAKER_OPEN:
+            took = (self.now() - started_at).total_seconds()
+            metrics.attempt_duration.observe(max(0.0, took), channel, provider)
 
     def _kept(self, works: Sequence[Work], answers: Sequence[bool]) -> list[Work]:
         kept = [work for work, is_ours in zip(works, answers, strict=True) if is_ours]
@@ -243,6 +264,10 @@ class Run:
             return set()
         done = self.ledger.chain.skip_all([(w.claim, channel, why) for w, channel, why in skips])
         self.report.outcomes[Outcome.SKIPPED] += sum(done)
+        for (_, channel, _), is_ours in zip(skips, done, strict=True):
+            if is_ours:
+                provider = PROVIDERS.get(channel, "none")
+                metrics.attempts.inc(1.0, channel, provider, Outcome.SKIPPED.value)
         return {skip[0].id for skip, is_ours in zip(skips, done, strict=True) if not is_ours}
 
     def _write_moves(self, moves: Sequence[tuple[Work, str, datetime, bool]]) -> None:

@@ -21,6 +21,7 @@ from delivery.domain.thresholds import BreakerAges, Thresholds, breaches
 from delivery.errors import ChannelError, LedgerError
 from delivery.tasks.alerting import is_first
 from delivery.tasks.attempts import batches
+from delivery.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,9 @@ class Sweeper:
         oldest = self._ledger.chain.oldest_overdue()
         if oldest > LATE:
             logger.warning("sweep: oldest due event waits since %.0f s; add workers", oldest)
-        ends = time.monotonic() + self._max_seconds
+        metrics.sweep_lag.observe(oldest)
+        begun = time.monotonic()
+        ends = begun + self._max_seconds
         due = expired = pages = 0
         while True:
             swept = self._ledger.chain.sweep(self._page, ack_timeout=self._ack_timeout)
@@ -92,6 +95,9 @@ class Sweeper:
             self._announce(swept.due)
             self._release(swept.released)
             if swept.is_last or time.monotonic() >= ends:
+                metrics.sweep_duration.observe(time.monotonic() - begun)
+                metrics.sweep_events.inc(due, "due")
+                metrics.sweep_events.inc(expired, "expired")
                 return SweepReport(due, expired, pages, oldest)
 
     def _ack_timeout(self, event_class: EventClass) -> float:

@@ -10,10 +10,12 @@ from typing import Any
 import yaml
 from prometheus_client import REGISTRY
 
-from delivery.api.metrics import Figures, render
+from delivery.api.operators.metrics import Figures, collect
 from delivery.domain.event import EventClass
 from delivery.domain.health import BreakerState
 from delivery.domain.records import AlertGroup, ChannelStats, Stats
+from delivery.telemetry import metrics  # noqa: F401 - makes the instruments
+from delivery.telemetry.instruments import INSTRUMENTS, Histogram, expose
 from tests.deployment.compose import ROOT, bind_mounts, services
 
 DASHBOARD = json.loads((ROOT / "config/grafana/dashboards/delivery.json").read_text())
@@ -37,7 +39,16 @@ def exposed() -> set[str]:
     get_prometheus_metrics()
     theirs = {sample.name for metric in REGISTRY.collect() for sample in metric.samples}
     theirs |= {metric.name + "_total" for metric in REGISTRY.collect() if metric.type == "counter"}
-    return set(re.findall(r"^# TYPE (\w+)", everything(), re.MULTILINE)) | theirs
+    ours = {
+        name
+        for one in INSTRUMENTS.values()
+        for name in (
+            [one.name + part for part in ("_bucket", "_count", "_sum")]
+            if isinstance(one, Histogram)
+            else [one.name]
+        )
+    }
+    return set(re.findall(r"^# TYPE (\w+)", everything(), re.MULTILINE)) | ours | theirs
 
 
 def everything() -> str:
@@ -63,7 +74,8 @@ def everything() -> str:
         notified_at=None,
         is_new=True,
     )
-    return render(Figures(node="n", connections=1, backlog=0, stats=stats, alerts=[group]))
+    figures = Figures(node="n", stats=stats, alerts=[group])
+    return expose(collectors=[lambda: collect(figures)])[0].decode()
 
 
 def test_every_metric_that_is_asked_for_is_exposed() -> None:

@@ -609,7 +609,7 @@ async def test_an_outage_is_named_with_its_beginning_and_measured(
     }
     assert len(found) == 11, "each that there may be, whether it lasts or not"
     assert [line for line, seconds in found.items() if seconds] == [
-        'delivery_outage_seconds{node="n1",service="ledger",kind="ledger_away"'
+        'delivery_outage_seconds{kind="ledger_away",node="n1",service="ledger"'
     ]
 
 
@@ -628,7 +628,7 @@ async def test_accepted_events_that_are_set_aside_are_shown(client: Client, worl
     assert answer.status == 200
     assert (await answer.json())["reasons"] == ["3 accepted events are set aside in the spool"]
     text = await (await client.get("/metrics")).text()
-    assert re.search(r"^delivery_spool_set_aside_events\{.*\} 3$", text, re.MULTILINE)
+    assert re.search(r"^delivery_spool_set_aside_events\{.*\} 3\.0$", text, re.MULTILINE)
 
 
 async def test_metrics_are_prometheus_text_and_need_no_ledger(
@@ -638,12 +638,12 @@ async def test_metrics_are_prometheus_text_and_need_no_ledger(
     response = await client.get("/metrics")
     assert response.content_type == "text/plain"
     lines = (await response.text()).splitlines()
-    assert 'delivery_connections{node="n\\"1\\\\"} 3' in lines
-    assert 'delivery_events{state="confirmed"} 1234567' in lines
-    assert 'delivery_events{state="dead"} 0' in lines
+    assert 'delivery_connections{node="n\\"1\\\\"} 3.0' in lines
+    assert 'delivery_events{state="confirmed"} 1.234567e+06' in lines
+    assert 'delivery_events{state="dead"} 0.0' in lines
     assert "delivery_oldest_overdue_seconds 7.5" in lines
-    assert 'delivery_channel_breaker{channel="email",state="half_open"} 1' in lines
-    assert 'delivery_channel_breaker{channel="email",state="open"} 0' in lines
+    assert 'delivery_channel_breaker{channel="email",state="half_open"} 1.0' in lines
+    assert 'delivery_channel_breaker{channel="email",state="open"} 0.0' in lines
     samples = [line for line in lines if not line.startswith("#")]
     assert all(re.fullmatch(r"[a-z_]+(\{.*\})? -?[0-9.e+-]+", line) for line in samples)
     assert len({line.split()[2] for line in lines if line.startswith("# TYPE")}) == sum(
@@ -654,8 +654,8 @@ async def test_metrics_are_prometheus_text_and_need_no_ledger(
 async def test_metrics_without_the_ledger_are_the_nodes_own(client: Client, world: World) -> None:
     world.ledger.go_away()
     text = await (await client.get("/metrics")).text()
-    assert 'delivery_ledger_up{node="n1"} 0' in text
-    assert 'delivery_connections{node="n1"} 3' in text
+    assert 'delivery_ledger_up{node="n1"} 0.0' in text
+    assert 'delivery_connections{node="n1"} 3.0' in text
 
 
 async def test_many_readers_of_figures_cause_one_read_of_the_ledger_a_second(

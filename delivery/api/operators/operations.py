@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
-from delivery.api.metrics import CONTENT_TYPE, Figures, render
+from delivery.api.operators.metrics import Figures, collect
+from delivery.api.operators.node_figures import NodeFigures
 from delivery.api.operators.outages import OutageBoard, Source
 from delivery.api.operators.snapshot import SharedSnapshot, connections_of
 from delivery.api.operators.stats_stream import StatsStream
@@ -24,10 +25,12 @@ from delivery.api.requests import json_response, service, stream_route
 from delivery.api.views import mail_html, sink_view, stats_view
 from delivery.callers.auth import Authenticator
 from delivery.domain.ports import Inbox, Journal, Reads, SinkMessage
-from delivery.domain.thresholds import Thresholds
+from delivery.domain.records import Snapshot
+from delivery.domain.thresholds import BreakerAges, Thresholds
 from delivery.errors import LedgerError
 from delivery.gateway.registry import Registry
 from delivery.telemetry import records_lost
+from delivery.telemetry.instruments import expose
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class OperationsApi:
         thresholds: limits of the conditions that the dashboard shows.
         inbox: the embedded sinks' messages, ``None`` in production.
         outages: give the outages that journal, bus and relay meet.
+        figures: of this node, for metrics; default: without spool and connections.
         clock: monotonic seconds.
     """
 
@@ -65,6 +69,7 @@ class OperationsApi:
         thresholds: Thresholds,
         inbox: Inbox | None = None,
         outages: Sequence[Source] = (),
+        figures: NodeFigures | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._auth = auth
@@ -85,10 +90,14 @@ class OperationsApi:
             outages=self._board,
             clock=clock,
         )
+        self._figures = figures or NodeFigures(node=node, journal=journal, registry=registry)
+        self._thresholds = thresholds
+        self._breakers = BreakerAges()
+        self._clock = clock
         self._malformed_requests = 0
         self._is_draining = False
         self._ticket_key = secrets.token_bytes(32)
-        self.sampling = self._stream.sampling
+        self.background = (self._stream.sampling, self._figures.sampling)
 
     def count_malformed(self) -> None:
         """Count a request that could not be parsed."""
@@ -180,16 +189,25 @@ class OperationsApi:
         except (LedgerError, TimeoutError) as error:
             logger.warning("metrics: ledger: %s", str(error) or "no answer in time")
         found = await self._board.look()
+        self._figures.take()
         figures = Figures(
             node=self._node,
-            connections=self._registry.connections,
-            backlog=self._journal.backlog,
             stats=snapshot.stats if snapshot else None,
             alerts=snapshot.alerts if snapshot else [],
             malformed_requests=self._malformed_requests,
             log_records_lost=records_lost(),
-            set_aside=self._journal.set_aside,
-            tasks=len(asyncio.all_tasks()),
             outages=self._board.lengths(found),
+            open_for=self._open_for(snapshot),
         )
-        return web.Response(body=render(figures).encode(), headers={"Content-Type": CONTENT_TYPE})
+        # In a thread: the loop serves events meanwhile.
+        body, content_type = await asyncio.to_thread(
+            expose, request.headers.get("Accept", ""), [lambda: collect(figures)]
+        )
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    def _open_for(self, snapshot: Snapshot | None) -> dict[str, float]:
+        """Seconds by channel for which its breaker has not been closed."""
+        if snapshot is None:
+            return {}
+        limit = self._thresholds.breaker_open.value
+        return self._breakers.look(snapshot.stats, snapshot.alerts, limit, self._clock())

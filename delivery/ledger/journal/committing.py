@@ -21,6 +21,7 @@ from delivery.ledger.journal.division import Answer, Division, halves
 from delivery.ledger.journal.gathering import Batch
 from delivery.ledger.journal.spool import Spool
 from delivery.ledger.journal.spool_file import look_aside
+from delivery.telemetry import metrics
 
 KEEP_UNMATCHED = 60.0
 """Seconds for which a confirmation without an event is kept."""
@@ -322,6 +323,7 @@ class Committer:
         except Exception as error:
             return self._spooled_divided(spool, entries, confirmations, error)
         self._refused = None
+        metrics.spooled.inc(len(entries))
         return [Receipted(entry.event.id, Recorded.NEW, entry.event.seq) for entry in entries]
 
     def _spooled_divided(

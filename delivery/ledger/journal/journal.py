@@ -10,6 +10,7 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from delivery.domain.ports import Answered
 from delivery.domain.records import Entry
 from delivery.domain.stores.ledger import Ledger
 from delivery.errors import LedgerUnavailable, Overloaded
+from delivery.ledger import counting
 from delivery.ledger.journal.committing import RETRY, Committer
 from delivery.ledger.journal.division import Answer
 from delivery.ledger.journal.gathering import Batch, Gathering
@@ -273,9 +275,12 @@ class JournalThread:
                 continue
             if batch is None:
                 return
+            begun = time.perf_counter()
             answers = self._committer.answers(batch)
+            took = time.perf_counter() - begun
             # Callers wait for the commit of their events, not for that of earlier ones' hand-overs.
             self._tell(self._on_committed, batch, answers, not batch.hand_overs)
+            counting.committed(batch.entries, answers, took)
             self._committer.commit_rest(batch)
             if batch.hand_overs:
                 self._tell(self._on_free)

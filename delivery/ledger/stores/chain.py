@@ -22,6 +22,7 @@ from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Attempt, Cause, Outcome, State
 from delivery.domain.records import Claim, Result, Swept
+from delivery.ledger import counting
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
@@ -53,7 +54,10 @@ class ChainSql:
     ) -> Swept:
         """Take one page of due events; see the module ``sweep``."""
         with self._database.write() as connection:
-            return sweep.sweep(connection, self._database.now(connection), limit, ack_timeout)
+            swept = sweep.sweep(connection, self._database.now(connection), limit, ack_timeout)
+        counting.ended(State.EXPIRED, swept.expired)
+        counting.handed_over(sweep.TIMED_OUT, swept.entered)
+        return swept
 
     def oldest_overdue(self) -> float:
         """Seconds since the oldest due time that no sweep has served; 0.0 if none is overdue."""
@@ -66,7 +70,9 @@ class ChainSql:
         if not wanted:
             return []
         with self._database.write() as connection:
-            return _claim(connection, self._database.now(connection), wanted, lease)
+            claims, expired = _claim(connection, self._database.now(connection), wanted, lease)
+        counting.ended(State.EXPIRED, expired)
+        return claims
 
     def begin_all(self, starts: Sequence[Start], channel: str) -> list[bool]:
         """Write the ``started`` attempts before their side effect, in one transaction.
@@ -205,14 +211,18 @@ class ChainSql:
                 ]
                 if over:
                     _end(connection, over, cause, ours.now)
+        mine = [is_alerted for claim, is_alerted in finishes if claim.id in ours.ids]
+        counting.finished(dead=sum(mine), parked=len(mine) - sum(mine))
         return [claim.id in ours.ids for claim, _ in finishes]
 
     def _on_chain(self, connection: Connection, claims: Iterable[Claim]) -> Held:
         return held(connection, self._database.clock(), list(claims), transitions.on_chain())
 
 
-def _claim(connection: Connection, now: datetime, ids: Sequence[str], lease: float) -> list[Claim]:
-    """Lock, claim and read the free events; expired ones end instead."""
+def _claim(
+    connection: Connection, now: datetime, ids: Sequence[str], lease: float
+) -> tuple[list[Claim], int]:
+    """Lock, claim and read the free events; expired ones end instead, whose number is returned."""
     found = connection.execute(
         sa.select(*rows.EVENT_COLUMNS)
         .where(any_of(events.c.id, ids), transitions.on_chain())
@@ -220,14 +230,15 @@ def _claim(connection: Connection, now: datetime, ids: Sequence[str], lease: flo
         .with_for_update(skip_locked=True)
     ).all()
     on_chain = [row for row in found if row.state == State.FALLING_BACK]
-    sweep.expire(connection, now, [row for row in on_chain if row.expires_at <= now])
+    over = [row for row in on_chain if row.expires_at <= now]
+    sweep.expire(connection, now, over)
     free = [
         row
         for row in on_chain
         if row.expires_at > now and (row.claimed_until is None or row.claimed_until <= now)
     ]
     if not free:
-        return []
+        return [], len(over)
     won = [row.id for row in free]
     until = now + timedelta(seconds=lease)
     connection.execute(
@@ -240,7 +251,7 @@ def _claim(connection: Connection, now: datetime, ids: Sequence[str], lease: flo
         )
     )
     _end_lost(connection, now, free)
-    return _claims(connection, now, free, until)
+    return _claims(connection, now, free, until), len(over)
 
 
 def _end_lost(connection: Connection, now: datetime, free: Sequence[rows.AnyRow]) -> None:

@@ -15,7 +15,8 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.inputs.foreign_text import is_storable, storable
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
-from delivery.domain.records import Confirmed
+from delivery.domain.records import Confirmed, First
+from delivery.ledger import counting
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, array
@@ -27,6 +28,8 @@ from delivery.ledger.stores.digests import listed
 _FROM = sorted(
     state.value for state in sources(Cause.CONFIRMATION) - {State.CONFIRMED, State.EXPIRED}
 )
+
+_OPEN = frozenset(_FROM)
 
 # Locked in id order, as by every writer of many events: no two can wait for each other. One
 # statement, because confirmations are the most frequent write after inserts.
@@ -66,11 +69,13 @@ class ConfirmationSql:
     ) -> Confirmed:
         """See the port."""
         with self._database.write() as connection:
+            now = self._database.now(connection)
             if digest_id is not None:
-                return _confirm_listed(
-                    connection, confirmations, digest_id, self._database.now(connection)
-                )
-            return store_confirmations(connection, confirmations, self._database.now(connection))
+                answer = _confirm_listed(connection, confirmations, digest_id, now)
+            else:
+                answer = store_confirmations(connection, confirmations, now)
+        counting.confirmed(answer.first)
+        return answer
 
 
 def _confirm_listed(
@@ -89,7 +94,7 @@ def _confirm_listed(
         connection, [one for one in confirmations if one.event_id in present], now
     )
     stale = [one.event_id for one in confirmations if one.event_id not in present]
-    return Confirmed(answer.confirmed, (*answer.unknown, *stale))
+    return Confirmed(answer.confirmed, (*answer.unknown, *stale), answer.first)
 
 
 def store_confirmations(
@@ -113,7 +118,13 @@ def store_confirmations(
     audit.record(connection, "confirmed", now, _subjects(valid, found))
     ids = dict.fromkeys(confirmation.event_id for confirmation in valid)
     confirmed = [i for i in ids if found[i][2] != State.EXPIRED.value]
-    return Confirmed(tuple(confirmed), tuple(unknown))
+    return Confirmed(tuple(confirmed), tuple(unknown), _first(valid, found))
+
+
+def _first(confirmations: Sequence[Confirmation], found: Mapping[str, Owner]) -> tuple[First, ...]:
+    """Which of them confirmed their event; the first one of each, if there are several."""
+    states = {p.event_id: (p.channel, found[p.event_id][2]) for p in reversed(confirmations)}
+    return tuple((i, channel, was) for i, (channel, was) in states.items() if was in _OPEN)
 
 
 def as_stored(confirmations: Sequence[Confirmation]) -> Sequence[Confirmation]:

@@ -13,6 +13,7 @@ from delivery.domain.channels import Channel
 from delivery.domain.lifecycle import Cause, Outcome, State
 from delivery.domain.policy import Policies
 from delivery.domain.records import EventFilter
+from delivery.ledger import counting
 from delivery.ledger.sql import bulk, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of
@@ -32,7 +33,8 @@ class OperationSql:
         """See the port."""
         for page in bulk.pages(sorted({i for i in ids if is_id(i)})):
             with self._database.write() as connection:
-                _hand_over(connection, page, reason, self._database.now(connection))
+                moved = _hand_over(connection, page, reason, self._database.now(connection))
+            counting.handed_over(reason, moved)
 
     def expedite(self, ids: Sequence[str]) -> None:
         """See the port."""
@@ -110,7 +112,8 @@ def _which(which: EventFilter | Sequence[str]) -> list[sa.ColumnElement[bool]]:
     return [any_of(events.c.id, [i for i in which if is_id(i)])]
 
 
-def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: datetime) -> None:
+def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: datetime) -> int:
+    """Hand events over that are not on the chain yet; returns their number."""
     query = (
         sa.select(events.c.id, events.c.generation, events.c.user_id, events.c["class"])
         .where(any_of(events.c.id, ids), transitions.before(Cause.HAND_OVER))
@@ -120,7 +123,7 @@ def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: dat
         query = query.with_for_update()
     rows = connection.execute(query).all()
     if not rows:
-        return
+        return 0
     moved = [row.id for row in rows]
     connection.execute(
         sa.update(events)
@@ -147,6 +150,7 @@ def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: dat
             for row in rows
         ],
     )
+    return len(rows)
 
 
 def _audit(connection: Connection, rows: Sequence[AnyRow], kind: str, now: datetime) -> None:

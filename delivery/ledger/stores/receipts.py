@@ -36,6 +36,7 @@ from delivery.ledger.sql.tables import (
 from delivery.ledger.stores import suppressions
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.digests import MAY_BE_OUT, listed
+from delivery.telemetry import metrics
 
 TOKENS_KEPT = timedelta(days=2)
 MAX_REFERENCE = 255
@@ -51,7 +52,11 @@ class ReceiptSql:
 
     def record(self, found: Sequence[ProviderReceipt]) -> list[RecordedReceipt | None]:
         """See the port."""
-        return [self._record(receipt) for receipt in found]
+        answers = [self._record(receipt) for receipt in found]
+        for receipt, answer in zip(found, answers, strict=True):
+            status = "unknown_message" if answer is None else receipt.status.value
+            metrics.receipts.inc(1.0, str(receipt.channel), status)
+        return answers
 
     def use_token(self, token: str, body: str) -> bool:
         """See the port."""

@@ -22,7 +22,8 @@ from delivery.domain.channels import Channel
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome
 from delivery.domain.options import NOTHING, Options
-from delivery.domain.records import Entry, Receipted, Recorded, SideAttempt
+from delivery.domain.records import Entry, First, Receipted, Recorded, SideAttempt
+from delivery.ledger import counting
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of
@@ -83,6 +84,7 @@ class RecordingSql:
         drained: bool,
     ) -> tuple[list[Receipted], set[str]]:
         unknown: set[str] = set()
+        first: tuple[First, ...] = ()
         with self._database.write() as connection:
             now: datetime | None = None
             known = _known(connection, entries) if is_repeated else {}
@@ -96,7 +98,11 @@ class RecordingSql:
                     answers[index] = Receipted(entry.event.id, Recorded.NEW, seq)
             if confirmations:
                 now = now or self._database.now(connection)
-                unknown.update(store_confirmations(connection, confirmations, now).unknown)
+                stored = store_confirmations(connection, confirmations, now)
+                unknown.update(stored.unknown)
+                first = stored.first
+        counting.inserted([entry for _, entry in fresh])
+        counting.confirmed(first)
         return list(_resolved(answers)), unknown
 
     def add_attempts(self, made: Sequence[SideAttempt]) -> list[SideAttempt]:

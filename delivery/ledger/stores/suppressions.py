@@ -25,6 +25,7 @@ from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import contacts as contact_rows
 from delivery.ledger.sql.tables import suppressions
 from delivery.ledger.stores.audit import audit
+from delivery.telemetry import metrics
 
 FORGOTTEN = timedelta(days=60)
 """A soft suppression that ended this long ago no longer makes the next one longer."""
@@ -284,6 +285,7 @@ def suppress(
     row = connection.execute(sa.select(suppressions).where(ours).with_for_update()).one()
     if row.expires_at is None:
         return  # for good already: the first reason stays
+    metrics.suppressed.inc(1.0, channel, reason.value)
     times = 0 if row.expires_at <= now - FORGOTTEN else row.times
     changes: dict[str, object] = {
         "reason": reason.value,

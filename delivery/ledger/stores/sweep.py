@@ -75,6 +75,7 @@ def sweep(
         len(over),
         is_last=len(page) < limit,
         released=tuple(sorted({row.user_id for row in held})),
+        entered=len(entering),
     )
 
 
