@@ -1,9 +1,9 @@
-"""Signed links for mails and text messages, to confirm a digest or leave a channel.
+"""Signed links for mails and text messages: confirm a digest, leave a channel, verify an address.
 
-Owns: the tokens of ``/confirm/{token}`` and ``/unsubscribe/{token}``. Never does: HTTP, look-ups. A
-link token is never valid as a bearer token, nor the reverse: each purpose has a key of its own,
-derived from the secret, and the format is not a JWT. The format is short, because a text message
-has 160 characters.
+Owns: the tokens of ``/confirm/{token}``, ``/unsubscribe/{token}`` and ``/verify/{token}``. Never
+does: HTTP, look-ups. A link token is never valid as a bearer token, nor the reverse: each purpose
+has a key of its own, derived from the secret, and the format is not a JWT. The format is short,
+because a text message has 160 characters.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from delivery.domain.contact import fingerprint
 from delivery.domain.limits import MIN_SECRET_BYTES
 from delivery.errors import ConfigError, LinkExpired, LinkInvalid
 
 CONFIRM = "confirm"
 UNSUBSCRIBE = "unsubscribe"
-PURPOSES = (CONFIRM, UNSUBSCRIBE)
+VERIFY = "verify"
+PURPOSES = (CONFIRM, UNSUBSCRIBE, VERIFY)
 
 DAY = 86_400.0
 DEFAULT_TTL = 7 * DAY
@@ -39,14 +41,16 @@ class LinkClaims:
     """The contents of a checked link token.
 
     Attributes:
-        subject: the digest's id (confirm) or the user's id (unsubscribe).
-        channel: the channel to unsubscribe from, ``None`` for confirm.
+        subject: the digest's id (confirm) or the user's id.
+        channel: the channel to unsubscribe from or of the address, ``None`` for confirm.
+        address: the ``fingerprint`` of the address (verify), which the link does not show.
     """
 
     purpose: str
     subject: str
     channel: str | None
     expires_at: datetime
+    address: str | None = None
 
 
 @dataclass(slots=True)
@@ -88,6 +92,11 @@ class LinkSigner:
         token = self._token(UNSUBSCRIBE, f"{channel}\n{user_id}", self.unsubscribe_ttl)
         return f"{self.public_url}/unsubscribe/{token}"
 
+    def verify_url(self, user_id: str, channel: str, address: str) -> str:
+        """URL of the page on which the owner of an address agrees to messages."""
+        subject = f"{channel}\n{fingerprint(channel, address)}\n{user_id}"
+        return f"{self.public_url}/verify/{self._token(VERIFY, subject, self.ttl)}"
+
     def read(self, token: str, purpose: str) -> LinkClaims:
         """Check a token for ``purpose`` and return its contents.
 
@@ -100,10 +109,12 @@ class LinkSigner:
         if self.clock() >= expires:
             raise LinkExpired("this link has expired")
         subject = body[_EXPIRY_BYTES:].decode()
-        channel = None
-        if purpose == UNSUBSCRIBE:
+        channel = address = None
+        if purpose in (UNSUBSCRIBE, VERIFY):
             channel, _, subject = subject.partition("\n")
-        return LinkClaims(purpose, subject, channel, datetime.fromtimestamp(expires, UTC))
+        if purpose == VERIFY:
+            address, _, subject = subject.partition("\n")
+        return LinkClaims(purpose, subject, channel, datetime.fromtimestamp(expires, UTC), address)
 
     def _token(self, purpose: str, subject: str, ttl: float) -> str:
         expires = min(int(self.clock() + ttl), 0xFFFF_FFFF)

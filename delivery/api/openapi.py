@@ -472,8 +472,20 @@ def _pages() -> Schema:
             ),
         },
         "/unsubscribe/{token}": {
-            "get": html("Ask before opting out", 404, 410, parameter="token"),
-            "post": html("Opt out, also by one click (RFC 8058)", 404, 410, 503, parameter="token"),
+            "get": html("Ask before opting out", 404, 410, 503, parameter="token"),
+            "post": html(
+                "Opt out, also by one click (RFC 8058); choose classes, or undo it",
+                404,
+                410,
+                413,
+                422,
+                503,
+                parameter="token",
+            ),
+        },
+        "/verify/{token}": {
+            "get": html("Ask the owner of an address", 404, 410, 503, parameter="token"),
+            "post": html("Let messages go to the address", 404, 410, 503, parameter="token"),
         },
         "/problems/{slug}": {"get": html("What a problem type means", 404, parameter="slug")},
     }

@@ -217,7 +217,22 @@ SCHEMAS: dict[str, Schema] = {
             "locale": text("a language tag"),
             "time_zone": text("an IANA name"),
             "quiet_hours": record({"from": _CLOCK, "to": _CLOCK}, additionalProperties=False),
-            "opt_out": listing(text(enum=list(CHANNELS)), maxItems=10),
+            "opt_out": listing(
+                text(
+                    "a channel, alone or with a class of events: email, email:orders",
+                    pattern=f"^({'|'.join(CHANNELS)})(:[a-z][a-z0-9_]{{0,15}})?$",
+                ),
+                maxItems=100,
+            ),
+            "verified": {
+                "description": "true or left out: all; else the fields or addresses that are. "
+                "A service's word; a client's list counts for nothing, its true is refused",
+                "oneOf": [{"type": "boolean"}, listing(text())],
+            },
+            "unverified": listing(
+                text("an address that gets one message, which asks for its owner's agreement"),
+                readOnly=True,
+            ),
             "suppressed": listing(ref("Suppression"), readOnly=True),
         },
         [],

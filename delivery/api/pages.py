@@ -1,6 +1,6 @@
 """Pages behind the links of mails and text messages, and the readable problem types.
 
-Owns: ``/confirm/{token}``, ``/unsubscribe/{token}``, ``/problems/{slug}``. A GET changes nothing:
+Owns: the look of all such pages, ``/confirm/{token}``, ``/problems/{slug}``. A GET changes nothing:
 mail scanners and previews fetch every link. Never does: ask for a sign-in; the token is the
 confirmation.
 """
@@ -19,21 +19,20 @@ from aiohttp import web
 
 from delivery.api.problems import KINDS, Problem, problem_of
 from delivery.api.requests import client_address
-from delivery.domain.channels import Channel
 from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.ports import Reads, Writes
 from delivery.domain.records import Digest, Stored
 from delivery.errors import DeliveryError, LinkExpired, LinkInvalid
-from delivery.links import CONFIRM, UNSUBSCRIBE, LinkSigner
+from delivery.links import CONFIRM, LinkSigner
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Texts of the pages in one language. ``{}`` stands for a number, a count of updates, or a
-    channel's name; ``at`` is the format of an instant."""
+    """Texts of the pages in one language. ``{}`` stands for a number or a count of updates; ``at``
+    is the format of an instant."""
 
     lang: str
     at: str
@@ -45,12 +44,6 @@ class Texts:
     yes: str
     thanks: str
     confirmed: str
-    stop: str
-    stopping: str
-    unsubscribe: str
-    done: str
-    stopped: str
-    channels: Mapping[str, str]
     types: Mapping[str, str] = field(default_factory=dict)
 
     def count(self, number: int) -> str:
@@ -73,17 +66,6 @@ ENGLISH = Texts(
     yes="Yes, I have seen this",
     thanks="Thank you",
     confirmed="{}: confirmed. You can close this page.",
-    stop="Stop {}?",
-    stopping="You will get no more {} from this service. What is new still waits for you when you "
-    "sign in.",
-    unsubscribe="Unsubscribe",
-    done="Done",
-    stopped="You will get no more {} from this service.",
-    channels={
-        Channel.EMAIL: "emails",
-        Channel.SMS: "text messages",
-        Channel.EMERGENCY: "push notifications",
-    },
 )
 GERMAN = Texts(
     lang="de",
@@ -98,13 +80,6 @@ GERMAN = Texts(
     yes="Ja, ich habe dies gesehen",
     thanks="Vielen Dank",
     confirmed="{}: bestätigt. Sie können diese Seite schließen.",
-    stop="Keine {} mehr?",
-    stopping="Sie erhalten keine {} mehr von diesem Dienst. Was neu ist, wartet weiter auf Sie, "
-    "wenn Sie sich anmelden.",
-    unsubscribe="Abbestellen",
-    done="Erledigt",
-    stopped="Sie erhalten keine {} mehr von diesem Dienst.",
-    channels={Channel.EMAIL: "E-Mails", Channel.SMS: "SMS", Channel.EMERGENCY: "Push-Nachrichten"},
     types={
         "agent_started": "Agent hat begonnen",
         "agent_thinking": "Agent dachte nach",
@@ -144,8 +119,16 @@ border-bottom:1px solid var(--line)}
 li time{color:var(--soft);font-variant-numeric:tabular-nums;white-space:nowrap}
 button{width:100%;padding:.85rem 1.25rem;border:0;border-radius:.65rem;background:var(--accent);
 color:var(--on-accent);font:inherit;font-weight:600;cursor:pointer}
+fieldset{margin:0 0 1.25rem;padding:0;border:0;border-top:1px solid var(--line)}
+legend{float:left;width:100%;padding:0 0 .5rem;font-weight:600}
+label{clear:both;display:flex;gap:.75rem;align-items:center;min-height:2.75rem;
+border-bottom:1px solid var(--line);cursor:pointer}
+input{width:1.2rem;height:1.2rem;margin:0;flex:none;accent-color:var(--accent)}
+.quiet{background:transparent;color:var(--accent);border:1px solid var(--line)}
+form+form,form+p,p+form{margin-top:1.25rem}
 button:hover{filter:brightness(1.08)}
-button:focus-visible,a:focus-visible{outline:3px solid var(--focus);outline-offset:3px}
+button:focus-visible,a:focus-visible,input:focus-visible{
+outline:3px solid var(--focus);outline-offset:3px}
 a{color:var(--accent)}
 code{font-family:ui-monospace,SFMono-Regular,Menlo,monospace;font-size:.92em}
 """.strip()
@@ -228,11 +211,9 @@ class Pages:
     def routes(self) -> list[web.RouteDef]:
         """Routes to mount."""
         return [
-            web.get("/confirm/{token}", _readable(self.show_confirm)),
-            web.post("/confirm/{token}", _readable(self.confirm)),
-            web.get("/unsubscribe/{token}", _readable(self.show_unsubscribe)),
-            web.post("/unsubscribe/{token}", _readable(self.unsubscribe)),
-            web.get("/problems/{slug}", _readable(self.problem)),
+            web.get("/confirm/{token}", readable(self.show_confirm)),
+            web.post("/confirm/{token}", readable(self.confirm)),
+            web.get("/problems/{slug}", readable(self.problem)),
         ]
 
     async def show_confirm(self, request: web.Request) -> web.Response:
@@ -270,22 +251,6 @@ class Pages:
         body = f"<p>{texts.confirmed.format(count[0].upper() + count[1:])}</p>"
         return page(texts.thanks, body, lang=texts.lang)
 
-    async def show_unsubscribe(self, request: web.Request) -> web.Response:
-        """``GET /unsubscribe/{token}``: a question and a button; changes nothing."""
-        user_id, channel = self._subscription(request)
-        texts, _ = await self._reader(user_id)
-        name = texts.channels.get(channel, channel)
-        body = f"<p>{escape(texts.stopping.format(name))}</p>\n{button(texts.unsubscribe)}"
-        return page(texts.stop.format(name), body, lang=texts.lang)
-
-    async def unsubscribe(self, request: web.Request) -> web.Response:
-        """``POST /unsubscribe/{token}``: opt out, by the button or by one click (RFC 8058)."""
-        user_id, channel = self._subscription(request)
-        texts, _ = await self._reader(user_id)
-        await self._writes.opt_out(user_id, channel)
-        stopped = texts.stopped.format(texts.channels.get(channel, channel))
-        return page(texts.done, f"<p>{escape(stopped)}</p>", lang=texts.lang)
-
     async def problem(self, request: web.Request) -> web.Response:
         """``GET /problems/{slug}``: the meaning of a problem type, and a remedy."""
         slug = request.match_info["slug"]
@@ -311,12 +276,8 @@ class Pages:
             return texts_for(None), UTC
         return texts_for(contact.locale), contact.zone
 
-    def _subscription(self, request: web.Request) -> tuple[str, str]:
-        claims = self._links.read(request.match_info["token"], UNSUBSCRIBE)
-        return claims.subject, claims.channel or ""
 
-
-def _readable(handler: _Page) -> _Page:
+def readable(handler: _Page) -> _Page:
     """Answer errors with a page instead of a problem document."""
 
     async def handle(request: web.Request) -> web.Response:

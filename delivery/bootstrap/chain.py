@@ -31,9 +31,16 @@ from delivery.ledger.journal.spool import adopt_orphans
 from delivery.tasks.app import check_limits, is_rabbitmq, make_app
 from delivery.tasks.dead_mans_switch import DeadMansSwitch, WatchedSweeper
 from delivery.tasks.executor import Executor, TimeLimits
-from delivery.tasks.registration import INTERRUPTIONS, Maintenance, register, register_maintenance
+from delivery.tasks.registration import (
+    INTERRUPTIONS,
+    Maintenance,
+    register,
+    register_maintenance,
+    register_verification,
+)
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Alerter, ThresholdWatch
+from delivery.tasks.verifying import Verifier
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -46,9 +53,10 @@ QueueCopy = Callable[[Sequence[Event]], None]
 
 @dataclass(frozen=True, slots=True)
 class ChainParts:
-    """Executor and upkeep of one process."""
+    """Executor, verifier of addresses and upkeep of one process."""
 
     executor: Executor
+    verifier: Verifier
     maintenance: Maintenance
 
 
@@ -74,6 +82,7 @@ def make_celery(settings: Settings, *, concurrency: int = 4) -> Celery:
 def attach(app: Celery, get_parts: Callable[[], ChainParts]) -> None:
     """Register all tasks; ``get_parts`` is asked inside the process that runs them."""
     register(app, lambda: get_parts().executor)
+    register_verification(app, lambda: get_parts().verifier)
     register_maintenance(app, lambda: get_parts().maintenance)
 
 
@@ -96,19 +105,22 @@ def make_chain(
     policies = policies or load_policies(settings)
     renderer = make_renderer(settings)
     alerts = make_alerts(settings, renderer)
+    transports = make_transports(settings, renderer, ledger.push_targets)
+    links = make_links(settings)
+    limits = _time_limits(settings)
     executor = Executor(
         ledger=ledger,
         policies=policies,
-        transports=make_transports(settings, renderer, ledger.push_targets),
+        transports=transports,
         elsewhere=make_elsewhere(settings),
         alerts=alerts,
         resend=resend,
         queue_copy=queue_copy,
         publish=relay,
-        links=make_links(settings),
+        links=links,
         drain_spool=lambda: drain_orphans(settings, ledger),
         jitter=random.random,
-        limits=_time_limits(settings),
+        limits=limits,
         callback_url=sms_callback(settings),
         interruptions=INTERRUPTIONS,
     )
@@ -117,6 +129,7 @@ def make_chain(
     alerter = Alerter(ledger, alerts, ThresholdWatch(ledger, load_thresholds(settings)).look)
     return ChainParts(
         executor,
+        Verifier(ledger, transports, links, timeout=limits.attempt),
         Maintenance(
             sweeper,
             alerter,

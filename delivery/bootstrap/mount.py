@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from delivery.api.contacts import Contacts
 from delivery.bootstrap.embedded import Embedded
 from delivery.bootstrap.ledger import database_url, require_current
 from delivery.bootstrap.node import Node
@@ -21,6 +22,11 @@ class Mounted:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+
+    @property
+    def contacts(self) -> Contacts:
+        """Addresses and preferences of users; works once the application has started."""
+        return self._node.contacts
 
     def emitter(
         self,

@@ -13,8 +13,9 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from delivery.api.address_pages import AddressPages
 from delivery.api.admission import Admission, room_for_clients
-from delivery.api.contacts import ContactsApi
+from delivery.api.contacts import Contacts, ContactsApi
 from delivery.api.demo import DemoApi
 from delivery.api.demo_agent import DemoAgent
 from delivery.api.events import EventsApi
@@ -117,6 +118,9 @@ class Node:
         self._sweep = HintedSweep(sweeper.sweep)
         self._spool = spool
         self._access = LedgerAccess(self.ledger)
+        self.contacts = Contacts(
+            reads=self._access, writes=self._access, on_unverified=self._sweep.hint
+        )
         self._receipts = Receipts(self._is_confirmed)
         self._confirmed_here: list[OnConfirmed] = [self._receipts.confirmed]
         self._bus = _bus(settings, self.name)
@@ -223,6 +227,7 @@ class Node:
         self, operations: OperationsApi, demo_agent: DemoAgent | None, inbox: Inbox | None
     ) -> tuple[Handlers, ...]:
         settings, ledger = self.settings, self._access
+        links = make_links(settings)
         return (
             EventsApi(
                 self._auth,
@@ -234,7 +239,7 @@ class Node:
                 policies=self.policies,
                 on_confirmed=self._tell_confirmed,
             ),
-            ContactsApi(self._auth, reads=ledger, writes=ledger),
+            ContactsApi(self._auth, self.contacts),
             ErasureApi(
                 self._auth,
                 reads=ledger,
@@ -259,10 +264,11 @@ class Node:
             Pages(
                 reads=ledger,
                 writes=ledger,
-                links=make_links(settings),
+                links=links,
                 on_confirmed=self._tell_confirmed,
                 trusted_proxies=settings.trusted_proxies,
             ),
+            AddressPages(reads=ledger, writes=ledger, links=links, policies=self.policies),
         )
 
     def _callbacks(self) -> Callbacks:

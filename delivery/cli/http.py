@@ -60,6 +60,10 @@ class Api:
         """A POST of JSON."""
         return self._request("POST", path, content=encode_json(body), headers=_JSON)
 
+    def put(self, path: str, body: Any) -> Any:
+        """A PUT of JSON."""
+        return self._request("PUT", path, content=encode_json(body), headers=_JSON)
+
     def delete(self, path: str) -> Any:
         """A DELETE."""
         return self._request("DELETE", path)

@@ -13,7 +13,8 @@ from typing import Any, Unpack
 import aiohttp
 from uuid_utils import uuid7
 
-from delivery.client.http import Http, Outbox, parse_url, to_error
+from delivery.client.contacts import RemoteContacts
+from delivery.client.http import Http, Outbox, Reply, parse_url, to_error
 from delivery.client.tokens import Token
 from delivery.domain.emission import Data, Emission, EventOptions, Receipt, given_options
 from delivery.domain.event import check_context_id, check_event_id, check_event_type
@@ -116,6 +117,16 @@ class Remote:
             InvalidContext: an id cannot address anybody.
         """
         return RemoteEmitter(self, user_id, run_id, thread_id)
+
+    @property
+    def contacts(self) -> RemoteContacts:
+        """Addresses and preferences of users."""
+        return RemoteContacts(self._ask)
+
+    async def _ask(self, method: str, path: str, body: bytes | None) -> Reply:
+        if self._http is None:
+            raise Unreachable("the connection to the service is not open: use async with")
+        return await self._http.ask(method, self._endpoints.base + path, body)
 
     async def event(self, event_id: str) -> dict[str, Any] | None:
         """The event with its state, attempts and confirmations; ``None`` if it is not there.

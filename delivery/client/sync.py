@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
+from delivery.client.contacts import RemoteContacts
 from delivery.client.remote import Remote, connect
 from delivery.client.tokens import Token
 from delivery.domain.emission import Data, Emission, EventOptions, Receipt
@@ -202,6 +203,32 @@ def connect_sync(
     return BlockingRemote(remote, deadline + 2 * timeout)
 
 
+class BlockingContacts:
+    """``RemoteContacts`` whose calls block."""
+
+    def __init__(
+        self, contacts: RemoteContacts, run: Callable[[Coroutine[Any, Any, Any]], Any]
+    ) -> None:
+        self._contacts = contacts
+        self._run = run
+
+    def put(
+        self, user_id: str, contact: Mapping[str, Any] | None = None, **fields: Any
+    ) -> dict[str, Any]:
+        """See ``RemoteContacts.put``."""
+        found: dict[str, Any] = self._run(self._contacts.put(user_id, contact, **fields))
+        return found
+
+    def get(self, user_id: str) -> dict[str, Any] | None:
+        """See ``RemoteContacts.get``."""
+        found: dict[str, Any] | None = self._run(self._contacts.get(user_id))
+        return found
+
+    def delete(self, user_id: str) -> None:
+        """See ``RemoteContacts.delete``."""
+        self._run(self._contacts.delete(user_id))
+
+
 class BlockingRemote:
     """A connection to the service's HTTP API. Made by ``connect_sync``; opened by the first use or
     by ``with``; ``close`` it in the end."""
@@ -244,6 +271,19 @@ class BlockingRemote:
         """See ``Remote.emitter``."""
         emitter = self._remote.emitter(user_id, run_id, thread_id, performance)
         return BlockingEmitter(emitter, self._open(), self._timeout)
+
+    @property
+    def contacts(self) -> BlockingContacts:
+        """Addresses and preferences of users."""
+        return BlockingContacts(self._remote.contacts, self._run)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            thread = self._open()
+        except BaseException:
+            work.close()
+            raise
+        return thread.run(work, self._timeout)
 
     def event(self, event_id: str) -> dict[str, Any] | None:
         """See ``Remote.event``."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time, timedelta, tzinfo
+from hashlib import sha256
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -27,8 +28,12 @@ _EMAIL = re.compile(
 _PHONE = re.compile(r"^\+[1-9][0-9]{6,14}$")  # Source: ITU-T E.164
 _LOCALE = re.compile(r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*$")  # Source: RFC 5646, loosely
 _CLOCK = re.compile(r"^([01][0-9]|2[0-3]):[0-5][0-9]$")
+_OPT_OUT = re.compile(r"([a-z]+)(:[a-z][a-z0-9_]{0,15})?")
 MAX_PUSH = 10
-_FIELDS = {"email", "phone", "push", "locale", "time_zone", "quiet_hours", "opt_out"}
+MAX_OPT_OUT = 100
+UNVERIFIED = "the address is not verified"
+_FIELDS = {"email", "phone", "push", "locale", "time_zone", "quiet_hours", "opt_out", "verified"}
+_FIELD_OF = {Channel.EMAIL: "email", Channel.SMS: "phone", Channel.EMERGENCY: "push"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,10 @@ class Contact:
     Attributes:
         push: Apprise URLs.
         quiet_hours: ``("22:00", "07:00")`` in ``time_zone``; may pass midnight.
-        opt_out: channels the user does not want.
+        opt_out: channels the user does not want, ``"email"``, or not for a class of events,
+            ``"email:orders"``.
+        verified: the addresses, push URLs included, whose owner agreed to messages, or for which a
+            service vouches; ``None``: all of them. The others get one message that asks for it.
     """
 
     user_id: str
@@ -49,6 +57,7 @@ class Contact:
     time_zone: str | None = None
     quiet_hours: tuple[str, str] | None = None
     opt_out: tuple[str, ...] = ()
+    verified: tuple[str, ...] | None = None
 
     def as_wire(self) -> dict[str, Any]:
         """The JSON object of the contacts API, only the fields that are set."""
@@ -61,8 +70,64 @@ class Contact:
             "time_zone": self.time_zone,
             "quiet_hours": {"from": quiet[0], "to": quiet[1]} if quiet else None,
             "opt_out": list(self.opt_out) or None,
+            "verified": self._verified_fields(),
         }
         return {name: value for name, value in wire.items() if value is not None}
+
+    def _verified_fields(self) -> list[str] | None:
+        """The fields all of whose addresses are verified, and single push URLs of the others;
+        ``None`` where that goes without saying."""
+        if self.verified is None or not self.addresses():
+            return None
+        found: dict[str, None] = {}
+        open_ones = {channel for channel, _ in self.unverified()}
+        for channel, address in self.addresses():
+            if channel not in open_ones:
+                found[_FIELD_OF[channel]] = None
+            elif self.is_verified(address):
+                found[address] = None
+        return list(found)
+
+    def addresses(self) -> list[tuple[Channel, str]]:
+        """Each address with its channel."""
+        single = [(Channel.EMAIL, self.email), (Channel.SMS, self.phone)]
+        found = [(channel, address) for channel, address in single if address]
+        return found + [(Channel.EMERGENCY, url) for url in self.push]
+
+    def unverified(self) -> list[tuple[Channel, str]]:
+        """The addresses that get no message but the one that asks for their owner's agreement."""
+        if self.verified is None:
+            return []
+        known = set(self.verified)
+        return [(channel, address) for channel, address in self.addresses() if address not in known]
+
+    def is_verified(self, address: str) -> bool:
+        """Whether an address may get messages: one of this contact."""
+        return self.verified is None or address in self.verified
+
+    def only_verified(self) -> Contact:
+        """The contact as far as messages may be sent to it."""
+        left_out = {address for _, address in self.unverified()}
+        if not left_out:
+            return self
+        return replace(
+            self,
+            email=None if self.email in left_out else self.email,
+            phone=None if self.phone in left_out else self.phone,
+            push=tuple(url for url in self.push if url not in left_out),
+        )
+
+    def unverified_channels(self) -> dict[str, str]:
+        """Channels that have an address and no verified one, each with the reason to skip it."""
+        usable = {channel for channel, _ in self.only_verified().addresses()}
+        return {
+            channel.value: UNVERIFIED for channel, _ in self.unverified() if channel not in usable
+        }
+
+    def refuses(self, channel: str, event_class: str) -> bool:
+        """Whether the user does not want events of a class on a channel."""
+        channel = Channel(channel).value
+        return channel in self.opt_out or f"{channel}:{event_class}" in self.opt_out
 
     def address_on(self, channel: str) -> str | None:
         """The address on a channel with one address; ``None`` for none."""
@@ -109,8 +174,28 @@ class Contact:
         return found
 
 
+def fingerprint(channel: str, address: str) -> str:
+    """A short name of an address on a channel, from which it cannot be read."""
+    text = f"{Channel(channel).value}\n{address}"
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def contact_fields(contact: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object of a contact that is given as one, field by field, or both. Tuples become
+    lists, and ``None`` leaves a field out."""
+    given = {**(contact or {}), **more}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in given.items()
+        if value is not None
+    }
+
+
 def parse_contact(user_id: str, body: Mapping[str, Any]) -> Contact:
     """Check the body of a PUT of a contact.
+
+    ``verified`` is ``true`` (also when it is left out), ``false``, or a list of fields, of channels
+    or of addresses of this contact.
 
     Raises:
         InvalidEvent: names the field and what to send.
@@ -120,16 +205,17 @@ def parse_contact(user_id: str, body: Mapping[str, Any]) -> Contact:
         raise InvalidEvent(
             f"unknown field {unknown[0]!r}; known: {', '.join(sorted(_FIELDS))}", field=unknown[0]
         )
-    return Contact(
+    contact = Contact(
         user_id=user_id,
         email=_text(body, "email", _EMAIL, "an address like name@example.org"),
         phone=_text(body, "phone", _PHONE, "an E.164 number like +491701234567"),
-        push=_words(body, "push", None),
+        push=_words(body, "push", MAX_PUSH),
         locale=_text(body, "locale", _LOCALE, "a language tag like de or en-GB"),
         time_zone=_zone(body.get("time_zone")),
         quiet_hours=_quiet(body.get("quiet_hours")),
-        opt_out=_words(body, "opt_out", CHANNELS),
+        opt_out=_opt_out(body),
     )
+    return replace(contact, verified=_verified(contact, body.get("verified")))
 
 
 def _clock_times(quiet_hours: tuple[str, str] | None) -> tuple[time, time] | None:
@@ -155,22 +241,55 @@ def _text(body: Mapping[str, Any], name: str, shape: re.Pattern[str], like: str)
     return value
 
 
-def _words(body: Mapping[str, Any], name: str, known: tuple[str, ...] | None) -> tuple[str, ...]:
+def _words(body: Mapping[str, Any], name: str, limit: int) -> tuple[str, ...]:
     value = body.get(name)
     if value is None:
         return ()
     if (
         not isinstance(value, list)
-        or len(value) > MAX_PUSH
+        or len(value) > limit
         or not all(isinstance(item, str) and 0 < len(item) <= 2048 for item in value)
     ):
-        raise InvalidEvent(f"{name} must be a list of at most {MAX_PUSH} strings", field=name)
+        raise InvalidEvent(f"{name} must be a list of at most {limit} strings", field=name)
     for item in value:
         check_text(name, item)
-    for item in value:
-        if known is not None and item not in known:
-            raise InvalidEvent(f"{name}: {item!r} is not one of {', '.join(known)}", field=name)
-    return tuple(value)
+    return tuple(dict.fromkeys(value))
+
+
+def _opt_out(body: Mapping[str, Any]) -> tuple[str, ...]:
+    found = _words(body, "opt_out", MAX_OPT_OUT)
+    for item in found:
+        parts = _OPT_OUT.fullmatch(item)
+        if parts is None or parts[1] not in CHANNELS:
+            known = ", ".join(CHANNELS)
+            raise InvalidEvent(
+                f"opt_out: {item[:64]!r} is not one of {known}, alone or with a class like "
+                "email:orders",
+                field="opt_out",
+            )
+    return found
+
+
+def _verified(contact: Contact, value: Any) -> tuple[str, ...] | None:
+    if value is None or value is True:
+        return None
+    if value is False:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InvalidEvent("verified must be true, false or a list of fields", field="verified")
+    named: dict[str, list[str]] = {name: [] for name in _FIELD_OF.values()}
+    named |= {channel.value: [] for channel in _FIELD_OF}
+    for channel, address in contact.addresses():
+        for name in {_FIELD_OF[channel], channel.value}:
+            named[name].append(address)
+        named.setdefault(address, [address])
+    unknown = [item for item in value if item not in named]
+    if unknown:
+        # Not quoted: it may be a push URL, which holds secrets.
+        raise InvalidEvent(
+            "verified lists email, phone, push, or addresses of this contact", field="verified"
+        )
+    return tuple(dict.fromkeys(address for item in value for address in named[item]))
 
 
 def _zone(value: Any) -> str | None:

@@ -174,7 +174,10 @@ class Writes(Protocol):
     async def unsuppress(self, address: str, *, actor: str = "") -> bool:
         """See ``SuppressionStore.remove``."""
 
-    async def put_contact(self, contact: Contact, *, actor: str = "") -> None: ...
+    async def put_contact(
+        self, contact: Contact, *, actor: str = "", keeps_verified: bool = False
+    ) -> Contact: ...
+    async def verify(self, user_id: str, channel: str, name: str) -> Contact | None: ...
     async def delete_contact(self, user_id: str, *, actor: str = "") -> bool: ...
     async def erase_events(self, user_id: str, limit: int) -> int:
         """See ``ErasureStore.erase_events``."""
@@ -187,6 +190,9 @@ class Writes(Protocol):
         log."""
 
     async def opt_out(self, user_id: str, channel: str) -> None: ...
+    async def choose(
+        self, user_id: str, channel: str, refused: Sequence[str]
+    ) -> tuple[str, ...]: ...
 
     async def revoke(
         self,
@@ -314,6 +320,9 @@ class TaskQueue(Protocol):
     def publish(self, channel: str, ids: Sequence[str]) -> None:
         """Queue ids for a channel's task; never blocks (a relay thread sends)."""
 
+    def verify(self, channel: str) -> None:
+        """Queue the task that sends a channel's messages to unverified addresses; never blocks."""
+
 
 class Resend(Protocol):
     """Resends to connected clients, for the ``direct`` channel; synchronous, for workers."""
@@ -338,11 +347,13 @@ class Message:
 
     Attributes:
         key: the same on every attempt; idempotency key, left part of ``Message-ID``.
-        events: at least one, in order.
+        events: at least one, in order; none with ``verify_url``.
         run_id: ``None`` when the message spans runs.
         confirm_url / unsubscribe_url: signed links, ``None`` where the step has none.
         number: of the attempt, from 1.
         callback_url: where the provider posts its status; ``None`` for nowhere.
+        verify_url: a signed link by which an address's owner agrees to messages. The message asks
+            for that and says nothing else.
     """
 
     key: str
@@ -354,6 +365,7 @@ class Message:
     confirm_url: str | None = None
     unsubscribe_url: str | None = None
     callback_url: str | None = None
+    verify_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,6 +430,7 @@ class Links(Protocol):
 
     def confirm_url(self, digest_id: str) -> str: ...
     def unsubscribe_url(self, user_id: str, channel: str) -> str: ...
+    def verify_url(self, user_id: str, channel: str, address: str) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

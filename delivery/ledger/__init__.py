@@ -29,6 +29,7 @@ from delivery.ledger.stores.retention import RetentionSql
 from delivery.ledger.stores.revocations import RevocationSql
 from delivery.ledger.stores.statistics import StatisticsSql
 from delivery.ledger.stores.suppressions import PushTargetSql, SuppressionSql
+from delivery.ledger.stores.verifications import VerificationSql
 
 
 class SqlLedger:
@@ -72,6 +73,7 @@ class SqlLedger:
         self.digests = DigestSql(database)
         self.alerts = AlertSql(database)
         self.contacts = ContactSql(database)
+        self.verifications = VerificationSql(database)
         self.receipts = ReceiptSql(database)
         self.suppressions = SuppressionSql(database)
         self.push_targets = PushTargetSql(database)

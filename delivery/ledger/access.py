@@ -202,9 +202,17 @@ class LedgerAccess:
         """See ``Writes``."""
         return await self.call(self._ledger.suppressions.remove, address, actor=actor)
 
-    async def put_contact(self, contact: Contact, *, actor: str = "") -> None:
+    async def put_contact(
+        self, contact: Contact, *, actor: str = "", keeps_verified: bool = False
+    ) -> Contact:
         """See ``Writes``."""
-        await self.call(self._ledger.contacts.put, contact, actor=actor)
+        return await self.call(
+            self._ledger.contacts.put, contact, actor=actor, keeps_verified=keeps_verified
+        )
+
+    async def verify(self, user_id: str, channel: str, name: str) -> Contact | None:
+        """See ``Writes``."""
+        return await self.call(self._ledger.contacts.verify, user_id, channel, name)
 
     async def delete_contact(self, user_id: str, *, actor: str = "") -> bool:
         """See ``Writes``."""
@@ -225,6 +233,10 @@ class LedgerAccess:
     async def opt_out(self, user_id: str, channel: str) -> None:
         """See ``Writes``."""
         await self.call(self._ledger.contacts.opt_out, user_id, channel)
+
+    async def choose(self, user_id: str, channel: str, refused: Sequence[str]) -> tuple[str, ...]:
+        """See ``Writes``."""
+        return await self.call(self._ledger.contacts.choose, user_id, channel, refused)
 
     async def revoke(
         self,

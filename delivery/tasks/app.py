@@ -14,7 +14,7 @@ from celery import Celery
 from celery.schedules import schedule
 from kombu import Exchange, Queue
 
-from delivery.domain.channels import Channel
+from delivery.domain.channels import EXTERNAL, Channel
 from delivery.domain.policy import CHANNELS
 from delivery.errors import ConfigError
 from delivery.tasks.redis_broker import Amqp, broker_settings, is_redis, sentinel_transport_options
@@ -44,6 +44,11 @@ def queue_name(channel: str) -> str:
 def task_name(channel: str) -> str:
     """The name of one channel's task, in Celery's monitors too."""
     return f"delivery.fallback.{channel}"
+
+
+def verify_task_name(channel: str) -> str:
+    """The name of the task that asks the owners of a channel's addresses."""
+    return f"delivery.verify.{channel}"
 
 
 ALL_QUEUES = (*(queue_name(channel) for channel in CHANNELS), MAINTENANCE_QUEUE)
@@ -227,6 +232,7 @@ def _queues(quorum: bool) -> tuple[Queue, ...]:
 
 def _routes() -> dict[str, dict[str, str]]:
     routes = {task_name(channel): {"queue": queue_name(channel)} for channel in CHANNELS}
+    routes |= {verify_task_name(name): {"queue": queue_name(name)} for name in EXTERNAL}
     for name in (SWEEP, SEAL_AUDIT, TRIM_MAILBOX, SEND_CHECKPOINT):
         routes[name] = {"queue": MAINTENANCE_QUEUE}
     # Only the worker of alerts knows the operators' receivers.

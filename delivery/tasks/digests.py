@@ -86,6 +86,7 @@ class DigestStep:
             for policy in policies.classes.values()
             if policy.step(transport.name)
         )
+        self._refusable = _refusable_on(transport.name, policies)
         self._deliveries: Deliveries[Result | None] = Deliveries(transport.name)
 
     def close(self, timeout: float) -> None:
@@ -192,6 +193,7 @@ class DigestStep:
             max(run.limits.lease, self._timeout(run) + LEASE_MARGIN),
             classes=self._classes,
             unknown_limit=UNKNOWN_LIMIT[lead.step(run.channel).on_unknown],
+            refusable=self._refusable,
         )
         if claim is None:
             # Claimed by another worker, or nothing is left to send: the next decision tells.
@@ -324,3 +326,12 @@ class DigestStep:
         before = [a for a in lead.attempts if a.channel == run.channel]
         again = retry_at(lead.step(run.channel), [*before, made], lead.policy, self._jitter())
         return None if again is None else max(0.0, (again - now).total_seconds())
+
+
+def _refusable_on(channel: str, policies: Policies) -> tuple[str, ...]:
+    """Classes of events that a user may refuse on this channel."""
+    return tuple(
+        policy.event_class.value
+        for policy in policies.classes.values()
+        if (step := policy.step(channel)) is not None and "opt_out" in step.respects
+    )

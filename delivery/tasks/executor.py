@@ -224,10 +224,12 @@ class Executor:
             unreachable = self._reach(run, step.channel)
             if unreachable is None:
                 found[step.channel] = "not configured"
-            elif "opt_out" in step.respects and step.channel in contact.opt_out:
+            elif "opt_out" in step.respects and contact.refuses(
+                step.channel, work.claim.stored.event.event_class
+            ):
                 found[step.channel] = "opted out"
             else:
-                reason = unreachable(contact) or work.claim.suppressed.get(step.channel)
+                reason = work.claim.suppressed.get(step.channel) or unreachable(contact)
                 if reason:
                     found[step.channel] = reason
         return found

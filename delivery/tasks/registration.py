@@ -16,6 +16,7 @@ from typing import Any
 from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 
+from delivery.domain.channels import EXTERNAL
 from delivery.domain.limits import QUEUE_COPY_AGE
 from delivery.domain.policy import CHANNELS
 from delivery.errors import LedgerError
@@ -26,9 +27,11 @@ from delivery.tasks.app import (
     SWEEP,
     TRIM_MAILBOX,
     task_name,
+    verify_task_name,
 )
 from delivery.tasks.executor import Executor
 from delivery.tasks.sweep import Alerter, Sweeper
+from delivery.tasks.verifying import Verifier
 from delivery.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -65,6 +68,20 @@ def register(app: Celery, get_executor: Callable[[], Executor]) -> None:
     """
     for channel in CHANNELS:
         _add(app, task_name(channel), _channel_task(channel, get_executor))
+
+
+def register_verification(app: Celery, get_verifier: Callable[[], Verifier]) -> None:
+    """Register a task per external channel that asks the owners of unverified addresses."""
+    for channel in EXTERNAL:
+        name = verify_task_name(channel)
+        _add(app, name, _guarded(name, _verify_task(channel, get_verifier)))
+
+
+def _verify_task(channel: str, get_verifier: Callable[[], Verifier]) -> Callable[[], None]:
+    def work() -> None:
+        get_verifier().run(channel)
+
+    return work
 
 
 def register_maintenance(app: Celery, get_maintenance: Callable[[], Maintenance]) -> None:

@@ -20,7 +20,7 @@ from kombu import Producer
 from delivery.domain.outages import Outage, OutageKind, Outages
 from delivery.domain.policy import CHANNELS
 from delivery.redis_servers.connections import FULL, REPLICA, Refuses, trouble
-from delivery.tasks.app import publisher_options, queue_name, task_name
+from delivery.tasks.app import publisher_options, queue_name, task_name, verify_task_name
 from delivery.tasks.attempts import batches
 from delivery.tasks.redis_broker import trouble_of
 
@@ -32,6 +32,9 @@ PAUSE = 1.0
 """Seconds between a failed try and the next one: each may take the whole timeout."""
 
 IDLE = 5.0
+_VERIFY = "verify"
+"""Where channels are pending, whose tasks for unverified addresses are to be sent."""
+
 READ = 0.01
 """Seconds for a look whether a broker has closed the connection."""
 
@@ -73,13 +76,19 @@ class Relay:
         """
         if channel not in CHANNELS:
             raise ValueError(f"no channel {channel!r}; known: {', '.join(CHANNELS)}")
-        if not ids:
-            return
+        if ids:
+            self._put(channel, tuple(ids))
+
+    def verify(self, channel: str) -> None:
+        """Queue a channel's task for unverified addresses; never waits for the broker."""
+        self._put(_VERIFY, (channel,))
+
+    def _put(self, channel: str, ids: tuple[str, ...]) -> None:
         with self._changed:
             self.published += len(ids)
             if len(self._pending) >= self._max_pending:
                 self.dropped += len(self._pending.popleft()[1])
-            self._pending.append((channel, tuple(ids)))
+            self._pending.append((channel, ids))
             self._changed.notify()
 
     def outages(self) -> list[Outage]:
@@ -196,9 +205,16 @@ class Relay:
                 self._changed.wait(left)
 
     def _send_task(self, channel: str, ids: Sequence[str]) -> None:
+        if channel != _VERIFY:
+            self._send_to(channel, task_name(channel), (list(ids),))
+            return
+        for one in ids:
+            self._send_to(one, verify_task_name(one), ())
+
+    def _send_to(self, channel: str, name: str, args: tuple[list[str], ...]) -> None:
         self._app.send_task(
-            task_name(channel),
-            args=(list(ids),),
+            name,
+            args=args,
             queue=queue_name(channel),
             producer=self._connected(),
             retry=False,

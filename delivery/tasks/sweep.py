@@ -73,13 +73,16 @@ class Sweeper:
         self._max_seconds = max_seconds
 
     def sweep(self) -> SweepReport:
-        """Publish pages of due events until none is left, or time is up (the next sweep continues).
+        """Publish pages of due events until none is left, or time is up (the next sweep continues),
+        and the tasks for unverified addresses.
 
         Effect: due times move ahead, expired events end. Safe to repeat.
 
         Raises:
             LedgerUnavailable: the ledger is away; nothing is lost.
         """
+        for channel in self._ledger.verifications.due():
+            self._publish.verify(channel)
         oldest = self._ledger.chain.oldest_overdue()
         if oldest > LATE:
             logger.warning("sweep: oldest due event waits since %.0f s; add workers", oldest)

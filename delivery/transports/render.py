@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from delivery.domain.limits import MAX_SMS_CHARS
 from delivery.domain.ports import Message
@@ -20,7 +21,13 @@ from delivery.domain.records import AlertGroup
 from delivery.errors import ChannelError, ConfigError, Unrenderable
 from delivery.transports.content import MAX_LINES, newest, runs_of, zone_name
 from delivery.transports.sms_text import units, with_gsm_equivalents
-from delivery.transports.templates import FALLBACK, SENTENCES, Templates, locales_of
+from delivery.transports.templates import (
+    FALLBACK,
+    SENTENCES,
+    VERIFICATION,
+    Templates,
+    locales_of,
+)
 from delivery.transports.text import one_line
 
 logger = logging.getLogger(__name__)
@@ -63,12 +70,14 @@ class Renderer:
         self._templates = Templates(templates, {"line": one_line, "zone": zone_name})
 
     def digest(self, message: Message) -> Digest:
-        """The mail of a digest.
+        """The mail of a digest, or the one that asks the owner of an address.
 
         Raises:
             ConfigError: a template is broken; names the file.
         """
         locales = locales_of(message.contact.locale)
+        if message.verify_url is not None:
+            return self._verification(message.verify_url, locales)
         context = self._context(message, locales)
         context["words"] = self._templates.words(SENTENCES, locales)
         text, html, subject = (
@@ -83,7 +92,7 @@ class Renderer:
         Raises:
             ConfigError: a template is broken, or its text is over ``MAX_SMS_CHARS``.
         """
-        text = with_gsm_equivalents(self._render("sms.txt", message).strip())
+        text = with_gsm_equivalents(self._text(message).strip())
         if (length := units(text, "UCS-2")) > MAX_SMS_CHARS:
             # Cutting would cut the link.
             raise ConfigError(
@@ -93,6 +102,13 @@ class Renderer:
 
     def push(self, message: Message) -> Notice:
         """A notice for push targets: the template's first line is its title."""
+        if message.verify_url is not None:
+            words = self._templates.words(VERIFICATION, locales_of(message.contact.locale))
+            host = _host(message.verify_url)
+            return Notice(
+                one_line(words.push_title(host), MAX_SUBJECT),
+                words.push(host, message.verify_url),
+            )
         return _notice(self._render("push.txt", message))
 
     def alert(self, group: AlertGroup, *, resolved: bool = False) -> Notice:
@@ -104,6 +120,22 @@ class Renderer:
             "resolved": resolved,
         }
         return _notice(self._templates.render("alert.txt", self._operators_locales, context))
+
+    def _text(self, message: Message) -> str:
+        if message.verify_url is None:
+            return self._render("sms.txt", message)
+        words = self._templates.words(VERIFICATION, locales_of(message.contact.locale))
+        return str(words.sms(_host(message.verify_url), message.verify_url))
+
+    def _verification(self, url: str, locales: list[str]) -> Digest:
+        """A mail of fixed words: nothing in it comes from the client that named the address."""
+        words = self._templates.words(VERIFICATION, locales)
+        context = {"words": words, "host": _host(url), "verify_url": url}
+        text, html = (
+            self._templates.render(name, locales, context).strip()
+            for name in ("verify.txt", "verify.html")
+        )
+        return Digest(one_line(words.subject(_host(url)), MAX_SUBJECT), text + "\n", html + "\n")
 
     def _render(self, name: str, message: Message) -> str:
         locales = locales_of(message.contact.locale)
@@ -150,6 +182,11 @@ def rendering(channel: str) -> Iterator[None]:
         name = type(error).__name__
         logger.error("%s: no message could be made of these events: %s", channel, name)
         raise Unrenderable(f"no message could be made of these events ({name})") from error
+
+
+def _host(url: str) -> str:
+    """What a reader knows this service by."""
+    return urlsplit(url).hostname or url
 
 
 def _notice(text: str) -> Notice:

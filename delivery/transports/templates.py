@@ -22,9 +22,19 @@ from delivery.errors import ConfigError
 FALLBACK = "en"
 SENTENCES = "digest.words"
 """A language has mails when it has this file."""
-PER_LANGUAGE = (SENTENCES, "words.txt", "digest.subject", "sms.txt", "push.txt", "alert.txt")
+VERIFICATION = "verify.words"
+"""The sentences of the message that asks the owner of an address."""
+PER_LANGUAGE = (
+    SENTENCES,
+    VERIFICATION,
+    "words.txt",
+    "digest.subject",
+    "sms.txt",
+    "push.txt",
+    "alert.txt",
+)
 """Files of each language, ``<locale>/<name>``."""
-SHARED = ("digest.html", "digest.txt")
+SHARED = ("digest.html", "digest.txt", "verify.html", "verify.txt")
 """Layouts for all languages, ``<name>``; a language may have its own, ``<locale>/<name>``."""
 
 _LOCALE = re.compile(r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*$")

@@ -85,6 +85,9 @@ class Nothing:
     def unsubscribe_url(self, user_id: str, channel: str) -> str:
         return ""
 
+    def verify_url(self, user_id: str, channel: str, address: str) -> str:
+        return ""
+
 
 @functools.cache
 def executor() -> Executor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,7 +15,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from delivery.api import routes
-from delivery.api.contacts import ContactsApi
+from delivery.api.address_pages import AddressPages
+from delivery.api.contacts import Contacts, ContactsApi
 from delivery.api.demo import DemoApi
 from delivery.api.events import EventsApi
 from delivery.api.operators.access import AccessApi
@@ -270,7 +274,10 @@ class World:
                 **shared,
                 **told,
             ),
-            ContactsApi(self.auth, **shared),
+            ContactsApi(
+                self.auth,
+                Contacts(**shared, on_unverified=lambda: self.woken.append("unverified")),
+            ),
             AccessApi(
                 self.auth,
                 writes=self.access,
@@ -307,6 +314,7 @@ class World:
                 public_url=PUBLIC_URL,
             ),
             Pages(links=self.links, **shared, **told),
+            AddressPages(links=self.links, policies=policies, **shared),
         )
 
     async def _forget(self, user_id: str) -> None:
@@ -333,3 +341,22 @@ EMIT = bearer("backend", "emit")
 READ = bearer("dashboard", "read")
 OPERATE = bearer("operator", "operate")
 EVERYTHING = bearer("root", "emit read operate")
+
+
+def path_of(url: str) -> str:
+    assert url.startswith(PUBLIC_URL)
+    return url.removeprefix(PUBLIC_URL)
+
+
+def check_page(response: Any, text: str) -> None:
+    """The page is whole in itself: its style is the one that its policy names."""
+    assert response.content_type == "text/html"
+    policy = response.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    (style,) = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in policy
+    assert "<script" not in text
+    assert not re.search(r"(?:src|href|action)=", text)
+    assert response.headers["Referrer-Policy"] == "no-referrer"
+    assert response.headers["Cache-Control"] == "no-store"

@@ -163,6 +163,9 @@ class World:
     def unsubscribe_url(self, user_id: str, channel: str) -> str:
         return f"https://x/unsubscribe/{user_id}/{channel}"
 
+    def verify_url(self, user_id: str, channel: str, address: str) -> str:
+        return f"https://x/verify/{user_id}/{channel}"
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:

@@ -90,6 +90,7 @@ class DigestStore(Protocol):
         *,
         classes: Sequence[str] = (),
         unknown_limit: int | None = None,
+        refusable: Sequence[str] = (),
     ) -> DigestClaim | None:
         """Claim an open, due digest and read its members: the unconfirmed, unexpired open events of
         the runs that joined it, whose attempt on this channel was not delivered in this generation.
@@ -97,6 +98,7 @@ class DigestStore(Protocol):
         Args:
             classes: classes of members that did not join by themselves; empty for any.
             unknown_limit: leaves out events with more attempts of unknown outcome on this channel.
+            refusable: classes whose events are left out where the user refuses them here.
 
         Returns:
             ``None`` if the digest is claimed, done, not yet due, or has nothing left to send (then

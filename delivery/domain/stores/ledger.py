@@ -30,6 +30,7 @@ from delivery.domain.stores.users import (
     ReceiptStore,
     RevocationStore,
     SuppressionStore,
+    VerificationStore,
 )
 
 
@@ -58,6 +59,8 @@ class Ledger(Protocol):
     def alerts(self) -> AlertStore: ...
     @property
     def contacts(self) -> ContactStore: ...
+    @property
+    def verifications(self) -> VerificationStore: ...
     @property
     def receipts(self) -> ReceiptStore: ...
     @property

@@ -14,21 +14,65 @@ from delivery.domain.records import (
     RecordedReceipt,
 )
 from delivery.domain.revocation import Revocation, RevocationKind
+from delivery.domain.verification import Verification
 
 
 class ContactStore(Protocol):
     """Keeps contacts, by user."""
 
     def get(self, user_id: str) -> Contact | None: ...
-    def put(self, contact: Contact, *, actor: str = "") -> None:
+    def put(self, contact: Contact, *, actor: str = "", keeps_verified: bool = False) -> Contact:
         """Replace the user's contact. The compliance log gets the names of what changed.
+
+        Effect: each unverified address gets one message that asks for its owner's agreement, within
+            the limits of ``domain.verification``.
 
         Args:
             actor: who did it, for the log; also of ``delete``.
+            keeps_verified: addresses of before that were verified stay so, beside ``verified``.
+
+        Returns:
+            The contact as it is stored.
+        """
+
+    def verify(self, user_id: str, channel: str, name: str) -> Contact | None:
+        """Note that an address's owner agreed to messages; safe to repeat.
+
+        Args:
+            name: the address's ``fingerprint``.
+
+        Returns:
+            The contact; ``None`` if it has no such address any more.
         """
 
     def delete(self, user_id: str, *, actor: str = "") -> bool: ...
     def opt_out(self, user_id: str, channel: str) -> None: ...
+    def choose(self, user_id: str, channel: str, refused: Sequence[str]) -> tuple[str, ...]:
+        """Replace what the user refuses of one channel: the channel, or classes on it.
+
+        Returns:
+            What was refused before.
+        """
+
+
+class VerificationStore(Protocol):
+    """Keeps messages to unverified addresses until they are sent."""
+
+    def due(self) -> tuple[str, ...]:
+        """The channels on which messages wait; they are due again some seconds later."""
+
+    def claim(self, channel: str) -> Verification | None:
+        """Take one message to send; ``None`` if none waits.
+
+        A message whose worker dies is never taken again: it may have been sent.
+        """
+
+    def end(self, verification: Verification, *, is_sent: bool, retry_in: float | None) -> None:
+        """Record how the attempt ended.
+
+        Args:
+            retry_in: seconds until the next one; ``None``: there is none.
+        """
 
 
 class ReceiptStore(Protocol):

@@ -243,6 +243,7 @@ def contact(row: AnyRow) -> Contact:
         time_zone=columns["time_zone"],
         quiet_hours=None if begins is None or ends is None else (begins, ends),
         opt_out=_strings(columns["opt_out"]),
+        verified=None if columns["verified"] is None else _strings(columns["verified"]),
     )
 
 
@@ -269,6 +270,7 @@ def contact_values(item: Contact) -> dict[str, Any]:
         "quiet_from": begins,
         "quiet_to": ends,
         "opt_out": dump(list(item.opt_out)),
+        "verified": None if item.verified is None else dump(list(item.verified)),
     }
 
 

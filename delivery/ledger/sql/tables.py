@@ -240,6 +240,31 @@ contacts = sa.Table(
     sa.Column("quiet_to", sa.String(5)),
     sa.Column("opt_out", sa.Text, nullable=False, server_default="[]"),
     _created("updated_at"),
+    # A JSON list of addresses; NULL: all of the row's addresses are verified.
+    sa.Column("verified", sa.Text),
+)
+
+# Messages that ask the owner of an address whether it may get messages, until they are sent.
+verifications = sa.Table(
+    "verifications",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("user_id", Name, nullable=False, index=True),
+    sa.Column("channel", sa.String(16), nullable=False),
+    sa.Column("address", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    _created("asked_at"),
+    _created("due_at", index=True),
+)
+
+# When the last such message was asked for: a row for each address, and three for each user. The
+# keys are hashes: they outlive a contact for a day, so that its deletion does not undo a limit.
+verification_limits = sa.Table(
+    "verification_limits",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    _created("at", index=True),
 )
 
 # What providers reported about messages: the first report of each status.

@@ -284,6 +284,8 @@ def _claims(
         for row in connection.execute(sa.select(contacts).where(any_of(contacts.c.user_id, users)))
     }
     pending = _pending(connection, users)
+    unverified = {user_id: one.unverified_channels() for user_id, one in reachable.items()}
+    reachable = {user_id: one.only_verified() for user_id, one in reachable.items()}
     barred = suppressions.of_contacts(connection, now, reachable.values())
     claims = []
     for row in won:
@@ -298,9 +300,8 @@ def _claims(
                 contact=reachable.get(row.user_id) or Contact(row.user_id),
                 digests={**pending.get((row.user_id, None, None), {}), **of_key},
                 now=now,
-                suppressed={
-                    channel: one.why for channel, one in barred.get(row.user_id, {}).items()
-                },
+                suppressed=unverified.get(row.user_id, {})
+                | {channel: one.why for channel, one in barred.get(row.user_id, {}).items()},
             )
         )
     return claims

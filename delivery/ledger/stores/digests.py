@@ -39,9 +39,11 @@ def members(
     now: datetime,
     classes: Sequence[str],
     unknown_limit: int | None,
+    refused: Sequence[str],
 ) -> list[Stored]:
     """Unconfirmed, unexpired events of the runs and groups in the digest that this channel has not
-    delivered in their generation. ``classes`` does not apply to events that joined by themselves.
+    delivered in their generation, but for those of ``refused`` classes. ``classes`` does not apply
+    to events that joined by themselves.
     """
     joined = events.alias("joined")
     mine = (joined.c.digest_id == digest.id, joined.c.user_id == digest.user_id)
@@ -66,6 +68,8 @@ def members(
     )
     if unknown_limit is not None:
         wanted = wanted.where(_unknown_attempts(digest.channel) <= unknown_limit)
+    if refused:
+        wanted = wanted.where(events.c["class"].notin_(refused))
     if classes:
         allowed = events.c["class"].in_(classes)
         wanted = wanted.where(sa.or_(allowed, events.c.digest_id == digest.id))
@@ -138,6 +142,7 @@ class DigestSql:
         *,
         classes: Sequence[str] = (),
         unknown_limit: int | None = None,
+        refusable: Sequence[str] = (),
     ) -> DigestClaim | None:
         """Claim an open, due digest and read its members.
 
@@ -146,6 +151,7 @@ class DigestSql:
                 empty.
             unknown_limit: an event with more attempts of unknown outcome on this channel is not
                 listed again; ``None`` for no limit.
+            refusable: classes of events that are left out where the user refuses them here.
 
         Returns:
             ``None`` if it is claimed, closed, not due, or without members (then it is closed).
@@ -156,7 +162,9 @@ class DigestSql:
                 return None
             now: datetime = row.now
             _end_lost(connection, digest_id, now)
-            due = members(connection, row, now, classes, unknown_limit)
+            contact = _contact(connection, row.user_id)
+            refused = [one for one in refusable if contact.refuses(row.channel, one)]
+            due = members(connection, row, now, classes, unknown_limit, refused)
             if not due:
                 _close(connection, digest_id, now, state="dropped", error=EMPTY)
                 return None
@@ -174,10 +182,11 @@ class DigestSql:
                 ).one()
             )
             begun = _begin(connection, digest, due, now)
-            contact = _contact(connection, digest.user_id)
+            unverified = contact.unverified_channels()
+            contact = contact.only_verified()
             barred = suppressions.of_contacts(connection, now, [contact]).get(contact.user_id, {})
             why = barred[digest.channel].why if digest.channel in barred else None
-            return DigestClaim(digest, begun, contact, now, why)
+            return DigestClaim(digest, begun, contact, now, why or unverified.get(digest.channel))
 
     def end(self, claim: DigestClaim, result: Result, *, retry_in: float | None) -> bool:
         """Record one outcome for every member.

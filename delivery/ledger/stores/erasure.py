@@ -1,7 +1,8 @@
 """Erasure of a user: all that the ledger holds about one, and their name in the compliance log.
 
 Owns: which tables hold something of a user. What stays: the log's rows under a pseudonym,
-revocations of the user's tokens until those expire, suppressed addresses that others have too.
+revocations of the user's tokens until those expire, suppressed addresses that others have too, and
+for a day hashes that limit messages to unverified addresses.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from delivery.ledger.sql.tables import (
     queue_copies,
     receipts,
     runs,
+    verifications,
 )
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.audit import rows as audit_rows
@@ -124,7 +126,7 @@ def _conditions(
     user_id: str, own_digests: sa.ColumnElement[bool]
 ) -> Iterable[tuple[str, sa.Table, sa.ColumnElement[bool]]]:
     yield "digests", digests, own_digests
-    for table in (contacts, runs, queue_copies):
+    for table in (contacts, runs, queue_copies, verifications):
         yield table.name, table, table.c.user_id == user_id
 
 

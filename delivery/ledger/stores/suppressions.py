@@ -198,6 +198,25 @@ def addresses_of(contact: Contact) -> dict[str, str]:
     return found
 
 
+def form_of(channel: str, address: str) -> str:
+    """An address as it is compared, or as it is where it has no such form."""
+    return comparable(channel, address) or address
+
+
+def barred_addresses(
+    connection: Connection, now: datetime, addresses: Iterable[tuple[Channel, str]]
+) -> set[tuple[Channel, str]]:
+    """Those of some addresses, each with its channel, that are suppressed now."""
+    forms = {(channel, address): form_of(channel, address) for channel, address in addresses}
+    found = connection.execute(
+        sa.select(suppressions.c.channel, suppressions.c.address).where(
+            any_of(suppressions.c.address, sorted(set(forms.values()))), _in_force(now)
+        )
+    )
+    standing = {(row.channel, row.address) for row in found}
+    return {one for one, form in forms.items() if (one[0].value, form) in standing}
+
+
 def forget_addresses(connection: Connection, user_id: str) -> None:
     """Delete suppressions of a user's addresses, unless another user has the address too."""
     ours = connection.execute(sa.select(contact_rows).where(contact_rows.c.user_id == user_id))

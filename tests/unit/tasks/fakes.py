@@ -225,6 +225,9 @@ class FakeQueue:
     def publish(self, channel: str, ids: Sequence[str]) -> None:
         self.published.append((channel, list(ids)))
 
+    def verify(self, channel: str) -> None:
+        self.published.append((f"verify {channel}", []))
+
 
 class FakeLinks:
     """Links that say what they are for."""
@@ -234,6 +237,9 @@ class FakeLinks:
 
     def unsubscribe_url(self, user_id: str, channel: str) -> str:
         return f"https://x/unsubscribe/{user_id}/{channel}"
+
+    def verify_url(self, user_id: str, channel: str, address: str) -> str:
+        return f"https://x/verify/{user_id}/{channel}/{address}"
 
 
 class World:
