@@ -12,11 +12,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from delivery.domain.audit import AuditKeys
+from delivery.domain.contact import Contact
 from delivery.errors import ConfigError, LedgerUnavailable
 from delivery.ledger import migrate
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.tables import metadata
 from delivery.ledger.stores.audit.audit import AuditSql
+from delivery.ledger.stores.contacts import ContactSql
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -238,4 +240,27 @@ def test_a_new_log_waits_for_no_row_of_the_release_before(url: str) -> None:
         connection.execute(OLD_ROW, at)
     log.seal()
     assert log.verify().findings != ()
+    database.close()
+
+
+def test_a_contact_of_the_release_before_is_verified_and_one_that_it_adds_meanwhile(
+    url: str,
+) -> None:
+    columns = "user_id, email, push, opt_out, updated_at"
+    at = "'2026-11-01 12:00:00'" if url.startswith("sqlite") else "now()"
+    add = f"INSERT INTO contacts ({columns}) VALUES ('%s', '%s@x.org', '[]', '[]', {at})"
+    migrate.upgrade(url, "0007")
+    database = Database(url)
+    with database.write() as connection:
+        connection.exec_driver_sql(add % ("ada", "ada"))
+    migrate.upgrade(url)
+    with database.write() as connection:
+        connection.exec_driver_sql(add % ("bob", "bob"))
+    contacts = ContactSql(database)
+    for user in ("ada", "bob"):
+        found = contacts.get(user)
+        assert found is not None
+        assert (found.email, found.unverified()) == (f"{user}@x.org", [])
+    changed = contacts.put(Contact("ada", email="eve@x.org", verified=()), keeps_verified=True)
+    assert changed.unverified() == [("email", "eve@x.org")]
     database.close()
