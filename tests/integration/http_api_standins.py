@@ -138,7 +138,7 @@ class ApiLedger(MemoryLedger):
         for claim in self.claim(*numbers):
             digest = self.digests.join(claim, channel, by=(), window=0.0, min_interval=0.0)
             self.chain.move_all([(claim, channel, self.now())])
-        begun = self.digests.claim(digest.id, 60.0, types=("those that joined",))
+        begun = self.digests.claim(digest.id, 60.0, classes=("none but those that joined",))
         assert begun is not None
         assert [member.event.id for member in begun.members] == [*map(make_id, numbers)]
         return begun

@@ -249,7 +249,7 @@ def test_a_contact_of_the_release_before_is_verified_and_one_that_it_adds_meanwh
     columns = "user_id, email, push, opt_out, updated_at"
     at = "'2026-11-01 12:00:00'" if url.startswith("sqlite") else "now()"
     add = f"INSERT INTO contacts ({columns}) VALUES ('%s', '%s@x.org', '[]', '[]', {at})"
-    migrate.upgrade(url, "0007")
+    migrate.upgrade(url, "0008")
     database = Database(url)
     with database.write() as connection:
         connection.exec_driver_sql(add % ("ada", "ada"))

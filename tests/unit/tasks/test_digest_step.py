@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import DigestRule
 from delivery.domain.receipts import Suppress
@@ -239,7 +240,7 @@ def test_a_step_after_the_digest_is_due_after_its_attempt() -> None:
 
 def test_events_of_types_without_this_channel_stay_out_of_the_mail() -> None:
     world = bench_of()
-    world.ledger.add(make_event(type="report_ready"))
+    world.ledger.add(make_event(type="report_ready", event_class=EventClass.STANDARD))
     event_id = world.ledger.add()
     world.play(event_id)
     [message] = world.channels["email"].messages

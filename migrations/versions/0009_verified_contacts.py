@@ -1,7 +1,7 @@
 """Verified addresses: what a contact's owner agreed to, and the messages that ask for it.
 
-Revision ID: 0008
-Revises: 0007
+Revision ID: 0009
+Revises: 0008
 
 Expands only. A contact that stands here has no list of verified addresses, and so has all of them
 verified: it was set before a client's address needed its owner's agreement.
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
-revision: str = "0008"
-down_revision: str | None = "0007"
+revision: str = "0009"
+down_revision: str | None = "0008"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
