@@ -16,6 +16,7 @@ from delivery.errors import ConfigError, LedgerUnavailable
 from delivery.ledger import migrate
 from delivery.process.event_loop import StopSignal, run
 from delivery.process.supervisor import supervise
+from delivery.telemetry import instruments
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,10 @@ def run_gateways(settings: Settings, processes: int, *, ready: Ready) -> None:
     if settings.redis_url is None:
         raise ConfigError("several processes need DELIVERY_REDIS_URL to reach each other's clients")
 
+    instruments.share()
+
     def serve(index: int) -> None:
+        instruments.identify(index)
         tell = ready if index == 0 else (lambda url: None)
         run(run_gateway(settings, index=index, ready=tell))
 

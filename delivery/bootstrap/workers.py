@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from billiard.process import current_process
 from celery import signals
 from celery.apps import worker as worker_program
 
@@ -39,12 +40,15 @@ from delivery.config import (
 from delivery.domain.policy import CHANNELS
 from delivery.errors import ConfigError
 from delivery.ledger import SqlLedger
+from delivery.ledger.counting import show_from_the_start
 from delivery.process.heartbeat import Heartbeat, node_name
+from delivery.process.metrics_server import MetricsServer
 from delivery.process.pulse import EVERY, Pulse
 from delivery.tasks.app import ALL_QUEUES, MAINTENANCE_QUEUE, queue_name
 from delivery.tasks.consumer import pulse_step
+from delivery.tasks.queue_depths import QueueDepths
 from delivery.tasks.relay import Relay
-from delivery.telemetry import setup_logging
+from delivery.telemetry import instruments, metrics, setup_logging
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -128,6 +132,7 @@ def make_worker_app(
     parts = ProcessParts(settings, app, pool_size=concurrency + 2)
     attach(app, parts.get)
     # Weak references would be gone before the worker ends.
+    _Exposure(settings).connect()
     signals.worker_process_shutdown.connect(parts.close, weak=False)
     signals.worker_shutdown.connect(parts.close, weak=False)
     app.steps["consumer"].add(pulse_step(Pulse(settings.pulse_file).beat, EVERY))
@@ -178,6 +183,58 @@ def run_worker(
         sys.exit(worker.exitcode)
 
 
+class _Exposure:
+    """The metrics of a worker: of its one process, or of all children together."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._server: MetricsServer | None = None
+
+    def connect(self) -> None:
+        """Follow the worker's start, its forks and its end, if its metrics have a port."""
+        if self._settings.metrics_port is None:
+            return
+        signals.celeryd_init.connect(self._open, weak=False)
+        signals.worker_process_init.connect(self._on_fork, weak=False)
+        signals.worker_ready.connect(self._start, weak=False)
+        signals.worker_shutdown.connect(self._stop, weak=False)
+
+    def _open(self, options: dict[str, Any], **_signal: Any) -> None:
+        # Now: after the worker's start nothing would stop it, and values exist before the fork.
+        pool = str(options.get("pool_cls") or "prefork")
+        try:
+            if "prefork" in pool:
+                instruments.share()
+            self._server = make_metrics_server(self._settings)
+        except (ConfigError, OSError) as error:
+            # An error would end in Celery's log, and the worker would run without its metrics.
+            sys.stderr.write(f"Error: {error}\n")
+            sys.exit(2)
+        show_from_the_start()
+
+    def _on_fork(self, **_signal: Any) -> None:
+        if self._server is not None:
+            self._server.forget()
+        # Children of one place in the pool go on with its counts.
+        instruments.identify(getattr(current_process(), "index", os.getpid()))
+
+    def _start(self, **_signal: Any) -> None:
+        if self._server is not None:
+            self._server.start()
+
+    def _stop(self, **_signal: Any) -> None:
+        if self._server is not None:
+            self._server.stop()
+            self._server = None
+
+
+def make_metrics_server(settings: Settings) -> MetricsServer | None:
+    """Listen on the port for metrics, if there is one. Raises ``ConfigError``."""
+    if settings.metrics_port is None:
+        return None
+    return MetricsServer(settings.host, settings.metrics_port)
+
+
 def run_beat(settings: Settings, *, ready: Callable[[str], None] = lambda node: None) -> None:
     """Run beat until a signal stops it."""
     require_services(settings)
@@ -187,16 +244,25 @@ def run_beat(settings: Settings, *, ready: Callable[[str], None] = lambda node: 
     node = node_name(settings, "beat")
     stop_heartbeat = _start_heartbeat_on(signals.beat_init, settings, node, "beat", {}, ready)
     pulse = Pulse(settings.pulse_file)
+    server = make_metrics_server(settings)
+    depths = QueueDepths(app)
 
-    def sent(**_signal: Any) -> None:
+    def sent(sender: str, **_signal: Any) -> None:
         pulse.beat()
+        metrics.published.inc(1.0, sender)
 
     signals.after_task_publish.connect(sent, weak=False)  # only what the broker took counts
+    if server is not None:
+        server.start()
+        depths.start()
     try:
         app.Beat(loglevel=settings.log_level, quiet=True, redirect_stdouts=False).run()
     finally:
         stop_heartbeat()
         pulse.end()
+        if server is not None:
+            depths.stop()
+            server.stop()
 
 
 def _brief(record: logging.LogRecord) -> bool:

@@ -11,10 +11,15 @@ from delivery.cli.options import json_option, serving_settings
 
 
 @click.command()
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65_535),
+    help="Serve /metrics there; none when left out.",
+)
 @json_option
-def beat(as_json: bool) -> None:
+def beat(metrics_port: int | None, as_json: bool) -> None:
     """Run the clock of the fallback chain; one per cluster is enough."""
-    settings = serving_settings()
+    settings = serving_settings(metrics_port=metrics_port)
     from delivery.bootstrap.workers import run_beat
     from delivery.cli.welcome import working
 

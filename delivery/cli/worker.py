@@ -26,10 +26,17 @@ from delivery.cli.options import json_option, serving_settings
     show_default=True,
     help="How tasks share the machine.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65_535),
+    help="Serve /metrics there; none when left out.",
+)
 @json_option
-def worker(queues: str | None, concurrency: int, pool: str, as_json: bool) -> None:
+def worker(
+    queues: str | None, concurrency: int, pool: str, metrics_port: int | None, as_json: bool
+) -> None:
     """Run a Celery worker of the fallback chain."""
-    settings = serving_settings()
+    settings = serving_settings(metrics_port=metrics_port)
     from delivery.bootstrap.workers import run_worker
     from delivery.cli.welcome import working
 

@@ -45,6 +45,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", min_length=1)
     port: int = Field(8080, ge=0, le=65_535)
+    metrics_port: int | None = Field(None, ge=1, le=65_535)
     public_url: str | None = None
     data_dir: Path = Path(".delivery")
     pulse_file: Path | None = None

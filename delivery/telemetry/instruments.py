@@ -9,14 +9,15 @@ that count nothing do not pay for it.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import shutil
+import tempfile
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -233,15 +234,24 @@ def registry() -> CollectorRegistry:
     return made
 
 
-def share(directory: Path) -> None:
-    """Keep this process's values in a directory, from which the processes that it forks read the
-    values of all of them. You must call it before the first value, and ``identify`` in each fork.
+def share() -> None:
+    """Keep this process's values in files, from which each of the processes that it forks exposes
+    the values of all of them. You must call it before the first value, and ``identify`` in each
+    fork.
 
-    Effect: empties the directory.
+    Effect: makes a directory, which this process removes at its end.
+
+    Raises:
+        OSError: there is no room for it.
     """
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True, mode=0o700)
-    os.environ[_DIRECTORY] = str(directory)
+    directory = tempfile.mkdtemp(prefix="delivery-metrics-")
+    os.environ[_DIRECTORY] = directory
+    atexit.register(_remove, directory, os.getpid())
+
+
+def _remove(directory: str, pid: int) -> None:
+    if os.getpid() == pid:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def is_shared() -> bool:

@@ -170,7 +170,10 @@ tasks_failed = Counter(
     where=WORKER,
 )
 queue_depth = Gauge(
-    "delivery_queue_depth", "Messages that wait in a queue of the broker.", ("queue",), where=WORKER
+    "delivery_queue_depth",
+    "Messages that wait in a queue of the broker.",
+    ("queue",),
+    where=("beat",),
 )
 sweep_events = Counter(
     "delivery_sweep_events_total",

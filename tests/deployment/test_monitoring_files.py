@@ -101,10 +101,17 @@ def test_prometheus_asks_services_that_exist_on_the_ports_they_have() -> None:
     targets = {
         target
         for job in config["scrape_configs"]
-        for one in job["static_configs"]
+        for one in job.get("static_configs", [])
         for target in one["targets"]
     }
-    assert targets == {"gateway-1:8080", "gateway-2:8080", "flower:5555"}
+    assert targets == {"gateway-1:8080", "gateway-2:8080", "beat:9464", "flower:5555"}
+    (workers,) = [job for job in config["scrape_configs"] if job["job_name"] == "workers"]
+    (found,) = workers["dns_sd_configs"]
+    assert set(found["names"]) == {name for name in services() if name.startswith("worker-")}
+    for name in (*found["names"], "beat"):
+        service = services()[name]
+        assert service["environment"]["DELIVERY_METRICS_PORT"] == str(found["port"])
+        assert set(service["networks"]) & set(services()["prometheus"]["networks"])
     (alertmanagers,) = config["alerting"]["alertmanagers"]
     assert alertmanagers["static_configs"][0]["targets"] == ["alertmanager:9093"]
     jobs = {job["job_name"] for job in config["scrape_configs"]}

@@ -121,6 +121,7 @@ class Topology:
             "DATA_DIR": str(self.folder / "spool"),
             "LOG_FORMAT": "json",
             "PULSE_FILE": str(self.folder / f"{name}.pulse"),
+            "METRICS_PORT": str(servers.free_port()),  # one machine, not one for each container
             "POLICIES": str(self.folder / "policies.toml"),
         }
 
