@@ -16,6 +16,7 @@ from aiohttp.typedefs import Middleware
 
 from delivery.api import routes
 from delivery.api.admission import Admission
+from delivery.api.listening import Site
 from delivery.api.origins import Handler, Origins
 from delivery.api.problems import Problem, problem_middleware
 from delivery.api.requests import (
@@ -44,10 +45,10 @@ logger = logging.getLogger(__name__)
 _IPV6, _IPV4 = "::", "0.0.0.0"  # noqa: S104
 _UNSUPPORTED = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 MIN_CLOSE_WAIT = 0.5
-IDLE_CLOSE_WAIT = 1.5
+IDLE_CLOSE_WAIT = 3.0
 """Seconds for which connections without a request stay open while the gateway stops: longer than a
-proxy keeps them (``keepalive_timeout`` in ``config/nginx.conf``), so that none is closed here while
-a request is under way."""
+proxy keeps them (``keepalive_timeout`` in ``config/nginx.conf``), also one on a busy machine, so
+that none is closed here while a request is under way."""
 BACK_IN = 0.2
 """Seconds within which clients reconnect elsewhere after a drain."""
 
@@ -95,7 +96,7 @@ class Gateway:
         self._stream_caller = stream_caller or self._by_token
         self._trusted_proxies = tuple(trusted_proxies)
         self._runner: web.AppRunner | None = None
-        self._sites: list[web.TCPSite] = []
+        self._sites: list[Site] = []
         self._is_drained = False
 
     def build_app(self) -> web.Application:
@@ -179,7 +180,7 @@ class Gateway:
         return bound
 
     async def _listen(self, runner: Runner, host: str, port: int, reuse_port: bool) -> None:
-        site = web.TCPSite(runner, host, port, reuse_port=reuse_port or None)
+        site = Site(runner, host, port, reuse_port=reuse_port or None)
         self._sites.append(site)
         try:
             await site.start()
@@ -248,7 +249,10 @@ class Gateway:
             for name, value in standing.headers().items():
                 response.headers.setdefault(name, value)
         if self._is_draining and not isinstance(response, web.WebSocketResponse):
-            response.force_close()  # the next request goes to another node
+            # The next request goes to another node: its sender must be told, and aiohttp has
+            # settled this header before it calls us.
+            response.force_close()
+            response.headers["Connection"] = "close"
 
     async def _on_startup(self, app: web.Application) -> None:
         await self.path.start()
