@@ -98,15 +98,17 @@ class Stack:
         """A token that the stack's secret signs."""
         return self.delivery("token", *args).strip()
 
-    def validate(self, client_token: str, service_token: str) -> subprocess.CompletedProcess[str]:
+    def validate(
+        self, client_token: str, service_token: str, *more: str
+    ) -> subprocess.CompletedProcess[str]:
         """`delivery validate` from outside, through nginx."""
         env = {**os.environ, "DELIVERY_URL": URL, "DELIVERY_TOKEN": service_token}
         return subprocess.run(
-            [sys.executable, "-m", "delivery", "validate", "--client-token", client_token],
+            [sys.executable, "-m", "delivery", "validate", "--client-token", client_token, *more],
             env=env,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
             check=False,
         )
 

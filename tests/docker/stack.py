@@ -139,7 +139,8 @@ def test_check_and_validate_find_nothing_to_mend(stack: Stack, service_token: st
     for name, queue in (("worker-email", "email"), ("worker-alert", "alert")):
         command = ("delivery", "check", "--for", "worker", "--queues", queue)
         stack.compose("exec", "-T", name, *command)
-    done = stack.validate(stack.token("--user", "val"), service_token)
+    other = ("--other-token", stack.token("--user", "val-2"))
+    done = stack.validate(stack.token("--user", "val"), service_token, *other)
     assert done.returncode == 0, done.stdout + done.stderr
     empty = stack.validate("", service_token)
     assert empty.returncode == 2, empty.stdout

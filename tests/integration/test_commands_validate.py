@@ -16,7 +16,8 @@ import httpx
 import jwt
 import pytest
 
-from delivery.cli.validate.checks import AGENT_TYPES, UNHEARD_TYPE, Target
+from delivery.cli.validate.checks import UNHEARD_TYPE
+from delivery.cli.validate.probe import Target
 from delivery.cli.validate.report import Report, validate
 from delivery.client.backoff import FullJitter
 from delivery.client.client import Client
@@ -44,7 +45,7 @@ class Service:
         """This user's events, newest first."""
         answer = httpx.get(
             f"{self.url}/v1/events",
-            params={"user_id": user, "limit": 100},
+            params={"user_id": user, "limit": 500},
             headers={"Authorization": f"Bearer {self.token}"},
         )
         found: list[dict[str, Any]] = answer.raise_for_status().json()["events"]
@@ -85,7 +86,9 @@ def settings(service: Service, **more: str) -> dict[str, str]:
 
 
 async def looked_at(service: Service, url: str, user: str, token: str | None = None) -> Report:
-    probe = Target(url, token or service.token, service.client_token(user), user, 5.0)
+    others = {"other_token": service.client_token(f"{user}-2"), "other_user": f"{user}-2"}
+    mine = service.client_token(user)
+    probe = Target(url, token or service.token, mine, user, 15.0, chain_timeout=60.0, **others)
     return await validate(probe, lambda finding: None)
 
 
@@ -96,28 +99,70 @@ def level(report: Report) -> dict[str, str]:
 def test_a_service_that_keeps_the_contract_has_nothing_to_mend(
     service: Service, tmp_path: Path
 ) -> None:
-    done = run_command(
-        "validate", "--json", cwd=tmp_path, settings=settings(service, JWT_SECRET=SECRET)
-    )
+    beside = settings(service, JWT_SECRET=SECRET)
+    done = run_command("validate", "--json", "--keep", cwd=tmp_path, settings=beside)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)
     assert {one["level"] for one in report["checks"]} == {"ok"}
-    assert len(report["checks"]) == 14
-    events = service.events(report["user"])
-    assert sorted(one["type"] for one in events) == sorted([*AGENT_TYPES, AGENT_TYPES[0]])
-    assert {one["state"] for one in events} == {"confirmed"}
+    assert len(report["checks"]) == 18
+    for user in (report["user"], f"{report['user']}-other"):
+        assert {one["state"] for one in service.events(user)} == {"confirmed"}
     assert service.token not in done.stdout
 
 
-def test_without_a_clients_token_no_operator_is_alarmed_and_the_mend_is_named(
+def test_users_that_were_made_are_erased_and_a_threshold_that_is_missed_is_a_finding(
+    service: Service, tmp_path: Path
+) -> None:
+    beside = settings(service, JWT_SECRET=SECRET)
+    limits = ("--min-rate", "1e9", "--skip", "chain", "--skip", "isolation")
+    done = run_command("validate", "--json", *limits, cwd=tmp_path, settings=beside)
+    assert done.returncode == 1, done.stdout + done.stderr
+    report = json.loads(done.stdout)
+    found = {one["check"]: one for one in report["checks"]}
+    assert [name for name, one in found.items() if one["level"] == "failed"] == ["speed"]
+    assert "fewer than 1e+09 events/s" in found["speed"]["found"]
+    assert found["left behind"]["found"].endswith("events of 2 users erased")
+    assert service.events(report["user"]) == []
+
+
+def test_without_a_clients_token_no_operator_is_alarmed_and_it_is_no_success(
     service: Service, tmp_path: Path
 ) -> None:
     done = run_command("validate", "--user", "absent-1", cwd=tmp_path, settings=settings(service))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "7 ok, 7 skipped" in done.stdout
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "7 ok, 11 skipped" in done.stdout
     assert "delivery token --user absent-1" in " ".join(done.stdout.split())
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert {one["type"] for one in service.events("absent-1")} == {UNHEARD_TYPE}
+
+
+def test_a_check_that_is_skipped_exists(service: Service, tmp_path: Path) -> None:
+    done = run_command("validate", "--skip", "nothing", cwd=tmp_path, settings=settings(service))
+    assert done.returncode == 2
+    assert "no check 'nothing'; known: healthz, readyz" in done.stderr.replace("\n", " ")
+
+
+async def test_a_chain_without_workers_and_a_leak_between_users_are_found(
+    service: Service,
+) -> None:
+    """By what the checks are told: an impossible time, and a second token of the same user."""
+    mine = service.client_token("leak-1")
+    probe = Target(
+        service.url,
+        service.token,
+        mine,
+        "leak-1",
+        15.0,
+        other_token=mine,
+        other_user="leak-1",
+        chain_timeout=0.0,
+    )
+    report = await validate(probe, lambda finding: None, skip=("speed",))
+    found = {one.check: one for one in report.findings if one.level == "failed"}
+    assert set(found) == {"chain", "isolation"}
+    assert "without an attempt of its chain" in found["chain"].found
+    assert found["isolation"].found == "an event came to another user"
+    assert report.code == 1
 
 
 async def test_a_proxy_without_websockets_is_found_and_nothing_is_left_behind(
@@ -129,7 +174,7 @@ async def test_a_proxy_without_websockets_is_found_and_nothing_is_left_behind(
     assert "Upgrade" in found["websocket"].mend
     assert found["delivered"].level == "skipped"
     assert found["stream"].level == "ok"
-    assert found["left behind"].found == "nothing; 5 acknowledged in the end"
+    assert found["left behind"].found == "nothing; 8 acknowledged in the end"
     assert {one["state"] for one in service.events("office-1")} == {"confirmed"}
 
 
@@ -178,7 +223,7 @@ def test_a_service_that_is_not_there_exits_3(tmp_path: Path) -> None:
     )
     assert done.returncode == 3
     assert "failed   healthz" in done.stdout
-    assert "1 failed, 13 skipped" in done.stdout
+    assert "1 failed, 17 skipped" in done.stdout
 
 
 async def test_listen_says_that_it_moved_to_sse_and_a_store_goes_on(

@@ -18,9 +18,12 @@ from pydantic import SecretStr
 from delivery.bootstrap.tokens import issue, issue_beside
 from delivery.cli import main
 from delivery.cli.http import Api
-from delivery.cli.validate.checks import AGENT_TYPES, UNHEARD_TYPE, CheckFailed, Checks, Target
+from delivery.cli.validate.checks import UNHEARD_TYPE, Checks
+from delivery.cli.validate.probe import CheckFailed, Probe, Target
+from delivery.cli.validate.trials import Trials
 from delivery.cli.validate.watcher import Watcher
 from delivery.config import Settings
+from delivery.domain.event import AGENT_TYPES
 from delivery.errors import Unreachable
 
 Answer = Callable[[httpx.Request], httpx.Response]
@@ -36,6 +39,11 @@ class Sight(Watcher):
         self.acked: list[str] = []
         self.last_at = 0.0
 
+    async def close(self) -> None: ...
+
+    def has_seen(self, event_id: str) -> bool:
+        return False
+
     async def open_socket(self, timeout: float) -> float:
         if self.refused:
             raise Unreachable(self.refused)
@@ -50,11 +58,19 @@ class Sight(Watcher):
         self.acked += ids
 
 
-def checks(answer: Answer, watcher: Watcher | None = None, timeout: float = 0.05) -> Checks:
+def probe(answer: Answer, timeout: float = 0.05, **more: Any) -> Probe:
     transport = httpx.MockTransport(answer)
-    probe = Target("http://service:1", "service", "client", "ada", timeout)
-    service, client = (Api(probe.url, t, transport=transport) for t in ("service", "client"))
-    return Checks(probe, service, client, watcher or Sight())
+    target = Target("http://service:1", "service", "client", "ada", timeout, **more)
+    tokens = ("service", "client", "other")
+    return Probe(target, *(Api(target.url, t, transport=transport) for t in tokens))
+
+
+def checks(answer: Answer, watcher: Watcher | None = None, timeout: float = 0.05) -> Checks:
+    return Checks(probe(answer, timeout), watcher or Sight())
+
+
+def trials(answer: Answer, watcher: Watcher | None = None, **more: Any) -> Trials:
+    return Trials(probe(answer, **more), watcher or Sight(), Sight())
 
 
 def says(status: int, body: Any = None) -> Answer:
@@ -203,9 +219,37 @@ async def test_a_stream_that_is_held_back_is_a_failure_with_a_mend_for_proxies()
 
 
 async def test_events_that_stay_unconfirmed_are_named() -> None:
-    found = await broken((await accepted(says(503))).tidy)
+    sent = probe(says(503))
+    for step in range(5):
+        sent.event(UNHEARD_TYPE, step=step)
+    found = await broken(Trials(sent, Sight(), Sight()).tidy)
     assert "5 events of ada" in str(found)
     assert "alert" in found.mend
+
+
+async def test_an_event_that_no_worker_takes_is_a_failure_of_the_chain() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        post = request.method == "POST"
+        return httpx.Response(202, json=rows(1)) if post else httpx.Response(200, json=WAITING)
+
+    found = await broken(trials(answer, chain_timeout=0.1).chain)
+    assert str(found).startswith("still falling_back without an attempt of its chain")
+    assert "worker" in found.mend
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_an_event_that_another_user_reads_is_a_failure(status: int) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        as_other = request.headers["Authorization"] == "Bearer other"
+        if request.url.path == "/v1/events" and request.method == "POST":
+            return httpx.Response(202, json=rows(1, 2))
+        return httpx.Response(status if as_other else 200, json=WAITING)
+
+    found = await broken(trials(answer, other_user="bob").isolation)
+    assert "as another user" in str(found)
+
+
+WAITING = {"state": "falling_back", "attempts": [{"channel": "websocket"}]}
 
 
 @pytest.mark.parametrize(

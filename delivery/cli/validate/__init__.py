@@ -18,7 +18,9 @@ from delivery.errors import ConfigError
 from delivery.telemetry import printable
 
 if TYPE_CHECKING:
-    from delivery.cli.validate.checks import Target
+    from collections.abc import Callable
+
+    from delivery.cli.validate.probe import Target
     from delivery.cli.validate.report import Finding, Report
 
 SERVICE_TOKEN = 'delivery token --service --scope "emit read"'  # noqa: S105
@@ -35,6 +37,35 @@ TOKEN_TTL = 600.0
     help="Token of that user's client, to connect with.",
 )
 @click.option(
+    "--other-token",
+    envvar="DELIVERY_OTHER_TOKEN",
+    show_envvar=True,
+    help="Token of another user's client, who must see nothing.",
+)
+@click.option("--skip", multiple=True, metavar="CHECK", help="Leave a check out; may be repeated.")
+@click.option(
+    "--min-rate",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="EVENTS",
+    help="Events per second that must be confirmed, at least.",
+)
+@click.option(
+    "--max-p99",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="MS",
+    help="Milliseconds to the client, at most, for 99 of 100 events.",
+)
+@click.option(
+    "--chain-timeout",
+    type=click.FloatRange(min=1, max=3600),
+    default=30.0,
+    show_default=True,
+    help="Seconds until the chain has tried an event that no client acknowledges.",
+)
+@click.option("--keep", is_flag=True, help="Do not erase the users that this command made.")
+@click.option(
     "--timeout",
     type=click.FloatRange(min=0.1, max=300),
     default=10.0,
@@ -46,6 +77,12 @@ TOKEN_TTL = 600.0
 def validate(
     user: str | None,
     client_token: str | None,
+    other_token: str | None,
+    skip: tuple[str, ...],
+    min_rate: float,
+    max_p99: float,
+    chain_timeout: float,
+    keep: bool,
     timeout: float,
     url: str,
     token: str | None,
@@ -53,28 +90,48 @@ def validate(
 ) -> None:
     """Send a probe run and check every step of its way.
 
-    The token is a service's with the scopes emit and read. A client's token is
+    One emitter behind every way in; an agent's events delivered and confirmed;
+    rate and latency; an event that no client takes, through its chain; two users
+    who never see each other's events. Exit 0: all of it holds. 1: something does not,
+    or was not looked at. 3: no answer.
+
+    The token is a service's with the scopes emit and read. Clients' tokens are
     made where the secret that signed it is at hand (beside `delivery up`), or
     given. Without one no event can be acknowledged: the events of an agent are then
     replaced by five of type validation_probe, and the user's checks are skipped.
+    Users that this command made are erased in the end if the token has the scope operate.
     """
     import asyncio
 
-    from delivery.cli.validate.checks import Target
+    from delivery.cli.validate.probe import Target
     from delivery.cli.validate.report import validate as validate_all
 
-    if client_token is not None and not client_token.strip():
-        # Such as --client-token "$TOKEN" of a variable that is not set: never "without one".
-        raise click.UsageError("--client-token is empty: give a token or leave the option out")
     held = required_token(token, SERVICE_TOKEN)
-    named = _subject(client_token) if client_token else None
+    named = _subject(client_token, "--client-token")
+    other = _subject(other_token, "--other-token")
     if user and named and user != named:
         raise click.UsageError(f"--client-token is of user {named!r}, not of {user!r}")
     user_id = user or named or f"validate-{secrets.token_hex(4)}"
+    if other == user_id:
+        raise click.UsageError(f"--other-token is of the same user, {other!r}")
     if client_token is None:
         client_token = _made(held, user_id)
-    target = Target(url, held, client_token, user_id, timeout)
-    report = asyncio.run(validate_all(target, (lambda finding: None) if as_json else _say))
+    other_id = other or f"{user_id}-other"
+    target = Target(
+        url,
+        held,
+        client_token,
+        user_id,
+        timeout,
+        other_token=other_token or _made(held, other_id),
+        other_user=other_id,
+        chain_timeout=chain_timeout,
+        min_rate=min_rate,
+        max_p99=max_p99 / 1_000.0,
+        is_disposable=not (user or named or other or keep),
+    )
+    tell: Callable[[Finding], None] = (lambda finding: None) if as_json else _say
+    report = asyncio.run(validate_all(target, tell, skip=skip))
     if as_json:
         say_json(_as_json(target, report))
     else:
@@ -97,16 +154,21 @@ def _as_json(target: Target, report: Report) -> dict[str, Any]:
     }
 
 
-def _subject(token: str) -> str:
+def _subject(token: str | None, option: str) -> str | None:
     """The user that a client's token names, unverified: the service verifies it."""
     import jwt
 
+    if token is None:
+        return None
+    if not token.strip():
+        # Such as --client-token "$TOKEN" of a variable that is not set: never "without one".
+        raise click.UsageError(f"{option} is empty: give a token or leave the option out")
     try:
         subject = jwt.decode(token, options={"verify_signature": False}).get("sub")
     except jwt.InvalidTokenError as error:
-        raise ConfigError("--client-token is not a token: copy it whole") from error
+        raise ConfigError(f"{option} is not a token: copy it whole") from error
     if not isinstance(subject, str):
-        raise ConfigError("--client-token names no user (sub)")
+        raise ConfigError(f"{option} names no user (sub)")
     return subject
 
 

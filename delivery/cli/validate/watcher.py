@@ -108,6 +108,10 @@ class Watcher:
             pass  # the ids that came are the answer
         return [id_ for id_ in self._seen if id_ in wanted]
 
+    def has_seen(self, event_id: str) -> bool:
+        """Whether this event came over any link so far."""
+        return event_id in self._seen
+
     @property
     def _is_over(self) -> bool:
         return self._reading is None or self._reading.done()
