@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
+from delivery.api.batches import Batch, parse_batch
+from delivery.api.cloud_events import is_cloud_event, parse_cloud_events
 from delivery.api.problems import CALLER, Problem, problem_of
 from delivery.api.requests import (
     MAX_LIMIT,
@@ -26,7 +26,6 @@ from delivery.api.requests import (
     count_rate,
     json_response,
     parse_instant,
-    parse_json,
     parse_limit,
     path_event_id,
     read_body,
@@ -39,130 +38,24 @@ from delivery.callers.principal import Principal
 from delivery.callers.rates import ACKS, EMIT, EMIT_ADDRESS
 from delivery.callers.refusals import refusals
 from delivery.domain.channels import Channel
-from delivery.domain.event import MAX_DATA_BYTES, check_event_id
-from delivery.domain.inputs.foreign_text import decode_surrogates
-from delivery.domain.inputs.json_limits import TooManyItems, check_shape
+from delivery.domain.event import check_event_id
+from delivery.domain.inputs.trace_context import is_traceparent
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
-from delivery.domain.limits import MAX_BODY_BYTES, MAX_EVENTS
+from delivery.domain.limits import MAX_BODY_BYTES
 from delivery.domain.policy import Policies
 from delivery.domain.ports import Accepted, Intake, Journal, Reads, Writes
 from delivery.domain.records import EventFilter, Stored
-from delivery.errors import InvalidEvent, InvalidFrame
+from delivery.errors import InvalidEvent
 from delivery.gateway.registry import Registry
 from delivery.protocol import MAX_ACK_IDS, encode_event
 
 logger = logging.getLogger(__name__)
 
 
-MAX_LINES = 10 * MAX_EVENTS
-MAX_ITEM = 1 << 20
-"""Bytes of one encoded event: escapes may make 64 KiB of data six times as long."""
-MAX_VALUES = 3 * MAX_DATA_BYTES
 LARGE_BODY = 64 * 1024
 """Bytes of a body from which it is decoded in a thread."""
 MAX_DECODING = 2
 """Large bodies decoded at the same time, at most."""
-NDJSON = ("application/x-ndjson", "application/jsonl")
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Events of one request; ``is_single``: the body was one event, without a list."""
-
-    items: Sequence[Any]
-    is_single: bool
-
-
-def parse_batch(content_type: str, raw: bytes) -> Batch:
-    """Parse a body: one event, a list of events, or one event per line.
-
-    Raises:
-        Problem: 400 not JSON, 413 too many, 422 another shape.
-    """
-    if content_type in NDJSON:
-        return Batch([_item(line, line=number) for number, line in _lines(raw)], is_single=False)
-    _check_shape(raw)
-    try:
-        body = _members(raw)
-    except Problem:
-        found = _with_surrogates(raw)
-        if found is None:
-            raise
-        return found
-    if "events" not in body:
-        return Batch([_item(raw)], is_single=True)
-    check_known(body, {"events"})
-    try:
-        items = msgspec.json.decode(body["events"], type=list[msgspec.Raw])
-    except msgspec.ValidationError:
-        raise Problem(
-            "invalid-request", "events must be a list of events", field="events"
-        ) from None
-    _check_count(len(items))
-    return Batch([_item(bytes(item)) for item in items], is_single=False)
-
-
-def _lines(raw: bytes) -> list[tuple[int, bytes]]:
-    if raw.count(b"\n") > MAX_LINES:
-        raise Problem("payload-too-large", f"over {MAX_LINES} lines in one request")
-    lines = [(n, line) for n, line in enumerate(raw.split(b"\n"), 1) if line.strip()]
-    _check_count(len(lines))
-    return lines
-
-
-def _check_shape(raw: bytes) -> None:
-    try:
-        check_shape(raw, most_items=MAX_EVENTS)
-    except TooManyItems as error:
-        detail = f"{error}; at most {MAX_EVENTS} events go in one request"
-        raise Problem("payload-too-large", detail, field="events") from error
-    except InvalidFrame as error:
-        raise Problem("not-json", str(error)) from error
-
-
-def _members(raw: bytes) -> dict[str, msgspec.Raw]:
-    """Decode the outermost object; its members stay encoded."""
-    if not raw.strip():
-        raise Problem("not-json", "the body is empty; send JSON")
-    try:
-        return msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    except msgspec.ValidationError:
-        raise Problem(
-            "invalid-request", 'the body must be one event, or {"events": [...]}, as a JSON object'
-        ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Problem("not-json", f"not JSON: {error}") from error
-
-
-def _with_surrogates(raw: bytes) -> Batch | None:
-    """Decode a body whose texts hold lone surrogates, which the fast decoder refuses; ``None``
-    for any other body."""
-    if _count_values(raw) > MAX_VALUES:
-        return None
-    try:
-        body = decode_surrogates(raw)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(body, dict) or "events" not in body:
-        return Batch([body], is_single=True) if isinstance(body, dict) else None
-    check_known(body, {"events"})
-    items = body["events"]
-    if not isinstance(items, list):
-        raise Problem("invalid-request", "events must be a list of events", field="events")
-    _check_count(len(items))
-    return Batch(items, is_single=False)
-
-
-def _count_values(raw: bytes) -> int:
-    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
-
-
-def _item(raw: bytes, *, line: int | None = None) -> Any:
-    """Decode one event. Its data and meta have 64 KiB each: an event with more text or more values
-    than fit is refused before it is decoded."""
-    if len(raw) > MAX_ITEM or _count_values(raw) > MAX_VALUES:
-        raise Problem("payload-too-large", "an event has at most 64 KiB of data", field="data")
-    return parse_json(raw, line=line)
 
 
 def accept_response(batch: Batch, answers: Sequence[Accepted | Exception]) -> web.Response:
@@ -189,15 +82,20 @@ def accept_response(batch: Batch, answers: Sequence[Accepted | Exception]) -> we
     return verdict.response()
 
 
-def _check_count(count: int) -> None:
-    if count == 0:
-        raise Problem("invalid-request", "there is no event in the body", field="events")
-    if count > MAX_EVENTS:
-        raise Problem(
-            "payload-too-large",
-            f"{count} events in one request; at most {MAX_EVENTS}",
-            field="events",
-        )
+def _parse(request: web.Request, raw: bytes) -> Batch:
+    """The events of a request; the request's own trace is that of events without one."""
+    content_type, headers = request.content_type, request.headers
+    if is_cloud_event(content_type, headers.items()):
+        full = headers.get("Content-Type", "application/json")
+        batch = parse_cloud_events(content_type, full, headers.items(), raw)
+    else:
+        batch = parse_batch(content_type, raw)
+    trace = headers.get("traceparent")
+    if is_traceparent(trace):  # another one is ignored, as its standard asks
+        for item in batch.items:
+            if isinstance(item, dict):
+                item.setdefault("traceparent", trace)
+    return batch
 
 
 REPLAY_FIELDS = ("state", "user_id", "run_id", "before", "dry_run", "limit", "after")
@@ -254,14 +152,28 @@ class EventsApi:
         self._intake.check_room(producer)
         raw = await read_body(request, MAX_BODY_BYTES)
         if len(raw) <= LARGE_BODY:
-            batch = parse_batch(request.content_type, raw)
+            batch = _parse(request, raw)
         else:
             async with self._decoding:
-                batch = await asyncio.to_thread(parse_batch, request.content_type, raw)
+                batch = await asyncio.to_thread(_parse, request, raw)
         del raw
         await count_rate(request, EMIT, producer, len(batch.items))
         await count_rate(request, EMIT_ADDRESS, address, len(batch.items))
-        return accept_response(batch, await self._intake.accept(batch.items, producer))
+        if batch.keys:
+            answers = await self._accept_foreign(batch, producer)
+        else:
+            answers = await self._intake.accept(batch.items, producer)
+        return accept_response(batch, answers)
+
+    async def _accept_foreign(self, batch: Batch, producer: str) -> list[Accepted | Exception]:
+        """Accept CloudEvents: each under the id that its source and id have here."""
+        keys = [key for key in batch.keys if key is not None]
+        ids = await self._writes.cloud_event_ids(keys) if keys else []
+        items = [item for item in batch.items if not isinstance(item, InvalidEvent)]
+        for item, event_id in zip(items, ids, strict=True):
+            item["id"] = event_id
+        taken = iter(await self._intake.accept(items, producer))
+        return [item if isinstance(item, InvalidEvent) else next(taken) for item in batch.items]
 
     async def show(self, request: web.Request) -> web.Response:
         """``GET /v1/events/{id}``: one event; 404 for another user's event."""

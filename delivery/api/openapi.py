@@ -138,7 +138,17 @@ def _events() -> Schema:
                 "Accept one event or up to 1,000 (scope emit)",
                 {202: ref("Verdict")},
                 (400, 403, 408, 409, 413, 422, 429, 503),
-                body={JSON: one_or_many, "application/x-ndjson": ref("EventIn")},
+                body={
+                    JSON: one_or_many,
+                    "application/x-ndjson": ref("EventIn"),
+                    "application/cloudevents+json": ref("CloudEvent"),
+                    "application/cloudevents-batch+json": {
+                        "type": "array",
+                        "items": ref("CloudEvent"),
+                        "minItems": 1,
+                        "maxItems": 1_000,
+                    },
+                },
             ),
             "get": _operation(
                 "List events, newest first (scope read, or one's own)",

@@ -9,7 +9,9 @@ from typing import Any
 
 from delivery.domain.event import CLASS_NAME
 from delivery.domain.health import BreakerState
+from delivery.domain.inputs.trace_context import MAX_TRACEPARENT
 from delivery.domain.lifecycle import Outcome, State
+from delivery.domain.limits import MAX_CLOUD_NAME
 from delivery.domain.options import MIN_TTL
 from delivery.domain.outages import OutageKind
 from delivery.domain.policy import CHANNELS, MAX_SECONDS
@@ -89,7 +91,13 @@ _OPTIONS = {
     "not_before": _INSTANT
     | {"description": "it reaches no one before; ttl counts from it; at most 30 days ahead"},
     "group": CONTEXT_ID | {"description": "its events are in one message, whatever their runs"},
+    "traceparent": text(
+        "W3C Trace Context; no part of the content that an id stands for",
+        pattern="^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}",
+        maxLength=MAX_TRACEPARENT,
+    ),
 }
+_CLOUD_NAME = text(minLength=1, maxLength=MAX_CLOUD_NAME, pattern=f"^[^{_CONTROL}]*$")
 _EVENT_OUT = _EVENT_IN | {
     "seq": nullable({"type": "integer", "minimum": 1}),
     "at": _INSTANT,
@@ -130,6 +138,26 @@ SCHEMAS: dict[str, Schema] = {
         _EVENT_IN | {"class": _CLASS} | _OPTIONS,
         ["type", "user_id", "run_id"],
         additionalProperties=False,
+    ),
+    "CloudEvent": record(
+        {
+            "specversion": {"enum": ["1.0"]},
+            "source": _CLOUD_NAME,
+            "id": _CLOUD_NAME,
+            "type": text("`/` becomes `.`", maxLength=128, pattern="^[A-Za-z][A-Za-z0-9_.:/-]*$"),
+            "userid": CONTEXT_ID,
+            "runid": CONTEXT_ID,
+            "datacontenttype": nullable({"enum": ["application/json"]}),
+            "time": nullable(_INSTANT),
+            "data": nullable({"type": "object"}),
+        },
+        ["specversion", "source", "id", "type", "userid", "runid"],
+        additionalProperties=False,
+        patternProperties={"^[a-z0-9]{1,64}$": {}},
+        description=(
+            "CloudEvents 1.0: `source` and `id` are the idempotency key; further attributes stand "
+            "in `meta.cloudevent`, `data_base64` may hold the JSON. Binary mode is taken, too."
+        ),
     ),
     "EventBatch": record(
         {"events": listing(ref("EventIn"), minItems=1, maxItems=1000)}, additionalProperties=False

@@ -58,6 +58,7 @@ def _options(chosen: Options | None) -> dict[str, Any]:
         "ttl": chosen.ttl,
         "group": chosen.group,
         "not_before": _instant(chosen.not_before),
+        "traceparent": chosen.traceparent,
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -101,4 +101,6 @@ def _purge(keep: dict[str, float], *, batch: int, dry_run: bool) -> dict[str, in
             if step.deleted and not dry_run:
                 # Half of the time at most: the commits of gateways and workers come in between.
                 time.sleep(min(1.0, time.monotonic() - begun))
+        while not dry_run and ledger.cloud_events.trim():
+            pass
     return deleted

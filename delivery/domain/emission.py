@@ -20,7 +20,14 @@ Data = Mapping[str, Any]
 
 EventOptions = TypedDict(
     "EventOptions",
-    {"class_": str, "class": str, "ttl": float, "group": str, "not_before": datetime | str},
+    {
+        "class_": str,
+        "class": str,
+        "ttl": float,
+        "group": str,
+        "not_before": datetime | str,
+        "traceparent": str,
+    },
     total=False,
 )
 """What a caller may choose for one event; ``class_`` is ``class``, which Python reserves."""
@@ -168,7 +175,8 @@ class Emission(ABC):
                 type; ``ttl``, seconds until it expires, at most the class's; ``group``, events of
                 which are in one message; ``not_before``, an aware instant or its RFC 3339 text,
                 at most 30 days ahead, before which the event reaches no one and from which the
-                time to live counts. ``None`` leaves an option out.
+                time to live counts; ``traceparent``, the span that caused it. ``None`` leaves an
+                option out.
 
         Raises:
             InvalidEvent: names the field.

@@ -6,6 +6,8 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 """Largest body of a request; the proxies in the deployment files have the same limit."""
 MAX_EVENTS = 1_000
 """Events in one request."""
+MAX_CLOUD_NAME = 255
+"""Characters of a CloudEvent's source, and of its id."""
 MAX_SMS_CHARS = 1_600
 """Source: Twilio, error 21617."""
 MIN_SECRET_BYTES = 32

@@ -1,4 +1,4 @@
-"""What a caller may choose for one event: class, time to live, group, earliest instant.
+"""What a caller may choose for one event: class, time to live, group, earliest instant, trace.
 
 Owns: the values and their bounds. Never does: look a class up (``policy`` does), read a clock.
 """
@@ -15,6 +15,7 @@ import msgspec
 
 from delivery.domain.event import MAX_ID_CHARS, EventClass, format_instant, has_control
 from delivery.domain.inputs.foreign_text import is_storable
+from delivery.domain.inputs.trace_context import is_traceparent
 from delivery.domain.policy import ClassPolicy, Policies
 from delivery.errors import InvalidEvent
 
@@ -27,19 +28,22 @@ _RFC_3339 = re.compile(
 
 
 class Options(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """What the caller chose for one event beside its type's policy; a part of its content.
+    """What the caller chose for one event beside its type's policy; a part of its content, but for
+    the trace.
 
     Attributes:
         event_class: the class by name, ``None`` for the one that lists the type.
         ttl: seconds, ``None`` for the class's.
         group: events of one group are in one message, like those of one run otherwise.
         not_before: aware UTC instant before which it reaches no one; ``ttl`` counts from it.
+        traceparent: the span that caused the event; another attempt to send it may have another.
     """
 
     event_class: str | None = None
     ttl: float | None = None
     group: str | None = None
     not_before: datetime | None = None
+    traceparent: str | None = None
 
     def holds(self, at: datetime) -> bool:
         """Whether the event is held back at this instant."""
@@ -47,8 +51,9 @@ class Options(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 NOTHING = Options()
-FIELDS = frozenset({"class", "ttl", "group", "not_before"})
+FIELDS = frozenset({"class", "ttl", "group", "not_before", "traceparent"})
 """Names of the options in JSON."""
+_OF_EPHEMERAL = frozenset({"class", "traceparent"})
 
 
 def choose_class(policies: Policies, value: object) -> EventClass:
@@ -81,7 +86,7 @@ def read_options(given: Mapping[Any, Any], policy: ClassPolicy, at: datetime) ->
     """
     if not policy.event_class.is_durable:
         for name in given:
-            if name in FIELDS and name != "class":
+            if name in FIELDS and name not in _OF_EPHEMERAL:
                 raise InvalidEvent(
                     f"ephemeral events are not stored and have no {name}", field=name
                 )
@@ -90,6 +95,7 @@ def read_options(given: Mapping[Any, Any], policy: ClassPolicy, at: datetime) ->
         ttl=check_ttl(given["ttl"], policy) if "ttl" in given else None,
         group=check_group(given["group"]) if "group" in given else None,
         not_before=check_not_before(given["not_before"], at) if "not_before" in given else None,
+        traceparent=check_traceparent(given["traceparent"]) if "traceparent" in given else None,
     )
 
 
@@ -120,7 +126,7 @@ def check_group(value: object) -> str:
 def check_not_before(value: object, at: datetime) -> datetime:
     """An instant in UTC, of an RFC 3339 text or an aware ``datetime``; at most ``MAX_AHEAD`` after
     ``at``."""
-    found = value if isinstance(value, datetime) else _instant(value)
+    found = value if isinstance(value, datetime) else parse_rfc_3339(value)
     try:
         if found is not None and found.tzinfo is not None:
             instant = found.astimezone(UTC)
@@ -137,7 +143,8 @@ def check_not_before(value: object, at: datetime) -> datetime:
     )
 
 
-def _instant(value: object) -> datetime | None:
+def parse_rfc_3339(value: object) -> datetime | None:
+    """An instant with an offset, ``None`` for anything else."""
     # Python's parser takes more than RFC 3339: week dates, instants without an offset.
     if not isinstance(value, str) or _RFC_3339.fullmatch(value) is None:
         return None
@@ -145,6 +152,16 @@ def _instant(value: object) -> datetime | None:
         return datetime.fromisoformat(value.upper())
     except ValueError:
         return None
+
+
+def check_traceparent(value: object) -> str:
+    """A trace's origin."""
+    if not isinstance(value, str) or not is_traceparent(value):
+        raise InvalidEvent(
+            "traceparent must be like 00-<32 hex>-<16 hex>-01, as W3C Trace Context has it",
+            field="traceparent",
+        )
+    return value
 
 
 def wire_options(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -148,6 +148,9 @@ class Writes(Protocol):
     ) -> Confirmed:
         """See ``ConfirmationStore.confirm``."""
 
+    async def cloud_event_ids(self, keys: Sequence[tuple[str, str]]) -> list[str]:
+        """See ``CloudEventStore.ids``."""
+
     async def expedite(self, event_ids: Sequence[str]) -> None:
         """See ``OperationStore.expedite``."""
 

@@ -14,6 +14,7 @@ from delivery.ledger.stores.alerts import AlertSql
 from delivery.ledger.stores.audit.audit import AuditSql
 from delivery.ledger.stores.breakers import BreakerSql
 from delivery.ledger.stores.chain import ChainSql
+from delivery.ledger.stores.cloud_events import CloudEventSql
 from delivery.ledger.stores.confirmations import ConfirmationSql
 from delivery.ledger.stores.contacts import ContactSql
 from delivery.ledger.stores.digests import DigestSql
@@ -65,6 +66,7 @@ class SqlLedger:
         self.recording = RecordingSql(database)
         self.confirmations = ConfirmationSql(database)
         self.events = EventSql(database)
+        self.cloud_events = CloudEventSql(database)
         self.feed = FeedSql(database)
         self.operations = OperationSql(database)
         self.retention = RetentionSql(database)

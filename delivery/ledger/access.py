@@ -163,6 +163,10 @@ class LedgerAccess:
             self._ledger.confirmations.confirm, confirmations, digest_id=digest_id
         )
 
+    async def cloud_event_ids(self, keys: Sequence[tuple[str, str]]) -> list[str]:
+        """See ``Writes``."""
+        return await self.call(self._ledger.cloud_events.ids, keys)
+
     async def expedite(self, event_ids: Sequence[str]) -> None:
         """See ``Writes``."""
         await self.call(self._ledger.operations.expedite, event_ids)

@@ -66,7 +66,7 @@ def add(
             ``pymysql`` …).
         data: an object of at most 64 KiB encoded.
         id: a UUIDv7, the idempotency key; made when left out.
-        options: as of ``emit``: ``class_``, ``ttl`` in seconds.
+        options: as of ``emit``: ``class_``, ``ttl``, ``group``, ``not_before``, ``traceparent``.
 
     Returns:
         The event's id; with an asynchronous session or connection it can be awaited.

@@ -20,7 +20,7 @@ import jwt
 import msgspec
 
 from delivery import resources
-from delivery.api.events import parse_batch
+from delivery.api.batches import parse_batch
 from delivery.api.problems import Problem
 from delivery.api.requests import parse_instant, parse_json
 from delivery.bus.envelope import Reader, pack, seal

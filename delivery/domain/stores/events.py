@@ -159,6 +159,21 @@ class OperationStore(Protocol):
         """
 
 
+class CloudEventStore(Protocol):
+    """Ids of events that came as CloudEvents."""
+
+    def ids(self, keys: Sequence[tuple[str, str]]) -> list[str]:
+        """The id of each event, made on first sight.
+
+        Args:
+            keys: (source, id) of CloudEvents, at most 255 characters each; one may come twice.
+        """
+
+    def trim(self, limit: int = 1_000) -> int:
+        """Delete ids made a week ago or earlier whose events are not in the ledger; returns how
+        many."""
+
+
 class RetentionStore(Protocol):
     """Deletes events that have ended."""
 

@@ -14,6 +14,7 @@ from delivery.domain.stores.chain import (
     QueueCopyStore,
 )
 from delivery.domain.stores.events import (
+    CloudEventStore,
     ConfirmationStore,
     EventStore,
     FeedStore,
@@ -43,6 +44,8 @@ class Ledger(Protocol):
     def confirmations(self) -> ConfirmationStore: ...
     @property
     def events(self) -> EventStore: ...
+    @property
+    def cloud_events(self) -> CloudEventStore: ...
     @property
     def feed(self) -> FeedStore: ...
     @property

@@ -38,7 +38,7 @@ EVENT_SHAPE = (
     "confirmed_at",
 )
 """Columns in which the rows of a batch differ little: a batch has few shapes."""
-EVENT_OPTIONS = ("class_chosen", "ttl_ms", "group_key", "not_before")
+EVENT_OPTIONS = ("class_chosen", "ttl_ms", "group_key", "not_before", "traceparent")
 """What callers chose: further columns of the shape, for a batch with events that have some."""
 
 _OWN = ", ".join(f'"{name}"' for name in EVENT_OWN)

@@ -113,6 +113,7 @@ def options_of(row: AnyRow) -> Options | None:
         ttl=None if ttl is None else ttl / 1000,
         group=columns["group_key"],
         not_before=columns["not_before"],
+        traceparent=columns["traceparent"],
     )
     return None if found == NOTHING else found
 
@@ -129,7 +130,7 @@ def option_values(
         chosen = NOTHING
     is_chosen = True if chosen.event_class is not None else None
     not_before = None if chosen.not_before is None else stamp(chosen.not_before)
-    return (is_chosen, milliseconds(chosen.ttl), chosen.group, not_before)
+    return (is_chosen, milliseconds(chosen.ttl), chosen.group, not_before, chosen.traceparent)
 
 
 def attempt(row: AnyRow) -> Attempt:

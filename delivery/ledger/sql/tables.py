@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 
 from delivery.domain.inputs.foreign_text import storable
+from delivery.domain.inputs.trace_context import MAX_TRACEPARENT
+from delivery.domain.limits import MAX_CLOUD_NAME
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -113,6 +115,8 @@ events = sa.Table(
     sa.Column("ttl_ms", Big),
     sa.Column("group_key", Name),
     sa.Column("not_before", UtcDateTime()),
+    # The span that caused it.
+    sa.Column("traceparent", sa.String(MAX_TRACEPARENT)),
 )
 sa.Index(
     "ix_events_due",
@@ -304,6 +308,18 @@ suppressions = sa.Table(
     sa.Column("expires_at", UtcDateTime()),
     sa.UniqueConstraint("address", "channel"),
 )
+
+# Events that came as CloudEvents, by what identifies them there.
+cloud_events = sa.Table(
+    "cloud_events",
+    metadata,
+    sa.Column("source", sa.String(MAX_CLOUD_NAME), primary_key=True),
+    sa.Column("id", sa.String(MAX_CLOUD_NAME), primary_key=True),
+    sa.Column("event_id", Id, nullable=False),
+    _created("recorded_at"),
+)
+sa.Index("ix_cloud_events_event_id", cloud_events.c.event_id)
+sa.Index("ix_cloud_events_recorded_at", cloud_events.c.recorded_at)
 
 breakers = sa.Table(
     "breakers",

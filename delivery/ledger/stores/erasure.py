@@ -23,6 +23,7 @@ from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import (
     attempts,
     audit_log,
+    cloud_events,
     confirmations,
     contacts,
     digests,
@@ -53,7 +54,7 @@ class ErasureSql:
             _zero_what_is_deleted(connection)
             page = query.order_by(events.c.id).limit(limit).with_for_update()
             ids = [str(row.id) for row in connection.execute(page)]
-            for table in (attempts, confirmations, queue_copies):
+            for table in (attempts, confirmations, queue_copies, cloud_events):
                 connection.execute(sa.delete(table).where(any_of(table.c.event_id, ids)))
             connection.execute(sa.delete(events).where(any_of(events.c.id, ids)))
         return len(ids)

@@ -205,7 +205,11 @@ def _is_same_choice(before: Content, now: Content) -> bool:
     is_chosen = one.event_class is not None or other.event_class is not None
     if is_chosen and before.event.event_class != now.event.event_class:
         return False
-    return replace(one, event_class=None) == replace(other, event_class=None)
+    return _compared(one) == _compared(other)
+
+
+def _compared(chosen: Options) -> Options:
+    return replace(chosen, event_class=None, traceparent=None)
 
 
 def _callers_meta(meta: dict[str, Any] | None) -> dict[str, Any]:

@@ -19,7 +19,14 @@ from delivery.domain.records import Purged
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of
-from delivery.ledger.sql.tables import attempts, confirmations, events, queue_copies, receipts
+from delivery.ledger.sql.tables import (
+    attempts,
+    cloud_events,
+    confirmations,
+    events,
+    queue_copies,
+    receipts,
+)
 from delivery.ledger.stores.audit import audit
 
 
@@ -97,7 +104,7 @@ def _delete_page(connection: Connection, ids: Sequence[str]) -> None:
         .distinct()
     ).scalars()
     digest_ids = sorted(carried)
-    for table in (attempts, confirmations, queue_copies):
+    for table in (attempts, confirmations, queue_copies, cloud_events):
         connection.execute(sa.delete(table).where(any_of(table.c.event_id, ids)))
     connection.execute(sa.delete(events).where(any_of(events.c.id, ids)))
     if digest_ids:
