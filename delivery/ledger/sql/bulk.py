@@ -6,7 +6,7 @@ compute a value; rows come complete.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from itertools import chain
@@ -74,8 +74,9 @@ _ROWS_POSTGRESQL = (
 
 Runs = Mapping[tuple[str, str], int]
 Values = tuple[str | int | None, ...]
-EventRow = tuple[Values, Values]
-"""The values of ``EVENT_OWN`` and those of ``EVENT_SHAPE``, in their order."""
+EventRow = tuple[list[str | int | None], Values]
+"""The values of ``EVENT_OWN``, in a list that ``insert_events`` takes over, and those of
+``EVENT_SHAPE``; rows of one shape should share one object."""
 
 
 def pages(items: Sequence[T], size: int = PAGE) -> Iterator[Sequence[T]]:
@@ -105,22 +106,43 @@ def insert_events(
         has_options: the shapes of all rows end with the values of ``EVENT_OPTIONS``.
     """
     if is_postgresql(connection):
-        ends = {shape: _copy_text(shape) + "\n" for _, shape in rows}
-        text = "".join([f"{_copy_own(own)}\t{ends[shape]}" for own, shape in rows])
         with cursor_of(connection) as cursor, cursor.copy(_COPY_EVENTS[has_options]) as copy:
-            copy.write(text)
+            copy.write(_copy_lines(rows))
         return
     last = connection.execute(sa.text("SELECT coalesce(max(position), 0) FROM events")).scalar_one()
-    groups: dict[Values, list[Values]] = {}
+    groups: dict[Values, list[list[str | int | None]]] = {}
+    group: list[list[str | int | None]] = []
+    before: Values | None = None
     for number, (own, shape) in enumerate(rows, start=last + 1):
-        groups.setdefault(shape, []).append((*own, number))
+        own.append(number)
+        if shape is not before:  # most rows have the shape of the one before
+            group = groups.setdefault(shape, [])
+            before = shape
+        group.append(own)
     with cursor_of(connection) as cursor:
         for shape, group in groups.items():
             _insert_values(cursor, _INSERT_EVENTS[has_options], shape, group)
 
 
+def _copy_lines(rows: Sequence[EventRow]) -> str:
+    lines: list[str] = []
+    ends: dict[Values, str] = {}
+    end = ""
+    before: Values | None = None
+    for own, shape in rows:
+        if shape is not before:
+            end = ends.get(shape) or ends.setdefault(shape, f"\t{_copy_text(shape)}\n")
+            before = shape
+        lines.append(_copy_own(own) + end)
+    return "".join(lines)
+
+
 def _insert_values(
-    cursor: Any, head: str, shared: Values, rows: Sequence[Values], tail: str = ""
+    cursor: Any,
+    head: str,
+    shared: Values,
+    rows: Sequence[Sequence[str | int | None]],
+    tail: str = "",
 ) -> None:
     """Insert on SQLite, many rows per statement, with the values that all rows share bound once.
 
@@ -143,7 +165,7 @@ def _values_statement(head: str, shared: int, own: int, size: int, tail: str) ->
     return f"{head} VALUES {', '.join([f'({row})'] * size)} {tail}"
 
 
-def _copy_own(values: Values) -> str:
+def _copy_own(values: Sequence[str | int | None]) -> str:
     """``_copy_text`` of a row's own values; one check finds the most frequent case, no escapes."""
     id_, type_, user_id, run_id, seq, at, data = values
     text = f"{type_}{user_id}{run_id}{data}"
@@ -152,7 +174,7 @@ def _copy_own(values: Values) -> str:
     return f"{id_}\t{type_}\t{user_id}\t{run_id}\t{seq}\t{at}\t{data}"
 
 
-def _copy_text(values: Values) -> str:
+def _copy_text(values: Iterable[str | int | None]) -> str:
     """A part of a line in COPY's text format. Source: PostgreSQL manual, COPY, "Text Format"."""
     return "\t".join(["\\N" if value is None else _escaped(value) for value in values])
 

@@ -38,11 +38,6 @@ def dump(value: Any) -> str:
         return msgspec.json.encode(without_surrogates(msgspec.to_builtins(value))).decode()
 
 
-def raw_text(item: Event) -> str:
-    """An event's data as its column holds it: the very bytes that were validated."""
-    return str(item.raw_data, "utf-8")
-
-
 def load(text: str) -> Any:
     """The value of a JSON column."""
     return msgspec.json.decode(text)

@@ -129,12 +129,10 @@ def _first(confirmations: Sequence[Confirmation], found: Mapping[str, Owner]) ->
 
 def as_stored(confirmations: Sequence[Confirmation]) -> Sequence[Confirmation]:
     """The confirmations as the columns hold them; their names are clients' and providers' texts."""
-    if all(
-        p.by.isprintable()
-        and p.evidence.isprintable()
-        and len(p.by) <= MAX_FOREIGN_NAME >= len(p.evidence)
-        for p in confirmations
-    ):
+    # Few different ones: all events of a connection have the same.
+    names = {p.by for p in confirmations}
+    names.update([p.evidence for p in confirmations])
+    if all(name.isprintable() and len(name) <= MAX_FOREIGN_NAME for name in names):
         return confirmations
     return [
         msgspec.structs.replace(

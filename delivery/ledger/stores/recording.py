@@ -33,7 +33,6 @@ from delivery.ledger.sql.rows import (
     dump,
     option_values,
     options_of,
-    raw_text,
 )
 from delivery.ledger.sql.rows import event as event_of
 from delivery.ledger.sql.tables import attempts, events
@@ -94,8 +93,9 @@ class RecordingSql:
                 # The clock is read after the runs are locked: within a run, later means later.
                 now = self._database.now(connection)
                 _insert(connection, fresh, seqs, now)
+                new = Recorded.NEW
                 for (index, entry), seq in zip(fresh, seqs, strict=True):
-                    answers[index] = Receipted(entry.event.id, Recorded.NEW, seq)
+                    answers[index] = Receipted(entry.event.id, new, seq)
             if confirmations:
                 now = now or self._database.now(connection)
                 stored = store_confirmations(connection, confirmations, now)
@@ -259,28 +259,26 @@ def _number(connection: Connection, entries: Sequence[Entry]) -> list[int | None
 def _insert(
     connection: Connection, fresh: Fresh, seqs: Sequence[int | None], now: datetime
 ) -> None:
-    stamps = _Stamps(connection, now)
+    shapes = _Shapes(connection, now, any(entry.options is not None for _, entry in fresh))
     rows: list[bulk.EventRow] = []
     confirmations: list[Confirmation] = []
     pushes: list[dict[str, Any]] = []
     audited: list[audit.Subject] = []
-    has_options = False
     for (_, entry), seq in zip(fresh, seqs, strict=True):
-        rows.append(_row(entry, seq, stamps))
-        if entry.options is not None:
-            has_options = True
+        # Once per event, while the loop waits for the interpreter: no calls but those needed.
+        event = entry.event
+        at = shapes.last_text if event.at is shapes.last_at else shapes.text_of(event.at)
+        data = str(event.raw_data, "utf-8")  # the very bytes that were validated
+        own = [event.id, event.type, event.user_id, event.run_id, seq, at, data]
+        rows.append((own, shapes.of(entry)))
         if entry.confirmations:
             confirmations += entry.confirmations
-        if entry.pushes or audit.is_audited(entry.event.event_class):
+        is_audited = audit.is_audited(event.event_class)
+        if entry.pushes or is_audited:
             pushes += _push_rows(entry, now)
-        if audit.is_audited(entry.event.event_class):
+        if is_audited:
             audited.append(_subject(entry))
-    if has_options:
-        rows = [
-            (own, (*shape, *option_values(entry.options, stamps.of)))
-            for (own, shape), (_, entry) in zip(rows, fresh, strict=True)
-        ]
-    bulk.insert_events(connection, rows, has_options)
+    bulk.insert_events(connection, rows, shapes.has_options)
     if pushes:
         bulk.insert_attempts(connection, pushes)
     if confirmations:
@@ -288,27 +286,70 @@ def _insert(
     audit.record(connection, "accepted", now, audited)
 
 
-class _Stamps:
-    """Cache of the instants of a batch as text; a batch has few different ones."""
+class _Shapes:
+    """Shapes of the rows of a batch, and its instants as text; a batch has few different ones.
 
-    def __init__(self, connection: Connection, now: datetime) -> None:
+    Attributes:
+        has_options: an entry of the batch has options, so that all shapes end with them.
+        last_at, last_text: the instant of the event before, which most events share.
+    """
+
+    def __init__(self, connection: Connection, now: datetime, has_options: bool) -> None:
         self._connection = connection
         self._at = now
         self._after: dict[float, str] = {}
-        self._last = now
-        self.now = self._text = bulk.stamp(connection, now)
+        self._known: dict[object, bulk.Values] = {}
+        self.has_options = has_options
+        self.last_at = now
+        self._now = self.last_text = bulk.stamp(connection, now)
 
-    def of(self, instant: datetime) -> str:
-        if instant is not self._last:
-            self._last, self._text = instant, bulk.stamp(self._connection, instant)
-        return self._text
+    def text_of(self, instant: datetime) -> str:
+        self.last_at, self.last_text = instant, bulk.stamp(self._connection, instant)
+        return self.last_text
 
-    def held(self, options: Options, ttl: float) -> tuple[str, str]:
+    def of(self, entry: Entry) -> bulk.Values:
+        """The values of ``EVENT_SHAPE`` (and ``EVENT_OPTIONS``)."""
+        event = entry.event
+        state = _state(entry)
+        if event.meta is not None or entry.options is not None:  # the event's own
+            return self._make(entry, state)
+        key = (state, event.event_class, entry.ttl, entry.ack_timeout, event.thread_id)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = self._make(entry, state)
+        return found
+
+    def _make(self, entry: Entry, state: str) -> bulk.Values:
+        event = entry.event
+        due = handed_over = None
+        expires = self._text_after(entry.ttl)
+        if state == "accepted" and entry.options is not None and entry.is_held:
+            due, expires = self._held(entry.options, entry.ttl)
+        elif state == "falling_back":
+            due = handed_over = self._now
+        elif state in ("sent", "accepted"):
+            due = self._text_after(min(entry.ack_timeout, entry.ttl))
+        shape = (
+            event.thread_id,
+            _CLASS.get(event.event_class) or event.event_class.value,
+            None if event.meta is None else dump(event.meta),
+            state,
+            due,
+            expires,
+            handed_over,
+            self._now,
+            self._now if state == "confirmed" else None,
+        )
+        if self.has_options:
+            return (*shape, *option_values(entry.options, self.text_of))
+        return shape
+
+    def _held(self, options: Options, ttl: float) -> tuple[str, str]:
         """When an event that is held back is due, and when it expires."""
         due = options.not_before or self._at
-        return self.of(due), self.of(max(due, self._at) + timedelta(seconds=ttl))
+        return self.text_of(due), self.text_of(max(due, self._at) + timedelta(seconds=ttl))
 
-    def after(self, seconds: float) -> str:
+    def _text_after(self, seconds: float) -> str:
         found = self._after.get(seconds)
         if found is None:
             at = self._at + timedelta(seconds=seconds)
@@ -316,51 +357,24 @@ class _Stamps:
         return found
 
 
-def _row(entry: Entry, seq: int | None, stamps: _Stamps) -> bulk.EventRow:
-    """One row for ``bulk.insert_events``."""
+def _state(entry: Entry) -> str:
+    """The state in which an event is inserted."""
     event = entry.event
-    meta = event.meta
-    due: str | None = None
-    handed_over = confirmed = None
-    expires = stamps.after(entry.ttl)
-    if meta is not None and "conflicts_with" in meta:
-        state = "dead"
-    elif entry.confirmations and _is_confirmed(entry):
-        state, confirmed = "confirmed", stamps.now
-    elif entry.options is not None and entry.is_held:
-        state = "accepted"
-        due, expires = stamps.held(entry.options, entry.ttl)
-    elif entry.hand_over:
-        state, due, handed_over = "falling_back", stamps.now, stamps.now
-    else:
-        state = "sent" if entry.sent else "accepted"
-        due = stamps.after(min(entry.ack_timeout, entry.ttl))
-    return (
-        (
-            event.id,
-            event.type,
-            event.user_id,
-            event.run_id,
-            seq,
-            stamps.of(event.at),
-            raw_text(event),
-        ),
-        (
-            event.thread_id,
-            _CLASS.get(event.event_class) or event.event_class.value,
-            None if meta is None else dump(meta),
-            state,
-            due,
-            expires,
-            handed_over,
-            stamps.now,
-            confirmed,
-        ),
-    )
+    if event.meta is not None and "conflicts_with" in event.meta:
+        return "dead"
+    if entry.confirmations and _is_confirmed(entry):
+        return "confirmed"
+    if entry.options is not None and entry.is_held:
+        return "accepted"
+    if entry.hand_over:
+        return "falling_back"
+    return "sent" if entry.sent else "accepted"
 
 
 def _is_confirmed(entry: Entry) -> bool:
     user_id = entry.event.user_id
+    if entry.confirmations[0].user_id == user_id:  # the most frequent case
+        return True
     return any(confirmation.user_id == user_id for confirmation in entry.confirmations)
 
 
