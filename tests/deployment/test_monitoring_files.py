@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from prometheus_client import REGISTRY
 
-from delivery.api.operators.metrics import Figures, collect
+from delivery.api.operators.metrics import OLD, Figures, collect
 from delivery.domain.event import EventClass
 from delivery.domain.health import BreakerState
 from delivery.domain.records import AlertGroup, ChannelStats, Stats
@@ -82,16 +87,27 @@ def test_every_metric_that_is_asked_for_is_exposed() -> None:
     asked = {
         name
         for text in expressions()
-        for name in re.findall(r"\b(?:delivery|flower)_[a-z_]+", text)
+        for name in re.findall(r"(?<![:\w])(?:delivery|flower|process)_[a-z_]+", text)
     }
     assert len(asked) > 10
     assert asked <= exposed()
 
 
+def test_every_figure_that_is_asked_for_is_recorded() -> None:
+    groups = read("prometheus-rules.yml")["groups"]
+    recorded = {rule["record"] for group in groups for rule in group["rules"] if "record" in rule}
+    asked = {name for text in expressions() for name in re.findall(r"delivery:[\w:]+", text)}
+    assert asked <= recorded
+    assert {one.replaced_by for one in OLD if ":" in one.replaced_by} <= recorded
+
+
 def test_every_label_that_is_asked_for_is_exposed() -> None:
     text = everything()
     for expression in expressions():
-        for name, wanted in re.findall(r"(delivery_[a-z_]+)\{(.*?)\}", expression):
+        for name, wanted in re.findall(r"(?<![:\w])(delivery_[a-z_]+)\{(.*?)\}", expression):
+            if name in INSTRUMENTS:
+                assert set(re.findall(r"(\w+)=", wanted)) <= set(INSTRUMENTS[name].labels)
+                continue
             for label in re.findall(r'(\w+="\w+")', wanted):
                 assert re.search(rf"^{name}\{{.*{label}.*\}}", text, re.MULTILINE), expression
 
@@ -136,3 +152,21 @@ def test_grafana_finds_its_dashboard_and_the_dashboard_its_data() -> None:
     assert source["url"] == "http://prometheus:9090"
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert len(ids) == len(set(ids))
+
+
+def test_promtool_takes_the_rules_and_what_they_do() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        missing = "promtool is not installed: apt-get install prometheus"
+        if os.environ.get("CI"):
+            pytest.fail(missing, pytrace=False)
+        pytest.skip(missing)
+    here = Path(__file__).parent
+    for command in (
+        ["check", "rules", str(ROOT / "config/prometheus-rules.yml")],
+        ["test", "rules", str(here / "prometheus_rules_test.yml")],
+    ):
+        done = subprocess.run(
+            [promtool, *command], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
