@@ -119,7 +119,11 @@ class Reconnect(msgspec.Struct, frozen=True, tag_field="type", tag="reconnect"):
     reason: str
 
 
-ServerFrame = Connected | Events | Pong | Error | Reconnect
+class InboxChanged(msgspec.Struct, frozen=True, tag_field="type", tag="inbox"):
+    """The user's inbox was marked on some device: read it anew. A client may ignore it."""
+
+
+ServerFrame = Connected | Events | Pong | Error | Reconnect | InboxChanged
 
 _encoder = msgspec.json.Encoder()
 _client_decoder = msgspec.json.Decoder(ClientFrame)

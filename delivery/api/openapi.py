@@ -18,6 +18,7 @@ from delivery.api.openapi_schemas import (
     SCHEMAS,
     STATE,
     Schema,
+    listing,
     ref,
     text,
 )
@@ -194,7 +195,33 @@ def _events() -> Schema:
 
 def _users() -> Schema:
     user = (_path("id", CONTEXT_ID),)
+    flag = text(enum=["true", "false"])
+    limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
     return {
+        "/v1/users/{id}/inbox": {
+            "get": _operation(
+                "List a user's messages, newest first (scope read, or one's own): events whose "
+                "data has a title, or of the types that are asked for",
+                {200: ref("InboxPage")},
+                (403, 422, 503),
+                parameters=(
+                    *user,
+                    _query("type", listing(text(), maxItems=20)),
+                    _query("run_id", text()),
+                    _query("unread", flag),
+                    _query("archived", flag),
+                    _query("after", BEFORE),
+                    _query("limit", limit),
+                ),
+            ),
+            "post": _operation(
+                "Mark messages as read or archived, or not (scope operate, or one's own)",
+                {200: ref("InboxMarked")},
+                (400, 403, 413, 422, 503),
+                body={JSON: ref("InboxMarks")},
+                parameters=user,
+            ),
+        },
         "/v1/users/{id}/contacts": {
             "put": _operation(
                 "Replace a user's contact data (scope operate, or one's own)",
@@ -215,7 +242,7 @@ def _users() -> Schema:
                 (403, 422, 503),
                 parameters=user,
             ),
-        }
+        },
     }
 
 

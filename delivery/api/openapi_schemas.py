@@ -215,6 +215,41 @@ SCHEMAS: dict[str, Schema] = {
         [*_REQUIRED_OUT, *_STANDING, "attempts", "confirmations", "receipts"],
     ),
     "EventPage": record({"events": listing(ref("Event")), "next": nullable(text())}),
+    "InboxItem": record(
+        _STORED | {"read_at": nullable(_INSTANT), "archived_at": nullable(_INSTANT)},
+        [*_REQUIRED_OUT, *_STANDING, "read_at", "archived_at"],
+    ),
+    "InboxPage": record(
+        {
+            "items": listing(ref("InboxItem")),
+            "next": nullable(text()),
+            "unread": {"type": "integer", "minimum": 0, "maximum": 100},
+        }
+    ),
+    "InboxMarks": {
+        "oneOf": [
+            record(
+                {
+                    "ids": listing(text(), minItems=1, maxItems=1000),
+                    "read": {"type": "boolean"},
+                    "archived": {"type": "boolean"},
+                },
+                ["ids"],
+                additionalProperties=False,
+            ),
+            record(
+                {
+                    "all": {"const": True},
+                    "read": {"const": True},
+                    "up_to": _UUID,
+                    "types": listing(text(), maxItems=20),
+                },
+                ["all", "read"],
+                additionalProperties=False,
+            ),
+        ]
+    },
+    "InboxMarked": record({"marked": listing(text()), "unknown": listing(text())}),
     "Replayed": record({"id": _UUID, "state": STATE}),
     "ReplayFilter": record(
         {

@@ -19,6 +19,7 @@ from delivery.api.contacts import Contacts, ContactsApi
 from delivery.api.demo import DemoApi
 from delivery.api.demo_agent import DemoAgent
 from delivery.api.events import EventsApi
+from delivery.api.inbox import InboxApi
 from delivery.api.operators.access import AccessApi
 from delivery.api.operators.erasure import ErasureApi
 from delivery.api.operators.node_figures import NodeFigures
@@ -240,6 +241,7 @@ class Node:
                 on_confirmed=self._tell_confirmed,
             ),
             ContactsApi(self._auth, self.contacts),
+            InboxApi(self._auth, inbox=ledger, tell=self._path.tell_inbox),
             ErasureApi(
                 self._auth,
                 reads=ledger,

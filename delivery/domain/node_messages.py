@@ -137,6 +137,12 @@ class Disconnect(_Message, frozen=True, kw_only=True, tag="disconnect"):
     user: str
 
 
+class InboxMarked(_Message, frozen=True, kw_only=True, tag="inbox_marked"):
+    """The user marked messages as read or archived: tell the user's clients."""
+
+    user: str
+
+
 class Revoked(_Message, frozen=True, kw_only=True, tag="revoked"):
     """From an operator: refuse a token, or those that a user was issued before an instant.
 
@@ -169,5 +175,6 @@ NodeMessage = (
     | ResendRequest
     | ResendAnswer
     | Disconnect
+    | InboxMarked
     | Revoked
 )

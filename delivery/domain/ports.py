@@ -28,6 +28,8 @@ from delivery.domain.records import (
     Erased,
     EventFilter,
     FeedMark,
+    InboxFilter,
+    InboxItem,
     Owed,
     Receipted,
     RecordedReceipt,
@@ -446,6 +448,25 @@ class SinkMessage:
     body: str
     at: datetime
     id: str
+
+
+class UserInbox(Protocol):
+    """Inboxes of users, for the event loop; see ``InboxStore``."""
+
+    async def inbox(
+        self, user_id: str, which: InboxFilter, *, after: str | None, limit: int
+    ) -> tuple[list[InboxItem], str | None, int]:
+        """A page, where the next one begins, and how many are unread."""
+
+    async def mark_inbox(
+        self, user_id: str, ids: Sequence[str], *, read: bool | None, archived: bool | None
+    ) -> list[str]:
+        """Set or take off marks; see ``InboxStore.mark``."""
+
+    async def read_inbox(
+        self, user_id: str, up_to: str | None, types: Collection[str]
+    ) -> list[str]:
+        """Mark messages as read; see ``InboxStore.read_up_to``."""
 
 
 class Inbox(Protocol):

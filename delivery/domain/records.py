@@ -167,6 +167,31 @@ class EventFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class InboxFilter:
+    """The messages of an inbox that a page selects.
+
+    Attributes:
+        types: of these types, with a title or without; none: every event that has a title.
+        unread: only those, or only the others; ``None``: both.
+        archived: only archived ones, or only the others.
+    """
+
+    types: tuple[str, ...] = ()
+    run_id: str | None = None
+    unread: bool | None = None
+    archived: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InboxItem:
+    """One message of an inbox, with when it was read and archived."""
+
+    stored: Stored
+    read_at: datetime | None
+    archived_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Purged:
     """What one page of a purge deleted, by state, and the position ``after`` which the next one
     continues; ``None`` at the end."""

@@ -33,7 +33,16 @@ from delivery.gateway.session import (
     Verify,
 )
 from delivery.gateway.waiting import WaitingBytes
-from delivery.protocol import Close, Connected, Error, Pong, Reconnect, ServerFrame, may_reconnect
+from delivery.protocol import (
+    Close,
+    Connected,
+    Error,
+    InboxChanged,
+    Pong,
+    Reconnect,
+    ServerFrame,
+    may_reconnect,
+)
 from delivery.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -146,6 +155,7 @@ class Connection:
         self.enqueue = self._outbound.push
         self._feed: Feed | None = None
         self._is_welcomed = False
+        self._is_inbox_due = False
         self._retry_at: float | None = None
         self._recheck_at: float | None = None
         self._retry_delay = RETRY_LEDGER[0]
@@ -194,6 +204,9 @@ class Connection:
             if self._outbound.is_idle:
                 break
         self._outbound.settle()
+        if self._is_inbox_due and self._is_welcomed and not self.writer.is_blocked:
+            self._is_inbox_due = False
+            self._write(InboxChanged())
 
     def resend(self, items: Iterable[Item]) -> bool:
         """Send these events again, in flight or not; whether all were sent."""
@@ -207,6 +220,12 @@ class Connection:
         """Release ids that the user acknowledged on another connection."""
         if self.session.in_flight.release(ids) and self._outbound.is_waiting:
             self._registry.mark(self)
+
+    def tell_inbox(self) -> None:
+        """Tell the client that its user's inbox changed. Told once however often it changed while
+        the client did not read."""
+        self._is_inbox_due = True
+        self._registry.mark(self)
 
     def catch_up(self) -> None:
         """Read the feed from its beginning."""

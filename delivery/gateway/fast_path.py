@@ -26,6 +26,7 @@ from delivery.domain.node_messages import (
     Gap,
     Heartbeat,
     Hello,
+    InboxMarked,
     NodeMessage,
     PresenceChange,
     PresenceReport,
@@ -216,6 +217,11 @@ class FastPath:
         self.registry.disconnect(user_id)
         self.registry.peers.publish(Disconnect(node=self.node, user=user_id))
 
+    def tell_inbox(self, user_id: str) -> None:
+        """Tell the user's clients that the inbox changed, here and on other nodes."""
+        self.registry.tell_inbox(user_id)
+        self.registry.peers.publish(InboxMarked(node=self.node, user=user_id))
+
     def check_principals(self) -> None:
         """End the connections whose token is not accepted any more."""
         for connection in tuple(self._connections):
@@ -255,6 +261,8 @@ class FastPath:
                 registry.wake_all()
             case Disconnect():
                 registry.disconnect(message.user)
+            case InboxMarked():
+                registry.tell_inbox(message.user)
             case Revoked():
                 self.revocations.add([of_message(message)])
             case ResendRequest():

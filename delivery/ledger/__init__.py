@@ -21,6 +21,7 @@ from delivery.ledger.stores.digests import DigestSql
 from delivery.ledger.stores.erasure import ErasureSql
 from delivery.ledger.stores.events import EventSql
 from delivery.ledger.stores.feed import FeedSql
+from delivery.ledger.stores.inbox import InboxSql
 from delivery.ledger.stores.nodes import NodeSql
 from delivery.ledger.stores.operations import OperationSql
 from delivery.ledger.stores.queue_copies import QueueCopySql
@@ -76,6 +77,7 @@ class SqlLedger:
         self.alerts = AlertSql(database)
         self.contacts = ContactSql(database)
         self.verifications = VerificationSql(database)
+        self.inbox = InboxSql(database)
         self.receipts = ReceiptSql(database)
         self.suppressions = SuppressionSql(database)
         self.push_targets = PushTargetSql(database)

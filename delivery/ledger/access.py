@@ -6,7 +6,7 @@ Owns: the threads and the bounds. Never does: group commit, whose order matters:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -21,6 +21,8 @@ from delivery.domain.records import (
     Erased,
     EventFilter,
     FeedMark,
+    InboxFilter,
+    InboxItem,
     Owed,
     RecordedReceipt,
     Snapshot,
@@ -120,6 +122,32 @@ class LedgerAccess:
     async def contact(self, user_id: str) -> Contact | None:
         """See ``Reads``."""
         return await self.call(self._ledger.contacts.get, user_id)
+
+    async def inbox(
+        self, user_id: str, which: InboxFilter, *, after: str | None, limit: int
+    ) -> tuple[list[InboxItem], str | None, int]:
+        """See ``UserInbox``."""
+        return await self.call(self._inbox, user_id, which, after, limit)
+
+    def _inbox(
+        self, user_id: str, which: InboxFilter, after: str | None, limit: int
+    ) -> tuple[list[InboxItem], str | None, int]:
+        # Counted first: what arrives in between is on the page, and is counted the next time.
+        unread = self._ledger.inbox.unread(user_id, which.types)
+        return *self._ledger.inbox.page(user_id, which, after=after, limit=limit), unread
+
+    async def mark_inbox(
+        self, user_id: str, ids: Sequence[str], *, read: bool | None, archived: bool | None
+    ) -> list[str]:
+        """See ``UserInbox``."""
+        mark = self._ledger.inbox.mark
+        return await self.call(mark, user_id, ids, read=read, archived=archived)
+
+    async def read_inbox(
+        self, user_id: str, up_to: str | None, types: Collection[str]
+    ) -> list[str]:
+        """See ``UserInbox``."""
+        return await self.call(self._ledger.inbox.read_up_to, user_id, up_to, types)
 
     async def suppressed(self, contact: Contact) -> dict[str, Suppression]:
         """See ``Reads``."""

@@ -19,6 +19,7 @@ from delivery.api.address_pages import AddressPages
 from delivery.api.contacts import Contacts, ContactsApi
 from delivery.api.demo import DemoApi
 from delivery.api.events import EventsApi
+from delivery.api.inbox import InboxApi
 from delivery.api.operators.access import AccessApi
 from delivery.api.operators.erasure import ErasureApi
 from delivery.api.operators.operations import OperationsApi
@@ -212,6 +213,7 @@ class World:
     woken: list[str] = field(default_factory=list)
     revoked: list[Revocation] = field(default_factory=list)
     disconnected: list[str] = field(default_factory=list)
+    told_inbox: list[str] = field(default_factory=list)
     now: float = 1_000_000.0
 
     def __post_init__(self) -> None:
@@ -278,6 +280,7 @@ class World:
                 self.auth,
                 Contacts(**shared, on_unverified=lambda: self.woken.append("unverified")),
             ),
+            InboxApi(self.auth, inbox=self.access, tell=self.told_inbox.append),
             AccessApi(
                 self.auth,
                 writes=self.access,

@@ -27,6 +27,7 @@ from delivery.domain.stores.users import (
     AuditStore,
     ContactStore,
     ErasureStore,
+    InboxStore,
     PushTargets,
     ReceiptStore,
     RevocationStore,
@@ -64,6 +65,8 @@ class Ledger(Protocol):
     def contacts(self) -> ContactStore: ...
     @property
     def verifications(self) -> VerificationStore: ...
+    @property
+    def inbox(self) -> InboxStore: ...
     @property
     def receipts(self) -> ReceiptStore: ...
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -11,6 +11,8 @@ from delivery.domain.contact import Contact
 from delivery.domain.receipts import ProviderReceipt, Suppress, Suppression
 from delivery.domain.records import (
     Erased,
+    InboxFilter,
+    InboxItem,
     RecordedReceipt,
 )
 from delivery.domain.revocation import Revocation, RevocationKind
@@ -72,6 +74,44 @@ class VerificationStore(Protocol):
 
         Args:
             retry_in: seconds until the next one; ``None``: there is none.
+        """
+
+
+class InboxStore(Protocol):
+    """Keeps what users read and archived. Each call looks at a window of the newest events."""
+
+    def page(
+        self, user_id: str, which: InboxFilter, *, after: str | None = None, limit: int = 50
+    ) -> tuple[list[InboxItem], str | None]:
+        """Messages, newest first; a page may hold fewer than ``limit``, or none, before the last.
+
+        Args:
+            after: the ``next`` of the page before, or an event's id.
+
+        Raises:
+            ValueError: ``after`` is neither.
+        """
+
+    def unread(self, user_id: str, types: Collection[str] = ()) -> int:
+        """How many messages are neither read nor archived; counts to 100."""
+
+    def mark(
+        self, user_id: str, ids: Sequence[str], *, read: bool | None, archived: bool | None
+    ) -> list[str]:
+        """Set (``True``) or take off (``False``) marks. Safe to repeat: the first time stays.
+
+        Returns:
+            The ids that are this user's; others are left alone.
+        """
+
+    def read_up_to(self, user_id: str, up_to: str | None, types: Collection[str]) -> list[str]:
+        """Mark up to 100 unread messages as read, up to and with an event, the newest first.
+
+        Returns:
+            Their ids.
+
+        Raises:
+            ValueError: ``up_to`` is no event's id.
         """
 
 

@@ -271,6 +271,15 @@ verification_limits = sa.Table(
     _created("at", index=True),
 )
 
+# What users read and archived of their inboxes.
+inbox_marks = sa.Table(
+    "inbox_marks",
+    metadata,
+    sa.Column("event_id", Id, primary_key=True),
+    sa.Column("read_at", UtcDateTime()),
+    sa.Column("archived_at", UtcDateTime()),
+)
+
 # What providers reported about messages: the first report of each status.
 receipts = sa.Table(
     "receipts",

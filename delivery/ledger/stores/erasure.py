@@ -28,6 +28,7 @@ from delivery.ledger.sql.tables import (
     contacts,
     digests,
     events,
+    inbox_marks,
     queue_copies,
     receipts,
     runs,
@@ -54,7 +55,7 @@ class ErasureSql:
             _zero_what_is_deleted(connection)
             page = query.order_by(events.c.id).limit(limit).with_for_update()
             ids = [str(row.id) for row in connection.execute(page)]
-            for table in (attempts, confirmations, queue_copies, cloud_events):
+            for table in (attempts, confirmations, inbox_marks, queue_copies, cloud_events):
                 connection.execute(sa.delete(table).where(any_of(table.c.event_id, ids)))
             connection.execute(sa.delete(events).where(any_of(events.c.id, ids)))
         return len(ids)

@@ -24,6 +24,7 @@ from delivery.ledger.sql.tables import (
     cloud_events,
     confirmations,
     events,
+    inbox_marks,
     queue_copies,
     receipts,
 )
@@ -104,7 +105,7 @@ def _delete_page(connection: Connection, ids: Sequence[str]) -> None:
         .distinct()
     ).scalars()
     digest_ids = sorted(carried)
-    for table in (attempts, confirmations, queue_copies, cloud_events):
+    for table in (attempts, confirmations, inbox_marks, queue_copies, cloud_events):
         connection.execute(sa.delete(table).where(any_of(table.c.event_id, ids)))
     connection.execute(sa.delete(events).where(any_of(events.c.id, ids)))
     if digest_ids:

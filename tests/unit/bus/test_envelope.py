@@ -20,6 +20,7 @@ from delivery.domain.node_messages import (
     Gap,
     Heartbeat,
     Hello,
+    InboxMarked,
     NodeMessage,
     PresenceChange,
     PresenceReport,
@@ -48,6 +49,7 @@ EVERY_KIND: list[NodeMessage] = [
     ResendRequest(node="w", request="r", user="ada", ids=["id-1"], reply="channel", timeout=2.5),
     ResendAnswer(node="one", request="r", count=2),
     Disconnect(node="one", user="ada"),
+    InboxMarked(node="one", user="ada"),
     Revoked(node="one", what="user", subject="ada", before=1.5, until=2.5),
 ]
 DEEP = b"[" * 100_000 + b"]" * 100_000
