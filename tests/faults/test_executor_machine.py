@@ -28,10 +28,10 @@ from delivery.domain.ports import Message, Taken
 from delivery.errors import ChannelRejected, ChannelUnavailable, OutcomeUnknown
 from delivery.ledger import SqlLedger, migrate
 from delivery.ledger.sql.database import Database
-from delivery.tasks.executor import Executor
+from delivery.tasks.executor import Executor, TimeLimits
 from delivery.tasks.sweep import Sweeper
 from delivery.testing import MemoryLedger, make_entry
-from tests.faults.chain import LIMITS, policies_of
+from tests.faults.chain import policies_of
 from tests.ledger_clock import moved
 from tests.unit.tasks.fakes import (
     FakeAlerts,
@@ -50,6 +50,8 @@ POLICIES = policies_of(
     {"channel": "alert", "after": 60.0},
     ttl=TTL,
 )
+LIMITS = TimeLimits(soft=1.0, hard=2.0, lease=30.0, mail=0.5)
+"""A killed call never ends: a run waits for it to its soft limit, and there are hundreds."""
 MAY_SEND_AGAIN = (Outcome.UNKNOWN, Outcome.FAILED, Outcome.STARTED)
 WAYS = ("taken", "later", "never", "lost", "killed before", "killed after")
 MOST_ROUNDS = 400

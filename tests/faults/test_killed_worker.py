@@ -49,7 +49,7 @@ class World:
         moments = (self.on_unknown, moment, number, self._ahead)
         worker = FORKS.Process(target=serve, args=(self.url, self.port, *moments, ids))
         worker.start()
-        worker.join(60)
+        worker.join(55)
         assert worker.exitcode == -signal.SIGKILL
         self.advance(LIMITS.lease + 1.0)
         self._ahead += LIMITS.lease + 1.0

@@ -17,7 +17,15 @@ import pytest
 from delivery.domain.policy import Policies
 from delivery.domain.ports import Transport
 from delivery.ledger import SqlLedger
-from tests.faults.chain import Advance, Chain, email_channel, opened, policies_of, sms_channel
+from tests.faults.chain import (
+    HURRIED,
+    Advance,
+    Chain,
+    email_channel,
+    opened,
+    policies_of,
+    sms_channel,
+)
 from tests.smtp_servers import Behaviour, smtp_server
 from tests.web_server import Reply, Request, WebServer, web_server
 
@@ -38,7 +46,7 @@ class World:
         }
 
     def chain(self, policies: Policies) -> Chain:
-        return Chain(self.ledger, policies, self._advance, self._channels)
+        return Chain(self.ledger, policies, self._advance, self._channels, HURRIED)
 
 
 @pytest.fixture

@@ -13,14 +13,15 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from delivery.domain.health import THRESHOLD, BreakerState
 from delivery.ledger import SqlLedger
 from delivery.tasks import deliveries
+from delivery.tasks.digests import FULL_RECHECK
 from delivery.tasks.executor import TimeLimits
-from tests.faults.chain import Advance, Chain, email_channel, opened, policies_of
+from tests.faults.chain import HURRIED, Advance, Chain, email_channel, opened, policies_of
 from tests.smtp_servers import Behaviour, smtp_server
 from tests.waiting import until_blocking
 
 SLOW = "slow.example.org"
-PATIENT = TimeLimits(soft=1.0, hard=2.0, lease=30.0, mail=30.0)
-"""A mail may take thirty times as long as a task."""
+LONG = TimeLimits(soft=4.0, hard=6.0, lease=30.0, mail=60.0)
+"""A mail may take many times as long as a task."""
 EMAIL = {"channel": "email", "attempts": 1, "on_unknown": "skip"}
 
 
@@ -91,7 +92,9 @@ def handed_over(chain: Chain, *addresses: str) -> list[str]:
 def test_a_mail_that_takes_longer_than_a_task_goes_out_once_and_holds_up_no_other(
     ledger: SqlLedger, advance: Advance, mails: SlowServer, port: int
 ) -> None:
-    chain = Chain(ledger, policies_of(EMAIL), advance, {"email": email_channel(port)}, PATIENT)
+    chain = Chain(
+        ledger, policies_of(EMAIL), advance, {"email": email_channel(port)}, LONG, wait=1.0
+    )
     slow, *others = handed_over(
         chain, f"a@{SLOW}", *(f"b{number}@example.org" for number in range(5))
     )
@@ -111,7 +114,7 @@ def test_a_slow_server_of_one_recipient_opens_no_breaker(
     ledger: SqlLedger, advance: Advance, mails: SlowServer, port: int
 ) -> None:
     mails.slow_at = "RCPT"
-    chain = Chain(ledger, policies_of(EMAIL), advance, {"email": email_channel(port)})
+    chain = Chain(ledger, policies_of(EMAIL), advance, {"email": email_channel(port)}, HURRIED)
     slow = handed_over(chain, *(f"a{number}@{SLOW}" for number in range(THRESHOLD + 1)))
     chain.play(slow)
     assert {*map(tuple, map(chain.tries, slow))} == {(("email", "failed"),)}
@@ -125,11 +128,18 @@ def test_a_slow_server_of_one_recipient_opens_no_breaker(
 def test_many_slow_mails_to_one_domain_leave_room_for_the_others(
     ledger: SqlLedger, advance: Advance, mails: SlowServer, port: int
 ) -> None:
-    chain = Chain(ledger, policies_of(EMAIL), advance, {"email": email_channel(port)}, PATIENT)
+    chain = Chain(
+        ledger, policies_of(EMAIL), advance, {"email": email_channel(port)}, LONG, wait=1.0
+    )
     slow = handed_over(
         chain, *(f"a{number}@{SLOW}" for number in range(deliveries.MAX_PER_PLACE + 3))
     )
-    chain.play(slow, until=lambda: any(chain.tries(one) for one in slow))
+
+    def started() -> int:
+        return [chain.tries(one) for one in slow].count([("email", "started")])
+
+    chain.play(slow, until=lambda: started() == deliveries.MAX_PER_PLACE)
+    advance(FULL_RECHECK + 1.0)
     chain.turn()
     tried = [chain.tries(one) for one in slow]
     assert tried.count([("email", "started")]) == deliveries.MAX_PER_PLACE
