@@ -26,6 +26,8 @@ PER_HOUR = 1_000
 """Rows of one node in an hour, whatever the services are called."""
 MAX_PENDING = 64
 
+_NONE: frozenset[str] = frozenset()
+
 Record = Callable[[str, str, Mapping[str, Any]], Awaitable[None]]
 """Appends a row: kind, user (none here), facts."""
 
@@ -49,6 +51,10 @@ class ServiceUse:
         self._rows = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def __len__(self) -> int:
+        """The number of services that are remembered."""
+        return len(self._seen)
+
     def __call__(self, principal: Principal, fingerprint: str) -> None:
         """Note a verified token of a service.
 
@@ -59,11 +65,13 @@ class ServiceUse:
         if hour != self._hour:
             self._hour, self._seen, self._rows = hour, {}, 0
         token = principal.token_ids[0] if principal.token_ids else fingerprint
-        seen = self._seen.setdefault(principal.subject, set())
+        seen = self._seen.get(principal.subject, _NONE)
         if token in seen or len(seen) >= PER_SERVICE:
             return
         if self._rows >= PER_HOUR or len(self._tasks) >= MAX_PENDING:
             return  # the next use tries again
+        # Only what has a row is remembered, so that names cost no memory.
+        seen = self._seen.setdefault(principal.subject, set())
         seen.add(token)
         self._rows += 1
         facts: dict[str, Any] = {
@@ -74,16 +82,25 @@ class ServiceUse:
         }
         if len(seen) == PER_SERVICE:
             facts["more"] = True
-        task = asyncio.get_running_loop().create_task(self._append(facts, seen, token))
+        task = asyncio.get_running_loop().create_task(self._append(facts, hour, token))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _append(self, facts: Mapping[str, Any], seen: set[str], token: str) -> None:
+    async def _append(self, facts: Mapping[str, Any], hour: int, token: str) -> None:
         try:
             await self._record(KIND, "", facts)
         except DeliveryError as error:
-            seen.discard(token)
+            if hour == self._hour:
+                self._forget(facts["service"], token)
             logger.warning("use of a service's token was not recorded: %s", error)
+
+    def _forget(self, service: str, token: str) -> None:
+        """Let the next use of a token be recorded: this one has no row."""
+        seen = self._seen[service]
+        seen.discard(token)
+        self._rows -= 1
+        if not seen:
+            del self._seen[service]
 
     async def close(self) -> None:
         """Wait for rows that are being written."""

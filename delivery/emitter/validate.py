@@ -46,6 +46,7 @@ def new_event_id() -> str:
 PLAIN = frozenset({"id", "type", "user_id", "run_id", "thread_id", "data", "meta"})
 FIELDS = PLAIN | OPTIONS
 _SET_BY_SERVICE = frozenset({"seq", "at"})
+_META_SET_BY_SERVICE = ("flags", "conflicts_with")
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +187,14 @@ def check_meta(meta: object, flags: tuple[str, ...]) -> dict[str, Any] | None:
     """The caller's ``meta`` with the flags of suspicious ids.
 
     Raises:
-        InvalidEvent: not an object, or it sets ``flags``.
+        InvalidEvent: not an object, or it sets a name that the service sets.
     """
     if meta is None:
         return {"flags": list(flags)} if flags else None
     copy: dict[str, Any] = decode_json(encode_object("meta", meta))
-    if "flags" in copy:
-        raise InvalidEvent("meta.flags is set by the service; leave it out", field="meta")
+    for name in _META_SET_BY_SERVICE:
+        if name in copy:
+            raise InvalidEvent(f"meta.{name} is set by the service; leave it out", field="meta")
     if flags:
         copy["flags"] = list(flags)
     return copy

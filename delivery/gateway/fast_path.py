@@ -117,6 +117,7 @@ class FastPath:
         self._emptied: asyncio.Event | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._background_tasks: set[asyncio.Task[None]] = set()
+        self._resends: set[asyncio.Task[None]] = set()
         self._teardowns = TeardownQueue()
         # Takes the end of a connection whose peer is gone: a few run per turn of the loop.
         self.defer_teardown = self._teardowns.add
@@ -303,10 +304,12 @@ class FastPath:
             logger.exception("event %s of node %r was not pushed", event.id, node[:100])
 
     def _on_resend_request(self, message: ResendRequest) -> None:
-        if len(self._background_tasks) >= MAX_RESENDS:
+        if len(self._resends) >= MAX_RESENDS:
             logger.warning("%d resends at once; dropped one, the chain asks again", MAX_RESENDS)
             return
-        self._in_background(self._answer_resend(message))
+        task = self._in_background(self._answer_resend(message))
+        self._resends.add(task)
+        task.add_done_callback(self._resends.discard)
 
     async def _answer_resend(self, message: ResendRequest) -> None:
         timeout = min(MAX_RESEND_TIMEOUT, message.timeout)
@@ -318,10 +321,11 @@ class FastPath:
         answer = ResendAnswer(node=self.node, request=message.request, count=count)
         self.registry.peers.publish(answer)
 
-    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+    def _in_background(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._background_tasks.add(task)
         task.add_done_callback(self._background_tasks.discard)
+        return task
 
     async def _tick(self) -> None:
         period = min(TICK, self.limits.heartbeat / 4.0)

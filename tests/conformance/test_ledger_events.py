@@ -462,6 +462,14 @@ def test_a_drained_event_whose_id_is_taken_is_kept_dead_under_a_new_id(
     assert timeline.stored.event.meta == {"conflicts_with": one.event.id}
 
 
+def test_a_meta_that_looks_like_a_conflicts_makes_no_event_dead(ledger: SqlLedger) -> None:
+    """A spool may hold events that were accepted with such a ``meta``."""
+    one = entry(meta={"conflicts_with": "x"})
+    ledger.recording.commit([one], drained=True)
+    [stored] = ledger.events.read([one.event.id])
+    assert stored.state is State.ACCEPTED
+
+
 def test_an_event_without_a_connection_left_is_due_at_once(ledger: SqlLedger) -> None:
     sent, confirmed, later = entry(sent=True), entry(sent=True), entry(sent=True)
     ledger.recording.commit([sent, confirmed, later], [confirmation(confirmed)])

@@ -123,6 +123,10 @@ class RecordingSql:
         return [one for one in made if one.event_id not in generations]
 
 
+class _Twin(Entry):
+    """A copy, under a new id, of an accepted event whose id is taken."""
+
+
 Answers = list[Receipted | int]
 """Per entry its answer, or the index of the entry in the same batch that it repeats."""
 Fresh = list[tuple[int, Entry]]
@@ -217,16 +221,16 @@ def _callers_meta(meta: dict[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (meta or {}).items() if name != "flags"}
 
 
-def _conflicting(entry: Entry) -> Entry:
-    """A copy, under a new id, of an accepted event whose id is taken. An accepted event must not be
-    lost: this one is kept, as dead, for operators."""
+def _conflicting(entry: Entry) -> _Twin:
+    """An accepted event must not be lost: this one is kept, as dead, for operators."""
     event = entry.event
     logger.error(
         "id of spooled event %s is taken by another event; kept as dead under a new id", event.id
     )
     meta = {**(event.meta or {}), "conflicts_with": event.id}
     twin = event.evolve(id=str(uuid_utils.uuid7()), meta=meta)
-    return replace(entry, event=twin, confirmations=[], pushes=[])
+    values = {name: getattr(entry, name) for name in Entry.__struct_fields__}
+    return _Twin(**(values | {"event": twin, "confirmations": [], "pushes": []}))
 
 
 def _number(connection: Connection, entries: Sequence[Entry]) -> list[int | None]:
@@ -359,8 +363,7 @@ class _Shapes:
 
 def _state(entry: Entry) -> str:
     """The state in which an event is inserted."""
-    event = entry.event
-    if event.meta is not None and "conflicts_with" in event.meta:
+    if isinstance(entry, _Twin):
         return "dead"
     if entry.confirmations and _is_confirmed(entry):
         return "confirmed"

@@ -65,6 +65,21 @@ async def test_a_token_for_every_request_fills_no_log() -> None:
     assert len(log.rows) == PER_HOUR
 
 
+async def test_names_of_services_without_a_row_are_not_remembered() -> None:
+    log = Log()
+    for number in range(2 * PER_HOUR):
+        await log.seen(f"service {number}", "a")
+    assert len(log.use) == PER_HOUR
+    log.now += 3_600
+    log.is_away = True
+    for number in range(2 * PER_HOUR):
+        await log.seen(f"service {number}", "a")
+    assert len(log.use) == 0
+    log.is_away = False  # and what could not be recorded has used up nothing
+    await log.seen("backend", "a")
+    assert log.rows[-1]["service"] == "backend"
+
+
 async def test_a_use_that_could_not_be_recorded_is_recorded_with_the_next() -> None:
     log = Log()
     log.is_away = True

@@ -71,6 +71,7 @@ def test_data_may_be_left_out():
         ("data", nested(970)),
         ("meta", [1]),
         ("meta", {"flags": []}),
+        ("meta", {"conflicts_with": "01900000-0000-7000-8000-000000000001"}),
         ("seq", 1),
         ("at", "2026-01-01T00:00:00Z"),
         ("class", "orders"),
