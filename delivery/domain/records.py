@@ -241,11 +241,12 @@ class Swept:
     """One page of a sweep.
 
     Attributes:
-        due: events that are due now.
+        due: to be published now; users alternate.
         expired: the number of events that expired.
         is_last: nothing else was due.
-        entered: how many of the due ones entered the chain.
+        entered: how many events entered the chain.
         released: users of events that were held back until now: their connections read the ledger.
+        waiting: how many wait for their turn, because many of their user's are published already.
     """
 
     due: tuple[Due, ...]
@@ -253,6 +254,31 @@ class Swept:
     is_last: bool = False
     released: tuple[str, ...] = ()
     entered: int = 0
+    waiting: int = 0
+
+
+Lane = tuple[str, str]
+"""A user, and a class with a step: what has a share of a queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class NextTurns:
+    """One page of events whose turn has come, to be published now.
+
+    Attributes:
+        after: where the next page goes on; ``None`` when every user had a turn.
+    """
+
+    due: tuple[Due, ...]
+    after: Lane | None
+
+
+class HandedOn(enum.Enum):
+    """What became of an event that was to be handed on."""
+
+    PUBLISH = "publish"
+    WAITS = "waits"
+    LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)

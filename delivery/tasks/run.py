@@ -21,8 +21,9 @@ from delivery.domain.health import RECOVERY
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome
 from delivery.domain.policy import ChainStep
 from delivery.domain.ports import Checked
-from delivery.domain.records import Claim, Result
+from delivery.domain.records import Claim, HandedOn, Result
 from delivery.domain.stores.ledger import Ledger
+from delivery.domain.turns import take_turns
 from delivery.errors import LedgerError
 from delivery.tasks.attempts import Report, TimeLimits, Work, result_of
 from delivery.telemetry import metrics
@@ -61,7 +62,8 @@ class Run:
         self.report = Report(channel)
         self._finishes: list[tuple[Work, bool]] = []
         self._skips: list[tuple[Work, str, str]] = []
-        self._moves: list[tuple[Work, str, datetime, bool]] = []
+        self._moves: list[tuple[Work, str, datetime]] = []
+        self._hand_ons: list[tuple[Work, str]] = []
         self._clock = clock
         self._ends = clock() + limits.soft
         self._claimed: tuple[datetime, float] | None = None
@@ -124,16 +126,15 @@ class Run:
             self.report.lost += 1
             return
         self.ledger.chain.end_all(starts, DECISION, result)
-        now = self.now()
         if work.number == MAX_FAULTS:
-            self.hand_on(work, Channel.ALERT, now)
+            self.hand_on(work, Channel.ALERT)
         elif work.number > 2 * MAX_FAULTS:
             self.finish(work, alerted=False)  # the alert fails too: keep it for its user
         else:
-            self.move(work, self.channel, now + timedelta(seconds=FAULT_PAUSE))
+            self.move(work, self.channel, self.now() + timedelta(seconds=FAULT_PAUSE))
 
     def _is_moved(self, work: Work) -> bool:
-        done = (*self._moves, *self._finishes)
+        done = (*self._moves, *self._hand_ons, *self._finishes)
         return any(entry[0] is work for entry in done)
 
     def has_time(self) -> bool:
@@ -212,13 +213,12 @@ class Run:
 
     def move(self, work: Work, channel: str, until: datetime) -> None:
         """Release a claim: the event stands on ``channel``, due then. Written by ``settle``."""
-        self._moves.append((work, channel, until, False))
+        self._moves.append((work, channel, until))
 
-    def hand_on(self, work: Work, channel: str, now: datetime) -> None:
-        """Release a claim for ``channel``'s own task, which is published when the run ends. Written
-        by ``settle``."""
-        again = now + timedelta(seconds=PUBLISH_GRACE)
-        self._moves.append((work, channel, again, True))
+    def hand_on(self, work: Work, channel: str) -> None:
+        """Release a claim for ``channel``'s own task, which is published when the run ends unless
+        the event has to wait for its turn. Written by ``settle``."""
+        self._hand_ons.append((work, channel))
 
     def skip(self, work: Work, channel: str, reason: str, now: datetime) -> None:
         """Skip a channel; the next decision sees it. Written by ``settle``."""
@@ -251,6 +251,9 @@ class Run:
         moves, self._moves = [move for move in self._moves if move[0].id not in gone], []
         if moves:
             self._write_moves(moves)
+        hand_ons, self._hand_ons = [one for one in self._hand_ons if one[0].id not in gone], []
+        if hand_ons:
+            self._write_hand_ons(hand_ons)
         finishes, self._finishes = [end for end in self._finishes if end[0].id not in gone], []
         if finishes:
             self._write_finishes(finishes)
@@ -270,15 +273,25 @@ class Run:
                 metrics.attempts.inc(1.0, channel, provider, Outcome.SKIPPED.value)
         return {skip[0].id for skip, is_ours in zip(skips, done, strict=True) if not is_ours}
 
-    def _write_moves(self, moves: Sequence[tuple[Work, str, datetime, bool]]) -> None:
-        done = self.ledger.chain.move_all([(w.claim, channel, at) for w, channel, at, _ in moves])
-        for (work, channel, _, is_handed), is_ours in zip(moves, done, strict=True):
-            if not is_ours:
-                self.report.lost += 1
-            elif is_handed:
-                self.report.handed_on.setdefault(channel, []).append(work.id)
-            else:
-                self.report.waiting += 1
+    def _write_moves(self, moves: Sequence[tuple[Work, str, datetime]]) -> None:
+        done = self.ledger.chain.move_all([(w.claim, channel, at) for w, channel, at in moves])
+        self.report.waiting += sum(done)
+        self.report.lost += len(done) - sum(done)
+
+    def _write_hand_ons(self, hand_ons: Sequence[tuple[Work, str]]) -> None:
+        done = self.ledger.chain.hand_on_all(
+            [(work.claim, channel) for work, channel in hand_ons], PUBLISH_GRACE
+        )
+        answered = zip(hand_ons, done, strict=True)
+        # Users alternate in the messages, too.
+        for (work, channel), handed in take_turns(answered, lambda one: one[0][0].event.user_id):
+            match handed:
+                case HandedOn.PUBLISH:
+                    self.report.handed_on.setdefault(channel, []).append(work.id)
+                case HandedOn.WAITS:
+                    self.report.waiting += 1
+                case HandedOn.LOST:
+                    self.report.lost += 1
 
     def _write_finishes(self, finishes: Sequence[tuple[Work, bool]]) -> None:
         done = self.ledger.chain.finish_all([(w.claim, alerted) for w, alerted in finishes])
@@ -287,9 +300,8 @@ class Run:
 
     def publish_again(self, works: Sequence[Work]) -> None:
         """Publish events anew that this task has no time left for."""
-        now = self.now()
         for work in works:
-            self.hand_on(work, self.channel, now)
+            self.hand_on(work, self.channel)
 
     def wait_for_breaker(self, works: Sequence[Work]) -> list[Work]:
         """Postpone events whose channel's breaker is open.

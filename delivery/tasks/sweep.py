@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from delivery.domain.event import EventClass
 from delivery.domain.policy import CHANNELS, Policies
 from delivery.domain.ports import Alerts, TaskQueue
-from delivery.domain.records import AlertGroup, Due
+from delivery.domain.records import AlertGroup, Due, Lane
 from delivery.domain.stores.ledger import Ledger
 from delivery.domain.thresholds import BreakerAges, Thresholds, breaches
 from delivery.errors import ChannelError, LedgerError
@@ -40,12 +40,14 @@ class SweepReport:
         expired: events whose time to live was over.
         pages: pages read.
         oldest_overdue: age in seconds of the oldest due time before the sweep.
+        waiting: events that began to wait for their turn.
     """
 
     due: int
     expired: int
     pages: int
     oldest_overdue: float
+    waiting: int = 0
 
 
 class Sweeper:
@@ -71,6 +73,7 @@ class Sweeper:
         self._publish = publish
         self._page = page
         self._max_seconds = max_seconds
+        self._after: Lane | None = None
 
     def sweep(self) -> SweepReport:
         """Publish pages of due events until none is left, or time is up (the next sweep continues),
@@ -89,7 +92,8 @@ class Sweeper:
         metrics.sweep_lag.observe(oldest)
         begun = time.monotonic()
         ends = begun + self._max_seconds
-        due = expired = pages = 0
+        due = expired = pages = waiting = 0
+        had_turn = False
         while True:
             swept = self._ledger.chain.sweep(self._page, ack_timeout=self._ack_timeout)
             pages += 1
@@ -97,11 +101,26 @@ class Sweeper:
             expired += swept.expired
             self._announce(swept.due)
             self._release(swept.released)
-            if swept.is_last or time.monotonic() >= ends:
-                metrics.sweep_duration.observe(time.monotonic() - begun)
-                metrics.sweep_events.inc(due, "due")
-                metrics.sweep_events.inc(expired, "expired")
-                return SweepReport(due, expired, pages, oldest)
+            waiting += swept.waiting
+            if not had_turn:
+                due += self._give_turns()
+                had_turn = self._after is None
+            if (swept.is_last and had_turn) or time.monotonic() >= ends:
+                break
+        metrics.sweep_duration.observe(time.monotonic() - begun)
+        metrics.sweep_events.inc(due, "due")
+        metrics.sweep_events.inc(expired, "expired")
+        if waiting:
+            logger.info("sweep: %d events wait until earlier ones of their user go on", waiting)
+        return SweepReport(due, expired, pages, oldest, waiting)
+
+    def _give_turns(self) -> int:
+        """Publish a page of events whose turn has come; returns how many. The next call goes on
+        with the next users, so that in time each of any number of them has a turn."""
+        turns = self._ledger.chain.next_turns(self._page, self._after)
+        self._after = turns.after
+        self._announce(turns.due)
+        return len(turns.due)
 
     def _ack_timeout(self, event_class: EventClass) -> float:
         return self._policies.of(event_class).ack_timeout

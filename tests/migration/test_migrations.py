@@ -102,7 +102,7 @@ def test_the_indexes_have_the_conditions_that_the_models_give_them(url: str) -> 
     assert {name: _normal(value) for name, value in migrated.items()} == {
         name: _normal(value) for name, value in created.items()
     }
-    assert sum(condition is not None for _, _, condition in created.values()) == 7
+    assert sum(condition is not None for _, _, condition in created.values()) == 9
 
 
 def _normal(index: tuple[str, list[str], str | None]) -> tuple[str, list[str], str]:

@@ -14,6 +14,9 @@ from delivery.domain.records import (
     Condition,
     Digest,
     DigestClaim,
+    HandedOn,
+    Lane,
+    NextTurns,
     NodeInfo,
     Result,
     Swept,
@@ -34,6 +37,16 @@ class ChainStore(Protocol):
         Effect: events past their ack timeout become ``falling_back``, expired ones end, and each
         due time moves 5 s ahead, doubling up to 60 s, so that a lost message is published again.
         Concurrent sweeps take different events: on PostgreSQL by ``FOR UPDATE SKIP LOCKED``.
+        What is over its user's share of a queue waits until ``next_turns``.
+        """
+
+    def next_turns(self, limit: int = 500, after: Lane | None = None) -> NextTurns:
+        """Take one page of events whose turn has come.
+
+        Args:
+            after: of the page before.
+
+        Effect: as for the events of a sweep.
         """
 
     def oldest_overdue(self) -> float:
@@ -61,6 +74,11 @@ class ChainStore(Protocol):
     def move_all(self, moves: Sequence[tuple[Claim, str, datetime]]) -> list[bool]:
         """Release the claims, with each event's next channel and due time; ``False`` if the claim
         was lost."""
+
+    def hand_on_all(self, hand_ons: Sequence[tuple[Claim, str]], pause: float) -> list[HandedOn]:
+        """Release the claims for other workers, which are told now: each event stands on its next
+        channel, due after ``pause`` seconds, for the message may be lost. What is over its user's
+        share of that channel's queue waits until ``next_turns``."""
 
     def finish_all(self, finishes: Sequence[tuple[Claim, bool]]) -> list[bool]:
         """End the chains: ``dead`` where operators were alerted, else ``parked``; ``False`` if the
@@ -111,6 +129,16 @@ class DigestStore(Protocol):
     def end(self, claim: DigestClaim, result: Result, *, retry_in: float | None) -> bool:
         """End every member's attempt with one result. The digest is due again in ``retry_in``
         seconds; ``None`` closes it."""
+
+    def count_message(
+        self, user_id: str, channel: str, *, most: int, period: float
+    ) -> datetime | None:
+        """Count a message to a user on a channel without digests, which is to be sent now.
+
+        Returns:
+            ``None`` if it may be sent. If ``most`` were counted within ``period`` seconds, this one
+            is not: the instant from which on one may be sent.
+        """
 
     def get(self, digest_id: str) -> tuple[Digest, tuple[str, ...]] | None:
         """A digest and the ids that its message listed."""

@@ -102,6 +102,8 @@ events = sa.Table(
     sa.Column("step", sa.String(16)),
     sa.Column("due_at", UtcDateTime()),
     sa.Column("publishes", sa.Integer, nullable=False, server_default="0"),
+    # Class and step of an event that waits for its turn; see ``stores/shares.py``.
+    sa.Column("turn", sa.String(40)),
     _created("expires_at"),
     sa.Column("generation", sa.Integer, nullable=False, server_default="1"),
     sa.Column("token", Big, nullable=False, server_default="0"),
@@ -123,6 +125,27 @@ sa.Index(
     events.c.due_at,
     postgresql_where=events.c.due_at.isnot(None),
     sqlite_where=events.c.due_at.isnot(None),
+)
+# Literals, and the same terms in queries: SQLite uses a partial index for nothing else.
+PUBLISHED = sa.and_(events.c.publishes > sa.literal_column("0"), events.c.due_at.isnot(None))
+"""The event's step is with the broker, or a worker has claimed it."""
+sa.Index(
+    "ix_events_published",
+    events.c.user_id,
+    events.c["class"],
+    events.c.step,
+    postgresql_where=PUBLISHED,
+    sqlite_where=PUBLISHED,
+)
+WAITS_FOR_TURN = sa.and_(events.c.turn.isnot(None), events.c.due_at.isnot(None))
+"""The event waits for its turn."""
+sa.Index(
+    "ix_events_turn",
+    events.c.user_id,
+    events.c.turn,
+    events.c.position,
+    postgresql_where=WAITS_FOR_TURN,
+    sqlite_where=WAITS_FOR_TURN,
 )
 _unconfirmed = events.c.state.notin_(["confirmed", "expired"])
 sa.Index(

@@ -9,7 +9,7 @@ never wait for each other. Never does: choose the next step.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,15 +21,16 @@ from delivery.domain.channels import Channel
 from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Attempt, Cause, Outcome, State
-from delivery.domain.records import Claim, Result, Swept
+from delivery.domain.records import Claim, HandedOn, Lane, NextTurns, Result, Swept
 from delivery.ledger import counting
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
-from delivery.ledger.stores import suppressions, sweep
+from delivery.ledger.stores import shares, suppressions, sweep
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.fencing import Held, held
+from delivery.ledger.stores.shares import lane_of
 
 Start = tuple[Claim, int]
 """A claimed event and the number of its attempt."""
@@ -37,6 +38,8 @@ Skipped = tuple[Claim, str, str]
 """A claimed event, a channel that it skips, and why."""
 Move = tuple[Claim, str, datetime]
 """A claimed event, its next step and when that is due."""
+HandOn = tuple[Claim, str]
+"""A claimed event and its next step, of which a worker is told now."""
 Finish = tuple[Claim, bool]
 """A claimed event, and whether its chain ended with operators alerted."""
 
@@ -58,6 +61,14 @@ class ChainSql:
         counting.ended(State.EXPIRED, swept.expired)
         counting.handed_over(sweep.TIMED_OUT, swept.entered)
         return swept
+
+    def next_turns(self, limit: int = 500, after: Lane | None = None) -> NextTurns:
+        """Take one page of events whose turn has come; see the module ``shares``."""
+        with self._database.read() as connection:
+            if not shares.is_any_waiting(connection):
+                return NextTurns((), None)
+        with self._database.write() as connection:
+            return sweep.next_turns(connection, self._database.now(connection), limit, after)
 
     def oldest_overdue(self) -> float:
         """Seconds since the oldest due time that no sweep has served; 0.0 if none is overdue."""
@@ -191,9 +202,33 @@ class ChainSql:
                 connection.execute(
                     sa.update(events)
                     .where(any_of(events.c.id, ids), transitions.on_chain())
-                    .values(claimed_until=None, publishes=0, step=step, due_at=due)
+                    .values(_at(step, due_at=due, publishes=0))
                 )
         return [claim.id in ours.ids for claim, _, _ in moves]
+
+    def hand_on_all(self, hand_ons: Sequence[HandOn], pause: float) -> list[HandedOn]:
+        """See the port."""
+        with self._database.write() as connection:
+            ours = self._on_chain(connection, (claim for claim, _ in hand_ons))
+            steps = {claim.id: step for claim, step in hand_ons if claim.id in ours.ids}
+            lanes = {
+                claim.id: _lane(claim, step) for claim, step in hand_ons if claim.id in ours.ids
+            }
+            chosen = shares.within(connection, lanes, lanes.keys())
+            due = sa.literal(ours.now + timedelta(seconds=pause), UtcDateTime())
+            published = {"due_at": transitions.not_after_expiry(due), "publishes": 1}
+            groups: dict[tuple[str, str | None], list[str]] = {}
+            for event_id, (_, name) in lanes.items():
+                waits = None if event_id in chosen else name
+                groups.setdefault((steps[event_id], waits), []).append(event_id)
+            for (step, waits), ids in groups.items():
+                values = published if waits is None else shares.waiting(waits, ours.now)
+                connection.execute(
+                    sa.update(events)
+                    .where(any_of(events.c.id, ids), transitions.on_chain())
+                    .values(_at(step, **values))
+                )
+        return [_handed_on(claim.id, ours, chosen) for claim, _ in hand_ons]
 
     def finish_all(self, finishes: Sequence[Finish]) -> list[bool]:
         """End the chains: ``dead`` where operators were alerted, else ``parked``.
@@ -217,6 +252,22 @@ class ChainSql:
 
     def _on_chain(self, connection: Connection, claims: Iterable[Claim]) -> Held:
         return held(connection, self._database.clock(), list(claims), transitions.on_chain())
+
+
+def _at(step: str, **values: Any) -> dict[str, Any]:
+    """The values of an event that stands unclaimed on a step."""
+    return {"claimed_until": None, "turn": None, "step": step, **values}
+
+
+def _lane(claim: Claim, step: str) -> Lane:
+    event = claim.stored.event
+    return lane_of(event.user_id, event.event_class, step)
+
+
+def _handed_on(event_id: str, ours: Held, chosen: Container[str]) -> HandedOn:
+    if event_id not in ours.ids:
+        return HandedOn.LOST
+    return HandedOn.PUBLISH if event_id in chosen else HandedOn.WAITS
 
 
 def _claim(
@@ -247,6 +298,7 @@ def _claim(
         .values(
             token=events.c.token + 1,
             claimed_until=until,
+            turn=None,
             due_at=transitions.not_after_expiry(sa.literal(until, UtcDateTime())),
         )
     )

@@ -242,6 +242,15 @@ class DigestSql:
                 _close(connection, digest.id, now, state="failed", error=result.error)
             return True
 
+    def count_message(
+        self, user_id: str, channel: str, *, most: int, period: float
+    ) -> datetime | None:
+        """Count a message to a user that is no digest; see the port."""
+        with self._database.write() as connection:
+            return digest_joining.count_message(
+                connection, self._database.now(connection), user_id, channel, most, period
+            )
+
     def get(self, digest_id: str) -> tuple[Digest, tuple[str, ...]] | None:
         """A digest and the ids its message listed; ``None`` if there is none."""
         if not rows.is_id(digest_id):
@@ -341,7 +350,7 @@ def _reopen(connection: Connection, digest: Digest, due_at: datetime, result: Re
     connection.execute(
         sa.update(events)
         .where(any_of(events.c.id, waiting.all()), transitions.on_chain())
-        .values(due_at=due)
+        .values(due_at=due, turn=None)
     )
 
 

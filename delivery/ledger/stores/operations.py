@@ -210,6 +210,7 @@ def _restart(connection: Connection, ids: Sequence[str], policies: Policies, now
                 generation=events.c.generation + 1,
                 token=events.c.token + 1,
                 publishes=0,
+                turn=None,
                 claimed_until=None,
                 digest_id=None,
                 handed_over_at=None,

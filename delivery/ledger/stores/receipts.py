@@ -309,6 +309,7 @@ def _bring_forward(
                 .values(
                     due_at=due,
                     publishes=0,
+                    turn=None,
                     claimed_until=None,
                     token=events.c.token + raised,
                 )

@@ -1,11 +1,13 @@
 """One page of due events: they enter the chain, have their step published again, or expire.
 
+Users take turns: of one user's events only some are published at a time (``shares``).
+
 Owns: the statements of a sweep, a fixed number for any number of events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -17,11 +19,14 @@ from delivery.domain import lifecycle
 from delivery.domain.channels import Channel
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Cause, Outcome, State
-from delivery.domain.records import Due, Swept
+from delivery.domain.records import Due, Lane, NextTurns, Swept
+from delivery.domain.turns import take_turns
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import UtcDateTime, attempts, events
+from delivery.ledger.stores import shares
 from delivery.ledger.stores.audit import audit
+from delivery.ledger.stores.shares import lane_of
 
 REPUBLISH_PAUSE = 5.0
 """Seconds until a step is published again; doubles with every publish."""
@@ -66,17 +71,27 @@ def sweep(
     over, held, entering, standing, strays = _sorted(page, now)
     expire(connection, now, over)
     _release(connection, now, held, ack_timeout)
-    _enter(connection, now, entering)
-    _publish(connection, now, standing)
-    _settle(connection, strays)
     due = sorted(entering + standing, key=lambda row: row.due_at)
+    lanes = {row.id: _lane(row) for row in due}
+    chosen = shares.within(connection, lanes, {row.id for row in standing if row.publishes > 0})
+    _enter(connection, now, entering, chosen)
+    _publish(connection, now, standing, chosen)
+    _settle(connection, strays)
     return Swept(
-        tuple(_due(row) for row in due),
+        _in_turns([row for row in due if row.id in chosen], lanes),
         len(over),
         is_last=len(page) < limit,
         released=tuple(sorted({row.user_id for row in held})),
         entered=len(entering),
+        waiting=len(due) - len(chosen),
     )
+
+
+def next_turns(connection: Connection, now: datetime, limit: int, after: Lane | None) -> NextTurns:
+    """Publish at most ``limit`` events whose turn has come."""
+    found, after = shares.next_turns(connection, now, limit, after)
+    _publish(connection, now, found, _ids(found))
+    return NextTurns(_in_turns(found, {row.id: _lane(row) for row in found}), after)
 
 
 def expire(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
@@ -135,21 +150,23 @@ def _release(
         )
 
 
-def _enter(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
-    """Hand events over to the chain, to be published now; pushed ones get a failed attempt with the
-    reason."""
+def _enter(
+    connection: Connection, now: datetime, found: Sequence[rows.AnyRow], chosen: Container[str]
+) -> None:
+    """Hand events over to the chain, the chosen ones to be published now; pushed ones get a failed
+    attempt with the reason."""
     if not found:
         return
-    for doublings, group in _by_pause(found):
+    for ids, values in _places(now, found, chosen):
         connection.execute(
             sa.update(events)
-            .where(any_of(events.c.id, _ids(group)), transitions.before(Cause.HAND_OVER))
+            .where(any_of(events.c.id, ids), transitions.before(Cause.HAND_OVER))
             .values(
                 state=transitions.after(Cause.HAND_OVER),
                 step=None,
                 handed_over_at=now,
                 digest_id=None,
-                **_published(now, doublings),
+                **values,
             )
         )
     _record_timeouts(connection, now, [row for row in found if row.state == State.SENT])
@@ -181,26 +198,39 @@ def _record_timeouts(connection: Connection, now: datetime, found: Sequence[rows
     connection.execute(sa.insert(attempts).from_select(list(values), rows_of))
 
 
-def _publish(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
-    """Record that the steps of events on the chain are published again."""
-    for doublings, group in _by_pause(found):
+def _publish(
+    connection: Connection, now: datetime, found: Sequence[rows.AnyRow], chosen: Container[str]
+) -> None:
+    """Record that the steps of chosen events on the chain are published (again)."""
+    for ids, values in _places(now, found, chosen):
         connection.execute(
             sa.update(events)
-            .where(any_of(events.c.id, _ids(group)), transitions.on_chain())
-            .values(**_published(now, doublings))
+            .where(any_of(events.c.id, ids), transitions.on_chain())
+            .values(**values)
         )
+
+
+def _places(
+    now: datetime, found: Sequence[rows.AnyRow], chosen: Container[str]
+) -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """Groups of ids with the values of what is published and of what waits."""
+    published = sorted((row for row in found if row.id in chosen), key=_doublings)
+    for doublings, group in groupby(published, key=_doublings):
+        yield _ids(group), _published(now, doublings)
+    waiting = sorted((row for row in found if row.id not in chosen), key=_lane_name)
+    for name, group in groupby(waiting, key=_lane_name):
+        yield _ids(group), shares.waiting(name, now)
 
 
 def _published(now: datetime, doublings: int) -> dict[str, Any]:
     """The next due time, so that a lost task is published again: after 5 s, 10 s, … 60 s."""
     pause = timedelta(seconds=min(REPUBLISH_PAUSE * 2**doublings, MAX_REPUBLISH_PAUSE))
     again = sa.literal(now + pause, UtcDateTime())
-    return {"due_at": transitions.not_after_expiry(again), "publishes": events.c.publishes + 1}
-
-
-def _by_pause(found: Iterable[rows.AnyRow]) -> Iterable[tuple[int, Iterable[rows.AnyRow]]]:
-    """Groups of events with the same pause until the next publish."""
-    return groupby(sorted(found, key=_doublings), key=_doublings)
+    return {
+        "due_at": transitions.not_after_expiry(again),
+        "publishes": events.c.publishes + 1,
+        "turn": None,
+    }
 
 
 def _settle(connection: Connection, found: Sequence[rows.AnyRow]) -> None:
@@ -212,7 +242,7 @@ def _settle(connection: Connection, found: Sequence[rows.AnyRow]) -> None:
     connection.execute(
         sa.update(events)
         .where(any_of(events.c.id, _ids(found)))
-        .values(due_at=sa.case((parked, events.c.expires_at), else_=sa.null()))
+        .values(due_at=sa.case((parked, events.c.expires_at), else_=sa.null()), publishes=0)
     )
 
 
@@ -244,9 +274,23 @@ def _due(row: rows.AnyRow) -> Due:
     return Due(row.id, rows.class_of(row._mapping["class"]), step)
 
 
+def _in_turns(found: Sequence[rows.AnyRow], lanes: Mapping[str, Lane]) -> tuple[Due, ...]:
+    """Events in the order of their messages: users alternate."""
+    return tuple(_due(row) for row in take_turns(found, lambda row: lanes[row.id]))
+
+
+def _lane(row: rows.AnyRow) -> Lane:
+    step = row.step if row.state == State.FALLING_BACK else None
+    return lane_of(row.user_id, row._mapping["class"], step)
+
+
+def _lane_name(row: rows.AnyRow) -> str:
+    return _lane(row)[1]
+
+
 def _doublings(row: rows.AnyRow) -> int:
     return min(int(row.publishes), _DOUBLINGS)
 
 
-def _ids(found: Iterable[rows.AnyRow]) -> list[Any]:
+def _ids(found: Iterable[rows.AnyRow]) -> list[str]:
     return [row.id for row in found]

@@ -1,0 +1,43 @@
+"""Events that wait for their turn while their user's share of a queue is used up.
+
+Revision ID: 0010
+Revises: 0009
+
+Expands only: processes of the previous release publish what waits when its due time passes.
+"""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "0010"
+down_revision: str | None = "0009"
+branch_labels: str | Sequence[str] | None = None
+depends_on: str | Sequence[str] | None = None
+
+
+def upgrade() -> None:
+    op.add_column("events", sa.Column("turn", sa.String(40)))
+    published = sa.text("publishes > 0 AND due_at IS NOT NULL")
+    op.create_index(
+        "ix_events_published",
+        "events",
+        ["user_id", "class", "step"],
+        postgresql_where=published,
+        sqlite_where=published,
+    )
+    waits = sa.text("turn IS NOT NULL AND due_at IS NOT NULL")
+    op.create_index(
+        "ix_events_turn",
+        "events",
+        ["user_id", "turn", "position"],
+        postgresql_where=waits,
+        sqlite_where=waits,
+    )
+
+
+def downgrade() -> None:
+    op.drop_index("ix_events_turn", "events")
+    op.drop_index("ix_events_published", "events")
+    op.drop_column("events", "turn")
