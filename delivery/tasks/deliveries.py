@@ -20,6 +20,12 @@ MAX_CALLS = 32
 MAX_PER_PLACE = 8
 """Calls at once about one place: its slow server must leave room for the others'."""
 
+ROOM_TIMEOUT = 1.0
+"""Seconds to wait until one of a place's calls ends."""
+
+FULL_RECHECK = 5.0
+"""Seconds until the next decision on an event for whose message there was no room."""
+
 T = TypeVar("T")
 
 
@@ -74,8 +80,8 @@ class Deliveries(Generic[T]):
         def work() -> None:
             try:
                 future.set_result(call())
-            except Exception as error:
-                # The caller may be gone; for an outcome that is not recorded the lease ends.
+            except BaseException as error:
+                # Raised again where the caller waits. It may be gone; then the lease ends.
                 logger.warning("%s: a delivery failed: %s", self._name, type(error).__name__)
                 future.set_exception(error)
             finally:

@@ -25,7 +25,7 @@ from delivery.domain.policy import SINGLE, Policies
 from delivery.domain.ports import Jitter, Links, Message, Taken, Transport
 from delivery.domain.records import Digest, DigestClaim, Result
 from delivery.tasks.attempts import Work, result_of
-from delivery.tasks.deliveries import Deliveries
+from delivery.tasks.deliveries import FULL_RECHECK, ROOM_TIMEOUT, Deliveries
 from delivery.tasks.run import BREAKER_OPEN, Run, has_waited_long
 
 logger = logging.getLogger(__name__)
@@ -35,12 +35,6 @@ UNKNOWN_LIMIT = {OnUnknown.SKIP: 0, OnUnknown.ONCE: 1, OnUnknown.RETRY: None}
 
 TAKEN_RECHECK = 2.0
 """Seconds until the next decision on an event whose digest another worker is sending."""
-
-ROOM_TIMEOUT = 1.0
-"""Seconds to wait until one of a place's calls ends."""
-
-FULL_RECHECK = 5.0
-"""Seconds until the next decision on an event for whose message there was no room."""
 
 RECORDING = 0.5
 """Seconds that a task waits for an outcome's record after the timeout of an attempt."""

@@ -142,7 +142,7 @@ class Executor:
     def close(self, timeout: float) -> None:
         """Let messages under way end, within ``timeout`` seconds per channel."""
         for runner in self._runners.values():
-            if isinstance(runner, DigestStep):
+            if isinstance(runner, DigestStep | EmergencyStep):
                 runner.close(timeout)
 
     def _act(self, run: Run, ready: Sequence[Work]) -> list[Work]:
@@ -186,7 +186,7 @@ class Executor:
             match decision:
                 case Step(channel, number, due_at):
                     if channel != run.channel:
-                        run.hand_on(work, channel, now)
+                        run.hand_on(work, channel)
                         return False
                     work.number, work.due_at = number, due_at
                     return True

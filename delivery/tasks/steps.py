@@ -10,6 +10,9 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 from delivery.domain.channels import Channel
@@ -19,6 +22,7 @@ from delivery.domain.ports import Message, Resend, Taken, Transport
 from delivery.domain.records import Result
 from delivery.errors import ChannelError, NotConnected
 from delivery.tasks.attempts import Work, result_of
+from delivery.tasks.deliveries import FULL_RECHECK, ROOM_TIMEOUT, Deliveries
 from delivery.tasks.run import Run
 
 logger = logging.getLogger(__name__)
@@ -27,6 +31,16 @@ MAX_PROBES = 16
 """Users probed at a time: probing a user without a connection takes the whole timeout."""
 
 PROBE_TIMEOUT = 2.0
+
+MAX_PUSHES = 5
+PUSHES_IN = 60.0
+"""A user gets at most ``MAX_PUSHES`` push messages in as many seconds; events that come sooner wait
+at most that long, and share a message."""
+TOO_MANY = f"{MAX_PUSHES} push messages in {PUSHES_IN:g} s are enough"
+
+ANSWER_MARGIN = 1.0
+"""Seconds after the soft time limit at which a task waits for its pushes no longer."""
+NO_ANSWER = Result(Outcome.UNKNOWN, error="no answer in time")
 
 
 class StepRunner(Protocol):
@@ -138,40 +152,95 @@ class DirectStep:
         return result_of(Channel.DIRECT, resend)
 
 
+@dataclass(frozen=True, slots=True)
+class _Push:
+    """A push message under way."""
+
+    begun: Sequence[Work]
+    started_at: datetime
+    answer: Future[Result]
+
+
 class EmergencyStep:
-    """Sends one push message per user and run, to limit their number; one attempt row per event."""
+    """Sends one push message per user, and few to one user in a minute; one attempt row per event.
+
+    All messages of a task are sent at once: a target that hangs holds up no other user's.
+    """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._deliveries: Deliveries[Result] = Deliveries(transport.name)
+
+    def close(self, timeout: float) -> None:
+        """Let the messages under way end within ``timeout`` seconds; the outcome of one that does
+        not is unknown."""
+        if not self._deliveries.wait(timeout):
+            logger.warning("%s: stopped with messages under way", self._transport.name)
 
     def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
-        groups: dict[tuple[str, str], list[Work]] = {}
+        groups: dict[str, list[Work]] = {}
         for work in works:
-            groups.setdefault((work.event.user_id, work.event.run_id), []).append(work)
+            groups.setdefault(work.event.user_id, []).append(work)
         kept: list[Work] = []
+        under_way: list[_Push] = []
         for group in groups.values():
-            kept.extend(run.guarded(group, lambda part: self._serve(run, part)))
+            kept.extend(run.guarded(group, lambda part: self._serve(run, part, under_way)))
+        # Each ends within the timeout of an attempt: its transport sees to that.
+        wait([push.answer for push in under_way], timeout=run.remaining() + ANSWER_MARGIN)
+        for push in under_way:
+            kept.extend(run.guarded(push.begun, partial(self._end, run, push)))
         return kept
 
-    def _serve(self, run: Run, group: Sequence[Work]) -> list[Work]:
+    def _serve(self, run: Run, group: Sequence[Work], under_way: list[_Push]) -> list[Work]:
+        """Start the user's message, unless there is no time, no room, or there were too many."""
+        user_id = group[0].event.user_id
         if not run.has_time():
             run.publish_again(group)
             return []
         if not run.may_call(group, self._transport):
             return run.wait_for_breaker(group)
-        return self._push(run, group)
+        if any(work.number == 1 for work in group):  # a repeat was counted when it was new
+            again = run.ledger.digests.count_message(
+                user_id, run.channel, most=MAX_PUSHES, period=PUSHES_IN
+            )
+            if again is not None:
+                return self._wait(run, group, again)
+        if not self._deliveries.enter(user_id, ROOM_TIMEOUT):
+            run.postpone(group, run.now() + timedelta(seconds=FULL_RECHECK))
+            return []
+        return self._push(run, group, under_way)
 
-    def _push(self, run: Run, group: Sequence[Work]) -> list[Work]:
-        started_at = run.now()
-        begun = run.begin(group)
+    def _wait(self, run: Run, group: Sequence[Work], again: datetime) -> list[Work]:
+        """Let events of a user who just got many messages wait for one more, but not for long: the
+        chain goes on."""
+        now = run.now()
+        late = [work for work in group if now - work.due_at >= timedelta(seconds=PUSHES_IN)]
+        run.postpone([work for work in group if work not in late], again)
+        for work in late:
+            run.skip(work, run.channel, TOO_MANY, now)
+        return late
+
+    def _push(self, run: Run, group: Sequence[Work], under_way: list[_Push]) -> list[Work]:
+        started_at, place, begun = run.now(), group[0].event.user_id, list[Work]()
+        try:
+            begun = run.begin(group)
+        finally:
+            if not begun:
+                self._deliveries.leave(place)
         if not begun:
             return []
+        message = self._message(begun)
 
         def deliver() -> Taken:
-            return self._transport.deliver(self._message(begun), run.limits.attempt)
+            return self._transport.deliver(message, run.limits.attempt)
 
-        result = result_of(run.channel, deliver)
-        kept = run.end(begun, result, started_at)
+        answer = self._deliveries.start(place, partial(result_of, run.channel, deliver))
+        under_way.append(_Push(begun, started_at, answer))
+        return []
+
+    def _end(self, run: Run, push: _Push, begun: Sequence[Work]) -> list[Work]:
+        result = push.answer.result(timeout=0) if push.answer.done() else NO_ANSWER
+        kept = run.end(begun, result, push.started_at)
         run.report_health(result)
         return kept
 
@@ -183,7 +252,7 @@ class EmergencyStep:
             # The key depends on the message's events only, not on the rest of the batch.
             key=hashlib.sha256(named.encode()).hexdigest()[:32],
             user_id=first.event.user_id,
-            run_id=first.event.run_id,
+            run_id=first.event.run_id if len({event.run_id for event in events}) == 1 else None,
             events=tuple(events),
             contact=first.claim.contact,
             number=max(work.number for work in begun),

@@ -82,6 +82,51 @@ def join(
     return digest
 
 
+def count_message(
+    connection: Connection, now: datetime, user_id: str, channel: str, most: int, period: float
+) -> datetime | None:
+    """Count a message that is sent now, unless ``most`` were sent within ``period`` seconds.
+
+    Workers take turns for each user, so they count together.
+
+    Returns:
+        ``None`` if it may be sent; else when one may.
+
+    Effect: one row for each of the last messages; older ones go.
+    """
+    lock(connection, "digest", user_id, channel)
+    mine = (digests.c.user_id == user_id, digests.c.channel == channel)
+    since = now - timedelta(seconds=period)
+    sent: Sequence[datetime] = (
+        connection.execute(
+            sa.select(digests.c.sent_at)
+            .where(*mine, digests.c.sent_at > since)
+            .order_by(digests.c.sent_at.desc())
+            .limit(most)
+        )
+        .scalars()
+        .all()
+    )
+    if len(sent) >= most:
+        return sent[-1] + timedelta(seconds=period)
+    connection.execute(sa.delete(digests).where(*mine, digests.c.sent_at <= since))
+    message_id = str(uuid_utils.uuid7())
+    connection.execute(
+        sa.insert(digests).values(
+            id=message_id,
+            user_id=user_id,
+            channel=channel,
+            state="sent",
+            number=1,
+            message_id=message_id,
+            created_at=now,
+            sent_at=now,
+            ended_at=now,
+        )
+    )
+    return None
+
+
 def _closed_if_left(connection: Connection, row: rows.AnyRow, now: datetime) -> bool:
     """Close a digest whose time is over and whose events have all gone on without it, as when the
     user had no address or opted out then. What comes later has a window of its own."""

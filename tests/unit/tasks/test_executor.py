@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
+from delivery.domain.ports import Message, Taken
 from delivery.errors import (
     ChannelRejected,
     ChannelUnavailable,
@@ -16,6 +18,7 @@ from delivery.errors import (
     OutcomeUnknown,
 )
 from delivery.tasks.executor import TimeLimits
+from delivery.tasks.steps import MAX_PUSHES, PUSHES_IN
 from tests.unit.tasks.fakes import World, make_event, policies_of, step_on
 
 UNAVAILABLE = ChannelUnavailable("the server is busy")
@@ -285,14 +288,57 @@ class TestInsideTheSystem:
 
 
 class TestEmergency:
-    def test_a_user_gets_one_message_per_run_and_every_event_its_attempt(self) -> None:
+    def test_a_user_gets_one_message_and_every_event_its_attempt(self) -> None:
         world = World(policies_of(step_on("emergency")))
         ids = [world.ledger.add() for _ in range(3)]
-        other = world.ledger.add(make_event(run_id="other"))
-        world.run("emergency", *ids, other)
-        listed = [[event.id for event in m.events] for m in world.channels["emergency"].messages]
-        assert listed == [ids, [other]]
+        ids.append(world.ledger.add(make_event(run_id="other")))
+        world.run("emergency", *ids)
+        [message] = world.channels["emergency"].messages
+        assert [event.id for event in message.events] == ids
+        assert message.run_id is None
         assert all(world.ledger.tries(i) == [("emergency", 1, "delivered")] for i in ids)
+
+    def test_a_flood_of_one_user_is_few_messages_and_costs_no_other_user_one(self) -> None:
+        world = World(policies_of(step_on("emergency"), step_on("alert")))
+        for _ in range(MAX_PUSHES):
+            world.run("emergency", world.ledger.add(make_event("loud")))
+        ids = [world.ledger.add(make_event("loud")) for _ in range(3)]
+        quiet = world.ledger.add(make_event("quiet"))
+        world.run("emergency", *ids, quiet)
+        messages = world.channels["emergency"].messages
+        assert [m.user_id for m in messages] == ["loud"] * MAX_PUSHES + ["quiet"]
+        assert {world.ledger.due_in(event_id) for event_id in ids} == {PUSHES_IN}
+        world.ledger.advance(PUSHES_IN)
+        world.run("emergency", *ids)  # the minute is over: what waited is one message
+        assert [event.id for event in messages[-1].events] == ids
+
+    def test_an_event_waits_for_its_users_next_push_only_for_a_while(self) -> None:
+        world = World(policies_of(step_on("emergency"), step_on("alert")))
+        late = world.ledger.add(make_event("loud"))
+        world.ledger.advance(PUSHES_IN)
+        for _ in range(MAX_PUSHES):
+            world.run("emergency", world.ledger.add(make_event("loud")))
+        world.run("emergency", late)
+        assert world.ledger.tries(late) == [("emergency", 1, "skipped")]
+        assert world.ledger.step(late) == "alert"
+
+    def test_a_target_that_hangs_holds_up_no_other_users_push(self) -> None:
+        world = World(policies_of(step_on("emergency")))
+        channel, other_is_sent = world.channels["emergency"], threading.Event()
+        take = channel.deliver
+
+        def deliver(message: Message, timeout: float) -> Taken:
+            if message.user_id == "hangs":
+                assert other_is_sent.wait(30.0), "the other push waited for this one"
+            taken = take(message, timeout)
+            other_is_sent.set()
+            return taken
+
+        channel.deliver = deliver  # type: ignore[method-assign]
+        ids = [world.ledger.add(make_event(user)) for user in ("hangs", "quiet")]
+        world.run("emergency", *ids)
+        assert [m.user_id for m in channel.messages] == ["quiet", "hangs"]
+        assert [world.ledger.tries(i) for i in ids] == [[("emergency", 1, "delivered")]] * 2
 
     def test_the_key_of_a_message_is_stable_over_retries(self) -> None:
         world = World(policies_of(step_on("emergency")))
