@@ -7,13 +7,12 @@ import json
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 import delivery
+from delivery.bench.processes import processor_s
 from delivery.emitter.validate import new_event_id
 
 USERS = 4
@@ -48,18 +47,6 @@ async def steady(
             posts.create_task(post(f"steady-{number % USERS}"))
             number += 1
     return {"waits_s": waits, "work_s": work, "refused": refused}
-
-
-def processor_s(process: int) -> float:
-    """Processor time of all threads of a process in seconds; 0 where the system does not tell.
-
-    Source: the kernel's Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat.
-    """
-    total = 0
-    for one in Path(f"/proc/{process}/task").glob("*/schedstat"):
-        with suppress(OSError):  # the thread has ended
-            total += int(one.read_text().split()[0])
-    return total / 1e9
 
 
 async def flood(

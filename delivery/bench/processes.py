@@ -35,6 +35,18 @@ class BenchFailed(DeliveryError):
     """A process of the run ended without a result."""
 
 
+def processor_s(process: int) -> float:
+    """Processor time of all threads of a process in seconds; 0 where the system does not tell.
+
+    Source: the kernel's Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat.
+    """
+    total = 0
+    for one in Path(f"/proc/{process}/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            total += int(one.read_text().split()[0])
+    return total / 1e9
+
+
 @contextmanager
 def child(
     order: dict[str, Any],

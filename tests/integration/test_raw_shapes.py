@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from benchmarks.flood_roles import processor_s
+from delivery.bench.processes import processor_s
 from tests.processes import running
 from tests.server_process import wait_until
 

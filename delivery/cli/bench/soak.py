@@ -14,18 +14,19 @@ from delivery.cli.output import say_json, say_table
 @click.command()
 @click.option(
     "--seconds",
-    type=click.FloatRange(8, 86_400),
+    type=click.FloatRange(12, 86_400),
     default=60.0,
     show_default=True,
-    help="A quarter alone, the rest beside malformed clients.",
+    help="In six rounds, of each a quarter alone, the rest beside malformed clients.",
 )
 @json_option
 def soak(seconds: float, as_json: bool) -> None:
     """Attack a gateway of its own with malformed clients, beside good ones.
 
     Exits with 1 when an answer was 500, an event of a good client was lost,
-    their p99 more than doubled (over 250 ms), or memory, tasks or descriptors
-    did not come back.
+    the gateway's work for which they wait (its processor time, p99) more than
+    doubled and is over 250 ms, or memory, tasks or descriptors did not come
+    back.
     """
     from delivery.bench.processes import ended_by_sigterm
     from delivery.bench.soak import run_soak
@@ -39,8 +40,16 @@ def soak(seconds: float, as_json: bool) -> None:
         answers = ", ".join(f"{name}: {count}" for name, count in report["answers"].items())
         click.echo(f"{report['tries']:,} malformed clients ({answers})\n")
         rows = [
-            (name, f"{report['alone_ms'][share]:.1f} ms", f"{report['beside_ms'][share]:.1f} ms")
-            for name, share in (("good clients' p50", "p50"), ("good clients' p99", "p99"))
+            (
+                f"{what}, {share}",
+                f"{report[f'alone_{kind}'][share]:.1f} ms",
+                f"{report[f'beside_{kind}'][share]:.1f} ms",
+            )
+            for what, kind in (
+                ("good clients' wait", "ms"),
+                ("without waits for a processor", "held_ms"),
+            )
+            for share in ("p50", "p99")
         ]
         rows += [
             (name.replace("_kib", ", KiB"), f"{before[name]:,}", f"{after[name]:,}")
