@@ -38,6 +38,7 @@ from delivery.bootstrap.bus import make_copies, make_one_time
 from delivery.bootstrap.callbacks import make_callback_keys
 from delivery.bootstrap.chain import make_celery
 from delivery.bootstrap.ledger import database_url
+from delivery.bootstrap.outbox import GatewayRelay
 from delivery.bootstrap.transports import make_links
 from delivery.bus.in_process import LocalBus
 from delivery.bus.rate_leases import RedisLeases
@@ -65,6 +66,7 @@ from delivery.ledger.access import LedgerAccess
 from delivery.ledger.counting import show_from_the_start
 from delivery.ledger.journal.journal import JournalThread
 from delivery.ledger.journal.spool import Spool
+from delivery.outbox.source import Figures
 from delivery.process.data_directory import make_data_dir
 from delivery.process.heartbeat import Heartbeat, node_name
 from delivery.protocol import Limits
@@ -146,6 +148,8 @@ class Node:
             on_auth_pushed=self._side_attempts.pushed,
             max_backlog=MAX_PENDING,
         )
+        self._intake = HttpIntake(self._core)
+        self._outbox = _outbox(settings, self._intake, self.name)
         operations = self._operations(inbox)
         self._once = make_one_time(settings)
         self._tickets = Tickets(self._auth, self._once)
@@ -232,7 +236,7 @@ class Node:
         return (
             EventsApi(
                 self._auth,
-                intake=HttpIntake(self._core),
+                intake=self._intake,
                 journal=self.journal,
                 reads=ledger,
                 writes=ledger,
@@ -317,6 +321,9 @@ class Node:
         close.push_async_callback(revoked.stop)
         self._core.start(loop)
         close.callback(self._core.close)
+        if self._outbox is not None:
+            self._outbox.start()
+            _stop_in_thread_on_close(close, self._outbox.stop)
         self._auth.start()
         close.push_async_callback(self._auth.close)
         close.push_async_callback(self._service_use.close)
@@ -412,6 +419,19 @@ def _rates(settings: Settings, leases: RedisLeases | None) -> Rates:
         },
         leases,
     )
+
+
+def _outbox(settings: Settings, intake: HttpIntake, node: str) -> GatewayRelay | None:
+    url = secret(settings.outbox_source)
+    if url is None:
+        return None
+
+    def show(figures: Figures) -> None:
+        metrics.outbox_lag.set(figures.lag, node)
+        metrics.outbox_waiting.set(figures.waiting, node)
+        metrics.outbox_dead.set(figures.dead, node)
+
+    return GatewayRelay(url, intake, show)
 
 
 def _authenticator(settings: Settings) -> Authenticator:

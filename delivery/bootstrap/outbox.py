@@ -1,29 +1,39 @@
-"""The outbox's relay as a process: its log, its signals, its metrics.
+"""The outbox's relay as a process, with its log, signals and metrics; and as a thread of a gateway.
 
 Owns: the wiring, and where its token comes from.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from delivery.config import log_format
-from delivery.errors import ConfigError, Unreachable
+from delivery.domain.ports import Accepted, Intake
+from delivery.errors import ConfigError, InvalidEvent, LedgerError, Overloaded, Unreachable
 from delivery.outbox import metrics
-from delivery.outbox.posting import Post
+from delivery.outbox.posting import Answer, Post, Verdict
 from delivery.outbox.relay import Relay
-from delivery.outbox.source import Source
+from delivery.outbox.source import Figures, Source
+from delivery.protocol import decode_json
 from delivery.telemetry import setup_logging
 
 logger = logging.getLogger(__name__)
 
 RETRY = 2.0
+NO_TABLES_RETRY = 30.0
+ANSWER_TIMEOUT = 30.0
+STOP_TIMEOUT = 15.0
+PRODUCER = "outbox"
+"""The relay's name among the producers, who take turns."""
 
 
 @contextmanager
@@ -61,6 +71,74 @@ def token_reader(token: str | None, path: str | None) -> Callable[[], str]:
     except Unreachable as error:
         raise ConfigError(str(error)) from error
     return read
+
+
+class GatewayRelay:
+    """A relay in a gateway's process: no request, no token; events enter as those over HTTP do.
+
+    Args:
+        url: of the application's database.
+        on_figures: called every few seconds with how the outbox stands.
+
+    Raises:
+        ConfigError: the URL is none.
+    """
+
+    def __init__(
+        self, url: str, intake: Intake, on_figures: Callable[[Figures], None] | None = None
+    ) -> None:
+        self._source = Source(url)
+        self._intake = intake
+        self._stop = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._relay = Relay(self._source, self, stop=self._stop, on_figures=on_figures)
+        self._thread = threading.Thread(target=self._run, name="delivery-outbox", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; called on the gateway's loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; called off the loop, which it may wait for."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(STOP_TIMEOUT)
+        self._source.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                if await_tables(self._source, self._stop):
+                    self._relay.run()
+            except ConfigError as error:
+                logger.error("the outbox waits: %s", error)
+                self._stop.wait(NO_TABLES_RETRY)
+            except Exception:
+                logger.exception("the outbox's relay failed; it starts again")
+                self._stop.wait(RETRY)
+
+    def send(self, events: Sequence[bytes]) -> list[Answer]:
+        """See ``relay.Gateway``."""
+        loop, items = self._loop, [decode_json(event) for event in events]
+        if loop is None or loop.is_closed():
+            raise Unreachable("the gateway does not run")
+        waiting = asyncio.run_coroutine_threadsafe(self._intake.accept(items, PRODUCER), loop)
+        try:
+            return [_answer(answer) for answer in waiting.result(ANSWER_TIMEOUT)]
+        except (FutureTimeout, CancelledError) as error:
+            waiting.cancel()
+            raise Unreachable("the gateway did not answer its outbox in time") from error
+
+
+def _answer(given: Accepted | Exception) -> Answer:
+    if isinstance(given, Accepted):
+        return Answer(Verdict.ACCEPTED)
+    text = f"{type(given).__name__}: {given}"
+    if isinstance(given, InvalidEvent):
+        return Answer(Verdict.REFUSED, text)
+    is_busy = isinstance(given, Overloaded | LedgerError)
+    return Answer(Verdict.BUSY if is_busy else Verdict.FAILED, text)
 
 
 def run_relay(

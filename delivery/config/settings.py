@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     node: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     database_url: SecretStr | None = None
     migrate_database_url: SecretStr | None = None
+    outbox_source: SecretStr | None = None
     redis_url: SecretStr | None = None
     broker_url: SecretStr | None = None
     broker_quorum_queues: bool = True

@@ -11,14 +11,14 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from delivery.errors import InvalidEvent, Overloaded, Unreachable
 from delivery.outbox.posting import Answer, Verdict
 from delivery.outbox.row import event_json
-from delivery.outbox.source import Row, Source
+from delivery.outbox.source import Figures, Row, Source
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ BATCH = 500
 LISTENING_INTERVAL = 5.0
 """Seconds between two looks while commits are announced: an announcement can be lost."""
 TRIM_EVERY = 60.0
+FIGURES_EVERY = 5.0
 REPORT_EVERY = 60.0
 """Seconds between two lines about the same trouble."""
 MAX_PAUSE = 10.0
@@ -56,6 +57,7 @@ class Relay:
 
     Args:
         interval: seconds between two looks where no commit is announced.
+        on_figures: called every few seconds with how the outbox stands.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Relay:
         stop: threading.Event,
         interval: float = 1.0,
         batch: int = BATCH,
+        on_figures: Callable[[Figures], None] | None = None,
     ) -> None:
         self.counts = Counts()
         self._source = source
@@ -76,6 +79,8 @@ class Relay:
         self._tries: dict[int, int] = {}
         self._failures = 0
         self._trimmed_at = 0.0
+        self._on_figures = on_figures
+        self._figured_at = 0.0
         self._told: dict[str, float] = {}
 
     def run(self) -> None:
@@ -89,6 +94,7 @@ class Relay:
                 self._pause_after(error, 0.0)
 
     def _turn(self) -> None:
+        self._figure()
         self._source.listen()
         rows = self._source.waiting(self._batch)
         self.counts.source_up = True
@@ -97,6 +103,12 @@ class Relay:
             return
         self._trim()
         self._wait(LISTENING_INTERVAL if self._source.is_listening else self._interval)
+
+    def _figure(self) -> None:
+        now = time.monotonic()
+        if self._on_figures is not None and now - self._figured_at > FIGURES_EVERY:
+            self._figured_at = now
+            self._on_figures(self._source.figures())
 
     def carry(self, rows: Sequence[Row]) -> None:
         """Post rows, and record what became of them.

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import jwt
 import pytest
+import sqlalchemy as sa
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 import delivery
 from delivery.config import load_settings
 from delivery.errors import ConfigError, Overloaded
+from delivery.ledger.migrate import upgrade
+from delivery.tokens import make_token
+from tests.processes import AUDIT_SECRET, SECRET
 from tests.wire import listening
 
 
@@ -100,3 +105,46 @@ def test_a_database_without_a_secret_is_refused(app: web.Application, tmp_path: 
     settings = load_settings(data_dir=str(tmp_path), database_url="postgresql://u@127.0.0.1:1/x")
     with pytest.raises(ConfigError, match="DELIVERY_JWT_SECRET"):
         delivery.embed(app, settings)
+
+
+async def test_a_gateway_carries_an_outbox_itself_and_is_woken_by_the_commit(
+    postgres_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    """The ledger is in the same database: plain SQL is enough, and no relay runs."""
+    engine = sa.create_engine(postgres_url)
+    with engine.begin() as connection:
+        delivery.outbox.create(connection)
+    upgrade(postgres_url)
+    app = make_app()
+    settings = load_settings(
+        data_dir=str(tmp_path),
+        database_url=postgres_url,
+        outbox_source=postgres_url,
+        redis_url=redis_url,
+        jwt_secret=SECRET,
+        audit_secret=AUDIT_SECRET,
+    )
+    delivery.embed(app, settings)
+    async with TestServer(app) as server:
+        url = str(server.make_url("")).rstrip("/")
+        async with listening(url, make_token(SECRET, "ada")) as listener:
+
+            def emit(data: str, run: str = "run-1") -> str:
+                call = "SELECT delivery_emit('ada', :run, 'note', cast(:data AS jsonb))"
+                with engine.begin() as connection:
+                    found = connection.execute(sa.text(call), {"data": data, "run": run})
+                    return str(found.scalar_one())
+
+            ids = [await asyncio.to_thread(emit, f'{{"n": {n}}}') for n in range(3)]
+            await asyncio.to_thread(emit, '{"n": 100}', "registry")  # refused, and in no one's way
+            ids.append(await asyncio.to_thread(emit, '{"n": 3}'))
+            events = await listener.receive(4)
+    assert [event["id"] for event in events] == ids
+    assert [event["data"] for event in events] == [{"n": n} for n in range(4)]
+    for wrong in ("[1]", '{"x": "' + "y" * 65_536 + '"}'):
+        with pytest.raises(sa.exc.DBAPIError):
+            emit(wrong)
+    with engine.begin() as connection:
+        reason = connection.scalar(sa.text("SELECT reason FROM delivery_outbox_dead"))
+    assert "registry" in str(reason)
+    engine.dispose()

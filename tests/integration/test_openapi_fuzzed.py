@@ -27,7 +27,6 @@ CONFIG = """
 include-name = "POST /v1/events"
 checks.positive_data_acceptance.enabled = false
 [[operations]]
-[[operations]]
 include-name = "PUT /v1/users/{id}/contacts"
 checks.positive_data_acceptance.enabled = false
 [[operations]]
