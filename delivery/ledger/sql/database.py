@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import URL, Connection
 
 from delivery.errors import InvalidEvent, LedgerReadOnly, LedgerUnavailable
@@ -263,8 +264,17 @@ def _keep_private(engine: sa.Engine, path: Path) -> None:
         make_private(path)
 
 
+class IndexHints(SQLiteCompiler):
+    """Writes ``with_hint(table, "INDEXED BY …")``, which SQLAlchemy leaves out for SQLite."""
+
+    def get_from_hint_text(self, table: Any, text: str | None) -> str | None:
+        """The hint as it stands."""
+        return text
+
+
 def configure_sqlite(engine: sa.Engine, *pragmas: str) -> None:
     """Set these pragmas on each new connection, and begin a write as one."""
+    engine.dialect.statement_compiler = IndexHints
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:

@@ -153,7 +153,7 @@ def unconfirmed() -> sa.ColumnElement[bool]:
 
 def released(now: sa.ColumnElement[datetime]) -> sa.ColumnElement[bool]:
     """The event's caller does not hold it back any more."""
-    return sa.or_(events.c.not_before.is_(None), events.c.not_before <= now)
+    return sa.func.coalesce(events.c.not_before, events.c.recorded_at) <= now
 
 
 def _timeline(

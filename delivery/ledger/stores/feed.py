@@ -134,6 +134,9 @@ class FeedSql:
     def _open(self) -> sa.Select[Any]:
         return (
             sa.select(*_EVENT, sa.false().label("is_confirmed"))
+            # To SQLite the index of all events looks as good, and it changes its mind with a column
+            # that the table gets.
+            .with_hint(events, "INDEXED BY ix_events_unconfirmed", "sqlite")
             .where(events.c.user_id == _USER, events.c.position > _AFTER)
             .where(unconfirmed(), events.c.expires_at > self._database.clock())
             .where(released(self._database.clock()))
