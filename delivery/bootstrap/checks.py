@@ -57,7 +57,7 @@ from delivery.config.needs import FLOWER
 from delivery.domain.inputs.origin import ANY
 from delivery.errors import ConfigError, DeliveryError, LedgerReadOnly
 from delivery.ledger.journal.spool_file import look_aside
-from delivery.process.data_directory import AUDIT_FILE
+from delivery.process.data_directory import AUDIT_FILE, require_readable
 from delivery.redis_servers.connections import FULL, REPLICA
 from delivery.redis_servers.url import is_sentinel, parse_sentinel
 from delivery.tasks.redis_broker import trouble_of
@@ -88,6 +88,7 @@ def check_all(
     try:
         settings = load_settings()
         of = None if kind is None else duties(kind, queues)
+        require_readable(settings.data_dir)
     except ConfigError as error:
         return [wrong("settings", error)]
     found = [*_settings(settings, of), *_files(settings), *_spool(settings)]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -62,6 +64,20 @@ def exit_code(error: DeliveryError) -> int:
     return FAILED
 
 
+@contextmanager
+def _files_as_configuration() -> Iterator[None]:
+    """A file that this user cannot read, write or find is named in one line, as a setting is."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or not isinstance(error, _FILE_ERRORS):
+            raise
+        raise ConfigError(f"cannot use {error.filename}: {error.strerror}") from error
+
+
+_FILE_ERRORS = (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
 class _Root(click.Group):
     """Turns delivery's errors into one line on standard error and an exit code.
 
@@ -78,7 +94,8 @@ class _Root(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _files_as_configuration():
+                return super().invoke(ctx)
         except DeliveryError as error:
             if logs_json():
                 logger.critical("%s", error)

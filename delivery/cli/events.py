@@ -126,8 +126,11 @@ def list_events(
         say_json(page)
         return
     say_table(
-        ("id", "type", "user", "state"),
-        [(e["id"], e["type"], e["user_id"], e["state"]) for e in page["events"]],
+        ("id", "at", "type", "user", "run", "state"),
+        [
+            (e["id"], clock(e["at"]), e["type"], e["user_id"], e["run_id"], e["state"])
+            for e in page["events"]
+        ],
     )
     if page["next"]:
         say(f"more: --after {page['next']}")

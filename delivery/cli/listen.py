@@ -1,6 +1,6 @@
 """``delivery listen``: events as they come, each acknowledged once it is printed.
 
-Owns: its options, its output, and a line on standard error when the transport changes. Never does:
+Owns: its options, its output, and lines on standard error about the connection. Never does:
 connect; that is ``Client``.
 """
 
@@ -139,25 +139,33 @@ def _kept(path: Path) -> closing[FileStore]:
 
 
 class Notices:
-    """Prints a line on standard error when events come over another transport than before."""
+    """Prints on standard error what happens to the connection: as whom and over what it stands,
+    and why it does not."""
 
     def __init__(self) -> None:
-        self._transport = "websocket"
+        self._shown = ""
         self._reason: str | None = None
 
     def __call__(self, status: Status) -> None:
         """Take the client's status."""
-        if status.transport is None:
+        if status.state == "connected":
+            self._show(self._connected(status))
+            self._reason = None
+        elif status.state == "waiting":
             self._reason = status.reason or self._reason
-        elif status.transport != self._transport:
-            self._transport = status.transport
-            say(self._words(), err=True)
+            self._show(f"no connection ({self._reason}); trying again")
 
-    def _words(self) -> str:
-        if self._transport == "websocket":
-            return "listening over WebSocket again"
-        why = f" (WebSocket does not get through: {self._reason})" if self._reason else ""
-        return f"listening over SSE{why}"
+    def _connected(self, status: Status) -> str:
+        over = "WebSocket" if status.transport == "websocket" else "SSE"
+        no_socket = self._reason if over == "SSE" else None
+        why = f" (WebSocket does not get through: {no_socket})" if no_socket else ""
+        return f"listening as {status.user_id} over {over}{why}"
+
+    def _show(self, line: str) -> None:
+        """A line that says something else than the one before."""
+        if line != self._shown:
+            self._shown = line
+            say(line, err=True)
 
 
 def _say(event: ReceivedEvent) -> None:

@@ -14,6 +14,7 @@ import aiohttp
 from uuid_utils import uuid7
 
 from delivery.client.contacts import RemoteContacts
+from delivery.client.events import RemoteEvents
 from delivery.client.http import Http, Outbox, Reply, parse_url, to_error
 from delivery.client.tokens import Token
 from delivery.domain.emission import Data, Emission, EventOptions, Receipt, given_options
@@ -122,6 +123,15 @@ class Remote:
     def contacts(self) -> RemoteContacts:
         """Addresses and preferences of users."""
         return RemoteContacts(self._ask)
+
+    @property
+    def events(self) -> RemoteEvents:
+        """What the ledger knows: list, show, replay."""
+        return RemoteEvents(self._ask)
+
+    async def stats(self) -> dict[str, Any]:
+        """The figures of the last minutes, as in ``GET /v1/stats``. Raises as ``events.list``."""
+        return await self.events.stats()
 
     async def _ask(self, method: str, path: str, body: bytes | None) -> Reply:
         if self._http is None:

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
 from delivery.client.contacts import RemoteContacts
+from delivery.client.events import RemoteEvents
 from delivery.client.remote import Remote, connect
 from delivery.client.tokens import Token
 from delivery.domain.emission import Data, Emission, EventOptions, Receipt
@@ -229,6 +230,31 @@ class BlockingContacts:
         self._run(self._contacts.delete(user_id))
 
 
+class BlockingEvents:
+    """``RemoteEvents`` whose calls block."""
+
+    def __init__(
+        self, events: RemoteEvents, run: Callable[[Coroutine[Any, Any, Any]], Any]
+    ) -> None:
+        self._events = events
+        self._run = run
+
+    def list(self, **wanted: Any) -> dict[str, Any]:
+        """See ``RemoteEvents.list``."""
+        found: dict[str, Any] = self._run(self._events.list(**wanted))
+        return found
+
+    def show(self, event_id: str) -> dict[str, Any] | None:
+        """See ``RemoteEvents.show``."""
+        found: dict[str, Any] | None = self._run(self._events.show(event_id))
+        return found
+
+    def replay(self, event_id: str) -> dict[str, Any]:
+        """See ``RemoteEvents.replay``."""
+        found: dict[str, Any] = self._run(self._events.replay(event_id))
+        return found
+
+
 class BlockingRemote:
     """A connection to the service's HTTP API. Made by ``connect_sync``; opened by the first use or
     by ``with``; ``close`` it in the end."""
@@ -276,6 +302,15 @@ class BlockingRemote:
     def contacts(self) -> BlockingContacts:
         """Addresses and preferences of users."""
         return BlockingContacts(self._remote.contacts, self._run)
+
+    @property
+    def events(self) -> BlockingEvents:
+        """What the ledger knows: list, show, replay."""
+        return BlockingEvents(self._remote.events, self._run)
+
+    def stats(self) -> dict[str, Any]:
+        """See ``Remote.stats``."""
+        return self._run(self._remote.stats())
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         try:

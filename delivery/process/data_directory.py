@@ -36,6 +36,19 @@ def make_data_dir(path: Path) -> Path:
     return path
 
 
+def require_readable(path: Path) -> None:
+    """Refuse a directory of another user. One that is not there yet is fine.
+
+    Raises:
+        ConfigError: it is there and this user cannot look into it.
+    """
+    if path.exists() and not os.access(path, os.R_OK | os.X_OK):
+        raise ConfigError(
+            f"DELIVERY_DATA_DIR: {path} cannot be read by this user: run the command as its owner, "
+            "or name another directory"
+        )
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock that admits one ``delivery up`` per directory; it ends with the process.
@@ -111,6 +124,7 @@ def signing_secret(settings: Settings) -> str:
     own = secret(settings.jwt_secret)
     if own is not None:
         return own
+    require_readable(settings.data_dir)
     if (settings.data_dir / SECRET_FILE).is_file():
         return development_secret(settings.data_dir)
     raise ConfigError(

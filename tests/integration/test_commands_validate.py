@@ -16,6 +16,7 @@ import httpx
 import jwt
 import pytest
 
+import delivery
 from delivery.cli.validate.checks import UNHEARD_TYPE
 from delivery.cli.validate.probe import Target
 from delivery.cli.validate.report import Report, validate
@@ -25,7 +26,7 @@ from delivery.client.store import FileStore
 from tests.browser.gate import Gate
 from tests.processes import run_command, running
 from tests.proxy import Proxy
-from tests.waiting import until
+from tests.waiting import until, until_blocking
 
 SECRET = "only-for-tests-" + "v" * 32
 AT_ONCE = FullJitter(base=0.001, max=0.01)
@@ -239,14 +240,58 @@ async def test_listen_says_that_it_moved_to_sse_and_a_store_goes_on(
 
     await asyncio.to_thread(service.emit, "listener-1", 2)
     first, said = await heard()
-    assert "listening over SSE (WebSocket does not get through: no socket:" in said
+    assert "no connection (no socket:" in said
+    assert "listening as listener-1 over SSE (WebSocket does not get through: no socket:" in said
     await asyncio.to_thread(service.emit, "listener-1", 2)
     office.passes_sockets = True
     second, said = await heard()
-    assert said == ""
+    assert said == "listening as listener-1 over WebSocket\n"
     assert len({*first, *second}) == 4
     assert (tmp_path / "seen").read_text().split() == [*first, *second]
     assert {one["state"] for one in service.events("listener-1")} == {"confirmed"}
+
+
+def test_a_wrong_port_and_a_services_token_are_said_at_once(
+    service: Service, tmp_path: Path
+) -> None:
+    refused = run_command("listen", cwd=tmp_path, settings=settings(service))
+    assert refused.returncode == 1, refused.stderr
+    assert "this is a service's token" in refused.stderr
+    away = settings(service, URL="http://127.0.0.1:9", TOKEN=service.client_token("u"))
+    with running("listen", cwd=tmp_path, settings=away) as process:
+        until_blocking(lambda: "; trying again" in process.tail())
+        assert process.tail().startswith("no connection (")
+
+
+async def test_what_the_ledger_knows_is_read_and_replayed_from_python(service: Service) -> None:
+    operator = {"sub": "s", "scope": "emit read operate", "exp": 4_000_000_000}
+    token = jwt.encode(operator, SECRET, "HS256")
+    async with delivery.connect(service.url, token) as d:
+        first = await d.emitter("reader-1", "r").emit("note", {"n": 1})
+        await d.emitter("reader-1", "r").emit("note", {"n": 2})
+        page = await d.events.list(user_id="reader-1", limit=1)
+        rest = await d.events.list(user_id="reader-1", limit=1, after=page["next"])
+        assert [one["id"] for one in rest["events"]] == [first.id]
+        shown = await d.events.show(first.id)
+        assert shown is not None
+        assert shown["data"] == {"n": 1}
+        assert await d.events.show("00000000-0000-7000-8000-000000000000") is None
+        await d.events.replay(first.id)
+        again = await d.events.show(first.id)
+        assert again is not None
+        assert again["generation"] == shown["generation"] + 1
+        assert "delivery_rate" in await d.stats()
+
+    def blocking() -> tuple[list[str], str, bool]:
+        with delivery.connect_sync(service.url, token) as d:
+            ids = [one["id"] for one in d.events.list(user_id="reader-1")["events"]]
+            d.events.replay(ids[0])
+            shown = d.events.show(ids[0]) or {}
+            return ids, shown["user_id"], "states" in d.stats()
+
+    ids, user, counted = await asyncio.to_thread(blocking)
+    assert len(ids) == 2
+    assert (user, counted) == ("reader-1", True)
 
 
 async def test_the_client_changes_its_way_twice_and_its_handler_sees_every_event_once_in_order(

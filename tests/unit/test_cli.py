@@ -99,6 +99,27 @@ def test_a_wrong_setting_exits_2_and_names_it() -> None:
     assert "short" not in result.output.replace("DELIVERY_JWT_SECRET", "")
 
 
+@pytest.mark.parametrize("command", [("token", "--user", "ada"), ("check",)])
+def test_another_users_data_directory_is_named_in_one_line(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other").mkdir(mode=0o000)
+    if os.geteuid() == 0:  # who may read everything
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "other")
+    done = run(*command, DELIVERY_DATA_DIR="other")
+    assert done.exit_code in (1, 2)
+    assert "other cannot be read by this user" in " ".join(done.output.split())
+    assert not isinstance(done.exception, OSError)
+
+
+def test_a_file_that_is_no_database_is_a_finding_of_check(tmp_path: Path) -> None:
+    (tmp_path / "other.db").write_bytes(b"something else " * 100)
+    url = f"sqlite:///{tmp_path / 'other.db'}"
+    done = run("check", DELIVERY_DATABASE_URL=url, DELIVERY_DATA_DIR=str(tmp_path))
+    assert done.exit_code == 3, done.output
+    assert "file is not a database" in done.output
+
+
 def test_token_prints_only_a_clients_token() -> None:
     result = run("token", "--user", "u-1", "--ttl", "60", DELIVERY_JWT_SECRET=SECRET)
     assert result.exit_code == 0

@@ -310,7 +310,7 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
 
 _BAD_TEXT = "a text contains U+0000 or a lone surrogate"
 # COPY and bulk inserts run on the drivers themselves, so their errors come unwrapped.
-_DRIVER_ERRORS = (sa.exc.DBAPIError, sa.exc.TimeoutError, psycopg.Error, sqlite3.OperationalError)
+_DRIVER_ERRORS = (sa.exc.DBAPIError, sa.exc.TimeoutError, psycopg.Error, sqlite3.DatabaseError)
 
 
 def _driver_connection(connection: Connection) -> psycopg.Connection[Any]:

@@ -97,7 +97,7 @@ def unavailable(error: BaseException) -> LedgerUnavailable | None:
     if isinstance(error, sa.exc.TimeoutError):
         return LedgerUnavailable("every ledger connection is busy; try again")
     verdict = judge(error)
-    if not verdict.discards and not isinstance(error, _TEMPORARY):
+    if not (verdict.discards or isinstance(error, _TEMPORARY) or _is_damaged(error)):
         return None
     if verdict is Verdict.READ_ONLY:
         return LedgerReadOnly(f"the ledger takes no writes: {_reason(error)}")
@@ -114,6 +114,14 @@ _TEMPORARY = (
     psycopg.InternalError,
     sqlite3.OperationalError,
 )
+
+
+def _is_damaged(error: BaseException) -> bool:
+    """Whether SQLite cannot read its file, or the file is something else. Source:
+    sqlite.org/rescode.html, "SQLITE_CORRUPT" and "SQLITE_NOTADB"."""
+    original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    code = getattr(original, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _is_passed_over(error: BaseException) -> bool:
