@@ -163,7 +163,8 @@ encode_event: Callable[[Event], bytes] = _encoder.encode
 
 def events_frame(n: int, encoded: Sequence[bytes]) -> bytes:
     """An ``events`` frame joined from events that are already encoded."""
-    return b'{"type":"events","n":%d,"events":[%b]}' % (n, b",".join(encoded))
+    joined = encoded[0] if len(encoded) == 1 else b",".join(encoded)
+    return b'{"type":"events","n":%d,"events":[%b]}' % (n, joined)
 
 
 def text_frame(payload: bytes) -> bytes:

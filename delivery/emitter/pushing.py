@@ -106,7 +106,10 @@ class Pusher:
             not (self._retrying or self._batcher.waiting) or not self._must_wait(event.user_id)
         )
         if may_go:
-            pushed = self._push_safely(event, encoded)
+            try:
+                pushed = self._push.push(event, encoded)
+            except Exception as error:
+                pushed = _broken(event, error)
             if pushed.connections:
                 if entry is not None:
                     entry.sent = True
@@ -199,9 +202,7 @@ class Pusher:
         try:
             return self._push.push(event, encoded)
         except Exception as error:
-            # A fault of the live path must not lose the event: its chain takes it.
-            logger.exception("push of event %s failed", event.id)
-            return Pushed(0, f"push raised {type(error).__name__}")
+            return _broken(event, error)
 
     def _fail(self, item: PendingPush, reason: str) -> None:
         """Hand over an event that reached no connection; drop an ephemeral one."""
@@ -245,3 +246,10 @@ class Pusher:
         for batch in self._batcher.on_tick(max(self._loop.time(), self._timer_at)):
             self._send(batch)
         self._arm()
+
+
+def _broken(event: Event, error: Exception) -> Pushed:
+    """The result of a push that raised: a fault of the live path must not lose the event, so its
+    chain takes it."""
+    logger.error("push of event %s failed", event.id, exc_info=error)
+    return Pushed(0, f"push raised {type(error).__name__}")

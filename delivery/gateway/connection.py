@@ -192,6 +192,11 @@ class Connection:
 
     def flush(self) -> None:
         """Write what may be sent now; start the wait or the read that the rest needs."""
+        if self._is_welcomed and not self.is_closed and not self.writer.is_blocked:
+            batch = self._outbound.take_all()
+            if batch is not None:
+                self._write_batch(batch)
+                return
         while self._is_welcomed and not self.is_closed:
             if self.writer.is_blocked:
                 self._wait_for_room()

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 
 from delivery.domain.event import Event, EventClass
 from delivery.gateway.in_flight import InFlight, is_ephemeral
-from delivery.gateway.waiting import WaitingBytes
+from delivery.gateway.waiting import FAIR_BYTES, WaitingBytes
 from delivery.protocol import encode_event
 
 PIECES = ("delta", "text")
@@ -128,17 +128,24 @@ class Outbound:
 
         A full queue drops ephemeral events.
         """
-        event = item[0]
+        event, raw = item
         if event.event_class is EventClass.EPHEMERAL:
             self._push_ephemeral(item)
             return True
-        if self._is_full():
+        queue = self._queue
+        size = self._queue_bytes
+        # Fewer bytes than FAIR_BYTES are never too many: the call is for long queues.
+        if len(queue) >= self._max_queue or (size > FAIR_BYTES and self._is_full()):
             self._drop_queue()
             self.read_again()
             return False
-        self._queue.append(item)
-        self._count(len(item[1]))
-        if self._follow(event) and self.is_live:
+        queue.append(item)
+        self._queue_bytes = size + len(raw)
+        self._waiting.total += len(raw)
+        seq = event.seq
+        if seq is not None and self._seqs.get(event.run_id) == seq - 1:  # the most frequent case
+            self._seqs[event.run_id] = seq
+        elif self._follow(event) and self.is_live:
             self.read_again()
         return True
 
@@ -215,6 +222,22 @@ class Outbound:
             return Read.AGAIN
         return None if self._met_end else Read.MORE
 
+    def take_all(self) -> Batch | None:
+        """Take the queue of a live connection, if that is all there is, and fits into one frame and
+        in flight: the everyday case, after which it is idle. Else ``None``, with nothing done."""
+        queue = self._queue
+        count = len(queue)
+        if (
+            not self.is_live
+            or not 0 < count <= MAX_BATCH
+            or self._queue_bytes >= MAX_BATCH_BYTES
+            or self._resends
+            or self._page
+            or count > self._in_flight.room
+        ):
+            return None
+        return self._take_queue()
+
     def next_batch(self) -> Batch | None:
         """Take the events of the next frame; ``None`` if none may be sent now."""
         if self._resends:
@@ -259,9 +282,6 @@ class Outbound:
         seqs = self._seqs
         run_id = event.run_id
         last = seqs.get(run_id)
-        if last == seq - 1:  # the most frequent case
-            seqs[run_id] = seq
-            return False
         if last is None:
             last = 0
             if len(seqs) >= RUNS:
@@ -286,8 +306,16 @@ class Outbound:
         queue = self._queue
         if not queue:
             return None
-        batch = [event for event, _ in queue], [raw for _, raw in queue], not self._ephemeral
-        self._drop_queue()
+        is_durable = not self._ephemeral
+        if len(queue) == 1:  # with many users, nearly always
+            event, raw = queue[0]
+            batch = [event], [raw], is_durable
+        else:
+            batch = [event for event, _ in queue], [raw for _, raw in queue], is_durable
+        queue.clear()
+        self._waiting.total -= self._queue_bytes
+        self._queue_bytes = self._ephemeral = 0
+        self._is_held = False
         return batch
 
     def _take(self, lane: list[Item], *, again: bool = False) -> Batch | None:

@@ -101,13 +101,17 @@ class _Node:
 
 
 class Peers:
-    """The other nodes known to this one. ``bus`` is ``None`` where there are none."""
+    """The other nodes known to this one. ``bus`` is ``None`` where there are none.
+
+    Attributes:
+        nodes: those that are alive, by name; without one nothing is published per event.
+    """
 
     def __init__(self, node: str, bus: Bus | None) -> None:
         self.node = node
         self._bus = bus
         self._forwarder = None if bus is None else PushForwarder(bus)
-        self._nodes: dict[str, _Node] = {}
+        self.nodes: dict[str, _Node] = {}
         self._changes: dict[str, bool] = {}  # user -> whether connected here now
         self._hosts: dict[str, tuple[str, ...]] = {}  # a cache, cleared when presence changes
         # Event -> its node. Two dicts that rotate: bounded without an eviction per event.
@@ -117,7 +121,7 @@ class Peers:
     @property
     def has_nodes(self) -> bool:
         """Whether another node is alive; without one nothing is published per event."""
-        return bool(self._nodes)
+        return bool(self.nodes)
 
     def hosts_of(self, user_id: str) -> tuple[str, ...]:
         """Names of the other nodes that report this user as connected."""
@@ -125,7 +129,7 @@ class Peers:
         if hosts is None:
             hosts = self._hosts[user_id] = tuple(
                 name
-                for name, node in self._nodes.items()
+                for name, node in self.nodes.items()
                 if user_id in node.users or user_id in node.before
             )
         return hosts
@@ -145,7 +149,7 @@ class Peers:
             How many nodes report the user.
         """
         hosts = self.hosts_of(event.user_id)
-        if self._forwarder is not None and (hosts or (self._nodes and not is_here)):
+        if self._forwarder is not None and (hosts or (self.nodes and not is_here)):
             self._forwarder.add(self.node, hosts, event.user_id, encoded)
         return len(hosts)
 
@@ -157,7 +161,7 @@ class Peers:
     def confirmed(self, ids: Sequence[str]) -> None:
         """Publish confirmations to the nodes that pushed the events: receipts may wait there."""
         by_node: dict[str, list[str]] = {}
-        for one in ids if self._nodes else ():
+        for one in ids if self.nodes else ():
             node = self._origins.get(one) or self._origins_before.get(one)
             if node is not None:
                 by_node.setdefault(node, []).append(one)
@@ -168,7 +172,7 @@ class Peers:
 
     def acknowledged(self, user_id: str, ids: Sequence[str]) -> None:
         """Publish acknowledgements: the events may be in flight, and receipts wait, on any node."""
-        if self._nodes:
+        if self.nodes:
             self.publish(Acked(node=self.node, user=user_id, ids=list(ids)))
 
     def joined(self, user_id: str) -> None:
@@ -238,23 +242,23 @@ class Peers:
         self._hosts.clear()
 
     def _alive(self, name: str, now: float) -> _Node:
-        node = self._nodes.setdefault(name, _Node())
+        node = self.nodes.setdefault(name, _Node())
         node.until = now + EXPIRY
         return node
 
     def on_hello(self, name: str, now: float) -> None:
         """Note a node that has just started, without users."""
-        node = self._nodes[name] = _Node()
+        node = self.nodes[name] = _Node()
         node.until = now + EXPIRY
         self._hosts.clear()
 
     def on_bye(self, name: str) -> None:
         """Forget a node that has shut down."""
-        self._nodes.pop(name, None)
+        self.nodes.pop(name, None)
         self._hosts.clear()
 
     def on_tick(self, now: float) -> None:
         """Forget nodes without a heartbeat for ``EXPIRY`` seconds."""
         self._hosts.clear()
-        for name in [name for name, node in self._nodes.items() if node.until < now]:
+        for name in [name for name, node in self.nodes.items() if node.until < now]:
             self.on_bye(name)

@@ -137,9 +137,13 @@ class Registry:
     def push(self, event: Event, encoded: bytes) -> Pushed:
         """Push an event; see the port. Counts connections here and nodes that report the user."""
         user = self._users.get(event.user_id)
-        if user is None or user.breaker is not CLOSED or self.peers.has_nodes or self.is_closing:
+        if user is None or user.breaker is not CLOSED or self.peers.nodes or self.is_closing:
             return self._push_elsewhere_too(user, event, encoded)
-        self._queue(user, (event, encoded))
+        item = (event, encoded)
+        for connection in user.connections:  # as ``_queue``, whose call costs as much
+            connection.enqueue(item)
+            if not connection.is_marked:
+                self.mark(connection)
         return user.pushed
 
     def _push_elsewhere_too(self, user: User | None, event: Event, encoded: bytes) -> Pushed:
