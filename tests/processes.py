@@ -19,7 +19,7 @@ from typing import IO, Any
 
 SECRET = "only-for-tests-" + "s" * 32
 AUDIT_SECRET = "only-for-tests-" + "a" * 32
-STOP_TIMEOUT = 20.0
+STOP_TIMEOUT = 40.0
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
@@ -74,7 +74,7 @@ class Process:
             self._lines.put(line)
         self._lines.put(None)
 
-    def line(self, timeout: float = 30.0) -> str:
+    def line(self, timeout: float = 60.0) -> str:
         """The next line it prints."""
         try:
             line = self._lines.get(timeout=timeout)
@@ -84,7 +84,7 @@ class Process:
             raise RuntimeError(f"it printed nothing (more); its log:\n{self.tail()}")
         return line
 
-    def json_line(self, timeout: float = 30.0) -> Any:
+    def json_line(self, timeout: float = 60.0) -> Any:
         """The next line, parsed."""
         return json.loads(self.line(timeout))
 

@@ -7,14 +7,17 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 import psutil
 import pytest
 
 from tests.cluster.conftest import Cluster, Gateway
 from tests.servers import wait_until
+from tests.waiting import WORKER_TIMEOUT
 from tests.wire import Listener, eventually, listening
 
+pytestmark = pytest.mark.timeout(180)
 ENOUGH = 30  # connections, after which the kernel has chosen each of two processes
 
 
@@ -31,12 +34,30 @@ def shared(supervised: Gateway) -> Gateway:
     if supervised.running.process.poll() is not None:
         supervised.running.kill()
         supervised.begin().ready()
-    wait_until(lambda: len(children(supervised)) == 2, "both run")
+    wait_until(lambda: len(serving(supervised)) == 2, "both serve", WORKER_TIMEOUT)
     return supervised
 
 
 def children(gateway: Gateway) -> list[psutil.Process]:
     return psutil.Process(gateway.running.process.pid).children()
+
+
+def serving(gateway: Gateway) -> set[int]:
+    """The processes that listen on the port; one that was just made has much to read first."""
+    return {
+        child.pid
+        for child in children(gateway)
+        for connection in connections_of(child)
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == gateway.port
+    }
+
+
+def connections_of(process: psutil.Process) -> list[Any]:
+    """Its TCP sockets; none once it has ended."""
+    try:
+        return list(process.net_connections("tcp"))
+    except psutil.NoSuchProcess:
+        return []
 
 
 async def one_on_each(
@@ -61,7 +82,7 @@ async def pid_of(cluster: Cluster, gateway: Gateway, page: Listener) -> int:
         return [
             child.pid
             for child in children(gateway)
-            for connection in child.net_connections("tcp")
+            for connection in connections_of(child)
             if connection.raddr and connection.raddr.port == port
         ]
 
@@ -85,8 +106,9 @@ async def test_killing_one_leaves_the_other_serving_and_brings_a_new_one(
         (event_id,) = await asyncio.to_thread(cluster.emit, user, "run", ("agent_thinking",))
         await page.until(lambda: event_id in page.ids)
         await eventually(
-            lambda: [child.pid for child in children(shared)],
+            lambda: serving(shared),
             lambda pids: len(pids) == 2 and victim not in pids,
+            timeout=WORKER_TIMEOUT,
         )
         await one_on_each(cluster, shared, stack)
 

@@ -40,7 +40,7 @@ PORTS = (
     "alertmanager:9093",
 )
 GATEWAYS = ("gateway-1", "gateway-2")
-BEHIND = 40.0  # seconds in which a process must be up on two busy cores
+BEHIND = 90.0  # seconds in which a process must be up on two busy cores
 
 
 class Topology:
