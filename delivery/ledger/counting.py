@@ -86,11 +86,13 @@ def _count_repeated(answers: Sequence[Answer]) -> None:
 
 def inserted(entries: Sequence[Entry]) -> None:
     """Count events that were inserted as confirmed or handed over already."""
-    proven = [one for one in entries if one.confirmations]
-    if proven:
-        channels = [one.confirmations[0].channel for one in proven]
+    channels = [one.confirmations[0].channel for one in entries if one.confirmations]
+    proven = entries
+    if len(channels) < len(entries):
+        proven = [one for one in entries if one.confirmations]
+    if channels:
         _count_confirmed([one.event.id for one in proven], channels, chained=0)
-    if len(proven) < len(entries):
+    if len(channels) < len(entries):
         reasons = Counter(
             [
                 one.pushes[-1][1] if one.pushes else None

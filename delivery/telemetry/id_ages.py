@@ -21,8 +21,8 @@ def observe_ages(
 
     Args:
         batches: instants in seconds of the epoch, each with the ids whose age then is meant. Ids
-            between two of one millisecond count as of that one: a batch is in the order of its
-            making, mostly, and costs as much as it has milliseconds.
+            between two of one bucket count as of that bucket: a batch is in the order of its
+            making, mostly, and costs as much as it has buckets.
 
     Source: RFC 9562, section 5.7: a UUID of version 7 begins with 48 bits of milliseconds.
     """
@@ -33,25 +33,28 @@ def observe_ages(
         spans = [(0, len(ids) - 1)] if ids else []
         while spans:
             first, last = spans.pop()
-            stamp = ids[first][:15]
-            if first != last and ids[last][:15] != stamp:
-                middle = (first + last) // 2
-                spans += (first, middle), (middle + 1, last)
-                continue
-            age = _age(stamp, now)
+            age = oldest = _age(ids[first], now)
+            index = bisect_left(buckets, age)
+            if first != last:
+                age = _age(ids[last], now)
+                if bisect_left(buckets, age) != index or (age < 0.0) != (oldest < 0.0):
+                    middle = (first + last) // 2
+                    spans += (first, middle), (middle + 1, last)
+                    continue
             if age >= 0.0:
                 count = last - first + 1
-                counts[bisect_left(buckets, age)] += count
-                total += age * count
-    histogram.add(counts, total, *labels)
+                counts[index] += count
+                total += (age + oldest) * 0.5 * count
+    if total or any(counts):
+        histogram.add(counts, total, *labels)
 
 
-def _age(stamp: str, now: float) -> float:
+def _age(event_id: str, now: float) -> float:
     """Seconds since the instant that an id begins with; -1.0 if it tells none."""
-    if stamp[14:] != "7":
+    if event_id[14:15] != "7":
         return -1.0
     try:
-        age = now - int(stamp[:8] + stamp[9:13], 16) / 1_000.0
+        age = now - int(event_id[:8] + event_id[9:13], 16) / 1_000.0
     except ValueError:
         return -1.0
     return max(0.0, age) if -1.0 < age < MAX_AGE else -1.0

@@ -223,3 +223,14 @@ async def test_what_is_addressed_to_a_node_without_a_channel_is_heard_by_all(
     await until(lambda: heard == [number(1)])
     await one.stop()
     await two.stop()
+
+
+async def test_probes_tell_how_long_a_message_takes(redis_url: str) -> None:
+    found: list[float] = []
+    bus = quick(redis_url, "a", on_latency=found.append)
+    await bus.start(lambda message: None)
+    try:
+        await until(lambda: len(found) >= 2)
+    finally:
+        await bus.stop()
+    assert all(0.0 < seconds < 60.0 for seconds in found)
