@@ -100,6 +100,8 @@ def _write(session: Any, row: NewRow) -> str:
     if "sqlalchemy" in packages:  # what `engine.raw_connection()` gives
         session = session.driver_connection
     execute = getattr(session, "execute", None)
+    if "aiosqlite" in packages:  # whose methods are no coroutine functions
+        return Added(row.id, _done(execute, _insert(session), row.values()))
     if inspect.iscoroutinefunction(execute):
         return Added(row.id, execute(_insert(session), row.values()))
     if _is_cursor(session):
@@ -109,11 +111,17 @@ def _write(session: Any, row: NewRow) -> str:
         raise _refused(session)
     statement = _insert(session)
     cursor = session.cursor()
+    if not hasattr(cursor, "execute"):
+        raise _refused(session)  # an asynchronous driver, whose cursor has to be awaited
     try:
         cursor.execute(statement, row.values())
     finally:
         cursor.close()
     return row.id
+
+
+async def _done(call: Any, *arguments: Any) -> None:
+    await call(*arguments)
 
 
 def _is_cursor(session: Any) -> bool:
@@ -128,14 +136,14 @@ def _insert(session: Any) -> str:
 def _placeholder(session: Any) -> str:
     """How the driver marks a value. Source: PEP 249, ``paramstyle``; Django always takes ``%s``."""
     for one in inspect.getmro(type(session)):
-        package = one.__module__.partition(".")[0]
-        if package == "django":
+        name = one.__module__
+        if name.partition(".")[0] == "django":
             return "%s"
-        module = sys.modules.get(one.__module__)
-        for found in (module, sys.modules.get(package)):
-            style = getattr(found, "paramstyle", None)
+        while name:  # mysql.connector.connection, mysql.connector, mysql
+            style = getattr(sys.modules.get(name), "paramstyle", None)
             if isinstance(style, str) and style in _PLACEHOLDERS:
                 return _PLACEHOLDERS[style]
+            name = name.rpartition(".")[0]
     raise _refused(session)
 
 
