@@ -39,6 +39,8 @@ _FILES = {
     "/page.js": "Code that both pages share",
     "/client.js": "The browser client, an ES module; Content-Location names its versioned address",
     "/client.d.ts": "Its types",
+    "/inbox.js": "The inbox for pages, an ES module",
+    "/inbox.d.ts": "Its types",
 }
 _BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 

@@ -34,6 +34,9 @@ STRICT: dict[str, Any] = {
     "files": ["use.tsx"],
 }
 USE = """
+import { StrictMode } from "react";
+import { createInbox, type InboxItem } from "delivery-ledger-client/inbox";
+import { DeliveryProvider, Inbox, useDelivery, useInbox } from "delivery-ledger-client/react";
 import { connect, type AnyEvent, type BuiltInType, type Status } from "delivery-ledger-client";
 
 interface Mine { order_shipped: { order: string } }
@@ -57,6 +60,36 @@ export async function newest(run: string): Promise<string | undefined> {
   const page = await typed.history({ before: "id", run });
   off();
   return page.events[0]?.state;
+}
+export const unread: number = createInbox(typed, { types: ["order_shipped"] }).state.unread;
+
+function Orders() {
+  const { status } = useDelivery<Mine, "order_shipped">("order_shipped", (event) =>
+    event.data.order.trim());
+  useDelivery("agent_started", (event) => event.data.agent.trim());
+  const { items, markRead, archive } = useInbox<Mine>({ types: ["order_shipped"] });
+  const name = (item: InboxItem<Mine>): string => item.read_at ?? item.id;
+  return (
+    <ul title={status.state}>
+      {items.map((item) => (
+        <li key={item.id} onClick={() => markRead(item.id).then(() => archive([item.id]))}>
+          {name(item)}
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+export function App() {
+  return (
+    <StrictMode>
+      <DeliveryProvider<Mine> url="https://x.test" token={async () => "t"} user="ada">
+        <Orders />
+        <Inbox className="mine" labels={{ title: "News" }} onUnread={(count) => count.toFixed()} />
+      </DeliveryProvider>
+      <DeliveryProvider connection={typed}><Orders /></DeliveryProvider>
+    </StrictMode>
+  );
 }
 """
 RUN = """

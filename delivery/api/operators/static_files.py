@@ -24,9 +24,11 @@ FILES = {
     "/page.js": ("page.js", "text/javascript"),
     "/client.js": ("client/client.min.js", "text/javascript"),
     "/client.d.ts": ("client/client.d.ts", "text/plain"),
+    "/inbox.js": ("client/inbox.js", "text/javascript"),
+    "/inbox.d.ts": ("client/inbox.d.ts", "text/plain"),
 }
 # Pages of any origin may load the client: it is public, and access needs a token.
-SHARED = ("/client.js", "/client.d.ts")
+SHARED = ("/client.js", "/client.d.ts", "/inbox.js", "/inbox.d.ts")
 SHARED_HEADERS = {
     "Access-Control-Allow-Origin": "*",
     "Cross-Origin-Resource-Policy": "cross-origin",

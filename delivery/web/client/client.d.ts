@@ -151,10 +151,19 @@ export interface Connection<Events = UntypedEvents> {
    * counts once. An event that has no listener waits for one, up to 200 of them, and is not
    * acknowledged meanwhile: it falls back when its time is over.
    *
+   * @param when - which of them; the others are as if this listener were not there.
    * @returns the function that ends it.
    */
-  on(type: "*", listener: (event: AnyEvent<Events>) => unknown): () => void;
-  on<Type extends TypeName<Events>>(type: Type, listener: (event: EventOf<Events, Type>) => unknown): () => void;
+  on(
+    type: "*",
+    listener: (event: AnyEvent<Events>) => unknown,
+    when?: (event: AnyEvent<Events>) => boolean,
+  ): () => void;
+  on<Type extends TypeName<Events>>(
+    type: Type,
+    listener: (event: EventOf<Events, Type>) => unknown,
+    when?: (event: EventOf<Events, Type>) => boolean,
+  ): () => void;
   off(type: "*", listener: (event: AnyEvent<Events>) => unknown): void;
   off<Type extends TypeName<Events>>(type: Type, listener: (event: EventOf<Events, Type>) => unknown): void;
   /** Told each new status; returns the function that ends it. */

@@ -51,7 +51,7 @@ class Client {
     if (options.onEvent !== undefined) this.on("*", options.onEvent);
     if (options.onStatus) this.onStatus(options.onStatus);
     this.status = { state: "connecting", transport: null, leader: false, userId: null };
-    this.work = new Worklist(({ type }) => this.hearers(`:${type}`, ":*"), (...done) => this.onHandled(...done));
+    this.work = new Worklist((event) => this.hearers(event, `:${event.type}`, ":*"), (...done) => this.onHandled(...done));
     this.posts = new AckPoster(`${this.base}/v1/acks`, () => this.token(), () => { this.known = null; });
     this.recent = [];
     this.held = []; // events that wait for those before them
@@ -92,9 +92,9 @@ class Client {
 
   // ---- listeners
 
-  /** Listen to the events of a type, or of all (`*`); returns the function that ends it. */
-  on(type, listener) {
-    const end = this.listen(`:${type}`, listener);
+  /** Listen to the events of a type, or of all (`*`), `when` it says so; returns the end of it. */
+  on(type, listener, when) {
+    const end = this.listen(`:${type}`, listener, when);
     this.work?.retry();
     return end;
   }
@@ -112,19 +112,20 @@ class Client {
     return this.listen("inbox", listener);
   }
 
-  listen(key, listener) {
+  listen(key, listener, when = () => true) {
     if (typeof listener !== "function") throw new TypeError("a listener must be a function");
-    if (!this.listeners.has(key)) this.listeners.set(key, new Set());
-    const all = this.listeners.get(key).add(listener);
+    if (!this.listeners.has(key)) this.listeners.set(key, new Map());
+    const all = this.listeners.get(key).set(listener, when);
     return () => all.delete(listener);
   }
 
-  hearers(...keys) {
-    return [...new Set(keys.flatMap((key) => [...(this.listeners.get(key) ?? [])]))];
+  hearers(value, ...keys) {
+    const all = keys.flatMap((key) => [...(this.listeners.get(key) ?? [])]);
+    return [...new Map(all.filter(([, when]) => when(value))).keys()];
   }
 
   inform(key, value) {
-    for (const listener of this.hearers(key)) {
+    for (const listener of this.hearers(value, key)) {
       try {
         listener(value);
       } catch (error) {
