@@ -9,7 +9,7 @@ COPY delivery ./delivery
 COPY migrations ./migrations
 COPY config ./config
 RUN /opt/delivery/bin/pip install --no-cache-dir --disable-pip-version-check \
-    --constraint requirements.lock ".[flower]"
+    --constraint requirements.lock ".[flower,postgres,push]"
 
 FROM python:3.13.14-slim
 RUN groupadd --system --gid 10001 delivery \

@@ -57,6 +57,11 @@ class ConfigError(DeliveryError):
     """A setting is missing, malformed or unsafe. The message names it and says what to write."""
 
 
+def needs_extra(what: str, extra: str) -> ConfigError:
+    """The error of a part whose packages an extra of this one brings; names what to paste."""
+    return ConfigError(f"{what}: pip install 'delivery-ledger[{extra}]'")
+
+
 class InvalidEvent(DeliveryError):
     """The event is not valid. Never retried.
 

@@ -47,10 +47,14 @@ from delivery.errors import (
     Overloaded,
     RemoteError,
     Unreachable,
+    needs_extra,
 )
 from delivery.telemetry import logs_json
 
 logger = logging.getLogger(__name__)
+
+_EXTRAS = {"apprise": "push", "psutil": "test", "psycopg": "postgres", "pymysql": "mysql"}
+"""Package -> the extra that brings it."""
 
 FINE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
 
@@ -95,7 +99,7 @@ class _Root(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with _files_as_configuration():
-                return super().invoke(ctx)
+                return self._invoke(ctx)
         except DeliveryError as error:
             if logs_json():
                 logger.critical("%s", error)
@@ -104,6 +108,15 @@ class _Root(click.Group):
             if wants_json(ctx):
                 say_json({"error": _as_json(error)}, indent=None)
             sys.exit(exit_code(error))
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in _EXTRAS:
+                raise
+            raise needs_extra(f"this command needs {package}", _EXTRAS[package]) from error
 
 
 def _as_json(error: DeliveryError) -> dict[str, Any]:

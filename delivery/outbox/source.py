@@ -14,16 +14,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, make_url
 from uuid_utils import uuid7
 
-from delivery.errors import ConfigError, Unreachable
+from delivery.errors import ConfigError, Unreachable, needs_extra
 from delivery.outbox.schema import CHANNEL, VERSION, create, kind_of
 from delivery.outbox.tables import dead, outbox, versions
+
+if TYPE_CHECKING:
+    import psycopg
+    from psycopg import Error as PostgresError
+else:
+    try:
+        from psycopg import Error as PostgresError
+    except ImportError:  # the extra `postgres` is not installed
+
+        class PostgresError(Exception):
+            """Never raised: no source is a PostgreSQL."""
+
 
 logger = logging.getLogger(__name__)
 
@@ -114,9 +125,8 @@ class Source:
                 connect_args=self._connect_args(),
             )
         except ModuleNotFoundError as missing:
-            raise ConfigError(
-                f"the outbox's source needs {missing.name}: pip install 'delivery-ledger[mysql]'"
-            ) from missing
+            extra = "postgres" if self.kind == "postgresql" else "mysql"
+            raise needs_extra(f"the outbox's source needs {missing.name}", extra) from missing
         self._listening: psycopg.Connection[Any] | None = None
         self._listen_at = 0.0
 
@@ -376,7 +386,7 @@ class Source:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (sa.exc.DBAPIError, sa.exc.TimeoutError, psycopg.Error) as error:
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError, PostgresError) as error:
             reason = getattr(error, "orig", None) or error
             text = str(reason).partition("\n")[0] or type(reason).__name__
             raise Unreachable(f"the outbox's source does not serve: {text[:200]}") from error

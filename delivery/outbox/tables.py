@@ -5,11 +5,11 @@ Owns: the mapping. Never does: make the tables (``schema`` does).
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import registry
 
 from delivery.errors import ConfigError
@@ -79,7 +79,8 @@ def write(session: Any, row: NewRow) -> str:
         ConfigError: it is neither.
     """
     values = asdict(row)
-    if isinstance(session, AsyncConnection):
+    connections, sessions = _asynchronous()
+    if isinstance(session, connections):
         return Added(row.id, session.execute(sa.insert(outbox), values))
     if isinstance(session, sa.Connection):
         session.execute(sa.insert(outbox), values)
@@ -91,5 +92,15 @@ def write(session: Any, row: NewRow) -> str:
             "or a connection, which has a transaction"
         )
     session.add(OutboxEvent(**values))
-    is_asynchronous = isinstance(session, AsyncSession | async_scoped_session)
-    return Added(row.id) if is_asynchronous else row.id
+    return Added(row.id) if isinstance(session, sessions) else row.id
+
+
+@functools.cache
+def _asynchronous() -> tuple[tuple[type[Any], ...], tuple[type[Any], ...]]:
+    """SQLAlchemy's asynchronous connections and sessions; none without greenlet, which an
+    application that has them has."""
+    try:
+        from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+    except ImportError:
+        return (), ()
+    return (AsyncConnection,), (AsyncSession, async_scoped_session)

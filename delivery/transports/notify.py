@@ -13,10 +13,11 @@ import re
 import threading
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from delivery.domain.inputs.push_target import is_callable
-from delivery.errors import ConfigError
+from delivery.errors import ConfigError, needs_extra
 from delivery.transports.reach import IsAllowed, only_to
 
 if TYPE_CHECKING:
@@ -55,12 +56,23 @@ def open_target(url: str) -> NotifyBase | None:
     return Apprise.instantiate(url, asset=asset())
 
 
+NEEDED = "push services need Apprise"
+
+
+def is_installed() -> bool:
+    """Whether Apprise is there; asked without loading it."""
+    return find_spec("apprise") is not None
+
+
 def open_targets(urls: Sequence[str], setting: str) -> list[NotifyBase]:
     """The services of an installation's own URLs.
 
     Raises:
-        ConfigError: one cannot be read; names the setting and the URL's number, never the URL.
+        ConfigError: one cannot be read; names the setting and the URL's number, never the URL. Or
+            Apprise is not installed.
     """
+    if urls and not is_installed():
+        raise needs_extra(f"{setting}: {NEEDED}", "push")
     targets = []
     for number, url in enumerate(urls, 1):
         target = open_target(url)

@@ -24,10 +24,10 @@ from delivery.domain.inputs.push_target import (
 )
 from delivery.domain.ports import Message, Taken
 from delivery.domain.stores.users import PushTargets
-from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable
+from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable, needs_extra
 from delivery.transports.addresses import Resolve, require_public, resolve
 from delivery.transports.host_breakers import HostBreakers
-from delivery.transports.notify import Answer, notify_each
+from delivery.transports.notify import NEEDED, Answer, is_installed, notify_each
 from delivery.transports.push_url import user_target
 from delivery.transports.render import Notice, Renderer, rendering
 
@@ -75,11 +75,14 @@ class PushTransport:
         self._resolve = resolve
         self._breakers = breakers or HostBreakers()
         self._known = known
+        self._missing = None if is_installed() else str(needs_extra(NEEDED, "push"))
 
     def unreachable(self, contact: Contact) -> str | None:
         """Why this contact has no push target, ``None`` if it has one."""
         if not contact.push:
             return "no push target"
+        if self._missing is not None:
+            return self._missing
         if not any(shape_fault(url, self._schemes) is None for url in contact.push):
             return "no push target that is allowed here"
         return None

@@ -1,4 +1,4 @@
-"""An environment with exactly what the image's `pip install ".[flower]"` brings, and no more.
+"""An environment with what `pip install` of the wheel and some extras brings, and no more.
 
 Owns: which distributions these are, read from their metadata as pip reads it, and a virtual
 environment of links to this environment's copies of them. No package index is asked, so it takes a
@@ -19,8 +19,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 
-def required_by(wheel: Path, extra: str) -> dict[str, Distribution]:
-    """The distributions that ``wheel[extra]`` needs, without the wheel, by canonical name.
+def required_by(wheel: Path, *extras: str) -> dict[str, Distribution]:
+    """The distributions that ``wheel[extras]`` needs, without the wheel, by canonical name.
 
     Raises:
         PackageNotFoundError: one of them is not in this environment.
@@ -29,7 +29,7 @@ def required_by(wheel: Path, extra: str) -> dict[str, Distribution]:
     own = PathDistribution(zipfile.Path(wheel, f"{name}-{version}.dist-info/"))
     found: dict[str, Distribution] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
-    waiting = list(_requirements(own, frozenset({extra})))
+    waiting = list(_requirements(own, frozenset(extras)))
     while waiting:
         wanted = waiting.pop()
         key = (canonicalize_name(wanted.name), frozenset(wanted.extras))

@@ -46,10 +46,10 @@ def test_its_settings_exist() -> None:
     assert named <= known
 
 
-def test_it_installs_the_locked_versions_with_flower() -> None:
+def test_it_installs_the_locked_versions_with_what_the_compose_file_uses() -> None:
     (install,) = [text for text in arguments("RUN") if "pip install" in text]
     assert "--constraint requirements.lock" in install
-    assert '".[flower]"' in install
+    assert '".[flower,postgres,push]"' in install
 
 
 def test_what_it_copies_exists_and_is_not_ignored() -> None:

@@ -29,7 +29,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import psycopg
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -43,6 +42,13 @@ INSTALL = "pip install 'delivery-ledger[test]' brings it, or put {programs} on P
 
 class ServerMissing(ConfigError, RuntimeError):
     """The program of a server is not on this machine."""
+
+
+def _connect(address: str) -> None:
+    """Open a connection to a PostgreSQL and close it."""
+    import psycopg
+
+    psycopg.connect(address, connect_timeout=2).close()
 
 
 def postgres_folder() -> Path:
@@ -246,6 +252,8 @@ class Server:
             raise RuntimeError(
                 f"{self.version} ended while starting:\n{self.log.read_text()[-2000:]}"
             )
+        import psycopg  # an extra, which other benchmarks of this module do without
+
         try:
             self.probe()
         except (psycopg.OperationalError, redis.ConnectionError, redis.TimeoutError, OSError):
@@ -353,7 +361,7 @@ def postgres() -> Iterator[Server]:
             version=postgres_version(),
             command=command + [f"--{name}={value}" for name, value in settings.items()],
             folder=folder,
-            probe=lambda: psycopg.connect(f"postgresql://{address}", connect_timeout=2).close(),
+            probe=lambda: _connect(f"postgresql://{address}"),
             popen_options=options,
         )
         yield from running_server(server)

@@ -7,17 +7,20 @@ condemns them, the waits of each. Never does: judge an error (see ``failures``),
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 import sqlalchemy as sa
-from psycopg.types.string import TextLoader
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
 
-from delivery.ledger.sql.deadline_connection import DeadlineConnection
+from delivery.ledger.sql import driver
 from delivery.ledger.sql.failures import Verdict, judge
 from delivery.ledger.sql.url import SessionOptions
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from delivery.ledger.sql.deadline_connection import DeadlineConnection
 
 FRESH = 1.0
 """Seconds after its last use for which a connection is not pinged: in a busy process that would
@@ -64,6 +67,11 @@ class Connections:
         self._threshold = None
 
     def _connect(self, _dialect: Any, _record: Any, args: Any, options: Any) -> DeadlineConnection:
+        # Imported late: the driver may not be installed where the database is SQLite.
+        from psycopg.types.string import TextLoader
+
+        from delivery.ledger.sql.deadline_connection import DeadlineConnection
+
         began = time.monotonic()
         connection = DeadlineConnection.connect(*args, **options)
         connection.answer_timeout = self._idle
@@ -101,7 +109,7 @@ class Connections:
         """Make the pool replace its connections when this one is gone, or takes no writes."""
         try:
             verdict = Verdict.KEEP if takes_writes(connection) is None else Verdict.READ_ONLY
-        except psycopg.Error as error:
+        except driver.Error as error:
             verdict = judge(error)
         if verdict.discards:
             self.discard()
@@ -119,7 +127,7 @@ def takes_writes(connection: psycopg.Connection[Any]) -> str | None:
     """Ask the server, outside of a transaction; why it takes no writes, ``None`` if it does.
 
     Raises:
-        psycopg.Error: it did not answer.
+        driver.Error: it did not answer.
     """
     row = connection.execute(_STATE, prepare=False).fetchone()
     is_standby, read_only = row or (False, "off")

@@ -13,20 +13,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.engine import URL, Connection
 
 from delivery.errors import InvalidEvent, LedgerReadOnly, LedgerUnavailable
+from delivery.ledger.sql import driver
 from delivery.ledger.sql.connections import Connections, takes_writes
 from delivery.ledger.sql.failures import is_bad_text, is_prepared_elsewhere, judge, unavailable
 from delivery.ledger.sql.private_file import make_private
 from delivery.ledger.sql.tables import UtcDateTime
 from delivery.ledger.sql.url import parse_url, split_options
+
+if TYPE_CHECKING:
+    import psycopg
 
 BUSY_TIMEOUT = 5.0
 STATEMENT_TIMEOUT = 10.0
@@ -310,11 +313,11 @@ def _use_wal(cursor: sqlite3.Cursor) -> None:
 
 _BAD_TEXT = "a text contains U+0000 or a lone surrogate"
 # COPY and bulk inserts run on the drivers themselves, so their errors come unwrapped.
-_DRIVER_ERRORS = (sa.exc.DBAPIError, sa.exc.TimeoutError, psycopg.Error, sqlite3.DatabaseError)
+_DRIVER_ERRORS = (sa.exc.DBAPIError, sa.exc.TimeoutError, driver.Error, sqlite3.DatabaseError)
 
 
 def _driver_connection(connection: Connection) -> psycopg.Connection[Any]:
-    driver: psycopg.Connection[Any] | None = connection.connection.driver_connection
-    if driver is None:
+    found: psycopg.Connection[Any] | None = connection.connection.driver_connection
+    if found is None:
         raise LedgerUnavailable("the ledger connection was lost; try again")
-    return driver
+    return found

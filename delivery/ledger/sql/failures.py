@@ -9,10 +9,10 @@ from __future__ import annotations
 import sqlite3
 from enum import Enum
 
-import psycopg
 import sqlalchemy as sa
 
 from delivery.errors import LedgerReadOnly, LedgerUnavailable
+from delivery.ledger.sql import driver
 
 READ_ONLY_STATES = frozenset({"25006"})
 """The server takes no writes: a standby, or read-only by setting."""
@@ -64,7 +64,7 @@ def judge(error: BaseException) -> Verdict:
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         return Verdict.READ_ONLY if code == sqlite3.SQLITE_READONLY else Verdict.KEEP
-    if not isinstance(error, psycopg.Error):
+    if not isinstance(error, driver.Error):
         return Verdict.KEEP
     state = error.sqlstate
     if state in READ_ONLY_STATES or (state is None and _is_passed_over(error)):
@@ -74,7 +74,7 @@ def judge(error: BaseException) -> Verdict:
     if error.pgconn is not None:
         # A further connection that a server refuses, for having too many, says nothing of others.
         return Verdict.NOT_MADE
-    if state is None and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+    if state is None and isinstance(error, (driver.OperationalError, driver.InterfaceError)):
         return Verdict.GONE  # libpq's own: the connection broke
     return Verdict.KEEP
 
@@ -82,14 +82,14 @@ def judge(error: BaseException) -> Verdict:
 def is_prepared_elsewhere(error: BaseException) -> bool:
     """Whether a prepared statement clashed: the session is not the one that it was prepared in."""
     original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    return isinstance(original, psycopg.Error) and original.sqlstate in PREPARED_STATES
+    return isinstance(original, driver.Error) and original.sqlstate in PREPARED_STATES
 
 
 def is_bad_text(error: BaseException) -> bool:
     """Whether U+0000 in a text was the fault, which PostgreSQL and its driver refuse. Source:
     PostgreSQL manual, "Error Codes", 22021."""
     original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    return isinstance(original, psycopg.DataError) and original.sqlstate in (None, "22021")
+    return isinstance(original, driver.DataError) and original.sqlstate in (None, "22021")
 
 
 def unavailable(error: BaseException) -> LedgerUnavailable | None:
@@ -109,9 +109,9 @@ _TEMPORARY = (
     sa.exc.OperationalError,
     sa.exc.InterfaceError,
     sa.exc.InternalError,
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    psycopg.InternalError,
+    driver.OperationalError,
+    driver.InterfaceError,
+    driver.InternalError,
     sqlite3.OperationalError,
 )
 
@@ -131,7 +131,7 @@ def _is_passed_over(error: BaseException) -> bool:
 def _reason(error: BaseException) -> str:
     """The driver's first line; it holds no secret (libpq never repeats the password). COPY's errors
     come from the driver itself and may repeat a row: their name has to do."""
-    if isinstance(error, psycopg.Error):
+    if isinstance(error, driver.Error):
         return type(error).__name__
     if isinstance(error, sqlite3.Error):
         return str(error)[:200]  # as SQLite words it: no values

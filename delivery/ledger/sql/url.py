@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 
 from delivery.errors import ConfigError
+from delivery.ledger.sql import driver
 
 DEFAULT_PORT = 5432
 WRITABLE = "read-write"
@@ -50,6 +51,7 @@ def parse_url(text: str) -> URL:
         ) from None
     backend = url.get_backend_name()
     if backend == "postgresql":
+        driver.require()
         return _with_target(_with_hosts(url.set(drivername="postgresql+psycopg")))
     if backend == "sqlite":
         if not url.database or url.database == ":memory:":

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-import psycopg.errors
 import sqlalchemy as sa
 import uuid_utils
 from msgspec.structs import replace
@@ -24,7 +23,7 @@ from delivery.domain.lifecycle import Confirmation, Outcome
 from delivery.domain.options import NOTHING, Options
 from delivery.domain.records import Entry, First, Receipted, Recorded, SideAttempt
 from delivery.ledger import counting
-from delivery.ledger.sql import bulk
+from delivery.ledger.sql import bulk, driver
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.rows import (
@@ -63,7 +62,7 @@ class RecordingSql:
             answers, unknown = self._commit(
                 entries, confirmations, is_repeated=drained, drained=drained
             )
-        except (sa.exc.IntegrityError, sqlite3.IntegrityError, psycopg.errors.UniqueViolation):
+        except (sa.exc.IntegrityError, sqlite3.IntegrityError, driver.UniqueViolation):
             # An id is taken: too rare to pay for a query before every insert.
             answers, unknown = self._commit(
                 entries, confirmations, is_repeated=True, drained=drained
