@@ -20,6 +20,7 @@ from delivery.api.problems import Problem
 from delivery.api.requests import read_body
 from delivery.domain.channels import Channel
 from delivery.domain.contact import Contact, fingerprint
+from delivery.domain.event import EventClass
 from delivery.domain.policy import Policies
 from delivery.domain.ports import Reads, Writes
 from delivery.errors import LinkExpired
@@ -173,9 +174,10 @@ class AddressPages:
         own = own_entries(contact.opt_out, channel)
         if channel in own:
             left = tuple(entry for entry in own if entry != channel)
-            body = f"<p>{escape(texts.off.format(name))}</p>\n"
+            title, _, rest = texts.off.format(name).partition(". ")
+            body = f"<p>{escape(rest)}</p>\n"
             body += _form(texts.resume.format(name), [("choice", "restore"), *_was(left)])
-            return page(texts.off.format(name).partition(".")[0], body, lang=texts.lang)
+            return page(title, body, lang=texts.lang)
         body = f"<p>{escape(texts.stopping.format(name))}</p>\n{button(texts.unsubscribe)}"
         body += self._choices(texts, channel, name, own)
         return page(texts.stop.format(name), body, lang=texts.lang)
@@ -236,12 +238,13 @@ class AddressPages:
         return contact or Contact(claims.subject), claims.channel or ""
 
     def _classes(self, channel: str) -> list[str]:
-        """Classes of events that a user may refuse on a channel."""
-        return [
-            str(policy.event_class)
+        """Classes of events that a user may refuse on a channel, that of other types last."""
+        found = [
+            policy.event_class
             for policy in self._policies.classes.values()
             if (step := policy.step(channel)) is not None and "opt_out" in step.respects
         ]
+        return [one.value for one in sorted(found, key=lambda one: one is EventClass.STANDARD)]
 
     def _choices(self, texts: Texts, channel: str, name: str, own: Sequence[str]) -> str:
         """The form in which a user chooses among the classes; empty where there is no choice."""

@@ -120,7 +120,7 @@ li time{color:var(--soft);font-variant-numeric:tabular-nums;white-space:nowrap}
 button{width:100%;padding:.85rem 1.25rem;border:0;border-radius:.65rem;background:var(--accent);
 color:var(--on-accent);font:inherit;font-weight:600;cursor:pointer}
 fieldset{margin:0 0 1.25rem;padding:0;border:0;border-top:1px solid var(--line)}
-legend{float:left;width:100%;padding:0 0 .5rem;font-weight:600}
+legend{float:left;width:100%;padding:1rem 0 .25rem;font-weight:600}
 label{clear:both;display:flex;gap:.75rem;align-items:center;min-height:2.75rem;
 border-bottom:1px solid var(--line);cursor:pointer}
 input{width:1.2rem;height:1.2rem;margin:0;flex:none;accent-color:var(--accent)}

@@ -90,7 +90,7 @@ def test_all_but_two_parts_are_imported(python: Path, tmp_path: Path) -> None:
         (("up", "--port", "0"), {"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/x"}, "postgres"),
         (("up", "--port", "0"), {"ALERT_URLS": "ntfys://topic"}, "push"),
         (("flower", "--port", "1"), {"BROKER_URL": "redis://127.0.0.1:1/0"}, "flower"),
-        (("bench", "--mode", "fallback", "--events", "10"), {}, "postgres"),
+        (("bench", "--mode", "fallback", "--events", "100"), {}, "postgres"),
     ],
 )
 def test_what_needs_an_extra_names_the_command(
