@@ -45,6 +45,7 @@ _HOMES = {
     "ReceivedEvent": "delivery.client.received",
     "Remote": "delivery.client.remote",
     "RemoteEmitter": "delivery.client.remote",
+    "Settings": "delivery.config",
     "Status": "delivery.client.link",
     "Store": "delivery.client.store",
     "connect": "delivery.client.remote",

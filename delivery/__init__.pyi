@@ -16,6 +16,7 @@ from delivery.client.sync import BlockingReceipt as BlockingReceipt
 from delivery.client.sync import BlockingRemote as BlockingRemote
 from delivery.client.sync import connect_sync as connect_sync
 from delivery.client.sync_client import BlockingClient as BlockingClient
+from delivery.config import Settings as Settings
 from delivery.domain.emission import Emission as Emission
 from delivery.domain.emission import Receipt as Receipt
 from delivery.emitter.emitter import Emitter as Emitter

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 def embed(app: Application, settings: Settings | None = None) -> Mounted:
     """Mount the gateway into an aiohttp application; see ``mount``.
 
+    Args:
+        settings: ``delivery.Settings(database_url=…, …)``; from the environment and the settings
+            file if left out.
+
     Returns:
         The mounted gateway, which makes emitters once the application has started.
 

@@ -41,6 +41,7 @@ NAMES = {
     "Remote",
     "RemoteEmitter",
     "RemoteError",
+    "Settings",
     "Status",
     "Store",
     "Unauthenticated",
