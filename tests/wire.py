@@ -11,7 +11,7 @@ from typing import Any
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
-DEADLINE = 15.0
+DEADLINE = 40.0
 
 
 class Listener:

@@ -109,7 +109,7 @@ async def device(browser: Browser, service: Service) -> AsyncIterator[NewDevice]
     async def make(user_id: str, *, url: str | None = None, ttl: float = 600.0) -> "Device":
         context = await browser.new_context()
         made.append(context)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(30_000)
         return await Device(context, service, user_id, url or service.url, ttl).prepare()
 
     yield make

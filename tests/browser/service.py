@@ -12,7 +12,7 @@ import jwt
 
 from tests.processes import Process, running
 
-DEADLINE = 20.0
+DEADLINE = 40.0
 POLICIES = """
 [class.critical]
 types = ["agent_started", "agent_thinking", "tool_executing", "tool_completed", "agent_completed"]

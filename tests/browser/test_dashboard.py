@@ -29,7 +29,7 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
     """A fresh profile."""
     made = await browser.new_context()
-    made.set_default_timeout(15_000)
+    made.set_default_timeout(30_000)
     yield made
     await made.close()
 

@@ -97,7 +97,7 @@ async def window(
         async with async_playwright() as playwright:
             address = f"http://127.0.0.1:{port.read_text().split()[0]}"
             browser = await playwright.chromium.connect_over_cdp(address, no_defaults=True)
-            browser.contexts[0].set_default_timeout(15_000)
+            browser.contexts[0].set_default_timeout(30_000)
             yield await Device(browser.contexts[0], service, user, service.url, 600.0).prepare()
             await browser.close()
     finally:

@@ -17,7 +17,7 @@ from tests.wire import eventually
 
 pytestmark = pytest.mark.timeout(180)
 
-LONG_WAIT = 30.0
+LONG_WAIT = 60.0
 
 
 def port(server: servers.Server) -> int:
