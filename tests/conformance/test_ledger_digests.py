@@ -16,6 +16,7 @@ from delivery.domain.options import Options
 from delivery.domain.policy import parse_policies
 from delivery.domain.records import Claim, Digest, DigestClaim, Result, Stored
 from delivery.ledger import SqlLedger
+from delivery.ledger.stores.digest_joining import MAX_OPEN
 from delivery.testing import make_entry, make_event
 from tests.conformance.chain_calls import finish, move
 from tests.waiting import at_once
@@ -143,6 +144,14 @@ def test_without_a_min_interval_every_run_has_its_message(ledger: SqlLedger, adv
     assert len(sending(ledger, first).members) == 1
     ledger.digests.end(sending(ledger, second), DELIVERED, retry_in=None)
     assert join(ledger, on_chain(ledger, run="c"), min_interval=0.0).run_id == "c"
+
+
+def test_a_flood_of_runs_shares_digests_though_each_run_has_its_own(ledger: SqlLedger) -> None:
+    ids = [on_chain(ledger, f"run-{number}") for number in range(MAX_OPEN + 5)]
+    joined = [join(ledger, event_id, min_interval=0.0) for event_id in ids]
+    assert len({digest.id for digest in joined[:MAX_OPEN]}) == MAX_OPEN
+    assert {digest.id for digest in joined[MAX_OPEN:]} == {joined[0].id}
+    assert joined[-1].run_id is None
 
 
 def test_a_digest_by_user_spans_runs(ledger: SqlLedger) -> None:

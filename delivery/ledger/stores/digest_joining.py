@@ -24,6 +24,10 @@ from delivery.ledger.stores.fencing import held
 
 LEFT = "its events went on without it"
 
+MAX_OPEN = 20
+"""Open digests of a user on a channel: events of further runs share one, whatever the policy says.
+Each join reads them all, and a user with a thousand runs would hold up the others."""
+
 
 class Key(NamedTuple):
     """What a digest is about, beside its user: a run, a group, or (``WHOLE``) all of the user."""
@@ -70,10 +74,20 @@ def join(
         .with_for_update()
     ).all()
     gathering = [row for row in gathering if not _closed_if_left(connection, row, now)]
+    is_full = len(gathering) >= MAX_OPEN
     digest = (
         _of_key(gathering, key)
-        or (_merged(connection, gathering, now) if min_interval > 0 else None)
-        or _opened(connection, gathering, now, claim, channel, key, window, min_interval)
+        or (_merged(connection, gathering, now) if min_interval > 0 or is_full else None)
+        or _opened(
+            connection,
+            gathering,
+            now,
+            claim,
+            channel,
+            WHOLE if is_full else key,
+            window,
+            min_interval,
+        )
     )
     ours = held(connection, sa.literal(now, UtcDateTime()), [claim], transitions.on_chain())
     connection.execute(
