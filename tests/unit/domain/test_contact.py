@@ -225,9 +225,17 @@ def check_around(name, change, begins, ends, minutes):
         assert until > now
         shown = until.astimezone(zone)
         assert until - now <= timedelta(days=1, hours=1)
-        there = datetime.combine(shown.date(), last, zone)
-        is_skipped = there.astimezone(UTC).astimezone(zone).time() != last
+        # A change at 23:00 skips the end into the next day.
+        days = (shown.date(), shown.date() - timedelta(days=1))
+        ends_at = [datetime.combine(day, last, zone) for day in days]
+        is_skipped = any(one.astimezone(UTC).astimezone(zone).time() != last for one in ends_at)
         assert shown.time() == last or is_skipped, (name, now, contact.quiet_hours)
+
+
+def test_an_end_that_a_change_skips_into_the_next_day_moves_there():
+    contact = quiet("00:00", "23:00", "America/Godthab")
+    before = utc(2024, 3, 31, 0, 59)  # 22:59; a minute later it is midnight
+    assert contact.quiet_until(before) == utc(2024, 3, 31, 1)
 
 
 def test_every_change_of_every_zone_keeps_the_end_of_quiet_hours_ahead():
