@@ -115,7 +115,7 @@ async def serve(clients: list[Client], world: World, **changes: Any) -> Client:
     """A server with everything behind it."""
     app = web.Application(middlewares=[problem_middleware])
     handlers = world.handlers(**{"registry": Open(), **changes})
-    routes.mount(app, handlers, [handlers[0].sampling])
+    routes.mount(app, handlers, handlers[0].background)
     client: Client = TestClient(TestServer(app))
     await client.start_server()
     clients.append(client)
