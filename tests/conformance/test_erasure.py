@@ -175,4 +175,5 @@ def test_every_table_that_names_a_user_is_known_to_the_erasure() -> None:
         "events",
         "mailbox",
         "runs",
+        "verifications",
     }
