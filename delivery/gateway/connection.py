@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from delivery.callers.refusals import refusals
+from delivery.domain.channels import Channel
 from delivery.domain.event import format_instant
 from delivery.errors import Unauthenticated
 from delivery.gateway.feed import Feed, FeedReader, Page
@@ -409,7 +410,8 @@ class Connection:
         elif not self._registry.attach(self, user_id):
             self.close(Close.CONNECTION_LIMIT, "too many connections of this user")
         else:
-            metrics.connections_opened.inc(1.0, "sse" if self.session.is_stream else "websocket")
+            transport = Channel.SSE if self.session.is_stream else Channel.WEBSOCKET
+            metrics.connections_opened.inc(1.0, transport.value)
             self._feed = Feed(self._context.feed_reader, user_id, self._by)
             if self._registry.peers.hosts_of(user_id):
                 self._recheck_at = self._clock() + RECHECK_DELAY * (0.5 + self._context.jitter())
