@@ -14,9 +14,11 @@ from aiohttp import web
 from delivery.api.openapi_schemas import (
     BEFORE,
     CONTEXT_ID,
+    EVENT_TYPE,
     PAGE_AFTER,
     SCHEMAS,
     STATE,
+    STORABLE,
     Schema,
     listing,
     ref,
@@ -131,7 +133,7 @@ def _query(name: str, schema: Schema) -> Schema:
 
 
 def _events() -> Schema:
-    filters = tuple(_query(name, text()) for name in ("user_id", "run_id", "type"))
+    filters = tuple(_query(name, STORABLE) for name in ("user_id", "run_id", "type"))
     after = _query("after", BEFORE)
     limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
     one_or_many = {"oneOf": [ref("EventIn"), ref("EventBatch")]}
@@ -208,8 +210,8 @@ def _users() -> Schema:
                 (403, 422, 503),
                 parameters=(
                     *user,
-                    _query("type", listing(text(), maxItems=20)),
-                    _query("run_id", text()),
+                    _query("type", listing(EVENT_TYPE, maxItems=20)),
+                    _query("run_id", STORABLE),
                     _query("unread", flag),
                     _query("archived", flag),
                     _query("after", BEFORE),

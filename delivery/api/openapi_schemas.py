@@ -57,6 +57,8 @@ _NUMBER: Schema = {"type": "number"}
 _BOOLEAN: Schema = {"type": "boolean"}
 _CONTROL = r"\u0000-\u001f\u007f-\u009f"
 _BLANK = r" \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+STORABLE = text(pattern=r"^[^\u0000]*$")
+"""A text that any database takes."""
 CONTEXT_ID = text(
     "no control characters, not blank",
     minLength=1,
@@ -71,9 +73,10 @@ BEFORE = text(
 _CLOCK = text(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")
 STATE = text(enum=[state.value for state in State])
 
+EVENT_TYPE = text(pattern="^[A-Za-z][A-Za-z0-9_.:-]*$", maxLength=128)
 _EVENT_IN = {
     "id": _UUID,
-    "type": text(pattern="^[A-Za-z][A-Za-z0-9_.:-]*$", maxLength=128),
+    "type": EVENT_TYPE,
     "user_id": CONTEXT_ID,
     "run_id": CONTEXT_ID | {"not": {"const": "registry"}},
     "thread_id": CONTEXT_ID,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -144,9 +145,12 @@ async def test_a_rolling_restart_under_load_loses_and_repeats_nothing(cluster: C
         assert audience.handled == producer.sent, "once each, in order"
         assert audience.reconnects >= CLIENTS, "everybody was sent elsewhere"
         assert producer.repeats < len(producer.ids) / 10, "a stopping gateway answers what it took"
-    # "One reconnect" takes as long as the first connect did, on a busy machine too.
+    # "One reconnect" takes as long as the first connect did, on a busy machine too, where twice as
+    # many processes as processors make everything take twice as long.
     longest = max(audience.away.values())
-    assert longest < max(LONGEST_AWAY, 3 * audience.first_connect), sorted(audience.away.values())
+    pressure = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    most = max(LONGEST_AWAY * pressure, 3 * audience.first_connect)
+    assert longest < most, sorted(audience.away.values())
 
     def unconfirmed() -> int:
         found = 0

@@ -38,7 +38,7 @@ RULES = ROOT / "config/prometheus-rules.yml"
 DASHBOARD = json.loads((ROOT / "config/grafana/dashboards/delivery.json").read_text())
 INSTALL = "apt-get install --no-install-recommends prometheus prometheus-alertmanager"
 WINDOW = "5s"
-TIMEOUT = 60.0
+TIMEOUT = 180.0
 SEVERITIES = {
     "DeliveryRateLow": "critical",
     "DeliveryFallbackShareHigh": "warning",
