@@ -18,6 +18,23 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+IMPORT_ALL = """
+import importlib, pkgutil, delivery
+failed = []
+def note(name): failed.append(name)
+for module in pkgutil.walk_packages(delivery.__path__, "delivery.", onerror=note):
+    if module.name in ("delivery.__main__", "delivery.worker"):  # these run on import
+        continue
+    if module.name.startswith("delivery.outbox.django"):  # an app of a Django that is there
+        continue
+    try:
+        importlib.import_module(module.name)
+    except ImportError as error:
+        failed.append(f"{module.name}: {error}")
+print("\\n".join(failed), end="")
+"""
+"""A program that imports every module and prints those that it cannot."""
+
 
 def required_by(wheel: Path, *extras: str) -> dict[str, Distribution]:
     """The distributions that ``wheel[extras]`` needs, without the wheel, by canonical name.

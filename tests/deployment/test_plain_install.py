@@ -12,29 +12,13 @@ import httpx
 import pytest
 
 from delivery.tasks.app import MAINTENANCE_QUEUE, SWEEP, make_app
-from tests.deployment.plain import make_environment, required_by
+from tests.deployment.plain import IMPORT_ALL, make_environment, required_by
 from tests.processes import SECRET, Process, environment
 from tests.server_process import wait_until
 from tests.servers import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 START_TIMEOUT = 60.0
-
-IMPORT_ALL = """
-import importlib, pkgutil, delivery
-failed = []
-def note(name): failed.append(name)
-for module in pkgutil.walk_packages(delivery.__path__, "delivery.", onerror=note):
-    if module.name in ("delivery.__main__", "delivery.worker"):  # these run on import
-        continue
-    if module.name.startswith("delivery.outbox.django"):  # an app of a Django that is there
-        continue
-    try:
-        importlib.import_module(module.name)
-    except ImportError as error:
-        failed.append(f"{module.name}: {error}")
-print("\\n".join(failed), end="")
-"""
 
 
 class Image:

@@ -23,6 +23,7 @@ import yaml
 
 from delivery.client.client import Client
 from tests.deployment.compose import ROOT, own_services
+from tests.deployment.plain import IMPORT_ALL
 from tests.docker.compose_stack import UP_TIMEOUT, URL, Api, Stack, mail_to
 from tests.server_process import wait_until
 
@@ -125,13 +126,7 @@ def test_up_returns_when_everything_is_healthy(stack: Stack, mailed: str) -> Non
 
 
 def test_the_image_holds_what_every_module_imports(stack: Stack) -> None:
-    code = (
-        "import importlib, pkgutil, delivery\n"
-        "for m in pkgutil.walk_packages(delivery.__path__, 'delivery.'):\n"
-        "    if m.name not in ('delivery.__main__', 'delivery.worker'):\n"
-        "        importlib.import_module(m.name)"
-    )
-    stack.compose("exec", "-T", "worker-chain", "python", "-c", code)
+    assert stack.compose("exec", "-T", "worker-chain", "python", "-c", IMPORT_ALL) == ""
 
 
 def test_check_and_validate_find_nothing_to_mend(stack: Stack, service_token: str) -> None:
