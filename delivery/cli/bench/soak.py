@@ -47,7 +47,7 @@ def soak(seconds: float, as_json: bool) -> None:
             )
             for what, kind in (
                 ("good clients' wait", "ms"),
-                ("without waits for a processor", "held_ms"),
+                ("processor time of the gateway meanwhile", "work_ms"),
             )
             for share in ("p50", "p99")
         ]
