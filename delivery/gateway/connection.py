@@ -22,6 +22,7 @@ from delivery.errors import Unauthenticated
 from delivery.gateway.feed import Feed, FeedReader, Page
 from delivery.gateway.frame_writer import FrameWriter
 from delivery.gateway.outbound import Batch, Item, Outbound, Read
+from delivery.gateway.probes import PendingProbes
 from delivery.gateway.session import (
     Actions,
     Admit,
@@ -79,43 +80,6 @@ class ConnectionContext:
     jitter: Callable[[], float] = random.random
     check: Callable[[Principal], None] = lambda principal: None
     waiting: WaitingBytes = field(default_factory=WaitingBytes)
-
-
-class PendingProbes:
-    """Probes that wait for their pong. Bounded by the timeouts of the callers: a probe is forgotten
-    when its future is cancelled."""
-
-    __slots__ = ("_count", "_pending")
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._pending: dict[bytes, tuple[float, asyncio.Future[bool]]] = {}
-
-    def next_payload(self) -> bytes:
-        """A payload that is unique among the pings of this connection."""
-        self._count += 1
-        return b"probe-%d" % self._count
-
-    def expect(self, payload: bytes, future: asyncio.Future[bool], now: float) -> None:
-        """Wait for the pong of a ping that was sent at ``now``; it sets the future."""
-        self._pending[payload] = (now, future)
-        future.add_done_callback(lambda _: self._pending.pop(payload, None))
-
-    def on_pong(self, payload: bytes, now: float) -> float | None:
-        """Complete a probe. Returns its round trip in seconds, ``None`` for any other pong."""
-        probe = self._pending.get(payload)
-        if probe is None:
-            return None
-        asked_at, future = probe
-        if not future.done():
-            future.set_result(True)
-        return now - asked_at
-
-    def fail_all(self) -> None:
-        """Set all futures to ``False``, because the connection has ended."""
-        for _, future in tuple(self._pending.values()):
-            if not future.done():
-                future.set_result(False)
 
 
 RETRY_LEDGER = (1.0, 30.0)
@@ -193,7 +157,10 @@ class Connection:
 
     def flush(self) -> None:
         """Write what may be sent now; start the wait or the read that the rest needs."""
-        if self._is_welcomed and not self.is_closed and not self.writer.is_blocked:
+        # The everyday case in one step; what else is due takes the way below.
+        if self._is_welcomed and not (
+            self.is_closed or self.writer.is_blocked or self._is_inbox_due
+        ):
             batch = self._outbound.take_all()
             if batch is not None:
                 self._write_batch(batch)

@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -39,7 +40,7 @@ _making = threading.Lock()
 _identity = "main"
 
 
-class Instrument:
+class Instrument(ABC):
     """A metric of this process.
 
     Args:
@@ -83,8 +84,9 @@ class Instrument:
                 self._children[labels] = self._metric.labels(*labels) if labels else self._metric
             return self._children[labels]
 
+    @abstractmethod
     def _make_metric(self) -> Any:
-        raise NotImplementedError
+        """The metric of prometheus-client, made with the first value."""
 
     def _report(self, error: Exception) -> None:
         # What is measured must go on: the caller has an event to serve.

@@ -17,7 +17,7 @@ from delivery.domain.stores.ledger import Ledger
 from delivery.gateway.feed import MAX_PAGE_BYTES, Feed, FeedReader
 from delivery.gateway.waiting import FAIR_BYTES, WaitingBytes
 from delivery.ledger.access import LedgerAccess
-from delivery.protocol import Connected, Limits
+from delivery.protocol import Connected, InboxChanged, Limits
 from tests.fast_path import MemoryJournal, Node, NodeLedger, World, make_event, new_id
 from tests.waiting import until
 
@@ -116,6 +116,29 @@ async def test_clients_that_do_not_read_share_a_bounded_memory_and_give_it_back(
     for connection, _ in (*stuck, (reader, written)):
         connection.detach()
     assert waiting.total == 0
+
+
+async def test_a_changed_inbox_is_told_beside_events_of_the_same_turn() -> None:
+    world = World()
+    connection, writer = await world.connect()
+    connection.tell_inbox()
+    connection.tell_inbox()
+    event = make_event()
+    world.node.emit(event)
+    await until(lambda: writer.ids == [event.id])
+    assert sum(isinstance(frame, InboxChanged) for frame in writer.frames) == 1
+
+
+async def test_a_slow_client_is_told_of_its_inbox_once_it_reads() -> None:
+    world = World()
+    connection, writer = await world.connect()
+    writer.is_blocked = True
+    connection.tell_inbox()
+    connection.flush()
+    assert InboxChanged() not in writer.frames
+    writer.is_blocked = False
+    connection.flush()
+    assert InboxChanged() in writer.frames
 
 
 async def test_pages_follow_each_other_without_gap_or_repetition() -> None:
