@@ -17,8 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from delivery.domain.contact import fingerprint
 from delivery.domain.limits import MIN_SECRET_BYTES
+from delivery.domain.users.contact import fingerprint
 from delivery.errors import ConfigError, LinkExpired, LinkInvalid
 
 CONFIRM = "confirm"

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from delivery import testing
-from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.ports import Message
 from delivery.domain.records import AlertGroup
+from delivery.domain.users.contact import Contact
 
 AT = datetime(2026, 11, 1, 9, 0, tzinfo=UTC)
 CONFIRM = "https://delivery.example.org/confirm/token-1?a=1&b=2"

@@ -19,10 +19,10 @@ from delivery.api.pages import button, page, readable
 from delivery.api.problems import Problem
 from delivery.api.requests import read_body
 from delivery.domain.channels import Channel
-from delivery.domain.contact import Contact, fingerprint
 from delivery.domain.event import EventClass
 from delivery.domain.policy import Policies
 from delivery.domain.ports import Reads, Writes
+from delivery.domain.users.contact import Contact, fingerprint
 from delivery.errors import LinkExpired
 from delivery.links import UNSUBSCRIBE, VERIFY, LinkClaims, LinkSigner
 

@@ -19,10 +19,10 @@ from delivery.api.problems import Problem
 from delivery.api.requests import json_response, owner_or, parse_json, path_user_id, read_body
 from delivery.callers.auth import Authenticator
 from delivery.callers.principal import Principal
-from delivery.domain.contact import Contact, contact_fields, parse_contact
 from delivery.domain.event import check_context_id
 from delivery.domain.inputs.push_target import SCHEMES, is_public, scheme_of, shape_fault
 from delivery.domain.ports import Reads, Writes
+from delivery.domain.users.contact import Contact, contact_fields, parse_contact
 from delivery.errors import InvalidEvent
 
 # Services with one fixed address: their URLs have a key in place of the host.

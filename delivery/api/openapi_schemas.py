@@ -15,7 +15,7 @@ from delivery.domain.limits import MAX_CLOUD_NAME
 from delivery.domain.options import MIN_TTL
 from delivery.domain.outages import OutageKind
 from delivery.domain.policy import CHANNELS, MAX_SECONDS
-from delivery.domain.receipts import ReceiptStatus, Suppress
+from delivery.domain.users.receipts import ReceiptStatus, Suppress
 
 Schema = dict[str, Any]
 

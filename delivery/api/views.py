@@ -16,7 +16,6 @@ from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import Attempt
 from delivery.domain.options import Options
 from delivery.domain.ports import Accepted, SinkMessage
-from delivery.domain.receipts import ReceiptRow
 from delivery.domain.records import (
     AlertGroup,
     ConfirmationRow,
@@ -25,6 +24,7 @@ from delivery.domain.records import (
     Stored,
     Timeline,
 )
+from delivery.domain.users.receipts import ReceiptRow
 
 
 def accepted_view(index: int, accepted: Accepted) -> dict[str, Any]:

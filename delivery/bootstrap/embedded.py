@@ -31,7 +31,7 @@ from delivery.bootstrap.tokens import issue
 from delivery.bus.resend import LoopResend
 from delivery.callers.principal import Principal
 from delivery.config import Settings, secret
-from delivery.domain.contact import Contact
+from delivery.domain.users.contact import Contact
 from delivery.ledger import migrate
 from delivery.process.data_directory import (
     audit_secret,

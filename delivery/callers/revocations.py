@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from delivery.callers.principal import Principal
 from delivery.domain.node_messages import Revoked
 from delivery.domain.ports import Reads, Writes
-from delivery.domain.revocation import Revocation, RevocationKind
+from delivery.domain.users.revocation import Revocation, RevocationKind
 from delivery.errors import LedgerError
 
 logger = logging.getLogger(__name__)

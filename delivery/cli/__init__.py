@@ -16,7 +16,6 @@ import click
 
 from delivery.cli import (
     audit,
-    beat,
     bench,
     check,
     contacts,
@@ -24,21 +23,16 @@ from delivery.cli import (
     demo,
     emit,
     events,
-    flower,
-    gateway,
     listen,
-    migrate,
-    outbox,
     purge,
     suppressions,
     token,
     tokens,
-    up,
     validate,
-    worker,
 )
 from delivery.cli.options import wants_json
 from delivery.cli.output import say, say_json
+from delivery.cli.processes import beat, flower, gateway, migrate, outbox, up, worker
 from delivery.domain.inputs.foreign_text import is_storable
 from delivery.errors import (
     ConfigError,

@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from delivery.client.http import Reply, to_error
-from delivery.domain.contact import contact_fields
 from delivery.domain.event import check_context_id
+from delivery.domain.users.contact import contact_fields
 from delivery.errors import InvalidEvent
 from delivery.protocol import encode_json
 

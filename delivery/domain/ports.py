@@ -13,13 +13,11 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from delivery.domain.contact import Contact
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.node_messages import NodeMessage
 from delivery.domain.policy import Policies
 from delivery.domain.rates import Lease, Rate
-from delivery.domain.receipts import ProviderReceipt, Suppression
 from delivery.domain.records import (
     AlertGroup,
     Confirmed,
@@ -37,7 +35,9 @@ from delivery.domain.records import (
     Stored,
     Timeline,
 )
-from delivery.domain.revocation import Revocation, RevocationKind
+from delivery.domain.users.contact import Contact
+from delivery.domain.users.receipts import ProviderReceipt, Suppression
+from delivery.domain.users.revocation import Revocation, RevocationKind
 
 E = TypeVar("E", bound=Entry)
 

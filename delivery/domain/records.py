@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
-from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
 from delivery.domain.options import Options
-from delivery.domain.receipts import ReceiptRow, Suppress
+from delivery.domain.users.contact import Contact
+from delivery.domain.users.receipts import ReceiptRow, Suppress
 
 
 class Entry(msgspec.Struct):

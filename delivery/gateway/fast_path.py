@@ -37,7 +37,7 @@ from delivery.domain.node_messages import (
     Wake,
 )
 from delivery.domain.ports import Bus, Reads
-from delivery.domain.revocation import Revocation
+from delivery.domain.users.revocation import Revocation
 from delivery.errors import LedgerError
 from delivery.gateway.connection import SEND_TIMEOUT, Connection, ConnectionContext
 from delivery.gateway.disconnects import TeardownQueue

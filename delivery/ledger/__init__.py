@@ -16,12 +16,9 @@ from delivery.ledger.stores.breakers import BreakerSql
 from delivery.ledger.stores.chain import ChainSql
 from delivery.ledger.stores.cloud_events import CloudEventSql
 from delivery.ledger.stores.confirmations import ConfirmationSql
-from delivery.ledger.stores.contacts import ContactSql
 from delivery.ledger.stores.digests import DigestSql
-from delivery.ledger.stores.erasure import ErasureSql
 from delivery.ledger.stores.events import EventSql
 from delivery.ledger.stores.feed import FeedSql
-from delivery.ledger.stores.inbox import InboxSql
 from delivery.ledger.stores.nodes import NodeSql
 from delivery.ledger.stores.operations import OperationSql
 from delivery.ledger.stores.queue_copies import QueueCopySql
@@ -30,8 +27,11 @@ from delivery.ledger.stores.recording import RecordingSql
 from delivery.ledger.stores.retention import RetentionSql
 from delivery.ledger.stores.revocations import RevocationSql
 from delivery.ledger.stores.statistics import StatisticsSql
-from delivery.ledger.stores.suppressions import PushTargetSql, SuppressionSql
-from delivery.ledger.stores.verifications import VerificationSql
+from delivery.ledger.stores.users.contacts import ContactSql
+from delivery.ledger.stores.users.erasure import ErasureSql
+from delivery.ledger.stores.users.inbox import InboxSql
+from delivery.ledger.stores.users.suppressions import PushTargetSql, SuppressionSql
+from delivery.ledger.stores.users.verifications import VerificationSql
 
 
 class SqlLedger:

@@ -11,10 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from delivery.domain.contact import Contact
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.policy import Policies
-from delivery.domain.receipts import ProviderReceipt, Suppression
 from delivery.domain.records import (
     Confirmed,
     Digest,
@@ -29,8 +27,10 @@ from delivery.domain.records import (
     Stored,
     Timeline,
 )
-from delivery.domain.revocation import Revocation, RevocationKind
 from delivery.domain.stores.ledger import Ledger
+from delivery.domain.users.contact import Contact
+from delivery.domain.users.receipts import ProviderReceipt, Suppression
+from delivery.domain.users.revocation import Revocation, RevocationKind
 from delivery.errors import LedgerUnavailable
 
 T = TypeVar("T")

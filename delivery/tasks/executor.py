@@ -14,7 +14,6 @@ from datetime import datetime
 from types import MappingProxyType
 
 from delivery.domain.channels import EXTERNAL, Channel
-from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.fallback import (
     MAX_FAULTS,
@@ -31,6 +30,7 @@ from delivery.domain.policy import CHANNELS, Policies
 from delivery.domain.ports import Alerts, Jitter, Links, Resend, TaskQueue, Transport
 from delivery.domain.records import Claim
 from delivery.domain.stores.ledger import Ledger
+from delivery.domain.users.contact import Contact
 from delivery.tasks.alerting import AlertStep
 from delivery.tasks.attempts import Report, TimeLimits, Work, batches
 from delivery.tasks.digests import DigestStep

@@ -14,7 +14,7 @@ from delivery.domain.lifecycle import Outcome
 from delivery.domain.ports import Links, Message, Taken, Transport
 from delivery.domain.records import Result
 from delivery.domain.stores.ledger import Ledger
-from delivery.domain.verification import Verification
+from delivery.domain.users.verification import Verification
 from delivery.tasks.attempts import result_of
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from delivery.domain.channels import Channel
-from delivery.domain.contact import Contact
 from delivery.domain.inputs.push_target import (
     SCHEMES,
     is_callable,
@@ -24,6 +23,7 @@ from delivery.domain.inputs.push_target import (
 )
 from delivery.domain.ports import Message, Taken
 from delivery.domain.stores.users import PushTargets
+from delivery.domain.users.contact import Contact
 from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable, needs_extra
 from delivery.transports.addresses import Resolve, require_public, resolve
 from delivery.transports.host_breakers import HostBreakers

@@ -14,9 +14,9 @@ from urllib.parse import quote
 import httpx
 
 from delivery.domain.channels import Channel
-from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
-from delivery.domain.receipts import Suppress
+from delivery.domain.users.contact import Contact
+from delivery.domain.users.receipts import Suppress
 from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.transports.http import Poster, checked_base_url, retry_after
 from delivery.transports.render import Renderer, rendering

@@ -11,9 +11,9 @@ from uuid import UUID
 
 from playwright.async_api import Browser, ViewportSize
 
-from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.ports import Message
+from delivery.domain.users.contact import Contact
 from delivery.links import LinkSigner
 from delivery.transports.render import Renderer
 from docs.pictures.camera import PHONE, take

@@ -13,9 +13,9 @@ import pytest_asyncio
 from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
-from delivery.domain.receipts import Suppress
 from delivery.domain.records import Condition
 from delivery.domain.thresholds import CONDITIONS
+from delivery.domain.users.receipts import Suppress
 from delivery.ledger import SqlLedger
 from tests import servers
 from tests.browser.conftest import NewDevice

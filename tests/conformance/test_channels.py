@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from delivery.domain.contact import Contact
 from delivery.domain.ports import Transport
+from delivery.domain.users.contact import Contact
 from delivery.errors import ChannelUnavailable
 from delivery.transports.mail.email import EmailTransport
 from delivery.transports.push import PushTransport

@@ -15,11 +15,11 @@ import uuid_utils
 from sqlalchemy.engine import Connection
 
 from delivery.domain.audit import GENESIS, AuditKeys, Checkpoint
-from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import Policies
-from delivery.domain.receipts import Suppress
+from delivery.domain.users.contact import Contact
+from delivery.domain.users.receipts import Suppress
 from delivery.ledger import SqlLedger
 from delivery.ledger.sql.tables import (
     audit_counter,

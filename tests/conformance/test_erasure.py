@@ -9,14 +9,14 @@ import pytest
 import sqlalchemy as sa
 import uuid_utils
 
-from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation
-from delivery.domain.revocation import RevocationKind
+from delivery.domain.users.contact import Contact
+from delivery.domain.users.revocation import RevocationKind
 from delivery.ledger import SqlLedger
 from delivery.ledger.sql.tables import audit_counter, audit_details, audit_log, metadata
 from delivery.ledger.stores.audit.audit import AuditSql
-from delivery.ledger.stores.erasure import ErasureSql
+from delivery.ledger.stores.users.erasure import ErasureSql
 from delivery.testing import make_entry, make_event
 from tests.conformance.test_compliance_log import KEYS, findings, of_before, sealed
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import uuid_utils
 
-from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
 from delivery.domain.policy import parse_policies
 from delivery.domain.records import Claim, Result, Stored, Swept
+from delivery.domain.users.contact import Contact
 from delivery.ledger import SqlLedger
 from delivery.testing import make_entry, make_event
 from tests.conformance.chain_calls import begin, end, finish, move, skip

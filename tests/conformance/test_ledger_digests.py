@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import uuid_utils
 
-from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
 from delivery.domain.options import Options
 from delivery.domain.policy import parse_policies
 from delivery.domain.records import Claim, Digest, DigestClaim, Result, Stored
+from delivery.domain.users.contact import Contact
 from delivery.ledger import SqlLedger
 from delivery.ledger.stores.digest_joining import MAX_OPEN
 from delivery.testing import make_entry, make_event

@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy as sa
 import uuid_utils
 
-from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome, State
 from delivery.domain.policy import Policies, parse_policies
 from delivery.domain.records import Entry, EventFilter, Purged, Recorded, SideAttempt
+from delivery.domain.users.contact import Contact
 from delivery.ledger import SqlLedger
 from delivery.ledger.sql.tables import events
 from delivery.testing import make_entry, make_event

@@ -100,7 +100,7 @@ def test_all_up_to_a_message_are_read_and_later_ones_are_not(ledger: SqlLedger) 
 def test_pages_go_on_over_windows_without_a_message(
     ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("delivery.ledger.stores.inbox.WINDOW", 3)
+    monkeypatch.setattr("delivery.ledger.stores.users.inbox.WINDOW", 3)
     old = record(ledger, {"title": "a"}, {"title": "b"})
     record(ledger, *[{"text": "none"}] * 5)
     new = record(ledger, {"title": "c"})

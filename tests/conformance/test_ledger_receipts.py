@@ -12,13 +12,13 @@ import pytest
 import sqlalchemy as sa
 import uuid_utils
 
-from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.fallback import Progress, Step, next_step
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome, State
 from delivery.domain.policy import parse_policies
-from delivery.domain.receipts import ProviderReceipt, ReceiptStatus, Suppress
 from delivery.domain.records import Claim, DigestClaim, Result, Stored
+from delivery.domain.users.contact import Contact
+from delivery.domain.users.receipts import ProviderReceipt, ReceiptStatus, Suppress
 from delivery.ledger import SqlLedger
 from delivery.ledger.sql.tables import receipts
 from delivery.testing import make_entry, make_event

@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from delivery.domain import revocation
-from delivery.domain.revocation import RevocationKind
+from delivery.domain.users import revocation
+from delivery.domain.users.revocation import RevocationKind
 from delivery.errors import Overloaded
 from delivery.ledger import SqlLedger
 from delivery.ledger.stores import revocations as store

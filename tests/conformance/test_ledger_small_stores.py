@@ -14,9 +14,9 @@ import pytest
 import sqlalchemy as sa
 import uuid_utils
 
-from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.health import RECOVERY, THRESHOLD, Breaker, BreakerState
+from delivery.domain.users.contact import Contact
 from delivery.errors import LedgerUnavailable
 from delivery.ledger import SqlLedger
 from delivery.testing import MemoryLedger, make_event

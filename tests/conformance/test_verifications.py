@@ -13,10 +13,10 @@ import pytest
 import sqlalchemy as sa
 
 from delivery.domain.channels import Channel
-from delivery.domain.contact import UNVERIFIED, Contact, fingerprint
 from delivery.domain.event import EventClass
-from delivery.domain.receipts import Suppress
-from delivery.domain.verification import Verification
+from delivery.domain.users.contact import UNVERIFIED, Contact, fingerprint
+from delivery.domain.users.receipts import Suppress
+from delivery.domain.users.verification import Verification
 from delivery.ledger import SqlLedger
 from delivery.ledger.sql.tables import verification_limits, verifications
 from tests.conformance.test_ledger_digests import claimed, join, on_chain, sending

@@ -31,7 +31,7 @@ for module in pkgutil.walk_packages(delivery.__path__, "delivery.", onerror=lamb
 print("\\n".join(sorted(failed)), end="")
 """
 ASK = """
-from delivery.domain.contact import Contact
+from delivery.domain.users.contact import Contact
 from delivery.transports.push import PushTransport
 from delivery.transports.render import Renderer
 print(PushTransport(Renderer()).unreachable(Contact("ada", push=("ntfys://topic",))))

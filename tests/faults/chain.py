@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from delivery.domain.contact import Contact
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.policy import Policies, parse_policies
 from delivery.domain.ports import Transport
+from delivery.domain.users.contact import Contact
 from delivery.ledger import SqlLedger
 from delivery.tasks.executor import Executor, TimeLimits
 from delivery.tasks.sweep import Alerter, Sweeper

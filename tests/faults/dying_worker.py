@@ -12,8 +12,8 @@ import signal
 import time
 from datetime import timedelta
 
-from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
+from delivery.domain.users.contact import Contact
 from delivery.ledger.sql.database import Database
 from delivery.transports.mail.email import EmailTransport
 from tests.faults.chain import email_channel, executor_of, opened, policies_of

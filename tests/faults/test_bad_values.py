@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from delivery.domain.contact import Contact
 from delivery.domain.lifecycle import State
 from delivery.domain.ports import Message, Taken
+from delivery.domain.users.contact import Contact
 from delivery.ledger import SqlLedger
 from tests.faults.chain import Advance, Chain, policies_of
 

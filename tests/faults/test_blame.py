@@ -14,10 +14,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from delivery.domain.contact import Contact
 from delivery.domain.health import RECOVERY, THRESHOLD, BreakerState
 from delivery.domain.lifecycle import State
 from delivery.domain.ports import Message, Taken, Transport
+from delivery.domain.users.contact import Contact
 from delivery.ledger import SqlLedger
 from delivery.testing import make_entry
 from delivery.transports.notify import open_target

@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from delivery.domain.contact import Contact
 from delivery.domain.lifecycle import ENDED, Attempt, Confirmation, Outcome, State
 from delivery.domain.ports import Message, Taken
+from delivery.domain.users.contact import Contact
 from delivery.errors import ChannelRejected, ChannelUnavailable, OutcomeUnknown
 from delivery.ledger import SqlLedger, migrate
 from delivery.ledger.sql.database import Database

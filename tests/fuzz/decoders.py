@@ -26,12 +26,12 @@ from delivery.api.requests import parse_instant, parse_json
 from delivery.bus.envelope import Reader, pack, seal
 from delivery.callers.auth import Authenticator
 from delivery.config import load_settings
-from delivery.domain.contact import parse_contact
 from delivery.domain.event import decode_event, event_from_wire
 from delivery.domain.inputs.push_target import SCHEMES, shape_fault
 from delivery.domain.node_messages import Hello, Wake
 from delivery.domain.policy import parse_policies
 from delivery.domain.thresholds import parse_thresholds
+from delivery.domain.users.contact import parse_contact
 from delivery.emitter.validate import Kinds, new_event_id, parse_item
 from delivery.errors import (
     ConfigError,

@@ -12,9 +12,9 @@ import signal
 import threading
 from pathlib import Path
 
-from delivery.domain.contact import Contact
 from delivery.domain.policy import parse_policies
 from delivery.domain.ports import Message, Taken
+from delivery.domain.users.contact import Contact
 from delivery.ledger import SqlLedger
 from delivery.tasks.app import make_app
 from delivery.tasks.executor import Executor, TimeLimits

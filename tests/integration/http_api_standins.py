@@ -44,8 +44,8 @@ from delivery.domain.records import (
     Result,
     Stats,
 )
-from delivery.domain.revocation import Revocation
 from delivery.domain.thresholds import Thresholds
+from delivery.domain.users.revocation import Revocation
 from delivery.ledger.access import LedgerAccess
 from delivery.ledger.stores.statistics import StatisticsSql
 from delivery.links import LinkSigner

@@ -9,7 +9,7 @@ from typing import Any
 import jwt
 import pytest
 
-from delivery.domain.revocation import RevocationKind
+from delivery.domain.users.revocation import RevocationKind
 from delivery.tokens import make_token
 from tests.integration.http_api_standins import (
     CLIENT,

@@ -12,12 +12,12 @@ import pytest
 import uuid_utils
 from celery import Celery
 
-from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.policy import Policies, parse_policies
 from delivery.domain.ports import Message, Taken
 from delivery.domain.records import AlertGroup, Timeline
+from delivery.domain.users.contact import Contact
 from delivery.errors import ChannelUnavailable
 from delivery.ledger import SqlLedger, migrate
 from delivery.tasks.app import make_app

@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from delivery.api import routes
 from delivery.api.problems import problem_middleware
-from delivery.domain.contact import Contact
+from delivery.domain.users.contact import Contact
 from delivery.links import LinkSigner
 from tests.integration.http_api_standins import (
     CLIENT,

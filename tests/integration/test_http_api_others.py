@@ -17,11 +17,11 @@ from standardwebhooks.webhooks import Webhook
 from delivery.api import openapi, routes
 from delivery.api.problems import CONTENT_TYPE, KINDS
 from delivery.api.requests import client_address
-from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import parse_policies
 from delivery.domain.ports import SinkMessage
+from delivery.domain.users.contact import Contact
 from delivery.errors import ConfigError
 from delivery.ledger.sql.memory import OUTAGE
 from delivery.testing import make_id

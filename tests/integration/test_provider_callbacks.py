@@ -28,10 +28,10 @@ from standardwebhooks.webhooks import Webhook
 from delivery.api.problems import CONTENT_TYPE
 from delivery.api.providers.sns_requests import SnsRequests
 from delivery.callers.bounded_get import bounded_get
-from delivery.domain.contact import Contact
 from delivery.domain.inputs.push_target import is_public
 from delivery.domain.lifecycle import Outcome, State
-from delivery.domain.receipts import Suppress
+from delivery.domain.users.contact import Contact
+from delivery.domain.users.receipts import Suppress
 from delivery.errors import ConfigError
 from delivery.testing import make_id
 from delivery.transports.receipts.signatures import (

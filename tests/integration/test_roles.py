@@ -15,9 +15,9 @@ from sqlalchemy import make_url
 
 from delivery.cli import main
 from delivery.domain.audit import AuditKeys
-from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation, State
+from delivery.domain.users.contact import Contact
 from delivery.emitter.validate import new_event_id
 from delivery.ledger import SqlLedger
 from delivery.testing import make_entry, make_event, make_policies

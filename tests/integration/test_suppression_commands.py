@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from delivery.cli import http, main
-from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Outcome
 from delivery.domain.records import Result as AttemptResult
+from delivery.domain.users.contact import Contact
 from delivery.ledger import SqlLedger, migrate
 from delivery.testing import make_entry, make_event, make_id
 from tests.unit.transports.mail.test_bounce_mail import OURS, bounce

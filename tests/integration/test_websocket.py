@@ -25,7 +25,7 @@ from delivery.domain.node_messages import (
     ResendRequest,
     Wake,
 )
-from delivery.domain.revocation import Revocation, RevocationKind
+from delivery.domain.users.revocation import Revocation, RevocationKind
 from delivery.gateway import session as sessions
 from delivery.protocol import Limits
 from tests.fast_path import Node, make_event, new_id, serve

@@ -12,13 +12,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from delivery.domain.audit import AuditKeys
-from delivery.domain.contact import Contact
+from delivery.domain.users.contact import Contact
 from delivery.errors import ConfigError, LedgerUnavailable
 from delivery.ledger import migrate
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.tables import metadata
 from delivery.ledger.stores.audit.audit import AuditSql
-from delivery.ledger.stores.contacts import ContactSql
+from delivery.ledger.stores.users.contacts import ContactSql
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from delivery.cli import main
-from delivery.domain.contact import parse_contact
+from delivery.domain.users.contact import parse_contact
 
 PAGE = (Path(__file__).parents[2] / "docs/contacts.md").read_text()
 

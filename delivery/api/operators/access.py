@@ -24,7 +24,7 @@ from delivery.api.requests import (
 from delivery.callers.auth import Authenticator
 from delivery.domain.event import check_context_id, format_instant
 from delivery.domain.ports import Writes
-from delivery.domain.revocation import Revocation, RevocationKind, check_jti
+from delivery.domain.users.revocation import Revocation, RevocationKind, check_jti
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ from delivery.callers.principal import Principal
 from delivery.domain.event import format_instant
 from delivery.domain.inputs.origin import origin_of
 from delivery.domain.ports import OneTime, Writes
-from delivery.domain.revocation import Revocation, RevocationKind
+from delivery.domain.users.revocation import Revocation, RevocationKind
 from delivery.errors import ChannelUnavailable, LedgerError
 
 logger = logging.getLogger(__name__)

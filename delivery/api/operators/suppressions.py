@@ -15,7 +15,7 @@ from delivery.api.requests import caller, check_known, json_response, parse_limi
 from delivery.callers.auth import Authenticator
 from delivery.domain.event import format_instant
 from delivery.domain.ports import Reads, Writes
-from delivery.domain.receipts import Suppression
+from delivery.domain.users.receipts import Suppression
 
 logger = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from delivery.api.requests import (
 )
 from delivery.callers.rates import CALLBACKS
 from delivery.domain.ports import Writes
-from delivery.domain.receipts import ProviderReceipt
+from delivery.domain.users.receipts import ProviderReceipt
 from delivery.errors import InvalidReceipt
 from delivery.protocol import encode_json
 from delivery.transports.receipts import (

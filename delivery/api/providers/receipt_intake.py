@@ -14,8 +14,8 @@ from delivery.domain.channels import Confirms
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.policy import Policies
 from delivery.domain.ports import Reads, Writes
-from delivery.domain.receipts import ProviderReceipt
 from delivery.domain.records import RecordedReceipt
+from delivery.domain.users.receipts import ProviderReceipt
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from delivery.bench.faults.listeners import Away, Clients, Listener
 from delivery.bench.faults.producers import Producers
 from delivery.bench.faults.scenarios import MISBEHAVIOURS, Scenario, budget_misses
 from delivery.bench.processes import raise_file_limit
-from delivery.domain.contact import Contact
+from delivery.domain.users.contact import Contact
 from delivery.errors import LedgerUnavailable
 from delivery.process.event_loop import run
 

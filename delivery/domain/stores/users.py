@@ -7,16 +7,16 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from delivery.domain.audit import Checkpoint, Verified
-from delivery.domain.contact import Contact
-from delivery.domain.receipts import ProviderReceipt, Suppress, Suppression
 from delivery.domain.records import (
     Erased,
     InboxFilter,
     InboxItem,
     RecordedReceipt,
 )
-from delivery.domain.revocation import Revocation, RevocationKind
-from delivery.domain.verification import Verification
+from delivery.domain.users.contact import Contact
+from delivery.domain.users.receipts import ProviderReceipt, Suppress, Suppression
+from delivery.domain.users.revocation import Revocation, RevocationKind
+from delivery.domain.users.verification import Verification
 
 
 class ContactStore(Protocol):

@@ -18,19 +18,20 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.channels import Channel
-from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Attempt, Cause, Outcome, State
 from delivery.domain.records import Claim, HandedOn, Lane, NextTurns, Result, Swept
+from delivery.domain.users.contact import Contact
 from delivery.ledger import counting
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
-from delivery.ledger.stores import shares, suppressions, sweep
+from delivery.ledger.stores import shares, sweep
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.fencing import Held, held
 from delivery.ledger.stores.shares import lane_of
+from delivery.ledger.stores.users import suppressions
 
 Start = tuple[Claim, int]
 """A claimed event and the number of its attempt."""

@@ -13,17 +13,18 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from delivery.domain.contact import Contact
 from delivery.domain.lifecycle import Outcome, State
 from delivery.domain.records import Claim, Digest, DigestClaim, Result, Stored
+from delivery.domain.users.contact import Contact
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
-from delivery.ledger.stores import digest_joining, suppressions
+from delivery.ledger.stores import digest_joining
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.chain import LOST, outcome_values
 from delivery.ledger.stores.events import released
+from delivery.ledger.stores.users import suppressions
 
 MAX_MEMBERS = 1_000
 """Events in one message, the oldest first; a longer message would not be read."""

@@ -16,8 +16,8 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.channels import LIVE
 from delivery.domain.lifecycle import Attempt, Outcome, State
-from delivery.domain.receipts import ReceiptRow
 from delivery.domain.records import ConfirmationRow, EventFilter, Stored, Timeline
+from delivery.domain.users.receipts import ReceiptRow
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of

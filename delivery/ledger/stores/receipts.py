@@ -19,8 +19,8 @@ from sqlalchemy.engine import Connection
 from delivery.domain.channels import Channel
 from delivery.domain.inputs.address import comparable
 from delivery.domain.lifecycle import Outcome, State
-from delivery.domain.receipts import MAX_CODE, ProviderReceipt, ReceiptStatus
 from delivery.domain.records import RecordedReceipt
+from delivery.domain.users.receipts import MAX_CODE, ProviderReceipt, ReceiptStatus
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
@@ -33,9 +33,9 @@ from delivery.ledger.sql.tables import (
     events,
     receipts,
 )
-from delivery.ledger.stores import suppressions
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.digests import MAY_BE_OUT, listed
+from delivery.ledger.stores.users import suppressions
 from delivery.telemetry import metrics
 
 TOKENS_KEPT = timedelta(days=2)

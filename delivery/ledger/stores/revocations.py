@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.event import format_instant
-from delivery.domain.revocation import MAX_REVOCATIONS, Revocation, RevocationKind
+from delivery.domain.users.revocation import MAX_REVOCATIONS, Revocation, RevocationKind
 from delivery.errors import Overloaded
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import insert

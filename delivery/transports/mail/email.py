@@ -18,8 +18,8 @@ from email.utils import format_datetime
 from uuid import uuid4
 
 from delivery.domain.channels import Channel
-from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
+from delivery.domain.users.contact import Contact
 from delivery.errors import ChannelRejected, ConfigError, Unrenderable
 from delivery.transports.mail.check import Expected, mail_faults
 from delivery.transports.mail.headers import (

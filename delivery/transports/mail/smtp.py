@@ -25,7 +25,7 @@ from tenacity import (
 )
 
 from delivery.domain.inputs.push_target import is_callable
-from delivery.domain.receipts import Suppress, enhanced_code, suppress_by_code
+from delivery.domain.users.receipts import Suppress, enhanced_code, suppress_by_code
 from delivery.errors import (
     ChannelError,
     ChannelRejected,

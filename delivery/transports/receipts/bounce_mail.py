@@ -16,7 +16,7 @@ from email.message import Message
 from email.utils import parsedate_to_datetime
 
 from delivery.domain.channels import Channel
-from delivery.domain.receipts import (
+from delivery.domain.users.receipts import (
     ProviderReceipt,
     ReceiptStatus,
     Suppress,

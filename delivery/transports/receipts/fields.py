@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from delivery.domain.inputs.foreign_text import is_storable
-from delivery.domain.receipts import MAX_CODE, MAX_TEXT
+from delivery.domain.users.receipts import MAX_CODE, MAX_TEXT
 from delivery.errors import InvalidReceipt
 from delivery.transports.mail.reference import NAME
 from delivery.transports.text import provider_text

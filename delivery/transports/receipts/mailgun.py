@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from delivery.domain.channels import Channel
-from delivery.domain.receipts import (
+from delivery.domain.users.receipts import (
     ProviderReceipt,
     ReceiptStatus,
     Suppress,

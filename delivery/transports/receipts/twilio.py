@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from delivery.domain.channels import Channel
-from delivery.domain.receipts import ProviderReceipt, ReceiptStatus
+from delivery.domain.users.receipts import ProviderReceipt, ReceiptStatus
 from delivery.errors import InvalidReceipt
 from delivery.transports.receipts import fields
 from delivery.transports.sms import suppress_by_twilio

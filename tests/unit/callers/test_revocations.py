@@ -16,7 +16,7 @@ from delivery.callers.revocations import (
     of_message,
 )
 from delivery.domain.node_messages import Revoked
-from delivery.domain.revocation import Revocation, RevocationKind
+from delivery.domain.users.revocation import Revocation, RevocationKind
 from delivery.errors import Unauthenticated
 from delivery.ledger.access import LedgerAccess
 from delivery.testing import FakeClock, MemoryLedger

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from delivery import testing
-from delivery.domain.contact import Contact
 from delivery.domain.event import Event, EventClass
 from delivery.domain.health import THRESHOLD
 from delivery.domain.lifecycle import Confirmation, State
@@ -17,6 +16,7 @@ from delivery.domain.policy import ChainStep, ClassPolicy, Policies
 from delivery.domain.ports import Message, Taken
 from delivery.domain.records import AlertGroup, Claim, DigestClaim, Result, Timeline
 from delivery.domain.retry import Backoff
+from delivery.domain.users.contact import Contact
 from delivery.ledger.sql.database import Database
 from delivery.ledger.stores.chain import ChainSql
 from delivery.ledger.stores.digests import DigestSql

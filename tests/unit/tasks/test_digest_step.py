@@ -7,7 +7,7 @@ from functools import partial
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import DigestRule
-from delivery.domain.receipts import Suppress
+from delivery.domain.users.receipts import Suppress
 from delivery.errors import ChannelRejected, ChannelUnavailable, OutcomeUnknown
 from delivery.ledger.stores.digests import DigestSql
 from tests.unit.tasks.fakes import World, make_event, policies_of, step_on

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from delivery.domain.contact import Contact
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.ports import Message, Taken
+from delivery.domain.users.contact import Contact
 from delivery.errors import (
     ChannelRejected,
     ChannelUnavailable,

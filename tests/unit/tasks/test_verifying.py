@@ -8,9 +8,9 @@ from datetime import timedelta
 
 import pytest
 
-from delivery.domain.contact import Contact
 from delivery.domain.ports import Message, Taken
-from delivery.domain.receipts import Suppress
+from delivery.domain.users.contact import Contact
+from delivery.domain.users.receipts import Suppress
 from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable, OutcomeUnknown
 from delivery.tasks.verifying import Verifier
 from delivery.transports.render import Renderer

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.domain.receipts import ReceiptStatus, Suppress
+from delivery.domain.users.receipts import ReceiptStatus, Suppress
 from delivery.errors import InvalidReceipt
 from delivery.transports.receipts.bounce_mail import MAX_MAIL, receipts_of
 

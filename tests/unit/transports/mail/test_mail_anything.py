@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from delivery.domain.contact import Contact
+from delivery.domain.users.contact import Contact
 from delivery.errors import ChannelRejected, ConfigError
 from delivery.transports.mail.check import Expected, mail_faults
 from delivery.transports.mail.email import EmailTransport

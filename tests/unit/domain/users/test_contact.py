@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from delivery.domain.contact import MAX_PUSH, Contact, parse_contact
+from delivery.domain.users.contact import MAX_PUSH, Contact, parse_contact
 from delivery.errors import InvalidEvent
 
 FULL = {

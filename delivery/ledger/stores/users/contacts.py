@@ -9,13 +9,13 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from delivery.domain.contact import Contact, fingerprint
+from delivery.domain.users.contact import Contact, fingerprint
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import insert
 from delivery.ledger.sql.tables import contacts
-from delivery.ledger.stores import verifications
 from delivery.ledger.stores.audit import audit
+from delivery.ledger.stores.users import verifications
 
 
 class ContactSql:

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from uuid_utils import uuid7
 
-from delivery.domain.contact import Contact
-from delivery.domain.verification import (
+from delivery.domain.users.contact import Contact
+from delivery.domain.users.verification import (
     LIMIT_PERIOD,
     Verification,
     address_key,
@@ -23,8 +23,8 @@ from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import contacts, verification_limits, verifications
-from delivery.ledger.stores import suppressions
 from delivery.ledger.stores.audit import audit
+from delivery.ledger.stores.users import suppressions
 
 WAITING, STARTED = "waiting", "started"
 REPUBLISH = timedelta(seconds=10)

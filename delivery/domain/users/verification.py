@@ -11,7 +11,7 @@ from datetime import timedelta
 from hashlib import sha256
 
 from delivery.domain.channels import Channel
-from delivery.domain.contact import Contact
+from delivery.domain.users.contact import Contact
 
 LIMIT_PERIOD = timedelta(days=1)
 PER_USER = 3

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from delivery.domain.receipts import (
+from delivery.domain.users.receipts import (
     SOFT_LONGEST,
     Suppress,
     enhanced_code,

@@ -36,7 +36,7 @@ from delivery.ledger.sql.tables import (
 )
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.audit import rows as audit_rows
-from delivery.ledger.stores.suppressions import forget_addresses
+from delivery.ledger.stores.users.suppressions import forget_addresses
 
 logger = logging.getLogger(__name__)
 

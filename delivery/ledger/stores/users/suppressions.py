@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.channels import DIGESTED, Channel
-from delivery.domain.contact import Contact
 from delivery.domain.inputs.address import channels_of, comparable
-from delivery.domain.receipts import MAX_CODE, Suppress, Suppression, soft_until
+from delivery.domain.users.contact import Contact
+from delivery.domain.users.receipts import MAX_CODE, Suppress, Suppression, soft_until
 from delivery.errors import LedgerUnavailable
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database

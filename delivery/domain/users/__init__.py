@@ -1,0 +1,1 @@
+"""A user and the ways to one: addresses, agreements, receipts, revoked tokens. Pure."""

@@ -1,0 +1,1 @@
+"""What the ledger keeps about users: addresses, agreements, suppressions, inboxes, erasure."""
