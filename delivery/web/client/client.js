@@ -326,7 +326,10 @@ class Client {
     const link = new Kind(this.base, { token, cursor: this.store.cursor, device: this.options.device }, {
       open: (frame) => this.onOpen(link, frame),
       events: (events) => this.take(events, link),
-      inbox: () => this.tell({ type: "inbox" }, this.inform("inbox")),
+      inbox: () => {
+        this.inform("inbox");
+        this.tell({ type: "inbox" });
+      },
       refused: (reason) => this.onNotRefreshed(link, reason),
       end: (end) => onEnd(link, end),
     });
