@@ -211,3 +211,23 @@ def test_networks_let_each_pod_reach_what_compose_lets_it_reach() -> None:
             if network in service["networks"]
         }
         assert reached == composed, policy
+
+
+def test_prometheus_finds_and_reaches_what_it_reaches_in_compose() -> None:
+    """Workers are scaled by a figure of beat's, gateways by one of their own."""
+    shown = {"gateway", *(n for n, one in own_services().items() if "scrape" in one["networks"])}
+    [policy] = [
+        one["spec"] for one in of_kind("NetworkPolicy") if one["metadata"]["name"] == "metrics"
+    ]
+    [kinds] = policy["podSelector"]["matchExpressions"]
+    for name, pod in pods().items():
+        notes = pod["metadata"].get("annotations", {})
+        assert ("prometheus.io/port" in notes) == (name in shown), name
+        if name not in shown:
+            continue
+        port = int(notes["prometheus.io/port"])
+        assert port in [one["containerPort"] for one in container(name)["ports"]]
+        if name != "gateway":
+            assert environment(name)["DELIVERY_METRICS_PORT"] == str(port)
+            assert pod["metadata"]["labels"][kinds["key"]] in kinds["values"]
+            assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port}]
