@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from tests.deployment.compose import ROOT
+from tests.docs_blocks import write_files
 from tests.processes import Process, environment
 
 pytestmark = pytest.mark.timeout(180)
@@ -250,3 +251,41 @@ group = AlertGroup("g", EventClass.CRITICAL, datetime.now(UTC), 3, 2, ("an-id",)
 print(Renderer().alert(group).title)
 """
     assert "3 critical events" in installation.python(code)
+
+
+SHOP = """
+import os
+import delivery
+
+def ship(user, order):
+    with delivery.connect_sync(os.environ["DELIVERY_URL"], os.environ["DELIVERY_TOKEN"]) as d:
+        run = d.emitter(user, f"order-{order}")
+        run.emit("order_shipped", {"order": order, "text": f"Order {order}"})
+"""
+SHOP_POLICIES = """
+[class.orders]
+types = ["order_shipped"]
+[[class.orders.chain]]
+channel = "email"
+after = 60.0
+"""
+
+
+@pytest.mark.timeout(400)
+def test_the_tests_that_docs_testing_shows_pass_with_the_plugin_that_it_brings(
+    installation: Installation,
+) -> None:
+    write_files("docs/testing.md", installation.folder)
+    (installation.folder / "shop.py").write_text(SHOP)
+    (installation.folder / "policies.toml").write_text(SHOP_POLICIES)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "delivery", "test_orders.py"],
+        cwd=installation.folder,
+        env=installation.environment() | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4_000:] + done.stderr
+    assert "3 passed" in done.stdout
