@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
 from delivery.api.batches import Batch, parse_batch
 from delivery.api.cloud_events import is_cloud_event, parse_cloud_events
+from delivery.api.operators.event_filter import FILTERS, parse_filter
 from delivery.api.problems import CALLER, Problem, problem_of
 from delivery.api.requests import (
     MAX_LIMIT,
@@ -25,6 +27,7 @@ from delivery.api.requests import (
     client,
     count_rate,
     json_response,
+    parse_flag,
     parse_instant,
     parse_limit,
     path_event_id,
@@ -98,7 +101,8 @@ def _parse(request: web.Request, raw: bytes) -> Batch:
     return batch
 
 
-REPLAY_FIELDS = ("state", "user_id", "run_id", "before", "dry_run", "limit", "after")
+REPLAY_FIELDS = (*FILTERS, "ids", "before", "dry_run", "limit", "after")
+MAX_REPLAY_IDS = 1_000
 PUSH_PAGE = 200
 FLUSH_TIMEOUT = 5.0
 
@@ -193,19 +197,14 @@ class EventsApi:
         principal = await caller(request, self._auth)
         _must_read(principal)
         query = request.query
-        check_known(query, {"user_id", "run_id", "state", "type", "after", "limit"})
-        user_id = query.get("user_id")
+        check_known(query, {*FILTERS, "after", "limit", "count"})
+        which = parse_filter(query)
         if principal.is_client:
-            if user_id is not None and user_id != principal.user_id:
+            if which.user_id is not None and which.user_id != principal.user_id:
                 raise Problem("forbidden", "a client sees its own events only", field="user_id")
-            user_id = principal.user_id
-        which = EventFilter(
-            user_id=user_id,
-            run_id=query.get("run_id"),
-            state=_state(query.get("state")),
-            type=query.get("type"),
-        )
+            which = replace(which, user_id=principal.user_id)
         after, limit = query.get("after"), parse_limit(query.get("limit"))
+        is_counted = parse_flag(query.get("count"), "count")
         try:
             found, following = await self._reads.find(which, after=after, limit=limit)
         except ValueError:
@@ -214,9 +213,14 @@ class EventsApi:
                 "after must be the next of a page before, or an event's id",
                 field="after",
             ) from None
-        return json_response(
-            {"events": [stored_view(stored) for stored in found], "next": following}
-        )
+        answer: dict[str, Any] = {
+            "events": [stored_view(stored) for stored in found],
+            "next": following,
+        }
+        if is_counted:
+            matches = await self._reads.count(which)
+            answer |= {"count": matches.count, "count_is_exact": matches.is_exact}
+        return json_response(answer)
 
     async def replay_one(self, request: web.Request) -> web.Response:
         """``POST /v1/events/{id}/replay``: start one event anew."""
@@ -242,7 +246,7 @@ class EventsApi:
         limit, after = _page(body)
         try:
             ids = await self._writes.replay(
-                _which(body),
+                _chosen(body),
                 policies=self._policies,
                 dry_run=dry_run,
                 after=after,
@@ -262,7 +266,8 @@ class EventsApi:
         """``POST /v1/acks``: confirm, at any node, events that the caller's user has handled."""
         user_id = (await client(request, self._auth)).user_id
         await count_rate(request, ACKS, user_id)
-        given = _ack_ids((await read_object(request, ("ids",))).get("ids"))
+        body = await read_object(request, ("ids",))
+        given = _event_ids(body.get("ids"), MAX_ACK_IDS)
         wanted = {known: id_ for id_ in given if (known := _canonical(id_)) is not None}
         confirmed = await self._confirm(user_id, list(wanted))
         if len(confirmed) < len(wanted) and self._journal.backlog:
@@ -316,21 +321,21 @@ def _must_read(principal: Principal) -> None:
         raise Problem("forbidden", "this needs a service token with the scope 'read'")
 
 
-def _which(body: Mapping[str, Any]) -> EventFilter:
-    for name in ("state", "user_id", "run_id"):
-        if body.get(name) is not None and not isinstance(body[name], str):
-            raise Problem("invalid-request", f"{name} must be a string", field=name)
+def _chosen(body: Mapping[str, Any]) -> EventFilter | list[str]:
+    """The events that a replay names: those of a filter, or some ids."""
+    ids, before = body.get("ids"), body.get("before")
+    named = [name for name in (*FILTERS, "before") if body.get(name) is not None]
+    if ids is not None:
+        if named:
+            raise Problem("invalid-request", "ids stand alone: no filter beside them", field="ids")
+        return [known for id_ in _event_ids(ids) if (known := _canonical(id_)) is not None]
     replayable = sorted(sources(Cause.REPLAY))
-    if body.get("state") not in replayable:
+    if not named or (body.get("state") is not None and body["state"] not in replayable):
         listed = ", ".join(replayable)
-        raise Problem("invalid-request", f"state must be one of {listed}", field="state")
-    before = body.get("before")
-    return EventFilter(
-        user_id=body.get("user_id"),
-        run_id=body.get("run_id"),
-        state=State(body["state"]),
-        before=None if before is None else parse_instant(before, "before"),
-    )
+        detail = f"name a state (one of {listed}) or another filter"
+        raise Problem("invalid-request", detail, field="state")
+    which = parse_filter(body)
+    return which if before is None else replace(which, before=parse_instant(before, "before"))
 
 
 def _page(body: Mapping[str, Any]) -> tuple[int | None, str | None]:
@@ -346,25 +351,15 @@ def _page(body: Mapping[str, Any]) -> tuple[int | None, str | None]:
     return limit, after
 
 
-def _state(value: str | None) -> State | None:
-    if value is None:
-        return None
-    try:
-        return State(value)
-    except ValueError:
-        listed = ", ".join(State)
-        raise Problem("invalid-request", f"state must be one of {listed}", field="state") from None
-
-
-def _ack_ids(value: Any) -> list[str]:
+def _event_ids(value: Any, most: int = MAX_REPLAY_IDS) -> list[str]:
     if (
         not isinstance(value, list)
         or not value
-        or len(value) > MAX_ACK_IDS
+        or len(value) > most
         or not all(isinstance(item, str) for item in value)
     ):
         raise Problem(
-            "invalid-request", f"ids must be a list of 1 to {MAX_ACK_IDS} event ids", field="ids"
+            "invalid-request", f"ids must be a list of 1 to {most} event ids", field="ids"
         )
     return list(dict.fromkeys(value))
 

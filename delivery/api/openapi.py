@@ -6,7 +6,6 @@ other requests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
@@ -14,13 +13,17 @@ from aiohttp import web
 from delivery.api.openapi_schemas import (
     BEFORE,
     CONTEXT_ID,
+    EVENT_FILTERS,
     EVENT_TYPE,
+    JSON,
     PAGE_AFTER,
     SCHEMAS,
-    STATE,
     STORABLE,
     Schema,
     listing,
+    operation,
+    path,
+    query,
     ref,
     text,
 )
@@ -28,7 +31,6 @@ from delivery.api.operators.static_files import FILES, VERSIONED
 from delivery.api.problems import CONTENT_TYPE as PROBLEM
 from delivery.protocol import encode_json
 
-JSON = "application/json"
 HTML = "text/html"
 _FILES = {
     "/": "The dashboard",
@@ -44,7 +46,6 @@ _FILES = {
     "/inbox.js": "The inbox for pages, an ES module",
     "/inbox.d.ts": "Its types",
 }
-_BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 
 
 def routes() -> list[web.RouteDef]:
@@ -93,53 +94,18 @@ def document() -> dict[str, Any]:
     }
 
 
-def _operation(
-    summary: str,
-    answers: Mapping[int, Schema | None],
-    problems: tuple[int, ...] = (),
-    *,
-    body: Mapping[str, Schema] | None = None,
-    parameters: tuple[Schema, ...] = (),
-    media: str = JSON,
-    open_to_all: bool = False,
-) -> Schema:
-    """One operation. ``answers``: status -> schema (``None``: no body)."""
-    responses: Schema = {str(status): _answer(media, schema) for status, schema in answers.items()}
-    known = sorted({*problems} if open_to_all else {401, 429, *problems})
-    responses |= {str(code): {"$ref": "#/components/responses/Problem"} for code in known}
-    operation: Schema = {"summary": summary, "responses": responses}
-    if not open_to_all:
-        operation["security"] = _BEARER
-    if body is not None:
-        content = {name: {"schema": schema} for name, schema in body.items()}
-        operation["requestBody"] = {"required": True, "content": content}
-    if parameters:
-        operation["parameters"] = list(parameters)
-    return operation
-
-
-def _answer(media: str, schema: Schema | None) -> Schema:
-    if schema is None:
-        return {"description": "Done"}
-    return {"description": "As asked", "content": {media: {"schema": schema}}}
-
-
-def _path(name: str, schema: Schema | None = None) -> Schema:
-    return {"name": name, "in": "path", "required": True, "schema": schema or text()}
-
-
-def _query(name: str, schema: Schema) -> Schema:
-    return {"name": name, "in": "query", "required": False, "schema": schema}
-
-
 def _events() -> Schema:
-    filters = tuple(_query(name, STORABLE) for name in ("user_id", "run_id", "type"))
-    after = _query("after", BEFORE)
+    filters = tuple(query(name, schema) for name, schema in EVENT_FILTERS.items())
+    after = query("after", BEFORE)
+    flag = text(
+        "whether to count all matches: count, of at most 10,000 or less than all (count_is_exact)",
+        enum=["true", "false"],
+    )
     limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
     one_or_many = {"oneOf": [ref("EventIn"), ref("EventBatch")]}
     return {
         "/v1/events": {
-            "post": _operation(
+            "post": operation(
                 "Accept one event or up to 1,000 (scope emit)",
                 {202: ref("Verdict")},
                 (400, 403, 408, 409, 413, 422, 429, 503),
@@ -155,31 +121,32 @@ def _events() -> Schema:
                     },
                 },
             ),
-            "get": _operation(
-                "List events, newest first (scope read, or one's own)",
+            "get": operation(
+                "List events, newest first (scope read, or one's own); a short or empty page may "
+                "have a next: a request looks through a bounded number of events",
                 {200: ref("EventPage")},
                 (403, 422, 503),
-                parameters=(*filters, after, _query("state", STATE), _query("limit", limit)),
+                parameters=(*filters, after, query("limit", limit), query("count", flag)),
             ),
         },
         "/v1/events/{id}": {
-            "get": _operation(
+            "get": operation(
                 "Show an event with its attempts and confirmations (scope read, or one's own)",
                 {200: ref("Timeline")},
                 (403, 404, 503),
-                parameters=(_path("id"),),
+                parameters=(path("id"),),
             )
         },
         "/v1/events/{id}/replay": {
-            "post": _operation(
+            "post": operation(
                 "Start an event anew (scope operate)",
                 {202: ref("Replayed")},
                 (403, 404, 409, 503),
-                parameters=(_path("id"),),
+                parameters=(path("id"),),
             )
         },
         "/v1/replay": {
-            "post": _operation(
+            "post": operation(
                 "Start anew the events that a filter matches (scope operate)",
                 {200: ref("ReplayCount")},
                 (400, 403, 413, 422, 503),
@@ -187,7 +154,7 @@ def _events() -> Schema:
             )
         },
         "/v1/acks": {
-            "post": _operation(
+            "post": operation(
                 "Acknowledge events at any node",
                 {200: ref("Acknowledged")},
                 (400, 403, 413, 422, 503),
@@ -198,27 +165,27 @@ def _events() -> Schema:
 
 
 def _users() -> Schema:
-    user = (_path("id", CONTEXT_ID),)
+    user = (path("id", CONTEXT_ID),)
     flag = text(enum=["true", "false"])
     limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
     return {
         "/v1/users/{id}/inbox": {
-            "get": _operation(
+            "get": operation(
                 "List a user's messages, newest first (scope read, or one's own): events whose "
                 "data has a title, or of the types that are asked for",
                 {200: ref("InboxPage")},
                 (403, 422, 503),
                 parameters=(
                     *user,
-                    _query("type", listing(EVENT_TYPE, maxItems=20)),
-                    _query("run_id", STORABLE),
-                    _query("unread", flag),
-                    _query("archived", flag),
-                    _query("after", BEFORE),
-                    _query("limit", limit),
+                    query("type", listing(EVENT_TYPE, maxItems=20)),
+                    query("run_id", STORABLE),
+                    query("unread", flag),
+                    query("archived", flag),
+                    query("after", BEFORE),
+                    query("limit", limit),
                 ),
             ),
-            "post": _operation(
+            "post": operation(
                 "Mark messages as read or archived, or not (scope operate, or one's own)",
                 {200: ref("InboxMarked")},
                 (400, 403, 413, 422, 503),
@@ -227,20 +194,20 @@ def _users() -> Schema:
             ),
         },
         "/v1/users/{id}/contacts": {
-            "put": _operation(
+            "put": operation(
                 "Replace a user's contact data (scope operate, or one's own)",
                 {200: ref("Contact")},
                 (400, 403, 413, 422, 503),
                 body={JSON: ref("Contact")},
                 parameters=user,
             ),
-            "get": _operation(
+            "get": operation(
                 "Show a user's contact data (scope operate, or one's own)",
                 {200: ref("Contact")},
                 (403, 404, 422, 503),
                 parameters=user,
             ),
-            "delete": _operation(
+            "delete": operation(
                 "Forget a user's contact data (scope operate, or one's own)",
                 {204: None},
                 (403, 422, 503),
@@ -253,7 +220,7 @@ def _users() -> Schema:
 def _access() -> Schema:
     return {
         "/v1/tokens/revoke": {
-            "post": _operation(
+            "post": operation(
                 "Refuse a token, or those that a user was issued before an instant, on every node "
                 "(scope operate)",
                 {200: ref("Revoked")},
@@ -262,7 +229,7 @@ def _access() -> Schema:
             )
         },
         "/v1/tickets": {
-            "post": _operation(
+            "post": operation(
                 "A ticket for one /v1/stream within 30 s, for clients that cannot send headers "
                 "(one's own)",
                 {200: ref("Ticket")},
@@ -270,38 +237,38 @@ def _access() -> Schema:
             )
         },
         "/v1/users/{id}": {
-            "delete": _operation(
+            "delete": operation(
                 "Erase a user's events, contact, copies, and name in the log (scope operate)",
                 {200: ref("Erased")},
                 (403, 422, 503),
-                parameters=(_path("id", CONTEXT_ID),),
+                parameters=(path("id", CONTEXT_ID),),
             )
         },
         "/v1/session/links": {
-            "post": _operation(
+            "post": operation(
                 "A link that opens the dashboard once, within 15 minutes (scope read)",
                 {200: ref("SessionLink")},
                 (400, 403, 408, 413, 422, 429, 503),
             )
         },
         "/v1/session": {
-            "post": _operation(
+            "post": operation(
                 "Open a session of the dashboard, by a link's code or a token; sets its cookie",
                 {200: ref("Session")},
                 (400, 403, 408, 413, 422, 503),
                 body={JSON: ref("SessionCode")},
             ),
-            "get": _operation(
+            "get": operation(
                 "What the session may do; renews its cookie", {200: ref("Session")}, (403,)
             ),
-            "delete": _operation("End the session", {204: None}, (403, 503)),
+            "delete": operation("End the session", {204: None}, (403, 503)),
         },
         "/v1/users/{id}/disconnect": {
-            "post": _operation(
+            "post": operation(
                 "Close a user's connections on every node; the token stays good (scope operate)",
                 {202: ref("Disconnected")},
                 (400, 403, 408, 413, 422),
-                parameters=(_path("id", CONTEXT_ID),),
+                parameters=(path("id", CONTEXT_ID),),
             )
         },
     }
@@ -311,19 +278,19 @@ def _suppressions() -> Schema:
     limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
     return {
         "/v1/suppressions": {
-            "get": _operation(
+            "get": operation(
                 "Addresses that get no message now, newest first (scope read or operate)",
                 {200: ref("SuppressionPage")},
                 (403, 422, 503),
-                parameters=(_query("after", PAGE_AFTER), _query("limit", limit)),
+                parameters=(query("after", PAGE_AFTER), query("limit", limit)),
             )
         },
         "/v1/suppressions/{address}": {
-            "delete": _operation(
+            "delete": operation(
                 "Take an address off the list (scope operate)",
                 {204: None},
                 (403, 404, 503),
-                parameters=(_path("address"),),
+                parameters=(path("address"),),
             )
         },
     }
@@ -332,12 +299,12 @@ def _suppressions() -> Schema:
 def _operations() -> Schema:
     return {
         "/v1/stats": {
-            "get": _operation(
+            "get": operation(
                 "Figures of the last minutes (scope read)", {200: ref("Stats")}, (403, 503)
             )
         },
         "/v1/stats/stream": {
-            "get": _operation(
+            "get": operation(
                 "Samples of the last hour, then figures, conditions and nodes when they change "
                 "(scope read)",
                 {200: text("events: history, stats")},
@@ -346,24 +313,24 @@ def _operations() -> Schema:
             )
         },
         "/inbox/{ticket}": {
-            "get": _operation(
+            "get": operation(
                 "A mail of the embedded sink as a page; /v1/inbox lists the tickets",
                 {200: text()},
                 (404,),
-                parameters=(_path("ticket"),),
+                parameters=(path("ticket"),),
                 media=HTML,
                 open_to_all=True,
             )
         },
         "/v1/demo/session": {
-            "post": _operation(
+            "post": operation(
                 "A client's token for the demonstration's user (scope operate; 404 in production)",
                 {200: ref("DemoSession")},
                 (403, 404),
             )
         },
         "/v1/demo/runs": {
-            "post": _operation(
+            "post": operation(
                 "Start a run of the demonstration's agent (scope emit; 404 in production)",
                 {202: ref("DemoRun")},
                 (400, 403, 404, 413, 422, 429),
@@ -371,31 +338,31 @@ def _operations() -> Schema:
             )
         },
         "/v1/inbox": {
-            "get": _operation(
+            "get": operation(
                 "Messages of the embedded mail and SMS sinks (scope read; absent in production)",
                 {200: ref("Inbox")},
                 (403,),
             )
         },
         "/healthz": {
-            "get": _operation(
+            "get": operation(
                 "Whether the event loop answers", {200: ref("Alive")}, open_to_all=True
             )
         },
         "/readyz": {
-            "get": _operation(
+            "get": operation(
                 "Whether this gateway accepts events (200, with faults as reasons) or not (503)",
                 {200: ref("Readiness"), 503: ref("Readiness")},
                 open_to_all=True,
             )
         },
         "/metrics": {
-            "get": _operation(
+            "get": operation(
                 "Prometheus metrics", {200: text()}, media="text/plain", open_to_all=True
             )
         },
         "/openapi.json": {
-            "get": _operation("This document", {200: {"type": "object"}}, open_to_all=True)
+            "get": operation("This document", {200: {"type": "object"}}, open_to_all=True)
         },
     }
 
@@ -412,7 +379,7 @@ def _callbacks() -> Schema:
     }
     return {
         f"/v1/callbacks/email/{name}": {
-            "post": _operation(
+            "post": operation(
                 f"{summary} (404 where it is not set up)",
                 {200 if name in ("mailgun", "postmark") else 204: None},
                 (400, 403, 404, 408, 413, 422, 429, 503),
@@ -423,7 +390,7 @@ def _callbacks() -> Schema:
         for name, summary in providers.items()
     } | {
         "/v1/callbacks/sms/twilio": {
-            "post": _operation(
+            "post": operation(
                 "Status of a text message; X-Twilio-Signature is checked",
                 {204: None},
                 (400, 403, 404, 408, 413, 422, 429, 503),
@@ -432,7 +399,7 @@ def _callbacks() -> Schema:
             )
         },
         "/v1/callbacks/email": {
-            "post": _operation(
+            "post": operation(
                 "Status of a mail, signed as in Standard Webhooks",
                 {204: None},
                 (400, 403, 404, 408, 413, 422, 429, 503),
@@ -447,7 +414,7 @@ def _streams() -> Schema:
     cursor = {"name": "Last-Event-ID", "in": "header", "required": False, "schema": text()}
     return {
         "/v1/ws": {
-            "get": _operation(
+            "get": operation(
                 "WebSocket, subprotocol delivery.v1; the token comes in the first frame or the "
                 "Authorization header",
                 {101: None},
@@ -456,14 +423,14 @@ def _streams() -> Schema:
             )
         },
         "/v1/stream": {
-            "get": _operation(
+            "get": operation(
                 "The same events as server-sent events",
                 {200: text()},
                 (400, 403, 429, 503),
                 parameters=(
                     cursor,
-                    _query("ticket", text("in place of the Authorization header")),
-                    _query("cursor", text("in place of Last-Event-ID")),
+                    query("ticket", text("in place of the Authorization header")),
+                    query("cursor", text("in place of Last-Event-ID")),
                 ),
                 media="text/event-stream",
             )
@@ -473,17 +440,17 @@ def _streams() -> Schema:
 
 def _pages() -> Schema:
     def html(summary: str, *codes: int, parameter: str | None = None) -> Schema:
-        return _operation(
+        return operation(
             summary,
             {code: text() for code in (200, *codes)},
-            parameters=(_path(parameter),) if parameter else (),
+            parameters=(path(parameter),) if parameter else (),
             media=HTML,
             open_to_all=True,
         )
 
     files = {
         path: {
-            "get": _operation(
+            "get": operation(
                 summary, {200: text(), 304: None}, media=FILES[path][1], open_to_all=True
             )
         }
@@ -491,11 +458,11 @@ def _pages() -> Schema:
     }
     return files | {
         VERSIONED: {
-            "get": _operation(
+            "get": operation(
                 "The browser client of this content, to be kept for ever; 307 to /client.js for "
                 "another release's",
                 {200: text(), 304: None, 307: None},
-                parameters=(_path("version"),),
+                parameters=(path("version"),),
                 media=FILES["/client.js"][1],
                 open_to_all=True,
             )

@@ -5,8 +5,11 @@ Owns: the shapes of the HTTP API. Never does: describe routes (``openapi.py``).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from delivery.api.operators.event_filter import CHANNELS as FILTER_CHANNELS
+from delivery.api.operators.event_filter import ID_PREFIX, MAX_ERROR, MAX_PREFIX
 from delivery.domain.event import CLASS_NAME
 from delivery.domain.health import BreakerState
 from delivery.domain.inputs.trace_context import MAX_TRACEPARENT
@@ -18,6 +21,8 @@ from delivery.domain.policy import CHANNELS, MAX_SECONDS
 from delivery.domain.users.receipts import ReceiptStatus, Suppress
 
 Schema = dict[str, Any]
+JSON = "application/json"
+_BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
 
 
 def text(description: str = "", **more: Any) -> Schema:
@@ -44,6 +49,47 @@ def record(properties: Schema, required: list[str] | None = None, **more: Any) -
 def nullable(schema: Schema) -> Schema:
     """The schema, or null."""
     return {"anyOf": [schema, {"type": "null"}]}
+
+
+def operation(
+    summary: str,
+    answers: Mapping[int, Schema | None],
+    problems: tuple[int, ...] = (),
+    *,
+    body: Mapping[str, Schema] | None = None,
+    parameters: tuple[Schema, ...] = (),
+    media: str = JSON,
+    open_to_all: bool = False,
+) -> Schema:
+    """One operation. ``answers``: status -> schema (``None``: no body)."""
+    responses: Schema = {str(status): _answer(media, schema) for status, schema in answers.items()}
+    known = sorted({*problems} if open_to_all else {401, 429, *problems})
+    responses |= {str(code): {"$ref": "#/components/responses/Problem"} for code in known}
+    operation: Schema = {"summary": summary, "responses": responses}
+    if not open_to_all:
+        operation["security"] = _BEARER
+    if body is not None:
+        content = {name: {"schema": schema} for name, schema in body.items()}
+        operation["requestBody"] = {"required": True, "content": content}
+    if parameters:
+        operation["parameters"] = list(parameters)
+    return operation
+
+
+def _answer(media: str, schema: Schema | None) -> Schema:
+    if schema is None:
+        return {"description": "Done"}
+    return {"description": "As asked", "content": {media: {"schema": schema}}}
+
+
+def path(name: str, schema: Schema | None = None) -> Schema:
+    """A parameter of a path."""
+    return {"name": name, "in": "path", "required": True, "schema": schema or text()}
+
+
+def query(name: str, schema: Schema) -> Schema:
+    """A query parameter, which may be left out."""
+    return {"name": name, "in": "query", "required": False, "schema": schema}
 
 
 _HEX = "[0-9A-Fa-f]"
@@ -106,6 +152,27 @@ _EVENT_OUT = _EVENT_IN | {
     "at": _INSTANT,
     "class": _CLASS,
 }
+_PREFIX = {"minLength": 1, "maxLength": MAX_PREFIX}
+EVENT_FILTERS: dict[str, Schema] = {
+    "user_id": STORABLE,
+    "user_prefix": STORABLE | _PREFIX,
+    "run_id": STORABLE,
+    "run_prefix": STORABLE | _PREFIX,
+    "id_prefix": text("the beginning of an event's id", pattern=ID_PREFIX),
+    "type": STORABLE,
+    "class": _CLASS,
+    "state": STATE,
+    "channel": text("of an attempt, a confirmation or the present step", enum=[*FILTER_CHANNELS]),
+    "error": STORABLE
+    | {
+        "description": "in an attempt's error, in either case",
+        "minLength": 1,
+        "maxLength": MAX_ERROR,
+    },
+    "from": _INSTANT | {"description": "the event's at, or later"},
+    "to": _INSTANT | {"description": "the event's at is before it"},
+}
+"""What selects events of a listing or a replay."""
 _STANDING = {
     "state": STATE,
     "step": nullable(text("the channel of its step in the chain")),
@@ -217,7 +284,15 @@ SCHEMAS: dict[str, Schema] = {
         },
         [*_REQUIRED_OUT, *_STANDING, "attempts", "confirmations", "receipts"],
     ),
-    "EventPage": record({"events": listing(ref("Event")), "next": nullable(text())}),
+    "EventPage": record(
+        {
+            "events": listing(ref("Event")),
+            "next": nullable(text()),
+            "count": {"type": "integer", "description": "with count=true: of all matches"},
+            "count_is_exact": {"type": "boolean", "description": "false: there are more"},
+        },
+        ["events", "next"],
+    ),
     "InboxItem": record(
         _STORED | {"read_at": nullable(_INSTANT), "archived_at": nullable(_INSTANT)},
         [*_REQUIRED_OUT, *_STANDING, "read_at", "archived_at"],
@@ -255,17 +330,19 @@ SCHEMAS: dict[str, Schema] = {
     "InboxMarked": record({"marked": listing(text()), "unknown": listing(text())}),
     "Replayed": record({"id": _UUID, "state": STATE}),
     "ReplayFilter": record(
-        {
+        EVENT_FILTERS
+        | {
             "state": text(enum=[s.value for s in State if s is not State.CONFIRMED]),
-            "user_id": CONTEXT_ID,
-            "run_id": CONTEXT_ID,
-            "before": _INSTANT,
+            "ids": listing(text(), minItems=1, maxItems=1000),
+            "before": _INSTANT | {"description": "recorded before it"},
             "dry_run": {"type": "boolean", "default": False},
             "limit": {"type": "integer", "minimum": 1, "maximum": 1000},
             "after": text("the next of the page before"),
         },
-        ["state"],
+        [],
         additionalProperties=False,
+        minProperties=1,
+        description="a state or another filter; or ids alone",
     ),
     "ReplayCount": record(
         {

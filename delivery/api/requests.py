@@ -328,6 +328,17 @@ def parse_limit(value: str | None) -> int:
     return int(value)
 
 
+def parse_flag(value: str | None, field: str) -> bool:
+    """Parse ``true`` or ``false``; left out it is ``false``.
+
+    Raises:
+        Problem: 422.
+    """
+    if value not in (None, "true", "false"):
+        raise Problem("invalid-request", f"{field} must be true or false", field=field)
+    return value == "true"
+
+
 def client_address(request: web.Request, trusted: Sequence[str]) -> str:
     """The address a request came from, for the log.
 

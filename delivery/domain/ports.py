@@ -28,6 +28,7 @@ from delivery.domain.records import (
     FeedMark,
     InboxFilter,
     InboxItem,
+    Matches,
     Owed,
     Receipted,
     RecordedReceipt,
@@ -95,6 +96,9 @@ class Reads(Protocol):
         self, which: EventFilter, *, after: str | None = None, limit: int = 50
     ) -> tuple[list[Stored], str | None]:
         """A page, newest first; see ``EventStore.find``."""
+
+    async def count(self, which: EventFilter) -> Matches:
+        """How many events match; see ``EventStore.count``."""
 
     async def feed(
         self,

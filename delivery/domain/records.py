@@ -157,13 +157,37 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """The events that a listing or a replay selects; ``None`` selects any."""
+    """The events that a listing or a replay selects; ``None`` selects any.
+
+    Attributes:
+        id_prefix: the beginning of a canonical id; prefixes of users and runs are exact, too.
+        channel: one of the event's attempts or confirmations, or its present step.
+        error: in the error of an attempt (on ``channel``, if that is given), in either case.
+        before: recorded before it.
+        since / until: the event's ``at`` is in this half-open interval.
+    """
 
     user_id: str | None = None
     run_id: str | None = None
     state: State | None = None
     type: str | None = None
     before: datetime | None = None
+    user_prefix: str | None = None
+    run_prefix: str | None = None
+    id_prefix: str | None = None
+    event_class: EventClass | None = None
+    channel: str | None = None
+    error: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """How many events a filter selects; at least that many where it is not ``is_exact``."""
+
+    count: int
+    is_exact: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from delivery.domain.records import (
     FeedMark,
     InboxFilter,
     InboxItem,
+    Matches,
     Owed,
     RecordedReceipt,
     Snapshot,
@@ -87,6 +88,10 @@ class LedgerAccess:
     ) -> tuple[list[Stored], str | None]:
         """See ``Reads``."""
         return await self.call(self._ledger.events.find, which, after=after, limit=limit)
+
+    async def count(self, which: EventFilter) -> Matches:
+        """See ``Reads``."""
+        return await self.call(self._ledger.events.count, which)
 
     async def feed(
         self,

@@ -4,12 +4,14 @@ import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from delivery.api import requests
 from delivery.api.problems import CONTENT_TYPE
+from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Outcome, State
 from delivery.domain.ports import Accepted
 from delivery.errors import (
@@ -27,6 +29,7 @@ from tests.integration.http_api_standins import (
     CLIENT,
     EMIT,
     EVERYTHING,
+    NOW,
     OPERATE,
     OTHER,
     READ,
@@ -491,6 +494,71 @@ async def test_a_replay_by_filter_pushes_what_it_matched(client: Client, world: 
     assert {world.ledger.state(n) for n in (501, 502, 503)} == {State.DEAD}
 
 
+@pytest.mark.parametrize(
+    ("body", "replayed"),
+    [
+        ({"type": "note"}, [2]),
+        ({"class": "auth"}, [3]),
+        ({"user_prefix": "u"}, [1, 2, 3]),
+        ({"run_prefix": "other"}, [3]),
+        ({"id_prefix": make_id(2)[:-1]}, [1, 2, 3]),
+        ({"channel": "websocket", "error": "NOBODY"}, [1]),
+        ({"channel": "sms"}, []),
+        ({"from": "2026-01-31T12:00:01Z"}, [3]),
+        ({"to": "2026-01-31T12:00:01Z", "state": "dead"}, [1, 2]),
+        ({"ids": [make_id(1), "nonsense", make_id(9)]}, [1]),
+    ],
+)
+async def test_a_replay_takes_any_filter(
+    client: Client, world: World, body: dict[str, Any], replayed: list[int]
+) -> None:
+    world.ledger.add(1, state=State.DEAD, pushes=[(Outcome.FAILED, "nobody connected")])
+    world.ledger.add(2, state=State.DEAD, type="note", pushes=[(Outcome.FAILED, "no room")])
+    later = {"at": NOW + timedelta(seconds=1), "run_id": "other run"}
+    world.ledger.add(3, state=State.DEAD, event_class=EventClass.AUTH, **later)
+    world.ledger.add(4, state=State.CONFIRMED)
+    query = {name: value for name, value in body.items() if name != "ids"}
+    if query:
+        listed = await client.get("/v1/events", params=query | {"count": "true"}, headers=READ)
+        page = await listed.json()
+        found = [int(event["id"][-2:], 16) for event in page["events"]]
+        assert sorted(set(found) - {4}) == replayed
+        assert (page["count"], page["count_is_exact"]) == (len(found), True)
+    dry = await client.post("/v1/replay", json=body | {"dry_run": True}, headers=OPERATE)
+    assert (await dry.json())["matched"] == len(replayed)
+    response = await client.post("/v1/replay", json=body, headers=OPERATE)
+    assert (await response.json())["replayed"] == len(replayed)
+    assert [id_ for id_, _ in world.registry.pushed] == [make_id(n) for n in replayed]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("user_prefix", ""),
+        ("id_prefix", "0190-"),
+        ("channel", "pigeon"),
+        ("class", "No Class"),
+        ("error", "x" * 201),
+        ("from", "yesterday"),
+        ("count", "yes"),
+    ],
+)
+async def test_a_wrong_filter_of_a_listing_is_422_and_named(
+    client: Client, name: str, value: str
+) -> None:
+    response = await client.get("/v1/events", params={name: value}, headers=READ)
+    assert (await problem(response, 422, "invalid-request"))["field"] == name
+
+
+async def test_a_client_filters_its_own_events_only(client: Client, world: World) -> None:
+    world.ledger.add(1)
+    world.ledger.add(2, user_id="u2")
+    query = {"user_prefix": "u", "count": "true"}
+    page = await (await client.get("/v1/events", params=query, headers=CLIENT)).json()
+    assert [event["user_id"] for event in page["events"]] == ["u1"]
+    assert page["count"] == 1
+
+
 async def test_a_replay_in_pages_says_where_the_next_one_goes_on(
     client: Client, world: World
 ) -> None:
@@ -536,7 +604,19 @@ async def test_a_dry_run_changes_nothing(client: Client, world: World) -> None:
         ({"state": "dead", "limit": True}, "limit"),
         ({"state": "dead", "limit": 1001}, "limit"),
         ({"state": "dead", "limit": 1, "after": 5}, "after"),
-        ({"state": "dead", "type": "note"}, "type"),
+        ({"state": "dead", "type": 7}, "type"),
+        ({"dry_run": True}, "state"),
+        ({"user_prefix": ""}, "user_prefix"),
+        ({"id_prefix": "x"}, "id_prefix"),
+        ({"channel": "pigeon"}, "channel"),
+        ({"class": "No Class"}, "class"),
+        ({"error": "x" * 201}, "error"),
+        ({"error": "a\u0000b"}, "error"),
+        ({"from": "2026-01-02T00:00:00Z", "to": "2026-01-01T00:00:00Z"}, "from"),
+        ({"ids": []}, "ids"),
+        ({"ids": [1]}, "ids"),
+        ({"ids": [make_id(1)], "state": "dead"}, "ids"),
+        ({"state": "dead", "colour": "red"}, "colour"),
     ],
 )
 async def test_a_wrong_replay_filter_is_422_and_named(

@@ -13,6 +13,7 @@ from delivery.domain.records import (
     Entry,
     EventFilter,
     FeedMark,
+    Matches,
     Owed,
     Purged,
     Receipted,
@@ -79,11 +80,16 @@ class EventStore(Protocol):
     def find(
         self, which: EventFilter, *, after: str | None = None, limit: int = 50
     ) -> tuple[list[Stored], str | None]:
-        """Newest first; ``after`` is the opaque ``next`` of the page before, or an event's id.
+        """Newest first; ``after`` is the opaque ``next`` of the page before, or an event's id. A
+        page may have fewer events than ``limit``, or none, and a ``next``: one call looks through
+        a bounded number of events.
 
         Raises:
             ValueError: ``after`` is neither.
         """
+
+    def count(self, which: EventFilter) -> Matches:
+        """How many events match, up to a limit of matches and of events that are looked through."""
 
     def read(self, event_ids: Sequence[str]) -> list[Stored]:
         """Events that exist among these ids, in order of recording."""

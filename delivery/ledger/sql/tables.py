@@ -174,6 +174,8 @@ runs = sa.Table(
     _created("started_at"),
     _created("updated_at"),
 )
+# A run of which only the id is known: its user, whose events are indexed.
+sa.Index("ix_runs_run_id", runs.c.run_id)
 
 attempts = sa.Table(
     "attempts",

@@ -15,6 +15,8 @@ from delivery.domain.lifecycle import Cause, State
 from delivery.errors import IllegalTransition
 from delivery.ledger.sql.tables import events
 
+ENDED_FOR_FEEDS = (State.CONFIRMED.value, State.EXPIRED.value)
+
 
 def is_one_of(states: Iterable[State]) -> sa.ColumnElement[bool]:
     """The event is in one of ``states``; spelled out, so that the statement's text is constant."""
@@ -47,3 +49,9 @@ def not_after_expiry(due_at: sa.ColumnElement[datetime]) -> sa.ColumnElement[dat
     """The earlier of ``due_at`` and the event's expiry: an event is never swept later than it
     expires."""
     return sa.case((events.c.expires_at < due_at, events.c.expires_at), else_=due_at)
+
+
+def unconfirmed() -> sa.ColumnElement[bool]:
+    """The event is neither confirmed nor expired. In the words of the partial index and without
+    bound values, which planners do not match with an index."""
+    return events.c.state.notin_([sa.literal_column(f"'{state}'") for state in ENDED_FOR_FEEDS])

@@ -5,18 +5,16 @@ Owns: bounded queries. Never does: write.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.channels import LIVE
-from delivery.domain.lifecycle import Attempt, Outcome, State
-from delivery.domain.records import ConfirmationRow, EventFilter, Stored, Timeline
+from delivery.domain.lifecycle import Attempt, Outcome
+from delivery.domain.records import ConfirmationRow, EventFilter, Matches, Stored, Timeline
 from delivery.domain.users.receipts import ReceiptRow
 from delivery.ledger.sql import bulk
 from delivery.ledger.sql.database import Database
@@ -31,9 +29,7 @@ from delivery.ledger.sql.rows import (
     stored,
 )
 from delivery.ledger.sql.tables import attempts, confirmations, events, receipts
-
-_POSITION = re.compile("[0-9]{1,18}")  # what fits into a BIGINT
-ENDED_FOR_FEEDS = (State.CONFIRMED.value, State.EXPIRED.value)
+from delivery.ledger.stores.operators import search
 
 
 class EventSql:
@@ -74,15 +70,13 @@ class EventSql:
     ) -> tuple[list[Stored], str | None]:
         """See the port. ``after`` is a position or an event's id: a malformed one is an error,
         because a start from the newest event would make a walk through the pages endless."""
-        query = sa.select(*EVENT_COLUMNS).where(*conditions(which))
-        query = query.order_by(events.c.position.desc()).limit(limit + 1)
         with self._database.read() as connection:
-            if after is not None:
-                query = query.where(before(connection, after, which.user_id))
-            found = [stored(row) for row in connection.execute(query)]
-        if len(found) <= limit:
-            return found, None
-        return found[:limit], str(found[limit - 1].position)
+            return search.find(connection, which, after=after, limit=limit)
+
+    def count(self, which: EventFilter) -> Matches:
+        """See the port."""
+        with self._database.read() as connection:
+            return search.count(connection, which)
 
     def read(self, event_ids: Sequence[str]) -> list[Stored]:
         """See the port."""
@@ -103,52 +97,6 @@ def _receipts(connection: Connection, digest_ids: Sequence[str]) -> list[Receipt
         .order_by(receipts.c.at, receipts.c.recorded_at)
     )
     return [receipt(row) for row in found]
-
-
-def before(connection: Connection, after: str, user_id: str | None) -> sa.ColumnElement[bool]:
-    """The condition that an event was recorded before another one.
-
-    Args:
-        after: the ``next`` of a page, or an event's id. An event that is not recorded yet, was
-            purged or is another user's is compared by its id, which tells its time.
-        user_id: whose event it must be; ``None``: anyone's.
-
-    Raises:
-        ValueError: neither.
-    """
-    if not is_id(after):
-        return events.c.position < _position(after)
-    named = sa.select(events.c.position).where(events.c.id == after)
-    if user_id is not None:
-        named = named.where(events.c.user_id == user_id)
-    position = connection.execute(named).scalar_one_or_none()
-    return events.c.id < after if position is None else events.c.position < position
-
-
-def _position(after: str) -> int:
-    if _POSITION.fullmatch(after) is None:
-        raise ValueError(f"{after[:64]!r} is not the next of a page before")
-    return int(after)
-
-
-def conditions(which: EventFilter) -> list[sa.ColumnElement[bool]]:
-    """The filter as SQL conditions."""
-    wanted: dict[Any, Any] = {
-        events.c.user_id: which.user_id,
-        events.c.run_id: which.run_id,
-        events.c.state: None if which.state is None else which.state.value,
-        events.c.type: which.type,
-    }
-    found = [column == value for column, value in wanted.items() if value is not None]
-    if which.before is not None:
-        found.append(events.c.recorded_at < which.before)
-    return found
-
-
-def unconfirmed() -> sa.ColumnElement[bool]:
-    """The event is neither confirmed nor expired. In the words of the partial index and without
-    bound values, which planners do not match with an index."""
-    return events.c.state.notin_([sa.literal_column(f"'{state}'") for state in ENDED_FOR_FEEDS])
 
 
 def released(now: sa.ColumnElement[datetime]) -> sa.ColumnElement[bool]:

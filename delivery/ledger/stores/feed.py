@@ -21,7 +21,8 @@ from delivery.domain.records import FeedMark, Owed
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.rows import class_of, is_id, load
 from delivery.ledger.sql.tables import confirmations, events
-from delivery.ledger.stores.events import released, unconfirmed
+from delivery.ledger.sql.transitions import unconfirmed
+from delivery.ledger.stores.events import released
 
 CURSOR_OVERLAP = timedelta(seconds=30)
 """A commit that began before the cursor's may end after it; a commit takes 10 s at most."""

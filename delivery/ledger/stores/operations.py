@@ -20,7 +20,7 @@ from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.rows import AnyRow, attempt_values, class_of, is_id
 from delivery.ledger.sql.tables import attempts, events
 from delivery.ledger.stores.audit import audit
-from delivery.ledger.stores.events import conditions
+from delivery.ledger.stores.operators import search
 
 
 class OperationSql:
@@ -64,22 +64,39 @@ class OperationSql:
         """See the port. Each page is a transaction of its own, so no lock is held for long."""
         matched: list[str] = []
         position = -1 if after is None else self._position_of(after)
+        wanted = [transitions.before(Cause.REPLAY), *_which(which)]
+        base = self._base(which)
         while limit is None or len(matched) < limit:
+            end = self._window_end(base, position)
             size = bulk.PAGE if limit is None else min(bulk.PAGE, limit - len(matched))
             page = (
-                sa.select(events.c.id, events.c.position, events.c.user_id, events.c["class"])
-                .where(
-                    transitions.before(Cause.REPLAY), events.c.position > position, *_which(which)
-                )
+                base.select(events.c.id, events.c.position, events.c.user_id, events.c["class"])
+                .where(*wanted, events.c.position > position)
                 .order_by(events.c.position)
                 .limit(size)
             )
+            if end is not None:
+                page = page.where(events.c.position <= end)
             rows = self._look(page) if dry_run else self._replay_page(page, policies, actor)
             matched.extend(row.id for row in rows)
-            if len(rows) < size:
+            if len(rows) == size:
+                position = rows[-1].position
+            elif end is None:
                 break
-            position = rows[-1].position
+            else:
+                position = end
         return matched
+
+    def _base(self, which: EventFilter | Sequence[str]) -> search.Base:
+        if not isinstance(which, EventFilter):
+            return search.Base((any_of(events.c.id, [i for i in which if is_id(i)]),))
+        with self._database.read() as connection:
+            return search.upward_base(connection, which)
+
+    def _window_end(self, base: search.Base, position: int) -> int | None:
+        """The position up to which one statement looks for events."""
+        with self._database.read() as connection:
+            return search.window_after(connection, base, position)
 
     def _look(self, page: sa.Select[Any]) -> Sequence[AnyRow]:
         with self._database.read() as connection:
@@ -108,8 +125,8 @@ class OperationSql:
 
 def _which(which: EventFilter | Sequence[str]) -> list[sa.ColumnElement[bool]]:
     if isinstance(which, EventFilter):
-        return conditions(which)
-    return [any_of(events.c.id, [i for i in which if is_id(i)])]
+        return search.conditions(which)
+    return []  # the base has them
 
 
 def _hand_over(connection: Connection, ids: Sequence[str], reason: str, now: datetime) -> int:

@@ -21,7 +21,7 @@ from delivery.domain.records import ChannelStats, Stats
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import attempts, breakers, confirmations, events
-from delivery.ledger.stores.events import unconfirmed
+from delivery.ledger.sql.transitions import unconfirmed
 from delivery.ledger.stores.sweep import oldest_overdue
 
 SAMPLE = 2_000
@@ -58,20 +58,20 @@ def window(
     Args:
         number: indexed, and assigned in the order of ``at``, to within some seconds.
     """
-    first, last = _ends(connection, number)
-    begin = _first_since(connection, number, at, since, range(first, last + 1))
+    first, last = ends_of(connection, number)
+    begin = first_since(connection, number, at, since, range(first, last + 1))
     step = max(1, -(-(last + 1 - begin) // SAMPLE))
     return Window(since, range(begin, last + 1), step)
 
 
-def _ends(connection: Connection, number: sa.Column[int]) -> Sequence[int]:
+def ends_of(connection: Connection, number: sa.Column[int]) -> Sequence[int]:
     # Two statements: for both in one, SQLite reads the whole index.
     first = connection.execute(sa.select(sa.func.min(number))).scalar()
     last = connection.execute(sa.select(sa.func.max(number))).scalar()
     return (1, 0) if first is None or last is None else (first, last)
 
 
-def _first_since(
+def first_since(
     connection: Connection,
     number: sa.Column[int],
     at: sa.Column[datetime],

@@ -19,7 +19,7 @@ from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.rows import EVENT_COLUMNS, is_id, stored
 from delivery.ledger.sql.tables import events, inbox_marks
-from delivery.ledger.stores.events import before
+from delivery.ledger.stores.operators.search import before
 
 WINDOW = 2_000
 """Events that one call looks at."""
