@@ -48,6 +48,7 @@ _HOMES = {
     "Settings": "delivery.config",
     "Status": "delivery.client.link",
     "Store": "delivery.client.store",
+    "compat": "delivery",
     "connect": "delivery.client.remote",
     "connect_sync": "delivery.client.sync",
     "embed": "delivery.bootstrap",

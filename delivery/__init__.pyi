@@ -1,5 +1,6 @@
 """The public names, for type checkers. `__init__.py` loads them lazily; a test keeps both equal."""
 
+from delivery import compat as compat
 from delivery import outbox as outbox
 from delivery.bootstrap import embed as embed
 from delivery.client.client import Client as Client

@@ -46,6 +46,7 @@ NAMES = {
     "Store",
     "Unauthenticated",
     "Unreachable",
+    "compat",
     "connect",
     "connect_sync",
     "embed",

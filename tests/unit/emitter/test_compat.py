@@ -5,6 +5,8 @@ import pytest
 from delivery.emitter import compat
 from delivery.errors import ConfigError, InvalidEvent
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
 
 @pytest.fixture
 async def bound(world):
