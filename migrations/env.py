@@ -5,15 +5,22 @@ The `alembic` command passes none: then DELIVERY_DATABASE_URL is opened, under t
 
 import logging
 import os
+from typing import Any
 
 from alembic import context
+from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy.engine import Connection
 
 from delivery.errors import DeliveryError
-from delivery.ledger import migrate
+from delivery.ledger import index_builds, migrate
 from delivery.ledger.sql.tables import metadata
 from delivery.ledger.sql.url import parse_url
+
+
+def mark(*, ctx: MigrationContext, heads: Any, **_step: Any) -> None:
+    """Note after each step which releases may run on what it made."""
+    migrate.mark(ctx, heads)
 
 
 def run(connection: Connection) -> None:
@@ -22,9 +29,11 @@ def run(connection: Connection) -> None:
         connection=connection,
         target_metadata=metadata,
         render_as_batch=connection.dialect.name == "sqlite",
+        on_version_apply=mark,
     )
     with context.begin_transaction():
         context.run_migrations()
+        index_builds.settle(connection)
 
 
 def run_from_command_line() -> None:
@@ -41,12 +50,14 @@ def run_from_command_line() -> None:
                 target_metadata=metadata,
                 literal_binds=True,
                 dialect_opts={"paramstyle": "named"},
+                on_version_apply=mark,
             )
             with context.begin_transaction():
                 context.run_migrations()
             return
         with migrate.transaction(url) as connection:
             run(connection)
+        index_builds.build(url)
     except DeliveryError as error:
         raise CommandError(str(error)) from error
 

@@ -35,7 +35,7 @@ from delivery.bootstrap.ledger import (
     database_url,
     may_change_log,
     require_writable,
-    revisions,
+    schema,
 )
 from delivery.bootstrap.transports import providers_of
 from delivery.bus.redis_clients import client, close
@@ -340,7 +340,7 @@ def _database(settings: Settings) -> Finding:
     if settings.database_url is None and not (settings.data_dir / SQLITE_FILE).exists():
         return ok("database", "none yet; `delivery up` makes a SQLite file")
     try:
-        present, head = revisions(url)
+        found, head = schema(url)
         require_writable(url)
     except ConfigError as error:
         return wrong("database", error)
@@ -348,15 +348,12 @@ def _database(settings: Settings) -> Finding:
         return unreachable("database", str(error), READ_ONLY_MEND)
     except DeliveryError as error:
         return unreachable("database", str(error), "start it, or correct DELIVERY_DATABASE_URL")
-    if present != head:
-        return Finding(
-            "database",
-            "fail",
-            f"tables at {present or 'nothing'}, not {head}",
-            "delivery migrate",
-            FINDING,
-        )
-    return ok("database", f"takes writes, tables at {head}{_log_rights(url)}")
+    if not found.fits:
+        mend = "run the version that migrated them" if found.is_newer else "delivery migrate"
+        told = f"tables at {found.revision or 'nothing'}, not {head}"
+        return Finding("database", "fail", told, mend, FINDING)
+    newer = ", of a newer version that serves this one" if found.is_newer else ""
+    return ok("database", f"takes writes, tables at {found.revision}{newer}{_log_rights(url)}")
 
 
 def _log_rights(url: str) -> str:

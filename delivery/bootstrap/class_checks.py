@@ -8,7 +8,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from delivery.bootstrap.findings import Finding, ok, warn
-from delivery.bootstrap.ledger import SQLITE_FILE, database_url, revisions
+from delivery.bootstrap.ledger import SQLITE_FILE, database_url, schema
 from delivery.config import Settings, load_policies
 from delivery.domain.policy import Policies
 from delivery.errors import DeliveryError
@@ -65,8 +65,7 @@ def _policies_and_ledger(settings: Settings) -> tuple[Policies, str] | None:
         return None
     url = database_url(settings)
     try:
-        present, head = revisions(url)
-        return (load_policies(settings), url) if present == head else None
+        return (load_policies(settings), url) if schema(url)[0].fits else None
     except DeliveryError:
         return None
 

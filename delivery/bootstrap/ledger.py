@@ -5,6 +5,7 @@ Owns: the choice between the database that is set and the embedded SQLite file.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
@@ -13,6 +14,8 @@ from delivery.config import Settings, secret
 from delivery.errors import ConfigError
 from delivery.ledger import SqlLedger, migrate, roles
 from delivery.ledger.sql.url import parse_url
+
+logger = logging.getLogger(__name__)
 
 SQLITE_FILE = "delivery.sqlite3"
 
@@ -54,21 +57,32 @@ def application_role(settings: Settings) -> str | None:
 
 
 def require_current(url: str) -> None:
-    """Refuse to work on tables of another version.
+    """Refuse to work on tables that do not serve this version; those of a newer version may.
 
     Raises:
         ConfigError: says how to migrate; ``LedgerUnavailable``: the database does not answer.
     """
-    if not migrate.is_current(url):
+    found = migrate.look(url)
+    if found.fits:
+        if found.is_newer:
+            logger.info("tables are at %s, of a newer version, and serve this one", found.revision)
+        return
+    if found.is_newer:
+        serve = f"{found.oldest} and later" if found.oldest else "newer versions"
         raise ConfigError(
-            f"the database's tables are at {migrate.current(url) or 'nothing'}, this version needs "
-            f"{migrate.head()}: run `delivery migrate`"
+            f"the database's tables are at {found.revision} and serve {serve}, this version has "
+            f"{migrate.head()}: run a newer version, or go down with the one that migrated them "
+            f"(`delivery migrate --down {migrate.head()}`)"
         )
+    raise ConfigError(
+        f"the database's tables are at {found.revision or 'nothing'}, this version needs "
+        f"{migrate.head()}: run `delivery migrate`"
+    )
 
 
-def revisions(url: str) -> tuple[str | None, str]:
-    """Revision of the tables, and this version's."""
-    return migrate.current(url), migrate.head()
+def schema(url: str) -> tuple[migrate.Schema, str]:
+    """What the tables are at, and this version's revision."""
+    return migrate.look(url), migrate.head()
 
 
 def require_writable(url: str) -> None:
@@ -109,7 +123,8 @@ def migrate_ledger(
     if down is None:
         migrate.upgrade(url)
         role = role or application_role(settings)
-        if role is not None:
+        # Grants on newer tables are the newer version's.
+        if role is not None and migrate.is_current(url):
             roles.grant(url, role)
     else:
         migrate.downgrade(url, down)

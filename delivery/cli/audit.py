@@ -115,10 +115,10 @@ def _verify_ledger(given: list[Checkpoint]) -> tuple[list[str], list[str]]:
 
 
 def _has_tables() -> bool:
-    from delivery.bootstrap.ledger import database_url, revisions
+    from delivery.bootstrap.ledger import database_url, schema
     from delivery.config import load_settings
 
-    return revisions(database_url(load_settings()))[0] is not None
+    return schema(database_url(load_settings()))[0].revision is not None
 
 
 def _verify_signatures(

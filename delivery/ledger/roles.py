@@ -19,7 +19,9 @@ from delivery.ledger.sql.tables import (
     audit_log,
     audit_seals,
     audit_subjects,
+    index_builds,
     metadata,
+    schema_compatibility,
 )
 from delivery.ledger.sql.url import parse_url
 
@@ -31,6 +33,8 @@ LESS = {
     audit_subjects.name: "SELECT, INSERT, DELETE",
     audit_details.name: "SELECT, INSERT, DELETE",
     audit_head.name: "SELECT",
+    schema_compatibility.name: "SELECT",
+    index_builds.name: "SELECT",
     "alembic_version": "SELECT",
 }
 """Tables of which the application needs less than all. An erasure deletes names and details."""

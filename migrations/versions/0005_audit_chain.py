@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
+from delivery.ledger.index_builds import create_index, drop_index
+
 revision: str = "0005"
 down_revision: str | None = "0004"
 branch_labels: str | Sequence[str] | None = None
@@ -31,15 +33,8 @@ def upgrade() -> None:
         sa.Column("mac", CODE),
     ):
         op.add_column("audit_log", column)
-    op.create_index("ix_audit_log_number", "audit_log", ["number"], unique=True)
-    unnumbered = sa.text("number IS NULL")
-    op.create_index(
-        "ix_audit_log_unnumbered",
-        "audit_log",
-        ["id"],
-        postgresql_where=unnumbered,
-        sqlite_where=unnumbered,
-    )
+    create_index("ix_audit_log_number", "audit_log", ["number"], unique=True)
+    create_index("ix_audit_log_unnumbered", "audit_log", ["id"], where=sa.text("number IS NULL"))
     _create_tables()
     # A database that this same upgrade made has no process of an earlier release to wait for.
     op.execute(
@@ -89,7 +84,7 @@ def _create_tables() -> None:
 def downgrade() -> None:
     for table in ("audit_counter", "audit_details", "audit_subjects", "audit_seals"):
         op.drop_table(table)
-    op.drop_index("ix_audit_log_unnumbered", "audit_log")
-    op.drop_index("ix_audit_log_number", "audit_log")
+    drop_index("ix_audit_log_unnumbered", "audit_log")
+    drop_index("ix_audit_log_number", "audit_log")
     for column in ("mac", "key", "commitment", "number"):
         op.drop_column("audit_log", column)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
+from delivery.ledger.index_builds import create_index, drop_index
+
 revision: str = "0012"
 down_revision: str | None = "0011"
 branch_labels: str | Sequence[str] | None = None
@@ -19,25 +21,21 @@ depends_on: str | Sequence[str] | None = None
 
 def upgrade() -> None:
     op.add_column("events", sa.Column("turn", sa.String(40)))
-    published = sa.text("publishes > 0 AND due_at IS NOT NULL")
-    op.create_index(
+    create_index(
         "ix_events_published",
         "events",
         ["user_id", "class", "step"],
-        postgresql_where=published,
-        sqlite_where=published,
+        where=sa.text("publishes > 0 AND due_at IS NOT NULL"),
     )
-    waits = sa.text("turn IS NOT NULL AND due_at IS NOT NULL")
-    op.create_index(
+    create_index(
         "ix_events_turn",
         "events",
         ["user_id", "turn", "position"],
-        postgresql_where=waits,
-        sqlite_where=waits,
+        where=sa.text("turn IS NOT NULL AND due_at IS NOT NULL"),
     )
 
 
 def downgrade() -> None:
-    op.drop_index("ix_events_turn", "events")
-    op.drop_index("ix_events_published", "events")
+    drop_index("ix_events_turn", "events")
+    drop_index("ix_events_published", "events")
     op.drop_column("events", "turn")

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
+from delivery.bootstrap.ledger import require_current
 from delivery.domain.audit import AuditKeys
 from delivery.domain.users.contact import Contact
 from delivery.errors import ConfigError, LedgerUnavailable
@@ -155,15 +156,51 @@ def test_positions_are_given_by_the_server_on_postgresql(postgres_url: str) -> N
     assert "events_position_seq" in str(position["default"])
 
 
-def test_a_database_of_a_newer_package_is_refused_in_words(url: str) -> None:
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "update schema_compatibility set oldest = '9998'",
+        "delete from schema_compatibility",
+        "drop table schema_compatibility",
+    ],
+)
+def test_a_database_of_a_newer_package_that_does_not_serve_this_one_is_refused_in_words(
+    url: str, mark: str
+) -> None:
     migrate.upgrade(url)
-    database = Database(url)
-    with database.write() as connection:
-        connection.execute(sa.text("update alembic_version set version_num = '9999'"))
-    database.close()
+    newer(url, mark)
     with pytest.raises(ConfigError, match="9999"):
         migrate.upgrade(url)
-    assert not migrate.is_current(url)
+    assert not migrate.look(url).fits
+    with pytest.raises(ConfigError, match=r"9999.*newer version"):
+        require_current(url)
+
+
+def newer(url: str, *statements: str) -> None:
+    """Let the database have a revision that this package does not know."""
+    database = Database(url)
+    with database.write() as connection:
+        for statement in ("update alembic_version set version_num = '9999'", *statements):
+            connection.execute(sa.text(statement))
+    database.close()
+
+
+def test_a_database_of_a_newer_package_that_serves_this_one_is_used_as_it_is(url: str) -> None:
+    migrate.upgrade(url)
+    newer(url)
+    require_current(url)
+    migrate.upgrade(url)
+    assert migrate.current(url) == "9999"
+
+
+def test_a_database_of_an_older_package_serves_this_one_only_after_its_migration(url: str) -> None:
+    migrate.upgrade(url, "0001")
+    with pytest.raises(ConfigError, match="delivery migrate"):
+        require_current(url)
+    migrate.upgrade(url)
+    migrate.downgrade(url, "0013")
+    migrate.upgrade(url)
+    require_current(url)
 
 
 def test_looking_at_a_database_that_is_not_there_creates_no_file(tmp_path: Path) -> None:

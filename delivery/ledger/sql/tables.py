@@ -492,3 +492,20 @@ revocations = sa.Table(
 )
 sa.Index("ix_revocations_recorded_at", revocations.c.recorded_at)
 sa.Index("ix_revocations_expires_at", revocations.c.expires_at)
+
+# One row: the newest revision of the oldest release that may run on these tables.
+schema_compatibility = sa.Table(
+    "schema_compatibility",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("oldest", sa.String(32), nullable=False),
+)
+
+# Indexes of large tables that ``delivery migrate`` builds beside running processes.
+index_builds = sa.Table(
+    "index_builds",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("holder", sa.String(64)),
+    sa.Column("claimed_until", UtcDateTime()),
+)
