@@ -74,6 +74,19 @@ async def test_a_burst_lingers_into_batches_and_arrives_whole_and_in_order(make_
     assert [event.data["n"] for event in world.push.pushed] == list(range(110))
 
 
+async def test_a_batch_whose_push_fails_goes_out_event_by_event(make_world):
+    """The event that failed is tried again alone; those before it are not sent again."""
+    world = make_world(quick(linger=0.05))
+    await world.know_run()
+    world.push.answers = [Pushed(1), Pushed(1), FAILED, FAILED]
+    for number in range(8):
+        world.emitter.emit_nowait("note", {"n": number})
+    world.journal.commit()
+    await until(lambda: len(world.push.pushed) == 10)
+    assert [event.data["n"] for event in world.push.pushed] == [0, 1, 2, 2, 2, 3, 4, 5, 6, 7]
+    assert world.journal.hand_overs == []
+
+
 async def test_a_weak_connection_makes_events_linger_longer(make_world, monkeypatch):
     world = make_world(quick(linger=0.02))
     await world.know_run()
