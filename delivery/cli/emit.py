@@ -57,15 +57,18 @@ def emit(
     held = required_token(token, SERVICE_TOKEN)
     with Api(url, held) as api:
         if source is not None:
-            answer = api.post_lines("/events", source.read())
+            lines = source.read()
+            answer = api.post_lines("/events", lines)
         else:
             event = _event(type, user, run, thread, data, event_id)
             _hint(event["type"])
             answer = api.post("/events", event | _chosen(options))
+            lines = json.dumps(event).encode()
     if as_json:
         say_json(answer)
     else:
         _say_receipts(answer)
+        _say_flags(answer, lines)
     if answer["rejected"]:
         sys.exit(1)
 
@@ -122,3 +125,19 @@ def _say_receipts(answer: Any) -> None:
     for one in answer["rejected"]:
         problem = one["error"]
         say(f"#{one['index']} rejected: {problem.get('detail') or problem.get('title')}")
+
+
+def _say_flags(answer: Any, lines: bytes) -> None:
+    """Say which accepted events got ``meta.flags``: most likely a template was not filled.
+
+    Args:
+        lines: the events as they were sent, one per line.
+    """
+    from delivery.domain.event import id_flags
+
+    sent = [line for line in lines.split(b"\n") if line.strip()]
+    for one in answer["accepted"]:
+        event = json.loads(sent[one["index"]])
+        flags = id_flags(event["user_id"], event["run_id"], event.get("thread_id"))
+        if flags:
+            say(f"#{one['index']} flagged, and accepted: {', '.join(flags)}")

@@ -6,6 +6,8 @@ Owns: the shape of output. Never does: fetch anything.
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +30,8 @@ def say(text: str, *, err: bool = False) -> None:
 
 
 def say_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str = "") -> None:
-    """Print a table in 80 columns; its first column never wraps, so that it can be copied."""
+    """Print a table in 80 columns, or all that a wider terminal has; its first column never wraps,
+    so that it can be copied."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -38,7 +41,13 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: s
         table.add_column(column, no_wrap=index == 0, overflow="fold")
     for row in rows:
         table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
-    Console(width=WIDTH).print(table)
+    Console(width=_width()).print(table)
+
+
+def _width() -> int:
+    if not sys.stdout.isatty():
+        return WIDTH
+    return max(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
 
 
 def say_fields(fields: Sequence[tuple[str, Any]]) -> None:

@@ -68,6 +68,18 @@ def test_emit_listen_show_list_and_replay_work_together(up: Up) -> None:
     assert json.loads(matched.stdout) == {"matched": 0, "replayed": 0}
 
 
+def test_emit_shows_the_flags_of_ids_that_look_like_unfilled_templates(up: Up) -> None:
+    events = up.folder / "events"
+    made = [("demo", "r-1"), ("undefined", "r-1"), ("demo", "{{run}}")]
+    lines = [json.dumps({"type": "n", "user_id": u, "run_id": r, "data": {}}) for u, r in made]
+    events.write_text("\n\n".join(lines))
+    sent = up.command("emit", "--file", str(events))
+    assert sent.returncode == 0, sent.stderr
+    assert "#0 flagged" not in sent.stdout
+    assert "#1 flagged, and accepted: placeholder:user_id\n" in sent.stdout
+    assert "#2 flagged, and accepted: placeholder:run_id\n" in sent.stdout
+
+
 def test_emit_chooses_a_class_and_a_time_to_live(up: Up) -> None:
     about = ("agent_complet", "--user", "demo", "--run", "r-1", "--json")
     identity = "01900000-0000-7000-8000-00000000abcd"
