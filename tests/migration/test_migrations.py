@@ -198,7 +198,7 @@ def test_a_database_of_an_older_package_serves_this_one_only_after_its_migration
     with pytest.raises(ConfigError, match="delivery migrate"):
         require_current(url)
     migrate.upgrade(url)
-    migrate.downgrade(url, "0013")
+    migrate.downgrade(url, "0014")
     migrate.upgrade(url)
     require_current(url)
 

@@ -1,7 +1,7 @@
 """Which releases may run on these tables, and indexes that are still to be built.
 
-Revision ID: 0013
-Revises: 0012
+Revision ID: 0014
+Revises: 0013
 
 Expands only: processes of the previous release do not know the tables.
 """
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
-revision: str = "0013"
-down_revision: str | None = "0012"
+revision: str = "0014"
+down_revision: str | None = "0013"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
-oldest_compatible: str = "0013"
+oldest_compatible: str = "0014"
 """Releases whose newest revision is this one, or a later one, may run from here on. A later revision
 that takes away what they use names a later one."""
 
