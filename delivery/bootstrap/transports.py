@@ -9,6 +9,8 @@ import secrets
 
 from delivery.config import Settings, secret
 from delivery.domain.channels import Channel
+from delivery.domain.inputs.origin import origin_of
+from delivery.domain.messages.brand import Brand
 from delivery.domain.ports import Transport
 from delivery.domain.stores.users import PushTargets
 from delivery.links import LinkSigner
@@ -28,7 +30,20 @@ def make_links(settings: Settings) -> LinkSigner:
 
 def make_renderer(settings: Settings) -> Renderer:
     """Templates of mails, texts and alerts."""
-    return Renderer(settings.templates)
+    return Renderer(settings.templates, brand=make_brand(settings))
+
+
+def make_brand(settings: Settings) -> Brand:
+    """The application, as its users know it; links lead to it and to the listed origins alone."""
+    own = origin_of(settings.app_url) if settings.app_url else None
+    return Brand(
+        name=settings.brand_name or "",
+        logo_url=settings.brand_logo_url,
+        color=settings.brand_color,
+        app_url=settings.app_url,
+        origins=frozenset([*settings.link_origins, *([own] if own else [])]),
+        footer=settings.mail_footer or "",
+    )
 
 
 def make_transports(
@@ -39,7 +54,11 @@ def make_transports(
     if settings.smtp_url is not None:
         smtp_url = settings.smtp_url.get_secret_value()
         transports[Channel.EMAIL] = EmailTransport(
-            smtp_url, settings.mail_from, renderer, providers=providers_of(settings)
+            smtp_url,
+            settings.mail_from,
+            renderer,
+            reply_to=settings.mail_reply_to,
+            providers=providers_of(settings),
         )
     if settings.sms_url is not None:
         transports[Channel.SMS] = SmsTransport(

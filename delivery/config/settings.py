@@ -23,6 +23,8 @@ from pydantic_settings import (
 from delivery.config.sources import PREFIX, Environment, File, config_file, read_toml, secrets_of
 from delivery.domain.inputs.origin import ANY, parse_origin
 from delivery.domain.limits import MAX_SECRET_TOKEN_TTL, MAX_TOKEN_TTL, MIN_SECRET_BYTES
+from delivery.domain.messages.brand import COLOR, MAX_FOOTER, MAX_NAME, parse_color
+from delivery.domain.messages.link import MAX_URL, own_link
 from delivery.errors import ConfigError
 from delivery.redis_servers.url import SCHEMES as SENTINEL
 from delivery.redis_servers.url import is_sentinel, parse_sentinel
@@ -74,6 +76,13 @@ class Settings(BaseSettings):
     channels: Annotated[tuple[Literal["email", "sms"], ...], NoDecode] = ()
     smtp_url: SecretStr | None = None
     mail_from: str = "delivery@localhost"
+    mail_reply_to: str | None = Field(None, max_length=320)
+    mail_footer: str | None = Field(None, max_length=MAX_FOOTER)
+    brand_name: str | None = Field(None, max_length=MAX_NAME)
+    brand_logo_url: str | None = Field(None, max_length=MAX_URL)
+    brand_color: str = COLOR
+    app_url: str | None = Field(None, max_length=MAX_URL)
+    link_origins: Annotated[tuple[str, ...], NoDecode] = Field((), max_length=50)
     sms_url: str | None = None
     sms_account: str | None = None
     sms_token: SecretStr | None = None
@@ -188,7 +197,9 @@ class Settings(BaseSettings):
     def _urls(cls, value: Any) -> Any:
         return [u for u in _URL_LIST.split(value.strip()) if u] if isinstance(value, str) else value
 
-    @field_validator("trusted_proxies", "allowed_origins", "channels", mode="before")
+    @field_validator(
+        "trusted_proxies", "allowed_origins", "link_origins", "channels", mode="before"
+    )
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return [n for n in _COMMAS.split(value.strip()) if n] if isinstance(value, str) else value
@@ -197,6 +208,31 @@ class Settings(BaseSettings):
     @classmethod
     def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(text if text == ANY else parse_origin(text) for text in value)
+
+    @field_validator("link_origins")
+    @classmethod
+    def _linked(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            if not parse_origin(text).startswith(("http://", "https://")):
+                raise ValueError(f"{text[:100]!r} is no http(s) origin: write https://example.org")
+        return tuple(parse_origin(text) for text in value)
+
+    @field_validator("brand_color")
+    @classmethod
+    def _color(cls, value: str) -> str:
+        return parse_color(value)
+
+    @field_validator("app_url", "brand_logo_url")
+    @classmethod
+    def _own_link(cls, value: str | None) -> str | None:
+        return None if value is None else own_link(value)
+
+    @field_validator("brand_name", "mail_reply_to")
+    @classmethod
+    def _one_line(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip().isprintable():
+            raise ValueError("must be one line of printable characters")
+        return value and value.strip()
 
     @field_validator("trusted_proxies")
     @classmethod

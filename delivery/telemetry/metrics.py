@@ -169,6 +169,13 @@ attempt_duration = Histogram(
     buckets=CALL,
     where=WORKER,
 )
+message_faults = Counter(
+    "delivery_message_faults_total",
+    "Faults in messages that were sent all the same: template (another look stood in) or data (a "
+    "link, picture or action was left out), by channel.",
+    ("channel", "kind"),
+    where=WORKER,
+)
 task_duration = Histogram(
     "delivery_task_seconds", "Duration of a Celery task.", ("task",), buckets=CALL, where=WORKER
 )

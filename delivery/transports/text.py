@@ -73,6 +73,20 @@ def one_line(value: object, length: int = 120) -> str:
     return (before if is_in_word else kept).rstrip() + "…"
 
 
+def direction(text: str) -> str:
+    """``rtl`` or ``ltr``: the direction of the first letter that has one.
+
+    Source: Unicode Standard Annex 9, rules P2 and P3.
+    """
+    for char in text:
+        kind = unicodedata.bidirectional(char)
+        if kind in ("R", "AL"):
+            return "rtl"
+        if kind == "L":
+            return "ltr"
+    return "ltr"
+
+
 def characters(text: str) -> Iterator[str]:
     """User-perceived characters: letters with their marks, emoji with all their parts.
 

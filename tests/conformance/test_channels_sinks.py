@@ -74,7 +74,7 @@ def test_a_mail_is_kept_raw_with_its_subject_and_recipient(mail_sink: MailSink) 
     )
     (kept,) = mail_sink.inbox.messages()
     assert (kept.kind, kept.to, kept.id) == ("email", "ada@example.org", taken.provider_id)
-    assert kept.subject == "Lauf run-7: Der Agent ist fertig"
+    assert kept.subject == "Der Agent ist fertig"
     mail = message_from_string(kept.body, policy=default)
     body = mail.get_body(("plain",))  # type: ignore[attr-defined]
     assert CONFIRM in body.get_content()

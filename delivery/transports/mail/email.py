@@ -51,6 +51,7 @@ class EmailTransport:
         smtp_url: ``smtp://user:password@host:port?tls=none|starttls|implicit``.
         mail_from: ``name@host`` or ``Some Name <name@host>``.
         tls_context: verifies the server's certificate; the system's authorities by default.
+        reply_to: where answers go, in the form of ``mail_from``; ``None`` for the sender.
         providers: names of providers whose callbacks are set up; see ``mail_reference``.
 
     Raises:
@@ -65,12 +66,15 @@ class EmailTransport:
         mail_from: str,
         renderer: Renderer,
         *,
+        reply_to: str | None = None,
         tls_context: ssl.SSLContext | None = None,
         providers: Collection[str] = (),
     ) -> None:
         self._server = parse_smtp_url(smtp_url)
         self._providers = providers_for(self._server.host, providers)
         self._from_name, self._from = parse_sender(mail_from)
+        self._from_name = self._from_name or renderer.brand.name
+        self._reply_to = parse_sender(reply_to, "DELIVERY_MAIL_REPLY_TO") if reply_to else None
         self._renderer = renderer
         self._tls = tls_context or ssl.create_default_context()
         # Not getfqdn(): it may wait for a name server.
@@ -112,6 +116,7 @@ class EmailTransport:
         boundary = f"=_{uuid4().hex}"
         fields = {
             "From": address_header("From", self._from, self._from_name),
+            **self._answers(),
             "To": address_header("To", recipient),
             "Subject": text_header("Subject", words.subject),
             "Date": fixed_header("Date", format_datetime(datetime.now(UTC))),
@@ -143,6 +148,12 @@ class EmailTransport:
             raise Unrenderable(f"the mail cannot be written: {'; '.join(faults)}"[:500])
         return mail
 
+    def _answers(self) -> dict[str, str]:
+        if self._reply_to is None:
+            return {}
+        name, address = self._reply_to
+        return {"Reply-To": address_header("Reply-To", address, name)}
+
 
 def message_id(key: str, domain: str) -> str:
     """``<key@domain>``, the same for the same key; a key that is not allowed there is hashed."""
@@ -152,7 +163,7 @@ def message_id(key: str, domain: str) -> str:
     return f"<{left}@{domain}>"
 
 
-def parse_sender(text: str) -> tuple[str, MailAddress]:
+def parse_sender(text: str, setting: str = "DELIVERY_MAIL_FROM") -> tuple[str, MailAddress]:
     """Display name (or ``""``) and address of ``name@host`` or ``Some Name <name@host>``.
 
     The name may be in quotes and contain commas; it is not parsed as a header.
@@ -167,7 +178,7 @@ def parse_sender(text: str) -> tuple[str, MailAddress]:
         address = None
     if found is None or address is None or not address.local.isascii():
         raise ConfigError(
-            "DELIVERY_MAIL_FROM must be an address like delivery@example.org or "
+            f"{setting} must be an address like delivery@example.org or "
             "Some Name <delivery@example.org>"
         )
     name = (found["name"] or "").strip()

@@ -49,7 +49,7 @@ def test_a_mail_carries_what_mail_providers_ask_for(sent: list[tuple[str, str, b
     sender, recipient, raw = sent[0]
     mail = parsed(raw)
     assert (sender, recipient) == ("noreply@delivery.example.org", "ada@example.org")
-    assert mail["Subject"] == "Run run-7: The agent finished"
+    assert mail["Subject"] == "The agent finished"
     assert mail["From"] == FROM
     assert mail["Message-ID"] == "<digest-1@delivery.example.org>"
     assert taken.provider_id == "<digest-1@delivery.example.org>"
@@ -114,7 +114,7 @@ def test_no_text_of_an_event_reaches_the_headers_as_a_header(
     channel().deliver(message, 5.0)
     mail = parsed(sent[0][2])
     assert mail["Bcc"] is None
-    assert mail["Subject"].startswith("Run x Bcc: evil@example.org")
+    assert mail["Subject"].startswith("The agent finished: x Bcc: evil@example.org")
     assert len(mail.get_all("To")) == 1
     assert mail.defects == []
 
