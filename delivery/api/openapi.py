@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from delivery.api import openapi_operators
 from delivery.api.openapi_schemas import (
     BEFORE,
     CONTEXT_ID,
@@ -76,11 +77,12 @@ def document() -> dict[str, Any]:
         | _access()
         | _suppressions()
         | _operations()
+        | openapi_operators.paths()
         | _callbacks()
         | _streams()
         | _pages(),
         "components": {
-            "schemas": SCHEMAS,
+            "schemas": SCHEMAS | openapi_operators.SCHEMAS,
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
             },
@@ -237,12 +239,13 @@ def _access() -> Schema:
             )
         },
         "/v1/users/{id}": {
+            "get": openapi_operators.user(),
             "delete": operation(
                 "Erase a user's events, contact, copies, and name in the log (scope operate)",
                 {200: ref("Erased")},
                 (403, 422, 503),
                 parameters=(path("id", CONTEXT_ID),),
-            )
+            ),
         },
         "/v1/session/links": {
             "post": operation(

@@ -97,7 +97,7 @@ _UUID = text(
     "UUIDv7, the idempotency key",
     pattern=f"^{_HEX}{{8}}-{_HEX}{{4}}-7{_HEX}{{3}}-[89ABab]{_HEX}{{3}}-{_HEX}{{12}}$",
 )
-_INSTANT = text(format="date-time")
+INSTANT = text(format="date-time")
 _INTEGER: Schema = {"type": "integer"}
 _NUMBER: Schema = {"type": "number"}
 _BOOLEAN: Schema = {"type": "boolean"}
@@ -137,7 +137,7 @@ _OPTIONS = {
         "minimum": MIN_TTL,
         "maximum": MAX_SECONDS,
     },
-    "not_before": _INSTANT
+    "not_before": INSTANT
     | {"description": "it reaches no one before; ttl counts from it; at most 30 days ahead"},
     "group": CONTEXT_ID | {"description": "its events are in one message, whatever their runs"},
     "traceparent": text(
@@ -149,7 +149,7 @@ _OPTIONS = {
 _CLOUD_NAME = text(minLength=1, maxLength=MAX_CLOUD_NAME, pattern=f"^[^{_CONTROL}]*$")
 _EVENT_OUT = _EVENT_IN | {
     "seq": nullable({"type": "integer", "minimum": 1}),
-    "at": _INSTANT,
+    "at": INSTANT,
     "class": _CLASS,
 }
 _PREFIX = {"minLength": 1, "maxLength": MAX_PREFIX}
@@ -169,15 +169,15 @@ EVENT_FILTERS: dict[str, Schema] = {
         "minLength": 1,
         "maxLength": MAX_ERROR,
     },
-    "from": _INSTANT | {"description": "the event's at, or later"},
-    "to": _INSTANT | {"description": "the event's at is before it"},
+    "from": INSTANT | {"description": "the event's at, or later"},
+    "to": INSTANT | {"description": "the event's at is before it"},
 }
 """What selects events of a listing or a replay."""
 _STANDING = {
     "state": STATE,
     "step": nullable(text("the channel of its step in the chain")),
-    "due_at": nullable(_INSTANT),
-    "expires_at": _INSTANT,
+    "due_at": nullable(INSTANT),
+    "expires_at": INSTANT,
     "generation": {"type": "integer", "minimum": 1},
 }
 _STORED = _EVENT_OUT | _STANDING | _OPTIONS
@@ -186,8 +186,8 @@ _SUPPRESSION = {
     "reason": text(enum=[reason.value for reason in Suppress]),
     "code": nullable(text("the provider's")),
     "provider": text(),
-    "since": _INSTANT,
-    "expires_at": nullable(_INSTANT),
+    "since": INSTANT,
+    "expires_at": nullable(INSTANT),
 }
 _REQUIRED_OUT = [name for name in _EVENT_OUT if name not in ("thread_id", "meta")]
 
@@ -218,7 +218,7 @@ SCHEMAS: dict[str, Schema] = {
             "userid": CONTEXT_ID,
             "runid": CONTEXT_ID,
             "datacontenttype": nullable({"enum": ["application/json"]}),
-            "time": nullable(_INSTANT),
+            "time": nullable(INSTANT),
             "data": nullable({"type": "object"}),
         },
         ["specversion", "source", "id", "type", "userid", "runid"],
@@ -250,21 +250,21 @@ SCHEMAS: dict[str, Schema] = {
             "number": _INTEGER,
             "outcome": text(enum=[outcome.value for outcome in Outcome]),
             "error": nullable(text()),
-            "started_at": _INSTANT,
-            "ended_at": nullable(_INSTANT),
+            "started_at": INSTANT,
+            "ended_at": nullable(INSTANT),
             "latency_ms": nullable(_NUMBER),
             "provider_id": nullable(text()),
             "digest_id": nullable(text()),
         }
     ),
-    "Confirmation": record({"channel": text(), "by": text(), "evidence": text(), "at": _INSTANT}),
+    "Confirmation": record({"channel": text(), "by": text(), "evidence": text(), "at": INSTANT}),
     "Receipt": record(
         {
             "channel": text(),
             "provider": text(),
             "status": text(enum=[status.value for status in ReceiptStatus]),
             "code": nullable(text("the provider's")),
-            "at": _INSTANT,
+            "at": INSTANT,
             "digest_id": text("of the message"),
         }
     ),
@@ -278,11 +278,12 @@ SCHEMAS: dict[str, Schema] = {
     "Timeline": record(
         _STORED
         | {
+            "cause": text("one sentence: why it was delivered, or was not"),
             "attempts": listing(ref("Attempt")),
             "confirmations": listing(ref("Confirmation")),
             "receipts": listing(ref("Receipt")),
         },
-        [*_REQUIRED_OUT, *_STANDING, "attempts", "confirmations", "receipts"],
+        [*_REQUIRED_OUT, *_STANDING, "cause", "attempts", "confirmations", "receipts"],
     ),
     "EventPage": record(
         {
@@ -294,7 +295,7 @@ SCHEMAS: dict[str, Schema] = {
         ["events", "next"],
     ),
     "InboxItem": record(
-        _STORED | {"read_at": nullable(_INSTANT), "archived_at": nullable(_INSTANT)},
+        _STORED | {"read_at": nullable(INSTANT), "archived_at": nullable(INSTANT)},
         [*_REQUIRED_OUT, *_STANDING, "read_at", "archived_at"],
     ),
     "InboxPage": record(
@@ -334,7 +335,7 @@ SCHEMAS: dict[str, Schema] = {
         | {
             "state": text(enum=[s.value for s in State if s is not State.CONFIRMED]),
             "ids": listing(text(), minItems=1, maxItems=1000),
-            "before": _INSTANT | {"description": "recorded before it"},
+            "before": INSTANT | {"description": "recorded before it"},
             "dry_run": {"type": "boolean", "default": False},
             "limit": {"type": "integer", "minimum": 1, "maximum": 1000},
             "after": text("the next of the page before"),
@@ -385,11 +386,11 @@ SCHEMAS: dict[str, Schema] = {
         {
             "id": text(),
             "class": nullable(text("null: conditions out of their limits")),
-            "since": _INSTANT,
+            "since": INSTANT,
             "count": _INTEGER,
             "users": _INTEGER,
             "sample": listing(text()),
-            "notified_at": nullable(_INSTANT),
+            "notified_at": nullable(INSTANT),
             "conditions": listing(
                 record(
                     {
@@ -429,7 +430,7 @@ SCHEMAS: dict[str, Schema] = {
             "messages": listing(
                 record(
                     {name: text() for name in ("id", "kind", "to", "subject", "body", "text")}
-                    | {"view": nullable(text("path of the rendered mail")), "at": _INSTANT}
+                    | {"view": nullable(text("path of the rendered mail")), "at": INSTANT}
                 )
             )
         }
@@ -456,21 +457,21 @@ SCHEMAS: dict[str, Schema] = {
                 additionalProperties=False,
             ),
             record(
-                {"user_id": CONTEXT_ID, "before": _INSTANT},
+                {"user_id": CONTEXT_ID, "before": INSTANT},
                 ["user_id"],
                 additionalProperties=False,
             ),
         ]
     },
     "Revoked": record(
-        {"jti": text(), "user_id": text(), "before": _INSTANT, "expires_at": _INSTANT},
+        {"jti": text(), "user_id": text(), "before": INSTANT, "expires_at": INSTANT},
         ["expires_at"],
     ),
     "Ticket": record({"ticket": text("one use within 30 s")}),
     "SessionLink": record({"url": text("with the code in its fragment"), "expires_in": _INTEGER}),
     "SessionCode": record({"link": text("the code")}, [], additionalProperties=False),
     "Session": record(
-        {"subject": text(), "scopes": listing(text()), "expires_at": _INSTANT},
+        {"subject": text(), "scopes": listing(text()), "expires_at": INSTANT},
     ),
     "Disconnected": record({"user_id": text()}),
     "Erased": record(

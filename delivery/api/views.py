@@ -14,6 +14,7 @@ from typing import Any
 from delivery.domain.channels import Channel
 from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import Attempt
+from delivery.domain.operators.cause import cause_of
 from delivery.domain.options import Options
 from delivery.domain.ports import Accepted, SinkMessage
 from delivery.domain.records import (
@@ -64,8 +65,9 @@ def _options(chosen: Options | None) -> dict[str, Any]:
 
 
 def timeline_view(timeline: Timeline) -> dict[str, Any]:
-    """An event with its attempts and confirmations."""
+    """An event with its attempts and confirmations, and why it was delivered or was not."""
     return stored_view(timeline.stored) | {
+        "cause": cause_of(timeline),
         "attempts": [_attempt(attempt) for attempt in timeline.attempts],
         "confirmations": [_confirmation(row) for row in timeline.confirmations],
         "receipts": [_receipt(row) for row in timeline.receipts],

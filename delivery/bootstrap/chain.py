@@ -31,6 +31,7 @@ from delivery.ledger.journal.spool import adopt_orphans
 from delivery.tasks.app import check_limits, is_rabbitmq, make_app
 from delivery.tasks.dead_mans_switch import DeadMansSwitch, WatchedSweeper
 from delivery.tasks.executor import Executor, TimeLimits
+from delivery.tasks.history import HistoryRecorder
 from delivery.tasks.registration import (
     INTERRUPTIONS,
     Maintenance,
@@ -126,7 +127,14 @@ def make_chain(
     )
     switch = DeadMansSwitch(secret(settings.heartbeat_url))
     sweeper = WatchedSweeper(ledger, policies, relay, switch, resend.wake)
-    alerter = Alerter(ledger, alerts, ThresholdWatch(ledger, load_thresholds(settings)).look)
+    history = HistoryRecorder(ledger)
+    thresholds = ThresholdWatch(ledger, load_thresholds(settings))
+
+    def watch() -> None:
+        history.look()
+        thresholds.look()
+
+    alerter = Alerter(ledger, alerts, watch)
     return ChainParts(
         executor,
         Verifier(ledger, transports, links, timeout=limits.attempt),

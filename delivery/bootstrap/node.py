@@ -22,10 +22,12 @@ from delivery.api.events import EventsApi
 from delivery.api.inbox import InboxApi
 from delivery.api.operators.access import AccessApi
 from delivery.api.operators.erasure import ErasureApi
+from delivery.api.operators.history import HistoryApi
 from delivery.api.operators.node_figures import NodeFigures
 from delivery.api.operators.operations import OperationsApi
 from delivery.api.operators.sessions import Place, Sessions
 from delivery.api.operators.suppressions import SuppressionsApi
+from delivery.api.operators.users import UsersApi
 from delivery.api.origins import Origins
 from delivery.api.pages import Pages
 from delivery.api.providers.callbacks import Callbacks
@@ -245,6 +247,15 @@ class Node:
                 on_confirmed=self._tell_confirmed,
             ),
             ContactsApi(self._auth, self.contacts),
+            HistoryApi(self._auth, reads=ledger),
+            UsersApi(
+                self._auth,
+                reads=ledger,
+                contact_of=self.contacts.get,
+                of_user=self._path.reports.of_user,
+                page=self._path.reports.page,
+                total=operations.total,
+            ),
             InboxApi(self._auth, inbox=ledger, tell=self._path.tell_inbox),
             ErasureApi(
                 self._auth,

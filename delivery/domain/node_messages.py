@@ -137,6 +137,44 @@ class Disconnect(_Message, frozen=True, kw_only=True, tag="disconnect"):
     user: str
 
 
+class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One connection, for display.
+
+    Attributes:
+        id: empty, and the others unknown, for the connections of a node that told no more than
+            that the user has some.
+        transport: ``websocket`` or ``sse``.
+        since: epoch seconds.
+        health: 0 to 100.
+    """
+
+    node: str
+    user: str
+    id: str = ""
+    device: str | None = None
+    transport: str | None = None
+    since: float | None = None
+    health: int | None = None
+
+
+class ConnectionsAsked(_Message, frozen=True, kw_only=True, tag="connections_asked"):
+    """From a gateway that shows a user to an operator: tell the user's connections.
+
+    Attributes:
+        request: the id by which the answer names it.
+    """
+
+    request: str
+    user: str
+
+
+class ConnectionsTold(_Message, frozen=True, kw_only=True, tag="connections_told"):
+    """The connections that were asked for."""
+
+    request: str
+    connections: list[ConnectionInfo]
+
+
 class InboxMarked(_Message, frozen=True, kw_only=True, tag="inbox_marked"):
     """The user marked messages as read or archived: tell the user's clients."""
 
@@ -175,6 +213,8 @@ NodeMessage = (
     | ResendRequest
     | ResendAnswer
     | Disconnect
+    | ConnectionsAsked
+    | ConnectionsTold
     | InboxMarked
     | Revoked
 )

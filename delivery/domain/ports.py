@@ -16,6 +16,7 @@ import msgspec
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.node_messages import NodeMessage
+from delivery.domain.operators.history import Point
 from delivery.domain.policy import Policies
 from delivery.domain.rates import Lease, Rate
 from delivery.domain.records import (
@@ -100,6 +101,9 @@ class Reads(Protocol):
     async def count(self, which: EventFilter) -> Matches:
         """How many events match; see ``EventStore.count``."""
 
+    async def open_events(self, user_id: str) -> dict[str, int]:
+        """Unconfirmed events of a user by state; see ``EventStore.open_of``."""
+
     async def feed(
         self,
         user_id: str,
@@ -133,6 +137,9 @@ class Reads(Protocol):
 
     async def snapshot(self) -> Snapshot:
         """Figures, firing alerts and nodes, read together."""
+
+    async def history(self, step: int, since: datetime, until: datetime) -> list[Point]:
+        """Figures over time; see ``HistoryStore.read``."""
 
     async def now(self) -> datetime:
         """The ledger's clock."""

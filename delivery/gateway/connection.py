@@ -115,6 +115,7 @@ class Connection:
         self._context = context
         self._registry = context.registry
         self._clock = context.clock
+        self.opened_at = context.clock()
         self._outbound = Outbound(session.in_flight, session.limits.max_queue, context.waiting)
         # Takes one pushed event; the registry flushes at the end of the loop's turn.
         self.enqueue = self._outbound.push
@@ -135,6 +136,16 @@ class Connection:
     def id(self) -> str:
         """The connection's id, as in ``connected`` frames and confirmations."""
         return self.session.connection_id
+
+    @property
+    def device(self) -> str | None:
+        """The client's name of itself."""
+        return self.session.device
+
+    @property
+    def transport(self) -> Channel:
+        """``websocket`` or ``sse``."""
+        return Channel.SSE if self.session.is_stream else Channel.WEBSOCKET
 
     @property
     def _by(self) -> str:
@@ -377,8 +388,7 @@ class Connection:
         elif not self._registry.attach(self, user_id):
             self.close(Close.CONNECTION_LIMIT, "too many connections of this user")
         else:
-            transport = Channel.SSE if self.session.is_stream else Channel.WEBSOCKET
-            metrics.connections_opened.inc(1.0, transport.value)
+            metrics.connections_opened.inc(1.0, self.transport.value)
             self._feed = Feed(self._context.feed_reader, user_id, self._by)
             if self._registry.peers.hosts_of(user_id):
                 self._recheck_at = self._clock() + RECHECK_DELAY * (0.5 + self._context.jitter())

@@ -22,6 +22,8 @@ from delivery.domain.node_messages import (
     Acked,
     Bye,
     Confirmed,
+    ConnectionsAsked,
+    ConnectionsTold,
     Disconnect,
     Gap,
     Heartbeat,
@@ -46,6 +48,7 @@ from delivery.gateway.frame_writer import FrameWriter
 from delivery.gateway.memory import give_back
 from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.registry import Registry
+from delivery.gateway.reports import ConnectionReports
 from delivery.gateway.session import Session
 from delivery.protocol import Close, Limits, encode_event
 
@@ -74,6 +77,7 @@ class FastPath:
 
     Attributes:
         malformed_events: events from other nodes that could not be decoded.
+        reports: who is connected, for operators.
     """
 
     def __init__(
@@ -118,6 +122,7 @@ class FastPath:
         self._ticker: asyncio.Task[None] | None = None
         self._background_tasks: set[asyncio.Task[None]] = set()
         self._resends: set[asyncio.Task[None]] = set()
+        self.reports = ConnectionReports(registry, clock)
         self._teardowns = TeardownQueue()
         # Takes the end of a connection whose peer is gone: a few run per turn of the loop.
         self.defer_teardown = self._teardowns.add
@@ -262,6 +267,10 @@ class FastPath:
                 registry.wake_all()
             case Disconnect():
                 registry.disconnect(message.user)
+            case ConnectionsAsked():
+                self.reports.on_asked(message)
+            case ConnectionsTold():
+                self.reports.on_told(message)
             case InboxMarked():
                 registry.tell_inbox(message.user)
             case Revoked():

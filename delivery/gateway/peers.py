@@ -7,7 +7,7 @@ user by a message's other fields: an event reaches only the connections of the u
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -133,6 +133,12 @@ class Peers:
                 if user_id in node.users or user_id in node.before
             )
         return hosts
+
+    def present(self) -> Iterator[tuple[str, str]]:
+        """Each user of another node, with the node's name."""
+        for name, node in self.nodes.items():
+            for user_id in node.users | node.before:
+                yield user_id, name
 
     # Messages to other nodes
 

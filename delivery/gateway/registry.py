@@ -12,9 +12,10 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
+from delivery.domain.channels import Channel
 from delivery.domain.event import Event
 from delivery.domain.health import OPEN_BELOW, Breaker, BreakerState
 from delivery.domain.node_messages import Bye
@@ -40,6 +41,12 @@ class Member(Protocol):
     def id(self) -> str: ...
     @property
     def acked(self) -> int: ...
+    @property
+    def device(self) -> str | None: ...
+    @property
+    def transport(self) -> Channel: ...
+    @property
+    def opened_at(self) -> float: ...
     def score(self, now: float) -> int: ...
     def enqueue(self, item: Item, /) -> object: ...
     def flush(self) -> None: ...
@@ -121,6 +128,13 @@ class Registry:
         """Connections of this user on this node."""
         user = self._users.get(user_id)
         return 0 if user is None else len(user.connections)
+
+    def members(self, user_id: str | None = None) -> Iterator[tuple[str, Member]]:
+        """Each connection here with its user, of one user or of all."""
+        users = (
+            self._users.values() if user_id is None else filter(None, [self._users.get(user_id)])
+        )
+        return ((user.id, one) for user in users for one in user.connections)
 
     def acked(self, user_id: str) -> int:
         """The highest ``n`` that this user acknowledged on their oldest connection here."""

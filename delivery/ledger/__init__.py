@@ -21,6 +21,7 @@ from delivery.ledger.stores.events import EventSql
 from delivery.ledger.stores.feed import FeedSql
 from delivery.ledger.stores.nodes import NodeSql
 from delivery.ledger.stores.operations import OperationSql
+from delivery.ledger.stores.operators.history import HistorySql
 from delivery.ledger.stores.queue_copies import QueueCopySql
 from delivery.ledger.stores.receipts import ReceiptSql
 from delivery.ledger.stores.recording import RecordingSql
@@ -72,6 +73,7 @@ class SqlLedger:
         self.operations = OperationSql(database)
         self.retention = RetentionSql(database)
         self.statistics = StatisticsSql(database)
+        self.history = HistorySql(database)
         self.chain = ChainSql(database)
         self.digests = DigestSql(database)
         self.alerts = AlertSql(database)

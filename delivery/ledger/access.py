@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from delivery.domain.lifecycle import Confirmation
+from delivery.domain.operators.history import Point
 from delivery.domain.policy import Policies
 from delivery.domain.records import (
     Confirmed,
@@ -93,6 +94,10 @@ class LedgerAccess:
         """See ``Reads``."""
         return await self.call(self._ledger.events.count, which)
 
+    async def open_events(self, user_id: str) -> dict[str, int]:
+        """See ``Reads``."""
+        return await self.call(self._ledger.events.open_of, user_id)
+
     async def feed(
         self,
         user_id: str,
@@ -171,6 +176,10 @@ class LedgerAccess:
     def _snapshot(self) -> Snapshot:
         ledger = self._ledger
         return Snapshot(ledger.statistics.stats(), ledger.alerts.firing(), ledger.nodes.all())
+
+    async def history(self, step: int, since: datetime, until: datetime) -> list[Point]:
+        """See ``Reads``."""
+        return await self.call(self._ledger.history.read, step, since, until)
 
     async def now(self) -> datetime:
         """See ``Reads``."""

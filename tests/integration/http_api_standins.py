@@ -22,9 +22,11 @@ from delivery.api.events import EventsApi
 from delivery.api.inbox import InboxApi
 from delivery.api.operators.access import AccessApi
 from delivery.api.operators.erasure import ErasureApi
+from delivery.api.operators.history import HistoryApi
 from delivery.api.operators.operations import OperationsApi
 from delivery.api.operators.sessions import Place, Sessions
 from delivery.api.operators.suppressions import SuppressionsApi
+from delivery.api.operators.users import UsersApi
 from delivery.api.pages import Pages
 from delivery.api.problems import problem_middleware
 from delivery.api.providers.callbacks import CallbackKeys, Callbacks
@@ -34,6 +36,7 @@ from delivery.bus.one_time import LocalOneTime
 from delivery.callers.auth import Authenticator
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome, State
+from delivery.domain.node_messages import ConnectionInfo
 from delivery.domain.policy import parse_policies
 from delivery.domain.ports import Accepted, Pushed
 from delivery.domain.records import (
@@ -213,6 +216,7 @@ class World:
     woken: list[str] = field(default_factory=list)
     revoked: list[Revocation] = field(default_factory=list)
     disconnected: list[str] = field(default_factory=list)
+    live: list[ConnectionInfo] = field(default_factory=list)
     told_inbox: list[str] = field(default_factory=list)
     now: float = 1_000_000.0
 
@@ -257,16 +261,17 @@ class World:
         journal: Any = self.journal
         registry = registry or self.registry
         policies = parse_policies(policy or {})
+        operations = OperationsApi(
+            self.auth,
+            node=node,
+            journal=journal,
+            reads=self.access,
+            registry=registry,
+            thresholds=Thresholds(),
+            inbox=inbox,
+        )
         return (
-            OperationsApi(
-                self.auth,
-                node=node,
-                journal=journal,
-                reads=self.access,
-                registry=registry,
-                thresholds=Thresholds(),
-                inbox=inbox,
-            ),
+            operations,
             EventsApi(
                 self.auth,
                 intake=self.intake,
@@ -279,6 +284,15 @@ class World:
             ContactsApi(
                 self.auth,
                 Contacts(**shared, on_unverified=lambda: self.woken.append("unverified")),
+            ),
+            HistoryApi(self.auth, reads=self.access),
+            UsersApi(
+                self.auth,
+                reads=self.access,
+                contact_of=Contacts(**shared).get,
+                of_user=self._of_user,
+                page=lambda after, prefix, limit: (self.live[:limit], None),
+                total=operations.total,
             ),
             InboxApi(self.auth, inbox=self.access, tell=self.told_inbox.append),
             AccessApi(
@@ -319,6 +333,9 @@ class World:
             Pages(links=self.links, **shared, **told),
             AddressPages(links=self.links, policies=policies, **shared),
         )
+
+    async def _of_user(self, user_id: str) -> list[ConnectionInfo]:
+        return [one for one in self.live if one.user == user_id]
 
     async def _forget(self, user_id: str) -> None:
         """Queue copies are not of these tests."""

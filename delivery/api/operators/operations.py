@@ -127,8 +127,13 @@ class OperationsApi:
         """``GET /v1/stats``: figures of the last minutes, with the connections of all gateways."""
         await service(request, self._auth, "read")
         snapshot = await self._snapshot.get()
-        connections = connections_of(snapshot, self._node, self._registry.connections)
+        connections = await self.total()
         return json_response(stats_view(snapshot.stats, connections, snapshot.alerts))
+
+    async def total(self) -> int:
+        """Connections of all gateways."""
+        snapshot = await self._snapshot.get()
+        return connections_of(snapshot, self._node, self._registry.connections)
 
     async def inbox(self, request: web.Request) -> web.Response:
         """``GET /v1/inbox``: messages of the embedded mail and SMS sinks, newest first."""

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from delivery.domain.lifecycle import Confirmation, State
+from delivery.domain.operators.history import Point
 from delivery.domain.policy import Policies
 from delivery.domain.records import (
     Confirmed,
@@ -90,6 +91,9 @@ class EventStore(Protocol):
 
     def count(self, which: EventFilter) -> Matches:
         """How many events match, up to a limit of matches and of events that are looked through."""
+
+    def open_of(self, user_id: str) -> dict[str, int]:
+        """How many of a user's newest unconfirmed events, at most 10,000, have each state."""
 
     def read(self, event_ids: Sequence[str]) -> list[Stored]:
         """Events that exist among these ids, in order of recording."""
@@ -206,3 +210,20 @@ class StatisticsStore(Protocol):
 
     def latest_types(self, limit: int = 10_000) -> dict[str, int]:
         """How many of the ``limit`` newest events have each type."""
+
+
+class HistoryStore(Protocol):
+    """Keeps figures by minute and hour."""
+
+    def record(self, point: Point) -> None:
+        """Record the figures of a minute. Safe to repeat.
+
+        Effect: the row of its hour follows; rows over 30 days old are deleted.
+        """
+
+    def read(self, step: int, since: datetime, until: datetime) -> list[Point]:
+        """Points that begin in the half-open interval, oldest first.
+
+        Args:
+            step: ``MINUTE`` or ``HOUR``.
+        """

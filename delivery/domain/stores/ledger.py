@@ -18,6 +18,7 @@ from delivery.domain.stores.events import (
     ConfirmationStore,
     EventStore,
     FeedStore,
+    HistoryStore,
     OperationStore,
     RecordingStore,
     RetentionStore,
@@ -55,6 +56,8 @@ class Ledger(Protocol):
     def retention(self) -> RetentionStore: ...
     @property
     def statistics(self) -> StatisticsStore: ...
+    @property
+    def history(self) -> HistoryStore: ...
     @property
     def chain(self) -> ChainStore: ...
     @property

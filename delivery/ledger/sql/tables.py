@@ -480,6 +480,22 @@ nodes = sa.Table(
     sa.Column("info", sa.Text, nullable=False, server_default="{}"),
 )
 
+# Figures over time: a row for each minute and each hour.
+figures = sa.Table(
+    "figures",
+    metadata,
+    sa.Column("step_s", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("at", UtcDateTime(), primary_key=True),
+    sa.Column("events", Big, nullable=False),
+    sa.Column("delivery_rate", sa.Float),
+    sa.Column("fallback_share", sa.Float),
+    sa.Column("ack_p50_ms", sa.Float),
+    sa.Column("ack_p99_ms", sa.Float),
+    sa.Column("connections", Big, nullable=False),
+    sa.Column("dead", Big, nullable=False),
+    sa.Column("open_breakers", sa.Integer, nullable=False),
+)
+
 # Tokens that are refused: one by its ``jti``, or all that a user was issued before an instant.
 revocations = sa.Table(
     "revocations",

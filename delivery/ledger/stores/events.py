@@ -78,6 +78,11 @@ class EventSql:
         with self._database.read() as connection:
             return search.count(connection, which)
 
+    def open_of(self, user_id: str) -> dict[str, int]:
+        """See the port."""
+        with self._database.read() as connection:
+            return search.open_of(connection, user_id)
+
     def read(self, event_ids: Sequence[str]) -> list[Stored]:
         """See the port."""
         found: list[Stored] = []

@@ -16,6 +16,9 @@ from delivery.domain.node_messages import (
     Acked,
     Bye,
     Confirmed,
+    ConnectionInfo,
+    ConnectionsAsked,
+    ConnectionsTold,
     Disconnect,
     Gap,
     Heartbeat,
@@ -49,6 +52,12 @@ EVERY_KIND: list[NodeMessage] = [
     ResendRequest(node="w", request="r", user="ada", ids=["id-1"], reply="channel", timeout=2.5),
     ResendAnswer(node="one", request="r", count=2),
     Disconnect(node="one", user="ada"),
+    ConnectionsAsked(node="n1", request="r1", user="ada"),
+    ConnectionsTold(
+        node="n1",
+        request="r1",
+        connections=[ConnectionInfo(node="n1", user="ada", id="c", since=1.5, health=100)],
+    ),
     InboxMarked(node="one", user="ada"),
     Revoked(node="one", what="user", subject="ada", before=1.5, until=2.5),
 ]

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+
 from delivery.bus.in_process import LocalBus, LocalHub
 from delivery.domain.node_messages import (
     Confirmed,
@@ -171,3 +173,40 @@ async def test_an_only_device_reads_the_ledger_once() -> None:
         first.emit(make_event())
         await until(lambda: connection.session.in_flight.n == 1)
         assert first.ledger.feed.pages == reads
+
+
+async def test_a_users_connections_are_told_by_every_node_that_has_some() -> None:
+    async with nodes("n1", "n2", "n3") as (first, second, third):
+        laptop, _ = await World(first).connect()
+        phone, _ = await World(second).connect()
+        laptop.session.device, phone.session.device = "laptop", "phone"
+        await World(second).connect("grace")
+        reports = first.gateway.path.reports
+        await until(lambda: first.registry.peers.hosts_of("ada") == ("n2",))
+        found = await reports.of_user("ada")
+        assert [(one.node, one.device, one.transport) for one in found] == [
+            ("n1", "laptop", "websocket"),
+            ("n2", "phone", "websocket"),
+        ]
+        assert all(one.health == 100 and one.since for one in found)
+        assert await third.gateway.path.reports.of_user("stranger") == []
+
+        await until(lambda: len(reports.page("", "", 10)[0]) == 3)
+        page, after = reports.page("", "", 2)
+        assert [(one.user, one.node) for one in page] == [("ada", "n1"), ("ada", "n2")]
+        assert page[1].id == ""  # another node's: only that there is one
+        rest, end = reports.page(after or "", "", 2)
+        assert ([one.user for one in rest], end) == (["grace"], None)
+        assert [one.user for one in reports.page("", "gr", 2)[0]] == ["grace"]
+
+
+async def test_a_node_that_does_not_answer_is_named_without_details(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("delivery.gateway.reports.ANSWER_TIMEOUT", 0.05)
+    async with nodes("n1", "n2") as (first, second):
+        await World(second).connect()
+        await until(lambda: first.registry.peers.hosts_of("ada") == ("n2",))
+        monkeypatch.setattr(second.gateway.path.reports, "on_asked", lambda message: None)
+        [one] = await first.gateway.path.reports.of_user("ada")
+        assert (one.node, one.user, one.id, one.health) == ("n2", "ada", "", None)

@@ -112,6 +112,19 @@ def count(connection: Connection, which: EventFilter) -> Matches:
     return Matches(total, is_exact=end is None or end == span.bottom)
 
 
+def open_of(connection: Connection, user_id: str) -> dict[str, int]:
+    """See ``EventStore.open_of``."""
+    newest = (
+        sa.select(events.c.state)
+        .where(events.c.user_id == user_id, unconfirmed())
+        .order_by(events.c.position.desc())
+        .limit(MAX_COUNT)
+        .subquery()
+    )
+    counted = sa.select(newest.c.state, sa.func.count()).group_by(newest.c.state)
+    return {row[0]: row[1] for row in connection.execute(counted)}
+
+
 def base_of(connection: Connection, which: EventFilter) -> Base:
     """The best base for a filter."""
     found: list[Condition] = []

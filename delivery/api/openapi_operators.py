@@ -1,0 +1,120 @@
+"""Parts of the OpenAPI document about what operators ask: history, connections, users.
+
+Owns: the description of these routes and the shapes of their answers.
+"""
+
+from __future__ import annotations
+
+from delivery.api.openapi_schemas import (
+    CONTEXT_ID,
+    INSTANT,
+    Schema,
+    listing,
+    nullable,
+    operation,
+    path,
+    query,
+    record,
+    ref,
+    text,
+)
+
+_NUMBER: Schema = {"type": "number"}
+_INTEGER: Schema = {"type": "integer"}
+
+SCHEMAS: dict[str, Schema] = {
+    "History": record(
+        {
+            "from": INSTANT,
+            "to": INSTANT,
+            "step": _INTEGER | {"description": "seconds"},
+            "points": listing(
+                record(
+                    {
+                        "at": INSTANT | {"description": "the beginning of the step"},
+                        "events": _INTEGER,
+                        "events_per_s": _NUMBER,
+                        "delivery_rate": nullable(_NUMBER),
+                        "fallback_share": nullable(_NUMBER),
+                        "ack_ms": record({"p50": nullable(_NUMBER), "p99": nullable(_NUMBER)}),
+                        "connections": _INTEGER,
+                        "dead": _INTEGER,
+                        "open_breakers": _INTEGER,
+                    }
+                )
+            ),
+        }
+    ),
+    "Connection": record(
+        {
+            "user_id": text(),
+            "node": text("the gateway that has it"),
+            "id": nullable(text("null, and so the others: of another gateway, which told no more")),
+            "device": nullable(text("as the client named it")),
+            "transport": nullable(text(enum=["websocket", "sse"])),
+            "since": nullable(INSTANT),
+            "health": nullable({"type": "integer", "minimum": 0, "maximum": 100}),
+        }
+    ),
+    "ConnectionPage": record(
+        {
+            "connections": listing(ref("Connection")),
+            "next": nullable(text()),
+            "total": _INTEGER | {"description": "of all gateways"},
+        }
+    ),
+    "User": record(
+        {
+            "user_id": text(),
+            "connections": listing(ref("Connection")),
+            "contact": nullable(
+                {"type": "object", "description": "addresses are masked for scope read"}
+            ),
+            "open": {
+                "type": "object",
+                "description": "unconfirmed events by state, of the newest 10,000",
+                "additionalProperties": _INTEGER,
+            },
+            "events": listing(ref("Event"), maxItems=20),
+        }
+    ),
+}
+
+
+def paths() -> Schema:
+    """The operations, by path."""
+    limit = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
+    step = text("minute, hour, or seconds: a multiple of 60", pattern="^(minute|hour|[0-9]{1,6})$")
+    return {
+        "/v1/history": {
+            "get": operation(
+                "Figures by step, kept for 30 days (scope read); a step in which nothing was "
+                "measured is left out",
+                {200: ref("History")},
+                (403, 422, 503),
+                parameters=(query("from", INSTANT), query("to", INSTANT), query("step", step)),
+            )
+        },
+        "/v1/connections": {
+            "get": operation(
+                "Who is connected, by user (scope read)",
+                {200: ref("ConnectionPage")},
+                (403, 422, 503),
+                parameters=(
+                    query("user_prefix", text(minLength=1, maxLength=128, pattern=r"^[^\u0000]*$")),
+                    query("after", text(maxLength=600, pattern=r"^[^\u0000]*$")),
+                    query("limit", limit),
+                ),
+            )
+        },
+    }
+
+
+def user() -> Schema:
+    """``GET /v1/users/{id}``."""
+    return operation(
+        "A user's connections, contact, open and newest events (scope read, or one's own)",
+        {200: ref("User")},
+        (403, 422, 503),
+        parameters=(path("id", CONTEXT_ID),),
+    )

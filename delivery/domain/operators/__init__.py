@@ -1,0 +1,1 @@
+"""What operators are told: figures over time, and why an event did not arrive. Pure."""
