@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from delivery.bootstrap import hardening
+from delivery.bootstrap import hardening, webhook_checks
 from delivery.bootstrap.audit import audit_keys, checkpoint_stores
 from delivery.bootstrap.callbacks import make_callback_keys
 from delivery.bootstrap.chain import check_order, make_celery
@@ -149,6 +149,7 @@ def _settings(settings: Settings, of: frozenset[str] | None = None) -> Iterator[
         yield ok("alerts", "thresholds can be read")
     except ConfigError as error:
         yield wrong("alerts", error)
+    yield from webhook_checks.look_at_file(settings)
     yield _address(settings)
     yield _limits(settings)
     yield from _callbacks(settings)
@@ -332,7 +333,7 @@ def _services(settings: Settings) -> list[Probe]:
     for name in ("sms_url", "alertmanager_url", "jwks_url", "heartbeat_url"):
         if getattr(settings, name):
             probes.append(_tcp_probe(name))
-    return probes
+    return probes + webhook_checks.hosts(settings)
 
 
 def _database(settings: Settings) -> Finding:

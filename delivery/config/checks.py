@@ -7,13 +7,15 @@ does: open a connection.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from delivery import resources
 from delivery.config.needs import GATEWAY, require_links
 from delivery.config.settings import Settings, secret
-from delivery.config.sources import PREFIX, names_of, read_toml, secrets_of
+from delivery.config.sources import PREFIX, names_of, read_secret, read_toml, secrets_of
 from delivery.domain.policy import Policies, parse_policies
 from delivery.domain.thresholds import Thresholds, parse_thresholds
+from delivery.domain.webhooks.endpoints import Endpoint, parse_webhooks
 from delivery.errors import ConfigError
 
 # DELIVERY_* names that are not settings of a server.
@@ -52,6 +54,25 @@ def load_thresholds(settings: Settings) -> Thresholds:
     if not path.is_file():
         raise ConfigError(f"DELIVERY_ALERTS: there is no file {path}")
     return parse_thresholds(read_toml(path), source=str(path))
+
+
+def load_webhooks(settings: Settings) -> tuple[Endpoint, ...]:
+    """Read and check the file of the application's endpoints: ``DELIVERY_WEBHOOKS``, else
+    ``config/webhooks.toml`` in the working directory. Without one there are none.
+
+    Raises:
+        ConfigError: names the file, the key and what to write; never a secret.
+    """
+    path = settings.webhooks or Path("config/webhooks.toml")
+    if not path.is_file():
+        if settings.webhooks is None:
+            return ()
+        raise ConfigError(f"DELIVERY_WEBHOOKS: there is no file {path}")
+    return parse_webhooks(
+        read_toml(path),
+        source=str(path),
+        read_secret=lambda name, key: read_secret(path.parent / name, key),
+    )
 
 
 def require_trust(settings: Settings) -> None:

@@ -101,6 +101,7 @@ class Settings(BaseSettings):
     policies: Path | None = None
     alerts: Path | None = None
     templates: Path | None = None
+    webhooks: Path | None = None
     heartbeat_url: SecretStr | None = None
     max_connections_per_address: int = Field(1_000, ge=0, le=1_000_000)
     max_connections_per_user: int = Field(50, ge=1, le=10_000)

@@ -91,11 +91,19 @@ def _with_files(
             continue
         if name in found:
             raise ConfigError(f"{label(name)} and {label(name + '_file')} are both set: drop one")
-        found[name] = _read_secret(folder / str(source), label(f"{name}_file"))
+        found[name] = read_secret(folder / str(source), label(f"{name}_file"))
     return found
 
 
-def _read_secret(path: Path, label: str) -> str:
+def read_secret(path: Path, label: str) -> str:
+    """The secret that a file holds, without the line end after it.
+
+    Args:
+        label: the key that names the file, for the error.
+
+    Raises:
+        ConfigError: the file cannot be read, or is empty.
+    """
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
