@@ -33,6 +33,7 @@ from delivery.ledger.stores.users.erasure import ErasureSql
 from delivery.ledger.stores.users.inbox import InboxSql
 from delivery.ledger.stores.users.suppressions import PushTargetSql, SuppressionSql
 from delivery.ledger.stores.users.verifications import VerificationSql
+from delivery.ledger.stores.webhooks.webhooks import WebhookSql
 
 
 class SqlLedger:
@@ -89,6 +90,7 @@ class SqlLedger:
         self.erasure = ErasureSql(database, self.audit)
         self.nodes = NodeSql(database)
         self.revocations = RevocationSql(database)
+        self.webhooks = WebhookSql(database)
 
     def now(self) -> datetime:
         """The ledger's clock, aware UTC."""

@@ -300,7 +300,12 @@ class DigestStep:
         address = claim.contact.address_on(channel)
         if result.suppress is not None and address is not None:
             run.ledger.suppressions.add(
-                channel, address, result.suppress, provider="refusal", code=result.code
+                channel,
+                address,
+                result.suppress,
+                provider="refusal",
+                code=result.code,
+                user_id=claim.contact.user_id,
             )
 
     def _retry_in(self, run: Run, result: Result, lead: Work, started_at: datetime) -> float | None:

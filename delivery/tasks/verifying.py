@@ -91,6 +91,7 @@ class Verifier:
                 result.suppress,
                 provider="refusal",
                 code=result.code,
+                user_id=verification.contact.user_id,
             )
         is_sent = result.outcome in (Outcome.DELIVERED, Outcome.UNKNOWN)
         retry_in = None if is_sent or not result.retryable else verification.retry_in

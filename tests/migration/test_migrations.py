@@ -88,7 +88,14 @@ def test_the_models_equal_the_head(url: str) -> None:
             MigrationContext.configure(connection, opts={"compare_type": True}), metadata
         )
     database.close()
+    if database.is_sqlite:
+        # Alembic does not know indexes of one dialect.
+        difference = [one for one in difference if not _is_of_postgresql(one)]
     assert difference == []
+
+
+def _is_of_postgresql(difference: Any) -> bool:
+    return bool(difference[0] == "add_index" and difference[1].name == "ix_confirmations_at")
 
 
 def test_the_indexes_have_the_conditions_that_the_models_give_them(url: str) -> None:
@@ -103,7 +110,7 @@ def test_the_indexes_have_the_conditions_that_the_models_give_them(url: str) -> 
     assert {name: _normal(value) for name, value in migrated.items()} == {
         name: _normal(value) for name, value in created.items()
     }
-    assert sum(condition is not None for _, _, condition in created.values()) == 9
+    assert sum(condition is not None for _, _, condition in created.values()) == 10
 
 
 def _normal(index: tuple[str, list[str], str | None]) -> tuple[str, list[str], str]:

@@ -149,9 +149,20 @@ class SuppressionStore(Protocol):
         """Channel -> the suppression of the contact's address there."""
 
     def add(
-        self, channel: str, address: str, reason: Suppress, *, provider: str, code: str | None
+        self,
+        channel: str,
+        address: str,
+        reason: Suppress,
+        *,
+        provider: str,
+        code: str | None,
+        user_id: str = "",
     ) -> None:
-        """Suppress an address, or prolong a soft suppression; a permanent one stays as it is."""
+        """Suppress an address, or prolong a soft suppression; a permanent one stays as it is.
+
+        Args:
+            user_id: whose address it is.
+        """
 
     def remove(self, address: str, *, actor: str = "") -> bool:
         """Take an address off the list, on every channel; ``False`` if it was not on it."""

@@ -28,8 +28,12 @@ TROUBLED_AFTER = 5
 """Failures in a row after which an endpoint gets a single message per ``PAUSE``."""
 PAUSE = 30.0
 
+FIRST_SPAN, LONGEST_SPAN = timedelta(seconds=5), timedelta(days=1)
+"""How far one step of following goes."""
 KEPT = timedelta(days=30)
 """How long messages, and outcomes that they are made of, are kept."""
+UNSEEN = timedelta(days=7)
+"""After which an endpoint that is in no worker's file is forgotten."""
 MAX_WAITING = 10_000
 """Messages of one endpoint that wait; what is beyond is written when some were sent."""
 MAX_ERROR = 500
@@ -142,16 +146,33 @@ class EndpointState:
 
 
 @dataclass(frozen=True, slots=True)
+class Followed:
+    """What one step of following did.
+
+    Attributes:
+        written: messages.
+        is_behind: whether there is more to write now.
+        span: how far the next step should go: wide where nothing happened, narrow where much did.
+    """
+
+    written: int
+    is_behind: bool
+    span: timedelta
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointLease:
     """An endpoint that one sender has for itself.
 
     Attributes:
         token: fences writes of a sender whose lease has ended.
+        until: when the lease ends.
         is_troubled: it failed several times in a row: one message at a time.
     """
 
     name: str
     token: int
+    until: datetime
     is_troubled: bool
 
 

@@ -32,6 +32,7 @@ from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.fencing import Held, held
 from delivery.ledger.stores.shares import lane_of
 from delivery.ledger.stores.users import suppressions
+from delivery.ledger.stores.webhooks import outcomes
 
 Start = tuple[Claim, int]
 """A claimed event and the number of its attempt."""
@@ -409,6 +410,7 @@ def _end(connection: Connection, claims: Sequence[Claim], cause: Cause, now: dat
         .where(any_of(events.c.id, [claim.id for claim in claims]), transitions.before(cause))
         .values(claimed_until=None, publishes=0, state=state, step=None, due_at=due_at)
     )
+    outcomes.record_ended(connection, [claim.id for claim in claims], State(state), now)
     facts = {"state": state, "cause": cause.value}
     audit.record(connection, "state", now, [_subject(claim, **facts) for claim in claims])
 

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.channels import Channel
 from delivery.domain.event import Event, EventClass
-from delivery.domain.lifecycle import Confirmation, Outcome
+from delivery.domain.lifecycle import Confirmation, Outcome, State
 from delivery.domain.options import NOTHING, Options
 from delivery.domain.records import Entry, First, Receipted, Recorded, SideAttempt
 from delivery.ledger import counting
@@ -37,6 +37,7 @@ from delivery.ledger.sql.rows import event as event_of
 from delivery.ledger.sql.tables import attempts, events
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.confirmations import as_stored, store_confirmations
+from delivery.ledger.stores.webhooks import outcomes
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,9 @@ class RecordingSql:
                 # The clock is read after the runs are locked: within a run, later means later.
                 now = self._database.now(connection)
                 _insert(connection, fresh, seqs, now)
+                if drained:
+                    twins = [entry.event.id for _, entry in fresh if isinstance(entry, _Twin)]
+                    outcomes.record_ended(connection, twins, State.DEAD, now)
                 new = Recorded.NEW
                 for (index, entry), seq in zip(fresh, seqs, strict=True):
                     answers[index] = Receipted(entry.event.id, new, seq)

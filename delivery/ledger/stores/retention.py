@@ -29,6 +29,7 @@ from delivery.ledger.sql.tables import (
     receipts,
 )
 from delivery.ledger.stores.audit import audit
+from delivery.ledger.stores.webhooks import outcomes
 
 
 class RetentionSql:
@@ -107,6 +108,7 @@ def _delete_page(connection: Connection, ids: Sequence[str]) -> None:
     digest_ids = sorted(carried)
     for table in (attempts, confirmations, inbox_marks, queue_copies, cloud_events):
         connection.execute(sa.delete(table).where(any_of(table.c.event_id, ids)))
+    outcomes.forget_events(connection, ids)
     connection.execute(sa.delete(events).where(any_of(events.c.id, ids)))
     if digest_ids:
         others = sa.exists().where(attempts.c.digest_id == receipts.c.digest_id)

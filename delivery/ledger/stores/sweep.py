@@ -27,6 +27,7 @@ from delivery.ledger.sql.tables import UtcDateTime, attempts, events
 from delivery.ledger.stores import shares
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.shares import lane_of
+from delivery.ledger.stores.webhooks import outcomes
 
 REPUBLISH_PAUSE = 5.0
 """Seconds until a step is published again; doubles with every publish."""
@@ -103,6 +104,7 @@ def expire(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) 
         .where(any_of(events.c.id, _ids(found)), transitions.before(Cause.EXPIRE))
         .values(state=transitions.after(Cause.EXPIRE), step=None, due_at=None, claimed_until=None)
     )
+    outcomes.record_ended(connection, _ids(found), State.EXPIRED, now)
     _audit(connection, now, found, Cause.EXPIRE)
 
 

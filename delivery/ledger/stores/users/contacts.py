@@ -10,12 +10,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.users.contact import Contact, fingerprint
+from delivery.domain.webhooks.endpoints import WebhookKind
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import insert
 from delivery.ledger.sql.tables import contacts
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.users import verifications
+from delivery.ledger.stores.webhooks import outcomes
 
 
 class ContactSql:
@@ -165,6 +167,9 @@ def _record_choices(
     """Record each channel, or class on a channel, that is refused or allowed again."""
     was, refused = set(before.opt_out), set(after.opt_out)
     found = [("opted_out", sorted(refused - was)), ("consented", sorted(was - refused))]
+    if newly := sorted(refused - was):
+        told = {"channels": newly, "reason": "opt_out", "by": actor}
+        outcomes.record_contact(connection, WebhookKind.UNSUBSCRIBED, after.user_id, told, now)
     audit.append(
         connection,
         [

@@ -37,6 +37,7 @@ from delivery.ledger.sql.tables import (
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.audit import rows as audit_rows
 from delivery.ledger.stores.users.suppressions import forget_addresses
+from delivery.ledger.stores.webhooks import outcomes
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class ErasureSql:
             ids = [str(row.id) for row in connection.execute(page)]
             for table in (attempts, confirmations, inbox_marks, queue_copies, cloud_events):
                 connection.execute(sa.delete(table).where(any_of(table.c.event_id, ids)))
+            outcomes.forget_events(connection, ids)
             connection.execute(sa.delete(events).where(any_of(events.c.id, ids)))
         return len(ids)
 
@@ -118,6 +120,7 @@ def _delete(connection: Connection, user_id: str) -> dict[str, int]:
     ids = sa.select(digests.c.id).where(own)
     connection.execute(sa.delete(receipts).where(receipts.c.digest_id.in_(ids)))
     forget_addresses(connection, user_id)
+    outcomes.forget_user(connection, user_id)
     return {
         name: connection.execute(sa.delete(table).where(where)).rowcount
         for name, table, where in _conditions(user_id, own)

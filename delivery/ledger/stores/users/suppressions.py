@@ -18,6 +18,7 @@ from delivery.domain.channels import DIGESTED, Channel
 from delivery.domain.inputs.address import channels_of, comparable
 from delivery.domain.users.contact import Contact
 from delivery.domain.users.receipts import MAX_CODE, Suppress, Suppression, soft_until
+from delivery.domain.webhooks.endpoints import WebhookKind
 from delivery.errors import LedgerUnavailable
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
@@ -25,6 +26,7 @@ from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import contacts as contact_rows
 from delivery.ledger.sql.tables import suppressions
 from delivery.ledger.stores.audit import audit
+from delivery.ledger.stores.webhooks import outcomes
 from delivery.telemetry import metrics
 
 FORGOTTEN = timedelta(days=60)
@@ -67,7 +69,14 @@ class SuppressionSql:
         return found.get(contact.user_id, {})
 
     def add(
-        self, channel: str, address: str, reason: Suppress, *, provider: str, code: str | None
+        self,
+        channel: str,
+        address: str,
+        reason: Suppress,
+        *,
+        provider: str,
+        code: str | None,
+        user_id: str = "",
     ) -> None:
         """See the port."""
         form = comparable(channel, address)
@@ -75,7 +84,7 @@ class SuppressionSql:
             return
         with self._database.write() as connection:
             now = self._database.now(connection)
-            suppress(connection, now, channel, form, reason, provider, code)
+            suppress(connection, now, channel, form, reason, provider, code, user_id)
 
     def remove(self, address: str, *, actor: str = "") -> bool:
         """See the port."""
@@ -282,7 +291,8 @@ def suppress(
     """Put an address in its comparable form on the list, or prolong a soft suppression.
 
     Args:
-        user_id: whose address it is, for the compliance log; empty where that is not known.
+        user_id: whose address it is, for the compliance log and for webhooks; empty where that is
+            not known.
     """
     code = code[:MAX_CODE] if code else None
     fresh = {
@@ -317,7 +327,26 @@ def suppress(
     connection.execute(sa.update(suppressions).where(suppressions.c.id == row.id).values(changes))
     facts = {"channel": channel, "reason": reason.value, "provider": provider}
     audit.append(connection, [audit.AuditRow("suppressed", None, user_id, facts, now)])
+    if user_id:
+        _tell(connection, user_id, address, reason, facts | {"code": code}, now)
     _forget(connection, now)
+
+
+def _tell(
+    connection: Connection,
+    user_id: str,
+    address: str,
+    reason: Suppress,
+    facts: Mapping[str, str | None],
+    now: datetime,
+) -> None:
+    """Record a bounce for webhooks; who complains wants no more messages."""
+    if reason is Suppress.COMPLAINT:
+        told = {"channels": [facts["channel"]], "reason": reason.value, "by": facts["provider"]}
+        outcomes.record_contact(connection, WebhookKind.UNSUBSCRIBED, user_id, told, now)
+        return
+    bounced = {**facts, "address": address, "permanent": not reason.expires}
+    outcomes.record_contact(connection, WebhookKind.BOUNCED, user_id, bounced, now)
 
 
 def _forget(connection: Connection, now: datetime) -> None:

@@ -1,0 +1,1 @@
+"""Webhooks out: outcomes, the messages that tell them, and their attempts."""
