@@ -19,7 +19,7 @@ from delivery.bootstrap.transports import (
     make_transports,
     sms_callback,
 )
-from delivery.config import Settings, load_policies, load_thresholds, secret
+from delivery.config import Settings, load_policies, load_thresholds, load_webhooks, secret
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.policy import Policies
@@ -38,10 +38,13 @@ from delivery.tasks.registration import (
     register,
     register_maintenance,
     register_verification,
+    register_webhooks,
 )
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Alerter, ThresholdWatch
 from delivery.tasks.verifying import Verifier
+from delivery.tasks.webhooks import WebhookSender
+from delivery.transports.webhook import WebhookPoster
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -54,10 +57,11 @@ QueueCopy = Callable[[Sequence[Event]], None]
 
 @dataclass(frozen=True, slots=True)
 class ChainParts:
-    """Executor, verifier of addresses and upkeep of one process."""
+    """Executor, verifier of addresses, sender of webhooks and upkeep of one process."""
 
     executor: Executor
     verifier: Verifier
+    webhooks: WebhookSender
     maintenance: Maintenance
 
 
@@ -84,6 +88,7 @@ def attach(app: Celery, get_parts: Callable[[], ChainParts]) -> None:
     """Register all tasks; ``get_parts`` is asked inside the process that runs them."""
     register(app, lambda: get_parts().executor)
     register_verification(app, lambda: get_parts().verifier)
+    register_webhooks(app, lambda: get_parts().webhooks)
     register_maintenance(app, lambda: get_parts().maintenance)
 
 
@@ -138,6 +143,7 @@ def make_chain(
     return ChainParts(
         executor,
         Verifier(ledger, transports, links, timeout=limits.attempt),
+        make_webhook_sender(settings, ledger),
         Maintenance(
             sweeper,
             alerter,
@@ -145,6 +151,22 @@ def make_chain(
             trim,
             CheckpointSender(ledger, checkpoint_stores(settings)),
         ),
+    )
+
+
+def make_webhook_sender(settings: Settings, ledger: Ledger) -> WebhookSender:
+    """The sender to the endpoints that this process's file names.
+
+    Raises:
+        ConfigError: the file is wrong.
+    """
+    endpoints = load_webhooks(settings)
+    return WebhookSender(
+        ledger.webhooks,
+        {endpoint: WebhookPoster(endpoint).post for endpoint in endpoints},
+        source=settings.base_url,
+        limits=_time_limits(settings),
+        jitter=random.random,
     )
 
 

@@ -33,6 +33,7 @@ from delivery.config import (
     duties,
     load_policies,
     load_thresholds,
+    load_webhooks,
     refuse_development_secrets,
     require_links,
     require_services,
@@ -128,6 +129,7 @@ def make_worker_app(
     audit_keys(settings)  # complain now, not with the first task
     load_policies(settings)
     load_thresholds(settings)
+    load_webhooks(settings)
     app = make_celery(settings, concurrency=concurrency)
     parts = ProcessParts(settings, app, pool_size=concurrency + 2)
     attach(app, parts.get)

@@ -44,6 +44,7 @@ class Thresholds:
     overdue: Limit = field(default_factory=lambda: Limit(60.0))
     dead_events: Limit = field(default_factory=lambda: Limit(100))
     set_aside: Limit = field(default_factory=lambda: Limit(0))
+    webhooks_off: Limit = field(default_factory=lambda: Limit(0))
 
 
 def breaches(
@@ -51,11 +52,13 @@ def breaches(
     stats: Stats,
     nodes: Sequence[NodeInfo],
     open_for: Mapping[str, float],
+    webhooks_off: Sequence[str] = (),
 ) -> tuple[Condition, ...]:
     """Conditions that are out of their limit now, in the order of the file.
 
     Args:
         open_for: per channel whose breaker is not closed: seconds since it was.
+        webhooks_off: endpoints of the application that are switched off.
     """
     t = thresholds
     total = round(stats.events_per_s * stats.window_s)
@@ -102,6 +105,13 @@ def breaches(
             sum(aside.values()),
             sum(aside.values()) > t.set_aside.value,
             tuple(aside),
+        ),
+        _breach(
+            "webhooks_off",
+            t.webhooks_off,
+            len(webhooks_off),
+            len(webhooks_off) > t.webhooks_off.value,
+            tuple(webhooks_off),
         ),
     )
     return tuple(condition for condition in found if condition is not None)
@@ -170,6 +180,7 @@ CONDITIONS = (
     "overdue",
     "dead_events",
     "set_aside",
+    "webhooks_off",
 )
 """Names of the conditions, in the order of the file."""
 _KEYS: dict[str, tuple[str, float]] = {
@@ -180,6 +191,7 @@ _KEYS: dict[str, tuple[str, float]] = {
     "overdue": ("over", MAX_SECONDS),
     "dead_events": ("over", 1e9),
     "set_aside": ("over", 1e9),
+    "webhooks_off": ("over", 1e9),
 }
 """Per condition: the key of its limit, and the largest value allowed."""
 

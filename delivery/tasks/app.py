@@ -25,12 +25,14 @@ SEAL_AUDIT = "delivery.seal_audit"
 RESOLVE_ALERTS = "delivery.resolve_alerts"
 TRIM_MAILBOX = "delivery.trim_mailbox"
 SEND_CHECKPOINT = "delivery.send_checkpoint"
+SEND_WEBHOOKS = "delivery.send_webhooks"
 
 SWEEP_INTERVAL = 1.0
 SEAL_INTERVAL = 1.0
 ALERT_INTERVAL = 15.0
 TRIM_INTERVAL = 300.0
 CHECKPOINT_INTERVAL = 60.0
+WEBHOOK_INTERVAL = 1.0
 
 EXPIRES = 5.0
 """Seconds after which an unread message of beat is dropped: the next one does its work."""
@@ -237,6 +239,8 @@ def _routes() -> dict[str, dict[str, str]]:
         routes[name] = {"queue": MAINTENANCE_QUEUE}
     # Only the worker of alerts knows the operators' receivers.
     routes[RESOLVE_ALERTS] = {"queue": queue_name(Channel.ALERT)}
+    # The worker that talks to hosts that others name, and holds no secret but those of endpoints.
+    routes[SEND_WEBHOOKS] = {"queue": queue_name(Channel.EMERGENCY)}
     return routes
 
 
@@ -247,6 +251,7 @@ def _beat_schedule() -> dict[str, dict[str, Any]]:
         RESOLVE_ALERTS: ALERT_INTERVAL,
         TRIM_MAILBOX: TRIM_INTERVAL,
         SEND_CHECKPOINT: CHECKPOINT_INTERVAL,
+        SEND_WEBHOOKS: WEBHOOK_INTERVAL,
     }
     queues = _routes()
     return {

@@ -24,6 +24,7 @@ from delivery.tasks.app import (
     RESOLVE_ALERTS,
     SEAL_AUDIT,
     SEND_CHECKPOINT,
+    SEND_WEBHOOKS,
     SWEEP,
     TRIM_MAILBOX,
     task_name,
@@ -32,6 +33,7 @@ from delivery.tasks.app import (
 from delivery.tasks.executor import Executor
 from delivery.tasks.sweep import Alerter, Sweeper
 from delivery.tasks.verifying import Verifier
+from delivery.tasks.webhooks import WebhookSender
 from delivery.telemetry import metrics
 
 logger = logging.getLogger(__name__)
@@ -82,6 +84,15 @@ def _verify_task(channel: str, get_verifier: Callable[[], Verifier]) -> Callable
         get_verifier().run(channel)
 
     return work
+
+
+def register_webhooks(app: Celery, get_sender: Callable[[], WebhookSender]) -> None:
+    """Register the task that tells the application's endpoints what became of events."""
+
+    def send_webhooks() -> None:
+        get_sender().run()
+
+    _add(app, SEND_WEBHOOKS, _guarded(SEND_WEBHOOKS, send_webhooks))
 
 
 def register_maintenance(app: Celery, get_maintenance: Callable[[], Maintenance]) -> None:

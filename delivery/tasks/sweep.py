@@ -178,7 +178,13 @@ class ThresholdWatch:
         alerts = self._ledger.alerts.firing()
         limit = self._thresholds.breaker_open.value
         open_for = self._breakers.look(stats, alerts, limit, self._clock())
-        found = breaches(self._thresholds, stats, self._ledger.nodes.all(), open_for)
+        found = breaches(
+            self._thresholds,
+            stats,
+            self._ledger.nodes.all(),
+            open_for,
+            self._ledger.webhooks.off(),
+        )
         self._ledger.alerts.watch(found)
 
 

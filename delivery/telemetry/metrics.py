@@ -218,6 +218,26 @@ suppressed = Counter(
     ("channel", "reason"),
     where=BOTH,
 )
+webhook_attempts = Counter(
+    "delivery_webhook_attempts_total",
+    "Attempts to send a message to an endpoint of the application, by endpoint and outcome: "
+    "delivered, failed or unknown.",
+    ("webhook", "outcome"),
+    where=WORKER,
+)
+webhook_lag = Histogram(
+    "delivery_webhook_lag_seconds",
+    "From an outcome until the application's endpoint took the message about it.",
+    ("webhook",),
+    buckets=SLOW,
+    where=WORKER,
+)
+webhooks_off = Counter(
+    "delivery_webhooks_switched_off_total",
+    "Endpoints of the application that were switched off because they failed or were gone.",
+    ("webhook",),
+    where=WORKER,
+)
 published = Counter(
     "delivery_beat_published_total", "Tasks that beat published.", ("task",), where=("beat",)
 )

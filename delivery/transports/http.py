@@ -27,7 +27,7 @@ from tenacity import (
 
 from delivery.domain.inputs.push_target import is_callable
 from delivery.errors import ChannelUnavailable, ConfigError, OutcomeUnknown
-from delivery.transports.reach import only_to
+from delivery.transports.reach import IsAllowed, only_to
 from delivery.transports.text import provider_text
 
 logger = logging.getLogger(__name__)
@@ -63,14 +63,24 @@ class Poster:
     Args:
         who: the provider's name in errors.
         base_url: without trailing slash.
+        rule: which IP addresses may be connected to, checked at the connect.
+        trust_env: whether proxies of the environment are used.
     """
 
-    def __init__(self, who: str, base_url: str) -> None:
+    def __init__(
+        self,
+        who: str,
+        base_url: str,
+        *,
+        rule: IsAllowed = is_callable,
+        trust_env: bool = True,
+    ) -> None:
+        self._rule = rule
         self.who = who
         self._base_url = base_url
         self._tls = httpx.create_ssl_context()
         # A proxy from the environment cannot reach this machine's loopback.
-        self._trust_env = not _is_loopback(urlsplit(base_url).hostname or "")
+        self._trust_env = trust_env and not _is_loopback(urlsplit(base_url).hostname or "")
 
     def post(
         self,
@@ -79,10 +89,11 @@ class Poster:
         timeout: float,
         data: Mapping[str, str] | None = None,
         json: Any = None,
+        content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         auth: tuple[str, str] | None = None,
     ) -> httpx.Response:
-        """POST a form or JSON; returns the answer of any status. Redirects are not followed.
+        """POST a form, JSON or bytes; returns the answer of any status. Redirects are not followed.
 
         Raises:
             ChannelUnavailable: the provider could not be reached; nothing left.
@@ -91,7 +102,12 @@ class Poster:
 
         return self._exchange(
             lambda client: client.build_request(
-                "POST", self._base_url + path, data=data, json=json, headers=dict(headers or {})
+                "POST",
+                self._base_url + path,
+                data=data,
+                json=json,
+                content=content,
+                headers=dict(headers or {}),
             ),
             auth,
             timeout,
@@ -123,7 +139,7 @@ class Poster:
             client = httpx.Client(
                 verify=self._tls, timeout=left, trust_env=self._trust_env, follow_redirects=False
             )
-            with client, only_to(is_callable):
+            with client, only_to(self._rule):
                 request = build(client)
                 request.headers["Accept-Encoding"] = "identity"
                 response = client.send(request, auth=auth or httpx.USE_CLIENT_DEFAULT, stream=True)

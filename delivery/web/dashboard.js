@@ -20,6 +20,7 @@ const CONDITIONS = {
   overdue: ["Nothing waits", "What is due waits for workers"],
   dead_events: ["Few events are dead", "Many events are dead"],
   set_aside: ["No event is set aside", "Accepted events are set aside"],
+  webhooks_off: ["All webhooks are on", "Webhooks are switched off"],
 };
 const EXPECTED = ["state", "user_id", "run_id", "type", "id"];
 

@@ -125,8 +125,12 @@ def test_beats_messages_do_not_pile_up_and_go_where_their_secrets_are() -> None:
     assert every["delivery.seal_audit"] == 1.0
     assert every["delivery.resolve_alerts"] == 15.0
     for name, entry in entries.items():
-        is_alert = name == "delivery.resolve_alerts"  # its worker knows the operators' receivers
-        assert entry["options"]["queue"] == ("delivery.alert" if is_alert else MAINTENANCE_QUEUE)
+        # Their workers know the operators' receivers, and reach the application's endpoints.
+        elsewhere = {
+            "delivery.resolve_alerts": "delivery.alert",
+            "delivery.send_webhooks": "delivery.emergency",
+        }
+        assert entry["options"]["queue"] == elsewhere.get(name, MAINTENANCE_QUEUE)
         assert every[name] <= entry["options"]["expires"]
 
 

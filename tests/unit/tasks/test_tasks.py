@@ -14,7 +14,13 @@ from delivery.domain.policy import CHANNELS
 from delivery.errors import LedgerUnavailable
 from delivery.tasks import registration
 from delivery.tasks.app import make_app
-from delivery.tasks.registration import SEAL_PAGE, Maintenance, register, register_maintenance
+from delivery.tasks.registration import (
+    SEAL_PAGE,
+    Maintenance,
+    register,
+    register_maintenance,
+    register_webhooks,
+)
 
 
 class RecordingExecutor:
@@ -134,6 +140,7 @@ def test_beats_tasks_do_what_their_names_say(app: Celery) -> None:
 
 def test_everything_in_the_schedule_is_registered(app: Celery) -> None:
     maintenance_on(app)
+    register_webhooks(app, lambda: Recorded())  # type: ignore[arg-type, return-value]
     assert {entry["task"] for entry in app.conf.beat_schedule.values()} <= set(app.tasks)
 
 
