@@ -17,7 +17,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -50,20 +50,22 @@ def create_index(
     *,
     unique: bool = False,
     where: sa.TextClause | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Create an index in a revision: at once, or on a large table of PostgreSQL after the commit.
 
     Args:
         name: as ``delivery/ledger/sql/tables.py`` has it, which a later build takes it from.
         where: the condition of a partial index.
+        options: of PostgreSQL alone, as ``postgresql_using``.
     """
     context = op.get_context()
     if context.dialect.name == "postgresql" and not context.as_sql and _is_large(table):
         op.get_bind().info.setdefault(_NOTED, []).append(
-            (name, table, tuple(columns), unique, where)
+            (name, table, tuple(columns), unique, where, options)
         )
     else:
-        _create(name, table, columns, unique, where)
+        _create(name, table, columns, unique, where, options)
 
 
 def drop_index(name: str, table: str) -> None:
@@ -72,10 +74,21 @@ def drop_index(name: str, table: str) -> None:
 
 
 def _create(
-    name: str, table: str, columns: Sequence[str], unique: bool, where: sa.TextClause | None
+    name: str,
+    table: str,
+    columns: Sequence[str],
+    unique: bool,
+    where: sa.TextClause | None,
+    options: Mapping[str, Any] | None,
 ) -> None:
     op.create_index(
-        name, table, list(columns), unique=unique, postgresql_where=where, sqlite_where=where
+        name,
+        table,
+        list(columns),
+        unique=unique,
+        postgresql_where=where,
+        sqlite_where=where,
+        **(options or {}),
     )
 
 

@@ -73,7 +73,7 @@ def ends_of(connection: Connection, number: sa.Column[int]) -> Sequence[int]:
 
 def first_since(
     connection: Connection,
-    number: sa.Column[int],
+    number: sa.ColumnElement[int],
     at: sa.Column[datetime],
     since: datetime,
     candidates: range,

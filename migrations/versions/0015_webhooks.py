@@ -1,7 +1,7 @@
 """Webhooks out: endpoints, their messages and attempts, and the outcomes that they tell.
 
-Revision ID: 0013
-Revises: 0012
+Revision ID: 0015
+Revises: 0014
 
 Expands only: processes of the previous release write no outcomes, so that what they end without a
 confirmation during an upgrade is told to no endpoint.
@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from alembic import op
 
-revision: str = "0013"
-down_revision: str | None = "0012"
+from delivery.ledger import index_builds
+
+revision: str = "0015"
+down_revision: str | None = "0014"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
@@ -53,13 +55,12 @@ def upgrade() -> None:
     )
     _create_messages()
     if op.get_bind().dialect.name == "postgresql":
-        op.create_index(
+        storage = {"pages_per_range": 32, "autosummarize": True}
+        index_builds.create_index(
             "ix_confirmations_at",
             "confirmations",
             ["at"],
-            if_not_exists=True,  # made beside the traffic; see migrations/README
-            postgresql_using="brin",
-            postgresql_with={"pages_per_range": 32, "autosummarize": True},
+            options={"postgresql_using": "brin", "postgresql_with": storage},
         )
 
 
@@ -112,6 +113,6 @@ def _create_messages() -> None:
 
 def downgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
-        op.drop_index("ix_confirmations_at", "confirmations")
+        index_builds.drop_index("ix_confirmations_at", "confirmations")
     for table in ("webhook_attempts", "webhook_messages", "webhooks", "outcomes"):
         op.drop_table(table)
