@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from delivery.domain.channels import LIVE
 from delivery.domain.lifecycle import State
 from delivery.domain.records import ChannelStats, Stats
+from delivery.ledger.sql.bisection import ends_of, first_since
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import attempts, breakers, confirmations, events
@@ -62,34 +63,6 @@ def window(
     begin = first_since(connection, number, at, since, range(first, last + 1))
     step = max(1, -(-(last + 1 - begin) // SAMPLE))
     return Window(since, range(begin, last + 1), step)
-
-
-def ends_of(connection: Connection, number: sa.Column[int]) -> Sequence[int]:
-    # Two statements: for both in one, SQLite reads the whole index.
-    first = connection.execute(sa.select(sa.func.min(number))).scalar()
-    last = connection.execute(sa.select(sa.func.max(number))).scalar()
-    return (1, 0) if first is None or last is None else (first, last)
-
-
-def first_since(
-    connection: Connection,
-    number: sa.ColumnElement[int],
-    at: sa.Column[datetime],
-    since: datetime,
-    candidates: range,
-) -> int:
-    """The first number of the window, by bisection: no index leads from an instant to a number."""
-    after = sa.bindparam("after", type_=sa.BigInteger())
-    query = sa.select(number, at).where(number >= after).order_by(number).limit(1)
-    low, high = candidates.start, candidates.stop
-    while low < high:
-        middle = (low + high) // 2
-        row = connection.execute(query, {"after": middle}).first()
-        if row is None or row[1] >= since:
-            high = middle
-        else:
-            low = row[0] + 1
-    return low
 
 
 _GOOD = ("delivered", "confirmed")

@@ -18,10 +18,10 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.lifecycle import UNCONFIRMED
 from delivery.domain.records import EventFilter, Matches, Stored
+from delivery.ledger.sql.bisection import ends_of, first_since
 from delivery.ledger.sql.rows import EVENT_COLUMNS, is_id, stored
 from delivery.ledger.sql.tables import attempts, confirmations, events, runs
 from delivery.ledger.sql.transitions import unconfirmed
-from delivery.ledger.stores.statistics import ends_of, first_since
 
 WINDOW = 10_000
 """Events that one statement looks through."""
