@@ -1,7 +1,7 @@
 """Webhooks out: endpoints, their messages and attempts, and the outcomes that they tell.
 
-Revision ID: 0015
-Revises: 0014
+Revision ID: 0016
+Revises: 0015
 
 Expands only: processes of the previous release write no outcomes, so that what they end without a
 confirmation during an upgrade is told to no endpoint.
@@ -14,8 +14,8 @@ from alembic import op
 
 from delivery.ledger import index_builds
 
-revision: str = "0015"
-down_revision: str | None = "0014"
+revision: str = "0016"
+down_revision: str | None = "0015"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
