@@ -37,6 +37,7 @@ from delivery.bootstrap.ledger import (
     require_writable,
     schema,
 )
+from delivery.bootstrap.mail_checks import is_reached_by_mails, look_at_messages, sends_messages
 from delivery.bootstrap.transports import providers_of
 from delivery.bus.redis_clients import client, close
 from delivery.config import (
@@ -151,6 +152,7 @@ def _settings(settings: Settings, of: frozenset[str] | None = None) -> Iterator[
         yield wrong("alerts", error)
     yield from webhook_checks.look_at_file(settings)
     yield _address(settings)
+    yield from look_at_messages(settings)
     yield _limits(settings)
     yield from _callbacks(settings)
     yield _rates(settings)
@@ -233,6 +235,12 @@ def _address(settings: Settings) -> Finding:
         return warn(
             "public_url",
             f"not set; links start with {settings.base_url}",
+            "set DELIVERY_PUBLIC_URL to the address that people use",
+        )
+    if sends_messages(settings) and not is_reached_by_mails(settings):
+        return warn(
+            "public_url",
+            f"{settings.base_url} cannot be reached from where mails are read",
             "set DELIVERY_PUBLIC_URL to the address that people use",
         )
     if url.scheme != "https" and not is_local:

@@ -434,6 +434,10 @@ class Checked(Protocol):
 class Alerts(Protocol):
     """Receivers of alerts to operators (Alertmanager, Apprise)."""
 
+    @property
+    def has_receiver(self) -> bool:
+        """Whether any is configured; without one an alert is logged, and operators are not told."""
+
     def fire(self, group: AlertGroup, *, first: bool, timeout: float) -> Taken:
         """Send an alert; ``first`` also notifies receivers that do not group by themselves."""
 

@@ -414,6 +414,15 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a channel did not reach users, and how many of a group's sample it stopped."""
+
+    channel: str
+    error: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
 class AlertGroup:
     """One alert to operators about many events or conditions.
 
@@ -423,6 +432,7 @@ class AlertGroup:
     Attributes:
         sample: ids of some of the events.
         faults: errors of ours for which events left their chain.
+        failures: what stopped the events of ``sample``, the top one first.
     """
 
     id: str
@@ -435,6 +445,7 @@ class AlertGroup:
     is_new: bool
     conditions: tuple[Condition, ...] = ()
     faults: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
 
     @property
     def subject(self) -> str:

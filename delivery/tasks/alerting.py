@@ -13,12 +13,15 @@ from delivery.domain.event import EventClass
 from delivery.domain.fallback import faults_of
 from delivery.domain.lifecycle import Outcome
 from delivery.domain.ports import Alerts, Taken
-from delivery.domain.records import AlertGroup
+from delivery.domain.records import AlertGroup, Result
 from delivery.tasks.attempts import Work, result_of
 from delivery.tasks.run import Run
 
 RENOTIFY = timedelta(hours=4)
 """Time until receivers that do not group by themselves are notified again of a firing group."""
+
+NO_RECEIVER = "no receiver"
+"""Why the step is skipped where no receiver of alerts is configured."""
 
 FIRST_GRACE = timedelta(seconds=60)
 """Time without a successful first notice after which the next attempt sends it."""
@@ -71,6 +74,9 @@ class AlertStep:
             return self._alerts.fire(group, first=first, timeout=run.limits.attempt)
 
         result = result_of(run.channel, fire)
+        if result.outcome is Outcome.DELIVERED and not self._alerts.has_receiver:
+            # Logged, and shown on the dashboard as not told.
+            result = Result(Outcome.SKIPPED, error=NO_RECEIVER)
         kept = run.end(begun, result, started_at)
         run.report_health(result)
         if first and result.outcome is Outcome.DELIVERED:

@@ -238,5 +238,5 @@ class Alerter:
             return
         first = is_first(group, self._ledger.now())
         self._alerts.fire(group, first=first, timeout=self._timeout)
-        if first:
+        if first and self._alerts.has_receiver:
             self._ledger.alerts.notified(group.id)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_LOGGED = 1_000
+"""Groups whose first log line is remembered, where no receiver is configured."""
 ALERT_NAME = "DeliveryUndelivered"
 THRESHOLDS_NAME = "DeliveryThresholds"
 _SEVERITY = {EventClass.CRITICAL: "critical", EventClass.AUTH: "critical"}
@@ -58,6 +60,12 @@ class AlertReceivers:
         self._targets: list[NotifyBase] = open_targets(apprise_urls, "DELIVERY_ALERT_URLS")
         self._renderer = renderer
         self._public_url = public_url
+        self._logged: set[str] = set()
+
+    @property
+    def has_receiver(self) -> bool:
+        """Whether a receiver is configured."""
+        return self._poster is not None or bool(self._targets)
 
     def fire(self, group: AlertGroup, *, first: bool, timeout: float) -> Taken:
         """Send an alert. Alertmanager gets it each time: it ends alerts that are not repeated.
@@ -69,17 +77,16 @@ class AlertReceivers:
             ChannelUnavailable: receivers are configured and none was reached.
         """
         with rendering(Channel.ALERT):
-            notice = self._renderer.alert(group)
-        has_receiver = self._poster is not None or bool(self._targets)
+            notice = self._renderer.alert(group, event_url=self._event_url(group))
         logger.log(
-            logging.ERROR if first else logging.DEBUG,  # a firing group is posted every few seconds
+            self._level(group, first),
             "%s (alert %s, since %s, ids %s)",
             notice.title,
             group.id,
             format_instant(group.since),
             ", ".join(group.sample),
         )
-        if not has_receiver:
+        if not self.has_receiver:
             return Taken(provider_id=group.id, note="logged only")
         reached, faults = self._send_to_receivers(group, notice, first=first, timeout=timeout)
         if not reached and faults:
@@ -102,8 +109,26 @@ class AlertReceivers:
         """
         logger.info("alert %s resolved (%s)", group.id, group.subject)
         if self._poster is not None:
-            notice = self._renderer.alert(group, resolved=True)
+            url = self._event_url(group)
+            notice = self._renderer.alert(group, resolved=True, event_url=url)
             self._post(self._poster, group, notice, timeout, ends_at=ended_at)
+
+    def _level(self, group: AlertGroup, first: bool) -> int:
+        """Of the log line. A firing group is posted every few seconds; one that no receiver was
+        told of is always a first one."""
+        is_told = group.id in self._logged
+        if first and not self.has_receiver:
+            if len(self._logged) >= MAX_LOGGED:
+                self._logged.clear()
+            self._logged.add(group.id)
+            return logging.DEBUG if is_told else logging.ERROR
+        return logging.ERROR if first else logging.DEBUG
+
+    def _event_url(self, group: AlertGroup) -> str | None:
+        """One of the events in the dashboard."""
+        if self._public_url is None or not group.sample:
+            return None
+        return f"{self._public_url}/#event={group.sample[0]}"
 
     def _send_to_receivers(
         self, group: AlertGroup, notice: Notice, *, first: bool, timeout: float
@@ -162,8 +187,16 @@ class AlertReceivers:
         }
         if ends_at is not None:
             alert["endsAt"] = format_instant(ends_at)
-        if self._public_url is not None:
-            alert["generatorURL"] = self._public_url
+        if group.failures:
+            alert["annotations"] |= {
+                "channel": group.failures[0].channel,
+                "error": provider_text(group.failures[0].error),
+            }
+        url = self._event_url(group)
+        if url is not None:
+            alert["annotations"]["event"] = url
+        if url is not None or self._public_url is not None:
+            alert["generatorURL"] = url or self._public_url
         return alert
 
 

@@ -80,12 +80,13 @@ function drawFigures({ stats, conditions, nodes, channel_ms: channelMs }) {
   draw("alerts", stats.alerts, () =>
     stats.alerts.map((alert) => alert.class === null ?
       h("p", { class: "alert" },
-        h("strong", {}, "Operators were told: "),
+        h("strong", {}, alert.notified_at ? "Operators were told: " : "Not told to operators, as no receiver took it: "),
         alert.conditions.map(({ name, where }) => [CONDITIONS[name]?.[1] ?? words(name), ...where].join(" ")).join("; "),
         " since ", moment(alert.since)) :
       h("p", { class: "alert" },
         h("strong", {}, `${alert.count} ${words(alert.class)} event${alert.count === 1 ? " is" : "s are"} dead`),
-        ` for ${alert.users} user${alert.users === 1 ? "" : "s"} since `, moment(alert.since), " ",
+        ` for ${alert.users} user${alert.users === 1 ? "" : "s"} since `, moment(alert.since),
+        alert.notified_at ? ", operators were told " : ", not told to operators, as no receiver took it ",
         h("button", { type: "button", class: "link", onclick: () => filterBy({ state: "dead" }) }, "Show them")),
     ),
   );

@@ -239,7 +239,7 @@ async def test_figures_out_of_their_limits_are_said_in_words(
 ) -> None:
     page = await dashboard(context, service)
     ledger = SqlLedger(service.ledger_url)
-    alert = page.locator("#alerts", has_text="Operators were told: A breaker stays open sms")
+    alert = page.locator("#alerts", has_text="as no receiver took it: A breaker stays open sms")
 
     async def is_shown() -> bool:
         # The service's own look finds nothing of the kind, and may take it back at any moment.

@@ -538,6 +538,28 @@ def test_a_thousand_dead_events_are_one_alert(ledger: SqlLedger) -> None:
     assert (group.id, group.count, group.event_class) == (first.id, 8, EventClass.CRITICAL)
 
 
+def test_an_alert_names_the_channel_that_failed_with_its_top_error(ledger: SqlLedger) -> None:
+    ids = [on_chain(ledger) for _ in range(3)]
+    refused = Result(Outcome.FAILED, error="550 no such user", retryable=False)
+    for event_id in ids:
+        claim = claimed(ledger, event_id)
+        for channel, result in (
+            ("direct", Result(Outcome.FAILED, error="not connected")),
+            ("email", refused if event_id != ids[0] else DELIVERED),
+            ("sms", Result(Outcome.SKIPPED, error="no phone number")),
+        ):
+            assert all(ledger.chain.begin_all([(claim, 1)], channel))
+            assert all(ledger.chain.end_all([(claim, 1)], channel, result))
+        ledger.alerts.fire(EventClass.CRITICAL, [claim])
+        assert finish(ledger, claim, alerted=True)
+    [group] = ledger.alerts.firing()
+    assert [(one.channel, one.error, one.count) for one in group.failures] == [
+        ("email", "550 no such user", 2),
+        ("direct", "not connected", 3),
+        ("sms", "no phone number", 3),
+    ]
+
+
 def test_every_class_has_its_own_alert(ledger: SqlLedger) -> None:
     one = ledger.alerts.fire(EventClass.CRITICAL, [claimed(ledger, on_chain(ledger))])
     other = ledger.alerts.fire(

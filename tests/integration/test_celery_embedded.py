@@ -150,6 +150,8 @@ class World:
     def wake(self, user_ids: Sequence[str]) -> None:
         pass
 
+    has_receiver = True
+
     def fire(self, group: AlertGroup, *, first: bool, timeout: float) -> Taken:
         self.alerts.append((group, first))
         return Taken()

@@ -14,20 +14,25 @@ import sqlalchemy as sa
 import uuid_utils
 from sqlalchemy.engine import Connection
 
-from delivery.domain.channels import Channel
+from delivery.domain.channels import EXTERNAL, Channel
 from delivery.domain.event import EventClass
-from delivery.domain.lifecycle import State
-from delivery.domain.records import AlertGroup, Claim, Condition
+from delivery.domain.lifecycle import Outcome, State
+from delivery.domain.records import AlertGroup, Claim, Condition, Failure
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, lock
-from delivery.ledger.sql.tables import digests, events
+from delivery.ledger.sql.tables import attempts, digests, events
 from delivery.ledger.stores.fencing import held
 
 OPERATORS = "*"
 SAMPLE = 5
 MAX_FAULTS = 3
 """Distinct errors that a group keeps."""
+MAX_FAILURES, MAX_ERROR = 3, 300
+"""Reasons that a group tells, and the length of each."""
+MAX_ATTEMPTS = 500
+"""Attempts of the sample that are looked at."""
+_WITHOUT_SUCCESS = (Outcome.FAILED.value, Outcome.UNKNOWN.value, Outcome.SKIPPED.value)
 THRESHOLDS = "thresholds"
 """The ``class`` of the group for figures out of their limits."""
 
@@ -174,9 +179,13 @@ def _group(connection: Connection, row: rows.AnyRow, *, is_new: bool) -> AlertGr
     count, users = connection.execute(
         sa.select(sa.func.count(), sa.func.count(events.c.user_id.distinct())).where(*mine)
     ).one()
-    sample = connection.execute(
-        sa.select(events.c.id).where(*mine).order_by(events.c.position).limit(SAMPLE)
-    ).scalars()
+    sample = (
+        connection.execute(
+            sa.select(events.c.id).where(*mine).order_by(events.c.position).limit(SAMPLE)
+        )
+        .scalars()
+        .all()
+    )
     return AlertGroup(
         id=row.id,
         event_class=rows.class_of(row._mapping["class"]),
@@ -187,6 +196,33 @@ def _group(connection: Connection, row: rows.AnyRow, *, is_new: bool) -> AlertGr
         notified_at=row.notified_at,
         is_new=is_new,
         faults=_faults(row.faults),
+        failures=_failures(connection, sample),
+    )
+
+
+def _failures(connection: Connection, sample: Sequence[str]) -> tuple[Failure, ...]:
+    """What stopped a few events: failures before skips, channels of a provider before ours."""
+    found = connection.execute(
+        sa.select(attempts.c.event_id, attempts.c.channel, attempts.c.outcome, attempts.c.error)
+        .join(events, events.c.id == attempts.c.event_id)
+        .where(
+            any_of(attempts.c.event_id, sample),
+            attempts.c.generation == events.c.generation,
+            attempts.c.channel != Channel.ALERT,
+            attempts.c.outcome.in_(_WITHOUT_SUCCESS),
+            attempts.c.error.is_not(None),
+        )
+        .limit(MAX_ATTEMPTS)
+    )
+    stopped: dict[tuple[bool, bool, str, str], set[str]] = {}
+    for event_id, channel, outcome, error in found:
+        key = (outcome == Outcome.SKIPPED, channel not in EXTERNAL, channel, error)
+        stopped.setdefault(key, set()).add(event_id)
+    top = sorted(stopped, key=lambda key: (key[0], key[1], -len(stopped[key]), key[2:]))
+    return tuple(
+        Failure(channel, error[:MAX_ERROR], len(stopped[key]))
+        for key in top[:MAX_FAILURES]
+        for _, _, channel, error in [key]
     )
 
 

@@ -169,6 +169,8 @@ class FakeChannel:
 class FakeAlerts:
     """The operators' receiver."""
 
+    has_receiver = True
+
     def __init__(self) -> None:
         self.fired: list[tuple[AlertGroup, bool]] = []
         self.resolved: list[AlertGroup] = []

@@ -498,6 +498,18 @@ class TestAlert:
         world.run("alert", world.ledger.add())
         assert [first for _, first in world.alerts.fired] == [True, True]
 
+    def test_without_a_receiver_the_step_is_skipped_and_nothing_says_that_operators_know(
+        self,
+    ) -> None:
+        world = World(policies_of(step_on("alert")))
+        world.alerts.has_receiver = False
+        event_id = world.ledger.add()
+        world.run("alert", event_id)
+        assert world.ledger.tries(event_id) == [("alert", 1, "skipped")]
+        assert world.ledger.state(event_id) is State.DEAD
+        [group] = world.ledger.alerts.firing()
+        assert (group.count, group.notified_at) == (1, None)
+
     def test_a_receiver_that_is_away_is_tried_again_before_the_event_is_dead(self) -> None:
         world = World(policies_of(step_on("alert")))
         world.alerts.faults = [UNAVAILABLE]

@@ -10,9 +10,10 @@ import pytest
 
 from delivery.domain.event import EventClass
 from delivery.domain.messages.brand import Brand
+from delivery.domain.records import Failure
 from delivery.transports.markdown import markdown_source, plain_text, write_markdown
 from delivery.transports.render import Renderer
-from tests.messages import CONFIRM, make_event, make_message
+from tests.messages import CONFIRM, make_event, make_group, make_message
 from tests.metrics import Counts
 
 APP = "https://app.example.org"
@@ -254,3 +255,10 @@ def test_looks_that_cannot_be_compiled_are_named_at_the_start(tmp_path: Path) ->
     broken, unused = own(tmp_path, files).faults
     assert "en/types/a.html" in broken
     assert "types/b.htm is not used" in unused
+
+
+def test_an_alert_leads_to_an_event_and_says_what_stopped_it(renderer: Renderer) -> None:
+    group = make_group(failures=(Failure("email", "550 no such\nuser", 2),))
+    body = renderer.alert(group, event_url="https://delivery.example.org/#event=id-1").body
+    assert "Stopped by email: 550 no such user (2 of 2)" in body
+    assert "Look at one: https://delivery.example.org/#event=id-1" in body

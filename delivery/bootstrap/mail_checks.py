@@ -1,0 +1,118 @@
+"""What ``delivery check`` says about the messages of an installation: their brand, their links, and
+steps of chains that nothing carries out.
+
+Owns: these findings. Never does: send a message, or change anything.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from delivery.bootstrap.findings import Finding, ok, warn, wrong
+from delivery.bootstrap.transports import make_brand, make_renderer
+from delivery.config import Settings, load_policies
+from delivery.domain.channels import Channel
+from delivery.domain.policy import Policies
+from delivery.errors import ConfigError
+from delivery.transports.mail.email import parse_sender
+from delivery.transports.notify import is_installed
+
+_MENDS = {
+    Channel.EMERGENCY: "pip install 'delivery-ledger[push]'",
+    Channel.EMAIL: "DELIVERY_SMTP_URL",
+    Channel.SMS: "DELIVERY_SMS_URL",
+    Channel.ALERT: "DELIVERY_ALERTMANAGER_URL or DELIVERY_ALERT_URLS",
+}
+
+
+def look_at_messages(settings: Settings) -> Iterator[Finding]:
+    """The findings; of a development installation none is a warning for what ``delivery up`` has a
+    local stand-in for."""
+    yield from _templates(settings)
+    yield _application(settings)
+    try:
+        policies = load_policies(settings)
+    except ConfigError:
+        return  # the finding of the policies says it
+    yield _transports(settings, policies)
+
+
+def is_reached_by_mails(settings: Settings) -> bool:
+    """Whether the links of mails can lead from a reader's device to this service."""
+    return _is_public_host(urlsplit(settings.base_url).hostname or "")
+
+
+def sends_messages(settings: Settings) -> bool:
+    """Whether real mails or texts are sent, by this process or by another."""
+    return bool(settings.smtp_url or settings.sms_url or settings.channels)
+
+
+def _templates(settings: Settings) -> Iterator[Finding]:
+    try:
+        renderer = make_renderer(settings)
+        parse_sender(settings.mail_from)
+        if settings.mail_reply_to:
+            parse_sender(settings.mail_reply_to, "DELIVERY_MAIL_REPLY_TO")
+    except ConfigError as error:
+        yield wrong("messages", error)
+        return
+    for fault in renderer.faults:
+        yield warn("templates", fault, "correct it: the default look stands in for it")
+    if not renderer.faults and settings.templates:
+        yield ok("templates", f"{settings.templates}: each can be read")
+
+
+def _application(settings: Settings) -> Finding:
+    brand = make_brand(settings)
+    if brand.app_url is None and sends_messages(settings):
+        return warn(
+            "app_url",
+            "not set: no button of a message opens your application",
+            "set DELIVERY_APP_URL to its address",
+        )
+    if brand.app_url is None:
+        return ok("app_url", "none; set DELIVERY_APP_URL so that messages lead to your application")
+    if sends_messages(settings) and not _is_public_host(urlsplit(brand.app_url).hostname or ""):
+        return warn(
+            "app_url",
+            f"{brand.app_url} cannot be reached from where mails are read",
+            "write the address that your users open",
+        )
+    return ok("app_url", f"{brand.app_url}; links may lead to {', '.join(sorted(brand.origins))}")
+
+
+def _transports(settings: Settings, policies: Policies) -> Finding:
+    """Each step of a chain that has no transport, which is skipped for every event."""
+    lacking = {
+        Channel.EMERGENCY: not is_installed(),
+        Channel.EMAIL: settings.smtp_url is None and "email" not in settings.channels,
+        Channel.SMS: settings.sms_url is None and "sms" not in settings.channels,
+        Channel.ALERT: settings.alertmanager_url is None and not settings.alert_urls,
+    }
+    is_development = settings.database_url is None and not sends_messages(settings)
+    if settings.database_url is None:  # `delivery up` has sinks for these
+        lacking[Channel.EMAIL] = lacking[Channel.SMS] = False
+    found = [
+        (f"{policy.event_class.value}: {step.channel}", Channel(step.channel))
+        for policy in policies.classes.values()
+        for step in policy.chain
+        if lacking.get(Channel(step.channel))
+    ]
+    if not found:
+        return ok("chain", "each step has a transport")
+    names = ", ".join(name for name, _ in found)
+    mends = "; ".join(dict.fromkeys(_MENDS[channel] for _, channel in found))
+    told = f"no transport, so skipped: {names}"
+    return ok("chain", told) if is_development else warn("chain", told, f"set {mends}")
+
+
+def _is_public_host(host: str) -> bool:
+    """Whether a host's name or address can be one that others reach."""
+    name = host.strip("[]").rstrip(".").lower()
+    try:
+        return ipaddress.ip_address(name).is_global
+    except ValueError:
+        private = (".localhost", ".local", ".internal", ".lan", ".home.arpa", ".test", ".invalid")
+        return "." in name and not name.endswith(private)
