@@ -75,12 +75,17 @@ class LinkSigner:
     unsubscribe_ttl: float = UNSUBSCRIBE_TTL
     clock: Callable[[], float] = field(default=time.time, repr=False)
 
+    def use_secrets(self, secret: str, previous: str | None) -> None:
+        """Sign with another secret from now on.
+
+        Raises:
+            ConfigError: a secret is too short.
+        """
+        _check(secret, previous)
+        self.secret, self.previous = secret, previous
+
     def __post_init__(self) -> None:
-        for secret in (self.secret, self.previous):
-            if secret is not None and len(secret.encode()) < MIN_SECRET_BYTES:
-                raise ConfigError(
-                    f"the secret that signs links must have at least {MIN_SECRET_BYTES} bytes"
-                )
+        _check(self.secret, self.previous)
         self.public_url = self.public_url.rstrip("/")
 
     def confirm_url(self, digest_id: str) -> str:
@@ -132,6 +137,14 @@ class LinkSigner:
         if not any(hmac.compare_digest(_tag(secret, purpose, body), tag) for secret in secrets):
             raise LinkInvalid("this link was not made here, or was changed")
         return body
+
+
+def _check(*given: str | None) -> None:
+    for secret in given:
+        if secret is not None and len(secret.encode()) < MIN_SECRET_BYTES:
+            raise ConfigError(
+                f"the secret that signs links must have at least {MIN_SECRET_BYTES} bytes"
+            )
 
 
 def _tag(secret: str, purpose: str, body: bytes) -> bytes:

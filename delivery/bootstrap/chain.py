@@ -108,7 +108,8 @@ def make_chain(
         resend: pushes for the ``direct`` channel.
         queue_copy / trim: puts second copies, and deletes old ones.
     """
-    policies = policies or load_policies(settings)
+    if policies is None:
+        policies = load_policies(settings)
     renderer = make_renderer(settings)
     alerts = make_alerts(settings, renderer)
     transports = make_transports(settings, renderer, ledger.push_targets)

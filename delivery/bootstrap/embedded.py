@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from delivery.api.demo_agent import DemoAgent
 from delivery.api.operators.sessions import LINK_LIFETIME, MAX_LIFETIME
 from delivery.api.problems import Problem
 from delivery.bootstrap.chain import CLOSE_TIMEOUT, attach, make_chain
-from delivery.bootstrap.gateway import serve_node, with_port
+from delivery.bootstrap.gateway import reload_node, serve_node, with_port
 from delivery.bootstrap.ledger import owner_url
 from delivery.bootstrap.node import Node
+from delivery.bootstrap.reloading import Loaded
 from delivery.bootstrap.tokens import issue
 from delivery.bus.resend import LoopResend
 from delivery.callers.principal import Principal
@@ -141,20 +143,35 @@ class Embedded:
         self._closing.push_async_callback(node.close)
         await node.open()
         resend = LoopResend(asyncio.get_running_loop(), node.gateway.resend, node.gateway.wake)
-        parts = make_chain(
-            self.settings,
-            node.ledger,
-            node.relay,
+        self._make_chain = partial(
+            make_chain,
+            ledger=node.ledger,
+            relay=node.relay,
             resend=resend,
             queue_copy=node.copies.put,
             trim=node.copies.trim,
-            policies=node.policies,
         )
-        attach(node.celery, lambda: parts)
-        self._closing.push_async_callback(asyncio.to_thread, parts.executor.close, CLOSE_TIMEOUT)
+        self._parts = self._make_chain(self.settings, policies=node.policies)
+        attach(node.celery, lambda: self._parts)
+        self._closing.push_async_callback(asyncio.to_thread, self._close_chain)
         self._closing.push_async_callback(asyncio.to_thread, self._worker.stop)
         await asyncio.to_thread(self._worker.start)
         self._closing.push_async_callback(self._demo_agent.close)
+
+    def _close_chain(self) -> None:
+        self._parts.executor.close(CLOSE_TIMEOUT)
+
+    def use(self, loaded: Loaded) -> None:
+        """Go on with settings, policies and limits that were read anew. Tasks in progress end with
+        those of before.
+
+        Raises:
+            ConfigError: nothing has changed.
+        """
+        parts = self._make_chain(loaded.settings, policies=loaded.policies)
+        self.node.use(loaded)
+        self._parts = parts
+        self.settings = loaded.settings
 
     async def close(self) -> None:
         """Let tasks end, then stop everything in reverse order and give the directory back."""
@@ -223,8 +240,8 @@ async def run_up(settings: Settings, *, ready: Callable[[Address], None]) -> Non
         ConfigError: a setting is wrong, the address is taken, or another process holds the data
             directory.
     """
-    stop_signal = StopSignal()
     embedded = Embedded(with_port(settings))
+    stop_signal = StopSignal(on_reload=lambda: reload_node(embedded.node, embedded.use))
     try:
         await embedded.open()
         await serve_node(embedded.node)

@@ -5,12 +5,14 @@ Owns: the conditions for a start, and the order of the end.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable
 
 from delivery.bootstrap.ledger import database_url, owner_url, require_current
 from delivery.bootstrap.node import Node
+from delivery.bootstrap.reloading import Apply, Loaded
 from delivery.config import Settings, load_settings, require_services, require_trust
 from delivery.errors import ConfigError, LedgerUnavailable
 from delivery.ledger import migrate
@@ -21,6 +23,8 @@ from delivery.telemetry import instruments
 logger = logging.getLogger(__name__)
 
 Ready = Callable[[str], None]
+
+RELOAD_TIMEOUT = 30.0
 
 
 def run_gateways(settings: Settings, processes: int, *, ready: Ready) -> None:
@@ -59,8 +63,10 @@ def run_gateways(settings: Settings, processes: int, *, ready: Ready) -> None:
 
 async def run_gateway(settings: Settings, *, index: int | None = None, ready: Ready) -> None:
     """Serve in this process until a signal stops it, then send the clients elsewhere and drain."""
-    stop_signal = StopSignal(by_parent=index is not None)
     node = Node(settings, "gateway", index=index)
+    stop_signal = StopSignal(
+        by_parent=index is not None, on_reload=lambda: reload_node(node, node.use)
+    )
     await node.open()
     try:
         await serve_node(node, reuse_port=index is not None)
@@ -71,6 +77,19 @@ async def run_gateway(settings: Settings, *, index: int | None = None, ready: Re
             await node.gateway.stop()
     finally:
         await node.close()
+
+
+async def reload_node(node: Node, apply: Apply) -> None:
+    """Read the settings anew and apply them on the loop; files are read in a thread."""
+    loop = asyncio.get_running_loop()
+
+    def on_loop(loaded: Loaded) -> None:
+        async def applied() -> None:
+            apply(loaded)
+
+        asyncio.run_coroutine_threadsafe(applied(), loop).result(RELOAD_TIMEOUT)
+
+    await asyncio.to_thread(node.reloader.reload, on_loop)
 
 
 def node_from_environment(kind: str) -> Node:

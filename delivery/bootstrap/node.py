@@ -41,6 +41,7 @@ from delivery.bootstrap.callbacks import make_callback_keys
 from delivery.bootstrap.chain import make_celery
 from delivery.bootstrap.ledger import database_url
 from delivery.bootstrap.outbox import GatewayRelay
+from delivery.bootstrap.reloading import Loaded, Reloader
 from delivery.bootstrap.transports import make_links
 from delivery.bus.in_process import LocalBus
 from delivery.bus.rate_leases import RedisLeases
@@ -135,6 +136,8 @@ class Node:
         self._leases = _leases(settings)
         self._rates = _rates(settings, self._leases)
         self._auth = _authenticator(settings)
+        self._links = make_links(settings)
+        self.reloader = Reloader(settings)
         self._service_use = ServiceUse(self._access.record_act, self.name)
         self._auth.on_service = self._service_use
         self._side_attempts = AttemptThread(self.ledger.recording.add_attempts)
@@ -152,10 +155,11 @@ class Node:
         )
         self._intake = HttpIntake(self._core)
         self._outbox = _outbox(settings, self._intake, self.name)
-        operations = self._operations(inbox)
+        self._operations_api = operations = self._operations(inbox)
         self._once = make_one_time(settings)
         self._tickets = Tickets(self._auth, self._once)
         self._path = self._live_path()
+        self._callbacks = self._make_callbacks()
         self._auth.watch(self._path.check_principals)
         self.sessions = Sessions(
             self._auth,
@@ -217,7 +221,12 @@ class Node:
             registry=self._registry,
             thresholds=load_thresholds(self.settings),
             inbox=inbox,
-            outages=(self.journal.outages, self._bus.outages, self.relay.outages),
+            outages=(
+                self.journal.outages,
+                self._bus.outages,
+                self.relay.outages,
+                self.reloader.outages,
+            ),
             figures=NodeFigures(
                 node=self.name,
                 journal=self.journal,
@@ -233,8 +242,7 @@ class Node:
     def _handlers(
         self, operations: OperationsApi, demo_agent: DemoAgent | None, inbox: Inbox | None
     ) -> tuple[Handlers, ...]:
-        settings, ledger = self.settings, self._access
-        links = make_links(settings)
+        settings, ledger, links = self.settings, self._access, self._links
         return (
             EventsApi(
                 self._auth,
@@ -277,7 +285,7 @@ class Node:
             operations,
             DemoApi(self._auth, demo_agent),
             SuppressionsApi(self._auth, reads=ledger, writes=ledger),
-            self._callbacks(),
+            self._callbacks,
             Pages(
                 reads=ledger,
                 writes=ledger,
@@ -288,7 +296,7 @@ class Node:
             AddressPages(reads=ledger, writes=ledger, links=links, policies=self.policies),
         )
 
-    def _callbacks(self) -> Callbacks:
+    def _make_callbacks(self) -> Callbacks:
         intake = ReceiptIntake(
             reads=self._access,
             writes=self._access,
@@ -381,6 +389,29 @@ class Node:
             "set_aside": self.journal.set_aside,
             "performance_s": self._core.performance_age(),
         }
+
+    def use(self, loaded: Loaded) -> None:
+        """Go on with settings, policies and limits that were read anew; on the loop's thread.
+
+        Raises:
+            ConfigError: nothing has changed.
+        """
+        settings = loaded.settings
+        tokens = secret(settings.jwt_secret), secret(settings.jwt_secret_previous)
+        self._auth.check_secrets(*tokens)
+        keys = make_callback_keys(settings)
+        if "jwt_secret" in loaded.changed or "jwt_secret_previous" in loaded.changed:
+            self._auth.use_secrets(*tokens)
+            self.sessions.use_keys(_session_keys(settings))
+        link, previous = settings.link_secrets
+        if link is not None:
+            self._links.use_secrets(link, previous)
+        self._callbacks.use_keys(keys)
+        self._operations_api.use_thresholds(loaded.thresholds)
+        if "policies" in loaded.changed:
+            self.policies.adopt(loaded.policies)
+            self._core.kinds.forget()
+        self.settings = settings
 
     async def close(self) -> None:
         """Stop in reverse order; what was accepted is in the ledger or the spool afterwards."""

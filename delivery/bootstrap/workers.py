@@ -6,12 +6,15 @@ Owns: the parts that each worker process opens after the fork, and closes at its
 from __future__ import annotations
 
 import logging
+import mmap
 import os
+import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from billiard.process import current_process
@@ -28,6 +31,7 @@ from delivery.bootstrap.chain import (
     make_chain,
 )
 from delivery.bootstrap.ledger import database_url, require_current
+from delivery.bootstrap.reloading import Loaded, Reloader, ReloadThread
 from delivery.config import (
     Settings,
     duties,
@@ -62,17 +66,22 @@ class ProcessParts:
 
     def __init__(self, settings: Settings, app: Celery, *, pool_size: int) -> None:
         self._settings = settings
+        self._reloader, self._checker = Reloader(settings), Reloader(settings)
+        # Shared with the children of a pool: each looks at its next task.
+        self._reloads = mmap.mmap(-1, 1)
+        self._seen = 0
         self._app = app
         self._pool_size = pool_size
         self._lock = threading.Lock()
         self._pid = 0
         self._parts: ChainParts | None = None
+        self._closed: ChainParts | None = None
         self._closing = ExitStack()
 
     def get(self) -> ChainParts:
         """This process's parts."""
         parts = self._parts
-        if parts is not None and self._pid == os.getpid():
+        if parts is not None and self._pid == os.getpid() and self._seen == self._reloads[0]:
             return parts
         with self._lock:
             if self._parts is None or self._pid != os.getpid():
@@ -80,7 +89,21 @@ class ProcessParts:
                 self._closing = ExitStack()
                 self._parts = self._open(self._closing)
                 self._pid = os.getpid()
+            if self._seen != self._reloads[0]:
+                self._seen = self._reloads[0]
+                self._reloader.reload(self._use)
             return self._parts
+
+    def ask_reload(self) -> None:
+        """Have each process of the pool read the settings anew before its next task, if they can be
+        read."""
+        if self._checker.reload(lambda loaded: None):
+            self._reloads[0] = (self._reloads[0] + 1) % 256
+
+    def _use(self, loaded: Loaded) -> None:
+        # Tasks in progress end with the parts of before.
+        self._settings = loaded.settings
+        self._parts = self._make(loaded.settings, policies=loaded.policies)
 
     def _open(self, closing: ExitStack) -> ChainParts:
         settings = self._settings
@@ -93,21 +116,25 @@ class ProcessParts:
         closing.callback(relay.stop)
         remote = make_remote(settings, ledger)
         closing.callback(remote.close)
-        parts = make_chain(
-            settings,
-            ledger,
-            relay,
+        self._make = partial(
+            make_chain,
+            ledger=ledger,
+            relay=relay,
             resend=remote.resend,
             queue_copy=remote.queue_copy,
             trim=remote.trim,
         )
-        closing.callback(parts.executor.close, CLOSE_TIMEOUT)
-        return parts
+        closing.callback(self._close_executor)
+        return self._make(settings)
+
+    def _close_executor(self) -> None:
+        if self._closed is not None:
+            self._closed.executor.close(CLOSE_TIMEOUT)
 
     def close(self, **_signal: Any) -> None:
         """Close what this process opened."""
         if self._pid == os.getpid():
-            self._parts = None
+            self._closed, self._parts = self._parts, None
             self._pid = 0
             self._closing.close()
 
@@ -137,6 +164,7 @@ def make_worker_app(
     _Exposure(settings).connect()
     signals.worker_process_shutdown.connect(parts.close, weak=False)
     signals.worker_shutdown.connect(parts.close, weak=False)
+    _reload_on_hangup(parts)
     app.steps["consumer"].add(pulse_step(Pulse(settings.pulse_file).beat, EVERY))
     _own_logging(settings)
     return app
@@ -183,6 +211,15 @@ def run_worker(
         Pulse(settings.pulse_file).end()
     if worker.exitcode:
         sys.exit(worker.exitcode)
+
+
+def _reload_on_hangup(parts: ProcessParts) -> None:
+    """Reload on SIGHUP, on which Celery's worker would start itself anew, and its children end."""
+    thread = ReloadThread(parts.ask_reload)
+    signals.worker_ready.connect(lambda **_: thread.start(), weak=False)
+    signals.worker_process_init.connect(
+        lambda **_: signal.signal(signal.SIGHUP, signal.SIG_IGN), weak=False
+    )
 
 
 class _Exposure:
@@ -253,6 +290,8 @@ def run_beat(settings: Settings, *, ready: Callable[[str], None] = lambda node: 
         pulse.beat()
         metrics.published.inc(1.0, sender)
 
+    reloader = Reloader(settings)
+    ReloadThread(lambda: reloader.reload(lambda loaded: None)).start()
     signals.after_task_publish.connect(sent, weak=False)  # only what the broker took counts
     if server is not None:
         server.start()

@@ -80,14 +80,7 @@ class Authenticator:
                 "no token could be checked: set DELIVERY_JWT_SECRET (32 bytes or more) or "
                 "DELIVERY_JWKS_URL"
             )
-        self._secrets = tuple(
-            check_secret(value, name)
-            for value, name in (
-                (secret, "DELIVERY_JWT_SECRET"),
-                (previous_secret, "DELIVERY_JWT_SECRET_PREVIOUS"),
-            )
-            if value is not None
-        )
+        self._secrets = _checked(secret, previous_secret)
         self._keys = None if jwks_url is None else KeySet(jwks_url, keep_for=jwks_keep_for)
         self._audience = audience
         self._issuer = issuer
@@ -99,6 +92,23 @@ class Authenticator:
         self._max_secret_ttl = max_secret_ttl
         self._cache: OrderedDict[bytes, tuple[float, Principal]] = OrderedDict()
         self.on_service: Callable[[Principal, str], None] | None = None
+
+    def use_secrets(self, secret: str | None, previous_secret: str | None) -> None:
+        """Accept tokens of these secrets from now on, and of no other. Connections that are open
+        stay until their tokens expire.
+
+        Raises:
+            ConfigError: no token could be checked, or one is under 32 bytes.
+        """
+        self.check_secrets(secret, previous_secret)
+        self._secrets = _checked(secret, previous_secret)
+        self._cache.clear()
+
+    def check_secrets(self, secret: str | None, previous_secret: str | None) -> None:
+        """Raise the errors of ``use_secrets``, and change nothing."""
+        if secret is None and self._keys is None:
+            raise ConfigError("no token could be checked: DELIVERY_JWT_SECRET is gone")
+        _checked(secret, previous_secret)
 
     async def verify(self, token: str) -> Principal:
         """Verify a token and return its principal.
@@ -235,6 +245,11 @@ class Authenticator:
 
     def __repr__(self) -> str:
         return f"Authenticator(secrets={len(self._secrets)}, jwks={self._keys is not None})"
+
+
+def _checked(secret: str | None, previous: str | None) -> tuple[str, ...]:
+    given = ((secret, "DELIVERY_JWT_SECRET"), (previous, "DELIVERY_JWT_SECRET_PREVIOUS"))
+    return tuple(check_secret(value, name) for value, name in given if value is not None)
 
 
 def _principal(

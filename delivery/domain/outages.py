@@ -23,6 +23,7 @@ class OutageKind(enum.StrEnum):
     REDIS_AWAY = "redis_away"
     REDIS_REPLICA = "redis_replica"
     REDIS_OOM = "redis_oom"
+    RELOAD_REFUSED = "reload_refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Outage:
     """One outage that lasts.
 
     Attributes:
-        service: the service that it concerns: ``ledger``, ``bus`` or ``broker``.
+        service: the service that it concerns: ``ledger``, ``bus``, ``broker`` or ``settings``.
         text: what an operator reads: what it is, and what happens meanwhile.
         since: when it was met first, in seconds of the reporter's clock.
     """

@@ -85,9 +85,10 @@ class ClassPolicy:
         return any(step.channel == Channel.ALERT for step in self.chain)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Policies:
-    """Every class's policy, and which class a type belongs to.
+    """Every class's policy, and which class a type belongs to. The parts of a process hold one
+    object, which takes over what a changed file says.
 
     Attributes:
         classes: the four that every installation has, and those of its own.
@@ -99,6 +100,12 @@ class Policies:
     def class_of(self, event_type: str) -> EventClass:
         """The class of a type; ``standard`` for a type that the file does not list."""
         return self.by_type.get(event_type, EventClass.STANDARD)
+
+    def adopt(self, other: Policies) -> None:
+        """Be as ``other`` from now on. Between the two steps a type may be of a class that has
+        gone, for which ``of`` has an answer."""
+        self.classes = other.classes
+        self.by_type = other.by_type
 
     @property
     def own(self) -> tuple[str, ...]:

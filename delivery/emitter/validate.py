@@ -89,6 +89,10 @@ class Kinds:
             found = None
         return found if found is not None else self._learn(event_type)
 
+    def forget(self) -> None:
+        """Look each type up anew: the policies have changed."""
+        self._known.clear()
+
     def chosen(
         self, event_type: object, given: Mapping[Any, Any], at: datetime
     ) -> tuple[Kind, Options]:

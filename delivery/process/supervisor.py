@@ -15,16 +15,20 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
+from delivery.process.event_loop import has_terminal
+
 logger = logging.getLogger(__name__)
 
 RESTART_DELAY = 1.0
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_RELOAD = getattr(signal, "SIGHUP", signal.SIGTERM)  # Windows, which cannot fork, has none
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, _RELOAD)
 CONFIGURATION = 2
 """Exit code of a wrong configuration: a restart cannot mend it."""
 
 
 def supervise(count: int, serve: Callable[[int], None]) -> None:
-    """Run ``serve(index)`` in ``count`` forked processes until SIGTERM or SIGINT.
+    """Run ``serve(index)`` in ``count`` forked processes until SIGTERM or SIGINT; SIGHUP is passed
+    on to each.
 
     A process that dies is started again after a second, and ends when this one does. Returns in
     the parent only; a child exits after ``serve``.
@@ -42,13 +46,15 @@ class _Supervisor:
         self._children: dict[int, int] = {}
         self._is_stopping = threading.Event()
         self._failed = 0
+        self._had_terminal = has_terminal()
         # The write end closes with the parent, which the children see at the read end.
         self._read_end, self._write_end = os.pipe()
 
     def run(self) -> None:
         """Start the children; return when every one has ended."""
-        for number in _SIGNALS:
+        for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        signal.signal(_RELOAD, self._on_reload)
         for index in range(self._count):
             self._start(index)
         while self._children:
@@ -77,6 +83,7 @@ class _Supervisor:
         # Ctrl-C reaches parent and child, and the parent sends SIGTERM: the child takes that one.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(_RELOAD, signal.SIG_IGN)  # until it can: it has just read its settings
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         self._serve(index)
         sys.exit(0)
@@ -94,6 +101,14 @@ class _Supervisor:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._stop()
+
+    def _on_reload(self, number: int, frame: FrameType | None) -> None:
+        if self._had_terminal and not has_terminal():
+            self._stop()
+            return
+        for pid in self._children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def _stop(self) -> None:
         self._is_stopping.set()

@@ -5,7 +5,15 @@ control characters are escaped, each place in the code logs at a bounded rate, a
 an event loop a thread formats and writes.
 """
 
-from delivery.telemetry.handler import logs_json, records_lost, setup_logging
+from delivery.telemetry.handler import hide, logs_json, records_lost, setup_logging
 from delivery.telemetry.redaction import Redactor, printable, printable_json
 
-__all__ = ["Redactor", "logs_json", "printable", "printable_json", "records_lost", "setup_logging"]
+__all__ = [
+    "Redactor",
+    "hide",
+    "logs_json",
+    "printable",
+    "printable_json",
+    "records_lost",
+    "setup_logging",
+]

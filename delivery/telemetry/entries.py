@@ -166,11 +166,11 @@ class TextLine:
     """Formats an entry as a line of text; lines of a traceback are indented below it."""
 
     def __init__(self, redact: Redactor) -> None:
-        self._redact = redact
+        self.redact = redact
 
     def __call__(self, entry: Entry) -> str:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.created))
-        message = printable(self._redact.cut(entry.message.text, MAX_MESSAGE, entry.message.length))
+        message = printable(self.redact.cut(entry.message.text, MAX_MESSAGE, entry.message.length))
         if entry.left_out:
             message += f" ({entry.left_out} records like this were left out before)"
         milliseconds = int(entry.created % 1 * 1000)
@@ -179,7 +179,7 @@ class TextLine:
 
     def _trace(self, entry: Entry) -> Iterator[str]:
         for part in entry.trace:
-            for line in self._redact.cut(part.text, MAX_EXTRA, part.length).split("\n"):
+            for line in self.redact.cut(part.text, MAX_EXTRA, part.length).split("\n"):
                 yield f"  {printable(line)}"
 
 
@@ -187,11 +187,11 @@ class JsonLine:
     """Formats an entry as a JSON object on one line."""
 
     def __init__(self, redact: Redactor) -> None:
-        self._redact = redact
+        self.redact = redact
 
     def __call__(self, entry: Entry) -> str:
         at = datetime.fromtimestamp(entry.created, UTC)
-        cut = self._redact.cut
+        cut = self.redact.cut
         line: dict[str, Any] = {
             "at": at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "level": entry.level.lower(),

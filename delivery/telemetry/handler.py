@@ -249,6 +249,11 @@ class LogHandler(logging.Handler):
         self._unwritten = 0
         self._backlog = Backlog(self._write) if queued else None
 
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Show these values in no further line either."""
+        if isinstance(self._line, TextLine | JsonLine):
+            self._line.redact.add(secrets)
+
     @property
     def is_json(self) -> bool:
         """Whether its lines are JSON."""
@@ -330,6 +335,14 @@ def setup_logging(
         # Python's own reports would be a line of plain text each, or many.
         sys.excepthook = _log_uncaught
         threading.excepthook = _log_uncaught_in_thread
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Show these values in no further line either."""
+    given = list(secrets)
+    for one in logging.getLogger().handlers:
+        if isinstance(one, LogHandler):
+            one.hide(given)
 
 
 def logs_json() -> bool:

@@ -93,9 +93,14 @@ class Redactor:
     """Removes known secrets, and text that looks like a secret."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        known = {secret for secret in secrets if len(secret) >= _MIN_SECRET}
+        self._secrets: set[str] = set()
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Remove these values as well; those of before may still come."""
+        self._secrets |= {secret for secret in secrets if len(secret) >= _MIN_SECRET}
         # Longest first: else the rest of a secret that contains another one would stay.
-        ordered = sorted(known, key=len, reverse=True)
+        ordered = sorted(self._secrets, key=len, reverse=True)
         self._known = _any_of(ordered)
         self._begun = _any_of(secret[:AHEAD] for secret in ordered)
 

@@ -99,6 +99,11 @@ class OperationsApi:
         self._ticket_key = secrets.token_bytes(32)
         self.background = (self._stream.sampling, self._figures.sampling)
 
+    def use_thresholds(self, thresholds: Thresholds) -> None:
+        """Judge by these limits from now on."""
+        self._thresholds = thresholds
+        self._stream.use_thresholds(thresholds)
+
     def count_malformed(self) -> None:
         """Count a request that could not be parsed."""
         self._malformed_requests += 1

@@ -135,6 +135,7 @@ _MEASURED = tuple(
             OutageKind.REDIS_OOM,
         ),
         "broker": (OutageKind.BROKER_AWAY, OutageKind.REDIS_REPLICA, OutageKind.REDIS_OOM),
+        "settings": (OutageKind.RELOAD_REFUSED,),
     }.items()
     for kind in kinds
 )

@@ -150,9 +150,14 @@ class Sessions:
         self._writes = writes
         self._once = once
         self._revoke = revoke
-        self._keys = tuple(map(_derived, keys)) or (secrets.token_bytes(32),)
+        self._keys: tuple[bytes, ...] = ()
+        self.use_keys(keys)
         self._place = place
         self._clock = clock
+
+    def use_keys(self, keys: Sequence[str]) -> None:
+        """Sign with the first of these secrets from now on; sessions that any signed go on."""
+        self._keys = tuple(map(_derived, keys)) or (secrets.token_bytes(32),)
 
     def routes(self) -> list[web.RouteDef]:
         """Routes to mount."""

@@ -77,6 +77,10 @@ class StatsStream:
         self._breakers = BreakerAges()
         self._readers = 0
 
+    def use_thresholds(self, thresholds: Thresholds) -> None:
+        """Judge by these limits from now on."""
+        self._thresholds = thresholds
+
     async def sampling(self, app: web.Application) -> AsyncIterator[None]:
         """Take samples while the application runs, with readers or without (a ``cleanup_ctx``)."""
         task = asyncio.get_running_loop().create_task(self._sample_loop())

@@ -102,6 +102,10 @@ class Callbacks:
         self._public_url = public_url
         self._trusted_proxies = trusted_proxies
 
+    def use_keys(self, keys: CallbackKeys) -> None:
+        """Check callbacks with these keys from now on."""
+        self._keys = keys
+
     def routes(self) -> list[web.RouteDef]:
         """Routes to mount."""
         handlers = {
