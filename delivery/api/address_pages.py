@@ -242,7 +242,7 @@ class AddressPages:
         found = [
             policy.event_class
             for policy in self._policies.classes.values()
-            if (step := policy.step(channel)) is not None and "opt_out" in step.respects
+            if any(step.channel == channel and "opt_out" in step.respects for step in policy.chain)
         ]
         return [one.value for one in sorted(found, key=lambda one: one is EventClass.STANDARD)]
 

@@ -175,7 +175,7 @@ EVENT_FILTERS: dict[str, Schema] = {
 """What selects events of a listing or a replay."""
 _STANDING = {
     "state": STATE,
-    "step": nullable(text("the channel of its step in the chain")),
+    "step": nullable(text("the name of its step in the chain: the channel's, or one of its own")),
     "due_at": nullable(INSTANT),
     "expires_at": INSTANT,
     "generation": {"type": "integer", "minimum": 1},
@@ -247,6 +247,7 @@ SCHEMAS: dict[str, Schema] = {
     "Attempt": record(
         {
             "channel": text(),
+            "step": text("the name of its step; the channel's unless the policies give another"),
             "number": _INTEGER,
             "outcome": text(enum=[outcome.value for outcome in Outcome]),
             "error": nullable(text()),

@@ -153,6 +153,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
         latency = round(seconds * 1_000, 3)
     return {
         "channel": attempt.channel,
+        "step": attempt.step_name,
         "number": attempt.number,
         "outcome": attempt.outcome.value,
         "error": attempt.error,

@@ -20,11 +20,14 @@ MAX_TYPES = 20
 
 
 def look_at_classes(settings: Settings) -> Finding | None:
-    """Whether every process knows the installation's own classes."""
+    """Whether every process knows the installation's own classes, and names of steps."""
     asked = _policies_and_ledger(settings)
-    if asked is None or not asked[0].own:
+    if asked is None:
         return None
     policies, url = asked
+    named = ", ".join((*policies.own, *policies.named_steps))
+    if not named:
+        return None
     try:
         old = _without_own_classes(url)
     except DeliveryError:
@@ -32,10 +35,10 @@ def look_at_classes(settings: Settings) -> Finding | None:
     if old:
         return warn(
             "classes",
-            f"{', '.join(policies.own)}: not known to {', '.join(old)}, of release 0.1.0",
-            "restart these processes with this version before you use the classes",
+            f"{named}: not known to {', '.join(old)}, of release 0.1.0",
+            "restart these processes with this version before you use these classes and steps",
         )
-    return ok("classes", f"{', '.join(policies.own)}: known to every process")
+    return ok("classes", f"{named}: known to every process")
 
 
 def look_at_types(settings: Settings) -> Finding | None:

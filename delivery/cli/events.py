@@ -57,10 +57,10 @@ def _say_event(event: dict[str, Any]) -> None:
     )
     click.echo()
     say_table(
-        ("channel", "#", "outcome", "started", "ms", "error"),
+        ("step", "#", "outcome", "started", "ms", "error"),
         [
             (
-                a["channel"],
+                _step(a),
                 a["number"],
                 a["outcome"],
                 clock(a["started_at"]),
@@ -87,6 +87,12 @@ def _say_event(event: dict[str, Any]) -> None:
             ],
             title="Receipts",
         )
+
+
+def _step(attempt: dict[str, Any]) -> str:
+    """The name of an attempt's step, with its channel where that is another word."""
+    name, channel = str(attempt.get("step") or attempt["channel"]), str(attempt["channel"])
+    return name if name == channel else f"{name} ({channel})"
 
 
 @events.command("list")

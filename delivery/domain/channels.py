@@ -32,6 +32,8 @@ CHAIN = tuple(channel for channel in Channel if channel not in LIVE)
 """Channels that a step of a chain may name."""
 EXTERNAL = (Channel.EMERGENCY, Channel.EMAIL, Channel.SMS)
 """Channels of a provider: an interrupted attempt may have delivered."""
+DECISION = "decision"
+"""In place of a channel, of attempts that record an error of ours: no real channel was reached."""
 DIGESTED = (Channel.EMAIL, Channel.SMS)
 """Channels that gather many events into one message."""
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from delivery.domain.channels import Channel, OnUnknown
+from delivery.domain.channels import DECISION, Channel, OnUnknown
 from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.policy import ChainStep, ClassPolicy
 
@@ -23,9 +23,6 @@ RUNNING_RECHECK = 5.0
 
 RUNNING_TIMEOUT = 120.0
 """Seconds after which an attempt without an end counts as unknown."""
-
-DECISION = "decision"
-"""The channel of attempts that record an error of ours: no real channel was reached."""
 
 MAX_FAULTS = 2
 """Errors of ours after which the chain ends and operators are alerted."""
@@ -43,9 +40,9 @@ class Progress:
         entered_at: when this generation was handed over to the chain.
         attempts: the attempts of this generation, any order; those on channels outside the
             chain (the fast path's) do not count.
-        unreachable: channel -> why it cannot reach this user ("no address", "opted out").
+        unreachable: step -> why it cannot reach this user ("no address", "opted out").
         quiet_until: end of the user's quiet hours when they are in force now.
-        digest_due: when the pending digest of this event's run is sent, by channel.
+        digest_due: when the pending digest of this event's run is sent, by step.
     """
 
     type: str
@@ -58,26 +55,26 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Make attempt ``number`` on ``channel`` now; due since ``due_at``."""
+    """Make attempt ``number`` for the step of this name now; due since ``due_at``."""
 
-    channel: str
+    step: str
     number: int
     due_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing is due before ``until``; then decide again, on ``channel``."""
+    """Nothing is due before ``until``; then decide again, on this step."""
 
-    channel: str
+    step: str
     until: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Record ``channel`` as skipped for ``reason``, then decide again."""
+    """Record this step as skipped for ``reason``, then decide again."""
 
-    channel: str
+    step: str
     reason: str
 
 
@@ -111,9 +108,7 @@ def next_step(progress: Progress, policy: ClassPolicy, now: datetime, draw: floa
     previous_start = progress.entered_at
     is_urgent = False
     for step in policy.chain:
-        mine = sorted(
-            (a for a in progress.attempts if a.channel == step.channel), key=lambda a: a.number
-        )
+        mine = attempts_of(step, policy, progress.attempts)
         if mine:
             decision = _repeat(step, mine, progress, policy, now, draw)
             if decision is not None:
@@ -130,6 +125,20 @@ def next_step(progress: Progress, policy: ClassPolicy, now: datetime, draw: floa
     return Exhausted(alerted=policy.ends_in_alert)
 
 
+def attempts_of(step: ChainStep, policy: ClassPolicy, attempts: Sequence[Attempt]) -> list[Attempt]:
+    """The attempts of one step of this chain among an event's, in order of number.
+
+    Attempts whose step is not in the chain (it was renamed, or taken out, or the event was in a
+    message for events of another class) count for the first step on their channel, as long as
+    that has none of its own: what was sent is not sent again under another name.
+    """
+    on_channel = [a for a in attempts if a.channel == step.channel]
+    mine = [a for a in on_channel if a.step_name == step.name]
+    if not mine and on_channel and policy.step_on(step.channel) is step:
+        mine = [a for a in on_channel if policy.step(a.step_name) is None]
+    return sorted(mine, key=lambda a: a.number)
+
+
 def faults_of(attempts: Sequence[Attempt]) -> tuple[str, ...]:
     """Errors of ours among an event's attempts of this generation."""
     return tuple(a.error or "" for a in attempts if a.channel == DECISION)
@@ -138,7 +147,7 @@ def faults_of(attempts: Sequence[Attempt]) -> tuple[str, ...]:
 def alert_only(policy: ClassPolicy) -> ClassPolicy:
     """The policy of an event with ``MAX_FAULTS`` errors of ours: alert operators at once, even
     where the class has no alert step."""
-    step = policy.step(Channel.ALERT) or ChainStep(Channel.ALERT)
+    step = policy.step_on(Channel.ALERT) or ChainStep(Channel.ALERT)
     return replace(policy, chain=(replace(step, after=0.0),))
 
 
@@ -151,9 +160,9 @@ def retry_at(
         attempts: the step's attempts, at least one, in order of number.
     """
     last = attempts[-1]
-    if last.number >= step.attempts or not _may_repeat(step, attempts):
+    if len(attempts) >= step.attempts or not _may_repeat(step, attempts):
         return None
-    pause = step.backoff.delay(last.number, draw)
+    pause = step.backoff.delay(len(attempts), draw)
     if last.outcome is Outcome.DELIVERED:
         # A resend reached a socket: the client has the same time to acknowledge as for a push.
         pause = max(pause, policy.ack_timeout)
@@ -164,12 +173,12 @@ def retry_at(
 
 def _open(step: ChainStep, progress: Progress, due: datetime, now: datetime) -> Decision:
     """The decision for a step without an attempt."""
-    if step.channel in progress.unreachable:
-        return Skip(step.channel, progress.unreachable[step.channel])
+    if step.name in progress.unreachable:
+        return Skip(step.name, progress.unreachable[step.name])
     due = _after_quiet(step, progress, due)
     if _is_follower(step, progress):
         return _follow(step, progress, due, now)
-    return Wait(step.channel, due) if now < due else Step(step.channel, 1, due)
+    return Wait(step.name, due) if now < due else Step(step.name, _next_number(step, progress), due)
 
 
 def _repeat(
@@ -186,35 +195,45 @@ def _repeat(
         unknown_at = last.started_at + timedelta(seconds=RUNNING_TIMEOUT)
         if now < unknown_at:
             recheck = now + timedelta(seconds=RUNNING_RECHECK)
-            return Wait(step.channel, min(recheck, unknown_at))
+            return Wait(step.name, min(recheck, unknown_at))
     again = retry_at(step, mine, policy, draw)
     if again is None:
         return None
-    if step.channel in progress.unreachable:
-        return Skip(step.channel, progress.unreachable[step.channel])
+    if step.name in progress.unreachable:
+        return Skip(step.name, progress.unreachable[step.name])
     if _is_follower(step, progress):
         # A member of a digest that another event opened: that event decides about a retry.
-        pending = progress.digest_due.get(step.channel)
+        pending = progress.digest_due.get(step.name)
         if pending is None:
             return None
         again = max(again, pending + timedelta(seconds=DIGEST_GRACE))
-        return Wait(step.channel, again) if now < again else None
+        return Wait(step.name, again) if now < again else None
     again = _after_quiet(step, progress, again)
-    return Wait(step.channel, again) if now < again else Step(step.channel, last.number + 1, again)
+    return (
+        Wait(step.name, again)
+        if now < again
+        else Step(step.name, _next_number(step, progress), again)
+    )
 
 
 def _follow(step: ChainStep, progress: Progress, due: datetime, now: datetime) -> Decision:
     """The decision for an event whose type may not open this step: wait for a digest of its run,
     else skip."""
     if step.digest is None:
-        return Skip(step.channel, f"{progress.type} does not open {step.channel}")
+        return Skip(step.name, f"{progress.type} does not open {step.name}")
     until = due + timedelta(seconds=step.digest.window + DIGEST_GRACE)
-    pending = progress.digest_due.get(step.channel)
+    pending = progress.digest_due.get(step.name)
     if pending is not None:
         until = max(until, pending + timedelta(seconds=DIGEST_GRACE))
     if now < until:
-        return Wait(step.channel, until)
-    return Skip(step.channel, "no digest of its run was sent")
+        return Wait(step.name, until)
+    return Skip(step.name, "no digest of its run was sent")
+
+
+def _next_number(step: ChainStep, progress: Progress) -> int:
+    """Attempts are numbered by channel: of two steps with one, the later goes on counting."""
+    made = (a.number for a in progress.attempts if a.channel == step.channel)
+    return 1 + max(made, default=0)
 
 
 def _is_follower(step: ChainStep, progress: Progress) -> bool:

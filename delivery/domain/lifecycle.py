@@ -112,6 +112,7 @@ class Attempt:
         ended_at: aware UTC; ``None`` while the attempt runs.
         retry_after: seconds that the provider asked to wait, if it did.
         receipt: the status by which the provider reported afterwards that the message failed.
+        step: the step's name where it is not its channel's.
     """
 
     event_id: str
@@ -127,6 +128,12 @@ class Attempt:
     digest_id: str | None = None
     retry_after: float | None = None
     receipt: str | None = None
+    step: str | None = None
+
+    @property
+    def step_name(self) -> str:
+        """The name of the step that it was made for."""
+        return self.step or self.channel
 
 
 class Confirmation(msgspec.Struct, frozen=True, gc=False):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
-from delivery.domain.channels import CHAIN, DIGESTED, Channel, Confirms, OnUnknown
+from delivery.domain.channels import CHAIN, DECISION, DIGESTED, Channel, Confirms, OnUnknown
 from delivery.domain.event import AGENT_TYPES, AUTH_TYPES, CLASS_NAME, EventClass
 from delivery.domain.health import MAX_LINGER
 from delivery.domain.limits import DEFAULT_TTL
@@ -49,7 +49,11 @@ SINGLE = DigestRule(window=0.0, min_interval=0.0)
 
 @dataclass(frozen=True, slots=True)
 class ChainStep:
-    """One step of a chain. ``after`` counts from the start of the step before, in seconds."""
+    """One step of a chain. ``after`` counts from the start of the step before, in seconds.
+
+    Attributes:
+        name: what the ledger calls it, unique in its chain; its channel unless it is given.
+    """
 
     channel: Channel
     after: float = 0.0
@@ -60,6 +64,16 @@ class ChainStep:
     confirms: Confirms = Confirms.NEVER
     on_unknown: OnUnknown = OnUnknown.RETRY
     respects: tuple[str, ...] = ()
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", str(self.channel))
+
+    @property
+    def own_name(self) -> str | None:
+        """The name if it is not the channel's, as the ledger records it."""
+        return None if self.name == self.channel else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +89,19 @@ class ClassPolicy:
     ttl: float = DEFAULT_TTL
     chain: tuple[ChainStep, ...] = ()
 
-    def step(self, channel: str | None) -> ChainStep | None:
-        """The step with this channel, ``None`` if the chain has none."""
+    def step(self, name: str | None) -> ChainStep | None:
+        """The step of this name, ``None`` if the chain has none."""
+        return next((step for step in self.chain if step.name == name), None)
+
+    def step_on(self, channel: str) -> ChainStep | None:
+        """The first step with this channel, ``None`` if the chain has none."""
         return next((step for step in self.chain if step.channel == channel), None)
+
+    def step_of(self, name: str, channel: str) -> ChainStep | None:
+        """The step of this name if it is on this channel; else the first one on it, for a step that
+        was renamed or has left the chain."""
+        step = self.step(name)
+        return step if step is not None and step.channel == channel else self.step_on(channel)
 
     @property
     def ends_in_alert(self) -> bool:
@@ -106,6 +130,18 @@ class Policies:
         gone, for which ``of`` has an answer."""
         self.classes = other.classes
         self.by_type = other.by_type
+
+    @property
+    def named_steps(self) -> tuple[str, ...]:
+        """Steps that have a name of their own, as ``class.step``, sorted."""
+        return tuple(
+            sorted(
+                f"{policy.event_class.value}.{step.name}"
+                for policy in self.classes.values()
+                for step in policy.chain
+                if step.own_name is not None
+            )
+        )
 
     @property
     def own(self) -> tuple[str, ...]:
@@ -154,6 +190,7 @@ _DEFAULTS = {
     EventClass.AUTH: ClassPolicy(EventClass.AUTH, AUTH_TYPES, retries=5),
 }
 _BUILT_IN = frozenset(EventClass)
+_TAKEN = frozenset({*Channel, DECISION})
 _STEP = ChainStep(Channel.DATABASE)
 _DIGEST = DigestRule()
 _DEFAULT_CONFIRMS = {Channel.EMAIL: Confirms.LINK, Channel.SMS: Confirms.RECEIPT}
@@ -161,6 +198,7 @@ _DEFAULT_CONFIRMS = {Channel.EMAIL: Confirms.LINK, Channel.SMS: Confirms.RECEIPT
 _CLASS_KEYS = {"types", "ack_timeout", "retries", "backoff", "linger", "ttl", "chain"}
 _STEP_KEYS = {
     "channel",
+    "name",
     "after",
     "attempts",
     "backoff",
@@ -294,15 +332,35 @@ class _Reader:
         steps = tuple(
             self.step(item, f"{key}[{index}]", backoff) for index, item in enumerate(value)
         )
-        names = [step.channel for step in steps]
+        names = [step.name for step in steps]
         for index, name in enumerate(names):
             if name in names[:index]:
-                self.fail(f"{key}[{index}].channel", f"'{name}' stands in this chain already")
-        if Channel.ALERT in names[:-1]:
+                where = "channel" if steps[index].own_name is None else "name"
+                self.fail(
+                    f"{key}[{index}].{where}",
+                    f"'{name}' stands in this chain already; give this step a name of its own, "
+                    'such as name = "reminder"',
+                )
+        channels = [step.channel for step in steps]
+        if Channel.ALERT in channels[:-1]:
             self.fail(
-                f"{key}[{names.index(Channel.ALERT)}].channel", "'alert' must be the last step"
+                f"{key}[{channels.index(Channel.ALERT)}].channel", "'alert' must be the last step"
             )
         return steps
+
+    def step_name(self, table: Mapping[str, Any], key: str, channel: Channel) -> str:
+        name = table.get("name", channel.value)
+        if not isinstance(name, str) or CLASS_NAME.fullmatch(name) is None:
+            self.fail(
+                f"{key}.name",
+                f"must have 1 to 16 of a-z, 0-9 and _, and begin with a letter, not {name!r}",
+            )
+        if name != channel and name in _TAKEN:
+            self.fail(
+                f"{key}.name",
+                f"'{name}' is the name of another channel, or reserved; choose another name",
+            )
+        return name
 
     def step(self, value: Any, key: str, backoff: Backoff) -> ChainStep:
         table = self.table(value, key, _STEP_KEYS)
@@ -331,6 +389,7 @@ class _Reader:
             confirms=confirms,
             on_unknown=self.choice(table, key, "on_unknown", _STEP.on_unknown, OnUnknown),
             respects=self.words(table, key, "respects", (), RESPECTS),
+            name=self.step_name(table, key, channel),
         )
 
     def digest(self, value: Any, key: str) -> DigestRule:

@@ -313,7 +313,7 @@ class Claim:
         token: fencing token; a result with an older one is refused.
         attempts: of this generation; unfinished ones of dead workers are ``unknown`` already.
         contact: the user's; without addresses if none is stored.
-        digests: pending digests of this event's user and run (or of the user): channel -> due.
+        digests: pending digests of this event's user and run (or of the user): step -> due.
         now: the ledger's clock at the claim.
         suppressed: channel -> why the contact's address there gets no message.
     """
@@ -358,6 +358,7 @@ class Digest:
 
     Attributes:
         run_id: the run of its events; ``None`` for a digest merged over runs.
+        step: the name of the step that sends it, where it is not its channel's.
         number: attempts made so far.
         message_id: the same on every attempt.
         state: ``open`` (gathers events), ``sent``, ``failed`` (no further attempt), ``dropped``
@@ -373,6 +374,12 @@ class Digest:
     number: int
     message_id: str
     token: int = 0
+    step: str | None = None
+
+    @property
+    def step_name(self) -> str:
+        """The name of the step that sends it."""
+        return self.step or self.channel
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from datetime import datetime
 
 from delivery.domain.channels import EXTERNAL, Channel
 from delivery.domain.event import Event
+from delivery.domain.fallback import attempts_of
 from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.policy import ChainStep, ClassPolicy
 from delivery.domain.ports import Taken
@@ -79,7 +80,7 @@ class Work:
 
     Attributes:
         attempts: of this generation, those made in this run included.
-        number / due_at: of the attempt that was decided on last.
+        number / due_at / decided: of the attempt that was decided on last, and its step.
     """
 
     claim: Claim
@@ -87,6 +88,7 @@ class Work:
     attempts: list[Attempt]
     number: int
     due_at: datetime
+    decided: ChainStep | None = None
 
     @property
     def event(self) -> Event:
@@ -97,11 +99,22 @@ class Work:
         return self.claim.stored.event.id
 
     def step(self, channel: str) -> ChainStep:
-        """The policy's step with this channel, on which an attempt was decided."""
-        step = self.policy.step(channel)
+        """The step with this channel, on which an attempt was decided."""
+        step = self.decided
+        if step is None or step.channel != channel:
+            step = self.policy.step_on(channel)
         if step is None:  # pragma: no cover - decisions name steps of this chain only
             raise LookupError(f"class {self.policy.event_class} has no step {channel}")
         return step
+
+    def made(self, channel: str) -> list[Attempt]:
+        """The attempts of that step, in order of number."""
+        return attempts_of(self.step(channel), self.policy, self.attempts)
+
+    def place(self, channel: str) -> str:
+        """The name of the step on this channel that the event stands on."""
+        step = self.decided
+        return step.name if step is not None and step.channel == channel else channel
 
 
 def batches(channel: str, ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -21,7 +21,7 @@ from delivery.domain.fallback import retry_at
 from delivery.domain.health import RECOVERY
 from delivery.domain.inputs.address import comparable
 from delivery.domain.lifecycle import Attempt, Outcome
-from delivery.domain.policy import SINGLE, Policies
+from delivery.domain.policy import SINGLE, ChainStep, Policies
 from delivery.domain.ports import Jitter, Links, Message, Taken, Transport
 from delivery.domain.records import Digest, DigestClaim, Result
 from delivery.tasks.attempts import Work, result_of
@@ -72,15 +72,15 @@ class DigestStep:
         jitter: Jitter,
     ) -> None:
         self._transport = transport
+        self._policies = policies
         self._links = links
         self._callback_url = callback_url
         self._jitter = jitter
         self._classes = tuple(
             policy.event_class.value
             for policy in policies.classes.values()
-            if policy.step(transport.name)
+            if policy.step_on(transport.name)
         )
-        self._refusable = _refusable_on(transport.name, policies)
         self._deliveries: Deliveries[Result | None] = Deliveries(transport.name)
 
     def close(self, timeout: float) -> None:
@@ -128,21 +128,24 @@ class DigestStep:
 
     def _pending(self, run: Run, work: Work) -> Digest | None:
         """The open digest that the event has joined already."""
-        tried = [a.digest_id for a in work.attempts if a.channel == run.channel and a.digest_id]
+        step = work.step(run.channel)
+        tried = [made.digest_id for made in work.made(run.channel) if made.digest_id]
         for digest_id in dict.fromkeys([*reversed(tried), work.claim.stored.digest_id]):
             found = run.ledger.digests.get(digest_id) if digest_id else None
-            if found and found[0].channel == run.channel and found[0].state == "open":
+            if found and found[0].state == "open" and _is_of(found[0], step):
                 return found[0]
         return None
 
     def _join(self, run: Run, work: Work) -> Digest:
-        rule = work.step(run.channel).digest or SINGLE
+        step = work.step(run.channel)
+        rule = step.digest or SINGLE
         return run.ledger.digests.join(
             work.claim,
             run.channel,
             by=rule.by,
             window=rule.window,
             min_interval=rule.min_interval,
+            step=step.own_name,
         )
 
     def _start(
@@ -175,7 +178,7 @@ class DigestStep:
     ) -> _Sending | None:
         # The member with the fewest attempts decides for the digest: it is retried as long as any
         # member may be.
-        lead = min(group, key=lambda work: work.number)
+        lead = min(group, key=lambda work: len(work.made(run.channel)))
         now = run.now()
         blocked = not run.may_call(group, self._transport)
         since = max(lead.due_at, digest.due_at or lead.due_at)
@@ -187,7 +190,7 @@ class DigestStep:
             max(run.limits.lease, self._timeout(run) + LEASE_MARGIN),
             classes=self._classes,
             unknown_limit=UNKNOWN_LIMIT[lead.step(run.channel).on_unknown],
-            refusable=self._refusable,
+            refusable=_refusable_on(digest, self._policies),
         )
         if claim is None:
             # Claimed by another worker, or nothing is left to send: the next decision tells.
@@ -311,6 +314,7 @@ class DigestStep:
     def _retry_in(self, run: Run, result: Result, lead: Work, started_at: datetime) -> float | None:
         """Seconds until the digest is tried again, by the rule for the events' own retries."""
         now = run.now()
+        step = lead.step(run.channel)
         made = Attempt(
             event_id=lead.id,
             generation=lead.claim.stored.generation,
@@ -321,16 +325,22 @@ class DigestStep:
             ended_at=now,
             retryable=result.retryable,
             retry_after=result.retry_after,
+            step=step.own_name,
         )
-        before = [a for a in lead.attempts if a.channel == run.channel]
-        again = retry_at(lead.step(run.channel), [*before, made], lead.policy, self._jitter())
+        attempts = [*lead.made(run.channel), made]
+        again = retry_at(step, attempts, lead.policy, self._jitter())
         return None if again is None else max(0.0, (again - now).total_seconds())
 
 
-def _refusable_on(channel: str, policies: Policies) -> tuple[str, ...]:
-    """Classes of events that a user may refuse on this channel."""
+def _is_of(digest: Digest, step: ChainStep) -> bool:
+    return digest.channel == step.channel and digest.step_name == step.name
+
+
+def _refusable_on(digest: Digest, policies: Policies) -> tuple[str, ...]:
+    """Classes of events that a user may refuse in the message of this step."""
     return tuple(
         policy.event_class.value
         for policy in policies.classes.values()
-        if (step := policy.step(channel)) is not None and "opt_out" in step.respects
+        if (step := policy.step_of(digest.step_name, digest.channel)) is not None
+        and "opt_out" in step.respects
     )

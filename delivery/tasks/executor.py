@@ -26,7 +26,7 @@ from delivery.domain.fallback import (
     faults_of,
     next_step,
 )
-from delivery.domain.policy import CHANNELS, Policies
+from delivery.domain.policy import CHANNELS, ChainStep, Policies
 from delivery.domain.ports import Alerts, Jitter, Links, Resend, TaskQueue, Transport
 from delivery.domain.records import Claim
 from delivery.domain.stores.ledger import Ledger
@@ -184,17 +184,18 @@ class Executor:
         while True:
             decision = next_step(self._progress(run, work, now), work.policy, now, self._draw(work))
             match decision:
-                case Step(channel, number, due_at):
-                    if channel != run.channel:
-                        run.hand_on(work, channel)
+                case Step(name, number, due_at):
+                    step = _named(work, name)
+                    if step.channel != run.channel:
+                        run.hand_on(work, step.channel, step.name)
                         return False
-                    work.number, work.due_at = number, due_at
+                    work.number, work.due_at, work.decided = number, due_at, step
                     return True
-                case Wait(channel, until):
-                    run.move(work, channel, until)
+                case Wait(name, until):
+                    run.move(work, name, until)
                     return False
-                case Skip(channel, reason):
-                    run.skip(work, channel, reason, now)
+                case Skip(name, reason):
+                    run.skip(work, _named(work, name), reason, now)
                 case Exhausted(alerted):
                     run.finish(work, alerted)
                     return False
@@ -215,7 +216,7 @@ class Executor:
         )
 
     def _unreachable(self, run: Run, work: Work) -> dict[str, str]:
-        """Channel -> why it cannot reach this user, for external channels of the chain."""
+        """Step -> why it cannot reach this user, for the chain's steps on external channels."""
         contact = work.claim.contact
         found: dict[str, str] = {}
         for step in work.policy.chain:
@@ -223,15 +224,15 @@ class Executor:
                 continue
             unreachable = self._reach(run, step.channel)
             if unreachable is None:
-                found[step.channel] = "not configured"
+                found[step.name] = "not configured"
             elif "opt_out" in step.respects and contact.refuses(
                 step.channel, work.claim.stored.event.event_class
             ):
-                found[step.channel] = "opted out"
+                found[step.name] = "opted out"
             else:
                 reason = work.claim.suppressed.get(step.channel) or unreachable(contact)
                 if reason:
-                    found[step.channel] = reason
+                    found[step.name] = reason
         return found
 
     def _reach(self, run: Run, channel: str) -> Reachable | None:
@@ -247,3 +248,10 @@ class Executor:
         wait that is over stays over."""
         history = f"{work.id}:{work.claim.stored.generation}:{len(work.attempts)}"
         return (zlib.crc32(history.encode()) / 2**32 + self._salt) % 1.0
+
+
+def _named(work: Work, name: str) -> ChainStep:
+    step = work.policy.step(name)
+    if step is None:  # pragma: no cover - decisions name steps of this chain only
+        raise LookupError(f"class {work.policy.event_class} has no step {name}")
+    return step

@@ -14,9 +14,9 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import PurePath
 
-from delivery.domain.channels import Channel
+from delivery.domain.channels import DECISION, Channel
 from delivery.domain.event import Event
-from delivery.domain.fallback import DECISION, FAULT_PAUSE, MAX_FAULTS, faults_of
+from delivery.domain.fallback import FAULT_PAUSE, MAX_FAULTS, alert_only, faults_of
 from delivery.domain.health import RECOVERY
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome
 from delivery.domain.policy import ChainStep
@@ -61,9 +61,9 @@ class Run:
         self._passing: tuple[type[Exception], ...] = (LedgerError, *interruptions)
         self.report = Report(channel)
         self._finishes: list[tuple[Work, bool]] = []
-        self._skips: list[tuple[Work, str, str]] = []
+        self._skips: list[tuple[Work, ChainStep, str]] = []
         self._moves: list[tuple[Work, str, datetime]] = []
-        self._hand_ons: list[tuple[Work, str]] = []
+        self._hand_ons: list[tuple[Work, str, str]] = []
         self._clock = clock
         self._ends = clock() + limits.soft
         self._claimed: tuple[datetime, float] | None = None
@@ -127,11 +127,12 @@ class Run:
             return
         self.ledger.chain.end_all(starts, DECISION, result)
         if work.number == MAX_FAULTS:
-            self.hand_on(work, Channel.ALERT)
+            alert = alert_only(work.policy).chain[0]
+            self.hand_on(work, alert.channel, alert.name)
         elif work.number > 2 * MAX_FAULTS:
             self.finish(work, alerted=False)  # the alert fails too: keep it for its user
         else:
-            self.move(work, self.channel, self.now() + timedelta(seconds=FAULT_PAUSE))
+            self.move(work, work.place(self.channel), self.now() + timedelta(seconds=FAULT_PAUSE))
 
     def _is_moved(self, work: Work) -> bool:
         done = (*self._moves, *self._hand_ons, *self._finishes)
@@ -149,7 +150,12 @@ class Run:
         """Write ``started`` attempts; returns the events that are still ours and unconfirmed."""
         if not works:
             return []
-        begun = self.ledger.chain.begin_all([(w.claim, w.number) for w in works], self.channel)
+        own = {w.id: w.step(self.channel).own_name for w in works}
+        begun = self.ledger.chain.begin_all(
+            [(w.claim, w.number) for w in works],
+            self.channel,
+            {event_id: name for event_id, name in own.items() if name is not None},
+        )
         return self._kept(works, begun)
 
     def end(self, works: Sequence[Work], result: Result, started_at: datetime) -> list[Work]:
@@ -203,37 +209,43 @@ class Run:
                     provider_id=result.provider_id,
                     digest_id=digest_id,
                     retry_after=result.retry_after,
+                    step=work.step(self.channel).own_name,
                 )
             )
 
     def postpone(self, works: Sequence[Work], until: datetime) -> None:
-        """Release claims: the events stay on this channel, due then."""
+        """Release claims: the events stay on their step, due then."""
         for work in works:
-            self.move(work, self.channel, until)
+            self.move(work, work.place(self.channel), until)
 
-    def move(self, work: Work, channel: str, until: datetime) -> None:
-        """Release a claim: the event stands on ``channel``, due then. Written by ``settle``."""
-        self._moves.append((work, channel, until))
+    def move(self, work: Work, step: str, until: datetime) -> None:
+        """Release a claim: the event stands on this step, due then. Written by ``settle``."""
+        self._moves.append((work, step, until))
 
-    def hand_on(self, work: Work, channel: str) -> None:
+    def hand_on(self, work: Work, channel: str, step: str | None = None) -> None:
         """Release a claim for ``channel``'s own task, which is published when the run ends unless
-        the event has to wait for its turn. Written by ``settle``."""
-        self._hand_ons.append((work, channel))
+        the event has to wait for its turn. Written by ``settle``.
 
-    def skip(self, work: Work, channel: str, reason: str, now: datetime) -> None:
-        """Skip a channel; the next decision sees it. Written by ``settle``."""
-        self._skips.append((work, channel, reason))
-        number = 1 + max((a.number for a in work.attempts if a.channel == channel), default=0)
+        Args:
+            step: on which the event stands then; the one that is named as the channel by default.
+        """
+        self._hand_ons.append((work, channel, step or channel))
+
+    def skip(self, work: Work, step: ChainStep, reason: str, now: datetime) -> None:
+        """Skip a step; the next decision sees it. Written by ``settle``."""
+        self._skips.append((work, step, reason))
+        made = (a.number for a in work.attempts if a.channel == step.channel)
         work.attempts.append(
             Attempt(
                 event_id=work.id,
                 generation=work.claim.stored.generation,
-                channel=channel,
-                number=number,
+                channel=step.channel,
+                number=1 + max(made, default=0),
                 outcome=Outcome.SKIPPED,
                 started_at=now,
                 ended_at=now,
                 error=reason,
+                step=step.own_name,
             )
         )
 
@@ -265,26 +277,28 @@ class Run:
         skips, self._skips = self._skips, []
         if not skips:
             return set()
-        done = self.ledger.chain.skip_all([(w.claim, channel, why) for w, channel, why in skips])
+        done = self.ledger.chain.skip_all(
+            [(w.claim, step.channel, why, step.own_name) for w, step, why in skips]
+        )
         self.report.outcomes[Outcome.SKIPPED] += sum(done)
-        for (_, channel, _), is_ours in zip(skips, done, strict=True):
+        for (_, step, _), is_ours in zip(skips, done, strict=True):
             if is_ours:
-                provider = PROVIDERS.get(channel, "none")
-                metrics.attempts.inc(1.0, channel, provider, Outcome.SKIPPED.value)
+                provider = PROVIDERS.get(step.channel, "none")
+                metrics.attempts.inc(1.0, step.channel, provider, Outcome.SKIPPED.value)
         return {skip[0].id for skip, is_ours in zip(skips, done, strict=True) if not is_ours}
 
     def _write_moves(self, moves: Sequence[tuple[Work, str, datetime]]) -> None:
-        done = self.ledger.chain.move_all([(w.claim, channel, at) for w, channel, at in moves])
+        done = self.ledger.chain.move_all([(w.claim, step, at) for w, step, at in moves])
         self.report.waiting += sum(done)
         self.report.lost += len(done) - sum(done)
 
-    def _write_hand_ons(self, hand_ons: Sequence[tuple[Work, str]]) -> None:
+    def _write_hand_ons(self, hand_ons: Sequence[tuple[Work, str, str]]) -> None:
         done = self.ledger.chain.hand_on_all(
-            [(work.claim, channel) for work, channel in hand_ons], PUBLISH_GRACE
+            [(work.claim, step) for work, _, step in hand_ons], PUBLISH_GRACE
         )
         answered = zip(hand_ons, done, strict=True)
         # Users alternate in the messages, too.
-        for (work, channel), handed in take_turns(answered, lambda one: one[0][0].event.user_id):
+        for (work, channel, _), handed in take_turns(answered, lambda one: one[0][0].event.user_id):
             match handed:
                 case HandedOn.PUBLISH:
                     self.report.handed_on.setdefault(channel, []).append(work.id)
@@ -301,7 +315,7 @@ class Run:
     def publish_again(self, works: Sequence[Work]) -> None:
         """Publish events anew that this task has no time left for."""
         for work in works:
-            self.hand_on(work, self.channel)
+            self.hand_on(work, self.channel, work.place(self.channel))
 
     def wait_for_breaker(self, works: Sequence[Work]) -> list[Work]:
         """Postpone events whose channel's breaker is open.

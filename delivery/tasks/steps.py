@@ -199,7 +199,9 @@ class EmergencyStep:
             return []
         if not run.may_call(group, self._transport):
             return run.wait_for_breaker(group)
-        if any(work.number == 1 for work in group):  # a repeat was counted when it was new
+        if any(
+            not work.made(run.channel) for work in group
+        ):  # a repeat was counted when it was new
             again = run.ledger.digests.count_message(
                 user_id, run.channel, most=MAX_PUSHES, period=PUSHES_IN
             )
@@ -217,7 +219,7 @@ class EmergencyStep:
         late = [work for work in group if now - work.due_at >= timedelta(seconds=PUSHES_IN)]
         run.postpone([work for work in group if work not in late], again)
         for work in late:
-            run.skip(work, run.channel, TOO_MANY, now)
+            run.skip(work, work.step(run.channel), TOO_MANY, now)
         return late
 
     def _push(self, run: Run, group: Sequence[Work], under_way: list[_Push]) -> list[Work]:
@@ -247,7 +249,7 @@ class EmergencyStep:
     def _message(self, begun: Sequence[Work]) -> Message:
         first = begun[0]
         events = sorted((work.event for work in begun), key=lambda e: (e.seq or 0, e.id))
-        named = "\n".join(f"{w.id}.{w.claim.stored.generation}" for w in begun)
+        named = "\n".join(map(_named, begun))
         return Message(
             # The key depends on the message's events only, not on the rest of the batch.
             key=hashlib.sha256(named.encode()).hexdigest()[:32],
@@ -255,5 +257,12 @@ class EmergencyStep:
             run_id=first.event.run_id if len({event.run_id for event in events}) == 1 else None,
             events=tuple(events),
             contact=first.claim.contact,
-            number=max(work.number for work in begun),
+            number=1 + max(len(work.made(Channel.EMERGENCY)) for work in begun),
         )
+
+
+def _named(work: Work) -> str:
+    """The event, its generation, and its step where that has a name: of two steps on the channel,
+    each sends a message of its own."""
+    own = work.step(Channel.EMERGENCY).own_name
+    return f"{work.id}.{work.claim.stored.generation}" + (f".{own}" if own else "")

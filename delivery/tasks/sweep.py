@@ -146,9 +146,12 @@ class Sweeper:
     def _channel_of(self, item: Due) -> str:
         if item.step in CHANNELS:
             return item.step
-        chain = self._policies.of(item.event_class).chain
+        policy = self._policies.of(item.event_class)
+        step = policy.step(item.step)
+        if step is not None:
+            return step.channel
         # With an empty chain any channel's task ends the chain.
-        return chain[0].channel if chain else CHANNELS[0]
+        return policy.chain[0].channel if policy.chain else CHANNELS[0]
 
 
 class ThresholdWatch:

@@ -44,7 +44,7 @@ const LANE = 34;
 const TOP = 30;
 const SIDE = 96;
 
-/** One event's attempts along the time since it was accepted, a lane for each channel. */
+/** One event's attempts along the time since it was accepted, a lane for each step and channel. */
 export function timeline(event, width) {
   const start = Date.parse(event.at);
   const ends = [
@@ -57,19 +57,19 @@ export function timeline(event, width) {
   const x = (ms) => SIDE + scale.at(Math.max(0, ms));
   const since = (text) => Date.parse(text) - start;
 
-  const lanes = [...new Set([...event.attempts, ...event.confirmations].map((one) => one.channel))];
+  const lanes = [...new Set([...event.attempts.map(stepOf), ...event.confirmations.map((one) => one.channel)])];
   if (event.state === "falling_back" && event.step && !lanes.includes(event.step)) lanes.push(event.step);
   const height = TOP + Math.max(1, lanes.length) * LANE + 8;
-  const middle = (channel) => TOP + lanes.indexOf(channel) * LANE + LANE / 2;
+  const middle = (lane) => TOP + lanes.indexOf(lane) * LANE + LANE / 2;
 
   const parts = scale.ticks.map((ms) => s("g", { class: "tick" },
     s("line", { x1: x(ms), x2: x(ms), y1: TOP - 6, y2: height - 6 }),
     s("text", { x: x(ms), y: TOP - 12, "text-anchor": "middle" }, short(ms))));
-  for (const channel of lanes) {
-    parts.push(s("line", { class: "lane", x1: SIDE, x2: width - 8, y1: middle(channel), y2: middle(channel) }),
-      s("text", { class: "lane-name", x: 0, y: middle(channel) + 4 }, words(channel)));
+  for (const lane of lanes) {
+    parts.push(s("line", { class: "lane", x1: SIDE, x2: width - 8, y1: middle(lane), y2: middle(lane) }),
+      s("text", { class: "lane-name", x: 0, y: middle(lane) + 4 }, words(lane)));
   }
-  for (const attempt of event.attempts) parts.push(bar(attempt, since, x, middle(attempt.channel)));
+  for (const attempt of event.attempts) parts.push(bar(attempt, since, x, middle(stepOf(attempt))));
   for (const confirmation of event.confirmations) {
     const at = x(since(confirmation.at));
     const y = middle(confirmation.channel);
@@ -87,10 +87,19 @@ export function timeline(event, width) {
   return s("svg", { class: "way", width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": spoken(event, since) }, ...parts);
 }
 
+/** The name of an attempt's step: its channel's, unless the policies give it one of its own. */
+const stepOf = (attempt) => attempt.step ?? attempt.channel;
+
+/** The step of an attempt for a reader: "reminder (email)". */
+export function placeOf(attempt) {
+  const step = stepOf(attempt);
+  return step === attempt.channel ? words(step) : `${words(step)} (${words(attempt.channel)})`;
+}
+
 function bar(attempt, since, x, y) {
   const from = x(since(attempt.started_at));
   const to = attempt.ended_at ? x(since(attempt.ended_at)) : from;
-  const note = [`${words(attempt.channel)}, attempt ${attempt.number}: ${words(attempt.outcome)}`,
+  const note = [`${placeOf(attempt)}, attempt ${attempt.number}: ${words(attempt.outcome)}`,
     `after ${duration(since(attempt.started_at))}`, attempt.error].filter(Boolean).join(" · ");
   return s("g", { class: `attempt ${attempt.outcome}` }, s("title", {}, note),
     s("rect", { x: from - 7, y: y - 7, width: Math.max(14, to - from + 14), height: 14, rx: 7 }));
@@ -122,7 +131,7 @@ function short(ms) {
 }
 
 function spoken(event, since) {
-  const steps = event.attempts.map((a) => `${words(a.channel)} ${words(a.outcome)} after ${duration(since(a.started_at))}`);
+  const steps = event.attempts.map((a) => `${placeOf(a)} ${words(a.outcome)} after ${duration(since(a.started_at))}`);
   const confirmations = event.confirmations.map((p) => `confirmed over ${words(p.channel)} after ${duration(since(p.at))}`);
   return `Timeline: ${[...steps, ...confirmations].join(", ") || "nothing yet"}`;
 }

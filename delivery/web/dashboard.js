@@ -1,6 +1,6 @@
 // The operators' page. The service tells it what changed; it then reads the lists that it shows.
 
-import { sparkline, timeline } from "./charts.js";
+import { placeOf, sparkline, timeline } from "./charts.js";
 import {
   $, ApiError, api, duration, endSession, follow, h, linked, moment, openSession, percent,
   session as renew, tag, words,
@@ -155,16 +155,16 @@ function drawEvents(events, next) {
 
 function happenings(event) {
   const attempts = event.attempts.map((attempt) => ({
-    at: attempt.started_at, channel: attempt.channel, outcome: attempt.outcome,
+    at: attempt.started_at, place: placeOf(attempt), outcome: attempt.outcome,
     took: attempt.latency_ms,
     note: [`attempt ${attempt.number}`, attempt.error, attempt.provider_id].filter(Boolean).join(" · "),
   }));
   const confirmations = event.confirmations.map((confirmation) => ({
-    at: confirmation.at, channel: confirmation.channel, outcome: "confirmed", took: null,
+    at: confirmation.at, place: words(confirmation.channel), outcome: "confirmed", took: null,
     note: `by ${confirmation.by} · ${confirmation.evidence}`,
   }));
   const receipts = (event.receipts ?? []).map((receipt) => ({
-    at: receipt.at, channel: receipt.channel, outcome: receipt.status, took: null,
+    at: receipt.at, place: words(receipt.channel), outcome: receipt.status, took: null,
     note: [`reported by ${receipt.provider}`, receipt.code].filter(Boolean).join(" · "),
   }));
   return [...attempts, ...receipts, ...confirmations].sort((a, b) => a.at.localeCompare(b.at));
@@ -201,7 +201,7 @@ function drawDetail(event) {
     rows.length === 0
       ? [h("tr", {}, h("td", { colspan: 5 }, "Nothing yet"))]
       : rows.map((row) =>
-          h("tr", {}, h("td", {}, moment(row.at)), h("td", {}, words(row.channel)),
+          h("tr", {}, h("td", {}, moment(row.at)), h("td", {}, row.place),
             h("td", {}, tag(row.outcome)), h("td", { class: "num" }, duration(row.took)),
             h("td", {}, row.note))),
   );

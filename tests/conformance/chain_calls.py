@@ -19,7 +19,7 @@ def end(ledger: SqlLedger, claim: Claim, channel: str, number: int, result: Resu
 
 
 def skip(ledger: SqlLedger, claim: Claim, channel: str, reason: str) -> bool:
-    [answer] = ledger.chain.skip_all([(claim, channel, reason)])
+    [answer] = ledger.chain.skip_all([(claim, channel, reason, None)])
     return answer
 
 

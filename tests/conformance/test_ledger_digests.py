@@ -312,6 +312,50 @@ def test_classes_exclude_other_events_of_the_run_but_never_members_that_joined(
     assert ids(sending(ledger, digest, classes=("critical",))) == [opener, listed]
 
 
+def test_a_second_step_with_the_channel_sends_a_message_of_its_own(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    event_id = on_chain(ledger)
+    first = join(ledger, event_id, min_interval=0.0)
+    advance(31)
+    assert ledger.digests.end(sending(ledger, first), DELIVERED, retry_in=None)
+    advance(LEASE + 1)
+    claim = claimed(ledger, event_id)
+    rule: dict[str, Any] = {"by": RUN, "window": 30.0, "min_interval": 0.0}
+    second = ledger.digests.join(claim, "email", step="reminder", **rule)
+    assert second.due_at is not None
+    assert move(ledger, claim, "reminder", second.due_at)
+    assert stored(ledger, event_id).step == "reminder"
+    advance(31)
+    assert claimed(ledger, event_id).digests == {"reminder": second.due_at}
+    again = sending(ledger, second)
+    assert ids(again) == [event_id]
+    assert ledger.digests.end(again, DELIVERED, retry_in=None)
+    made = [(a.channel, a.step_name, a.number) for a in attempts(ledger, event_id)]
+    assert made[-2:] == [("email", "email", 1), ("email", "reminder", 2)]
+
+
+def test_a_digest_of_a_step_that_is_gone_is_closed_by_the_next_event(
+    ledger: SqlLedger, advance: Any
+) -> None:
+    rule: dict[str, Any] = {"by": RUN, "window": 30.0, "min_interval": 0.0}
+    claim = claimed(ledger, on_chain(ledger))
+    left = ledger.digests.join(claim, "email", step="reminder", **rule)
+    assert finish(ledger, claim, alerted=False)
+    advance(31)
+    other = join(ledger, on_chain(ledger), min_interval=0.0)
+    assert present(ledger, left).state == "dropped"
+    assert other.id != left.id
+
+
+def test_two_steps_with_one_channel_are_skipped_at_once(ledger: SqlLedger) -> None:
+    claim = claimed(ledger, on_chain(ledger))
+    skips = [(claim, "email", "no address", None), (claim, "email", "no address", "reminder")]
+    assert ledger.chain.skip_all(skips) == [True, True]
+    made = [(a.step_name, a.number) for a in attempts(ledger, claim.id) if a.channel == "email"]
+    assert made == [("email", 1), ("reminder", 2)]
+
+
 IN_ONE = Options(group="trip-7")
 
 

@@ -149,7 +149,7 @@ def test_the_next_step_is_decided_at_once_whatever_its_after(ledger: SqlLedger) 
     policy = policies.of(EventClass.CRITICAL)
     decision = next_step(progress, policy, claim.now, 0.0)
     assert isinstance(decision, Step)
-    assert decision.channel == "emergency"
+    assert decision.step == "emergency"
     skipped = Attempt(
         event_id, 1, "emergency", 1, Outcome.SKIPPED, claim.now, claim.now, error="no address"
     )
@@ -157,7 +157,7 @@ def test_the_next_step_is_decided_at_once_whatever_its_after(ledger: SqlLedger) 
         replace(progress, attempts=(*claim.attempts, skipped)), policy, claim.now, 0.0
     )
     assert isinstance(decision, Step)
-    assert decision.channel == "sms"
+    assert decision.step == "sms"
 
 
 @pytest.mark.parametrize("spelling", ["{id}", "<{id}@x.org>", "{id}@x.org", "{upper}@X.ORG"])

@@ -336,6 +336,7 @@ async def test_an_event_is_shown_with_all_that_happened(client: Client, world: W
         assert shown["due_at"] == "2026-01-31T12:00:01.500000Z"
         assert shown["attempts"][0] == {
             "channel": "websocket",
+            "step": "websocket",
             "number": 1,
             "outcome": "failed",
             "error": "no ack",

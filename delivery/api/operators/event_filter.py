@@ -12,9 +12,8 @@ from typing import Any
 
 from delivery.api.problems import Problem
 from delivery.api.requests import check_texts, parse_instant
-from delivery.domain.channels import Channel
+from delivery.domain.channels import DECISION, Channel
 from delivery.domain.event import EventClass
-from delivery.domain.fallback import DECISION
 from delivery.domain.lifecycle import State
 from delivery.domain.records import EventFilter
 

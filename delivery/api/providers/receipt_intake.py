@@ -98,7 +98,11 @@ class ReceiptIntake:
                 evidence,
             )
             for stored in await self._reads.events(answer.listed)
-            if (step := self._policies.of(stored.event.event_class).step(receipt.channel))
+            if (
+                step := self._policies.of(stored.event.event_class).step_of(
+                    answer.digest.step_name, receipt.channel
+                )
+            )
             is not None
             and step.confirms == Confirms.RECEIPT
         ]

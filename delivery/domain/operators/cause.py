@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from delivery.domain.channels import LIVE, Channel
+from delivery.domain.channels import DECISION, LIVE, Channel
 from delivery.domain.event import format_instant
-from delivery.domain.fallback import DECISION
 from delivery.domain.lifecycle import Attempt, Outcome, State
 from delivery.domain.records import Stored, Timeline
 from delivery.domain.users.receipts import ReceiptRow
@@ -109,10 +108,10 @@ def _so_far(reasons: str) -> str:
 
 
 def _reasons(tries: Sequence[Attempt], receipts: Sequence[ReceiptRow]) -> list[str]:
-    """Why each channel did not deliver, by its last attempt, in the order of their first ones."""
+    """Why each step did not deliver, by its last attempt, in the order of their first ones."""
     last: dict[str, Attempt] = {}
     for one in sorted(tries, key=lambda attempt: (attempt.started_at, attempt.number)):
-        last[one.channel] = one
+        last[one.step_name] = one
     found = [reason for one in last.values() if (reason := _reason(one, receipts)) is not None]
     if any(reason.startswith("nobody connected") for reason in found):
         # The resend found the same.
@@ -122,7 +121,7 @@ def _reasons(tries: Sequence[Attempt], receipts: Sequence[ReceiptRow]) -> list[s
 
 def _reason(one: Attempt, receipts: Sequence[ReceiptRow]) -> str | None:
     """Why an attempt did not deliver; ``None`` for one that says nothing about that."""
-    name = _NAMES.get(one.channel, one.channel)
+    name = _NAMES.get(one.channel, one.channel) + (f" ({one.step})" if one.step else "")
     if one.channel == DECISION:
         return f"an error of this service: {_short(one.error)}"
     if one.receipt is not None:

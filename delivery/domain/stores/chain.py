@@ -58,21 +58,28 @@ class ChainStore(Protocol):
         Effect: unfinished attempts under an older token become ``unknown``; expired events end.
         """
 
-    def begin_all(self, starts: Sequence[tuple[Claim, int]], channel: str) -> list[bool]:
+    def begin_all(
+        self, starts: Sequence[tuple[Claim, int]], channel: str, steps: Mapping[str, str] = ...
+    ) -> list[bool]:
         """Write ``started`` attempts with these numbers, before their side effect; ``False`` for an
         event that is no longer ``falling_back`` under this token (confirmed, or the claim was
-        lost)."""
+        lost).
+
+        Args:
+            steps: event id -> name of its step, where that is not the channel's.
+        """
 
     def end_all(
         self, starts: Sequence[tuple[Claim, int]], channel: str, result: Result
     ) -> list[bool]:
         """End begun attempts with one result; ``False`` (nothing written) on a stale token."""
 
-    def skip_all(self, skips: Sequence[tuple[Claim, str, str]]) -> list[bool]:
-        """Record ``skipped`` attempts by channel and reason; ``False`` if the claim was lost."""
+    def skip_all(self, skips: Sequence[tuple[Claim, str, str, str | None]]) -> list[bool]:
+        """Record ``skipped`` attempts by channel, reason and (where it is not the channel's) name
+        of the step; ``False`` if the claim was lost."""
 
     def move_all(self, moves: Sequence[tuple[Claim, str, datetime]]) -> list[bool]:
-        """Release the claims, with each event's next channel and due time; ``False`` if the claim
+        """Release the claims, with each event's next step and due time; ``False`` if the claim
         was lost."""
 
     def hand_on_all(self, hand_ons: Sequence[tuple[Claim, str]], pause: float) -> list[HandedOn]:
@@ -89,7 +96,14 @@ class DigestStore(Protocol):
     """Keeps digests: one message for several events of a user."""
 
     def join(
-        self, claim: Claim, channel: str, *, by: Sequence[str], window: float, min_interval: float
+        self,
+        claim: Claim,
+        channel: str,
+        *,
+        by: Sequence[str],
+        window: float,
+        min_interval: float,
+        step: str | None = None,
     ) -> Digest:
         """Put an event into the open digest of its user (and run); opens one if there is none.
 
@@ -99,6 +113,7 @@ class DigestStore(Protocol):
             min_interval: seconds between two messages to a user; 0 for no limit. With a limit an
                 event of another run joins the user's open digest, whose ``run_id`` becomes
                 ``None``, and a digest within the interval after a message is due at its end.
+            step: the name of the step that sends it, where it is not the channel's.
         """
 
     def claim(

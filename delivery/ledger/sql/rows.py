@@ -146,6 +146,7 @@ def attempt(row: AnyRow) -> Attempt:
         digest_id=columns["digest_id"],
         retry_after=None if pause is None else pause / 1000.0,
         receipt=columns["receipt"],
+        step=columns["step"],
     )
 
 
@@ -164,6 +165,7 @@ def attempt_values(
     digest_id: str | None = None,
     token: int = 0,
     retry_after: float | None = None,
+    step: str | None = None,
 ) -> dict[str, Any]:
     """All columns of an ``attempts`` row, as rows of one bulk insert must have the same."""
     return {
@@ -180,6 +182,7 @@ def attempt_values(
         "retry_after_ms": milliseconds(retry_after),
         "started_at": started_at,
         "ended_at": ended_at,
+        "step": step,
     }
 
 
@@ -283,6 +286,7 @@ def digest(row: AnyRow) -> Digest:
         number=columns["number"],
         message_id=columns["message_id"],
         token=columns["token"],
+        step=columns["step"],
     )
 
 

@@ -196,6 +196,8 @@ attempts = sa.Table(
     sa.Column("ended_at", UtcDateTime()),
     # The status of the provider's receipt by which the attempt failed after its end.
     sa.Column("receipt", sa.String(16)),
+    # The step's name where it is not its channel's; so in ``digests``.
+    sa.Column("step", sa.String(16)),
     sa.UniqueConstraint("event_id", "generation", "channel", "number"),
 )
 sa.Index(
@@ -242,6 +244,7 @@ digests = sa.Table(
     sa.Column("faults", sa.Text),
     # The group of its events, in place of a run.
     sa.Column("group_key", Name),
+    sa.Column("step", sa.String(16)),
 )
 _live = digests.c.state.in_(["open", "firing"])
 sa.Index(

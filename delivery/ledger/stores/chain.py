@@ -9,9 +9,10 @@ never wait for each other. Never does: choose the next step.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,8 +37,8 @@ from delivery.ledger.stores.webhooks import outcomes
 
 Start = tuple[Claim, int]
 """A claimed event and the number of its attempt."""
-Skipped = tuple[Claim, str, str]
-"""A claimed event, a channel that it skips, and why."""
+Skipped = tuple[Claim, str, str, str | None]
+"""A claimed event, a channel that it skips, why, and the step's name if it is not the channel's."""
 Move = tuple[Claim, str, datetime]
 """A claimed event, its next step and when that is due."""
 HandOn = tuple[Claim, str]
@@ -46,6 +47,7 @@ Finish = tuple[Claim, bool]
 """A claimed event, and whether its chain ended with operators alerted."""
 
 LOST = "the worker was lost"
+NO_STEPS: Mapping[str, str] = MappingProxyType({})
 
 
 class ChainSql:
@@ -87,8 +89,13 @@ class ChainSql:
         counting.ended(State.EXPIRED, expired)
         return claims
 
-    def begin_all(self, starts: Sequence[Start], channel: str) -> list[bool]:
+    def begin_all(
+        self, starts: Sequence[Start], channel: str, steps: Mapping[str, str] = NO_STEPS
+    ) -> list[bool]:
         """Write the ``started`` attempts before their side effect, in one transaction.
+
+        Args:
+            steps: event id -> name of its step, where that is not the channel's.
 
         Returns:
             Per event ``False`` if it has left the chain, its claim was lost or the number is taken.
@@ -96,12 +103,16 @@ class ChainSql:
         with self._database.write() as connection:
             ours = self._on_chain(connection, (claim for claim, _ in starts))
             values = [
-                _attempt(claim, channel, number, Outcome.STARTED, started_at=ours.now)
+                _attempt(
+                    *(claim, channel, number, Outcome.STARTED),
+                    started_at=ours.now,
+                    step=steps.get(claim.id),
+                )
                 for claim, number in starts
                 if claim.id in ours.ids
             ]
             written = _write_all(connection, values)
-            begun = [(claim.id, channel) in written for claim, _ in starts]
+            begun = [(claim.id, channel, number) in written for claim, number in starts]
             audit.record(
                 connection,
                 "attempt",
@@ -150,7 +161,7 @@ class ChainSql:
             Per skip ``False`` if the claim does not hold any more.
         """
         with self._database.write() as connection:
-            ours = self._on_chain(connection, (claim for claim, _, _ in skips))
+            ours = self._on_chain(connection, (claim for claim, *_ in skips))
             mine = [skip for skip in skips if skip[0].id in ours.ids]
             numbers = _next_numbers(connection, mine)
             ends = {"started_at": ours.now, "ended_at": ours.now}
@@ -160,12 +171,13 @@ class ChainSql:
                     _attempt(
                         claim,
                         channel,
-                        numbers[claim.id, channel],
+                        number,
                         Outcome.SKIPPED,
                         error=reason,
+                        step=step,
                         **ends,
                     )
-                    for claim, channel, reason in mine
+                    for (claim, channel, reason, step), number in zip(mine, numbers, strict=True)
                 ],
             )
             audit.record(
@@ -176,16 +188,20 @@ class ChainSql:
                     _subject(
                         claim,
                         channel=channel,
-                        number=numbers[claim.id, channel],
+                        number=number,
                         outcome=Outcome.SKIPPED.value,
                         error=reason,
                     )
-                    for claim, channel, reason in mine
+                    for (claim, channel, reason, _), number in zip(mine, numbers, strict=True)
                     # Else a digest wrote an attempt with this number at the same time.
-                    if (claim.id, channel) in written
+                    if (claim.id, channel, number) in written
                 ],
             )
-            return [(claim.id, channel) in written for claim, channel, _ in skips]
+            done = {
+                id(skip): (skip[0].id, skip[1], number) in written
+                for skip, number in zip(mine, numbers, strict=True)
+            }
+            return [done.get(id(skip), False) for skip in skips]
 
     def move_all(self, moves: Sequence[Move]) -> list[bool]:
         """Release the claims and set each event's step and due time, its expiry at the latest.
@@ -385,11 +401,11 @@ def _pending(
     connection: Connection, users: Sequence[str]
 ) -> dict[tuple[str, str | None, str | None], dict[str, datetime]]:
     """Due times of open digests: (user, run, group), of which one or both of the latter are
-    ``None`` -> channel -> due time."""
+    ``None`` -> step -> due time."""
     found = connection.execute(
         sa.select(
             *(digests.c.user_id, digests.c.run_id, digests.c.group_key),
-            *(digests.c.channel, digests.c.due_at),
+            *(sa.func.coalesce(digests.c.step, digests.c.channel), digests.c.due_at),
         ).where(
             any_of(digests.c.user_id, users),
             digests.c.state == "open",
@@ -397,8 +413,8 @@ def _pending(
         )
     )
     pending: dict[tuple[str, str | None, str | None], dict[str, datetime]] = defaultdict(dict)
-    for user_id, run_id, group, channel, due_at in found:
-        pending[user_id, run_id, group][channel] = due_at
+    for user_id, run_id, group, step, due_at in found:
+        pending[user_id, run_id, group][step] = due_at
     return pending
 
 
@@ -460,19 +476,23 @@ def _attempt(
     )
 
 
-def _write_all(connection: Connection, values: Sequence[dict[str, Any]]) -> set[tuple[str, str]]:
-    """Insert attempts; returns event and channel of those whose number was free."""
+def _write_all(
+    connection: Connection, values: Sequence[dict[str, Any]]
+) -> set[tuple[str, str, int]]:
+    """Insert attempts; returns event, channel and number of those whose number was free."""
     if not values:
         return set()
     statement = insert(connection, attempts).values(list(values)).on_conflict_do_nothing()
-    written = connection.execute(statement.returning(attempts.c.event_id, attempts.c.channel))
-    return {(row.event_id, row.channel) for row in written}
+    written = connection.execute(
+        statement.returning(attempts.c.event_id, attempts.c.channel, attempts.c.number)
+    )
+    return {(row.event_id, row.channel, row.number) for row in written}
 
 
-def _next_numbers(connection: Connection, skips: Sequence[Skipped]) -> dict[tuple[str, str], int]:
-    """Next attempt numbers in the event's generation: (event, channel) -> number."""
-    generations = {claim.id: claim.stored.generation for claim, _, _ in skips}
-    numbers = {(claim.id, channel): 1 for claim, channel, _ in skips}
+def _next_numbers(connection: Connection, skips: Sequence[Skipped]) -> list[int]:
+    """The number of each skip's attempt, behind those of its event's generation and channel."""
+    generations = {claim.id: claim.stored.generation for claim, *_ in skips}
+    last = {(claim.id, channel): 0 for claim, channel, *_ in skips}
     found = connection.execute(
         sa.select(
             attempts.c.event_id, attempts.c.channel, attempts.c.generation, attempts.c.number
@@ -480,8 +500,12 @@ def _next_numbers(connection: Connection, skips: Sequence[Skipped]) -> dict[tupl
     )
     for row in found:
         key = row.event_id, row.channel
-        if key in numbers and row.generation == generations[row.event_id]:
-            numbers[key] = max(numbers[key], row.number + 1)
+        if key in last and row.generation == generations[row.event_id]:
+            last[key] = max(last[key], row.number)
+    numbers = []
+    for claim, channel, *_ in skips:
+        last[claim.id, channel] += 1
+        numbers.append(last[claim.id, channel])
     return numbers
 
 

@@ -25,7 +25,7 @@ from delivery.ledger.stores.fencing import held
 LEFT = "its events went on without it"
 
 MAX_OPEN = 20
-"""Open digests of a user on a channel: events of further runs share one, whatever the policy says.
+"""Open digests of a user for a step: events of further runs share one, whatever the policy says.
 Each join reads them all, and a user with a thousand runs would hold up the others."""
 
 
@@ -55,6 +55,7 @@ def join(
     by: Sequence[str],
     window: float,
     min_interval: float,
+    step: str | None = None,
 ) -> Digest:
     """Find or open the digest and put the claimed event into it.
 
@@ -63,7 +64,7 @@ def join(
     event = claim.stored.event
     key = _key(claim.stored, by)
     lock(connection, "digest", event.user_id, channel)
-    gathering = connection.execute(
+    found = connection.execute(
         sa.select(*rows.DIGEST_COLUMNS)
         .where(
             digests.c.user_id == event.user_id,
@@ -73,20 +74,23 @@ def join(
         .order_by(digests.c.created_at)
         .with_for_update()
     ).all()
-    gathering = [row for row in gathering if not _closed_if_left(connection, row, now)]
+    # Of every step on the channel: one that has left the policies leaves no digest open.
+    on_channel = [row for row in found if not _closed_if_left(connection, row, now)]
+    gathering = [row for row in on_channel if row.step == step]
     is_full = len(gathering) >= MAX_OPEN
     digest = (
         _of_key(gathering, key)
         or (_merged(connection, gathering, now) if min_interval > 0 or is_full else None)
         or _opened(
             connection,
-            gathering,
+            on_channel,
             now,
             claim,
             channel,
             WHOLE if is_full else key,
             window,
             min_interval,
+            step,
         )
     )
     ours = held(connection, sa.literal(now, UtcDateTime()), [claim], transitions.on_chain())
@@ -149,7 +153,7 @@ def _closed_if_left(connection: Connection, row: rows.AnyRow, now: datetime) -> 
     waiting = sa.select(events.c.id).where(
         events.c.user_id == row.user_id,
         events.c.digest_id == row.id,
-        events.c.step == row.channel,
+        events.c.step == (row.step or row.channel),
         transitions.on_chain(),
     )
     if connection.execute(waiting.limit(1)).first() is not None:
@@ -186,18 +190,19 @@ def _merged(
 
 def _opened(
     connection: Connection,
-    gathering: Sequence[rows.AnyRow],
+    on_channel: Sequence[rows.AnyRow],
     now: datetime,
     claim: Claim,
     channel: str,
     key: Key,
     window: float,
     min_interval: float,
+    step: str | None,
 ) -> Digest:
     """A new digest: the run's, due at the end of the window, or the user's, after the interval."""
     due_at = now + timedelta(seconds=window)
     user_id = claim.stored.event.user_id
-    last = _last_sent(connection, gathering, now, user_id, channel)
+    last = _last_sent(connection, on_channel, now, user_id, channel)
     interval = timedelta(seconds=min_interval)
     if last is not None and last + interval > now:
         key = WHOLE
@@ -209,6 +214,7 @@ def _opened(
             user_id=user_id,
             **key._asdict(),
             channel=channel,
+            step=step,
             state="open",
             due_at=due_at,
             message_id=digest_id,
@@ -224,18 +230,19 @@ def _opened(
         due_at=due_at,
         number=0,
         message_id=digest_id,
+        step=step,
     )
 
 
 def _last_sent(
     connection: Connection,
-    gathering: Sequence[rows.AnyRow],
+    on_channel: Sequence[rows.AnyRow],
     now: datetime,
     user_id: str,
     channel: str,
 ) -> datetime | None:
     """When a message was last sent to the user; one that is being sent counts as sent now."""
-    if any(_is_claimed(row, now) for row in gathering):
+    if any(_is_claimed(row, now) for row in on_channel):
         return now
     sent: datetime | None = connection.execute(
         sa.select(sa.func.max(digests.c.sent_at)).where(

@@ -42,7 +42,7 @@ def members(
     unknown_limit: int | None,
     refused: Sequence[str],
 ) -> list[Stored]:
-    """Unconfirmed, unexpired events of the runs and groups in the digest that this channel has not
+    """Unconfirmed, unexpired events of the runs and groups in the digest that this step has not
     delivered in their generation, but for those of ``refused`` classes. ``classes`` does not apply
     to events that joined by themselves.
     """
@@ -54,6 +54,7 @@ def members(
         attempts.c.event_id == events.c.id,
         attempts.c.generation == events.c.generation,
         attempts.c.channel == digest.channel,
+        attempts.c.step.is_not_distinct_from(digest.step),
         attempts.c.outcome.in_(_DELIVERED),
     )
     wanted = sa.select(*rows.EVENT_COLUMNS).where(
@@ -68,7 +69,7 @@ def members(
         ~delivered,
     )
     if unknown_limit is not None:
-        wanted = wanted.where(_unknown_attempts(digest.channel) <= unknown_limit)
+        wanted = wanted.where(_unknown_attempts(digest) <= unknown_limit)
     if refused:
         wanted = wanted.where(events.c["class"].notin_(refused))
     if classes:
@@ -78,14 +79,15 @@ def members(
     return [rows.stored(row) for row in found]
 
 
-def _unknown_attempts(channel: str) -> sa.ScalarSelect[int]:
-    """Number of attempts by which this channel may have delivered the event."""
+def _unknown_attempts(digest: rows.AnyRow) -> sa.ScalarSelect[int]:
+    """Number of attempts by which the digest's step may have delivered the event."""
     return (
         sa.select(sa.func.count())
         .where(
             attempts.c.event_id == events.c.id,
             attempts.c.generation == events.c.generation,
-            attempts.c.channel == channel,
+            attempts.c.channel == digest.channel,
+            attempts.c.step.is_not_distinct_from(digest.step),
             attempts.c.outcome == Outcome.UNKNOWN,
         )
         .scalar_subquery()
@@ -126,7 +128,14 @@ class DigestSql:
         self._database = database
 
     def join(
-        self, claim: Claim, channel: str, *, by: Sequence[str], window: float, min_interval: float
+        self,
+        claim: Claim,
+        channel: str,
+        *,
+        by: Sequence[str],
+        window: float,
+        min_interval: float,
+        step: str | None = None,
     ) -> Digest:
         """Put the event into its open digest, or open one; see ``digest_joining``.
 
@@ -134,7 +143,9 @@ class DigestSql:
         """
         with self._database.write() as connection:
             now = self._database.now(connection)
-            return digest_joining.join(connection, now, claim, channel, by, window, min_interval)
+            return digest_joining.join(
+                *(connection, now, claim, channel, by, window, min_interval, step)
+            )
 
     def claim(
         self,
@@ -319,6 +330,7 @@ def _begin(
                 started_at=now,
                 digest_id=digest.id,
                 token=digest.token,
+                step=digest.step,
             )
             for member in due
         ],
@@ -342,7 +354,9 @@ def _reopen(connection: Connection, digest: Digest, due_at: datetime, result: Re
     waiting = connection.execute(
         sa.select(events.c.id)
         .where(
-            events.c.digest_id == digest.id, events.c.step == digest.channel, transitions.on_chain()
+            events.c.digest_id == digest.id,
+            events.c.step == digest.step_name,
+            transitions.on_chain(),
         )
         .order_by(events.c.id)
         .with_for_update()

@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from delivery.domain.channels import EXTERNAL
+from delivery.domain.channels import CHAIN, EXTERNAL
 from delivery.domain.records import Lane
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.dialect import any_of
@@ -30,7 +30,7 @@ EXTERNAL_SHARE = 100
 LOOK_AGAIN = timedelta(minutes=10)
 """Time until a sweep looks again at an event that waits, whether or not its turn came: a
 sweep of an earlier release knows of no shares, and takes it then."""
-_EXTERNAL = frozenset(one.value for one in EXTERNAL)
+_INTERNAL = frozenset({"", *(one.value for one in CHAIN if one not in EXTERNAL)})
 MAX_LANES = 50
 """Lanes that one page of turns is taken from."""
 
@@ -42,7 +42,8 @@ def lane_of(user_id: str, event_class: str, step: str | None) -> Lane:
 
 def share_of(lane: Lane) -> int:
     """How many events of a lane may be with the broker at a time."""
-    return EXTERNAL_SHARE if lane[1].rpartition("/")[2] in _EXTERNAL else SHARE
+    # A step with a name of its own is most likely one of mails or texts.
+    return SHARE if lane[1].rpartition("/")[2] in _INTERNAL else EXTERNAL_SHARE
 
 
 def within(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -385,7 +386,7 @@ def test_every_chain_ends_without_a_step_out_of_order_or_over_its_cap(
                 attempts.append(
                     _made(channel, number, outcome, clock, retryable=data.draw(st.booleans()))
                 )
-        visited.append(decision.channel)
+        visited.append(decision.step)
     else:
         pytest.fail("the chain does not end")
     assert [order.index(c) for c in visited] == sorted(order.index(c) for c in visited)
@@ -422,3 +423,26 @@ def test_a_decision_depends_on_what_was_tried_and_not_on_its_order(
     expected = decide(policy_of(*chain), attempts, now=seconds, draw=draw)
     shuffled.shuffle(attempts)
     assert decide(policy_of(*chain), attempts, now=seconds, draw=draw) == expected
+
+
+def test_of_two_steps_with_one_channel_each_has_its_own_attempts() -> None:
+    policy = policy_of(step_on("email", attempts=1), step_on("email", name="again", attempts=2))
+    first = _made("email", 1, Outcome.FAILED, START)
+    progress = Progress(type="x", entered_at=START, attempts=(first,))
+    assert next_step(progress, policy, at(1), 0.0) == Step("again", 2, at(0))
+    second = replace(_made("email", 2, Outcome.FAILED, at(1)), step="again")
+    progress = replace(progress, attempts=(first, second))
+    assert next_step(progress, policy, at(9_999), 0.0).number == 3  # type: ignore[union-attr]
+    third = replace(_made("email", 3, Outcome.FAILED, at(2)), step="again")
+    progress = replace(progress, attempts=(first, second, third))
+    assert next_step(progress, policy, at(9_999), 0.0) == Exhausted(alerted=False)
+
+
+def test_what_was_sent_under_a_name_that_is_gone_is_not_sent_again() -> None:
+    sent = _made("email", 1, Outcome.DELIVERED, at(1))
+    renamed = policy_of(step_on("email", name="mail"), step_on("email", name="again", after=60.0))
+    progress = Progress(type="x", entered_at=START, attempts=(sent,))
+    assert next_step(progress, renamed, at(2), 0.0) == Wait("again", at(61))
+    reminder = replace(_made("email", 2, Outcome.DELIVERED, at(70)), step="reminder")
+    progress = replace(progress, attempts=(sent, reminder))
+    assert next_step(progress, policy_of(step_on("email")), at(80), 0.0) == Exhausted(alerted=False)

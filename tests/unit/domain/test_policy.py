@@ -185,3 +185,28 @@ def test_the_name_of_a_class_is_checked(name: str) -> None:
 def test_the_number_of_classes_is_bounded() -> None:
     with pytest.raises(ConfigError, match="at most 100"):
         parse_policies({"class": {f"c{number}": {} for number in range(101)}})
+
+
+TWICE = """
+[[class.orders.chain]]
+channel = "email"
+[[class.orders.chain]]
+channel = "email"
+name = "reminder"
+after = 86400.0
+"""
+
+
+def test_a_chain_has_a_channel_twice_under_two_names() -> None:
+    policy = parse(TWICE).of(EventClass("orders"))
+    assert [(step.name, step.channel, step.own_name) for step in policy.chain] == [
+        ("email", "email", None),
+        ("reminder", "email", "reminder"),
+    ]
+    assert policy.step("reminder") is policy.chain[1]
+
+
+@pytest.mark.parametrize("name", ["email", "sms", "websocket", "decision", "Late", "l" * 17, 7])
+def test_the_name_of_a_step_is_checked(name: object) -> None:
+    with pytest.raises(ConfigError, match=r"class\.orders\.chain\[1\]"):
+        parse(TWICE.replace('"reminder"', repr(name)))

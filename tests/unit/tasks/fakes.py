@@ -63,10 +63,12 @@ class ChainWithHook(ChainSql):
 
     before_begin: Callable[[str], object] = staticmethod(lambda event_id: None)
 
-    def begin_all(self, starts: Sequence[tuple[Claim, int]], channel: str) -> list[bool]:
+    def begin_all(
+        self, starts: Sequence[tuple[Claim, int]], channel: str, *more: Any
+    ) -> list[bool]:
         for claim, _ in starts:
             self.before_begin(claim.id)
-        return super().begin_all(starts, channel)
+        return super().begin_all(starts, channel, *more)
 
 
 class DigestsWithHook(DigestSql):
@@ -252,10 +254,13 @@ class World:
         policies: Policies,
         limits: TimeLimits | None = None,
         channels: Sequence[str] = ("emergency", "email", "sms"),
+        ledger: ChainLedger | None = None,
         **options: Any,
     ) -> None:
-        self.ledger = ChainLedger()
+        self.ledger = ledger or ChainLedger()
         self.channels = {name: FakeChannel(name) for name in channels}
+        chains = (policy.chain for policy in policies.classes.values())
+        self._names = {step.name: str(step.channel) for chain in chains for step in chain}
         self.alerts = FakeAlerts()
         self.gateways = FakeGateways()
         self.queue = FakeQueue()
@@ -288,7 +293,7 @@ class World:
 
     def play(self, event_id: str, *, rounds: int = 100) -> list[str]:
         """Be the sweeper and the broker for one event: run whatever it stands on when it is due,
-        until its chain is over. Returns the channels that ran, in order."""
+        until its chain is over. Returns the steps that ran, in order."""
         ran: list[str] = []
         for _ in range(rounds):
             if self.ledger.state(event_id) is not State.FALLING_BACK:
@@ -296,7 +301,7 @@ class World:
             due_in = self.ledger.due_in(event_id)
             if due_in and due_in > 0:
                 self.ledger.advance(due_in)
-            channel = self.ledger.step(event_id) or "database"
-            ran.append(channel)
-            self.run(channel, event_id)
+            name = self.ledger.step(event_id) or "database"
+            ran.append(name)
+            self.run(self._names.get(name, name), event_id)
         raise AssertionError(f"not over after {rounds} rounds: {self.ledger.tries(event_id)}")

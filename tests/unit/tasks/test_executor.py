@@ -19,6 +19,7 @@ from delivery.errors import (
 )
 from delivery.tasks.executor import TimeLimits
 from delivery.tasks.steps import MAX_PUSHES, PUSHES_IN
+from delivery.tasks.sweep import Sweeper
 from tests.unit.tasks.fakes import World, make_event, policies_of, step_on
 
 UNAVAILABLE = ChannelUnavailable("the server is busy")
@@ -561,3 +562,47 @@ class TestChannelsOfOtherWorkers:
         event_id = world.ledger.add()
         assert world.play(event_id) == ["database", "sms", "alert"]
         assert ("sms", 1, "skipped") in world.ledger.tries(event_id)
+
+
+def test_a_channel_twice_sends_two_messages_each_by_the_rules_of_its_step() -> None:
+    again = step_on("email", name="reminder", after=60.0, attempts=2, confirms="link")
+    world = World(policies_of(step_on("email", attempts=1), again, step_on("alert")))
+    world.channels["email"].faults = [ChannelUnavailable("451 later")] * 2
+    event_id = world.ledger.add()
+    assert world.play(event_id) == ["database", "email", "reminder", "reminder", "alert"]
+    attempts = [a for a in world.ledger.look(event_id).attempts if a.channel == "email"]
+    assert [(a.step_name, a.number, a.outcome.value) for a in attempts] == [
+        ("email", 1, "failed"),
+        ("reminder", 2, "failed"),
+        ("reminder", 3, "delivered"),
+    ]
+    first, *reminders = world.channels["email"].messages
+    assert first.confirm_url is None
+    assert first.key not in {message.key for message in reminders}
+    assert len({message.key for message in reminders}) == 1
+
+
+def test_an_event_whose_step_left_the_file_goes_on_with_the_chain() -> None:
+    before = World(policies_of(step_on("queue"), step_on("email", name="late", after=60.0)))
+    event_id = before.ledger.add()
+    before.run("queue", event_id)
+    assert before.ledger.step(event_id) == "late"
+    after = policies_of(step_on("queue"), step_on("sms"))
+    world = World(after, ledger=before.ledger)
+    world.ledger.advance(120.0)
+    sweeper = Sweeper(world.ledger, after, world.queue)
+    sweeper.sweep()
+    [(channel, ids)] = world.queue.published
+    assert ids == [event_id]
+    world.run(channel, event_id)
+    world.play(event_id)
+    assert world.ledger.tries(event_id)[-1] == ("sms", 1, "delivered")
+
+
+def test_a_second_push_of_an_event_counts_as_a_message_and_has_a_key_of_its_own() -> None:
+    steps = [step_on("emergency"), step_on("emergency", name="again")]
+    world = World(policies_of(*steps))
+    world.play(world.ledger.add())
+    first, second = world.channels["emergency"].messages
+    assert first.key != second.key
+    assert (first.number, second.number) == (1, 1)
