@@ -2,6 +2,7 @@
 
     DeliveryError
     ├ ConfigError             caller     a setting or policy is wrong; the message names it
+    │ └ MissingExtra          caller     a package is missing; the message has the command
     ├ InvalidEvent            caller     the event is wrong; ``status``, ``slug``, ``field``
     │ ├ InvalidContext        caller     ``user_id`` or ``run_id`` cannot address a user or run
     │ ├ InvalidReceipt        caller     a provider's report has not the provider's shape
@@ -57,9 +58,13 @@ class ConfigError(DeliveryError):
     """A setting is missing, malformed or unsafe. The message names it and says what to write."""
 
 
-def needs_extra(what: str, extra: str) -> ConfigError:
+class MissingExtra(ConfigError, ImportError):
+    """A module of this package needs packages that an extra of it brings."""
+
+
+def needs_extra(what: str, extra: str) -> MissingExtra:
     """The error of a part whose packages an extra of this one brings; names what to paste."""
-    return ConfigError(f"{what}: pip install 'delivery-ledger[{extra}]'")
+    return MissingExtra(f"{what}: pip install 'delivery-ledger[{extra}]'")
 
 
 class InvalidEvent(DeliveryError):

@@ -8,6 +8,8 @@
     def research(user_id, run_id):
         delivery.emitter(user_id, run_id).emit_agent_started("researcher")
 
+``ProcessRecorder`` is the same for agents, whose events wait in a buffer: see ``recorder``.
+
 Threads and sockets do not survive a fork, so a child that inherits the object connects anew. A call
 returns when the event is durable: a worker that is killed afterwards loses nothing.
 """
@@ -17,8 +19,11 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+from collections.abc import Mapping
 from typing import Any
 
+from delivery.adapters.agent_run import AgentRun
+from delivery.adapters.recorder import CLOSE_TIMEOUT, Recorder
 from delivery.client.http import parse_url
 from delivery.client.sync import BlockingEmitter, BlockingRemote, connect_sync
 from delivery.client.tokens import Token
@@ -62,11 +67,14 @@ class ProcessDelivery:
         Raises:
             InvalidContext: an id cannot address anybody.
         """
+        return self.connection().emitter(user_id, run_id, thread_id, performance)
+
+    def connection(self) -> BlockingRemote:
+        """This process's connection."""
         with self._lock:
             if self._remote is None:
                 self._remote = connect_sync(self._url, self._token, **self._options)
-            remote = self._remote
-        return remote.emitter(user_id, run_id, thread_id, performance)
+            return self._remote
 
     def close(self) -> None:
         """Send what waits and disconnect; the next use connects anew."""
@@ -74,3 +82,55 @@ class ProcessDelivery:
             remote, self._remote = self._remote, None
         if remote is not None:
             remote.close()
+
+
+class ProcessRecorder:
+    """A ``Recorder`` in each process that uses it, shared by its threads, made when first used."""
+
+    def __init__(
+        self, url: str, token: Token, *, connect: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        """
+        Args:
+            url: the service; ``token``, and ``connect``, as of ``delivery.connect_sync``.
+            options: of ``Recorder``.
+
+        Raises:
+            ConfigError: the URL is none. Options are checked by the first use.
+        """
+        self._delivery = ProcessDelivery(url, token, **(connect or {}))
+        self._options = options
+        self._lock = threading.Lock()
+        self._recorder: Recorder | None = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+        atexit.register(self.close)  # before the connection's: it was registered later
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.abandon()
+
+    def recorder(self) -> Recorder:
+        """This process's recorder."""
+        with self._lock:
+            if self._recorder is None:
+                self._recorder = Recorder(self._delivery.connection(), **self._options)
+            return self._recorder
+
+    def run(self, user_id: str, run_id: str, thread_id: str | None = None) -> AgentRun:
+        """See ``Recorder.run``."""
+        return self.recorder().run(user_id, run_id, thread_id)
+
+    def flush(self, timeout: float = CLOSE_TIMEOUT) -> bool:
+        """See ``Recorder.flush``."""
+        return self.recorder().flush(timeout)
+
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Send what waits and disconnect; the next use begins anew."""
+        with self._lock:
+            recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.close(timeout)
+            self._delivery.close()

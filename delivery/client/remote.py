@@ -18,7 +18,12 @@ from delivery.client.events import RemoteEvents
 from delivery.client.http import Http, Outbox, Reply, parse_url, to_error
 from delivery.client.tokens import Token
 from delivery.domain.emission import Data, Emission, EventOptions, Receipt, given_options
-from delivery.domain.event import check_context_id, check_event_id, check_event_type
+from delivery.domain.event import (
+    check_context_id,
+    check_event_id,
+    check_event_type,
+    check_flags,
+)
 from delivery.domain.options import wire_options
 from delivery.domain.payload import encode_object
 from delivery.errors import InvalidContext, Overloaded, Unreachable
@@ -248,6 +253,8 @@ class RemoteEmitter(Emission):
         encode_object("data", wire["data"])
         if meta is not None:
             encode_object("meta", meta)
+            if "flags" in meta:
+                check_flags(meta["flags"])
             wire["meta"] = meta
         if options:
             wire |= wire_options(given_options(options) or {})

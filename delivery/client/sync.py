@@ -287,6 +287,15 @@ class BlockingRemote:
                 self._thread.run(self._remote.__aenter__(), self._timeout)
             return self._thread
 
+    def start(self, work: Callable[[Remote], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Begin to run ``work`` on the background loop, with the connection as it is there.
+
+        Raises:
+            Unreachable: the connection is closed, or was made before a fork.
+        """
+        thread = self._open()
+        return thread.start(work(self._remote))
+
     def emitter(
         self,
         user_id: str,

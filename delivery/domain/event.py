@@ -24,6 +24,9 @@ MAX_ID_CHARS = 128
 MAX_TYPE_CHARS = 128
 PLACEHOLDER = "placeholder"
 LOOK_ALIKE = "look_alike"
+SHORTENED = "shortened"
+UNSERIALISABLE = "unserialisable"
+MAX_FLAGS = 32
 
 AGENT_TYPES = (
     "agent_started",
@@ -41,6 +44,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _ID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _TYPE = re.compile(r"^[A-Za-z][A-Za-z0-9_.:-]*$")
+_FLAG = re.compile(rf"({SHORTENED}|{UNSERIALISABLE}):[A-Za-z0-9_.-]{{1,64}}")
 _PLACEHOLDERS = frozenset({"undefined", "null", "none", "nan"})
 _PLACEHOLDER_MARKS = ("{{", "${")
 # Scripts with letters of the same shape; a name is written in one of them.
@@ -87,7 +91,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
             and until the ledger has assigned it.
         at: aware UTC instant of acceptance.
         raw_data: the caller's object as compact JSON of at most 64 KiB.
-        meta: the caller's annotations; ``meta["flags"]`` is ours.
+        meta: the caller's annotations; of ``meta["flags"]`` it sets those of ``check_flags``.
     """
 
     id: str
@@ -251,6 +255,26 @@ def id_flags(user_id: str, run_id: str, thread_id: str | None = None) -> list[st
             flags.append(f"{PLACEHOLDER}:{name}")
         elif is_look_alike(value):
             flags.append(f"{LOOK_ALIKE}:{name}")
+    return flags
+
+
+def check_flags(value: object) -> list[str]:
+    """Return the flags that a producer set in ``meta["flags"]``: what it left out of ``data``.
+
+    ``shortened:<field>`` says that a field of ``data`` holds less than the producer had,
+    ``unserialisable:<field>`` that JSON was the reason. Other flags are the service's to set.
+
+    Raises:
+        InvalidEvent: anything else.
+    """
+    flags = list(value) if isinstance(value, list | tuple) else []
+    is_known = all(isinstance(one, str) and _FLAG.fullmatch(one) for one in flags)
+    if not is_known or not 0 < len(flags) <= MAX_FLAGS:
+        raise InvalidEvent(
+            f"meta.flags may hold {SHORTENED}:<field> and {UNSERIALISABLE}:<field>, at most "
+            f"{MAX_FLAGS}; other flags are set by the service: leave them out",
+            field="meta",
+        )
     return flags
 
 

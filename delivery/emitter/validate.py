@@ -23,6 +23,7 @@ from delivery.domain.event import (
     check_context_id,
     check_event_id,
     check_event_type,
+    check_flags,
     id_flags,
 )
 from delivery.domain.options import FIELDS as OPTIONS
@@ -46,7 +47,7 @@ def new_event_id() -> str:
 PLAIN = frozenset({"id", "type", "user_id", "run_id", "thread_id", "data", "meta"})
 FIELDS = PLAIN | OPTIONS
 _SET_BY_SERVICE = frozenset({"seq", "at"})
-_META_SET_BY_SERVICE = ("flags", "conflicts_with")
+_META_SET_BY_SERVICE = ("conflicts_with",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +189,10 @@ def check_data(data: object) -> msgspec.Raw:
 
 
 def check_meta(meta: object, flags: tuple[str, ...]) -> dict[str, Any] | None:
-    """The caller's ``meta`` with the flags of suspicious ids.
+    """The caller's ``meta`` with the flags of suspicious ids behind its own.
 
     Raises:
-        InvalidEvent: not an object, or it sets a name that the service sets.
+        InvalidEvent: not an object, or it sets a name or a flag that the service sets.
     """
     if meta is None:
         return {"flags": list(flags)} if flags else None
@@ -199,8 +200,9 @@ def check_meta(meta: object, flags: tuple[str, ...]) -> dict[str, Any] | None:
     for name in _META_SET_BY_SERVICE:
         if name in copy:
             raise InvalidEvent(f"meta.{name} is set by the service; leave it out", field="meta")
-    if flags:
-        copy["flags"] = list(flags)
+    given = check_flags(copy["flags"]) if "flags" in copy else []
+    if given or flags:
+        copy["flags"] = [*given, *flags]
     return copy
 
 

@@ -19,6 +19,7 @@ from delivery.domain.event import (
     check_context_id,
     check_event_id,
     check_event_type,
+    check_flags,
     format_instant,
     id_flags,
 )
@@ -111,7 +112,7 @@ def new_row(
     _check_sign_in(name, id_flags(user, run, thread))
     encoded = encode_object("data", {} if data is None else data).decode()
     if meta is not None and isinstance(meta, Mapping) and "flags" in meta:
-        raise InvalidEvent("meta.flags is set by the service; leave it out", field="meta")
+        check_flags(meta["flags"])
     return NewRow(
         version=VERSION,
         id=str(uuid7()) if id is None else check_event_id(id),

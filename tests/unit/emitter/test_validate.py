@@ -154,6 +154,24 @@ def test_a_sign_in_of_a_user_whose_name_reads_like_another_one_is_accepted():
     assert draft.event.meta == {"flags": ["look_alike:user_id"]}
 
 
+def test_a_producer_flags_what_it_left_out():
+    draft = parse(user_id="null", meta={"flags": ["shortened:args", "unserialisable:args"]})
+    assert draft.event.meta == {
+        "flags": ["shortened:args", "unserialisable:args", "placeholder:user_id"]
+    }
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["shortened:args", ["shortened"], ["placeholder:user_id"], [1], ["shortened:a b"], {}, None]
+    + [["shortened:args"] * 33],
+)
+def test_a_producer_sets_no_other_flag(flags):
+    with pytest.raises(InvalidEvent) as caught:
+        parse(meta={"flags": flags})
+    assert caught.value.field == "meta"
+
+
 def test_placeholders_are_refused_for_sign_ins():
     with pytest.raises(InvalidContext) as caught:
         parse(type="auth_started", user_id="${USER}")
