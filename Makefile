@@ -4,7 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env up test check format cover ratio dist soak audit lock client clean
+.PHONY: help env up test adapters check format cover ratio dist soak audit lock client clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -18,6 +18,10 @@ up:  ## run everything in one process on the embedded default
 
 test: env  ## run the tests (ARGS="-k name" picks some)
 	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+
+# Their pins contradict each other, so each framework has an environment of its own.
+adapters: env  ## test the adapters, each beside its framework (ARGS="crewai" picks some)
+	@$(BIN)/python tests/adapters/run.py $(ARGS)
 
 check: env  ## lint, formatting, types, import walls and words
 	$(BIN)/ruff check .

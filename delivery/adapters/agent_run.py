@@ -182,11 +182,18 @@ class AgentRun:
         return await self._keep(work)
 
     def passed_on(
-        self, source: AsyncIterator[T], on_item: Callable[[T], None]
+        self,
+        source: AsyncIterator[T],
+        on_item: Callable[[T], None],
+        on_error: Callable[[BaseException], None] = lambda error: None,
     ) -> AsyncGenerator[T, None]:
         """A stream's items, each after it was recorded. The stream is read to its end also when
-        the reader leaves, as a request does whose client has gone."""
-        return passed_on(self._keep, source, on_item, self.room)
+        the reader leaves, as a request does whose client has gone.
+
+        Args:
+            on_error: records how the stream failed, which is raised to the reader.
+        """
+        return passed_on(self._keep, source, on_item, on_error, self.room)
 
 
 def current_agent() -> str | None:

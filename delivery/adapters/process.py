@@ -16,17 +16,23 @@ returns when the event is durable: a worker that is killed afterwards loses noth
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Coroutine, Mapping
+from types import TracebackType
+from typing import Any, TypeVar
 
 from delivery.adapters.agent_run import AgentRun
 from delivery.adapters.recorder import CLOSE_TIMEOUT, Recorder
 from delivery.client.http import parse_url
 from delivery.client.sync import BlockingEmitter, BlockingRemote, connect_sync
 from delivery.client.tokens import Token
+
+T = TypeVar("T")
+
+DISCONNECT_TIMEOUT = 0.2
 
 
 class ProcessDelivery:
@@ -76,12 +82,13 @@ class ProcessDelivery:
                 self._remote = connect_sync(self._url, self._token, **self._options)
             return self._remote
 
-    def close(self) -> None:
-        """Send what waits and disconnect; the next use connects anew."""
+    def close(self, timeout: float = 10.0) -> None:
+        """Send what waits, for at most ``timeout`` seconds, and disconnect; the next use connects
+        anew."""
         with self._lock:
             remote, self._remote = self._remote, None
         if remote is not None:
-            remote.close()
+            remote.close(timeout)
 
 
 class ProcessRecorder:
@@ -123,6 +130,10 @@ class ProcessRecorder:
         """See ``Recorder.run``."""
         return self.recorder().run(user_id, run_id, thread_id)
 
+    async def keep(self, work: Coroutine[Any, Any, T], /) -> T:
+        """See ``Recorder.keep``."""
+        return await self.recorder().keep(work)
+
     def flush(self, timeout: float = CLOSE_TIMEOUT) -> bool:
         """See ``Recorder.flush``."""
         return self.recorder().flush(timeout)
@@ -133,4 +144,27 @@ class ProcessRecorder:
             recorder, self._recorder = self._recorder, None
         if recorder is not None:
             recorder.close(timeout)
-            self._delivery.close()
+            self._delivery.close(DISCONNECT_TIMEOUT)  # the recorder has kept what was not sent
+
+    def __enter__(self) -> ProcessRecorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> ProcessRecorder:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.recorder().until_kept_runs_end(CLOSE_TIMEOUT)
+        await asyncio.to_thread(self.close)

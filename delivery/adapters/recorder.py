@@ -249,13 +249,17 @@ class Recorder:
 
     # --- the end
 
+    async def until_kept_runs_end(self, timeout: float) -> None:
+        """Wait for the runs of ``keep``, for at most ``timeout`` seconds."""
+        if self._kept:
+            await asyncio.wait(set(self._kept), timeout=timeout)
+
     async def aclose(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Wait for kept runs and send what waits, for at most ``timeout`` seconds together; then
         spool the rest, or log its loss. Safe to repeat."""
         ends = time.monotonic() + timeout
         try:
-            if self._kept:
-                await asyncio.wait(set(self._kept), timeout=timeout)
+            await self.until_kept_runs_end(timeout)
             self._stop()
             await self._until_ended(ends)
             self._pump.cancel()

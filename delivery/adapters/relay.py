@@ -21,6 +21,7 @@ async def passed_on(
     keep: Callable[[Coroutine[Any, Any, None]], Awaitable[None]],
     source: AsyncIterator[T],
     on_item: Callable[[T], None],
+    on_error: Callable[[BaseException], None],
     room: Callable[[], Awaitable[None]],
 ) -> AsyncGenerator[T, None]:
     """See ``AgentRun.passed_on``.
@@ -39,6 +40,9 @@ async def passed_on(
                 await room()
                 if has_reader:
                     await items.put(item)
+        except BaseException as error:
+            on_error(error)
+            raise
         finally:
             if has_reader:
                 await items.put(_END)

@@ -17,7 +17,7 @@ MAX_BYTES = 100_000_000
 """Of package files, without the bytecode that an interpreter adds (about two fifths of it)."""
 
 IMPORT_ALL = """
-import importlib, pkgutil, delivery
+import importlib, pkgutil, delivery, delivery.errors
 failed = set()
 for module in pkgutil.walk_packages(delivery.__path__, "delivery.", onerror=lambda name: None):
     if module.name in ("delivery.__main__", "delivery.worker"):  # these run on import
@@ -26,6 +26,9 @@ for module in pkgutil.walk_packages(delivery.__path__, "delivery.", onerror=lamb
         continue
     try:
         importlib.import_module(module.name)
+    except delivery.errors.MissingExtra as error:
+        assert module.name.startswith("delivery.adapters."), module.name
+        assert "pip install 'delivery-ledger[" in str(error), error
     except ImportError as error:
         failed.add(f"{module.name} {error.name}")
 print("\\n".join(sorted(failed)), end="")

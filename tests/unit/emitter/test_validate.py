@@ -163,8 +163,7 @@ def test_a_producer_flags_what_it_left_out():
 
 @pytest.mark.parametrize(
     "flags",
-    ["shortened:args", ["shortened"], ["placeholder:user_id"], [1], ["shortened:a b"], {}, None]
-    + [["shortened:args"] * 33],
+    ["shortened:args", ["shortened"], ["placeholder:user_id"], [1], ["shortened:a b"], {}, None],
 )
 def test_a_producer_sets_no_other_flag(flags):
     with pytest.raises(InvalidEvent) as caught:
