@@ -63,6 +63,14 @@ class Digest:
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """A text message."""
+
+    text: str
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Notice:
     """The texts of a push message or an alert."""
 
@@ -138,6 +146,10 @@ class Renderer:
         return self._first(Channel.EMAIL, self._looks(message, locales), made)
 
     def sms(self, message: Message, sender: str = "") -> str:
+        """The words of ``text``."""
+        return self.text(message, sender).text
+
+    def text(self, message: Message, sender: str = "") -> Text:
         """One short text; one part, where shorter words of the event make it one.
 
         Args:
@@ -148,20 +160,20 @@ class Renderer:
         """
         locales = locales_of(message.contact.locale)
 
-        def asked(look: Look) -> tuple[str, list[str]]:
+        def asked(look: Look) -> tuple[Text, list[str]]:
             words = look.words(VERIFICATION, locales)
-            return _sendable(words.sms(_host(url), url).strip()), []
+            return Text(_sendable(words.sms(_host(url), url).strip())), []
 
-        def made(look: Look) -> tuple[str, list[str]]:
+        def made(look: Look) -> tuple[Text, list[str]]:
             context, left_out = self._context(look, message, locales)
             context["sender"] = sender
             found = ""
             for room in ROOMS:
                 text = _sendable(look.render("sms.txt", locales, context | {"room": room}).strip())
                 if len(segments(text).parts) == 1:
-                    return text, left_out
+                    return Text(text), left_out
                 found = found or text
-            return found, left_out
+            return Text(found), left_out
 
         url = message.verify_url or ""
         if url:
@@ -240,7 +252,7 @@ class Renderer:
                 metrics.message_faults.inc(len(faults), channel, kind)
             for fault in faults[:MAX_FAULTS]:
                 logger.warning("%s: %s; %s", channel, fault, what)
-        if isinstance(made, Digest | Notice):
+        if isinstance(made, Digest | Text | Notice):
             return replace(made, faults=(*broken, *left_out[:MAX_FAULTS]))
         return made
 

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from delivery import errors
+from delivery.bootstrap.preview import NEEDED
 from delivery.cli import exit_code, main
 from delivery.cli.output import clock, say_fields, say_table
 
@@ -282,3 +283,38 @@ def test_events_that_are_set_aside_are_a_finding(
     [finding] = [one for one in json.loads(answer.output) if one["what"] == "spool"]
     assert "3 accepted events" in finding["found"]
     assert "n1-7-ab-000000-aside.refused" in finding["found"]
+
+
+def test_a_preview_shows_the_messages_about_an_event_with_brand_and_templates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("delivery.bootstrap.preview.take_picture", lambda *_, **__: NEEDED)
+    own = tmp_path / "looks"
+    (own / "de/types").mkdir(parents=True)
+    (own / "de/types/order_sent.subject").write_text("Bestellung {{ data.number }}")
+    (own / "types").mkdir()
+    (own / "types/order_lost.html").write_text("{{ data.number.nothing.more }}")
+    (tmp_path / "data.json").write_text('{"title": "Sent", "number": 7, "url": "https://evil.org"}')
+    env = {
+        "DELIVERY_TEMPLATES": str(own),
+        "DELIVERY_BRAND_NAME": "Acme",
+        "DELIVERY_APP_URL": "https://app.example.org",
+    }
+    given = ("--data", "@data.json", "--locale", "de", "--json")
+    shown = run("templates", "preview", "order_sent", *given, **env)
+    assert shown.exit_code == 0, shown.output
+    said = json.loads(shown.stdout)
+    assert said["subject"] == "Bestellung 7"
+    assert said["sms"]["parts"] == 1
+    assert "evil.org" in said["left_out"][0]
+    assert said["no_picture"] == NEEDED
+    assert "Acme öffnen" in Path(said["files"]["html"]).read_text()
+    assert "Subject: Bestellung 7" in Path(said["files"]["text"]).read_text()
+    lost = run("templates", "preview", "order_lost", "--out", "other", **env)
+    assert lost.exit_code == 1
+    assert "order_lost.html" in lost.stderr
+    assert (tmp_path / "other/order_lost.html").exists()
+    for wrong in ("[1]", "{", "@nowhere.json", "[" * 9_999, '"x"'):
+        refused = run("templates", "preview", "note", "--data", wrong, **env)
+        assert refused.exit_code == 2, wrong
+    assert run("templates", "preview", "no type", **env).exit_code == 1
