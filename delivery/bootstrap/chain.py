@@ -5,6 +5,7 @@ Owns: the wiring of ``tasks`` with ledger, transports and bus. Never does: start
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from delivery.domain.policy import Policies
 from delivery.domain.ports import Resend
 from delivery.domain.records import Entry
 from delivery.domain.stores.ledger import Ledger
+from delivery.errors import LedgerError
 from delivery.ledger.journal.division import Division
 from delivery.ledger.journal.spool import adopt_orphans
 from delivery.tasks.app import check_limits, is_rabbitmq, make_app
@@ -48,6 +50,8 @@ from delivery.transports.webhook import WebhookPoster
 
 if TYPE_CHECKING:
     from celery import Celery
+
+logger = logging.getLogger(__name__)
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that a process which stops waits for messages that a provider is taking."""
@@ -162,6 +166,11 @@ def make_webhook_sender(settings: Settings, ledger: Ledger) -> WebhookSender:
         ConfigError: the file is wrong.
     """
     endpoints = load_webhooks(settings)
+    try:
+        if endpoints:
+            ledger.webhooks.register([one.name for one in endpoints])
+    except LedgerError as error:
+        logger.warning("webhooks are made known when the ledger is back: %s", error)
     return WebhookSender(
         ledger.webhooks,
         {endpoint: WebhookPoster(endpoint).post for endpoint in endpoints},

@@ -30,6 +30,7 @@ from delivery.cli import (
     token,
     tokens,
     validate,
+    webhooks,
 )
 from delivery.cli.options import wants_json
 from delivery.cli.output import say, say_json
@@ -160,6 +161,7 @@ for command in (
     events.events,
     listen.listen,
     outbox.outbox,
+    webhooks.webhooks,
     validate.validate,
     bench.bench,
 ):

@@ -93,7 +93,15 @@ class DeliveryService:
         Raises:
             ConfigError: a setting or the policy file is wrong.
         """
-        given = {"port": 0, "jwt_secret": SECRET, **settings, "data_dir": folder}
+        no_webhooks = folder / "webhooks.toml"  # else the working directory's file would count
+        no_webhooks.write_text("", encoding="utf-8")
+        given = {
+            "port": 0,
+            "jwt_secret": SECRET,
+            "webhooks": no_webhooks,
+            **settings,
+            "data_dir": folder,
+        }
         self._settings = with_port(_settings(given))
         if longest_wait is not None:
             policies = _quick(self._settings.policies, longest_wait, folder / "policies.toml")

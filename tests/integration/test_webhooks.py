@@ -6,23 +6,34 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from cloudevents.core.bindings.http import HTTPMessage, from_structured_event
 from cloudevents.core.formats.json import JSONFormat
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from delivery.cli import main
+from delivery.cli.webhooks.listener import Listener, Received
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.webhooks.endpoints import Endpoint, WebhookFormat
+from delivery.ledger import SqlLedger, migrate
+from delivery.pytest_plugin import delivery_empty_ledger, delivery_longest_wait, delivery_service
+from delivery.pytest_plugin.service import DeliveryService
 from delivery.tasks.attempts import TimeLimits
 from delivery.tasks.webhooks import WebhookSender
 from delivery.testing import MemoryLedger, make_entry, make_event, make_id
 from delivery.transports.webhook import WebhookPoster
+from tests.waiting import until_blocking
+
+__all__ = ["delivery_empty_ledger", "delivery_longest_wait", "delivery_service"]
 
 KEY, OLD_KEY = b"k" * 32, b"o" * 32
 
@@ -71,7 +82,7 @@ def endpoint(url: str, name: str = "app", **changes: Any) -> Endpoint:
     return Endpoint(name, url, **values)
 
 
-def sender(ledger: MemoryLedger, *endpoints: Endpoint, soft: float = 20.0) -> WebhookSender:
+def sender(ledger: SqlLedger, *endpoints: Endpoint, soft: float = 20.0) -> WebhookSender:
     return WebhookSender(
         ledger.webhooks,
         {one: WebhookPoster(one).post for one in endpoints},
@@ -81,7 +92,7 @@ def sender(ledger: MemoryLedger, *endpoints: Endpoint, soft: float = 20.0) -> We
     )
 
 
-def confirm_one(ledger: MemoryLedger, number: int = 1) -> str:
+def confirm_one(ledger: SqlLedger, number: int = 1) -> str:
     event = make_event(id=make_id(number), seq=number, event_class=EventClass.CRITICAL)
     ledger.recording.commit([make_entry(event)])
     ledger.confirmations.confirm([Confirmation(event.id, "u1", "websocket", "phone", "c1")])
@@ -261,3 +272,104 @@ def test_an_endpoint_in_trouble_gets_one_message_at_a_time(
     app.run()
     assert {row.state for row in ledger.webhooks.messages("app", limit=50)} == {"delivered"}
     assert json.loads(receiver.got[-1][1])["type"] == "event.confirmed"
+
+
+@pytest.fixture
+def delivery_settings(tmp_path: Path, receiver: Receiver) -> dict[str, Any]:
+    path = tmp_path / "webhooks.toml"
+    secret = base64.b64encode(KEY).decode()
+    path.write_text(
+        f'[webhook.app]\nurl = "{receiver.url}/app"\nsecret = "whsec_{secret}"\n'
+        'allow_private = true\nevents = ["event.confirmed", "contact.unsubscribed"]\n'
+    )
+    return {"webhooks": path}
+
+
+def test_an_application_is_told_that_its_user_has_an_event(
+    delivery_service: DeliveryService, receiver: Receiver
+) -> None:
+    service = delivery_service
+    with service.client("ada") as page:
+        receipt = service.remote.emitter("ada", "r1").emit("note", {"text": "hello"})
+        assert page.next(30.0).id == receipt.id
+    until_blocking(lambda: len(receiver.got) == 1)
+    [(headers, body)] = receiver.got
+    told = Webhook(base64.b64encode(KEY).decode()).verify(body, headers)
+    assert told["data"]["id"] == receipt.id
+    assert told["data"]["confirmation"]["channel"] == "websocket"
+    service.remote.contacts.put("ada", email="ada@example.org", opt_out=["email"])
+    until_blocking(lambda: len(receiver.got) == 2)
+    assert json.loads(receiver.got[1][1])["type"] == "contact.unsubscribed"
+    # Each outcome is told once.
+    assert len({headers["webhook-id"] for headers, _ in receiver.got}) == len(receiver.got)
+
+
+class Shell:
+    """``delivery webhooks ARGS`` of one installation."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.database = f"sqlite:///{folder / 'ledger.db'}"
+        migrate.upgrade(self.database)
+        file = folder / "webhooks.toml"
+        secret = base64.b64encode(KEY).decode()
+        file.write_text(
+            f'[webhook.app]\nurl = "{url}"\nsecret = "{secret}"\nallow_private = true\n'
+        )
+        self.environment = {
+            "DELIVERY_DATABASE_URL": self.database,
+            "DELIVERY_DATA_DIR": str(folder / "data"),
+            "DELIVERY_AUDIT_SECRET": "a key of tests that is long enough for the log",
+            "DELIVERY_WEBHOOKS": str(file),
+        }
+
+    def run(self, *args: str, code: int = 0) -> str:
+        done = CliRunner().invoke(main, ["webhooks", *args], env=self.environment)
+        assert done.exit_code == code, done.output
+        return done.output
+
+
+def test_operators_see_switch_and_replay_endpoints(tmp_path: Path, receiver: Receiver) -> None:
+    shell = Shell(tmp_path, receiver.url)
+    assert json.loads(shell.run("list", "--json"))["webhooks"][0]["state"] == "new"
+    with closing(SqlLedger(shell.database)) as ledger:
+        app = sender(ledger, endpoint(receiver.url))
+        app.run()
+        confirm_one(ledger)
+        receiver.status = 410
+        app.run()
+        [listed] = json.loads(shell.run("list", "--json"))["webhooks"]
+        assert (listed["state"], listed["waiting"]) == ("off", 1)
+        assert "410" in shell.run("list")
+        shown = json.loads(shell.run("show", "app", "--json"))
+        assert shown["messages"][0]["attempts"][0]["status"] == 410
+        assert make_id(1) in shell.run("show", "app").replace("\n", "")
+        assert "replay app --since" in shell.run("enable", "app")
+        receiver.status = 200
+        assert app.run() == 1
+        assert json.loads(shell.run("replay", "app", "--since", "1h", "--json"))["messages"] == 1
+        assert app.run() == 1
+        assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 1
+        shell.run("disable", "app")
+        assert ledger.webhooks.off() == ["app"]
+    assert "did you mean 'app'" in shell.run("show", "ap", code=2)
+    assert "write 2026-12-01T08:00:00Z" in shell.run("replay", "app", "--since", "noon", code=2)
+    assert "did you mean 'app'" in shell.run("enable", "apq", code=2)
+
+
+def test_a_listener_shows_messages_and_refuses_wrong_signatures() -> None:
+    shown: list[Received] = []
+    listener = Listener("127.0.0.1", 0, [KEY], status=204, show=shown.append)
+    serving = threading.Thread(target=listener.run)
+    serving.start()
+    try:
+        url = f"http://127.0.0.1:{listener.port}"
+        body = b'{"type":"event.dead","data":{}}'
+        right = WebhookPoster(endpoint(url)).post("msg_1", body, "application/json", 15.0)
+        wrong = WebhookPoster(endpoint(url, secret=OLD_KEY)).post("msg_2", body, "x/y", 15.0)
+    finally:
+        listener.stop()
+        serving.join(30)
+        listener.close()
+    assert (right.status, wrong.status) == (204, 401)
+    assert [(one.id, one.fault is None) for one in shown] == [("msg_1", True), ("msg_2", False)]
+    assert shown[0].body["type"] == "event.dead"

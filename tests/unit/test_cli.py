@@ -35,6 +35,7 @@ COMMANDS = (
     "flower",
     "validate",
     "demo",
+    "webhooks",
     "bench",
 )
 

@@ -21,7 +21,8 @@ class WebhookStore(Protocol):
     """Keeps endpoints, and the messages that tell them what became of events."""
 
     def register(self, names: Sequence[str]) -> None:
-        """Make endpoints known; one that is new is told what happens from now on. Safe to repeat.
+        """Make endpoints known; one that is new is told what is confirmed since a minute ago,
+        and all that happens from now on. Safe to repeat.
 
         Effect: endpoints that have failed for long are switched off.
         """

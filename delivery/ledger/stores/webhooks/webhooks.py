@@ -58,6 +58,8 @@ GONE = "410 Gone: the endpoint wants no more messages"
 DELETED = "the event was deleted"
 MAX_PAUSE = 3_600.0
 """Seconds for which an endpoint that asks for a pause gets none of its messages."""
+STARTING = timedelta(seconds=60)
+"""How far back a new endpoint is told: gateways and workers do not start at the same instant."""
 SEEN_EVERY = timedelta(hours=1)
 
 
@@ -85,8 +87,12 @@ class WebhookSql:
         with self._database.write() as connection:
             now = self._database.now(connection)
             for name in fresh:
+                values = _new(name, now) | {
+                    "followed_at": now - STARTING,
+                    "settled_at": now - STARTING,
+                }
                 connection.execute(
-                    insert(connection, webhooks).values(_new(name, now)).on_conflict_do_nothing()
+                    insert(connection, webhooks).values(values).on_conflict_do_nothing()
                 )
             if late:
                 ours = any_of(webhooks.c.name, late)
