@@ -4,7 +4,7 @@ PYTHON ?= python3
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help env up test adapters check format cover ratio dist soak audit lock client clean
+.PHONY: help env up test adapters check format cover ratio dist docs soak audit lock client clean
 
 help:  ## list these verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,16 @@ dist: env  ## build the sdist and the wheel, and check them for PyPI
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist .
 	$(BIN)/twine check --strict dist/*
+
+# The generator has an environment of its own, made once: no test needs its packages.
+docs: env .venv/docs/stamp  ## build the documentation's site into build/site; fails for a warning
+	@$(BIN)/python docs/make_site.py build/docs
+	@.venv/docs/bin/zensical build --clean --strict
+
+.venv/docs/stamp: docs/requirements.txt
+	@$(PYTHON) -m venv .venv/docs
+	@.venv/docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
+	@touch .venv/docs/stamp
 
 soak: env  ## malformed clients beside good ones for a minute (ARGS="--seconds 600" for ten)
 	@$(BIN)/delivery bench soak $(ARGS)

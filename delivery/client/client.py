@@ -78,8 +78,7 @@ class Client:
             on_status: told what a badge can show, whenever it has changed, on the event loop.
             session: your own HTTP session; it is not closed.
             give_up_after: seconds without a connection after which ``Unreachable`` is raised;
-            ``None``
-                waits for as long as it takes.
+                ``None`` waits for as long as it takes.
             jitter: a number from 0 to 1, for the pauses between tries.
             older: the arguments' names of 0.1.0, for one release.
 
