@@ -1,9 +1,10 @@
 """Signed links for mails and text messages: confirm a digest, leave a channel, verify an address.
 
-Owns: the tokens of ``/confirm/{token}``, ``/unsubscribe/{token}`` and ``/verify/{token}``. Never
-does: HTTP, look-ups. A link token is never valid as a bearer token, nor the reverse: each purpose
-has a key of its own, derived from the secret, and the format is not a JWT. The format is short,
-because a text message has 160 characters.
+Owns: the tokens of ``/confirm/{token}``, ``/c/{token}`` (the same page under a shorter address, for
+text messages), ``/unsubscribe/{token}`` and ``/verify/{token}``. Never does: HTTP, look-ups. A link
+token is never valid as a bearer token, nor the reverse: each purpose has a key of its own, derived
+from the secret, and the format is not a JWT. The format is short, because a text message has 160
+characters.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import base64
 import binascii
 import hashlib
 import hmac
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from uuid import UUID
 
 from delivery.domain.limits import MIN_SECRET_BYTES
 from delivery.domain.users.contact import fingerprint
@@ -24,7 +27,8 @@ from delivery.errors import ConfigError, LinkExpired, LinkInvalid
 CONFIRM = "confirm"
 UNSUBSCRIBE = "unsubscribe"
 VERIFY = "verify"
-PURPOSES = (CONFIRM, UNSUBSCRIBE, VERIFY)
+SHORT = "short"
+PURPOSES = (CONFIRM, UNSUBSCRIBE, VERIFY, SHORT)
 
 DAY = 86_400.0
 DEFAULT_TTL = 7 * DAY
@@ -34,6 +38,9 @@ MAX_TOKEN_CHARS = 2_048
 
 _EXPIRY_BYTES = 4
 _TAG_BYTES = 16  # 128 bits: too many to guess
+# A short token: the digest's id, the day on which it expires, a tag; 36 characters, none of them
+# padding. Its id is random in 74 bits already, and each guess of the tag is a request.
+_SHORT_BYTES, _ID_BYTES, _DAY_BYTES = 27, 16, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,19 @@ class LinkSigner:
         """URL of the page that confirms a digest."""
         return f"{self.public_url}/confirm/{self._token(CONFIRM, digest_id, self.ttl)}"
 
+    def short_url(self, digest_id: str) -> str:
+        """Short URL of the page that confirms a digest; the usual one for an id that is no UUID."""
+        try:
+            found = UUID(digest_id)
+        except ValueError:
+            found = None
+        if found is None or str(found) != digest_id:
+            return self.confirm_url(digest_id)
+        day = min(math.ceil((self.clock() + self.ttl) / DAY), 0xFFFF)
+        body = found.bytes + day.to_bytes(_DAY_BYTES, "big")
+        tag = _tag(self.secret, SHORT, body)[: _SHORT_BYTES - len(body)]
+        return f"{self.public_url}/c/{_encode(body + tag)}"
+
     def unsubscribe_url(self, user_id: str, channel: str) -> str:
         """URL of the page on which a user leaves a channel; one-click by POST. Source: RFC 8058."""
         token = self._token(UNSUBSCRIBE, f"{channel}\n{user_id}", self.unsubscribe_ttl)
@@ -109,6 +129,8 @@ class LinkSigner:
             LinkInvalid: malformed, forged, or for another purpose.
             LinkExpired: valid once, and expired.
         """
+        if purpose == SHORT:
+            return self._read_short(token)
         body = self._checked(token, purpose)
         expires = int.from_bytes(body[:_EXPIRY_BYTES], "big")
         if self.clock() >= expires:
@@ -120,6 +142,18 @@ class LinkSigner:
         if purpose == VERIFY:
             address, _, subject = subject.partition("\n")
         return LinkClaims(purpose, subject, channel, datetime.fromtimestamp(expires, UTC), address)
+
+    def _read_short(self, token: str) -> LinkClaims:
+        raw = _decode(token)
+        body, tag = raw[: _ID_BYTES + _DAY_BYTES], raw[_ID_BYTES + _DAY_BYTES :]
+        if len(raw) != _SHORT_BYTES:
+            raise LinkInvalid("this link is incomplete")
+        self._check(body, tag, SHORT)
+        expires = int.from_bytes(body[_ID_BYTES:], "big") * DAY
+        if self.clock() >= expires:
+            raise LinkExpired("this link has expired")
+        digest_id = str(UUID(bytes=body[:_ID_BYTES]))
+        return LinkClaims(CONFIRM, digest_id, None, datetime.fromtimestamp(expires, UTC))
 
     def _token(self, purpose: str, subject: str, ttl: float) -> str:
         expires = min(int(self.clock() + ttl), 0xFFFF_FFFF)
@@ -133,10 +167,14 @@ class LinkSigner:
         body, tag = raw[:-_TAG_BYTES], raw[-_TAG_BYTES:]
         if len(body) <= _EXPIRY_BYTES:
             raise LinkInvalid("this link is incomplete")
-        secrets = [self.secret] if self.previous is None else [self.secret, self.previous]
-        if not any(hmac.compare_digest(_tag(secret, purpose, body), tag) for secret in secrets):
-            raise LinkInvalid("this link was not made here, or was changed")
+        self._check(body, tag, purpose)
         return body
+
+    def _check(self, body: bytes, tag: bytes, purpose: str) -> None:
+        secrets = [self.secret] if self.previous is None else [self.secret, self.previous]
+        made = [_tag(secret, purpose, body)[: len(tag)] for secret in secrets]
+        if not any(hmac.compare_digest(one, tag) for one in made):
+            raise LinkInvalid("this link was not made here, or was changed")
 
 
 def _check(*given: str | None) -> None:

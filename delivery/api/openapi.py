@@ -482,6 +482,18 @@ def _pages() -> Schema:
                 "Confirm the events that the message listed", 404, 410, 503, parameter="token"
             ),
         },
+        "/c/{token}": {
+            "get": html(
+                "The page of /confirm under a shorter address, for text messages",
+                404,
+                410,
+                503,
+                parameter="token",
+            ),
+            "post": html(
+                "Confirm the events that the message listed", 404, 410, 503, parameter="token"
+            ),
+        },
         "/unsubscribe/{token}": {
             "get": html("Ask before opting out", 404, 410, 503, parameter="token"),
             "post": html(

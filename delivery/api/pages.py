@@ -12,7 +12,7 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
 from html import escape
 
 from aiohttp import web
@@ -21,10 +21,13 @@ from delivery.api.problems import KINDS, Problem, problem_of
 from delivery.api.requests import client_address
 from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import Confirmation
+from delivery.domain.messages.brand import Brand
+from delivery.domain.messages.conventions import read_conventions
 from delivery.domain.ports import Reads, Writes
 from delivery.domain.records import Digest, Stored
-from delivery.errors import DeliveryError, LinkExpired, LinkInvalid
-from delivery.links import CONFIRM, LinkSigner
+from delivery.errors import DeliveryError, LedgerUnavailable, LinkExpired, LinkInvalid
+from delivery.links import CONFIRM, SHORT, LinkSigner
+from delivery.transports.text import direction, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,8 @@ class Texts:
     yes: str
     thanks: str
     confirmed: str
+    open: str
+    open_application: str
     types: Mapping[str, str] = field(default_factory=dict)
 
     def count(self, number: int) -> str:
@@ -65,7 +70,9 @@ ENGLISH = Texts(
     ask_many="You were sent {}. Confirm that you have seen them, and you get no more reminders.",
     yes="Yes, I have seen this",
     thanks="Thank you",
-    confirmed="{}: confirmed. You can close this page.",
+    confirmed="{}: confirmed on {}. You can close this page.",
+    open="Open {}",
+    open_application="Open the application",
 )
 GERMAN = Texts(
     lang="de",
@@ -79,7 +86,9 @@ GERMAN = Texts(
     "niemand erinnert Sie mehr daran.",
     yes="Ja, ich habe dies gesehen",
     thanks="Vielen Dank",
-    confirmed="{}: bestätigt. Sie können diese Seite schließen.",
+    confirmed="{}: bestätigt am {}. Sie können diese Seite schließen.",
+    open="{} öffnen",
+    open_application="Zur Anwendung",
     types={
         "agent_started": "Agent hat begonnen",
         "agent_thinking": "Agent dachte nach",
@@ -130,6 +139,9 @@ button:hover{filter:brightness(1.08)}
 button:focus-visible,a:focus-visible,input:focus-visible{
 outline:3px solid var(--focus);outline-offset:3px}
 a{color:var(--accent)}
+.brand{font-weight:700;color:var(--ink)}
+.back{margin:1.25rem 0 0;text-align:center}
+li span{overflow-wrap:anywhere}
 code{font-family:ui-monospace,SFMono-Regular,Menlo,monospace;font-size:.92em}
 """.strip()
 _CSS_HASH = base64.b64encode(hashlib.sha256(_CSS.encode()).digest()).decode()
@@ -154,10 +166,12 @@ def page(
     lang: str = "en",
     status: int = 200,
     headers: Mapping[str, str] | None = None,
+    brand: str = "",
 ) -> web.Response:
     """Make a whole page.
 
     Args:
+        brand: plain text above the heading: the application's name.
         title: plain text, for heading and title.
         body: HTML; the caller must escape foreign text.
     """
@@ -165,7 +179,7 @@ def page(
         f'<!doctype html>\n<html lang="{lang}">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n"
-        f"<body>\n<main>\n<h1>{escape(title)}</h1>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<body>\n<main>\n{_brand_line(brand)}<h1>{escape(title)}</h1>\n{body}\n</main>\n</body>\n</html>\n"
     )
     return web.Response(
         status=status,
@@ -174,6 +188,10 @@ def page(
         charset="utf-8",
         headers={**HEADERS, **(headers or {})},
     )
+
+
+def _brand_line(name: str) -> str:
+    return f'<p class="brand" dir="{direction(name)}">{escape(name)}</p>\n' if name else ""
 
 
 def button(label: str) -> str:
@@ -191,6 +209,7 @@ class Pages:
     Args:
         on_confirmed: called with the ids that a link confirmed.
         trusted_proxies: addresses whose ``X-Forwarded-*`` count.
+        brand: of the application to which the page leads back.
     """
 
     def __init__(
@@ -201,7 +220,9 @@ class Pages:
         links: LinkSigner,
         on_confirmed: Callable[[Sequence[str]], None],
         trusted_proxies: Sequence[str] = (),
+        brand: Brand | None = None,
     ) -> None:
+        self._brand = brand or Brand()
         self._reads = reads
         self._writes = writes
         self._links = links
@@ -213,26 +234,29 @@ class Pages:
         return [
             web.get("/confirm/{token}", readable(self.show_confirm)),
             web.post("/confirm/{token}", readable(self.confirm)),
+            web.get("/c/{token}", readable(self.show_confirm)),
+            web.post("/c/{token}", readable(self.confirm)),
             web.get("/problems/{slug}", readable(self.problem)),
         ]
 
     async def show_confirm(self, request: web.Request) -> web.Response:
         """``GET /confirm/{token}``: the events of the message and a button; confirms nothing."""
         digest, listed = await self._digest(request)
-        stored = await self._reads.events(listed[:MAX_LISTED])
+        stored = await self._reads.events(listed[-MAX_LISTED:])
         texts, zone = await self._reader(digest.user_id)
         ask = texts.ask_one if len(listed) == 1 else texts.ask_many
         body = (
             f"<p>{ask.format(texts.count(len(listed)))}</p>\n"
-            f"{_list(stored, texts, zone)}\n{button(texts.yes)}"
+            f"{_list(stored, texts, zone)}\n{button(texts.yes)}{self._way_back(stored, texts)}"
         )
-        return page(texts.ask, body, lang=texts.lang)
+        return page(texts.ask, body, lang=texts.lang, brand=self._brand.name)
 
     async def confirm(self, request: web.Request) -> web.Response:
         """``POST /confirm/{token}``: confirm the events of the message. Safe to repeat."""
         digest, listed = await self._digest(request)
         # Before the confirmation: a failure of this read must change nothing.
-        texts, _ = await self._reader(digest.user_id)
+        texts, zone = await self._reader(digest.user_id)
+        stored = await self._reads.events(listed[-MAX_LISTED:])
         confirmations = [
             Confirmation(id_, digest.user_id, digest.channel, digest.user_id, f"link:{digest.id}")
             for id_ in listed
@@ -248,8 +272,32 @@ class Pages:
             address,
         )
         count = texts.count(len(listed))
-        body = f"<p>{texts.confirmed.format(count[0].upper() + count[1:])}</p>"
-        return page(texts.thanks, body, lang=texts.lang)
+        when = (await self._confirmed_at(listed[-1])).astimezone(zone).strftime(texts.at)
+        body = (
+            f"<p>{texts.confirmed.format(count[0].upper() + count[1:], when)}</p>\n"
+            f"{_list(stored, texts, zone)}{self._way_back(stored, texts)}"
+        )
+        return page(texts.thanks, body, lang=texts.lang, brand=self._brand.name)
+
+    async def _confirmed_at(self, event_id: str) -> datetime:
+        """When an event was confirmed for the first time; now, if a read cannot tell."""
+        try:
+            found = await self._reads.event(event_id)
+        except LedgerUnavailable:
+            found = None  # the confirmation stands all the same
+        if found is not None and found.confirmations:
+            return found.confirmations[0].at
+        return datetime.now(UTC)
+
+    def _way_back(self, stored: Sequence[Stored], texts: Texts) -> str:
+        """HTML of the link to the application; empty where it has no address."""
+        urls = [read_conventions(item.event.data, self._brand).url for item in reversed(stored)]
+        url = next((url for url in urls if url), None) or self._brand.app_url
+        if url is None:
+            return ""
+        name = self._brand.name
+        label = texts.open.format(name) if name else texts.open_application
+        return f'\n<p class="back"><a href="{escape(url)}">{escape(label)}</a></p>'
 
     async def problem(self, request: web.Request) -> web.Response:
         """``GET /problems/{slug}``: the meaning of a problem type, and a remedy."""
@@ -261,7 +309,8 @@ class Pages:
         return page(kind.title, body)
 
     async def _digest(self, request: web.Request) -> tuple[Digest, tuple[str, ...]]:
-        claims = self._links.read(request.match_info["token"], CONFIRM)
+        purpose = SHORT if request.path.startswith("/c/") else CONFIRM
+        claims = self._links.read(request.match_info["token"], purpose)
         found = await self._reads.digest(claims.subject)
         if found is None:
             raise LinkInvalid("the message of this link is not in the ledger any more")
@@ -302,8 +351,11 @@ def _list(stored: Sequence[Stored], texts: Texts, zone: tzinfo) -> str:
     for item in stored:
         at = item.event.at
         shown = at.astimezone(zone).strftime(texts.at)
+        title = item.event.data.get("title")
+        own = one_line(title) if isinstance(title, str) and title.strip() else ""
+        said = own or texts.type(item.event.type)
         lines.append(
-            f"<li><span>{escape(texts.type(item.event.type))}</span>"
+            f'<li><span dir="{direction(said)}">{escape(said)}</span>'
             f'<time datetime="{format_instant(at)}">{shown}</time></li>'
         )
     return f"<ul>{''.join(lines)}</ul>"

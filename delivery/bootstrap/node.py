@@ -42,7 +42,7 @@ from delivery.bootstrap.chain import make_celery
 from delivery.bootstrap.ledger import database_url
 from delivery.bootstrap.outbox import GatewayRelay
 from delivery.bootstrap.reloading import Loaded, Reloader
-from delivery.bootstrap.transports import make_links
+from delivery.bootstrap.transports import make_brand, make_links
 from delivery.bus.in_process import LocalBus
 from delivery.bus.rate_leases import RedisLeases
 from delivery.bus.redis_bus import RedisBus
@@ -292,6 +292,7 @@ class Node:
                 links=links,
                 on_confirmed=self._tell_confirmed,
                 trusted_proxies=settings.trusted_proxies,
+                brand=make_brand(settings),
             ),
             AddressPages(reads=ledger, writes=ledger, links=links, policies=self.policies),
         )

@@ -449,6 +449,9 @@ class Links(Protocol):
     """Signed links for mails."""
 
     def confirm_url(self, digest_id: str) -> str: ...
+    def short_url(self, digest_id: str) -> str:
+        """Another address of the same page, for messages that are paid by their length."""
+
     def unsubscribe_url(self, user_id: str, channel: str) -> str: ...
     def verify_url(self, user_id: str, channel: str, address: str) -> str: ...
 

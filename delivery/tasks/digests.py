@@ -258,9 +258,7 @@ class DigestStep:
             events=tuple(member.event for member in claim.members),
             contact=claim.contact,
             number=max(1, digest.number),
-            confirm_url=self._links.confirm_url(digest.id)
-            if step.confirms == Confirms.LINK
-            else None,
+            confirm_url=self._link(digest.id) if step.confirms == Confirms.LINK else None,
             unsubscribe_url=(
                 self._links.unsubscribe_url(digest.user_id, self._transport.name)
                 if "opt_out" in step.respects
@@ -268,6 +266,11 @@ class DigestStep:
             ),
             callback_url=self._callback_url,
         )
+
+    def _link(self, digest_id: str) -> str:
+        if self._transport.name == Channel.SMS:
+            return self._links.short_url(digest_id)
+        return self._links.confirm_url(digest_id)
 
     def _record(
         self, run: Run, claim: DigestClaim, result: Result, lead: Work, started_at: datetime

@@ -29,7 +29,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
         rf"\1 {REDACTED}",
     ),
     (
-        re.compile(r"(/(?:confirm|unsubscribe|verify|inbox)/)[\w.~=-]{6,}+", re.ASCII),
+        re.compile(r"(/(?:confirm|c|unsubscribe|verify|inbox)/)[\w.~=-]{6,}+", re.ASCII),
         rf"\1{REDACTED}",
     ),
     (
@@ -50,6 +50,7 @@ _HINTS = (
     "bearer",
     "basic",
     "/confirm/",
+    "/c/",
     "/unsubscribe/",
     "/verify/",
     "/inbox/",

@@ -107,7 +107,7 @@ class SmsTransport:
         if not message.contact.phone:
             raise ChannelRejected(f"user {message.user_id!r} has no phone number").of_no_provider()
         with rendering(self.name):
-            text = self._renderer.sms(message)
+            text = self._renderer.sms(message, self._sender)
         form = {"To": message.contact.phone, "Body": text}
         form["MessagingServiceSid" if self._sender.startswith("MG") else "From"] = self._sender
         callback = message.callback_url or self._status_callback

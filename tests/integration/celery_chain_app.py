@@ -79,6 +79,9 @@ class Nothing:
     def resend(self, user_id: str, event_ids: object, timeout: float) -> int:
         return 0
 
+    def short_url(self, digest_id: str) -> str:
+        return f"https://x/c/{digest_id}"
+
     def confirm_url(self, digest_id: str) -> str:
         return ""
 

@@ -36,6 +36,7 @@ from delivery.bus.one_time import LocalOneTime
 from delivery.callers.auth import Authenticator
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome, State
+from delivery.domain.messages.brand import Brand
 from delivery.domain.node_messages import ConnectionInfo
 from delivery.domain.policy import parse_policies
 from delivery.domain.ports import Accepted, Pushed
@@ -61,6 +62,11 @@ SMS_TOKEN = "sms-token"
 MAIL_SECRET = "whsec_" + "c2VjcmV0" * 4
 PUBLIC_URL = "https://events.example.org"
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+BRAND = Brand(
+    name="Acme",
+    app_url="https://app.example.org",
+    origins=frozenset({"https://app.example.org"}),
+)
 
 
 FIGURES = Stats(
@@ -330,7 +336,7 @@ class World:
                 ),
                 public_url=PUBLIC_URL,
             ),
-            Pages(links=self.links, **shared, **told),
+            Pages(links=self.links, brand=BRAND, **shared, **told),
             AddressPages(links=self.links, policies=policies, **shared),
         )
 
@@ -377,6 +383,7 @@ def check_page(response: Any, text: str) -> None:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert f"'sha256-{digest}'" in policy
     assert "<script" not in text
-    assert not re.search(r"(?:src|href|action)=", text)
+    assert not re.search(r"(?:src|action)=", text)
+    assert set(re.findall(r'href="([^"]*)"', text)) <= {BRAND.app_url, f"{BRAND.app_url}/o/7"}
     assert response.headers["Referrer-Policy"] == "no-referrer"
     assert response.headers["Cache-Control"] == "no-store"

@@ -159,6 +159,9 @@ class World:
     def resolve(self, group: AlertGroup, timeout: float, *, ended_at: datetime) -> None:
         self.resolved.append(group.id)
 
+    def short_url(self, digest_id: str) -> str:
+        return f"https://x/c/{digest_id}"
+
     def confirm_url(self, digest_id: str) -> str:
         return f"https://x/confirm/{digest_id}"
 

@@ -27,6 +27,7 @@ from delivery.ledger.sql.memory import OUTAGE
 from delivery.testing import make_id
 from delivery.transports.receipts.signatures import twilio_signature
 from tests.integration.http_api_standins import (
+    BRAND,
     CLIENT,
     EMIT,
     MAIL_SECRET,
@@ -429,7 +430,7 @@ async def test_the_pages_speak_the_language_of_the_mail_and_its_time_zone(
     stop = path_of(links.unsubscribe_url("u1", "email"))
     said = {
         ("GET", confirm): "Haben Sie dies gesehen?",
-        ("POST", confirm): "Eine Neuigkeit: bestätigt.",
+        ("POST", confirm): "Eine Neuigkeit: bestätigt am ",
         ("GET", stop): "Keine E-Mails mehr?",
         ("POST", stop): "Sie erhalten keine E-Mails mehr",
     }
@@ -440,8 +441,29 @@ async def test_the_pages_speak_the_language_of_the_mail_and_its_time_zone(
         assert words in text
         assert '<html lang="de">' in text
     shown = await (await client.get(confirm)).text()
-    assert "<span>Agent ist fertig</span>" in shown
+    assert '<span dir="ltr">Agent ist fertig</span>' in shown
     assert " CET</time>" in shown or " CEST</time>" in shown
+
+
+async def test_the_short_link_of_a_text_leads_to_the_same_page_which_leads_back(
+    client: Client, world: World
+) -> None:
+    world.ledger.add(
+        1, type="order_sent", data={"title": "Order <7>", "url": f"{BRAND.app_url}/o/7"}
+    )
+    digest = world.ledger.send("sms", 1)
+    path = path_of(world.links.short_url(digest))
+    shown = await (await client.get(path)).text()
+    assert world.ledger.confirmed_by(1) == []
+    done = [await (await client.post(path)).text() for _ in range(2)]
+    assert len(world.ledger.confirmed_by(1)) == 1
+    for text in (shown, *done):
+        assert "Order &lt;7&gt;" in text
+        assert f'<a href="{BRAND.app_url}/o/7">Open Acme</a>' in text
+        assert "Acme</p>" in text
+    for text in done:
+        assert re.search(r"One update: confirmed on \d\d \w+, \d\d:\d\d UTC", text)
+    assert (await client.get(path[:-1] + ("A" if path[-1] != "A" else "B"))).status == 404
 
 
 async def test_a_bad_link_is_404_and_an_old_one_410(client: Client, world: World) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from delivery.callers.auth import Authenticator
 from delivery.errors import ConfigError, LinkExpired, LinkInvalid, Unauthenticated
-from delivery.links import CONFIRM, UNSUBSCRIBE, LinkSigner
+from delivery.links import CONFIRM, SHORT, UNSUBSCRIBE, LinkSigner
 from delivery.tokens import make_token
 
 SECRET = "s" * 32
@@ -125,3 +125,31 @@ def test_the_link_is_the_only_thing_in_the_token() -> None:
     token = token_of(make_signer().confirm_url(DIGEST))
     raw = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
     assert raw[4:-16].decode() == DIGEST
+
+
+def test_a_short_link_is_short_and_bound_to_its_digest_its_purpose_and_its_day() -> None:
+    clock = Clock()
+    signer = make_signer(clock=clock)
+    token = token_of(signer.short_url(DIGEST))
+    assert signer.short_url(DIGEST) == f"https://example.org/c/{token}"
+    assert len(token) == 36
+    assert signer.read(token, SHORT).subject == DIGEST
+    for n in range(36):
+        changed = token[:n] + ("A" if token[n] != "A" else "B") + token[n + 1 :]
+        with pytest.raises(LinkInvalid):
+            signer.read(changed, SHORT)
+    for other in (token[:-4], token + "AAAA", "", token_of(signer.confirm_url(DIGEST))):
+        with pytest.raises(LinkInvalid):
+            signer.read(other, SHORT)
+    with pytest.raises(LinkInvalid):
+        signer.read(token, CONFIRM)
+    with pytest.raises(LinkInvalid):
+        make_signer(OLD).read(token, SHORT)
+    assert make_signer(OLD, previous=SECRET, clock=clock).read(token, SHORT).subject == DIGEST
+    clock.now += 2 * 86_400
+    with pytest.raises(LinkExpired):
+        signer.read(token, SHORT)
+
+
+def test_a_digest_whose_id_is_no_uuid_has_the_usual_link() -> None:
+    assert "/confirm/" in make_signer().short_url("digest-7")

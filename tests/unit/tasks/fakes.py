@@ -236,6 +236,9 @@ class FakeQueue:
 class FakeLinks:
     """Links that say what they are for."""
 
+    def short_url(self, digest_id: str) -> str:
+        return f"https://x/c/{digest_id}"
+
     def confirm_url(self, digest_id: str) -> str:
         return f"https://x/confirm/{digest_id}"
 
