@@ -35,13 +35,13 @@ from delivery.api.requests import (
     read_object,
     service,
 )
-from delivery.api.views import accepted_view, stored_view, timeline_view
+from delivery.api.views import accepted_view, run_view, stored_view, timeline_view
 from delivery.callers.auth import Authenticator
 from delivery.callers.principal import Principal
 from delivery.callers.rates import ACKS, EMIT, EMIT_ADDRESS
 from delivery.callers.refusals import refusals
 from delivery.domain.channels import Channel
-from delivery.domain.event import check_event_id
+from delivery.domain.event import check_context_id, check_event_id
 from delivery.domain.inputs.trace_context import is_traceparent
 from delivery.domain.lifecycle import Cause, Confirmation, State, sources
 from delivery.domain.limits import MAX_BODY_BYTES
@@ -108,7 +108,7 @@ FLUSH_TIMEOUT = 5.0
 
 
 class EventsApi:
-    """Handlers of ``/v1/events``, ``/v1/replay`` and ``/v1/acks``.
+    """Handlers of ``/v1/events``, ``/v1/runs``, ``/v1/replay`` and ``/v1/acks``.
 
     Args:
         on_confirmed: called with the ids that an acknowledgement over HTTP confirmed.
@@ -143,6 +143,7 @@ class EventsApi:
             web.get("/v1/events", self.find),
             web.get("/v1/events/{id}", self.show),
             web.post("/v1/events/{id}/replay", self.replay_one),
+            web.get("/v1/runs/{id}", self.show_run),
             web.post("/v1/replay", self.replay),
             web.post("/v1/acks", self.acknowledge),
         ]
@@ -221,6 +222,24 @@ class EventsApi:
             matches = await self._reads.count(which)
             answer |= {"count": matches.count, "count_is_exact": matches.is_exact}
         return json_response(answer)
+
+    async def show_run(self, request: web.Request) -> web.Response:
+        """``GET /v1/runs/{id}``: a run with its tokens and cost; runs are told apart by user."""
+        principal = await caller(request, self._auth)
+        _must_read(principal)
+        check_known(request.query, {"user_id"})
+        user_id = request.query.get("user_id")
+        if principal.is_client and user_id not in (None, principal.user_id):
+            raise Problem("forbidden", "a client sees its own runs only", field="user_id")
+        if principal.is_client:
+            user_id = principal.user_id
+        if user_id is None:
+            raise Problem("invalid-request", "say whose run: user_id", field="user_id")
+        run_id = check_context_id("run_id", request.match_info["id"])
+        found = await self._reads.run(check_context_id("user_id", user_id), run_id)
+        if found is None:
+            raise Problem("not-found", "this user has no such run")
+        return json_response(run_view(found))
 
     async def replay_one(self, request: web.Request) -> web.Response:
         """``POST /v1/events/{id}/replay``: start one event anew."""

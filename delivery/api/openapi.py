@@ -147,6 +147,14 @@ def _events() -> Schema:
                 parameters=(path("id"),),
             )
         },
+        "/v1/runs/{id}": {
+            "get": operation(
+                "Show a run with its tokens and cost (one's own, or scope read with user_id)",
+                {200: ref("Run")},
+                (403, 404, 422, 503),
+                parameters=(path("id", CONTEXT_ID), query("user_id", CONTEXT_ID)),
+            )
+        },
         "/v1/replay": {
             "post": operation(
                 "Start anew the events that a filter matches (scope operate)",

@@ -330,6 +330,25 @@ SCHEMAS: dict[str, Schema] = {
         ]
     },
     "InboxMarked": record({"marked": listing(text()), "unknown": listing(text())}),
+    "Run": record(
+        {
+            "user_id": text(),
+            "run_id": text(),
+            "last_seq": _INTEGER,
+            "started_at": INSTANT,
+            "updated_at": INSTANT,
+            "tokens": nullable(ref("RunTokens")),
+        },
+        description="tokens: null before the first event of the type token_metrics",
+    ),
+    "RunTokens": record(
+        {
+            "input_tokens": _INTEGER,
+            "output_tokens": _INTEGER,
+            "total_tokens": _INTEGER,
+            "cost": _NUMBER | {"description": "in the installation's currency"},
+        }
+    ),
     "Replayed": record({"id": _UUID, "state": STATE}),
     "ReplayFilter": record(
         EVENT_FILTERS

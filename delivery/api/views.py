@@ -25,6 +25,7 @@ from delivery.domain.records import (
     Stored,
     Timeline,
 )
+from delivery.domain.run_tokens import MICROS, RunRow
 from delivery.domain.users.receipts import ReceiptRow
 
 
@@ -71,6 +72,27 @@ def timeline_view(timeline: Timeline) -> dict[str, Any]:
         "attempts": [_attempt(attempt) for attempt in timeline.attempts],
         "confirmations": [_confirmation(row) for row in timeline.confirmations],
         "receipts": [_receipt(row) for row in timeline.receipts],
+    }
+
+
+def run_view(run: RunRow) -> dict[str, Any]:
+    """A run with the sums of its tokens."""
+    tokens = None
+    if run.tokens is not None:
+        into, out, micros = run.tokens
+        tokens = {
+            "input_tokens": into,
+            "output_tokens": out,
+            "total_tokens": into + out,
+            "cost": micros / MICROS,
+        }
+    return {
+        "user_id": run.user_id,
+        "run_id": run.run_id,
+        "last_seq": run.last_seq,
+        "started_at": _instant(run.started_at),
+        "updated_at": _instant(run.updated_at),
+        "tokens": tokens,
     }
 
 

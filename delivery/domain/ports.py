@@ -37,6 +37,7 @@ from delivery.domain.records import (
     Stored,
     Timeline,
 )
+from delivery.domain.run_tokens import RunRow
 from delivery.domain.users.contact import Contact
 from delivery.domain.users.receipts import ProviderReceipt, Suppression
 from delivery.domain.users.revocation import Revocation, RevocationKind
@@ -121,6 +122,8 @@ class Reads(Protocol):
         """The last ``seq`` of each run among the user's last ``runs_of`` events, and the first
         page, read in this order: an event recorded in between is on the page, or has a higher
         ``seq``."""
+
+    async def run(self, user_id: str, run_id: str) -> RunRow | None: ...
 
     async def digest(self, digest_id: str) -> tuple[Digest, tuple[str, ...]] | None:
         """A digest and the ids that its message listed."""

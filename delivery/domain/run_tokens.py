@@ -7,6 +7,8 @@ when it records the event.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
@@ -26,6 +28,22 @@ class RunTokens(NamedTuple):
     input_tokens: int
     output_tokens: int
     cost_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as the ledger has it.
+
+    Attributes:
+        tokens: the sums of what its events reported; ``None`` before the first.
+    """
+
+    user_id: str
+    run_id: str
+    last_seq: int
+    started_at: datetime
+    updated_at: datetime
+    tokens: RunTokens | None
 
 
 class _Reported(msgspec.Struct, frozen=True, gc=False):

@@ -27,6 +27,7 @@ from delivery.ledger.stores.receipts import ReceiptSql
 from delivery.ledger.stores.recording import RecordingSql
 from delivery.ledger.stores.retention import RetentionSql
 from delivery.ledger.stores.revocations import RevocationSql
+from delivery.ledger.stores.runs import RunSql
 from delivery.ledger.stores.statistics import StatisticsSql
 from delivery.ledger.stores.users.contacts import ContactSql
 from delivery.ledger.stores.users.erasure import ErasureSql
@@ -70,6 +71,7 @@ class SqlLedger:
         self.confirmations = ConfirmationSql(database)
         self.events = EventSql(database)
         self.cloud_events = CloudEventSql(database)
+        self.runs = RunSql(database)
         self.feed = FeedSql(database)
         self.operations = OperationSql(database)
         self.retention = RetentionSql(database)

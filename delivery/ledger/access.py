@@ -29,6 +29,7 @@ from delivery.domain.records import (
     Stored,
     Timeline,
 )
+from delivery.domain.run_tokens import RunRow
 from delivery.domain.stores.ledger import Ledger
 from delivery.domain.users.contact import Contact
 from delivery.domain.users.receipts import ProviderReceipt, Suppression
@@ -124,6 +125,10 @@ class LedgerAccess:
         feed = self._ledger.feed
         seqs = feed.last_seqs(user_id, runs_of)
         return seqs, *feed.page(user_id, cursor, by=by, limit=limit)
+
+    async def run(self, user_id: str, run_id: str) -> RunRow | None:
+        """See ``Reads``."""
+        return await self.call(self._ledger.runs.get, user_id, run_id)
 
     async def digest(self, digest_id: str) -> tuple[Digest, tuple[str, ...]] | None:
         """See ``Reads``."""

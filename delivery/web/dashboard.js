@@ -170,7 +170,14 @@ function happenings(event) {
   return [...attempts, ...receipts, ...confirmations].sort((a, b) => a.at.localeCompare(b.at));
 }
 
-function drawDetail(event) {
+/** Tokens and cost that a run's events reported. */
+function tokensOf(run) {
+  if (!run?.tokens) return [];
+  const { input_tokens: into, output_tokens: out, cost } = run.tokens;
+  return [["Tokens of the run", `${into} in, ${out} out, cost ${cost}`]];
+}
+
+function drawDetail(event, run) {
   // In the demonstration: from the mail back to the timeline, where its confirmation has come in.
   const isConfirmed = follows && current?.id === event?.id && event?.confirmations.length > current?.confirmations.length;
   current = event;
@@ -187,6 +194,7 @@ function drawDetail(event) {
     ["Confirmed by", confirmation ? `${confirmation.by} over ${words(confirmation.channel)}` : "–"],
     ["On step", event.step ? words(event.step) : "–"], ["Due", event.due_at],
     ["Run", event.run_id], ["Number in run", event.seq ?? "–"], ["Class", event.class],
+    ...tokensOf(run),
     ["Expires", event.expires_at], ["Generation", event.generation], ["Id", event.id],
   ];
   const make = (name, value) => {
@@ -342,12 +350,14 @@ async function read(mine) {
   if (follows && list.events.length) chosen = list.events[0].id;
   const event = chosen ? await optional(`v1/events/${chosen}`) : null;
   if (mine !== turn) return;
+  const run = event && (await optional(`v1/runs/${encodeURIComponent(event.run_id)}?${new URLSearchParams({ user_id: event.user_id })}`));
+  if (mine !== turn) return;
   if (hasComplained) note("");
   await readSuppressed(mine);
   if (mine !== turn) return;
   drawInbox(inbox);
   drawEvents(list.events, list.next);
-  drawDetail(event);
+  drawDetail(event, run);
 }
 
 /** They change seldom, so not with every event. */

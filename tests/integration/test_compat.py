@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
@@ -308,6 +309,25 @@ async def test_cleanup_waits_for_everything_that_was_started(
     assert emitter.get_token_metrics()["operations"]["plan"]["cost"] == 10.0
     page = await gateway.remote.events.list(user_id=context.user_id)
     assert len(page["events"]) == 20
+
+
+async def test_tokens_of_a_run_are_shown_with_it(gateway: Gateway, context: Context) -> None:
+    for source in (gateway.embedded, gateway.remote):
+        emitter = compat.UserWebSocketEmitter(context, source)
+        await emitter.update_token_metrics(100, 20, 0.125, "plan")
+        assert emitter.get_token_metrics()["input_tokens"] == 100
+    headers = {"Authorization": f"Bearer {gateway.token(context.user_id)}"}
+    url = f"{gateway.url}/v1/runs/{context.run_id}"
+    async with aiohttp.ClientSession(headers=headers) as http, http.get(url) as answer:
+        assert answer.status == 200
+        run = await answer.json()
+    assert (run["user_id"], run["run_id"], run["last_seq"]) == (*context[:2], 2)
+    assert run["tokens"] == {
+        "input_tokens": 200,
+        "output_tokens": 40,
+        "total_tokens": 240,
+        "cost": 0.25,
+    }
 
 
 async def test_the_tier_chooses_the_class_but_of_errors_progress_and_sign_ins(

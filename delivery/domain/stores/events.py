@@ -23,6 +23,7 @@ from delivery.domain.records import (
     Stored,
     Timeline,
 )
+from delivery.domain.run_tokens import RunRow
 
 
 class RecordingStore(Protocol):
@@ -182,6 +183,12 @@ class CloudEventStore(Protocol):
     def trim(self, limit: int = 1_000) -> int:
         """Delete ids made a week ago or earlier whose events are not in the ledger; returns how
         many."""
+
+
+class RunStore(Protocol):
+    """Reads runs."""
+
+    def get(self, user_id: str, run_id: str) -> RunRow | None: ...
 
 
 class RetentionStore(Protocol):

@@ -22,6 +22,7 @@ from delivery.domain.stores.events import (
     OperationStore,
     RecordingStore,
     RetentionStore,
+    RunStore,
     StatisticsStore,
 )
 from delivery.domain.stores.users import (
@@ -49,6 +50,8 @@ class Ledger(Protocol):
     def events(self) -> EventStore: ...
     @property
     def cloud_events(self) -> CloudEventStore: ...
+    @property
+    def runs(self) -> RunStore: ...
     @property
     def feed(self) -> FeedStore: ...
     @property

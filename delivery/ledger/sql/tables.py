@@ -173,6 +173,10 @@ runs = sa.Table(
     sa.Column("last_seq", Big, nullable=False),
     _created("started_at"),
     _created("updated_at"),
+    # Sums of the run's events of the type ``token_metrics``; NULL before the first.
+    sa.Column("input_tokens", Big),
+    sa.Column("output_tokens", Big),
+    sa.Column("cost_micros", Big),
 )
 # A run of which only the id is known: its user, whose events are indexed.
 sa.Index("ix_runs_run_id", runs.c.run_id)

@@ -37,6 +37,7 @@ from delivery.ledger.sql.rows import event as event_of
 from delivery.ledger.sql.tables import attempts, events
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.confirmations import as_stored, store_confirmations
+from delivery.ledger.stores.runs import add_tokens
 from delivery.ledger.stores.webhooks import outcomes
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class RecordingSql:
                 # The clock is read after the runs are locked: within a run, later means later.
                 now = self._database.now(connection)
                 _insert(connection, fresh, seqs, now)
+                add_tokens(connection, (entry.event for _, entry in fresh))
                 if drained:
                     twins = [entry.event.id for _, entry in fresh if isinstance(entry, _Twin)]
                     outcomes.record_ended(connection, twins, State.DEAD, now)
