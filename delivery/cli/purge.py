@@ -103,4 +103,6 @@ def _purge(keep: dict[str, float], *, batch: int, dry_run: bool) -> dict[str, in
                 time.sleep(min(1.0, time.monotonic() - begun))
         while not dry_run and ledger.cloud_events.trim():
             pass
+        while not dry_run and ledger.webhooks.trim():
+            pass
     return deleted

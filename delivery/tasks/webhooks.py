@@ -37,6 +37,8 @@ Post = Callable[[str, bytes, str, float], WebhookAnswer]
 CONCURRENCY = 8
 """Requests to one endpoint at a time."""
 TRIM_EVERY = 300.0
+MAX_TRIMS = 20
+"""Pages that are deleted at once."""
 _MARGIN = 1.0
 """Seconds of a task that are left for the records after its last request."""
 
@@ -76,10 +78,10 @@ class WebhookSender:
         Raises:
             LedgerError: the ledger is away; the next run goes on.
         """
+        self._trim()
         if not self._posts:
             return 0
         self._store.register([endpoint.name for endpoint in self._posts])
-        self._trim()
         # A request that begins last must be over, and recorded, before the task's time is.
         ends = self._clock() + max(0.0, self._limits.soft - self._limits.attempt - _MARGIN)
         with ThreadPoolExecutor(len(self._posts), thread_name_prefix="webhook") as pool:
@@ -88,10 +90,13 @@ class WebhookSender:
         return sum(_results(running))
 
     def _trim(self) -> None:
+        """Delete what is old, also where the last endpoint was taken out of the file."""
         now = self._clock()
         if self._trimmed is None or now - self._trimmed >= TRIM_EVERY:
             self._trimmed = now
-            self._store.trim()
+            for _ in range(MAX_TRIMS):
+                if not self._store.trim():
+                    break
 
     def _serve(self, endpoint: Endpoint, ends: float) -> int:
         """Follow and send for one endpoint until nothing is left, or time is up."""

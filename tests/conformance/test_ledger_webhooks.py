@@ -94,9 +94,12 @@ def test_each_outcome_is_told_once(ledger: SqlLedger, advance: Callable[[float],
     seen, parked, dead, over = (record(ledger, user_id=name) for name in ("a", "b", "c", "d"))
     confirm(ledger, seen)
     confirm(ledger, seen, by="tablet")
+    at_once = make_event(id=str(uuid_utils.uuid7()), seq=None, at=datetime.now(UTC))
+    confirmation = Confirmation(at_once.id, at_once.user_id, "websocket", "phone", "c1")
+    ledger.recording.commit([make_entry(at_once, confirmations=[confirmation])])
     end_chain(ledger, parked, alerted=False)
     end_chain(ledger, dead, alerted=True)
-    assert follow(ledger) == 3
+    assert follow(ledger) == 4
     advance(4 * 86_400)
     ledger.chain.sweep()
     assert follow(ledger) == 2  # the parked one expires too
@@ -106,6 +109,7 @@ def test_each_outcome_is_told_once(ledger: SqlLedger, advance: Callable[[float],
     assert sorted(told(ledger)) == sorted(
         [
             ("event.confirmed", seen.id),
+            ("event.confirmed", at_once.id),
             ("event.parked", parked.id),
             ("event.dead", dead.id),
             ("event.expired", over.id),

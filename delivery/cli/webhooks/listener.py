@@ -6,6 +6,7 @@ Owns: the HTTP server and the check. Never does: serve more than a developer's m
 from __future__ import annotations
 
 import base64
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 MAX_BODY = 1_048_576
 TIMEOUT = 10.0
+_LENGTH = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Listener:
     def take(self, request: BaseHTTPRequestHandler) -> int:
         """Read, check and show one message; returns the status to answer with."""
         length = request.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit() and int(length) <= MAX_BODY):
+        if _LENGTH.fullmatch(length) is None or int(length) > MAX_BODY:
             return 413
         raw = request.rfile.read(int(length))
         headers = {name.lower(): value for name, value in request.headers.items()}
