@@ -31,6 +31,11 @@ from delivery.redis_servers.url import is_sentinel, parse_sentinel
 
 _URL_LIST = re.compile(r"[\s,]+(?=[A-Za-z][A-Za-z0-9+.-]*://)|\s+")
 _COMMAS = re.compile(r"[\s,]+")
+# Source: Twilio, "Alphanumeric Sender ID"; channels other than text messages have a prefix.
+_SMS_SENDER = re.compile(
+    r"(?:[a-z]+:)?\+?[0-9]{3,15}\Z|MG[0-9A-Za-z]{4,64}\Z"
+    r"|(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9 +_&-]{1,11}\Z"
+)
 _BASIC_AUTH = re.compile(r"^[!-9;-~]+:[!-~]+\Z")
 _POSTGRES = re.compile(r"^postgres(ql)?(\+psycopg)?://")
 
@@ -217,6 +222,16 @@ class Settings(BaseSettings):
             if not parse_origin(text).startswith(("http://", "https://")):
                 raise ValueError(f"{text[:100]!r} is no http(s) origin: write https://example.org")
         return tuple(parse_origin(text) for text in value)
+
+    @field_validator("sms_from")
+    @classmethod
+    def _sender(cls, value: str | None) -> str | None:
+        if value is not None and not _SMS_SENDER.match(value):
+            raise ValueError(
+                "write a number like +4930123456, a name of at most 11 letters and digits like "
+                "Acme, or a messaging service like MG…"
+            )
+        return value
 
     @field_validator("brand_color")
     @classmethod

@@ -26,6 +26,7 @@ from delivery.errors import ChannelError, ConfigError, Unrenderable
 from delivery.telemetry import metrics
 from delivery.transports.content import MAX_LINES, Line, Run, newest, runs_of, zone_name
 from delivery.transports.markdown import plain_text
+from delivery.transports.sandbox import fields
 from delivery.transports.sms_text import segments, units, with_gsm_equivalents
 from delivery.transports.templates import (
     FALLBACK,
@@ -298,7 +299,7 @@ class Renderer:
             "hidden": sum(line.count for line in lines[: max(0, len(lines) - MAX_LINES)]),
             "last": lines[-1],
             "event": _seen(message.events[-1]),
-            "data": message.events[-1].data,
+            "data": fields(message.events[-1].data),
             "began": message.events[0].at.astimezone(zone),
             "ended": message.events[-1].at.astimezone(zone),
             "zone": zone_name(message.events[-1].at.astimezone(zone)),
@@ -331,7 +332,7 @@ def _seen(event: Any) -> Mapping[str, Any]:
         "run_id": event.run_id,
         "user_id": event.user_id,
         "at": event.at,
-        "data": event.data,
+        "data": fields(event.data),
     }
 
 

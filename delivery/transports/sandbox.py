@@ -28,6 +28,17 @@ _NESTED = re.compile(r"\{[^{}]*\{")
 """A field whose width is another value."""
 
 
+class Fields(dict[str, Any]):
+    """An object of an event's data: ``data.items`` is its field, not Python's method."""
+
+
+def fields(value: Any) -> Any:
+    """Data with ``Fields`` for each object in it."""
+    if isinstance(value, dict):
+        return Fields({name: fields(one) for name, one in value.items()})
+    return [fields(one) for one in value] if isinstance(value, list) else value
+
+
 class _Counted(CodeGenerator):
     """Compiles loops and joined texts so that they are counted."""
 
@@ -61,6 +72,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def begin(self) -> None:
         """Count anew: a rendering begins on this thread."""
         self._spent.steps = 0
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """What a dot reads."""
+        if isinstance(obj, Fields) and attribute in obj:
+            return obj[attribute]
+        return super().getattr(obj, attribute)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Call what a template calls."""

@@ -76,6 +76,9 @@ def test_a_look_or_an_address_that_is_of_no_use_is_named(tmp_path: Path) -> None
         ("link_origins", "app://x"),
         ("link_origins", "*"),
         ("mail_footer", "x" * 501),
+        ("sms_from", "A name too long"),
+        ("sms_from", "Größe"),
+        ("sms_from", "12"),
     ],
 )
 def test_a_setting_of_the_brand_is_checked(

@@ -177,16 +177,17 @@ def test_a_type_and_a_class_have_looks_of_their_own(tmp_path: Path) -> None:
         tmp_path,
         {
             "en/types/order_sent.html": '{% extends "digest.html" %}{% block content %}'
-            "<p>{{ data.summary }}</p>{% endblock %}",
+            "<p>{{ data.summary }} {{ data.items | length }}</p>{% endblock %}",
             "de/types/order_sent.subject": "Bestellung: {{ data.title }}",
             "types/order_sent.sms": "{{ brand.name }}: {{ data.title }} {{ confirm_url }}",
             "en/classes/orders.push": "From the class\n{{ event.type }}",
             "en/classes/orders.html": "the class's",
         },
     )
-    event = make_event(1, "order_sent", ORDER, event_class=EventClass("orders"))
+    data = ORDER | {"items": [1, 2]}
+    event = make_event(1, "order_sent", data, event_class=EventClass("orders"))
     digest = renderer.digest(make_message(events=[event], contact={"locale": "de"}))
-    assert "<p>It comes &lt;soon&gt;.</p>" in digest.html
+    assert "<p>It comes &lt;soon&gt;. 2</p>" in digest.html
     assert "Acme öffnen" in digest.html
     assert digest.subject == "Bestellung: Your order is on its way"
     assert renderer.sms(make_message(events=[event])) == f"Acme: {ORDER['title']} {CONFIRM}"
