@@ -63,6 +63,25 @@ SCHEMAS: dict[str, Schema] = {
             "total": _INTEGER | {"description": "of all gateways"},
         }
     ),
+    "SentMessages": record(
+        {
+            "messages": listing(
+                record(
+                    {
+                        "id": text(),
+                        "kind": text("its channel"),
+                        "to": text("masked for scope read"),
+                        "subject": text(),
+                        "text": text("without the tokens in its links"),
+                        "view": nullable(text("path of the mail as a page")),
+                        "number": _INTEGER | {"description": "of the attempt"},
+                        "digest_id": text(),
+                        "at": INSTANT,
+                    }
+                )
+            )
+        }
+    ),
     "User": record(
         {
             "user_id": text(),
@@ -93,6 +112,24 @@ def paths() -> Schema:
                 {200: ref("History")},
                 (403, 422, 503),
                 parameters=(query("from", INSTANT), query("to", INSTANT), query("step", step)),
+            )
+        },
+        "/v1/events/{id}/messages": {
+            "get": operation(
+                "The mails and texts that carried an event, as they were sent (scope read); kept "
+                "for the days of DELIVERY_KEEP_MESSAGES",
+                {200: ref("SentMessages")},
+                (403, 404, 503),
+                parameters=(path("id"),),
+            )
+        },
+        "/v1/messages/{id}": {
+            "get": operation(
+                "One of them as a page (scope read)",
+                {200: text()},
+                (403, 404, 503),
+                parameters=(path("id"),),
+                media="text/html",
             )
         },
         "/v1/connections": {

@@ -145,10 +145,14 @@ def mail_html(message: SinkMessage) -> str:
     found = _part(message, ("html",))
     if found is None:
         found = f"<!doctype html><title>Mail</title><pre>{escape(_readable(message))}</pre>"
-    # A link must not replace the mail inside its frame. The base goes into the head where there is
-    # one: before the doctype it would change the layout of the page.
+    return with_base(found)
+
+
+def with_base(html: str) -> str:
+    """A page whose links open in a new one: a link must not replace the mail inside its frame."""
+    # The base goes into the head where there is one: before the doctype it would change the layout.
     base = '<base target="_blank">'
-    return found.replace("<head>", f"<head>{base}", 1) if "<head>" in found else base + found
+    return html.replace("<head>", f"<head>{base}", 1) if "<head>" in html else base + html
 
 
 def _readable(message: SinkMessage) -> str:

@@ -133,6 +133,7 @@ def make_chain(
         jitter=random.random,
         limits=limits,
         callback_url=sms_callback(settings),
+        keeps_messages=settings.keep_messages > 0,
         interruptions=INTERRUPTIONS,
     )
     switch = DeadMansSwitch(secret(settings.heartbeat_url))
@@ -145,6 +146,12 @@ def make_chain(
         thresholds.look()
 
     alerter = Alerter(ledger, alerts, watch)
+
+    def trim_all(age: float) -> int:
+        while ledger.sent_messages.trim(settings.keep_messages):
+            pass
+        return trim(age)
+
     return ChainParts(
         executor,
         Verifier(ledger, transports, links, timeout=limits.attempt),
@@ -153,7 +160,7 @@ def make_chain(
             sweeper,
             alerter,
             Sealer(ledger, settings.data_dir),
-            trim,
+            trim_all,
             CheckpointSender(ledger, checkpoint_stores(settings)),
         ),
     )

@@ -23,6 +23,7 @@ from delivery.api.inbox import InboxApi
 from delivery.api.operators.access import AccessApi
 from delivery.api.operators.erasure import ErasureApi
 from delivery.api.operators.history import HistoryApi
+from delivery.api.operators.messages import MessagesApi
 from delivery.api.operators.node_figures import NodeFigures
 from delivery.api.operators.operations import OperationsApi
 from delivery.api.operators.sessions import Place, Sessions
@@ -255,6 +256,7 @@ class Node:
                 on_confirmed=self._tell_confirmed,
             ),
             ContactsApi(self._auth, self.contacts),
+            MessagesApi(self._auth, reads=ledger),
             HistoryApi(self._auth, reads=ledger),
             UsersApi(
                 self._auth,

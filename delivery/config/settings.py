@@ -108,6 +108,7 @@ class Settings(BaseSettings):
     templates: Path | None = None
     webhooks: Path | None = None
     heartbeat_url: SecretStr | None = None
+    keep_messages: float = Field(7.0, ge=0, le=365, allow_inf_nan=False)
     max_connections_per_address: int = Field(1_000, ge=0, le=1_000_000)
     max_connections_per_user: int = Field(50, ge=1, le=10_000)
     rate_emit: float = _rate(100_000.0)

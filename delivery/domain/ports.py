@@ -33,6 +33,8 @@ from delivery.domain.records import (
     Owed,
     Receipted,
     RecordedReceipt,
+    Rendered,
+    SentMessage,
     Snapshot,
     Stored,
     Timeline,
@@ -140,6 +142,11 @@ class Reads(Protocol):
 
     async def snapshot(self) -> Snapshot:
         """Figures, firing alerts and nodes, read together."""
+
+    async def sent_messages(self, event_id: str) -> list[SentMessage]:
+        """The messages that carried an event; see ``SentMessageStore.of_event``."""
+
+    async def sent_message(self, message_id: int) -> SentMessage | None: ...
 
     async def history(self, step: int, since: datetime, until: datetime) -> list[Point]:
         """Figures over time; see ``HistoryStore.read``."""
@@ -373,6 +380,7 @@ class Message:
         callback_url: where the provider posts its status; ``None`` for nowhere.
         verify_url: a signed link by which an address's owner agrees to messages. The message asks
             for that and says nothing else.
+        on_rendered: called with what goes out, before it does; must not raise.
     """
 
     key: str
@@ -385,6 +393,13 @@ class Message:
     unsubscribe_url: str | None = None
     callback_url: str | None = None
     verify_url: str | None = None
+    on_rendered: Callable[[Rendered], None] | None = None
+
+    def rendered(self, subject: str, text: str, html: str | None = None) -> None:
+        """Tell what goes out. A transport of mails or texts must call it before it hands the
+        message over."""
+        if self.on_rendered is not None:
+            self.on_rendered(Rendered(subject, text, html))
 
 
 @dataclass(frozen=True, slots=True)

@@ -395,6 +395,29 @@ class DigestClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class Rendered:
+    """What a message says, as it goes out; ``html`` of mails only."""
+
+    subject: str
+    text: str
+    html: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SentMessage:
+    """A message as it was handed to a provider; ``number`` is that of the attempt."""
+
+    id: int
+    digest_id: str
+    user_id: str
+    channel: str
+    to: str
+    number: int
+    content: Rendered
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class RecordedReceipt:
     """A receipt whose message is known.
 

@@ -22,6 +22,7 @@ from delivery.ledger.stores.feed import FeedSql
 from delivery.ledger.stores.nodes import NodeSql
 from delivery.ledger.stores.operations import OperationSql
 from delivery.ledger.stores.operators.history import HistorySql
+from delivery.ledger.stores.operators.sent_messages import SentMessageSql
 from delivery.ledger.stores.queue_copies import QueueCopySql
 from delivery.ledger.stores.receipts import ReceiptSql
 from delivery.ledger.stores.recording import RecordingSql
@@ -77,6 +78,7 @@ class SqlLedger:
         self.retention = RetentionSql(database)
         self.statistics = StatisticsSql(database)
         self.history = HistorySql(database)
+        self.sent_messages = SentMessageSql(database)
         self.chain = ChainSql(database)
         self.digests = DigestSql(database)
         self.alerts = AlertSql(database)

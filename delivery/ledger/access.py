@@ -25,6 +25,7 @@ from delivery.domain.records import (
     Matches,
     Owed,
     RecordedReceipt,
+    SentMessage,
     Snapshot,
     Stored,
     Timeline,
@@ -181,6 +182,14 @@ class LedgerAccess:
     def _snapshot(self) -> Snapshot:
         ledger = self._ledger
         return Snapshot(ledger.statistics.stats(), ledger.alerts.firing(), ledger.nodes.all())
+
+    async def sent_messages(self, event_id: str) -> list[SentMessage]:
+        """See ``Reads``."""
+        return await self.call(self._ledger.sent_messages.of_event, event_id)
+
+    async def sent_message(self, message_id: int) -> SentMessage | None:
+        """See ``Reads``."""
+        return await self.call(self._ledger.sent_messages.get, message_id)
 
     async def history(self, step: int, since: datetime, until: datetime) -> list[Point]:
         """See ``Reads``."""

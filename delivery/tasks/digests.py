@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -23,7 +23,8 @@ from delivery.domain.inputs.address import comparable
 from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.policy import SINGLE, ChainStep, Policies
 from delivery.domain.ports import Jitter, Links, Message, Taken, Transport
-from delivery.domain.records import Digest, DigestClaim, Result
+from delivery.domain.records import Digest, DigestClaim, Rendered, Result
+from delivery.errors import LedgerError
 from delivery.tasks.attempts import Work, result_of
 from delivery.tasks.deliveries import FULL_RECHECK, ROOM_TIMEOUT, Deliveries
 from delivery.tasks.run import BREAKER_OPEN, Run, has_waited_long
@@ -70,7 +71,14 @@ class DigestStep:
         links: Links,
         callback_url: str | None,
         jitter: Jitter,
+        *,
+        keeps: bool = False,
     ) -> None:
+        """
+        Args:
+            keeps: keep each message in the ledger, as it goes out.
+        """
+        self._keeps = keeps
         self._transport = transport
         self._policies = policies
         self._links = links
@@ -244,9 +252,21 @@ class DigestStep:
 
     def _deliver(self, run: Run, claim: DigestClaim, lead: Work) -> Result:
         def deliver() -> Taken:
-            return self._transport.deliver(self._message(claim, lead), self._timeout(run))
+            message = self._message(claim, lead)
+            if self._keeps:
+                message = replace(message, on_rendered=partial(self._keep, run, claim))
+            return self._transport.deliver(message, self._timeout(run))
 
         return result_of(run.channel, deliver)
+
+    def _keep(self, run: Run, claim: DigestClaim, content: Rendered) -> None:
+        """Keep a message as it goes out; what cannot be kept is sent all the same."""
+        digest, channel = claim.digest, self._transport.name
+        to, number = claim.contact.address_on(channel) or "", max(1, digest.number)
+        try:
+            run.ledger.sent_messages.keep(digest.id, digest.user_id, channel, to, number, content)
+        except LedgerError as error:
+            logger.warning("%s: message of digest %s is not kept: %s", channel, digest.id, error)
 
     def _message(self, claim: DigestClaim, lead: Work) -> Message:
         step = lead.step(self._transport.name)

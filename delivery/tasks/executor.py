@@ -60,6 +60,7 @@ class Executor:
         elsewhere: external channels without a transport here whose own worker has one, with why a
             contact cannot be reached there, ``None`` if it can.
         callback_url: where providers post their status; ``None`` for nowhere.
+        keeps_messages: keep mails and texts in the ledger, as they go out.
         interruptions: errors that a worker raises in a task over its time limit.
         clock: monotonic seconds.
     """
@@ -80,6 +81,7 @@ class Executor:
         limits: TimeLimits,
         elsewhere: Mapping[str, Reachable] = MappingProxyType({}),
         callback_url: str | None = None,
+        keeps_messages: bool = False,
         interruptions: tuple[type[Exception], ...] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -105,7 +107,9 @@ class Executor:
             self._runners[name] = (
                 EmergencyStep(transport)
                 if name == Channel.EMERGENCY
-                else DigestStep(transport, policies, links, callback_url, jitter)
+                else DigestStep(
+                    transport, policies, links, callback_url, jitter, keeps=keeps_messages
+                )
             )
 
     def run(self, channel: str, ids: Sequence[str]) -> Report:

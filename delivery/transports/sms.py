@@ -108,6 +108,7 @@ class SmsTransport:
             raise ChannelRejected(f"user {message.user_id!r} has no phone number").of_no_provider()
         with rendering(self.name):
             text = self._renderer.sms(message, self._sender)
+        message.rendered("", text)
         form = {"To": message.contact.phone, "Body": text}
         form["MessagingServiceSid" if self._sender.startswith("MG") else "From"] = self._sender
         callback = message.callback_url or self._status_callback

@@ -135,3 +135,133 @@ function spoken(event, since) {
   const confirmations = event.confirmations.map((p) => `confirmed over ${words(p.channel)} after ${duration(since(p.at))}`);
   return `Timeline: ${[...steps, ...confirmations].join(", ") || "nothing yet"}`;
 }
+
+// ---- figures over time
+
+const LEFT = 54;
+const BOTTOM = 22;
+const HEIGHT = 150;
+
+/**
+ * A figure over a range, with axes; the pointer, or the arrow keys, tell the values of one step.
+ * `told` is an answer of `/v1/history`; each of `lines` is `[name, pick]`.
+ */
+export function historyChart(told, { title, lines, format, width, ceiling = null }) {
+  const [from, to] = [Date.parse(told.from), Date.parse(told.to)];
+  const points = told.points.map((point) => ({ at: Date.parse(point.at) + told.step * 500, values: lines.map(([, pick]) => pick(point)) }));
+  const known = points.flatMap(({ values }) => values).filter((value) => value !== null);
+  const top = nice(Math.max(ceiling ?? 0, ...known, 1e-9));
+  const x = (at) => LEFT + ((width - LEFT - 8) * (at - from)) / (to - from);
+  const y = (value) => 8 + (HEIGHT - BOTTOM - 8) * (1 - value / top);
+  const parts = [0, top / 2, top].map((value) => s("g", { class: "tick" },
+    s("line", { x1: LEFT, x2: width - 8, y1: y(value), y2: y(value) }),
+    s("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, format(value))));
+  for (const at of timesOf(from, to, width)) {
+    parts.push(s("text", { x: x(at), y: HEIGHT - 5, "text-anchor": "middle", class: "time" }, timeOf(at, to - from)));
+  }
+  lines.forEach((_, index) => {
+    parts.push(s("path", { class: `history-line line-${index}`, d: pathOf(points, index, told.step * 1000, x, y) }));
+  });
+  if (!known.length) parts.push(s("text", { x: (LEFT + width) / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "– no data in this range"));
+  const cursor = s("g", { class: "cursor", visibility: "hidden" });
+  const spoken = known.length
+    ? `${title}: ${lines.map(([name], index) => summary(name, points, index, format)).join("; ")}`
+    : `${title}: no data`;
+  const picture = s("svg", { class: "history-chart", width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": spoken, tabindex: 0 }, ...parts, cursor);
+  let shown = points.length - 1;
+  const show = (index) => {
+    if (!points.length) return;
+    shown = Math.max(0, Math.min(points.length - 1, index));
+    tell(cursor, points[shown], { lines, format, x, y, width, span: to - from });
+  };
+  picture.addEventListener("pointermove", (event) => {
+    const at = event.clientX - picture.getBoundingClientRect().left;
+    const near = points.map((point) => Math.abs(x(point.at) - at));
+    show(near.indexOf(Math.min(...near)));
+  });
+  picture.addEventListener("pointerleave", () => cursor.setAttribute("visibility", "hidden"));
+  picture.addEventListener("blur", () => cursor.setAttribute("visibility", "hidden"));
+  picture.addEventListener("focus", () => show(shown));
+  picture.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowLeft") show(shown - 1);
+    else if (event.key === "ArrowRight") show(shown + 1);
+    else return;
+    event.preventDefault();
+  });
+  return picture;
+}
+
+function tell(cursor, point, { lines, format, x, y, width, span }) {
+  const at = x(point.at);
+  const text = [timeOf(point.at, span, true), ...lines.map(([name], index) =>
+    `${lines.length > 1 ? `${name} ` : ""}${point.values[index] === null ? "–" : format(point.values[index])}`)].join(" · ");
+  const room = text.length * 6.4 + 12;
+  const left = Math.max(0, Math.min(width - room, at - room / 2));
+  cursor.replaceChildren(
+    s("line", { x1: at, x2: at, y1: 8, y2: HEIGHT - BOTTOM }),
+    ...point.values.map((value, index) => (value === null ? "" : s("circle", { class: `dot-${index}`, cx: at, cy: y(value), r: 3.5 }))).filter(Boolean),
+    s("rect", { x: left, y: 0, width: room, height: 20, rx: 5 }),
+    s("text", { x: left + room / 2, y: 14, "text-anchor": "middle" }, text));
+  cursor.setAttribute("visibility", "visible");
+}
+
+/** A line that ends where a step is missing. */
+function pathOf(points, index, step, x, y) {
+  let path = "";
+  let before = null;
+  for (const { at, values } of points) {
+    const value = values[index];
+    if (value === null) before = null;
+    else {
+      const isOn = before !== null && at - before <= step * 1.5;
+      path += `${isOn ? "L" : "M"}${x(at).toFixed(1)},${y(value).toFixed(1)}${isOn ? "" : "h.01"}`;
+      before = at;
+    }
+  }
+  return path;
+}
+
+function summary(name, points, index, format) {
+  const values = points.map(({ values: found }) => found[index]).filter((value) => value !== null);
+  if (!values.length) return `${name}: –`;
+  return `${name} now ${format(values.at(-1))}, from ${format(Math.min(...values))} to ${format(Math.max(...values))}`;
+}
+
+function nice(value) {
+  const size = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 2.5, 5, 10].map((one) => one * size).find((one) => one >= value * 0.9999) ?? value;
+}
+
+function timesOf(from, to, width) {
+  const steps = [300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, 86_400, 172_800, 432_000].map((one) => one * 1000);
+  const step = steps.find((one) => ((width - LEFT) * one) / (to - from) >= 58) ?? steps.at(-1);
+  const shift = new Date(from).getTimezoneOffset() * 60_000; // ticks at whole hours of the reader's clock
+  const found = [];
+  for (let at = Math.ceil((from - shift) / step) * step + shift; at <= to; at += step) found.push(at);
+  return found.filter((at) => ((width - LEFT - 8) * (at - from)) / (to - from) + LEFT < width - 18);
+}
+
+function timeOf(at, span, isExact = false) {
+  const day = { month: "short", day: "numeric" };
+  const clock = { hour: "2-digit", minute: "2-digit" };
+  if (span <= 90_000_000) return new Date(at).toLocaleTimeString(undefined, clock);
+  return new Date(at).toLocaleString(undefined, isExact ? { ...day, ...clock } : day);
+}
+
+/** A run's events on one line of time, coloured by where they stand. */
+export function runLine(events, width) {
+  const start = Date.parse(events[0].at);
+  const span = Math.max(100, Date.parse(events.at(-1).at) - start) * 1.04;
+  const scale = axis(span, width - 40);
+  const x = (ms) => 16 + scale.at(Math.max(0, ms));
+  const parts = scale.ticks.map((ms) => s("g", { class: "tick" },
+    s("line", { x1: x(ms), x2: x(ms), y1: 22, y2: 62 }), s("text", { x: x(ms), y: 14, "text-anchor": "middle" }, short(ms))));
+  parts.push(s("line", { class: "lane", x1: 8, x2: width - 8, y1: 42, y2: 42 }));
+  for (const event of events) {
+    const ms = Date.parse(event.at) - start;
+    parts.push(s("g", { class: `event-dot ${event.state}` }, s("title", {}, `${words(event.type)} after ${duration(ms)}: ${words(event.state)}`),
+      s("circle", { cx: x(ms), cy: 42, r: 6 })));
+  }
+  const text = `${events.length} events over ${duration(Date.parse(events.at(-1).at) - start)}; the last one is ${words(events.at(-1).type)}`;
+  return s("svg", { class: "way", width, height: 68, viewBox: `0 0 ${width} 68`, role: "img", "aria-label": text }, ...parts);
+}

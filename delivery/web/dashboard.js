@@ -1,17 +1,19 @@
-// The operators' page. The service tells it what changed; it then reads the lists that it shows.
+// The operators' page. The service tells it what changed; it then reads what it shows.
 
-import { placeOf, sparkline, timeline } from "./charts.js";
+import { sparkline } from "./charts.js";
+import { drawDetail, drawInbox, readKept, revealNext, shownEvent, startDetail } from "./detail.js";
+import { complain as complainInList, drawList, note, readList, reset, setFilter, startList } from "./events.js";
 import {
-  $, ApiError, api, duration, endSession, follow, h, linked, moment, openSession, percent,
-  session as renew, tag, words,
+  $, ApiError, api, ask, draw, duration, endSession, follow, forget, h, moment, openSession, optional,
+  percent, plural, session as renew, tag, words,
 } from "./page.js";
+import { readPlace, writePlace } from "./place.js";
+import { forgetHistory, readHistory, readRun, readUser, startViews } from "./views.js";
 
 const RETRY_MS = 3000;
 const RENEW_MS = 300_000; // far below the half hour of a session
 const MAX_SAMPLES = 360;
 const SUPPRESSED_EVERY_MS = 10_000;
-const ID = /^[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}$/i;
-const REPLAYABLE = ["dead", "parked", "expired", "accepted", "sent", "falling_back"];
 const CONDITIONS = {
   delivery_rate: ["Delivery rate is fine", "Delivery rate is too low"],
   fallback_share: ["Few events fall back", "Too many events fall back"],
@@ -22,52 +24,35 @@ const CONDITIONS = {
   set_aside: ["No event is set aside", "Accepted events are set aside"],
   webhooks_off: ["All webhooks are on", "Webhooks are switched off"],
 };
-const EXPECTED = ["state", "user_id", "run_id", "type", "id"];
-
-const shown = new Map(); // element id -> what it was last drawn from
-const opened = new Map(); // messages that the reader opened or closed
 
 let session = null; // what this browser may do, while it is signed in
 let mayOperate = false;
 let isStarted = false;
-let hasComplained = false;
-let chosen = null; // id of the event in the detail panel
-let current = null; // that event
-let reveal = false; // bring the detail panel into view when it is drawn next
-let follows = false; // always show the newest event that fits: the demonstration's view
-let pages = 1;
+let place = readPlace();
 let turn = 0; // answers of an older turn (before a new filter, a sign-out) are dropped
 let reading = null;
 let isStale = false;
 let samples = [];
-let messages = [];
 let suppressedAt = 0; // when the suppressed addresses were read
 let stream = null;
-
-/** Redraw only what changed, so that focus, selection and scrolling survive an update. */
-function draw(id, value, make) {
-  const print = JSON.stringify(value);
-  if (shown.get(id) === print) return;
-  shown.set(id, print);
-  const focused = document.activeElement?.dataset?.key;
-  $(id).replaceChildren(...make());
-  if (focused) $(id).querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
-}
+let openOutages = [];
 
 // ---- figures
 
 function drawFigures({ stats, conditions, nodes, channel_ms: channelMs }) {
+  drawVerdict(stats, conditions);
   drawConditions(conditions);
   const minutes = Math.round(stats.window_s / 60);
   const last = `last ${minutes} min`;
   const breakers = Object.values(stats.channels).filter(({ breaker }) => breaker !== "closed").length;
   const dead = stats.states.dead ?? 0;
+  const hasEvents = stats.events_per_s > 0;
   const tiles = [
-    ["Delivered", percent(stats.delivery_rate), last, (x) => x.delivery_rate, { ceiling: 1 }],
+    ["Delivered", hasEvents ? percent(stats.delivery_rate) : "–", last, (x) => x.delivery_rate, { ceiling: 1 }],
     ["Events", stats.events_per_s.toFixed(1), "per second", (x) => x.events_per_s],
     ["Acknowledged in", duration(stats.ack_ms.p50), "median (p50)", (x) => x.p50],
     ["99 of 100 in", duration(stats.ack_ms.p99), "p99", (x) => x.p99],
-    ["Needed a fallback", percent(stats.fallback_share), last, (x) => x.fallback_share, { ceiling: 0.1 }],
+    ["Needed a fallback", hasEvents ? percent(stats.fallback_share) : "–", last, (x) => x.fallback_share, { ceiling: 0.1 }],
     ["Connections", stats.connections.toLocaleString(), "live", (x) => x.connections],
     ["Open breakers", String(breakers), "channels", (x) => x.open_breakers, { ceiling: 1 }],
     ["Dead events", dead.toLocaleString(), "unconfirmed", (x) => x.dead, { ceiling: 1 }],
@@ -87,7 +72,7 @@ function drawFigures({ stats, conditions, nodes, channel_ms: channelMs }) {
         h("strong", {}, `${alert.count} ${words(alert.class)} event${alert.count === 1 ? " is" : "s are"} dead`),
         ` for ${alert.users} user${alert.users === 1 ? "" : "s"} since `, moment(alert.since),
         alert.notified_at ? ", operators were told " : ", not told to operators, as no receiver took it ",
-        h("button", { type: "button", class: "link", onclick: () => filterBy({ state: "dead" }) }, "Show them")),
+        h("button", { type: "button", class: "link", onclick: () => go({ view: "board", filter: { state: "dead" } }, true) }, "Show them")),
     ),
   );
   drawStates(stats.states);
@@ -104,8 +89,29 @@ function drawFigures({ stats, conditions, nodes, channel_ms: channelMs }) {
   );
 }
 
+/** The page's first sentences: whether all is well, since when not, and what failed. */
+function drawVerdict(stats, conditions) {
+  const bad = conditions.filter(({ level }) => level !== "ok");
+  const dead = stats.states.dead ?? 0;
+  const failing = Object.entries(stats.channels)
+    .filter(([, channel]) => channel.attempts > channel.ok)
+    .map(([name, channel]) => `${words(name)} ${(channel.attempts - channel.ok).toLocaleString()} of ${channel.attempts.toLocaleString()}`);
+  const since = [...stats.alerts, ...openOutages].map((one) => one.since).sort()[0] ?? null;
+  const isWell = bad.length === 0 && openOutages.length === 0;
+  draw("verdict", [isWell, bad, since, dead, failing], () => [
+    h("p", { class: `verdict ${isWell ? "good" : "bad"}` },
+      h("strong", {}, isWell ? "Healthy" : "Not healthy"),
+      isWell ? ": every condition is met." : `: ${bad.map(({ name }) => CONDITIONS[name]?.[1] ?? words(name)).join("; ") || "see above"}`,
+      ...(since && !isWell ? [", since ", moment(since)] : [])),
+    h("p", { class: "failed" },
+      dead ? h("button", { type: "button", class: "link", onclick: () => go({ view: "board", filter: { state: "dead" } }, true) }, `${plural(dead, "event")} dead`) : "No event is dead",
+      failing.length ? `. Attempts that failed in the last minutes: ${failing.join(", ")}.` : ". No attempt failed in the last minutes."),
+  ]);
+}
+
 /** What this gateway cannot do now: the service says it in a sentence. */
 function drawOutages(outages) {
+  openOutages = outages;
   draw("outages", outages, () =>
     outages.map(({ service, text, since }) =>
       h("p", { class: "alert" }, h("strong", {}, `${words(service)}: `), text, ", since ", moment(since))));
@@ -134,144 +140,6 @@ function drawStates(counts) {
 
 // ---- events
 
-function drawEvents(events, next) {
-  draw("events", [events, chosen], () =>
-    events.map((event) =>
-      h("tr", { class: event.id === chosen ? "chosen" : null },
-        h("td", {},
-          h("button", {
-            type: "button", class: "link", "data-key": event.id, title: event.id,
-            "aria-pressed": String(event.id === chosen), onclick: () => choose(event.id),
-          }, words(event.type))),
-        h("td", {}, event.user_id), h("td", {}, event.run_id),
-        h("td", { class: "num" }, String(event.seq ?? "–")),
-        h("td", {}, tag(event.state), event.state === "falling_back" && event.step ? ` ${words(event.step)}` : ""),
-        h("td", {}, moment(event.at)))),
-  );
-  $("events-empty").hidden = events.length > 0;
-  $("older").hidden = next === null;
-  $("replay-all").hidden = !mayOperate || !REPLAYABLE.includes(wanted().state) || events.length === 0;
-}
-
-function happenings(event) {
-  const attempts = event.attempts.map((attempt) => ({
-    at: attempt.started_at, place: placeOf(attempt), outcome: attempt.outcome,
-    took: attempt.latency_ms,
-    note: [`attempt ${attempt.number}`, attempt.error, attempt.provider_id].filter(Boolean).join(" · "),
-  }));
-  const confirmations = event.confirmations.map((confirmation) => ({
-    at: confirmation.at, place: words(confirmation.channel), outcome: "confirmed", took: null,
-    note: `by ${confirmation.by} · ${confirmation.evidence}`,
-  }));
-  const receipts = (event.receipts ?? []).map((receipt) => ({
-    at: receipt.at, place: words(receipt.channel), outcome: receipt.status, took: null,
-    note: [`reported by ${receipt.provider}`, receipt.code].filter(Boolean).join(" · "),
-  }));
-  return [...attempts, ...receipts, ...confirmations].sort((a, b) => a.at.localeCompare(b.at));
-}
-
-/** Tokens and cost that a run's events reported. */
-function tokensOf(run) {
-  if (!run?.tokens) return [];
-  const { input_tokens: into, output_tokens: out, cost } = run.tokens;
-  return [["Tokens of the run", `${into} in, ${out} out, cost ${cost}`]];
-}
-
-function drawDetail(event, run) {
-  // In the demonstration: from the mail back to the timeline, where its confirmation has come in.
-  const isConfirmed = follows && current?.id === event?.id && event?.confirmations.length > current?.confirmations.length;
-  current = event;
-  $("detail").hidden = !event;
-  if (!event) return;
-  $("detail-title").textContent = `${words(event.type)} for ${event.user_id}`;
-  $("replay").hidden = !mayOperate || event.state === "confirmed";
-  drawWay();
-  drawSent(event);
-  if (isConfirmed) window.scrollTo(0, 0);
-  const confirmation = event.confirmations[0];
-  const facts = [
-    ["State", event.state],
-    ["Confirmed by", confirmation ? `${confirmation.by} over ${words(confirmation.channel)}` : "–"],
-    ["On step", event.step ? words(event.step) : "–"], ["Due", event.due_at],
-    ["Run", event.run_id], ["Number in run", event.seq ?? "–"], ["Class", event.class],
-    ...tokensOf(run),
-    ["Expires", event.expires_at], ["Generation", event.generation], ["Id", event.id],
-  ];
-  const make = (name, value) => {
-    if (name === "State") return tag(value);
-    return ["Due", "Expires"].includes(name) ? moment(value) : String(value);
-  };
-  draw("detail-facts", facts, () =>
-    facts.map(([name, value]) => h("div", { class: name === "Id" ? "long" : null }, h("dt", {}, name), h("dd", {}, make(name, value)))),
-  );
-  const rows = happenings(event);
-  draw("timeline", rows, () =>
-    rows.length === 0
-      ? [h("tr", {}, h("td", { colspan: 5 }, "Nothing yet"))]
-      : rows.map((row) =>
-          h("tr", {}, h("td", {}, moment(row.at)), h("td", {}, row.place),
-            h("td", {}, tag(row.outcome)), h("td", { class: "num" }, duration(row.took)),
-            h("td", {}, row.note))),
-  );
-  draw("detail-data", event.data, () => [JSON.stringify(event.data, null, 2)]);
-  if (reveal) {
-    reveal = false;
-    $("detail").focus({ preventScroll: true });
-    $("detail").scrollIntoView({ block: "nearest" });
-  }
-}
-
-function drawWay() {
-  const width = Math.max(320, Math.floor($("way").parentElement.clientWidth) - 2);
-  const { attempts, confirmations, state, step, due_at: due } = current;
-  draw("way", [current.id, attempts, confirmations, state, step, due, width], () => [timeline(current, width)]);
-}
-
-/** The messages that carried this event: a digest's id is part of its mail's Message-ID. */
-function drawSent(event) {
-  const names = event.attempts.flatMap((a) => [a.digest_id, a.provider_id]).filter(Boolean);
-  const carried = messages.filter(({ id }) => names.some((name) => id.includes(name)));
-  const had = $("sent").childElementCount;
-  draw("sent", carried, () => carried.map((message) => messageBox(message, "sent")));
-  // Not scrollIntoView: inside the demonstration it would move the page around as well.
-  if (follows && carried.length > had) window.scrollBy(0, $("sent").getBoundingClientRect().top - 4);
-}
-
-function messageBox(message, place) {
-  const key = `${place}-${message.id}`;
-  const isOpen = opened.get(key) ?? (follows && place === "sent");
-  const box = h("details", { class: "message", open: isOpen ? "" : null },
-    h("summary", { "data-key": key },
-      h("span", { class: "tag" }, message.kind === "sms" ? "SMS" : "mail"),
-      h("strong", {}, message.subject || message.text),
-      h("span", { class: "to" }, `to ${message.to}`), moment(message.at)));
-  const fill = () => {
-    if (box.open && box.childElementCount === 1) box.append(messageBody(message));
-  };
-  box.addEventListener("toggle", () => {
-    opened.set(key, box.open);
-    fill();
-  });
-  fill();
-  return box;
-}
-
-function messageBody(message) {
-  if (!message.view) return h("p", { class: "sms" }, ...linked(message.text));
-  return h("iframe", {
-    src: message.view, title: `Mail: ${message.subject}`, loading: "lazy",
-    sandbox: "allow-popups allow-popups-to-escape-sandbox",
-  });
-}
-
-function drawInbox(inbox) {
-  $("inbox-panel").hidden = !inbox;
-  if (!inbox) return;
-  messages = inbox.messages.slice(0, 50);
-  draw("inbox", messages.map(({ id }) => id), () => messages.map((message) => messageBox(message, "inbox")));
-  $("inbox-empty").hidden = messages.length > 0;
-}
-
 function drawSuppressed({ suppressions, next }) {
   $("suppressed-panel").hidden = suppressions.length === 0 && !$("suppressed-note").textContent;
   $("suppressed-more").hidden = next === null;
@@ -288,41 +156,6 @@ function drawSuppressed({ suppressions, next }) {
 }
 
 // ---- reading
-
-function wanted() {
-  const found = {};
-  for (const [name, value] of new FormData($("filter"))) if (value.trim()) found[name] = value.trim();
-  return found;
-}
-
-async function readEvents() {
-  const { id, ...filter } = wanted();
-  if (id) {
-    if (!ID.test(id)) return { events: [], next: null };
-    const event = await optional(`v1/events/${id.toLowerCase()}`);
-    return { events: event ? [event] : [], next: null };
-  }
-  const events = [];
-  let next = null;
-  for (let page = 0; page < pages; page += 1) {
-    const query = new URLSearchParams({ limit: "50", ...filter, ...(next ? { after: next } : {}) });
-    const answer = await api(`v1/events?${query}`);
-    events.push(...answer.events);
-    next = answer.next;
-    if (next === null) break;
-  }
-  return { events, next };
-}
-
-/** An answer, or null where the service has no such thing. */
-async function optional(path) {
-  try {
-    return await api(path);
-  } catch (error) {
-    if (error instanceof ApiError && error.status === 404) return null;
-    throw error;
-  }
-}
 
 /** Read what is shown; one reading at a time, and once more if something changed meanwhile. */
 async function refresh() {
@@ -345,19 +178,27 @@ async function refresh() {
 }
 
 async function read(mine) {
-  const [list, inbox] = await Promise.all([readEvents(), optional("v1/inbox")]);
-  if (mine !== turn) return;
-  if (follows && list.events.length) chosen = list.events[0].id;
-  const event = chosen ? await optional(`v1/events/${chosen}`) : null;
-  if (mine !== turn) return;
+  const isMine = () => mine === turn;
+  const inbox = place.view === "board" ? await optional("v1/inbox") : null;
+  const rows = place.view === "board" ? await readList(isMine) : null;
+  if (!isMine()) return;
+  if (rows && place.follows && rows.length) place.event = rows[0].id;
+  const event = place.event ? await optional(`v1/events/${encodeURIComponent(place.event)}`) : null;
   const run = event && (await optional(`v1/runs/${encodeURIComponent(event.run_id)}?${new URLSearchParams({ user_id: event.user_id })}`));
-  if (mine !== turn) return;
-  if (hasComplained) note("");
-  await readSuppressed(mine);
-  if (mine !== turn) return;
+  await readKept(event);
+  if (!isMine()) return;
+  if (place.view === "user") await readUser(place.id, isMine);
+  else if (place.view === "run") await readRun(place.id, isMine);
+  else if (!place.tour) {
+    await readHistory(place.range, isMine);
+    await readSuppressed(mine);
+  }
+  if (!isMine()) return;
   drawInbox(inbox);
-  drawEvents(list.events, list.next);
+  if (rows) drawList();
   drawDetail(event, run);
+  drawTitle();
+  draw("view-note", "", () => []);
 }
 
 /** They change seldom, so not with every event. */
@@ -369,17 +210,13 @@ async function readSuppressed(mine) {
   drawSuppressed(page ?? { suppressions: [], next: null });
 }
 
-/** What happened to the list; a complaint goes with the next list that can be read. */
-function note(text, isComplaint = false) {
-  $("events-note").textContent = text;
-  hasComplained = isComplaint;
-}
-
 function complain(error) {
   // A session that may read nothing is no use here; a filter that is wrong is only a filter.
-  if (error instanceof ApiError && [401, 403].includes(error.status) && !error.field) signOut(error.message);
-  else if (error instanceof ApiError) note(error.message, true);
-  else health("away", "The service does not answer");
+  if (error instanceof ApiError && [401, 403].includes(error.status) && !error.field) return signOut(error.message);
+  if (!(error instanceof ApiError)) health("away", "The service does not answer");
+  if (place.view === "board") return complainInList(error);
+  const text = error instanceof ApiError ? error.message : "The service does not answer: this is as it was before.";
+  draw("view-note", text, () => [text]);
 }
 
 function now() {
@@ -419,7 +256,8 @@ async function isRenewed() {
 
 function onPush(name, value) {
   if (name === "history") {
-    samples = value.samples;
+    const first = value.samples[0]?.at ?? new Date().toISOString();
+    samples = [...samples.filter(({ at }) => at < first), ...value.samples].slice(-MAX_SAMPLES);
     return now();
   }
   drawOutages(value.outages);
@@ -428,6 +266,18 @@ function onPush(name, value) {
   remember(value.stats);
   drawFigures(value);
   if (!document.hidden) refresh();
+}
+
+/** What the ledger has of the last hour: a gateway that was just started has no samples of it. */
+async function readLastHour() {
+  const { points } = await api("v1/history?step=minute");
+  const known = points.map((point) => ({
+    at: point.at, delivery_rate: point.delivery_rate, fallback_share: point.fallback_share,
+    events_per_s: point.events_per_s, p50: point.ack_ms.p50, p99: point.ack_ms.p99,
+    connections: point.connections, dead: point.dead, open_breakers: point.open_breakers,
+  }));
+  const first = samples[0]?.at ?? new Date().toISOString();
+  samples = [...known.filter(({ at }) => at < first), ...samples].slice(-MAX_SAMPLES);
 }
 
 /** Between the service's samples: one of our own every ten seconds. */
@@ -449,51 +299,49 @@ function health(tone, message) {
 
 // ---- acting
 
-function choose(id) {
-  follows = false;
-  chosen = id;
-  reveal = true;
-  $("detail-note").textContent = "";
-  now();
+/** Go to another place: `step` can be gone back from. */
+function go(changes, step = false) {
+  const before = place;
+  place = { ...place, ...changes };
+  if (changes.view === "board") place.id = null;
+  writePlace(place, { step });
+  arrive(before);
 }
 
-function filterBy(values) {
-  for (const name of EXPECTED) $("filter").elements[name].value = values[name] ?? "";
-  pages = 1;
-  now();
-}
-
-/** A question before anything is done; resolves to whether the answer was yes. */
-function ask(title, text, yes = "Replay") {
-  $("ask-title").textContent = title;
-  $("ask-yes").textContent = yes;
-  $("ask-text").textContent = text;
-  $("ask").showModal();
-  return new Promise((answer) => {
-    const done = new AbortController();
-    const end = (value) => {
-      done.abort();
-      if ($("ask").open) $("ask").close();
-      answer(value);
-    };
-    $("ask-yes").addEventListener("click", () => end(true), { signal: done.signal });
-    $("ask-no").addEventListener("click", () => end(false), { signal: done.signal });
-    $("ask").addEventListener("close", () => end(false), { signal: done.signal });
-  });
-}
-
-async function replay() {
-  const { id, type, user_id: user } = current;
-  const isMeant = await ask("Replay this event?",
-    `${words(type)} for ${user} starts anew: it is pushed again, and without an acknowledgement the chain begins from its first step.`);
-  if (!isMeant) return;
-  try {
-    await api(`v1/events/${id}/replay`, {});
-    $("detail-note").textContent = "Replayed: the event starts anew.";
-  } catch (error) {
-    $("detail-note").textContent = error.message;
+function arrive(before) {
+  const isOther = before.view !== place.view || before.id !== place.id;
+  document.body.dataset.view = place.view;
+  document.body.classList.toggle("tour", place.tour);
+  for (const name of ["user", "run"]) $(`${name}-view`).hidden = place.view !== name;
+  if (place.view === "board") setFilter(place.filter);
+  if (isOther) {
+    forget("user-title", "user-facts", "user-connections", "user-events", "run-title", "run-verdict", "run-way", "run-events", "view-note");
+    $("user-note").textContent = "";
+    window.scrollTo(0, 0);
   }
+  drawTitle();
   now();
+}
+
+/** What the tab, the history and a bookmark are called. */
+function drawTitle() {
+  const filtered = Object.values(place.filter).map(words).join(", ");
+  const named = { user: `User ${place.id}`, run: `Run ${place.id}`, board: filtered ? `Events: ${filtered}` : "" }[place.view];
+  const event = shownEvent();
+  const shown = place.event ? (event?.id === place.event ? `${words(event.type)} for ${event.user_id}` : "Event") : "";
+  document.title = [shown, named, "Delivery"].filter(Boolean).join(" – ");
+}
+
+function choose(id) {
+  revealNext();
+  go({ event: id, follows: false });
+}
+
+function closeDetail() {
+  const from = place.event;
+  $("detail").hidden = true;
+  document.querySelector(`[data-key="${CSS.escape(from ?? "")}"], [data-key="run-${CSS.escape(from ?? "")}"]`)?.focus();
+  go({ event: null, follows: false });
 }
 
 async function unsuppress({ address, reason }) {
@@ -510,45 +358,17 @@ async function unsuppress({ address, reason }) {
   now();
 }
 
-async function replayAll() {
-  const { id: _id, type, ...filter } = wanted();
-  if (type) {
-    $("events-note").textContent = "Events of one type cannot be replayed together: clear the type first.";
-    return;
-  }
-  try {
-    const { matched } = await api("v1/replay", { ...filter, dry_run: true });
-    const isMeant = await ask(`Replay ${matched} event${matched === 1 ? "" : "s"}?`,
-      `Every ${words(filter.state)} event${filter.user_id ? ` of ${filter.user_id}` : ""} starts anew: pushed again, and without an acknowledgement the chain begins from its first step.`);
-    if (!isMeant) return;
-    const { replayed } = await api("v1/replay", { ...filter, dry_run: false });
-    now();
-    await reading;
-    note(`${replayed} replayed.`);
-  } catch (error) {
-    $("events-note").textContent = error.message;
-  }
-}
-
-function closeDetail() {
-  const from = chosen;
-  chosen = null;
-  follows = false;
-  $("detail").hidden = true;
-  document.querySelector(`[data-key="${CSS.escape(from ?? "")}"]`)?.focus();
-  now();
-}
-
 function signIn(opened) {
   session = opened;
   suppressedAt = 0;
+  samples = [];
   mayOperate = session.scopes.includes("operate");
   $("gate").hidden = true;
   $("board").hidden = false;
   $("sign-out").hidden = false;
   health("", "Connecting…");
-  now();
-  listen();
+  arrive(place);
+  readLastHour().catch(complain).finally(listen);
   if (mayOperate && window === window.top) {
     api("v1/demo/session", {}).then(() => ($("to-demo").hidden = false), () => ($("to-demo").hidden = true));
   }
@@ -558,8 +378,9 @@ function signOut(reason = "") {
   turn += 1;
   stream?.abort();
   session = null;
-  chosen = null;
-  shown.clear();
+  forget();
+  reset();
+  forgetHistory();
   $("board").hidden = true;
   $("sign-out").hidden = true;
   $("to-demo").hidden = true;
@@ -580,15 +401,14 @@ async function enter(token = null) {
   }
 }
 
-/** `#event=ID` opens one event; `#run_id=…&state=…` filters; `follow` shows the newest that fits. */
-function readFragment() {
+/** The address was changed, by a link, by hand or by going back; see ``place.js``. */
+function onAddress() {
   const fragment = new URLSearchParams(location.hash.slice(1));
-  if (fragment.has("link") && !session && isStarted) enter();
-  document.body.classList.toggle("tour", fragment.has("tour"));
-  follows = fragment.has("follow");
-  const values = Object.fromEntries(EXPECTED.filter((name) => fragment.get(name)).map((name) => [name, fragment.get(name)]));
-  if (fragment.get("event")) choose(fragment.get("event"));
-  if (Object.keys(values).length || follows) filterBy(values);
+  if (fragment.has("link") && !session && isStarted) return enter();
+  const before = place;
+  place = readPlace();
+  if (place.event && place.event !== before.event) revealNext();
+  arrive(before);
 }
 
 $("gate-form").addEventListener("submit", (event) => {
@@ -602,32 +422,39 @@ $("sign-out").addEventListener("click", () => {
   endSession().catch((error) => ($("gate-error").textContent = `The session may still be open: ${error.message}`));
   signOut();
 });
-$("filter").addEventListener("submit", (event) => event.preventDefault());
-$("filter").addEventListener("input", () => {
-  note("");
-  pages = 1;
-  now();
+startList({
+  mayOperate: () => mayOperate,
+  chosen: () => place.event,
+  choose,
+  changed: (filter, step) => go({ filter: Object.fromEntries(Object.entries(filter).filter(([, value]) => value)) }, step),
+  reread: async () => {
+    now();
+    await reading;
+  },
 });
-$("older").addEventListener("click", () => {
-  pages = Math.min(pages + 1, 10);
-  now();
+startDetail({ mayOperate: () => mayOperate, follows: () => place.follows, close: closeDetail, reread: now });
+startViews({
+  mayOperate: () => mayOperate,
+  mayEmit: () => session?.scopes.includes("emit"),
+  chosen: () => place.event,
+  choose,
+  go,
+  reread: now,
 });
-$("replay").addEventListener("click", replay);
-$("replay-all").addEventListener("click", replayAll);
-$("detail-close").addEventListener("click", closeDetail);
+for (const back of document.querySelectorAll(".back")) back.addEventListener("click", () => go({ view: "board", event: null }, true));
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && chosen && !$("ask").open) closeDetail();
+  if (event.key === "Escape" && place.event && !$("ask").open) closeDetail();
 });
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
   isRenewed();
   now();
 });
-window.addEventListener("hashchange", readFragment);
-new ResizeObserver(() => current && !$("detail").hidden && drawWay()).observe($("way").parentElement);
+window.addEventListener("hashchange", onAddress);
+window.addEventListener("popstate", onAddress);
 
 setInterval(isRenewed, RENEW_MS);
 
-readFragment();
+onAddress();
 isStarted = true;
 enter();

@@ -59,6 +59,62 @@ export function linked(text) {
   );
 }
 
+// ---- drawing
+
+const shown = new Map(); // element id -> what it was last drawn from
+
+/** Redraw only what changed, so that focus, selection and scrolling survive an update. */
+export function draw(id, value, make) {
+  const print = JSON.stringify(value);
+  if (shown.get(id) === print) return;
+  shown.set(id, print);
+  const focused = document.activeElement?.dataset?.key;
+  $(id).replaceChildren(...make());
+  if (focused) $(id).querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+}
+
+/** Draw everything anew the next time: of another session, or of another place. */
+export const forget = (...ids) => (ids.length ? ids.forEach((id) => shown.delete(id)) : shown.clear());
+
+/** A question before anything is done; resolves to whether the answer was yes. */
+export function ask(title, text, yes = "Replay") {
+  $("ask-title").textContent = title;
+  $("ask-yes").textContent = yes;
+  $("ask-text").textContent = text;
+  $("ask").showModal();
+  return new Promise((answer) => {
+    const done = new AbortController();
+    const end = (value) => {
+      done.abort();
+      if ($("ask").open) $("ask").close();
+      answer(value);
+    };
+    $("ask-yes").addEventListener("click", () => end(true), { signal: done.signal });
+    $("ask-no").addEventListener("click", () => end(false), { signal: done.signal });
+    $("ask").addEventListener("close", () => end(false), { signal: done.signal });
+  });
+}
+
+export const plural = (count, noun) => `${count.toLocaleString()} ${noun}${count === 1 ? "" : "s"}`;
+
+/** How long ago an instant was, in the largest unit that says something. */
+export function ago(text) {
+  const seconds = Math.max(0, (Date.now() - Date.parse(text)) / 1000);
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172_800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86_400)} days`;
+}
+
+/** An answer, or null where the service has no such thing. */
+export async function optional(path) {
+  try {
+    return await api(path);
+  } catch (error) {
+    if (error instanceof ApiError && error.status === 404) return null;
+    throw error;
+  }
+}
+
 // ---- the session: a cookie that no script can read
 
 /**

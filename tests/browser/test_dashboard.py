@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal
@@ -252,6 +253,43 @@ async def test_figures_out_of_their_limits_are_said_in_words(
         ledger.alerts.watch([])
         ledger.close()
     await alert.wait_for(state="detached")
+
+
+async def test_a_filter_stands_in_the_address_and_its_list_has_no_end(
+    context: BrowserContext, service: Service, user: str
+) -> None:
+    service.emit(user, *["note"] * 130)
+    page = await dashboard(context, service)
+    await page.get_by_label("User begins").fill(user[:-2])
+    await expect(page.locator("#events-count")).to_have_text("130 events match")
+    await expect(page).to_have_url(re.compile(f"#user_prefix={user[:-2]}$"))
+    for count in (50, 100, 130):
+        await expect(page.locator("#events tr")).to_have_count(count)
+        await page.locator("#events-list").evaluate("list => list.scrollTo(0, list.scrollHeight)")
+    await page.reload()
+    await expect(page.locator("#events-count")).to_have_text("130 events match")
+    await expect(page.get_by_label("User begins")).to_have_value(user[:-2])
+    await expect(page).to_have_title(re.compile(f"Events: {user[:-2]} – Delivery"))
+
+
+async def test_a_user_and_a_run_have_pages_that_say_what_became_of_them(
+    context: BrowserContext, service: Service, user: str
+) -> None:
+    run = f"run of {user}"
+    service.emit(user, "agent_started", "tool_executing", run_id=run)
+    page = await dashboard(context, service, f"&user={user}")
+    await expect(page.locator("#user-away")).to_be_visible()
+    await expect(page).to_have_title(re.compile(f"User {user}"))
+    await page.locator("#user-test").click()
+    await page.locator("#ask-yes", has_text="Send").click()
+    await expect(page.locator("#user-events")).to_contain_text("dashboard.test")
+    await expect(page.locator("#detail-title")).to_contain_text("dashboard.test")
+    assert await serious_faults(page) == []
+    await page.locator("#user-events a", has_text=run).first.click()
+    await expect(page.locator("#run-verdict")).to_contain_text("The last word is tool executing")
+    await expect(page.locator("#run-verdict")).to_contain_text("nobody connected")
+    await expect(page.locator("#run-events tr")).to_have_count(2)
+    assert await serious_faults(page) == []
 
 
 @pytest.mark.timeout(180)  # it looks at every view in four shapes

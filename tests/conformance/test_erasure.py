@@ -11,6 +11,7 @@ import uuid_utils
 
 from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation
+from delivery.domain.records import Rendered
 from delivery.domain.users.contact import Contact
 from delivery.domain.users.revocation import RevocationKind
 from delivery.ledger import SqlLedger
@@ -54,6 +55,9 @@ def live(ledger: SqlLedger, user: str) -> str:
     ledger.confirmations.confirm([Confirmation(made.id, user, "http", user, "device of " + user)])
     ledger.contacts.put(Contact(user, email=f"{user}@example.org", phone="+491701234567"))
     ledger.queue_copies.put([made])
+    mail = Rendered(f"for {user}", f"dear {user}", f"<p>{user}</p>")
+    address = f"{user}@example.org"
+    ledger.sent_messages.keep(str(uuid_utils.uuid7()), user, "email", address, 1, mail)
     ledger.operations.hand_over([made.id], f"550 no {user} here")
     ledger.revocations.add(RevocationKind.USER, user, lifetime=_DAY)
     return made.id

@@ -23,6 +23,7 @@ from delivery.api.inbox import InboxApi
 from delivery.api.operators.access import AccessApi
 from delivery.api.operators.erasure import ErasureApi
 from delivery.api.operators.history import HistoryApi
+from delivery.api.operators.messages import MessagesApi
 from delivery.api.operators.operations import OperationsApi
 from delivery.api.operators.sessions import Place, Sessions
 from delivery.api.operators.suppressions import SuppressionsApi
@@ -291,6 +292,7 @@ class World:
                 self.auth,
                 Contacts(**shared, on_unverified=lambda: self.woken.append("unverified")),
             ),
+            MessagesApi(self.auth, reads=self.access),
             HistoryApi(self.auth, reads=self.access),
             UsersApi(
                 self.auth,

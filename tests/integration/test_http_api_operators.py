@@ -9,6 +9,7 @@ import pytest
 from delivery.domain.lifecycle import State
 from delivery.domain.node_messages import ConnectionInfo
 from delivery.domain.operators.history import Point
+from delivery.domain.records import Rendered
 from delivery.domain.users.contact import Contact
 from delivery.tasks.history import HistoryRecorder
 from delivery.testing import make_id
@@ -146,6 +147,25 @@ async def test_a_user_is_shown_with_connections_contact_and_events(
     }
 
 
+async def test_a_message_is_shown_as_it_was_sent(client: Client, world: World) -> None:
+    world.ledger.add(1)
+    digest_id = world.ledger.send("email", 1)
+    mail = Rendered("Done", "See https://x/confirm/secret.token", "<head></head><b>Done</b>")
+    world.ledger.sent_messages.keep(digest_id, "u1", "email", "ada@example.org", 1, mail)
+    path = f"/v1/events/{make_id(1)}/messages"
+    [told] = (await answer(client, path, READ))["messages"]
+    assert (told["to"], told["subject"], told["number"]) == ("a…@example.org", "Done", 1)
+    assert told["text"] == "See https://x/confirm/…"
+    [told] = (await answer(client, path, EVERYTHING))["messages"]
+    assert told["to"] == "ada@example.org"
+    page = await client.get(f"/{told['view']}", headers=READ)
+    assert "<b>Done</b>" in await page.text()
+    assert "sandbox" in page.headers["Content-Security-Policy"]
+    for path in ("/v1/messages/999", "/v1/messages/x", f"/v1/messages/{'9' * 30}"):
+        assert (await client.get(path, headers=READ)).status == 404
+    assert await answer(client, f"/v1/events/{make_id(2)}/messages", READ) == {"messages": []}
+
+
 async def test_connections_are_listed(client: Client, world: World) -> None:
     world.live = [LIVE]
     page = await answer(client, "/v1/connections", READ, limit="10")
@@ -160,7 +180,12 @@ async def test_scopes_deny_first(client: Client) -> None:
         ("/v1/history", (READ,)),
         ("/v1/connections", (READ,)),
         ("/v1/users/u1", (READ, CLIENT)),
+        (f"/v1/events/{make_id(1)}/messages", (READ,)),
+        ("/v1/messages/1", ()),
     ):
         for headers in (CLIENT, OTHER, EMIT, OPERATE, READ, {}):
             status = (await client.get(path, headers=headers)).status
+            if path == "/v1/messages/1" and headers is READ:
+                assert status == 404
+                continue
             assert status == (200 if headers in allowed else 403 if headers else 401), path

@@ -6,6 +6,7 @@ Owns: the sentence, from what the ledger has of an event. Pure. Never does: deci
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from delivery.domain.channels import DECISION, LIVE, Channel
 from delivery.domain.event import format_instant
@@ -69,19 +70,19 @@ def _delivered(timeline: Timeline) -> str:
 def _waiting(stored: Stored, reasons: str) -> str:
     held = None if stored.options is None else stored.options.not_before
     if held is not None and held > stored.recorded_at:
-        return f"Held back until {format_instant(held)}, as its sender asked."
+        return f"Held back until {_told(held)}, as its sender asked."
     return f"Waiting for an acknowledgement{_so_far(reasons)}."
 
 
 def _falling_back(stored: Stored, reasons: str) -> str:
     if stored.step is None:
         return f"Not delivered yet{_so_far(reasons)}; its chain begins."
-    due = "" if stored.due_at is None else f", due {format_instant(stored.due_at)}"
+    due = "" if stored.due_at is None else f", due {_told(stored.due_at)}"
     return f"Not delivered yet{_so_far(reasons)}; next: {stored.step}{due}."
 
 
 def _parked(stored: Stored, reasons: str) -> str:
-    until = format_instant(stored.expires_at)
+    until = _told(stored.expires_at)
     return f"Not delivered{_so_far(reasons)}; it waits for its user to connect until {until}."
 
 
@@ -139,6 +140,11 @@ def _reason(one: Attempt, receipts: Sequence[ReceiptRow]) -> str | None:
         case _:
             text = _short(one.error)
             return text if text.startswith(_PLAIN) else f"{name}: {text}"
+
+
+def _told(at: datetime) -> str:
+    """An instant to the second, which is all that a reader needs."""
+    return format_instant(at.replace(microsecond=0))
 
 
 def _short(error: str | None) -> str:

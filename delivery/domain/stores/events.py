@@ -18,6 +18,8 @@ from delivery.domain.records import (
     Owed,
     Purged,
     Receipted,
+    Rendered,
+    SentMessage,
     SideAttempt,
     Stats,
     Stored,
@@ -217,6 +219,27 @@ class StatisticsStore(Protocol):
 
     def latest_types(self, limit: int = 10_000) -> dict[str, int]:
         """How many of the ``limit`` newest events have each type."""
+
+
+class SentMessageStore(Protocol):
+    """Keeps messages as they were handed to a provider."""
+
+    def keep(
+        self, digest_id: str, user_id: str, channel: str, to: str, number: int, content: Rendered
+    ) -> None:
+        """Keep one, without the tokens in its links.
+
+        Args:
+            number: of the attempt.
+        """
+
+    def of_event(self, event_id: str) -> list[SentMessage]:
+        """Those that carried an event, oldest first."""
+
+    def get(self, message_id: int) -> SentMessage | None: ...
+
+    def trim(self, days: float) -> int:
+        """Delete some that are older; returns how many."""
 
 
 class HistoryStore(Protocol):

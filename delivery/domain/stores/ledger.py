@@ -23,6 +23,7 @@ from delivery.domain.stores.events import (
     RecordingStore,
     RetentionStore,
     RunStore,
+    SentMessageStore,
     StatisticsStore,
 )
 from delivery.domain.stores.users import (
@@ -60,6 +61,8 @@ class Ledger(Protocol):
     def retention(self) -> RetentionStore: ...
     @property
     def statistics(self) -> StatisticsStore: ...
+    @property
+    def sent_messages(self) -> SentMessageStore: ...
     @property
     def history(self) -> HistoryStore: ...
     @property

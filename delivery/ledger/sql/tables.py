@@ -503,6 +503,22 @@ figures = sa.Table(
     sa.Column("open_breakers", sa.Integer, nullable=False),
 )
 
+# Messages as they were handed to a provider, without the tokens in their links.
+sent_messages = sa.Table(
+    "sent_messages",
+    metadata,
+    sa.Column("id", Big, primary_key=True, autoincrement=True),
+    sa.Column("digest_id", Id, nullable=False, index=True),
+    sa.Column("user_id", Name, nullable=False, index=True),
+    sa.Column("channel", sa.String(16), nullable=False),
+    sa.Column("to", ForeignText, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("subject", ForeignText, nullable=False),
+    sa.Column("text", ForeignText, nullable=False),
+    sa.Column("html", ForeignText),
+    _created("at", index=True),
+)
+
 # Tokens that are refused: one by its ``jti``, or all that a user was issued before an instant.
 revocations = sa.Table(
     "revocations",

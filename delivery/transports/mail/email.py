@@ -146,6 +146,7 @@ class EmailTransport:
             # A bug of ours: the chain goes on with its next step.
             logger.error("mail %s is not sent: %s", mail_id, "; ".join(faults))
             raise Unrenderable(f"the mail cannot be written: {'; '.join(faults)}"[:500])
+        message.rendered(words.subject, words.text, words.html)
         return mail
 
     def _answers(self) -> dict[str, str]:

@@ -163,6 +163,9 @@ class FakeChannel:
     def deliver(self, message: Message, timeout: float) -> Taken:
         assert timeout > 0
         self.messages.append(message)
+        message.rendered(
+            "subject", f"text of {message.number} https://x/confirm/a.b-c", "<p>mail</p>"
+        )
         if self.faults:
             raise self.faults.pop(0)
         return Taken(f"{self.name}-{len(self.messages)}")

@@ -8,7 +8,7 @@ from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import DigestRule
 from delivery.domain.users.receipts import Suppress
-from delivery.errors import ChannelRejected, ChannelUnavailable, OutcomeUnknown
+from delivery.errors import ChannelRejected, ChannelUnavailable, LedgerUnavailable, OutcomeUnknown
 from delivery.ledger.stores.digests import DigestSql
 from tests.unit.tasks.fakes import World, make_event, policies_of, step_on
 
@@ -63,6 +63,47 @@ def test_a_message_carries_its_links_and_a_stable_key() -> None:
     assert first.unsubscribe_url == "https://x/unsubscribe/u/email"
     assert first.callback_url == "https://x/callback"
     assert (first.number, second.number) == (1, 2)
+
+
+def test_each_attempt_at_a_message_is_kept_as_it_went_out_without_its_tokens() -> None:
+    step = step_on("email", digest=WINDOW, confirms="link")
+    world = World(policies_of(step), keeps_messages=True)
+    world.channels["email"].faults = [UNAVAILABLE]
+    event_id = world.ledger.add()
+    world.play(event_id)
+    kept = world.ledger.sent_messages.of_event(event_id)
+    assert [(one.number, one.content.text) for one in kept] == [
+        (1, "text of 1 https://x/confirm/…"),
+        (2, "text of 2 https://x/confirm/…"),
+    ]
+    assert {(one.channel, one.content.subject, one.content.html) for one in kept} == {
+        ("email", "subject", "<p>mail</p>")
+    }
+    assert world.ledger.sent_messages.trim(7.0) == 0
+    world.ledger.advance(8 * 86_400)
+    assert world.ledger.sent_messages.trim(7.0) == 2
+    assert world.ledger.sent_messages.of_event(event_id) == []
+
+
+def test_nothing_is_kept_unless_it_is_asked_for() -> None:
+    world = bench_of()
+    event_id = world.ledger.add()
+    world.play(event_id)
+    assert world.channels["email"].messages
+    assert world.ledger.sent_messages.of_event(event_id) == []
+
+
+def test_a_message_that_cannot_be_kept_is_sent_all_the_same() -> None:
+    step = step_on("email", digest=WINDOW, confirms="link")
+    world = World(policies_of(step), keeps_messages=True)
+
+    def away(*_: object) -> None:
+        raise LedgerUnavailable("the ledger is away")
+
+    world.ledger.sent_messages.keep = away  # type: ignore[method-assign]
+    event_id = world.ledger.add()
+    world.play(event_id)
+    assert ("email", 1, "delivered") in world.ledger.tries(event_id)
 
 
 def test_a_step_that_no_link_confirms_sends_none() -> None:

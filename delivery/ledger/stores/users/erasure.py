@@ -32,6 +32,7 @@ from delivery.ledger.sql.tables import (
     queue_copies,
     receipts,
     runs,
+    sent_messages,
     verifications,
 )
 from delivery.ledger.stores.audit import audit
@@ -131,7 +132,7 @@ def _conditions(
     user_id: str, own_digests: sa.ColumnElement[bool]
 ) -> Iterable[tuple[str, sa.Table, sa.ColumnElement[bool]]]:
     yield "digests", digests, own_digests
-    for table in (contacts, runs, queue_copies, verifications):
+    for table in (contacts, runs, queue_copies, verifications, sent_messages):
         yield table.name, table, table.c.user_id == user_id
 
 
