@@ -125,6 +125,7 @@ async def test_the_timeline_shows_every_attempt_and_what_confirmed(
     context: BrowserContext, service: Service, device: NewDevice, user: str
 ) -> None:
     [event_id] = service.emit(user, "agent_started")
+    service.emit(user, "token_metrics", data={"input_tokens": 7, "output_tokens": 2, "cost": 0.5})
     await until("the chain began", lambda: service.state(event_id) == "falling_back")
     page = await dashboard(context, service, f"&event={event_id}")
     await page.locator(".attempt.failed").first.wait_for(state="attached")
@@ -136,6 +137,7 @@ async def test_the_timeline_shows_every_attempt_and_what_confirmed(
     assert picture is not None
     assert "confirmed over websocket" in picture
     assert await page.locator("#detail-facts .tag").inner_text() == "confirmed"
+    assert "7 in, 2 out, cost 0.5" in await page.locator("#detail-facts").inner_text()
 
 
 async def test_the_mail_is_shown_as_it_was_sent_and_its_link_confirms(

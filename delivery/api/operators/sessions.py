@@ -62,6 +62,7 @@ ADMITTED = frozenset(
         ("GET", "/v1/events/{id}/messages"),
         ("GET", "/v1/messages/{id}"),
         ("POST", "/v1/events/{id}/replay"),
+        ("GET", "/v1/runs/{id}"),
         ("POST", "/v1/replay"),
         ("GET", "/v1/stats"),
         ("GET", "/v1/history"),
