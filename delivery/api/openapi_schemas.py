@@ -248,6 +248,7 @@ SCHEMAS: dict[str, Schema] = {
         {
             "channel": text(),
             "step": text("the name of its step; the channel's unless the policies give another"),
+            "provider": nullable(text("which of the step's providers did it, if it names any")),
             "number": _INTEGER,
             "outcome": text(enum=[outcome.value for outcome in Outcome]),
             "error": nullable(text()),

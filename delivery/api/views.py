@@ -180,6 +180,7 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     return {
         "channel": attempt.channel,
         "step": attempt.step_name,
+        "provider": attempt.provider,
         "number": attempt.number,
         "outcome": attempt.outcome.value,
         "error": attempt.error,

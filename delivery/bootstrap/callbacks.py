@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from delivery.api.providers.callbacks import CallbackKeys
 from delivery.api.providers.sns_requests import SnsRequests
+from delivery.bootstrap.transports import sms_tokens
 from delivery.config import Settings
 from delivery.transports.receipts.signatures import (
     MailgunKey,
@@ -31,7 +32,7 @@ def make_callback_keys(settings: Settings) -> CallbackKeys:
         ConfigError: names the setting whose value has not its shape.
     """
     return CallbackKeys(
-        sms_token=_made(settings.sms_token, str),
+        sms_tokens=sms_tokens(settings),
         email=_made(
             settings.email_callback_secret,
             lambda value: WebhookSecret(value, "DELIVERY_EMAIL_CALLBACK_SECRET"),

@@ -16,9 +16,11 @@ from delivery.bootstrap.transports import (
     make_alerts,
     make_elsewhere,
     make_links,
+    make_providers,
     make_renderer,
     make_transports,
     sms_callback,
+    verifying,
 )
 from delivery.config import Settings, load_policies, load_thresholds, load_webhooks, secret
 from delivery.domain.event import Event
@@ -117,6 +119,7 @@ def make_chain(
     renderer = make_renderer(settings)
     alerts = make_alerts(settings, renderer)
     transports = make_transports(settings, renderer, ledger.push_targets)
+    named = make_providers(settings, renderer)
     links = make_links(settings)
     limits = _time_limits(settings)
     executor = Executor(
@@ -124,6 +127,7 @@ def make_chain(
         policies=policies,
         transports=transports,
         elsewhere=make_elsewhere(settings),
+        named=named,
         alerts=alerts,
         resend=resend,
         queue_copy=queue_copy,
@@ -154,7 +158,7 @@ def make_chain(
 
     return ChainParts(
         executor,
-        Verifier(ledger, transports, links, timeout=limits.attempt),
+        Verifier(ledger, verifying(transports, named), links, timeout=limits.attempt),
         make_webhook_sender(settings, ledger),
         Maintenance(
             sweeper,

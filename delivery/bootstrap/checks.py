@@ -38,6 +38,7 @@ from delivery.bootstrap.ledger import (
     schema,
 )
 from delivery.bootstrap.mail_checks import is_reached_by_mails, look_at_messages, sends_messages
+from delivery.bootstrap.provider_checks import look_at_providers
 from delivery.bootstrap.transports import providers_of
 from delivery.bus.redis_clients import client, close
 from delivery.config import (
@@ -54,7 +55,7 @@ from delivery.config import (
     secret,
     unknown_variables,
 )
-from delivery.config.needs import FLOWER
+from delivery.config.needs import FLOWER, GATEWAY
 from delivery.domain.inputs.origin import ANY
 from delivery.errors import ConfigError, DeliveryError, LedgerReadOnly
 from delivery.ledger.journal.spool_file import look_aside
@@ -151,10 +152,12 @@ def _settings(settings: Settings, of: frozenset[str] | None = None) -> Iterator[
     except ConfigError as error:
         yield wrong("alerts", error)
     yield from webhook_checks.look_at_file(settings)
+    yield from look_at_providers(settings, of)
     yield _address(settings)
     yield from look_at_messages(settings)
     yield _limits(settings)
-    yield from _callbacks(settings)
+    if of is None or GATEWAY in of:
+        yield from _callbacks(settings)
     yield _rates(settings)
     if settings.redis_url and settings.broker_url and _same_server(settings):
         yield warn(

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from delivery.bootstrap.findings import Finding, ok, warn, wrong
 from delivery.bootstrap.transports import make_brand, make_renderer
-from delivery.config import Settings, load_policies
+from delivery.config import Settings, load_policies, load_providers
 from delivery.domain.channels import Channel
 from delivery.domain.policy import Policies
 from delivery.errors import ConfigError
@@ -46,7 +46,16 @@ def is_reached_by_mails(settings: Settings) -> bool:
 
 def sends_messages(settings: Settings) -> bool:
     """Whether real mails or texts are sent, by this process or by another."""
-    return bool(settings.smtp_url or settings.sms_url or settings.channels)
+    return bool(settings.smtp_url or settings.sms_url or settings.channels) or _has_providers(
+        settings
+    )
+
+
+def _has_providers(settings: Settings) -> bool:
+    try:
+        return bool(load_providers(settings).specs)
+    except ConfigError:
+        return False  # the finding of the providers says it
 
 
 def _templates(settings: Settings) -> Iterator[Finding]:
@@ -98,7 +107,7 @@ def _transports(settings: Settings, policies: Policies) -> Finding:
         (f"{policy.event_class.value}: {step.channel}", Channel(step.channel))
         for policy in policies.classes.values()
         for step in policy.chain
-        if lacking.get(Channel(step.channel))
+        if lacking.get(Channel(step.channel)) and not step.providers
     ]
     if not found:
         return ok("chain", "each step has a transport")

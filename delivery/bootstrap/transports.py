@@ -5,21 +5,35 @@ Owns: the translation of settings into constructor arguments. Never does: start 
 
 from __future__ import annotations
 
+import logging
 import secrets
+from collections.abc import Mapping
 
-from delivery.config import Settings, secret
-from delivery.domain.channels import Channel
+from delivery.config import (
+    ProvidersFile,
+    Settings,
+    load_providers,
+    secret,
+    secret_values,
+)
+from delivery.domain.channels import DIGESTED, Channel
 from delivery.domain.inputs.origin import origin_of
 from delivery.domain.messages.brand import Brand
+from delivery.domain.messages.providers import ProviderKind
 from delivery.domain.ports import Transport
 from delivery.domain.stores.users import PushTargets
+from delivery.errors import ConfigError
 from delivery.links import LinkSigner
 from delivery.tasks.executor import Reachable
+from delivery.tasks.providers import InTurn, Provider
+from delivery.telemetry import hide
 from delivery.transports.alert import AlertReceivers
 from delivery.transports.mail.email import EmailTransport, unreachable_by_mail
 from delivery.transports.push import PushTransport
 from delivery.transports.render import Renderer
-from delivery.transports.sms import SmsTransport, unreachable_by_text
+from delivery.transports.sms import SmsSettings, SmsTransport, unreachable_by_text
+
+logger = logging.getLogger(__name__)
 
 
 def make_links(settings: Settings) -> LinkSigner:
@@ -73,12 +87,100 @@ def make_transports(
 
 
 def make_elsewhere(settings: Settings) -> dict[str, Reachable]:
-    """Channels that other workers have, with their rules for contacts."""
+    """Channels that other workers have, and the providers that steps name, with their rules for
+    contacts."""
     rules: dict[str, Reachable] = {
         Channel.EMAIL: unreachable_by_mail,
         Channel.SMS: unreachable_by_text,
     }
-    return {name: rules[name] for name in settings.channels}
+    specs = load_providers(settings).specs
+    named = {name: rules[spec.channel] for name, spec in specs.items()}
+    return named | {name: rules[name] for name in settings.channels}
+
+
+def make_providers(settings: Settings, renderer: Renderer) -> dict[str, Provider]:
+    """The providers of ``DELIVERY_PROVIDERS`` whose secrets this process can read.
+
+    Effect: their secrets are hidden in the log; one that cannot be read is said there.
+    """
+    file = load_providers(settings)
+    found: dict[str, Provider] = {}
+    for name, spec in file.specs.items():
+        try:
+            found[name] = Provider(
+                open_transport(settings, file, name, renderer), name, spec.timeout, spec.rate
+            )
+        except ConfigError as error:
+            # The worker of its channel refuses to start without it; others need none.
+            logger.info("provider %s is not used in this process: %s", name, error)
+    return found
+
+
+def open_transport(
+    settings: Settings, file: ProvidersFile, name: str, renderer: Renderer
+) -> Transport:
+    """The transport of a provider.
+
+    Raises:
+        ConfigError: a value or a secret cannot be used; names the key.
+    """
+    opened = file.open(name)
+    hide(secret_values(opened))
+    spec, given = opened.spec, opened.secrets
+    key = f"{file.path}: provider.{name}"
+    if spec.kind is ProviderKind.SMTP:
+        user = spec.texts.get("user")
+        return EmailTransport(
+            given["url"],
+            spec.texts.get("from", settings.mail_from),
+            renderer,
+            reply_to=settings.mail_reply_to,
+            providers=providers_of(settings),
+            login=None if user is None else (user, given["password"]),
+            settings=(f"{key}.url", f"{key}.from"),
+        )
+    sender = spec.texts.get("from") or settings.sms_from
+    if not sender:
+        raise ConfigError(f"{key}.from: is missing, and so is DELIVERY_SMS_FROM")
+    return SmsTransport(
+        given["url"],
+        spec.texts["account"],
+        given["token"],
+        sender,
+        renderer,
+        status_callback=sms_callback(settings),
+        settings=SmsSettings(f"{key}.url", f"{key}: url, account and token", f"{key}.from"),
+    )
+
+
+def verifying(
+    transports: Mapping[str, Transport], named: Mapping[str, Provider]
+) -> dict[str, Transport]:
+    """Transports of messages that no step sends: a channel's providers in the file's order, then
+    the one of the settings."""
+    found = dict(transports)
+    for channel in DIGESTED:
+        providers = [one for one in named.values() if one.transport.name == channel]
+        if providers:
+            own = [Provider(transports[channel])] if channel in transports else []
+            found[channel] = InTurn([*providers, *own])
+    return found
+
+
+def sms_tokens(settings: Settings) -> tuple[str, ...]:
+    """The tokens with which providers of texts sign their callbacks.
+
+    Raises:
+        ConfigError: a token's file cannot be read.
+    """
+    own = secret(settings.sms_token)
+    file = load_providers(settings)
+    opened = [file.open(name) for name, spec in file.specs.items() if spec.channel == Channel.SMS]
+    for one in opened:
+        hide(secret_values(one))
+    return tuple(
+        dict.fromkeys([*([own] if own else []), *(one.secrets["token"] for one in opened)])
+    )
 
 
 def providers_of(settings: Settings) -> tuple[str, ...]:

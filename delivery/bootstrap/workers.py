@@ -40,6 +40,7 @@ from delivery.config import (
     load_webhooks,
     refuse_development_secrets,
     require_links,
+    require_providers,
     require_services,
 )
 from delivery.domain.policy import CHANNELS
@@ -154,6 +155,7 @@ def make_worker_app(
     require_links(settings, duties("worker", queues))
     require_services(settings)
     audit_keys(settings)  # complain now, not with the first task
+    require_providers(settings, duties("worker", queues))
     load_policies(settings)
     load_thresholds(settings)
     load_webhooks(settings)

@@ -90,9 +90,11 @@ def _say_event(event: dict[str, Any]) -> None:
 
 
 def _step(attempt: dict[str, Any]) -> str:
-    """The name of an attempt's step, with its channel where that is another word."""
+    """The name of an attempt's step, with its channel where that is another word, and the
+    provider that did it."""
     name, channel = str(attempt.get("step") or attempt["channel"]), str(attempt["channel"])
-    return name if name == channel else f"{name} ({channel})"
+    place = name if name == channel else f"{name} ({channel})"
+    return place if attempt.get("provider") is None else f"{place} by {attempt['provider']}"
 
 
 @events.command("list")

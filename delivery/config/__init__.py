@@ -19,17 +19,27 @@ from delivery.config.checks import (
     unknown_variables,
 )
 from delivery.config.needs import Need, duties, needs, require_links
+from delivery.config.providers import (
+    OpenProvider,
+    ProvidersFile,
+    load_providers,
+    require_providers,
+    secret_values,
+)
 from delivery.config.settings import Settings, load_settings, log_format, secret
 from delivery.config.sources import config_file, read_toml
 
 __all__ = [
     "DEV_SECRET_PREFIX",
     "Need",
+    "OpenProvider",
+    "ProvidersFile",
     "Settings",
     "audience_fault",
     "config_file",
     "duties",
     "load_policies",
+    "load_providers",
     "load_settings",
     "load_thresholds",
     "load_webhooks",
@@ -38,8 +48,10 @@ __all__ = [
     "read_toml",
     "refuse_development_secrets",
     "require_links",
+    "require_providers",
     "require_services",
     "require_trust",
     "secret",
+    "secret_values",
     "unknown_variables",
 ]

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from delivery import resources
 from delivery.config.needs import GATEWAY, require_links
+from delivery.config.providers import load_providers
 from delivery.config.settings import Settings, secret
 from delivery.config.sources import PREFIX, names_of, read_secret, read_toml, secrets_of
+from delivery.domain.messages.providers import check_step
 from delivery.domain.policy import Policies, parse_policies
 from delivery.domain.thresholds import Thresholds, parse_thresholds
 from delivery.domain.webhooks.endpoints import Endpoint, parse_webhooks
@@ -33,7 +35,7 @@ def unknown_variables() -> list[str]:
 
 
 def load_policies(settings: Settings) -> Policies:
-    """Read and check the policy file.
+    """Read and check the policy file, and the providers that its steps name.
 
     Raises:
         ConfigError: names the file, the key and what to write.
@@ -41,7 +43,17 @@ def load_policies(settings: Settings) -> Policies:
     path = settings.policies or resources.file("config", "policies.toml")
     if not path.is_file():
         raise ConfigError(f"DELIVERY_POLICIES: there is no file {path}")
-    return parse_policies(read_toml(path), source=str(path))
+    policies = parse_policies(read_toml(path), source=str(path))
+    named = [
+        (f"{path}: class.{policy.event_class}, step {step.name}", step)
+        for policy in policies.classes.values()
+        for step in policy.chain
+        if step.providers
+    ]
+    known = load_providers(settings).specs if named else {}
+    for key, step in named:
+        check_step(key, step.channel, step.providers, known)
+    return policies
 
 
 def load_thresholds(settings: Settings) -> Thresholds:

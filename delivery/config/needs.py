@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from delivery.config.providers import load_providers
 from delivery.config.settings import Settings
 from delivery.config.sources import PREFIX, secrets_of
 from delivery.domain.channels import CHAIN, Channel
@@ -151,8 +152,9 @@ def _is_used(settings: Settings, name: str, of: frozenset[str]) -> bool:
 
 
 def _has_links(settings: Settings, of: frozenset[str]) -> bool:
-    has_mail = settings.smtp_url is not None or Channel.EMAIL in settings.channels
-    has_sms = settings.sms_url is not None or Channel.SMS in settings.channels
+    named = load_providers(settings).channels() | {*settings.channels}
+    has_mail = settings.smtp_url is not None or Channel.EMAIL in named
+    has_sms = settings.sms_url is not None or Channel.SMS in named
     if GATEWAY in of:
         return has_mail or has_sms
     return (Channel.EMAIL in of and has_mail) or (Channel.SMS in of and has_sms)

@@ -107,6 +107,7 @@ class Settings(BaseSettings):
     alerts: Path | None = None
     templates: Path | None = None
     webhooks: Path | None = None
+    providers: Path | None = None
     heartbeat_url: SecretStr | None = None
     keep_messages: float = Field(7.0, ge=0, le=365, allow_inf_nan=False)
     max_connections_per_address: int = Field(1_000, ge=0, le=1_000_000)

@@ -113,6 +113,7 @@ class Attempt:
         retry_after: seconds that the provider asked to wait, if it did.
         receipt: the status by which the provider reported afterwards that the message failed.
         step: the step's name where it is not its channel's.
+        provider: which of the step's providers did it, where the step names them.
     """
 
     event_id: str
@@ -129,6 +130,7 @@ class Attempt:
     retry_after: float | None = None
     receipt: str | None = None
     step: str | None = None
+    provider: str | None = None
 
     @property
     def step_name(self) -> str:

@@ -15,6 +15,7 @@ from delivery.domain.channels import CHAIN, DECISION, DIGESTED, Channel, Confirm
 from delivery.domain.event import AGENT_TYPES, AUTH_TYPES, CLASS_NAME, EventClass
 from delivery.domain.health import MAX_LINGER
 from delivery.domain.limits import DEFAULT_TTL
+from delivery.domain.messages.providers import MAX_OF_STEP
 from delivery.domain.retry import Backoff
 from delivery.errors import ConfigError
 
@@ -53,6 +54,7 @@ class ChainStep:
 
     Attributes:
         name: what the ledger calls it, unique in its chain; its channel unless it is given.
+        providers: names of those that are tried in turn; the one of the settings if empty.
     """
 
     channel: Channel
@@ -65,6 +67,7 @@ class ChainStep:
     on_unknown: OnUnknown = OnUnknown.RETRY
     respects: tuple[str, ...] = ()
     name: str = ""
+    providers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -199,6 +202,7 @@ _CLASS_KEYS = {"types", "ack_timeout", "retries", "backoff", "linger", "ttl", "c
 _STEP_KEYS = {
     "channel",
     "name",
+    "providers",
     "after",
     "attempts",
     "backoff",
@@ -390,7 +394,19 @@ class _Reader:
             on_unknown=self.choice(table, key, "on_unknown", _STEP.on_unknown, OnUnknown),
             respects=self.words(table, key, "respects", (), RESPECTS),
             name=self.step_name(table, key, channel),
+            providers=self.providers(table, key, channel),
         )
+
+    def providers(self, table: Mapping[str, Any], key: str, channel: Channel) -> tuple[str, ...]:
+        if "providers" not in table:
+            return ()
+        key = f"{key}.providers"
+        if channel not in DIGESTED:
+            self.fail(key, "only steps of email and sms have providers")
+        names = self.words(table, key.removesuffix(".providers"), "providers")
+        if not 1 <= len(names) <= MAX_OF_STEP or len(set(names)) != len(names):
+            self.fail(key, f"must list 1 to {MAX_OF_STEP} providers, each once")
+        return names
 
     def digest(self, value: Any, key: str) -> DigestRule:
         table = self.table(value, key, {"by", "window", "min_interval"})

@@ -340,6 +340,7 @@ class Result:
         health: whether the provider works, if the attempt tells; see ``ChannelError.health``. Not
             recorded.
         suppress / code: why the address gets no further message, and the provider's code.
+        provider: the name of the provider that did it; ``None`` for the one of the settings.
     """
 
     outcome: Outcome
@@ -350,6 +351,7 @@ class Result:
     health: bool | None = None
     suppress: Suppress | None = None
     code: str | None = None
+    provider: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from delivery.domain.audit import AuditKeys
 from delivery.ledger.sql.database import Database
 from delivery.ledger.stores.alerts import AlertSql
 from delivery.ledger.stores.audit.audit import AuditSql
-from delivery.ledger.stores.breakers import BreakerSql
+from delivery.ledger.stores.breakers import BreakerSql, ProviderRateSql
 from delivery.ledger.stores.chain import ChainSql
 from delivery.ledger.stores.cloud_events import CloudEventSql
 from delivery.ledger.stores.confirmations import ConfirmationSql
@@ -89,6 +89,7 @@ class SqlLedger:
         self.suppressions = SuppressionSql(database)
         self.push_targets = PushTargetSql(database)
         self.breakers = BreakerSql(database)
+        self.provider_rates = ProviderRateSql(database)
         self.queue_copies = QueueCopySql(database)
         self.audit = AuditSql(database, audit_keys)
         self.erasure = ErasureSql(database, self.audit)

@@ -22,11 +22,20 @@ from delivery.domain.health import RECOVERY
 from delivery.domain.inputs.address import comparable
 from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.policy import SINGLE, ChainStep, Policies
-from delivery.domain.ports import Jitter, Links, Message, Taken, Transport
+from delivery.domain.ports import Jitter, Links, Message
 from delivery.domain.records import Digest, DigestClaim, Rendered, Result
 from delivery.errors import LedgerError
-from delivery.tasks.attempts import Work, result_of
+from delivery.tasks.attempts import Work
 from delivery.tasks.deliveries import FULL_RECHECK, ROOM_TIMEOUT, Deliveries
+from delivery.tasks.providers import (
+    Choice,
+    Providers,
+    Trial,
+    budget_of,
+    choose,
+    pause_of,
+    try_in_turn,
+)
 from delivery.tasks.run import BREAKER_OPEN, Run, has_waited_long
 
 logger = logging.getLogger(__name__)
@@ -66,7 +75,7 @@ class DigestStep:
 
     def __init__(
         self,
-        transport: Transport,
+        providers: Providers,
         policies: Policies,
         links: Links,
         callback_url: str | None,
@@ -79,7 +88,8 @@ class DigestStep:
             keeps: keep each message in the ledger, as it goes out.
         """
         self._keeps = keeps
-        self._transport = transport
+        self._providers = providers
+        self._channel = providers.channel
         self._policies = policies
         self._links = links
         self._callback_url = callback_url
@@ -87,15 +97,15 @@ class DigestStep:
         self._classes = tuple(
             policy.event_class.value
             for policy in policies.classes.values()
-            if policy.step_on(transport.name)
+            if policy.step_on(providers.channel)
         )
-        self._deliveries: Deliveries[Result | None] = Deliveries(transport.name)
+        self._deliveries: Deliveries[Result | None] = Deliveries(providers.channel)
 
     def close(self, timeout: float) -> None:
         """Let the messages under way end within ``timeout`` seconds; the outcome of one that does
         not is unknown once its lease ends."""
         if not self._deliveries.wait(timeout):
-            logger.warning("%s: stopped with messages under way", self._transport.name)
+            logger.warning("%s: stopped with messages under way", self._channel)
 
     def run(self, run: Run, works: Sequence[Work]) -> list[Work]:
         """Let events join their digests, and send the digests that are due; see ``StepRunner``."""
@@ -187,17 +197,19 @@ class DigestStep:
         # The member with the fewest attempts decides for the digest: it is retried as long as any
         # member may be.
         lead = min(group, key=lambda work: len(work.made(run.channel)))
-        now = run.now()
-        blocked = not run.may_call(group, self._transport)
+        step, now = lead.step(run.channel), run.now()
+        providers = self._providers.of(step)
+        choice = choose(run, group, providers)
         since = max(lead.due_at, digest.due_at or lead.due_at)
-        if blocked and not has_waited_long(lead.step(run.channel), since, now):
-            run.postpone(group, now + timedelta(seconds=RECOVERY))
+        if (again := self._wait(choice, step, since, now)) is not None:
+            run.postpone(group, again)
             return None
+        budget = budget_of(providers, self._timeout(run), run.limits.mail)
         claim = run.ledger.digests.claim(
             digest.id,
-            max(run.limits.lease, self._timeout(run) + LEASE_MARGIN),
+            max(run.limits.lease, budget + LEASE_MARGIN),
             classes=self._classes,
-            unknown_limit=UNKNOWN_LIMIT[lead.step(run.channel).on_unknown],
+            unknown_limit=UNKNOWN_LIMIT[step.on_unknown],
             refusable=_refusable_on(digest, self._policies),
         )
         if claim is None:
@@ -214,12 +226,31 @@ class DigestStep:
         def send() -> Result | None:
             if claim.suppressed is not None:
                 # Since the event was claimed: the contact or the list has changed.
-                result = Result(Outcome.SKIPPED, error=claim.suppressed)
+                trial = Trial(Result(Outcome.SKIPPED, error=claim.suppressed))
+            elif choice.first is None:
+                trial = Trial(BREAKER_OPEN)
             else:
-                result = BREAKER_OPEN if blocked else self._deliver(run, claim, lead)
-            return result if self._record(run, claim, result, lead, now) else None
+                message = self._message(claim, lead)
+                if self._keeps:
+                    message = replace(message, on_rendered=partial(self._keep, run, claim))
+                trial = try_in_turn(run.ledger, providers[choice.first :], message, budget)
+            return trial.result if self._record(run, claim, trial, lead, now) else None
 
         return _Sending(group, claim, lead, now, self._deliveries.start(place, send))
+
+    def _wait(
+        self, choice: Choice, step: ChainStep, since: datetime, now: datetime
+    ) -> datetime | None:
+        """When an event without a provider that may be called now is decided on again; ``None`` if
+        an attempt is made, also one that records that breakers have been open for long."""
+        if choice.first is not None:
+            return None
+        if choice.pause is not None:
+            waited = (now - since).total_seconds()
+            return now + timedelta(seconds=pause_of(choice, waited, self._jitter()))
+        if has_waited_long(step, since, now):
+            return None
+        return now + timedelta(seconds=RECOVERY)
 
     def _follow(self, run: Run, sending: _Sending, group: Sequence[Work]) -> list[Work]:
         """What follows for the events of this task from the outcome of their digest."""
@@ -241,27 +272,18 @@ class DigestStep:
 
     def _place(self, work: Work) -> str:
         """Where the user's address is: a mail's domain; ``""`` where one provider serves all."""
-        channel = self._transport.name
+        channel = self._channel
         address = work.claim.contact.address_on(channel)
         if channel != Channel.EMAIL or address is None:
             return ""
         return (comparable(channel, address) or address).rpartition("@")[2]
 
     def _timeout(self, run: Run) -> float:
-        return run.limits.mail if self._transport.name == Channel.EMAIL else run.limits.attempt
-
-    def _deliver(self, run: Run, claim: DigestClaim, lead: Work) -> Result:
-        def deliver() -> Taken:
-            message = self._message(claim, lead)
-            if self._keeps:
-                message = replace(message, on_rendered=partial(self._keep, run, claim))
-            return self._transport.deliver(message, self._timeout(run))
-
-        return result_of(run.channel, deliver)
+        return run.limits.mail if self._channel == Channel.EMAIL else run.limits.attempt
 
     def _keep(self, run: Run, claim: DigestClaim, content: Rendered) -> None:
         """Keep a message as it goes out; what cannot be kept is sent all the same."""
-        digest, channel = claim.digest, self._transport.name
+        digest, channel = claim.digest, self._channel
         to, number = claim.contact.address_on(channel) or "", max(1, digest.number)
         try:
             run.ledger.sent_messages.keep(digest.id, digest.user_id, channel, to, number, content)
@@ -269,7 +291,7 @@ class DigestStep:
             logger.warning("%s: message of digest %s is not kept: %s", channel, digest.id, error)
 
     def _message(self, claim: DigestClaim, lead: Work) -> Message:
-        step = lead.step(self._transport.name)
+        step = lead.step(self._channel)
         digest = claim.digest
         return Message(
             key=digest.message_id or digest.id,
@@ -280,7 +302,7 @@ class DigestStep:
             number=max(1, digest.number),
             confirm_url=self._link(digest.id) if step.confirms == Confirms.LINK else None,
             unsubscribe_url=(
-                self._links.unsubscribe_url(digest.user_id, self._transport.name)
+                self._links.unsubscribe_url(digest.user_id, self._channel)
                 if "opt_out" in step.respects
                 else None
             ),
@@ -288,19 +310,20 @@ class DigestStep:
         )
 
     def _link(self, digest_id: str) -> str:
-        if self._transport.name == Channel.SMS:
+        if self._channel == Channel.SMS:
             return self._links.short_url(digest_id)
         return self._links.confirm_url(digest_id)
 
     def _record(
-        self, run: Run, claim: DigestClaim, result: Result, lead: Work, started_at: datetime
+        self, run: Run, claim: DigestClaim, trial: Trial, lead: Work, started_at: datetime
     ) -> bool:
         """Record an outcome and what follows from it for provider and address; ``False`` if another
         worker has claimed the digest since."""
+        result = trial.result
         retry_in = self._retry_in(run, result, lead, started_at)
         recorded = run.ledger.digests.end(claim, result, retry_in=retry_in)
-        if result is not BREAKER_OPEN:
-            run.report_health(result)
+        for provider, made in trial.made:
+            run.report_health(made, provider.breaker)
         self._suppress(run, claim, result)
         if not recorded:
             logger.warning(
@@ -309,6 +332,8 @@ class DigestStep:
                 claim.digest.id,
             )
             return False
+        for _, made in trial.made[:-1]:
+            run.count(len(claim.members), made, started_at)
         run.count(len(claim.members), result, started_at)
         if self._is_confirmed(run, result, lead):
             events = [member.event for member in claim.members]
@@ -322,7 +347,7 @@ class DigestStep:
 
     def _suppress(self, run: Run, claim: DigestClaim, result: Result) -> None:
         """Suppress the address if the provider's refusal says that no message can reach it."""
-        channel = self._transport.name
+        channel = self._channel
         address = claim.contact.address_on(channel)
         if result.suppress is not None and address is not None:
             run.ledger.suppressions.add(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
 
-from delivery.domain.channels import EXTERNAL, Channel
+from delivery.domain.channels import DIGESTED, EXTERNAL, Channel
 from delivery.domain.event import Event, EventClass
 from delivery.domain.fallback import (
     MAX_FAULTS,
@@ -34,6 +34,7 @@ from delivery.domain.users.contact import Contact
 from delivery.tasks.alerting import AlertStep
 from delivery.tasks.attempts import Report, TimeLimits, Work, batches
 from delivery.tasks.digests import DigestStep
+from delivery.tasks.providers import Provider, Providers
 from delivery.tasks.run import Run
 from delivery.tasks.steps import DatabaseStep, DirectStep, EmergencyStep, QueueStep, StepRunner
 
@@ -58,7 +59,8 @@ class Executor:
         drain_spool: commits the events in this machine's spools.
         jitter: asked once per executor, to spread retries of different processes.
         elsewhere: external channels without a transport here whose own worker has one, with why a
-            contact cannot be reached there, ``None`` if it can.
+            contact cannot be reached there, ``None`` if it can; of providers by their names.
+        named: the providers that steps name and that this process has opened, by name.
         callback_url: where providers post their status; ``None`` for nowhere.
         keeps_messages: keep mails and texts in the ledger, as they go out.
         interruptions: errors that a worker raises in a task over its time limit.
@@ -80,6 +82,7 @@ class Executor:
         jitter: Jitter,
         limits: TimeLimits,
         elsewhere: Mapping[str, Reachable] = MappingProxyType({}),
+        named: Mapping[str, Provider] = MappingProxyType({}),
         callback_url: str | None = None,
         keeps_messages: bool = False,
         interruptions: tuple[type[Exception], ...] = (),
@@ -90,6 +93,7 @@ class Executor:
         self._transports: dict[str, Transport] = {
             name: transports[name] for name in EXTERNAL if name in transports
         }
+        self._named = named
         self._elsewhere = elsewhere
         self._publish_to = publish
         self._limits = limits
@@ -103,14 +107,14 @@ class Executor:
             Channel.DIRECT: DirectStep(resend),
             Channel.ALERT: AlertStep(alerts),
         }
-        for name, transport in self._transports.items():
-            self._runners[name] = (
-                EmergencyStep(transport)
-                if name == Channel.EMERGENCY
-                else DigestStep(
-                    transport, policies, links, callback_url, jitter, keeps=keeps_messages
+        if Channel.EMERGENCY in self._transports:
+            self._runners[Channel.EMERGENCY] = EmergencyStep(self._transports[Channel.EMERGENCY])
+        for name in DIGESTED:
+            providers = self._providers_on(name)
+            if providers.own is not None or providers.named:
+                self._runners[name] = DigestStep(
+                    providers, policies, links, callback_url, jitter, keeps=keeps_messages
                 )
-            )
 
     def run(self, channel: str, ids: Sequence[str]) -> Report:
         """Make ``channel``'s attempts for the events among ``ids`` whose next step it is; move the
@@ -148,6 +152,14 @@ class Executor:
         for runner in self._runners.values():
             if isinstance(runner, DigestStep | EmergencyStep):
                 runner.close(timeout)
+
+    def _providers_on(self, channel: str) -> Providers:
+        own = self._transports.get(channel)
+        return Providers(
+            channel,
+            None if own is None else Provider(own),
+            {name: one for name, one in self._named.items() if one.transport.name == channel},
+        )
 
     def _act(self, run: Run, ready: Sequence[Work]) -> list[Work]:
         if not ready:  # as where the channel has no transport: every event was skipped
@@ -226,7 +238,7 @@ class Executor:
         for step in work.policy.chain:
             if step.channel not in EXTERNAL:
                 continue
-            unreachable = self._reach(run, step.channel)
+            unreachable = self._reach(run, step)
             if unreachable is None:
                 found[step.name] = "not configured"
             elif "opt_out" in step.respects and contact.refuses(
@@ -239,13 +251,17 @@ class Executor:
                     found[step.name] = reason
         return found
 
-    def _reach(self, run: Run, channel: str) -> Reachable | None:
-        """The channel's rule for contacts; ``None`` where it has no transport."""
-        transport = self._transports.get(channel)
-        if transport is not None:
-            return transport.unreachable
+    def _reach(self, run: Run, step: ChainStep) -> Reachable | None:
+        """The step's rule for contacts; ``None`` where it has no transport."""
+        for name in step.providers or (step.channel,):
+            named = self._named.get(name)
+            transport = self._transports.get(name) if named is None else named.transport
+            if transport is not None:
+                return transport.unreachable
         # This is the channel's own worker: there is no other that has the transport.
-        return None if channel == run.channel else self._elsewhere.get(channel)
+        if step.channel == run.channel:
+            return None
+        return self._elsewhere.get(step.providers[0] if step.providers else step.channel)
 
     def _draw(self, work: Work) -> float:
         """The random number of an event's next decision. It follows from the history, so that a

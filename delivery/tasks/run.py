@@ -173,7 +173,7 @@ class Run:
         if not events:
             return
         channel = str(self.channel)
-        provider = PROVIDERS.get(channel, "none")
+        provider = result.provider or PROVIDERS.get(channel, "none")
         metrics.attempts.inc(events, channel, provider, result.outcome.value)
         if result is not BREAKER_OPEN:
             took = (self.now() - started_at).total_seconds()
@@ -210,6 +210,7 @@ class Run:
                     digest_id=digest_id,
                     retry_after=result.retry_after,
                     step=work.step(self.channel).own_name,
+                    provider=result.provider,
                 )
             )
 
@@ -330,28 +331,33 @@ class Run:
         self.postpone([w for w in works if w not in late], again)
         return self.end(self.begin(late), BREAKER_OPEN, now)
 
-    def may_call(self, works: Sequence[Work], provider: object) -> bool:
+    def may_call(self, works: Sequence[Work], provider: object, breaker: str | None = None) -> bool:
         """Whether the provider may be called for these events now.
 
         An open breaker's probe is never an event that failed here before: if the event is the
         cause, the breaker would stay open for all users. Without another event the provider is
         checked by itself, if its transport can (``Checked``).
+
+        Args:
+            breaker: its name; the channel's by default.
         """
+        name = breaker or self.channel
         breakers = self.ledger.breakers
         if not any(_has_failed(work, self.channel) for work in works):
-            return breakers.allows(self.channel)
-        if breakers.allows(self.channel, probe=False):
+            return breakers.allows(name)
+        if breakers.allows(name, probe=False):
             return True
-        if not isinstance(provider, Checked) or not breakers.allows(self.channel):
+        if not isinstance(provider, Checked) or not breakers.allows(name):
             return False
         result = result_of(self.channel, partial(provider.check, self.limits.attempt))
-        self.report_health(result)
+        self.report_health(result, name)
         return result.health is True
 
-    def report_health(self, result: Result) -> None:
-        """Report an attempt to the channel's breaker, if it tells whether the provider works."""
+    def report_health(self, result: Result, breaker: str | None = None) -> None:
+        """Report an attempt to the provider's breaker (the channel's by default), if it tells
+        whether the provider works."""
         if result.health is not None:
-            self.ledger.breakers.report(self.channel, result.health)
+            self.ledger.breakers.report(breaker or self.channel, result.health)
 
     def confirm_accepted(
         self, events: Sequence[Event], result: Result, fallback_evidence: str

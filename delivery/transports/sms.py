@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -30,10 +31,10 @@ logger = logging.getLogger(__name__)
 _TEMPORARY_CODES = {
     21611: "the sender's queue is full",
     20429: "too many requests",
-    21606: "the sender cannot send; check DELIVERY_SMS_FROM",
-    21603: "the sender is missing; check DELIVERY_SMS_FROM",
-    21212: "the sender is not valid; check DELIVERY_SMS_FROM",
-    21659: "the sender is not ours; check DELIVERY_SMS_FROM",
+    21606: "the sender cannot send; check {sender}",
+    21603: "the sender is missing; check {sender}",
+    21212: "the sender is not valid; check {sender}",
+    21659: "the sender is not ours; check {sender}",
     21609: "the callback URL is not valid; check DELIVERY_PUBLIC_URL",
 }
 # A filtered text (30007) or an unknown fault (30008) says nothing about the number.
@@ -53,6 +54,18 @@ _RECIPIENT_CODES = frozenset({14107})
 """Temporary ones about this recipient: too many texts to one number."""
 
 
+@dataclass(frozen=True, slots=True)
+class SmsSettings:
+    """Names of the settings of a gateway, for errors."""
+
+    url: str = "DELIVERY_SMS_URL"
+    login: str = "DELIVERY_SMS_URL, DELIVERY_SMS_ACCOUNT and DELIVERY_SMS_TOKEN"
+    sender: str = "DELIVERY_SMS_FROM"
+
+
+DEFAULT_SETTINGS = SmsSettings()
+
+
 class SmsTransport:
     """Sends texts through ``POST {base_url}/2010-04-01/Accounts/{account}/Messages.json``.
 
@@ -61,6 +74,7 @@ class SmsTransport:
         account: the account's SID; with ``token`` the basic authentication.
         sender: an E.164 number, an alphanumeric sender or a messaging service (``MG…``).
         status_callback: where the provider posts statuses of messages without a callback URL.
+        settings: names of what these values stand in, for errors.
 
     Raises:
         ConfigError: ``base_url`` is not an http(s) URL.
@@ -76,8 +90,10 @@ class SmsTransport:
         sender: str,
         renderer: Renderer,
         status_callback: str | None = None,
+        settings: SmsSettings = DEFAULT_SETTINGS,
     ) -> None:
-        self._poster = Poster("the SMS gateway", checked_base_url(base_url, "DELIVERY_SMS_URL"))
+        self._settings = settings
+        self._poster = Poster("the SMS gateway", checked_base_url(base_url, settings.url))
         accounts = f"/2010-04-01/Accounts/{quote(account, safe='')}"
         self._path = f"{accounts}/Messages.json"
         self._account_path = f"{accounts}.json"
@@ -120,10 +136,10 @@ class SmsTransport:
         response = self._poster.post(
             self._path, data=form, headers=keys, auth=self._auth, timeout=timeout
         )
-        return _read(response, segments(text))
+        return _read(response, segments(text), self._settings)
 
 
-def _read(response: httpx.Response, sent: Segments) -> Taken:
+def _read(response: httpx.Response, sent: Segments, settings: SmsSettings) -> Taken:
     status = response.status_code
     body = _json(response)
     if 200 <= status < 300:
@@ -142,14 +158,13 @@ def _read(response: httpx.Response, sent: Segments) -> Taken:
     if status == 429 or status >= 500 or 300 <= status < 400:
         raise ChannelUnavailable(text, retry_after=retry_after(response))
     if status in (401, 403, 404) and code != 21610:
-        raise ChannelUnavailable(
-            f"{text}; check DELIVERY_SMS_URL, DELIVERY_SMS_ACCOUNT and DELIVERY_SMS_TOKEN"
-        )
+        raise ChannelUnavailable(f"{text}; check {settings.login}")
     if code in _RECIPIENT_CODES:
         raise ChannelUnavailable(text, retry_after=retry_after(response)).of_recipient()
     if code in _TEMPORARY_CODES:
         raise ChannelUnavailable(
-            f"{text} ({_TEMPORARY_CODES[code]})", retry_after=retry_after(response)
+            f"{text} ({_TEMPORARY_CODES[code].format(sender=settings.sender)})",
+            retry_after=retry_after(response),
         )
     named = None if code is None else str(code)
     raise ChannelRejected(text).of_address(suppress_by_twilio(named), named)

@@ -46,7 +46,7 @@ function happenings(event) {
   const attempts = event.attempts.map((attempt) => ({
     at: attempt.started_at, place: placeOf(attempt), outcome: attempt.outcome,
     took: attempt.latency_ms,
-    note: [`attempt ${attempt.number}`, attempt.error, attempt.provider_id].filter(Boolean).join(" · "),
+    note: [`attempt ${attempt.number}`, attempt.provider ? `by ${attempt.provider}` : null, attempt.error, attempt.provider_id].filter(Boolean).join(" · "),
   }));
   const confirmations = event.confirmations.map((confirmation) => ({
     at: confirmation.at, place: words(confirmation.channel), outcome: "confirmed", took: null,

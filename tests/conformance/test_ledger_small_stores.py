@@ -133,6 +133,28 @@ def trip(ledger: SqlLedger) -> Breaker:
     return breaker
 
 
+def test_a_rate_is_shared_by_all_workers_and_has_room_again_in_time(
+    ledger: SqlLedger, other: SqlLedger, advance: Callable[[float], None]
+) -> None:
+    assert [one.provider_rates.take("email/ses", 0.01) for one in (ledger, other)] == [
+        0.0,
+        pytest.approx(100.0, abs=30.0),
+    ]
+    assert other.provider_rates.take("email/postmark", 0.01) == 0.0
+    advance(101.0)
+    assert other.provider_rates.take("email/ses", 0.01) == 0.0
+
+
+def test_a_seconds_messages_may_go_at_once_and_a_higher_rate_counts_at_once(
+    ledger: SqlLedger,
+) -> None:
+    assert ledger.provider_rates.take("email/ses", 0.001) == 0.0
+    pauses = [ledger.provider_rates.take("email/ses", 0.1) for _ in range(2)]
+    assert pauses == [0.0, pytest.approx(10.0, abs=9.0)]
+    pauses = [ledger.provider_rates.take("sms/texts", 1_000.0) for _ in range(20)]
+    assert pauses == [0.0] * 20
+
+
 def test_an_unknown_breaker_is_closed(ledger: SqlLedger) -> None:
     assert ledger.breakers.get("smtp") == Breaker()
     assert ledger.breakers.allows("smtp")

@@ -59,6 +59,7 @@ from delivery.tokens import make_token
 from delivery.transports.receipts.signatures import WebhookSecret
 
 SECRET = "s" * 32
+SECOND_SMS_TOKEN = "token-of-another-provider"
 SMS_TOKEN = "sms-token"
 MAIL_SECRET = "whsec_" + "c2VjcmV0" * 4
 PUBLIC_URL = "https://events.example.org"
@@ -330,7 +331,7 @@ class World:
                 ),
                 self.access,
                 CallbackKeys(
-                    sms_token=sms_token,
+                    sms_tokens=() if sms_token is None else (SECOND_SMS_TOKEN, sms_token),
                     email=None
                     if email_secret is None
                     else WebhookSecret(email_secret, "DELIVERY_EMAIL_CALLBACK_SECRET"),

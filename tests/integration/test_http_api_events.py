@@ -337,6 +337,7 @@ async def test_an_event_is_shown_with_all_that_happened(client: Client, world: W
         assert shown["attempts"][0] == {
             "channel": "websocket",
             "step": "websocket",
+            "provider": None,
             "number": 1,
             "outcome": "failed",
             "error": "no ack",

@@ -36,6 +36,7 @@ from tests.integration.http_api_standins import (
     OTHER,
     PUBLIC_URL,
     READ,
+    SECOND_SMS_TOKEN,
     SMS_TOKEN,
     Client,
     World,
@@ -219,6 +220,16 @@ async def test_a_receipt_confirms_where_the_policy_takes_it_as_confirmation(
     assert world.ledger.state(2) is not State.CONFIRMED
     assert world.confirmed == [make_id(1)]
     assert world.ledger.confirmed_by(1)[0].evidence == "receipt:SM1"
+
+
+async def test_a_receipt_of_another_provider_of_texts_is_signed_with_its_own_token(
+    client: Client, world: World
+) -> None:
+    world.ledger.add(1)
+    world.ledger.send("sms", 1, provider_id="SM1")
+    fields = {"MessageSid": "SM1", "MessageStatus": "delivered"}
+    assert (await twilio(client, SECOND_SMS_TOKEN, **fields)).status == 204
+    assert world.ledger.state(1) is State.CONFIRMED
 
 
 async def test_statuses_may_come_late_twice_and_out_of_order(client: Client, world: World) -> None:

@@ -310,6 +310,24 @@ def test_a_refused_login_is_unavailable_and_shows_no_password(
     assert "wrong-horse" not in "".join(ours)
 
 
+def test_errors_of_a_provider_name_where_its_values_stand(tmp_path: Path) -> None:
+    server_tls, client_tls = certificate(tmp_path)
+    behaviour = Behaviour()
+    options: dict[str, Any] = {
+        "tls_context": client_tls,
+        "login": (USER, "wrong-horse"),
+        "settings": ("p.toml: provider.ses.url", "p.toml: provider.ses.from"),
+    }
+    with smtp_server(
+        behaviour, tls_context=server_tls, authenticator=behaviour.authenticate
+    ) as server:
+        url = f"smtp://127.0.0.1:{server.port}?tls=starttls"
+        transport = EmailTransport(url, FROM, Renderer(), **options)
+        with pytest.raises(ChannelUnavailable, match=r"in p\.toml: provider\.ses\.url") as caught:
+            transport.deliver(make_message(), TIMEOUT)
+    assert "wrong-horse" not in str(caught.value)
+
+
 def test_a_login_that_the_server_does_not_offer_is_unavailable() -> None:
     refused = pytest.raises(ChannelUnavailable, match="offers no supported login")
     with smtp_server(Behaviour()) as server, refused:

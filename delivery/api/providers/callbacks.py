@@ -65,12 +65,12 @@ class CallbackKeys:
     """What proves that a callback is a provider's; ``None`` for a provider that is not used.
 
     Attributes:
-        sms_token: Twilio's token.
+        sms_tokens: those of accounts at Twilio, or at providers of its shape.
         email: the secret of ``/v1/callbacks/email``.
         ses: checks messages of the topic.
     """
 
-    sms_token: str | None = None
+    sms_tokens: tuple[str, ...] = ()
     email: WebhookSecret | None = None
     ses: SnsRequests | None = None
     sendgrid: SendgridKey | None = None
@@ -135,8 +135,7 @@ class Callbacks:
     def _is_twilios(
         self, request: web.Request, fields: list[tuple[str, str]], raw: bytes | None
     ) -> bool:
-        secret = self._keys.sms_token
-        if secret is None:
+        if not self._keys.sms_tokens:
             return False
         if raw is not None:
             own = hashlib.sha256(raw).hexdigest().encode()
@@ -149,9 +148,10 @@ class Callbacks:
         urls = dict.fromkeys((url, self._public_url + request.raw_path))
         return any(
             hmac.compare_digest(
-                twilio_signature(secret, one, fields).encode(),
+                twilio_signature(token, one, fields).encode(),
                 signature.encode("utf-8", "replace"),
             )
+            for token in self._keys.sms_tokens
             for one in urls
         )
 

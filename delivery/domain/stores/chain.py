@@ -200,6 +200,20 @@ class BreakerStore(Protocol):
     def all(self) -> dict[str, Breaker]: ...
 
 
+class ProviderRateStore(Protocol):
+    """Keeps the rates of providers, shared by all workers."""
+
+    def take(self, name: str, rate: float) -> float:
+        """Take room for one message.
+
+        Args:
+            rate: messages per second; a second's messages may go at once.
+
+        Returns:
+            0.0 if there is room; else the seconds until there is.
+        """
+
+
 class QueueCopyStore(Protocol):
     """The ``queue`` channel's copies of events: in Redis, or in the ledger where there is none."""
 

@@ -11,6 +11,7 @@ from delivery.domain.stores.chain import (
     ChainStore,
     DigestStore,
     NodeStore,
+    ProviderRateStore,
     QueueCopyStore,
 )
 from delivery.domain.stores.events import (
@@ -85,6 +86,8 @@ class Ledger(Protocol):
     def push_targets(self) -> PushTargets: ...
     @property
     def breakers(self) -> BreakerStore: ...
+    @property
+    def provider_rates(self) -> ProviderRateStore: ...
     @property
     def queue_copies(self) -> QueueCopyStore: ...
     @property

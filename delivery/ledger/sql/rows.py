@@ -147,6 +147,7 @@ def attempt(row: AnyRow) -> Attempt:
         retry_after=None if pause is None else pause / 1000.0,
         receipt=columns["receipt"],
         step=columns["step"],
+        provider=columns["provider"],
     )
 
 

@@ -202,6 +202,8 @@ attempts = sa.Table(
     sa.Column("receipt", sa.String(16)),
     # The step's name where it is not its channel's; so in ``digests``.
     sa.Column("step", sa.String(16)),
+    # Of the step's providers, the one that did it.
+    sa.Column("provider", sa.String(32)),
     sa.UniqueConstraint("event_id", "generation", "channel", "number"),
 )
 sa.Index(
@@ -369,6 +371,14 @@ breakers = sa.Table(
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),
     _created("since"),
+)
+
+# Until when the rate of a provider is used up.
+provider_rates = sa.Table(
+    "provider_rates",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    _created("next_at"),
 )
 
 audit_log = sa.Table(

@@ -1,7 +1,7 @@
-"""Breakers of external channels, shared by all workers through one small table.
+"""Breakers of external channels and rates of their providers, shared by all workers.
 
-Owns: the shared state and its cache of one second. Never does: decide; ``domain.health.Breaker``
-has the rules.
+Owns: the shared state in two small tables, and a cache of breakers for one second. Never does:
+decide about a breaker; ``domain.health.Breaker`` has the rules.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -19,12 +19,13 @@ from delivery.errors import LedgerUnavailable
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import insert
-from delivery.ledger.sql.tables import breakers
+from delivery.ledger.sql.tables import breakers, provider_rates
 
 logger = logging.getLogger(__name__)
 
 MEMORY = 1.0
 """Seconds for which an answer is cached."""
+_TOLERANCE = 0.001
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -114,6 +115,41 @@ class BreakerSql:
     def _remember(self, name: str, answer: bool) -> None:
         with self._remembering:
             self._answers[name] = (answer, time.monotonic() + MEMORY)
+
+
+class ProviderRateSql:
+    """``ProviderRateStore`` over SQL: for each provider the instant at which its next message would
+    go if all went evenly."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def take(self, name: str, rate: float) -> float:
+        """See the port."""
+        pace = 1.0 / rate
+        room = max(0.0, 1.0 - pace)  # a second's messages may go at once
+        with self._database.write() as connection:
+            now = self._database.now(connection)
+            connection.execute(
+                insert(connection, provider_rates)
+                .values(name=name, next_at=now)
+                .on_conflict_do_nothing(index_elements=["name"])
+            )
+            mine = provider_rates.c.name == name
+            next_at: datetime = connection.execute(
+                sa.select(provider_rates.c.next_at).where(mine).with_for_update()
+            ).scalar_one()
+            ahead = (next_at - now).total_seconds()
+            if not 0.0 <= ahead <= room + pace + _TOLERANCE:
+                ahead = 0.0  # idle for long; or the rate was lower before, or the clock went back
+            if ahead > room + _TOLERANCE:
+                return ahead - room
+            connection.execute(
+                sa.update(provider_rates)
+                .where(mine)
+                .values(next_at=now + timedelta(seconds=ahead + pace))
+            )
+        return 0.0
 
 
 def _row(connection: Connection, name: str, *, lock: bool = False) -> rows.AnyRow | None:

@@ -458,6 +458,7 @@ def outcome_values(result: Result, now: datetime) -> dict[str, Any]:
         "retryable": result.retryable,
         "retry_after_ms": rows.milliseconds(result.retry_after),
         "provider_id": result.provider_id,
+        "provider": result.provider,
         "ended_at": now,
     }
 

@@ -173,19 +173,25 @@ def _channels(connection: Connection, recorded: Window) -> dict[str, ChannelStat
 
 
 def _tried(connection: Connection, since: datetime) -> defaultdict[str, _Channel]:
-    """Attempts, successes and latencies of each channel."""
+    """Attempts, successes and latencies of each channel, and of each provider that a step names,
+    as ``channel/provider``."""
     started = window(connection, attempts.c.id, attempts.c.started_at, since)
     query = sa.select(
-        attempts.c.channel, attempts.c.outcome, attempts.c.started_at, attempts.c.ended_at
+        attempts.c.channel,
+        attempts.c.provider,
+        attempts.c.outcome,
+        attempts.c.started_at,
+        attempts.c.ended_at,
     ).where(started.rows(attempts.c.id, attempts.c.started_at), attempts.c.outcome != "skipped")
     found: defaultdict[str, _Channel] = defaultdict(_Channel)
-    for name, outcome, begun_at, ended_at in connection.execute(query):
-        channel = found[name]
-        channel.attempts += started.step
-        if outcome in _GOOD:
-            channel.ok += started.step
-            if ended_at is not None:
-                channel.latencies.append(_ms(begun_at, ended_at))
+    for name, provider, outcome, begun_at, ended_at in connection.execute(query):
+        for place in (name,) if provider is None else (name, f"{name}/{provider}"):
+            channel = found[place]
+            channel.attempts += started.step
+            if outcome in _GOOD:
+                channel.ok += started.step
+                if ended_at is not None:
+                    channel.latencies.append(_ms(begun_at, ended_at))
     return found
 
 

@@ -13,6 +13,7 @@ import re
 import socket
 import ssl
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from uuid import uuid4
@@ -53,6 +54,8 @@ class EmailTransport:
         tls_context: verifies the server's certificate; the system's authorities by default.
         reply_to: where answers go, in the form of ``mail_from``; ``None`` for the sender.
         providers: names of providers whose callbacks are set up; see ``mail_reference``.
+        login: user and password where the URL has none.
+        settings: names of the settings that hold URL and sender, for errors.
 
     Raises:
         ConfigError: a value cannot be used; names the setting.
@@ -69,10 +72,17 @@ class EmailTransport:
         reply_to: str | None = None,
         tls_context: ssl.SSLContext | None = None,
         providers: Collection[str] = (),
+        login: tuple[str, str] | None = None,
+        settings: tuple[str, str] = ("DELIVERY_SMTP_URL", "DELIVERY_MAIL_FROM"),
     ) -> None:
-        self._server = parse_smtp_url(smtp_url)
+        url_setting, from_setting = settings
+        self._server = parse_smtp_url(smtp_url, url_setting)
+        if login is not None:
+            if self._server.user is not None:
+                raise ConfigError(f"{url_setting} has a user, and user is set as well: drop one")
+            self._server = replace(self._server, user=login[0], password=login[1])
         self._providers = providers_for(self._server.host, providers)
-        self._from_name, self._from = parse_sender(mail_from)
+        self._from_name, self._from = parse_sender(mail_from, from_setting)
         self._from_name = self._from_name or renderer.brand.name
         self._reply_to = parse_sender(reply_to, "DELIVERY_MAIL_REPLY_TO") if reply_to else None
         self._renderer = renderer

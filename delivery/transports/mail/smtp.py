@@ -71,20 +71,25 @@ _LOST = OSError  # every exception of smtplib is one too
 
 @dataclass(frozen=True, slots=True)
 class SmtpServer:
-    """The server that takes mails. The password is not in its ``repr``."""
+    """The server that takes mails. The password is not in its ``repr``.
+
+    Attributes:
+        setting: where its URL stands, for errors.
+    """
 
     host: str
     port: int
     tls: str = "starttls"
     user: str | None = None
     password: str | None = field(default=None, repr=False)
+    setting: str = _SETTING
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"SMTP server {host}:{self.port}"
 
 
-def parse_smtp_url(url: str) -> SmtpServer:
+def parse_smtp_url(url: str, setting: str = _SETTING) -> SmtpServer:
     """Read ``smtp://user:password@host:port?tls=none|starttls|implicit``.
 
     Without ``tls`` port 465 means ``implicit``, any other ``starttls``.
@@ -99,20 +104,21 @@ def parse_smtp_url(url: str) -> SmtpServer:
             parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         )
     except ValueError:
-        raise ConfigError(f"{_SETTING} cannot be read; write {_SHAPE}") from None
+        raise ConfigError(f"{setting} cannot be read; write {_SHAPE}") from None
     if parts.scheme != "smtp" or not host or parts.path not in ("", "/") or set(query) - {"tls"}:
-        raise ConfigError(f"{_SETTING} cannot be read; write {_SHAPE}")
+        raise ConfigError(f"{setting} cannot be read; write {_SHAPE}")
     tls = query.get("tls", "implicit" if port == _PORTS["implicit"] else "starttls")
     if tls not in _PORTS:
-        raise ConfigError(f"{_SETTING}: tls must be none, starttls or implicit; write {_SHAPE}")
+        raise ConfigError(f"{setting}: tls must be none, starttls or implicit; write {_SHAPE}")
     if (parts.username is None) != (parts.password is None):
-        raise ConfigError(f"{_SETTING} needs both user and password, or neither; write {_SHAPE}")
+        raise ConfigError(f"{setting} needs both user and password, or neither; write {_SHAPE}")
     return SmtpServer(
         host=host,
         port=port or _PORTS[tls],
         tls=tls,
         user=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password else None,
+        setting=setting,
     )
 
 
@@ -227,7 +233,8 @@ class SmtpSession:
             ) from error
         except smtplib.SMTPNotSupportedError as error:
             raise ChannelUnavailable(
-                f"{self._server} does not offer STARTTLS; {_SETTING} asks for it with tls=starttls"
+                f"{self._server} does not offer STARTTLS; {self._server.setting} asks for it "
+                "with tls=starttls"
             ) from error
         except smtplib.SMTPResponseException as error:
             raise ChannelUnavailable(
@@ -271,12 +278,12 @@ class SmtpSession:
             # Not chained: the exchange must not reach a traceback.
             raise ChannelUnavailable(
                 f"{self._server} refused the login of user {self._server.user!r} "
-                f"({error.smtp_code}); check user and password in {_SETTING}"
+                f"({error.smtp_code}); check user and password in {self._server.setting}"
             ) from None
         except smtplib.SMTPNotSupportedError:
             raise ChannelUnavailable(
-                f"{self._server} offers no supported login method, but {_SETTING} has a user; "
-                "many servers offer it only with tls=starttls or tls=implicit"
+                f"{self._server} offers no supported login method, but {self._server.setting} has "
+                "a user; many servers offer it only with tls=starttls or tls=implicit"
             ) from None
         except smtplib.SMTPResponseException as error:
             raise ChannelUnavailable(
