@@ -29,6 +29,7 @@ from delivery.domain.policy import Policies
 from delivery.domain.ports import Resend
 from delivery.domain.records import Entry
 from delivery.domain.stores.ledger import Ledger
+from delivery.domain.webhooks.endpoints import Endpoint
 from delivery.errors import LedgerError
 from delivery.ledger.journal.division import Division
 from delivery.ledger.journal.spool import adopt_orphans
@@ -107,12 +108,14 @@ def make_chain(
     queue_copy: QueueCopy,
     trim: Callable[[float], int],
     policies: Policies | None = None,
+    sends_webhooks: bool = True,
 ) -> ChainParts:
     """Wire executor and upkeep.
 
     Args:
         resend: pushes for the ``direct`` channel.
         queue_copy / trim: puts second copies, and deletes old ones.
+        sends_webhooks: whether this process reads the webhooks file, and sends to its endpoints.
     """
     if policies is None:
         policies = load_policies(settings)
@@ -159,7 +162,7 @@ def make_chain(
     return ChainParts(
         executor,
         Verifier(ledger, verifying(transports, named), links, timeout=limits.attempt),
-        make_webhook_sender(settings, ledger),
+        make_webhook_sender(settings, ledger, load_webhooks(settings) if sends_webhooks else ()),
         Maintenance(
             sweeper,
             alerter,
@@ -170,13 +173,13 @@ def make_chain(
     )
 
 
-def make_webhook_sender(settings: Settings, ledger: Ledger) -> WebhookSender:
-    """The sender to the endpoints that this process's file names.
+def make_webhook_sender(
+    settings: Settings, ledger: Ledger, endpoints: Sequence[Endpoint]
+) -> WebhookSender:
+    """The sender to these endpoints.
 
-    Raises:
-        ConfigError: the file is wrong.
+    Effect: makes them known to the ledger, so that they are told what happens from now on.
     """
-    endpoints = load_webhooks(settings)
     try:
         if endpoints:
             ledger.webhooks.register([one.name for one in endpoints])

@@ -43,6 +43,7 @@ from delivery.config import (
     require_providers,
     require_services,
 )
+from delivery.domain.channels import Channel
 from delivery.domain.policy import CHANNELS
 from delivery.errors import ConfigError
 from delivery.ledger import SqlLedger
@@ -65,8 +66,11 @@ logger = logging.getLogger(__name__)
 class ProcessParts:
     """The chain's parts of the process that asks: opened on first use, never shared by a fork."""
 
-    def __init__(self, settings: Settings, app: Celery, *, pool_size: int) -> None:
+    def __init__(
+        self, settings: Settings, app: Celery, *, pool_size: int, sends_webhooks: bool = True
+    ) -> None:
         self._settings = settings
+        self._sends_webhooks = sends_webhooks
         self._reloader, self._checker = Reloader(settings), Reloader(settings)
         # Shared with the children of a pool: each looks at its next task.
         self._reloads = mmap.mmap(-1, 1)
@@ -124,6 +128,7 @@ class ProcessParts:
             resend=remote.resend,
             queue_copy=remote.queue_copy,
             trim=remote.trim,
+            sends_webhooks=self._sends_webhooks,
         )
         closing.callback(self._close_executor)
         return self._make(settings)
@@ -158,9 +163,11 @@ def make_worker_app(
     require_providers(settings, duties("worker", queues))
     load_policies(settings)
     load_thresholds(settings)
-    load_webhooks(settings)
+    sends_webhooks = Channel.EMERGENCY in duties("worker", queues)
+    if sends_webhooks:
+        load_webhooks(settings)
     app = make_celery(settings, concurrency=concurrency)
-    parts = ProcessParts(settings, app, pool_size=concurrency + 2)
+    parts = ProcessParts(settings, app, pool_size=concurrency + 2, sends_webhooks=sends_webhooks)
     attach(app, parts.get)
     # Weak references would be gone before the worker ends.
     _Exposure(settings).connect()

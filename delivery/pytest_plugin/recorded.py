@@ -27,7 +27,7 @@ PAUSE = 0.02
 PAGE = 1_000
 
 T = TypeVar("T")
-_HREF = re.compile(r"""<a\b[^>]*\bhref=["']([^"']+)["']""", re.IGNORECASE)
+_HREF = re.compile(r"""<a\b[^>]*\bhref=["']([^"']+)["']""", re.IGNORECASE | re.ASCII)
 
 
 class RecordedEvent(ReceivedEvent):

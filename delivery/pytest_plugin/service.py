@@ -39,7 +39,9 @@ SECRET = "a secret of tests, which signs their tokens"  # noqa: S105
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 DRAIN = 0.2
-_TIMES = re.compile(r"\b(after|window|min_interval|base|max)(\s*=\s*)([0-9][0-9_]*(?:\.[0-9_]+)?)")
+_TIMES = re.compile(
+    r"\b(after|window|min_interval|base|max)(\s*=\s*)([0-9][0-9_]*(?:\.[0-9_]+)?)", re.ASCII
+)
 
 
 class _Alone(Settings):

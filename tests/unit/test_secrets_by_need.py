@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +78,14 @@ def test_a_worker_of_mails_without_the_link_secret_does_not_start() -> None:
     with pytest.raises(ConfigError, match="DELIVERY_LINK_SECRET"):
         make_worker_app(settings)  # it serves all queues
     make_worker_app(settings, queues=("emergency",))
+
+
+def test_only_workers_of_emergency_read_the_webhooks_file(tmp_path: Path) -> None:
+    settings = config.load_settings(**BASE, webhooks=tmp_path / "webhooks.toml")
+    make_worker_app(settings, queues=("email", "maintenance"))
+    for queues in (("emergency",), ("delivery.emergency",)):
+        with pytest.raises(ConfigError, match="DELIVERY_WEBHOOKS: there is no file"):
+            make_worker_app(settings, queues=queues)
 
 
 def test_where_links_have_no_secret_of_their_own_that_of_tokens_is_needed() -> None:
