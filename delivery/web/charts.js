@@ -150,7 +150,8 @@ export function historyChart(told, { title, lines, format, width, ceiling = null
   const [from, to] = [Date.parse(told.from), Date.parse(told.to)];
   const points = told.points.map((point) => ({ at: Date.parse(point.at) + told.step * 500, values: lines.map(([, pick]) => pick(point)) }));
   const known = points.flatMap(({ values }) => values).filter((value) => value !== null);
-  const top = nice(Math.max(ceiling ?? 0, ...known, 1e-9));
+  const highest = Math.max(ceiling ?? 0, ...known, 0);
+  const top = highest > 0 ? nice(highest) : 1;
   const x = (at) => LEFT + ((width - LEFT - 8) * (at - from)) / (to - from);
   const y = (value) => 8 + (HEIGHT - BOTTOM - 8) * (1 - value / top);
   const parts = [0, top / 2, top].map((value) => s("g", { class: "tick" },
@@ -238,7 +239,7 @@ function timesOf(from, to, width) {
   const shift = new Date(from).getTimezoneOffset() * 60_000; // ticks at whole hours of the reader's clock
   const found = [];
   for (let at = Math.ceil((from - shift) / step) * step + shift; at <= to; at += step) found.push(at);
-  return found.filter((at) => ((width - LEFT - 8) * (at - from)) / (to - from) + LEFT < width - 18);
+  return found.filter((at) => ((width - LEFT - 8) * (at - from)) / (to - from) + LEFT < width - 32);
 }
 
 function timeOf(at, span, isExact = false) {

@@ -37,6 +37,9 @@ checks.positive_data_acceptance.enabled = false
 include-name = "GET /v1/events"
 checks.positive_data_acceptance.enabled = false
 [[operations]]
+include-name = "GET /v1/history"
+checks.positive_data_acceptance.enabled = false
+[[operations]]
 include-name = "GET /v1/runs/{id}"
 checks.positive_data_acceptance.enabled = false
 [[operations]]

@@ -132,6 +132,8 @@ def base_of(connection: Connection, which: EventFilter) -> Base:
     if user_id is None and which.run_id is not None:
         owner = sa.select(runs.c.user_id).where(runs.c.run_id == which.run_id).limit(2)
         owners = connection.execute(owner).scalars().all()
+        if not owners:  # each run with an event has a row
+            return Base((sa.false(),))
         user_id = owners[0] if len(owners) == 1 else None
     if user_id is not None:
         found.append(events.c.user_id == user_id)
