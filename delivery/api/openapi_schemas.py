@@ -311,19 +311,21 @@ SCHEMAS: dict[str, Schema] = {
         "oneOf": [
             record(
                 {
-                    "ids": listing(text(), minItems=1, maxItems=1000),
+                    "ids": listing(STORABLE, minItems=1, maxItems=1000),
                     "read": {"type": "boolean"},
                     "archived": {"type": "boolean"},
                 },
                 ["ids"],
                 additionalProperties=False,
+                minProperties=2,
+                description="with read, archived or both",
             ),
             record(
                 {
                     "all": {"const": True},
                     "read": {"const": True},
                     "up_to": _UUID,
-                    "types": listing(text(), maxItems=20),
+                    "types": listing(EVENT_TYPE, maxItems=20),
                 },
                 ["all", "read"],
                 additionalProperties=False,

@@ -344,8 +344,9 @@ async def test_the_tier_chooses_the_class_but_of_errors_progress_and_sign_ins(
         await emitter.notify_agent_error("broken")
         await emitter.notify_progress_update(1, "all")
         await emitter.emit_auth_event("completed", {})
-        classes = [event["class"] for event in await listener.receive(5)]
-    assert classes == ["standard", "critical", "critical", "ephemeral", "auth"]
+        await emitter.update_token_metrics(1, 1, 0.0, "plan")
+        classes = [event["class"] for event in await listener.receive(6)]
+    assert classes == ["standard", "critical", "critical", "ephemeral", "auth", "standard"]
     with pytest.raises(delivery.InvalidEvent, match="free, early, mid, enterprise"):
         emitter.set_user_tier("gold")
 

@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar
 
 from delivery.domain.emission import Data, Emission, EventOptions, Receipt
 from delivery.domain.event import AGENT_TYPES, AUTH_TYPES, EventClass
+from delivery.domain.run_tokens import TYPE as TOKENS
 from delivery.emitter.compat.redirect import (
     Ids,
     emission_of,
@@ -28,8 +29,9 @@ from delivery.errors import Overloaded
 logger = logging.getLogger(__name__)
 
 NEW = "delivery.connect(...).emitter(user_id, run_id, thread_id)"
-_BY_TYPE = frozenset(AUTH_TYPES)
-"""Types whose class no tier changes: a sign-in is owed the same in every tier."""
+_BY_TYPE = frozenset({*AUTH_TYPES, TOKENS})
+"""Types whose class no tier changes: a sign-in is owed the same in every tier, and figures of a run
+are worth no mail in any."""
 
 E = TypeVar("E", bound="UnifiedWebSocketEmitter")
 
@@ -353,7 +355,7 @@ class UnifiedWebSocketEmitter:
         """
         self._redirect("update_token_metrics", "emit('token_metrics', data)")
         data = self._tokens.checked(input_tokens, output_tokens, cost, operation)
-        receipt = self._start("token_metrics", data, ttl=60.0)
+        receipt = self._start(TOKENS, data, ttl=60.0)
         self._tokens.add(data)
         return Started(receipt)
 
