@@ -409,10 +409,12 @@ class Taken:
     Attributes:
         provider_id: the provider's id of the message.
         note: further facts, for logs.
+        fault: what of the message is not as wished, recorded with the attempt.
     """
 
     provider_id: str | None = None
     note: str | None = None
+    fault: str | None = None
 
 
 class Transport(Protocol):

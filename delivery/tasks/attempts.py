@@ -165,5 +165,5 @@ def result_of(channel: str, call: Callable[[], Taken | None]) -> Result:
         logger.error("%s: unforeseen %s at %s:%s", channel, name, where.filename, where.lineno)
         outcome = Outcome.UNKNOWN if channel in (*EXTERNAL, Channel.ALERT) else Outcome.FAILED
         return Result(outcome, error=f"unforeseen {name}")
-    provider_id = taken.provider_id if taken else None
-    return Result(Outcome.DELIVERED, provider_id=provider_id, health=True)
+    taken = taken or Taken()
+    return Result(Outcome.DELIVERED, error=taken.fault, provider_id=taken.provider_id, health=True)

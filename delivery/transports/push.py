@@ -29,7 +29,7 @@ from delivery.transports.addresses import Resolve, require_public, resolve
 from delivery.transports.host_breakers import HostBreakers
 from delivery.transports.notify import NEEDED, Answer, is_installed, notify_each
 from delivery.transports.push_url import user_target
-from delivery.transports.render import Notice, Renderer, rendering
+from delivery.transports.render import Notice, Renderer, rendering, told
 
 if TYPE_CHECKING:
     from apprise import NotifyBase
@@ -116,7 +116,10 @@ class PushTransport:
         if targets:
             taken = self._notify(targets, notice, max(0.1, deadline - time.monotonic()))
             if taken:
-                return Taken(note=f"{taken} of {len(message.contact.push)} targets took it")
+                return Taken(
+                    note=f"{taken} of {len(message.contact.push)} targets took it",
+                    fault=told(notice.faults),
+                )
             faults.append(f"{len(targets)} target(s) did not take it")
             retryable = True
         text = "; ".join(faults) or "no push target"

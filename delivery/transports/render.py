@@ -7,7 +7,7 @@ cannot be made. Never does: send, or read more of a contact than language and ti
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC
@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 MAX_SUBJECT = 180
 MAX_FAULTS, MAX_FAULT = 5, 300
 """Faults of one message that are told, and the length of each."""
+MAX_TOLD = 500
 ROOMS = (110, 90, 70, 55, 40)
 """Lengths of the event's words that are tried so that a text message is one part."""
 RIGHT_TO_LEFT = frozenset(
@@ -369,6 +370,11 @@ def rendering(channel: str) -> Iterator[None]:
         name = type(error).__name__
         logger.error("%s: no message could be made of these events: %s", channel, name)
         raise Unrenderable(f"no message could be made of these events ({name})") from error
+
+
+def told(faults: Sequence[str]) -> str | None:
+    """Faults as one text for the record of an attempt; ``None`` for none."""
+    return "; ".join(faults)[:MAX_TOLD] or None
 
 
 def _host(url: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +20,7 @@ from delivery.domain.users.contact import Contact
 from delivery.domain.users.receipts import Suppress
 from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.transports.http import Poster, checked_base_url, retry_after
-from delivery.transports.render import Renderer, rendering
+from delivery.transports.render import Renderer, rendering, told
 from delivery.transports.sms_text import Segments, segments
 from delivery.transports.text import MAX_PROVIDER_ID, provider_id, provider_text
 
@@ -123,7 +123,7 @@ class SmsTransport:
         if not message.contact.phone:
             raise ChannelRejected(f"user {message.user_id!r} has no phone number").of_no_provider()
         with rendering(self.name):
-            text = self._renderer.sms(message, self._sender)
+            text, faults = self._text(message)
         message.rendered("", text)
         form = {"To": message.contact.phone, "Body": text}
         form["MessagingServiceSid" if self._sender.startswith("MG") else "From"] = self._sender
@@ -136,7 +136,12 @@ class SmsTransport:
         response = self._poster.post(
             self._path, data=form, headers=keys, auth=self._auth, timeout=timeout
         )
-        return _read(response, segments(text), self._settings)
+        taken = _read(response, segments(text), self._settings)
+        return replace(taken, fault=told(faults))
+
+    def _text(self, message: Message) -> tuple[str, tuple[str, ...]]:
+        made = self._renderer.text(message, self._sender)
+        return made.text, made.faults
 
 
 def _read(response: httpx.Response, sent: Segments, settings: SmsSettings) -> Taken:

@@ -95,7 +95,7 @@ class Breaking(Renderer):
     def digest(self, message: Message) -> Any:
         return nested(0)
 
-    def sms(self, message: Message) -> Any:
+    def text(self, message: Message, sender: str = "") -> Any:
         return nested(0)
 
 

@@ -13,8 +13,8 @@ MAX_NAME = 60
 MAX_FOOTER = 500
 COLOR = "#2450c5"
 
-WHITE, INK, CARD = "#ffffff", "#17202e", "#1f242c"
-"""Grounds and text of mails: the light card, its text, and the dark card."""
+WHITE, INK, PAGE, CARD = "#ffffff", "#17202e", "#f2f4f7", "#1f242c"
+"""Text and grounds of mails: a light one, its text, the page around the card, the dark card."""
 _READABLE, _VISIBLE = 4.5, 3.0
 """Contrast of a text, and of a button, to its ground. Source: WCAG 2.2, 1.4.3 and 1.4.11."""
 _HEX = re.compile(r"#([0-9a-f]{3}|[0-9a-f]{6})", re.ASCII)
@@ -45,8 +45,8 @@ class Brand:
 
     @property
     def ink(self) -> str:
-        """The brand's colour for links and borders on white, as dark as they need it."""
-        return _toward(INK, self.color, WHITE, _READABLE)
+        """The brand's colour for links and borders on light grounds, as dark as they need it."""
+        return _toward(INK, self.color, PAGE, _READABLE + 0.1)
 
     @property
     def tint(self) -> str:

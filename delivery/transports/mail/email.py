@@ -32,7 +32,7 @@ from delivery.transports.mail.headers import (
 )
 from delivery.transports.mail.reference import providers_for, reference_headers
 from delivery.transports.mail.smtp import Deadline, SmtpSession, parse_smtp_url
-from delivery.transports.render import Digest, Renderer, rendering
+from delivery.transports.render import Digest, Renderer, rendering, told
 from delivery.transports.text import REPLACEMENT
 
 logger = logging.getLogger(__name__)
@@ -116,13 +116,15 @@ class EmailTransport:
             ).of_no_provider() from error
         mail_id = message_id(message.key, self._from.domain)
         with rendering(self.name):
-            content = self._compose(message, recipient, mail_id)
+            words = self._renderer.digest(message)
+            content = self._compose(words, message, recipient, mail_id)
         session = SmtpSession(self._server, self._tls, Deadline(timeout), self._local_hostname)
         session.send(self._from.spec, recipient.spec, content)
-        return Taken(provider_id=mail_id)
+        return Taken(provider_id=mail_id, fault=told(words.faults))
 
-    def _compose(self, message: Message, recipient: MailAddress, mail_id: str) -> bytes:
-        words = self._renderer.digest(message)
+    def _compose(
+        self, words: Digest, message: Message, recipient: MailAddress, mail_id: str
+    ) -> bytes:
         boundary = f"=_{uuid4().hex}"
         fields = {
             "From": address_header("From", self._from, self._from_name),

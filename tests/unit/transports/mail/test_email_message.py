@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from delivery.domain.lifecycle import Outcome
+from delivery.domain.messages.brand import Brand
 from delivery.errors import ChannelRejected, ConfigError
+from delivery.tasks.attempts import result_of
 from delivery.transports.mail.email import EmailTransport, message_id
 from delivery.transports.mail.smtp import SmtpSession, parse_smtp_url
 from delivery.transports.render import Renderer
@@ -211,3 +214,29 @@ def test_a_url_that_cannot_be_used_is_refused_without_repeating_it(url: str) -> 
     with pytest.raises(ConfigError, match="DELIVERY_SMTP_URL") as caught:
         parse_smtp_url(url)
     assert "sesame" not in str(caught.value)
+
+
+def test_what_is_left_out_of_a_mail_stands_in_the_record_of_its_attempt(
+    sent: list[tuple[str, str, bytes]],
+) -> None:
+    event = make_event(1, "order_sent", {"title": "Sent", "url": "https://evil.example/x"})
+    taken = channel().deliver(make_message(events=[event]), 5.0)
+    assert "url leads to https://evil.example, which is not listed" in (taken.fault or "")
+    result = result_of("email", lambda: taken)
+    assert (result.outcome, result.error) == (Outcome.DELIVERED, taken.fault)
+    assert channel().deliver(make_message(), 5.0).fault is None
+    assert len(sent) == 2
+
+
+def test_answers_go_where_the_settings_say_and_the_brand_names_the_sender(
+    sent: list[tuple[str, str, bytes]],
+) -> None:
+    renderer = Renderer(brand=Brand(name="Acme, Inc."))
+    answers = "Ada <support@example.org>"
+    made = EmailTransport(URL, "noreply@example.org", renderer, reply_to=answers)
+    made.deliver(make_message(), 5.0)
+    mail = parsed(sent[0][2])
+    assert mail["Reply-To"] == "Ada <support@example.org>"
+    assert mail["From"].addresses[0].display_name == "Acme, Inc."
+    with pytest.raises(ConfigError, match="DELIVERY_MAIL_REPLY_TO"):
+        EmailTransport(URL, "noreply@example.org", renderer, reply_to="nobody")
