@@ -173,6 +173,15 @@ def make_chain(
     )
 
 
+def make_known(ledger: Ledger, endpoints: Sequence[Endpoint]) -> None:
+    """Make endpoints known to the ledger; the sender does it again where the ledger is away."""
+    try:
+        if endpoints:
+            ledger.webhooks.register([one.name for one in endpoints])
+    except LedgerError as error:
+        logger.warning("webhooks are made known when the ledger is back: %s", error)
+
+
 def make_webhook_sender(
     settings: Settings, ledger: Ledger, endpoints: Sequence[Endpoint]
 ) -> WebhookSender:
@@ -180,11 +189,7 @@ def make_webhook_sender(
 
     Effect: makes them known to the ledger, so that they are told what happens from now on.
     """
-    try:
-        if endpoints:
-            ledger.webhooks.register([one.name for one in endpoints])
-    except LedgerError as error:
-        logger.warning("webhooks are made known when the ledger is back: %s", error)
+    make_known(ledger, endpoints)
     return WebhookSender(
         ledger.webhooks,
         {endpoint: WebhookPoster(endpoint).post for endpoint in endpoints},

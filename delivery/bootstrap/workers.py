@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from delivery.bootstrap.chain import (
     attach,
     make_celery,
     make_chain,
+    make_known,
 )
 from delivery.bootstrap.ledger import database_url, require_current
 from delivery.bootstrap.reloading import Loaded, Reloader, ReloadThread
@@ -196,6 +197,7 @@ def run_worker(
     names = [_queue(name) for name in queues] or list(ALL_QUEUES)
     app = make_worker_app(settings, concurrency=concurrency, queues=queues)
     require_current(database_url(settings))
+    _register_webhooks(settings, queues)
     node = _worker_name(settings, names if queues else ())
     worker = app.Worker(
         hostname=f"{node}@{socket.gethostname()}",
@@ -229,6 +231,14 @@ def _reload_on_hangup(parts: ProcessParts) -> None:
     signals.worker_process_init.connect(
         lambda **_: signal.signal(signal.SIGHUP, signal.SIG_IGN), weak=False
     )
+
+
+def _register_webhooks(settings: Settings, queues: Sequence[str]) -> None:
+    """Make the endpoints known before the first task: what happens from now on is told."""
+    if Channel.EMERGENCY not in duties("worker", queues) or not (found := load_webhooks(settings)):
+        return
+    with closing(SqlLedger(database_url(settings), pool_size=1)) as ledger:
+        make_known(ledger, found)
 
 
 class _Exposure:

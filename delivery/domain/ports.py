@@ -349,6 +349,9 @@ class TaskQueue(Protocol):
     def verify(self, channel: str) -> None:
         """Queue the task that sends a channel's messages to unverified addresses; never blocks."""
 
+    def send_webhooks(self) -> None:
+        """Queue the task that tells the application's endpoints what is new; never blocks."""
+
 
 class Resend(Protocol):
     """Resends to connected clients, for the ``direct`` channel; synchronous, for workers."""

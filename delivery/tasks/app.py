@@ -32,7 +32,9 @@ SEAL_INTERVAL = 1.0
 ALERT_INTERVAL = 15.0
 TRIM_INTERVAL = 300.0
 CHECKPOINT_INTERVAL = 60.0
-WEBHOOK_INTERVAL = 1.0
+WEBHOOK_INTERVAL = 60.0
+"""Seconds; while an endpoint is on, each sweep publishes the task too. Where no worker serves its
+queue, messages of beat would pile up there for nothing."""
 
 EXPIRES = 5.0
 """Seconds after which an unread message of beat is dropped: the next one does its work."""

@@ -17,10 +17,17 @@ from typing import Any
 from celery import Celery
 from kombu import Producer
 
+from delivery.domain.channels import Channel
 from delivery.domain.outages import Outage, OutageKind, Outages
 from delivery.domain.policy import CHANNELS
 from delivery.redis_servers.connections import FULL, REPLICA, Refuses, trouble
-from delivery.tasks.app import publisher_options, queue_name, task_name, verify_task_name
+from delivery.tasks.app import (
+    SEND_WEBHOOKS,
+    publisher_options,
+    queue_name,
+    task_name,
+    verify_task_name,
+)
 from delivery.tasks.attempts import batches
 from delivery.tasks.redis_broker import trouble_of
 
@@ -32,6 +39,7 @@ PAUSE = 1.0
 """Seconds between a failed try and the next one: each may take the whole timeout."""
 
 IDLE = 5.0
+_WEBHOOKS = "webhooks"
 _VERIFY = "verify"
 """Where channels are pending, whose tasks for unverified addresses are to be sent."""
 
@@ -82,6 +90,10 @@ class Relay:
     def verify(self, channel: str) -> None:
         """Queue a channel's task for unverified addresses; never waits for the broker."""
         self._put(_VERIFY, (channel,))
+
+    def send_webhooks(self) -> None:
+        """Queue the task that tells endpoints what is new; never waits for the broker."""
+        self._put(_WEBHOOKS, (SEND_WEBHOOKS,))
 
     def _put(self, channel: str, ids: tuple[str, ...]) -> None:
         with self._changed:
@@ -205,6 +217,9 @@ class Relay:
                 self._changed.wait(left)
 
     def _send_task(self, channel: str, ids: Sequence[str]) -> None:
+        if channel == _WEBHOOKS:
+            self._send_to(Channel.EMERGENCY, SEND_WEBHOOKS, ())
+            return
         if channel != _VERIFY:
             self._send_to(channel, task_name(channel), (list(ids),))
             return

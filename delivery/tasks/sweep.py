@@ -77,7 +77,7 @@ class Sweeper:
 
     def sweep(self) -> SweepReport:
         """Publish pages of due events until none is left, or time is up (the next sweep continues),
-        and the tasks for unverified addresses.
+        and the tasks for unverified addresses and for webhooks.
 
         Effect: due times move ahead, expired events end. Safe to repeat.
 
@@ -86,6 +86,8 @@ class Sweeper:
         """
         for channel in self._ledger.verifications.due():
             self._publish.verify(channel)
+        if self._ledger.webhooks.has_any_on():
+            self._publish.send_webhooks()
         oldest = self._ledger.chain.oldest_overdue()
         if oldest > LATE:
             logger.warning("sweep: oldest due event waits since %.0f s; add workers", oldest)

@@ -87,6 +87,9 @@ class WebhookStore(Protocol):
     def off(self) -> list[str]:
         """Names of endpoints that are off."""
 
+    def has_any_on(self) -> bool:
+        """Whether an endpoint is on."""
+
     def messages(self, name: str, *, limit: int = 20) -> list[WebhookRow]:
         """An endpoint's latest messages, newest first, with their attempts."""
 

@@ -235,6 +235,9 @@ class FakeQueue:
     def verify(self, channel: str) -> None:
         self.published.append((f"verify {channel}", []))
 
+    def send_webhooks(self) -> None:
+        self.published.append(("webhooks", []))
+
 
 class FakeLinks:
     """Links that say what they are for."""

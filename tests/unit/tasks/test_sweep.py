@@ -69,6 +69,13 @@ class TestSweeper:
         assert woken == [[entry.event.user_id]]
         assert self.queue.published == []
 
+    def test_webhooks_are_sent_while_an_endpoint_is_on(self) -> None:
+        self.ledger.webhooks.register(["app"])
+        self.sweeper.sweep()
+        self.ledger.webhooks.disable("app", "no more")
+        self.sweeper.sweep()
+        assert self.queue.published == [("webhooks", [])]
+
     def test_ids_are_published_in_batches(self) -> None:
         ids = [self.ledger.add() for _ in range(250)]
         self.sweeper.sweep()

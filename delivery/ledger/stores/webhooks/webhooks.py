@@ -293,6 +293,12 @@ class WebhookSql:
         with self._database.read() as connection:
             return list(connection.scalars(query))
 
+    def has_any_on(self) -> bool:
+        """See the port."""
+        query = sa.select(webhooks.c.name).where(webhooks.c.is_on).limit(1)
+        with self._database.read() as connection:
+            return connection.execute(query).first() is not None
+
     def messages(self, name: str, *, limit: int = 20) -> list[WebhookRow]:
         """See the port."""
         with self._database.read() as connection:
