@@ -125,8 +125,10 @@ class EventsApi:
         registry: Registry,
         policies: Policies,
         on_confirmed: Callable[[Sequence[str]], None],
+        trace_url: str | None = None,
     ) -> None:
         self._auth = auth
+        self._trace_url = trace_url
         self._intake = intake
         self._journal = journal
         self._reads = reads
@@ -191,7 +193,7 @@ class EventsApi:
         if not principal.may("read") and not principal.is_user(timeline.stored.event.user_id):
             refusals.note("GET /v1/events/{id}: another user's event", request[CALLER])
             raise Problem("not-found", "no event has this id")
-        return json_response(timeline_view(timeline))
+        return json_response(timeline_view(timeline, self._trace_url))
 
     async def find(self, request: web.Request) -> web.Response:
         """``GET /v1/events``: newest first, a page at a time."""

@@ -284,6 +284,7 @@ SCHEMAS: dict[str, Schema] = {
             "attempts": listing(ref("Attempt")),
             "confirmations": listing(ref("Confirmation")),
             "receipts": listing(ref("Receipt")),
+            "trace_url": text("where its trace is shown, if DELIVERY_TRACE_URL says so"),
         },
         [*_REQUIRED_OUT, *_STANDING, "cause", "attempts", "confirmations", "receipts"],
     ),

@@ -27,6 +27,7 @@ from delivery.domain.records import (
 )
 from delivery.domain.run_tokens import MICROS, RunRow
 from delivery.domain.users.receipts import ReceiptRow
+from delivery.telemetry.tracing import trace_id
 
 
 def accepted_view(index: int, accepted: Accepted) -> dict[str, Any]:
@@ -65,14 +66,26 @@ def _options(chosen: Options | None) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def timeline_view(timeline: Timeline) -> dict[str, Any]:
-    """An event with its attempts and confirmations, and why it was delivered or was not."""
-    return stored_view(timeline.stored) | {
-        "cause": cause_of(timeline),
-        "attempts": [_attempt(attempt) for attempt in timeline.attempts],
-        "confirmations": [_confirmation(row) for row in timeline.confirmations],
-        "receipts": [_receipt(row) for row in timeline.receipts],
-    }
+def timeline_view(timeline: Timeline, trace_url: str | None = None) -> dict[str, Any]:
+    """An event with its attempts and confirmations, and why it was delivered or was not.
+
+    Args:
+        trace_url: where a trace is shown, with ``{trace_id}`` in the place of its id.
+    """
+    chosen = timeline.stored.options
+    linked = {}
+    if trace_url is not None and chosen is not None and chosen.traceparent is not None:
+        linked["trace_url"] = trace_url.replace("{trace_id}", trace_id(chosen.traceparent))
+    return (
+        stored_view(timeline.stored)
+        | linked
+        | {
+            "cause": cause_of(timeline),
+            "attempts": [_attempt(attempt) for attempt in timeline.attempts],
+            "confirmations": [_confirmation(row) for row in timeline.confirmations],
+            "receipts": [_receipt(row) for row in timeline.receipts],
+        }
+    )
 
 
 def run_view(run: RunRow) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from delivery.api.address_pages import AddressPages
@@ -43,6 +44,7 @@ from delivery.bootstrap.chain import make_celery
 from delivery.bootstrap.ledger import database_url
 from delivery.bootstrap.outbox import GatewayRelay
 from delivery.bootstrap.reloading import Loaded, Reloader
+from delivery.bootstrap.traces import TracedConfirmations
 from delivery.bootstrap.transports import make_brand, make_links
 from delivery.bus.in_process import LocalBus
 from delivery.bus.rate_leases import RedisLeases
@@ -61,6 +63,7 @@ from delivery.emitter.emitter import Emitter, EmitterCore
 from delivery.emitter.intake import HttpIntake
 from delivery.emitter.queue_copies import AttemptThread, QueueCopyThread
 from delivery.emitter.receipts import Receipts
+from delivery.emitter.traced import TracedCore
 from delivery.gateway.fast_path import FastPath
 from delivery.gateway.feed import FeedReader
 from delivery.gateway.outcomes import Outcomes
@@ -77,7 +80,7 @@ from delivery.protocol import Limits
 from delivery.tasks.hinted_sweep import HintedSweep
 from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Sweeper
-from delivery.telemetry import metrics
+from delivery.telemetry import metrics, tracing
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -143,7 +146,11 @@ class Node:
         self._auth.on_service = self._service_use
         self._side_attempts = AttemptThread(self.ledger.recording.add_attempts)
         self._copy_thread = QueueCopyThread(self.copies.put, self._side_attempts.add)
-        self._core = EmitterCore(
+        self._tracing = tracing.active()
+        make_core = (
+            EmitterCore if self._tracing is None else partial(TracedCore, tracing=self._tracing)
+        )
+        self._core = make_core(
             self.policies,
             self.journal,
             self._registry,
@@ -199,19 +206,37 @@ class Node:
             bus=self._bus,
             limits=Limits(max_in_flight=self.settings.max_in_flight),
             rates=self._rates,
-            outcomes=Outcomes(
-                self.journal,
-                self._access,
-                self._registry,
-                on_confirmed=self._tell_confirmed,
-                wake_chain=self._sweep.hint,
-            ),
+            outcomes=self._outcomes(),
             reads=self._access,
             registry=self._registry,
             feed_reader=FeedReader(self._access, self.journal, queue_copies),
             revocations=self._auth.revocations,
             check=self._auth.check,
         )
+
+    def _outcomes(self) -> Outcomes:
+        made = Outcomes(
+            self.journal,
+            self._access,
+            self._registry,
+            on_confirmed=self._tell_confirmed,
+            wake_chain=self._sweep.hint,
+        )
+        if self._tracing is not None:
+            self._confirmations = TracedConfirmations(self._tracing, self._access)
+            made.on_acked = partial(self._confirmations.tell, "socket")
+        return made
+
+    def _telling(self, channel: str) -> OnConfirmed:
+        """Tells of confirmations that came to this node by a channel other than a socket."""
+        if self._tracing is None:
+            return self._tell_confirmed
+
+        def tell(ids: Sequence[str]) -> None:
+            self._tell_confirmed(ids)
+            self._confirmations.tell(channel, ids)
+
+        return tell
 
     def _operations(self, inbox: Inbox | None) -> OperationsApi:
         return OperationsApi(
@@ -253,7 +278,8 @@ class Node:
                 writes=ledger,
                 registry=self._registry,
                 policies=self.policies,
-                on_confirmed=self._tell_confirmed,
+                on_confirmed=self._telling("http"),
+                trace_url=settings.trace_url,
             ),
             ContactsApi(self._auth, self.contacts),
             MessagesApi(self._auth, reads=ledger),
@@ -292,7 +318,7 @@ class Node:
                 reads=ledger,
                 writes=ledger,
                 links=links,
-                on_confirmed=self._tell_confirmed,
+                on_confirmed=self._telling("link"),
                 trusted_proxies=settings.trusted_proxies,
                 brand=make_brand(settings),
             ),
@@ -304,7 +330,7 @@ class Node:
             reads=self._access,
             writes=self._access,
             policies=self.policies,
-            on_confirmed=self._tell_confirmed,
+            on_confirmed=self._telling("receipt"),
             wake_chain=self._sweep.hint,
         )
         return Callbacks(

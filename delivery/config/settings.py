@@ -110,6 +110,7 @@ class Settings(BaseSettings):
     providers: Path | None = None
     heartbeat_url: SecretStr | None = None
     keep_messages: float = Field(7.0, ge=0, le=365, allow_inf_nan=False)
+    trace_url: str | None = None
     max_connections_per_address: int = Field(1_000, ge=0, le=1_000_000)
     max_connections_per_user: int = Field(50, ge=1, le=10_000)
     rate_emit: float = _rate(100_000.0)
@@ -137,6 +138,15 @@ class Settings(BaseSettings):
     @classmethod
     def _http(cls, value: str | None) -> str | None:
         return None if value is None else _http_url(value)
+
+    @field_validator("trace_url")
+    @classmethod
+    def _template(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if "{trace_id}" not in value:
+            raise ValueError("must contain {trace_id}, as in https://traces.example.org/{trace_id}")
+        return _http_url(value)
 
     @field_validator("alertmanager_url", "heartbeat_url")
     @classmethod

@@ -50,6 +50,7 @@ class Outcomes:
         self._registry = registry
         self.on_confirmed = on_confirmed
         self._wake_chain = wake_chain
+        self.on_acked: Callable[[Sequence[str]], None] | None = None
         self._reconnect_grace = ReconnectGrace(self._is_away, self._expedite)
         self._confirmations: list[Confirmation] = []
         self._acked: list[tuple[float, Sequence[str]]] = []  # instants and ids, for metrics
@@ -74,6 +75,8 @@ class Outcomes:
         if len(self._acked) >= MAX_UNCOUNTED:
             self.count_acks()
         self.on_confirmed(ids)
+        if self.on_acked is not None:
+            self.on_acked(ids)
         self._registry.peers.confirmed(ids)
 
     def count_acks(self) -> None:

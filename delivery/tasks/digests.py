@@ -335,6 +335,7 @@ class DigestStep:
         for _, made in trial.made[:-1]:
             run.count(len(claim.members), made, started_at)
         run.count(len(claim.members), result, started_at)
+        run.trace(claim.members, result, started_at)
         if self._is_confirmed(run, result, lead):
             events = [member.event for member in claim.members]
             run.confirm_accepted(events, result, claim.digest.message_id)

@@ -144,6 +144,7 @@ class Executor:
             try:
                 run.settle()
             finally:
+                run.close()
                 self._publish(run.report)
         return run.report
 

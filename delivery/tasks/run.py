@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from delivery.domain.channels import DECISION, Channel
 from delivery.domain.event import Event
@@ -21,12 +22,16 @@ from delivery.domain.health import RECOVERY
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome
 from delivery.domain.policy import ChainStep
 from delivery.domain.ports import Checked
-from delivery.domain.records import Claim, HandedOn, Result
+from delivery.domain.records import Claim, HandedOn, Result, Stored
 from delivery.domain.stores.ledger import Ledger
 from delivery.domain.turns import take_turns
 from delivery.errors import LedgerError
 from delivery.tasks.attempts import Report, TimeLimits, Work, result_of
 from delivery.telemetry import metrics
+from delivery.telemetry.tracing import Traced, Tracing, active
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 logger = logging.getLogger(__name__)
 
@@ -67,14 +72,48 @@ class Run:
         self._clock = clock
         self._ends = clock() + limits.soft
         self._claimed: tuple[datetime, float] | None = None
+        self._tracing = active()
+        self._task: Span | None = None
 
     def claim(self, ids: Sequence[str]) -> list[Claim]:
         """Claim events that are in their chain and unclaimed; sets the run's clock."""
         claims = self.ledger.chain.claim(ids, self.limits.lease)
         self.report.claimed = len(claims)
+        if self._tracing is not None:
+            self._trace_claims(self._tracing, claims)
         if claims:
             self._claimed = claims[0].now, self._clock()
         return claims
+
+    def _trace_claims(self, tracing: Tracing, claims: Sequence[Claim]) -> None:
+        """Begin the task's span, and show how long each event waited for its first task."""
+        self._task = tracing.task(self.channel, [one for c in claims if (one := _traced(c.stored))])
+        for claim in claims:
+            since, event = claim.stored.handed_over_at, _traced(claim.stored)
+            if event is not None and since is not None and not claim.attempts:
+                tracing.handed_over(self.channel, event, since, claim.now)
+
+    def trace(self, events: Sequence[Stored], result: Result, started_at: datetime) -> None:
+        """Show an attempt that carried these events in their traces. Thread-safe."""
+        if self._tracing is None:
+            return
+        ended_at = self.now()
+        for stored in events:
+            if (event := _traced(stored)) is not None:
+                self._tracing.attempted(
+                    self.channel,
+                    event,
+                    result.outcome.value,
+                    result.error,
+                    started_at,
+                    ended_at,
+                    self._task,
+                )
+
+    def close(self) -> None:
+        """End the task's span."""
+        if self._task is not None:
+            self._task.end()
 
     def now(self) -> datetime:
         """The ledger's clock: its time at the claim plus the time passed here since. A run ends
@@ -166,6 +205,7 @@ class Run:
         kept = self._kept(works, self.ledger.chain.end_all(starts, self.channel, result))
         self.note(kept, result, started_at)
         self.count(len(kept), result, started_at)
+        self.trace([work.claim.stored for work in kept], result, started_at)
         return kept
 
     def count(self, events: int, result: Result, started_at: datetime) -> None:
@@ -391,3 +431,9 @@ def _has_failed(work: Work, channel: str) -> bool:
 def has_waited_long(step: ChainStep, due_at: datetime, now: datetime) -> bool:
     """Whether an event due since ``due_at`` has waited long enough at an open breaker."""
     return now - due_at > timedelta(seconds=step.attempts * RECOVERY)
+
+
+def _traced(stored: Stored) -> Traced | None:
+    """The event with its trace; ``None`` if it has none."""
+    found = None if stored.options is None else stored.options.traceparent
+    return None if found is None else (stored.event.id, found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import re
 import reprlib
 import time
 import traceback
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from delivery.telemetry.redaction import AHEAD, Redactor, printable, printable_json
+from delivery.telemetry.tracing import traced_event
 
 MAX_MESSAGE = 4_096
 MAX_EXTRA = 1_024
@@ -26,6 +28,7 @@ MAX_FRAMES = 30
 MAX_TRACE_PARTS = 60
 """Parts of a traceback: frames, and lines of exceptions."""
 _MAX_INT = 10**18
+_EVENT_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
@@ -200,9 +203,17 @@ class JsonLine:
         }
         if entry.left_out:
             line["left_out"] = entry.left_out
+        if (trace := _trace_of(entry.message.text)) is not None:
+            line["trace_id"] = trace
         for name, value in entry.extras:
             shown = cut(value.text, MAX_EXTRA, value.length) if isinstance(value, _Part) else value
             line.setdefault(name, shown)
         if entry.trace:
             line["error"] = "\n".join(cut(p.text, MAX_EXTRA, p.length) for p in entry.trace)
         return printable_json(json.dumps(line, ensure_ascii=False))
+
+
+def _trace_of(message: str) -> str | None:
+    """The trace of the first event that a message names, if it is traced."""
+    found = _EVENT_ID.search(message)
+    return None if found is None else traced_event(found[0])

@@ -95,8 +95,10 @@ export function drawDetail(event, run) {
     ...tokensOf(run),
     ["Expires", event.expires_at], ["Generation", event.generation], ["Id", event.id],
   ];
+  if (event.trace_url) facts.push(["Trace", event.trace_url]);
   const make = (name, value) => {
     if (name === "State") return tag(value);
+    if (name === "Trace") return h("a", { href: value, rel: "noreferrer", target: "_blank" }, "open");
     if (name === "User" || name === "Run") return told(name.toLowerCase(), value);
     return ["Due", "Expires"].includes(name) ? moment(value) : String(value);
   };
