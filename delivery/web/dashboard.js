@@ -8,7 +8,7 @@ import {
   percent, plural, session as renew, tag, words,
 } from "./page.js";
 import { readPlace, writePlace } from "./place.js";
-import { forgetHistory, readHistory, readRun, readUser, startViews } from "./views.js";
+import { forgetHistory, readConnections, readHistory, readRun, readUser, startViews } from "./views.js";
 
 const RETRY_MS = 3000;
 const RENEW_MS = 300_000; // far below the half hour of a session
@@ -191,6 +191,7 @@ async function read(mine) {
   else if (place.view === "run") await readRun(place.id, isMine);
   else if (!place.tour) {
     await readHistory(place.range, isMine);
+    await readConnections(isMine);
     await readSuppressed(mine);
   }
   if (!isMine()) return;

@@ -5,6 +5,9 @@ import { $, ago, api, ask, draw, duration, forget, h, moment, percent, plural, t
 import { RANGES, linkTo } from "./place.js";
 
 const HISTORY_EVERY_MS = 60_000;
+const CONNECTIONS_EVERY_MS = 5000;
+const CONNECTIONS = 50;
+const MOST_CONNECTIONS = 1000;
 const MAX_RUN = 1000;
 const ENDS = ["agent_completed", "agent_failed", "auth_completed", "auth_failed"];
 
@@ -41,7 +44,7 @@ export async function readHistory(range, isMine) {
   drawHistory();
 }
 
-export const forgetHistory = () => ([historyAt, historyOf, told] = [0, null, null]);
+export const forgetHistory = () => ([historyAt, historyOf, told, connectionsAt] = [0, null, null, 0]);
 
 function drawHistory() {
   const share = (value) => percent(value);
@@ -63,6 +66,30 @@ function drawHistory() {
 function chartWidth() {
   const [column] = getComputedStyle($("history")).gridTemplateColumns.split(" ");
   return Math.max(220, Math.floor(parseFloat(column) || 400));
+}
+
+// ---- who is connected
+
+let connectionsAt = 0;
+let connectionsLimit = CONNECTIONS;
+
+export async function readConnections(isMine) {
+  if (Date.now() - connectionsAt < CONNECTIONS_EVERY_MS) return;
+  const { connections, next, total } = await api(`v1/connections?limit=${connectionsLimit}`);
+  if (!isMine()) return;
+  connectionsAt = Date.now();
+  $("connections-count").textContent = plural(total, "connection");
+  $("connections-empty").hidden = connections.length > 0;
+  $("connections-list").hidden = connections.length === 0;
+  $("connections-more").hidden = next === null || connectionsLimit >= MOST_CONNECTIONS;
+  $("connections-more").onclick = () => {
+    connectionsLimit = Math.min(MOST_CONNECTIONS, connectionsLimit * 4);
+    connectionsAt = 0;
+    page.reread();
+  };
+  draw("connections", connections, () => connections.map((one) =>
+    h("tr", {}, h("td", {}, h("a", { href: linkTo("user", one.user_id) }, one.user_id)), h("td", {}, one.device ?? "–"),
+      h("td", {}, one.transport ?? "–"), h("td", {}, one.node), h("td", {}, moment(one.since)), h("td", {}, healthOf(one.health)))));
 }
 
 // ---- one user
