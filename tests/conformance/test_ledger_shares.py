@@ -216,6 +216,18 @@ def test_a_replay_of_what_waits_starts_anew(ledger: SqlLedger, advance: Any) -> 
     assert swept(ledger, queue) == many[-1:]
 
 
+def test_pages_of_what_waits_are_looked_at_again_at_instants_of_their_own(
+    ledger: SqlLedger,
+) -> None:
+    floods = [flood(ledger, user, SHARE + 1) for user in ("loud", "noisy", "shrill")]
+    now = ledger.now()
+    for _ in floods:
+        Sweeper(ledger, POLICIES, Queue(), page=SHARE + 1).sweep()
+    due = {one.due_at for many in floods for one in ledger.events.read(many[-1:])}
+    assert len(due) == len(floods)
+    assert all(one and shares.LOOK_AGAIN <= one - now <= 3 * shares.LOOK_AGAIN for one in due)
+
+
 def test_a_process_of_an_earlier_release_serves_what_waits(ledger: SqlLedger, advance: Any) -> None:
     many, queue = flood(ledger, "loud", SHARE + 1), Queue()
     swept(ledger, queue)

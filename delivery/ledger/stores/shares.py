@@ -11,6 +11,7 @@ what is published, one of what waits, a few rows of each user.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,9 +28,10 @@ from delivery.ledger.sql.tables import PUBLISHED, WAITS_FOR_TURN, UtcDateTime, e
 SHARE = 500
 EXTERNAL_SHARE = 100
 """Of a step that calls a provider: its events take longer."""
-LOOK_AGAIN = timedelta(minutes=10)
+LOOK_AGAIN = timedelta(minutes=30)
 """Time until a sweep looks again at an event that waits, whether or not its turn came: a
-sweep of an earlier release knows of no shares, and takes it then."""
+sweep of an earlier release knows of no shares, and takes it then. At most twice as long, each page
+another time: a million events that wait are not due at once, before those of other users."""
 _INTERNAL = frozenset({"", *(one.value for one in CHAIN if one not in EXTERNAL)})
 MAX_LANES = 50
 """Lanes that one page of turns is taken from."""
@@ -67,7 +69,8 @@ def within(
 
 def waiting(lane_name: str, now: datetime) -> dict[str, Any]:
     """The values of an event that waits in a lane of this name."""
-    again = sa.literal(now + LOOK_AGAIN, UtcDateTime())
+    pause = LOOK_AGAIN * (1.0 + random.random())
+    again = sa.literal(now + pause, UtcDateTime())
     return {
         "turn": lane_name,
         "publishes": 0,
