@@ -14,6 +14,7 @@ from delivery.errors import ChannelRejected, ChannelUnavailable, ConfigError
 from delivery.transports.addresses import require_public, resolve
 
 TIMEOUT = 3.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Probe = Callable[[Settings], Finding | None]
 
 
@@ -24,7 +25,9 @@ def look_at_file(settings: Settings) -> Iterator[Finding]:
     except ConfigError as error:
         yield wrong("webhooks", error)
         return
-    plain = [one.name for one in endpoints if one.url.startswith("http://")]
+    plain = [
+        one.name for one in endpoints if one.url.startswith("http://") and one.host not in LOOPBACK
+    ]
     if plain:
         yield warn(
             "webhooks",

@@ -143,22 +143,12 @@ def show(name: str, limit: int, as_json: bool) -> None:
         return
     shown = {k: ", ".join(v) or None if isinstance(v, list) else v for k, v in view.items()}
     say_fields(list(shown.items()))
-    say_table(
-        ("message", "state", "tries", "at", "due", "last"),
-        [
-            (
-                one["id"],
-                one["state"],
-                len(one["attempts"]),
-                clock(one["at"]),
-                clock(one["due_at"]),
-                one["attempts"][-1]["error"] or one["attempts"][-1]["outcome"]
-                if one["attempts"]
-                else None,
-            )
-            for one in messages
-        ],
-    )
+    for one in messages:
+        due = f", due {clock(one['due_at'])}" if one["due_at"] else ""
+        say(f"{clock(one['at'])}  {one['state']}{due}  {one['id']}")
+        for attempt in one["attempts"]:
+            ended = attempt["error"] or attempt["status"] or ""
+            say(f"  {clock(attempt['started_at'])}  {attempt['outcome']} {ended}")
 
 
 def _message(row: WebhookRow) -> dict[str, Any]:
