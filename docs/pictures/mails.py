@@ -11,7 +11,9 @@ from uuid import UUID
 
 from playwright.async_api import Browser, ViewportSize
 
+from delivery.domain.channels import Channel
 from delivery.domain.event import Event, EventClass
+from delivery.domain.messages.brand import Brand
 from delivery.domain.ports import Message
 from delivery.domain.users.contact import Contact
 from delivery.links import LinkSigner
@@ -26,6 +28,8 @@ LOOKS: tuple[tuple[str, str, ViewportSize, Scheme], ...] = (
     ("mail-phone", "de", PHONE, "light"),
     ("mail-phone-dark", "en", PHONE, "dark"),
 )
+APP = "https://app.example.com"
+BRAND = Brand("Harbour", color="#0f766e", app_url=APP, origins=frozenset({APP}))
 AT = datetime(2026, 11, 23, 8, 41, 7, tzinfo=UTC)
 ZONES = {"en": "Europe/London", "de": "Europe/Berlin"}
 STORY: dict[str, tuple[str, ...]] = {
@@ -82,7 +86,7 @@ def events(locale: str) -> Iterator[Event]:
         )
 
 
-def message(locale: str) -> Message:
+def message(locale: str, channel: Channel = Channel.EMAIL) -> Message:
     """One digest of them."""
     links = LinkSigner("only-for-pictures-" + "s" * 32, None, "https://app.example.com")
     digest = "0193556e-4c1f-7a60-9d3b-6a1c2f0e7b44"
@@ -92,20 +96,20 @@ def message(locale: str) -> Message:
         run_id="run-3f2a",
         events=tuple(events(locale)),
         contact=Contact("ada", email="ada@example.org", locale=locale, time_zone=ZONES[locale]),
-        confirm_url=links.confirm_url(digest),
+        confirm_url=(links.short_url if channel is Channel.SMS else links.confirm_url)(digest),
         unsubscribe_url=links.unsubscribe_url("ada", "email"),
     )
 
 
 async def mails(browser: Browser) -> None:
     """Four pictures of the mail, one of the text message."""
-    renderer = Renderer()
+    renderer = Renderer(brand=BRAND)
     for name, locale, size, scheme in LOOKS:
         page = await browser.new_page(viewport=size, color_scheme=scheme)
         await page.set_content(renderer.digest(message(locale)).html)
         await take(page, name, whole=True)
         await page.close()
-    texts = [renderer.sms(message(locale)) for locale in ("en", "de")]
+    texts = [renderer.sms(message(locale, Channel.SMS)) for locale in ("en", "de")]
     print("characters of the texts:", *map(len, texts))
     page = await browser.new_page(viewport={"width": 390, "height": 100})
     await page.set_content(BUBBLES.format("".join(f"<p>{escape(text)}</p>" for text in texts)))
