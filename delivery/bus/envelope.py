@@ -33,6 +33,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         v: the envelope's version; releases up to 0.1.0 send none.
+        oldest: the oldest version whose nodes can read it as well, where a newer one says so.
         sender: the node's name, ``#`` and a random suffix that makes it unique.
         body: an array of messages, still encoded.
         probe: for the sender itself, which checks that its messages return.
@@ -44,6 +45,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     body: msgspec.Raw = _NOTHING
     probe: bool = False
     has_inbox: bool = False
+    oldest: int = 0
 
 
 class _AnyEnvelope(msgspec.Struct):
@@ -125,7 +127,7 @@ class Reader:
         except _UNREADABLE as error:
             self._refuse_envelope(raw, error)
             return None
-        if envelope.v == VERSION:
+        if envelope.v == VERSION or 0 < envelope.oldest <= VERSION < envelope.v:
             return envelope
         self._ignore_envelope(envelope.sender, envelope.v)
         return None

@@ -239,6 +239,17 @@ def test_an_envelope_of_another_release_is_ignored_and_logged_once_per_node(
     assert "'old'" in record.getMessage() or "'new'" in record.getMessage()
 
 
+@pytest.mark.parametrize(("oldest", "is_read"), [(1, True), (2, False), (0, False)])
+def test_an_envelope_of_a_newer_release_that_serves_this_one_is_read(
+    oldest: int, is_read: bool
+) -> None:
+    reader = Reader()
+    newer = b'{"kind":"telepathy","node":"new","v":1}'
+    raw = b'{"v":2,"oldest":%d,"sender":"new#1","colour":1,"body":[%b,%b]}'
+    assert read(raw % (oldest, newer, pack(HELLO)), reader) == ([HELLO] if is_read else [])
+    assert (reader.ignored, reader.malformed) == (1, 0)
+
+
 @pytest.mark.parametrize(
     "message",
     [
