@@ -89,7 +89,7 @@ def test(installer: Path, name: str) -> tuple[str, bool]:
         python = environment(installer, name)
         made = time.monotonic() - began
         suite = HERE / f"check_{name.replace('-', '_')}.py"
-        options = ("-p", "no:cacheprovider", "--confcutdir", HERE)
+        options = ("-p", "no:cacheprovider", "--confcutdir", HERE, "--timeout", "240")
         said = run(python, "-m", "pytest", *options, suite, timeout=TEST_TIMEOUT)
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         return f"{error}", False
