@@ -48,11 +48,11 @@ function drawFigures({ stats, conditions, nodes, channel_ms: channelMs }) {
   const dead = stats.states.dead ?? 0;
   const hasEvents = stats.events_per_s > 0;
   const tiles = [
-    ["Delivered", hasEvents ? percent(stats.delivery_rate) : "–", last, (x) => x.delivery_rate, { ceiling: 1 }],
+    ["Delivered", hasEvents ? percent(stats.delivery_rate) : "–", last, (x) => (x.events_per_s > 0 ? x.delivery_rate : null), { ceiling: 1 }],
     ["Events", stats.events_per_s.toFixed(1), "per second", (x) => x.events_per_s],
     ["Acknowledged in", duration(stats.ack_ms.p50), "median (p50)", (x) => x.p50],
     ["99 of 100 in", duration(stats.ack_ms.p99), "p99", (x) => x.p99],
-    ["Needed a fallback", hasEvents ? percent(stats.fallback_share) : "–", last, (x) => x.fallback_share, { ceiling: 0.1 }],
+    ["Needed a fallback", hasEvents ? percent(stats.fallback_share) : "–", last, (x) => (x.events_per_s > 0 ? x.fallback_share : null), { ceiling: 0.1 }],
     ["Connections", stats.connections.toLocaleString(), "live", (x) => x.connections],
     ["Open breakers", String(breakers), "channels", (x) => x.open_breakers, { ceiling: 1 }],
     ["Dead events", dead.toLocaleString(), "unconfirmed", (x) => x.dead, { ceiling: 1 }],
