@@ -188,7 +188,10 @@ def _secrets(settings: Settings, of: frozenset[str]) -> Iterator[Finding]:
         refuse_development_secrets(settings)
     except ConfigError as error:
         yield wrong("secrets", error)
-    found = list(needs(settings, of))
+    try:
+        found = list(needs(settings, of))
+    except ConfigError:
+        return  # the finding of the providers says it
     for need in found:
         if need.is_missing:
             missing = f"{need.setting} is missing"

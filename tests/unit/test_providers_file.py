@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from delivery import config
+from delivery.bootstrap.checks import check_all
 from delivery.bootstrap.provider_checks import look_at_providers
 from delivery.bootstrap.transports import make_providers, make_renderer, sms_tokens
 from delivery.config import Settings, load_settings
@@ -137,6 +138,17 @@ def test_check_names_what_is_unused_and_what_cannot_be_read(settings: Settings) 
     assert bad.level == "fail"
     assert "provider.ses.url cannot be read; write smtp://" in bad.found
     assert SECRET not in bad.found
+
+
+def test_check_of_one_kind_of_process_reports_a_malformed_file(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("providers.toml").write_text("[provider.ses]")
+    monkeypatch.setenv("DELIVERY_PROVIDERS", "providers.toml")
+    wrong = [one for one in check_all("worker", ("email",)) if one.what == "providers"]
+    assert [one.found for one in wrong] == [
+        "providers.toml: provider.ses.kind: is missing; write one of smtp, twilio"
+    ]
 
 
 def test_a_process_that_lacks_a_secret_goes_without_and_its_channels_worker_does_not_start(
