@@ -24,6 +24,8 @@ for module in pkgutil.walk_packages(delivery.__path__, "delivery.", onerror=lamb
         continue
     if module.name.startswith("delivery.outbox.django"):  # an app of a Django that is there
         continue
+    if module.name.startswith("delivery.pytest_plugin"):  # of a pytest that is there
+        continue
     try:
         importlib.import_module(module.name)
     except delivery.errors.MissingExtra as error:
