@@ -71,6 +71,9 @@ def create_index(
 def drop_index(name: str, table: str) -> None:
     """Drop an index in a revision, built or not."""
     op.drop_index(name, table, if_exists=True)
+    is_offline = op.get_context().as_sql
+    if not is_offline and sa.inspect(op.get_bind()).has_table(index_builds.name):
+        op.execute(sa.delete(index_builds).where(index_builds.c.name == name))
 
 
 def _create(

@@ -8,7 +8,7 @@ Expands only: processes of the previous release do not use it.
 
 from collections.abc import Sequence
 
-from alembic import op
+from delivery.ledger.index_builds import create_index, drop_index
 
 revision: str = "0013"
 down_revision: str | None = "0012"
@@ -17,8 +17,8 @@ depends_on: str | Sequence[str] | None = None
 
 
 def upgrade() -> None:
-    op.create_index("ix_runs_run_id", "runs", ["run_id"])
+    create_index("ix_runs_run_id", "runs", ["run_id"])
 
 
 def downgrade() -> None:
-    op.drop_index("ix_runs_run_id", "runs")
+    drop_index("ix_runs_run_id", "runs")
