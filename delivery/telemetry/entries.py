@@ -28,7 +28,9 @@ MAX_FRAMES = 30
 MAX_TRACE_PARTS = 60
 """Parts of a traceback: frames, and lines of exceptions."""
 _MAX_INT = 10**18
-_EVENT_ID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b")
+_EVENT_ID = re.compile(
+    r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.ASCII
+)
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",

@@ -178,6 +178,8 @@ def test_every_table_that_names_a_user_is_known_to_the_erasure() -> None:
         "digests",
         "events",
         "mailbox",
+        "outcomes",
         "runs",
+        "sent_messages",
         "verifications",
     }

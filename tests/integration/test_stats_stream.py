@@ -209,7 +209,7 @@ async def test_the_stream_begins_with_the_hour_and_follows_with_figures(
     assert name == "stats"
     assert figures["stats"]["connections"] == 7
     assert [node["node"] for node in figures["nodes"]] == ["n2"]
-    assert len(figures["conditions"]) == 7
+    assert len(figures["conditions"]) == 8
 
 
 async def test_a_ledger_that_is_slow_to_tell_is_asked_less_often(
