@@ -18,6 +18,7 @@ from delivery.api.openapi_schemas import (
     ref,
     text,
 )
+from delivery.domain.channels import Channel
 
 _NUMBER: Schema = {"type": "number"}
 _INTEGER: Schema = {"type": "integer"}
@@ -51,7 +52,7 @@ SCHEMAS: dict[str, Schema] = {
             "node": text("the gateway that has it"),
             "id": nullable(text("null, and so the others: of another gateway, which told no more")),
             "device": nullable(text("as the client named it")),
-            "transport": nullable(text(enum=["websocket", "sse"])),
+            "transport": nullable(text(enum=[Channel.WEBSOCKET.value, Channel.SSE.value])),
             "since": nullable(INSTANT),
             "health": nullable({"type": "integer", "minimum": 0, "maximum": 100}),
         }
