@@ -37,7 +37,12 @@ from delivery.bootstrap.ledger import (
     require_writable,
     schema,
 )
-from delivery.bootstrap.mail_checks import is_reached_by_mails, look_at_messages, sends_messages
+from delivery.bootstrap.mail_checks import (
+    is_reached_by_mails,
+    look_at_messages,
+    sends_messages,
+    writes_to_users,
+)
 from delivery.bootstrap.provider_checks import look_at_providers
 from delivery.bootstrap.transports import providers_of
 from delivery.bus.redis_clients import client, close
@@ -153,8 +158,8 @@ def _settings(settings: Settings, of: frozenset[str] | None = None) -> Iterator[
         yield wrong("alerts", error)
     yield from webhook_checks.look_at_file(settings)
     yield from look_at_providers(settings, of)
-    yield _address(settings)
-    yield from look_at_messages(settings)
+    yield _address(settings, of)
+    yield from look_at_messages(settings, of)
     yield _limits(settings)
     if of is None or GATEWAY in of:
         yield from _callbacks(settings)
@@ -234,7 +239,7 @@ def _audience(settings: Settings) -> Finding:
     return ok("audience", settings.audience or "any, as DELIVERY_JWT_AUDIENCE=* says")
 
 
-def _address(settings: Settings) -> Finding:
+def _address(settings: Settings, of: frozenset[str] | None) -> Finding:
     url = urlsplit(settings.base_url)
     is_local = (url.hostname or "").startswith(_LOOPBACK)
     if settings.public_url is None and not settings.host.startswith(_LOOPBACK):
@@ -243,7 +248,8 @@ def _address(settings: Settings) -> Finding:
             f"not set; links start with {settings.base_url}",
             "set DELIVERY_PUBLIC_URL to the address that people use",
         )
-    if sends_messages(settings) and not is_reached_by_mails(settings):
+    is_sent = writes_to_users(of) and sends_messages(settings)
+    if is_sent and not is_reached_by_mails(settings):
         return warn(
             "public_url",
             f"{settings.base_url} cannot be reached from where mails are read",

@@ -27,16 +27,21 @@ _MENDS = {
 }
 
 
-def look_at_messages(settings: Settings) -> Iterator[Finding]:
+def look_at_messages(settings: Settings, of: frozenset[str] | None = None) -> Iterator[Finding]:
     """The findings; of a development installation none is a warning for what ``delivery up`` has a
-    local stand-in for."""
+    local stand-in for.
+
+    Args:
+        of: the duties of one kind of process, which has no other's transports; ``None`` for all.
+    """
     yield from _templates(settings)
-    yield _application(settings)
+    if writes_to_users(of):
+        yield _application(settings)
     try:
         policies = load_policies(settings)
     except ConfigError:
         return  # the finding of the policies says it
-    yield _transports(settings, policies)
+    yield _transports(settings, policies, of)
 
 
 def is_reached_by_mails(settings: Settings) -> bool:
@@ -44,11 +49,23 @@ def is_reached_by_mails(settings: Settings) -> bool:
     return _is_public_host(urlsplit(settings.base_url).hostname or "")
 
 
+def writes_to_users(of: frozenset[str] | None) -> bool:
+    """Whether a process with these duties sends messages with links."""
+    return of is None or not of.isdisjoint({Channel.EMAIL.value, Channel.SMS.value})
+
+
 def sends_messages(settings: Settings) -> bool:
-    """Whether real mails or texts are sent, by this process or by another."""
-    return bool(settings.smtp_url or settings.sms_url or settings.channels) or _has_providers(
-        settings
-    )
+    """Whether real mails or texts are sent, by this process or by another. Mails alone to a server
+    on this machine or network, as that of the Compose file, leave neither."""
+    if settings.sms_url or _has_providers(settings):
+        return True
+    if settings.smtp_url is None:
+        return bool(settings.channels)
+    try:
+        host = urlsplit(settings.smtp_url.get_secret_value()).hostname or ""
+    except ValueError:
+        return True  # the finding of the mail server says it
+    return not _is_beside(host)
 
 
 def _has_providers(settings: Settings) -> bool:
@@ -92,7 +109,7 @@ def _application(settings: Settings) -> Finding:
     return ok("app_url", f"{brand.app_url}; links may lead to {', '.join(sorted(brand.origins))}")
 
 
-def _transports(settings: Settings, policies: Policies) -> Finding:
+def _transports(settings: Settings, policies: Policies, of: frozenset[str] | None) -> Finding:
     """Each step of a chain that has no transport, which is skipped for every event."""
     lacking = {
         Channel.EMERGENCY: not is_installed(),
@@ -108,6 +125,7 @@ def _transports(settings: Settings, policies: Policies) -> Finding:
         for policy in policies.classes.values()
         for step in policy.chain
         if lacking.get(Channel(step.channel)) and not step.providers
+        if of is None or step.channel in of
     ]
     if not found:
         return ok("chain", "each step has a transport")
@@ -115,6 +133,14 @@ def _transports(settings: Settings, policies: Policies) -> Finding:
     mends = "; ".join(dict.fromkeys(_MENDS[channel] for _, channel in found))
     told = f"no transport, so skipped: {names}"
     return ok("chain", told) if is_development else warn("chain", told, f"set {mends}")
+
+
+def _is_beside(host: str) -> bool:
+    """Whether this is a loopback address, or a name that only this network knows."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return "." not in host
 
 
 def _is_public_host(host: str) -> bool:

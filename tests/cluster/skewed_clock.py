@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ import uuid_utils
 
 import delivery
 from delivery.cli import main
+from delivery.errors import MissingExtra
 
 FILE = Path(sys.argv.pop(1))
 _time = time.time
@@ -41,9 +43,14 @@ def uuid7() -> uuid_utils.UUID:
 
 
 def modules() -> list[ModuleType]:
-    """All of the product's: commands import what they need when they run."""
-    names = [found.name for found in pkgutil.walk_packages(delivery.__path__, "delivery.")]
-    return [importlib.import_module(n) for n in names if not n.endswith("__main__")]
+    """All of the product's, but adapters whose framework is not installed: commands import what
+    they need when they run."""
+    found: list[ModuleType] = []
+    for one in pkgutil.walk_packages(delivery.__path__, "delivery."):
+        if not one.name.endswith("__main__"):
+            with suppress(MissingExtra):
+                found.append(importlib.import_module(one.name))
+    return found
 
 
 def reads_the_clock(module: ModuleType) -> bool:

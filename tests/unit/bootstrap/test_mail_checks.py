@@ -50,6 +50,29 @@ def test_a_public_url_that_mails_could_not_reach_is_a_warning(
     assert (told.level, "where mails are read" in told.found) == ("warn", True)
 
 
+def test_a_process_answers_for_the_messages_that_it_sends(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "PUBLIC_URL": "http://localhost:8080",
+        "DATABASE_URL": "postgresql+psycopg://h.invalid/d",
+        "CHANNELS": "email",
+    }.items():
+        monkeypatch.setenv(f"DELIVERY_{name}", value)
+
+    def told(smtp: str, *queues: str) -> set[str]:
+        monkeypatch.setenv("DELIVERY_SMTP_URL", smtp)
+        kind = "worker" if queues else "gateway"
+        return {one.what for one in check_all(kind, queues) if one.level == "warn"}
+
+    mine = {"public_url", "app_url", "chain"}
+    assert not told("smtp://mail.example.org", *()) & mine
+    assert told("smtp://mail.example.org", "email") & mine == {"public_url", "app_url"}
+    assert not told("smtp://mailpit:1025", "email") & mine  # a sink beside it
+    assert told("smtp://mailpit:1025", "email", "sms") & mine == {"chain"}
+
+
 def test_without_an_application_mails_lead_nowhere() -> None:
     assert found(channels=("email",))["app_url"].level == "warn"
     assert found(channels=("email",), app_url="http://localhost:3000")["app_url"].level == "warn"
