@@ -99,6 +99,10 @@ def confirm_one(ledger: SqlLedger, number: int = 1) -> str:
     return event.id
 
 
+def delivered(ledger: SqlLedger, name: str) -> int:
+    return sum(row.state == "delivered" for row in ledger.webhooks.messages(name, limit=50))
+
+
 @pytest.fixture
 def ledger() -> Iterator[MemoryLedger]:
     found = MemoryLedger()
@@ -226,10 +230,8 @@ def test_an_endpoint_that_hangs_holds_up_no_other(ledger: MemoryLedger, receiver
     running = threading.Thread(target=app.run)
     running.start()
     try:
-        states: list[str] = []
-        while states.count("delivered") < 20 and running.is_alive():
-            states = [row.state for row in ledger.webhooks.messages("quick", limit=50)]
-        assert states.count("delivered") == 20
+        until_blocking(lambda: delivered(ledger, "quick") == 20 or not running.is_alive(), 30)
+        assert delivered(ledger, "quick") == 20
         waiting = ledger.webhooks.messages("slow", limit=50)
         assert sum(bool(row.attempts) for row in waiting) <= 8
     finally:

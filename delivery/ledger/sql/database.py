@@ -65,6 +65,7 @@ class Database:
     """
 
     _connections: Connections | None = None
+    _turn_timeout = BUSY_TIMEOUT
 
     def __init__(
         self, url: str, *, pool_size: int = 8, answer_timeout: float | None = ANSWER_TIMEOUT
@@ -102,8 +103,10 @@ class Database:
             with self._transaction() as connection:
                 yield connection
             return
-        if not self._writing.acquire(timeout=BUSY_TIMEOUT):
-            raise LedgerUnavailable("another thread has been writing for 5 s; try again")
+        if not self._writing.acquire(timeout=self._turn_timeout):
+            raise LedgerUnavailable(
+                f"other threads have been writing for {self._turn_timeout:g} s; try again"
+            )
         try:
             with self._transaction() as connection:
                 yield connection

@@ -36,6 +36,8 @@ class MemoryDatabase(Database):
         is_away: while true, every call raises ``LedgerUnavailable``.
     """
 
+    _turn_timeout = TURN_TIMEOUT
+
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self.is_away = False
         self._use(_engine(), clock)
