@@ -3,6 +3,9 @@ BIN := .venv/bin
 PYTHON ?= python3
 ARGS ?=
 
+# Tests, benchmarks and `up` start many processes: none of them compiles these sources once more.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help env up test adapters check format cover ratio dist docs soak audit lock client clean
 
