@@ -1,4 +1,4 @@
-"""Resends of workers to the gateways, and second copies: over Redis, or without it.
+"""The bus, resends of workers to the gateways, and second copies: over Redis, or without it.
 
 Owns: the choice between Redis and the stand-ins. Never does: connect before the first use.
 """
@@ -9,7 +9,10 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from delivery.bus.envelope import SKIPPED, Skipped
+from delivery.bus.in_process import LocalBus
 from delivery.bus.one_time import LocalOneTime, RedisOneTime
+from delivery.bus.redis_bus import RedisBus
 from delivery.bus.resend import BusResend, NoResend
 from delivery.bus.user_streams import RedisStreams
 from delivery.config import Settings, secret
@@ -18,10 +21,24 @@ from delivery.domain.limits import QUEUE_COPY_AGE
 from delivery.domain.ports import OneTime, Resend
 from delivery.domain.stores.ledger import Ledger
 from delivery.errors import ChannelUnavailable
+from delivery.telemetry import metrics
 
 logger = logging.getLogger(__name__)
 
-"""Seconds a second copy is kept: the longest default time to live."""
+
+def make_bus(settings: Settings, node: str) -> LocalBus | RedisBus:
+    """A gateway's bus: on Redis for all nodes, or in this process without it."""
+    url = secret(settings.redis_url)
+    if url is None:
+        return LocalBus()
+    for reason in SKIPPED:
+        metrics.bus_skipped.start(reason)
+    latency = metrics.bus_latency.observe
+    return RedisBus(url, node, on_latency=latency, on_skipped=_count_skipped)
+
+
+def _count_skipped(reason: Skipped) -> None:
+    metrics.bus_skipped.inc(1.0, reason)
 
 
 def make_one_time(settings: Settings) -> OneTime:
@@ -75,7 +92,7 @@ def make_remote(settings: Settings, ledger: Ledger) -> Remote:
     url = secret(settings.redis_url)
     if url is None:
         return Remote(NoResend(), copies.put, copies.trim, copies.close)
-    resend = BusResend(url)
+    resend = BusResend(url, on_skipped=_count_skipped)
 
     def close() -> None:
         resend.close()

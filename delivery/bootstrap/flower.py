@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from delivery.bootstrap.chain import broker_url, make_celery
+from delivery.bootstrap.reloading import keep_settings_on_hangup
 from delivery.config import Settings, secret
 from delivery.errors import ConfigError
 from delivery.tasks.app import ALL_QUEUES
@@ -56,6 +57,7 @@ def run_flower(
     loop = flower.io_loop.asyncio_loop
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, flower.stop)
+    keep_settings_on_hangup("flower")
     shown = f"[{host}]" if ":" in host else host
     loop.call_soon(ready, f"http://{shown}:{bound}")
     watch: ServiceWatch = flower.settings["service_watch"]

@@ -38,7 +38,7 @@ from delivery.api.routes import Handlers
 from delivery.api.server import Gateway
 from delivery.api.tickets import Tickets
 from delivery.bootstrap.audit import audit_keys
-from delivery.bootstrap.bus import make_copies, make_one_time
+from delivery.bootstrap.bus import make_bus, make_copies, make_one_time
 from delivery.bootstrap.callbacks import make_callback_keys
 from delivery.bootstrap.chain import make_celery
 from delivery.bootstrap.ledger import database_url
@@ -46,9 +46,7 @@ from delivery.bootstrap.outbox import GatewayRelay
 from delivery.bootstrap.reloading import Loaded, Reloader
 from delivery.bootstrap.traces import TracedConfirmations
 from delivery.bootstrap.transports import make_brand, make_links
-from delivery.bus.in_process import LocalBus
 from delivery.bus.rate_leases import RedisLeases
-from delivery.bus.redis_bus import RedisBus
 from delivery.callers import rates
 from delivery.callers.auth import Authenticator
 from delivery.callers.rates import Rates
@@ -133,7 +131,7 @@ class Node:
         )
         self._receipts = Receipts(self._is_confirmed)
         self._confirmed_here: list[OnConfirmed] = [self._receipts.confirmed]
-        self._bus = _bus(settings, self.name)
+        self._bus = make_bus(settings, self.name)
         self._registry = Registry(
             self.name, self._bus, max_per_user=settings.max_connections_per_user
         )
@@ -463,13 +461,6 @@ class Node:
     async def _is_confirmed(self, event_id: str) -> bool:
         found = await self._access.events([event_id])
         return bool(found) and found[0].state is State.CONFIRMED
-
-
-def _bus(settings: Settings, name: str) -> LocalBus | RedisBus:
-    url = secret(settings.redis_url)
-    return (
-        LocalBus() if url is None else RedisBus(url, name, on_latency=metrics.bus_latency.observe)
-    )
 
 
 def _leases(settings: Settings) -> RedisLeases | None:

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from delivery.bootstrap.reloading import keep_settings_on_hangup
 from delivery.config import log_format
 from delivery.domain.ports import Accepted, Intake
 from delivery.errors import ConfigError, InvalidEvent, LedgerError, Overloaded, Unreachable
@@ -166,6 +167,7 @@ def run_relay(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    keep_settings_on_hangup("the outbox's relay")
     with ExitStack() as closing:
         source = closing.enter_context(opened(source_url, keep=keep))
         secrets = [secret for secret in (read(), source.url.password) if secret]

@@ -139,6 +139,16 @@ def _given(settings: Settings) -> Settings:
         return settings
 
 
+def keep_settings_on_hangup(process: str) -> None:
+    """Have a process that reads its settings at its start only go on when SIGHUP comes, which would
+    end it; on the main thread.
+
+    Args:
+        process: its name in the log.
+    """
+    ReloadThread(lambda: logger.info("%s reads settings at its start only", process)).start()
+
+
 class ReloadThread:
     """Reloads in a thread when SIGHUP comes: a handler must not read files or wait for locks.
 

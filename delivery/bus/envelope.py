@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import msgspec
 
@@ -19,8 +19,17 @@ from delivery.domain.node_messages import NodeMessage
 logger = logging.getLogger(__name__)
 
 VERSION = 1
-"""Version of the envelope. Raised only when older nodes cannot read the new form; a new field does
-not raise it. The rules for messages stand in ``domain/node_messages.py``."""
+"""Version of the envelope; a new field does not raise it. The rules for messages stand in
+``domain/node_messages.py``."""
+OLDEST = 1
+"""The oldest version that this one reads, and whose nodes can read this one. Raised, to the version
+of the release before, only when older nodes cannot read the new form."""
+
+Skipped = Literal["envelope", "kind", "version", "malformed"]
+"""Why something on the bus is skipped: an envelope of another version, a message of an unknown kind
+or of a newer version of its kind, or what breaks the form."""
+SKIPPED: tuple[Skipped, ...] = get_args(Skipped)
+OnSkipped = Callable[[Skipped], object]
 
 _NOTHING = msgspec.Raw(b"")
 _MAX_LOGGED = 1_000
@@ -97,7 +106,8 @@ def seal(
 ) -> bytes:
     """Encode an envelope around packed messages."""
     body = msgspec.Raw(b"[%b]" % b",".join(packed)) if packed else _NOTHING
-    return _encode(Envelope(VERSION, sender, body, probe, has_inbox))
+    oldest = OLDEST if OLDEST < VERSION else 0
+    return _encode(Envelope(VERSION, sender, body, probe, has_inbox, oldest))
 
 
 def node_name(sender: str) -> str:
@@ -109,12 +119,16 @@ class Reader:
     """Decodes envelopes and messages. Bad input raises nothing: it is skipped, counted and logged.
     Thread-safe.
 
+    Args:
+        on_skipped: called with the reason for each that is skipped, one of ``SKIPPED``.
+
     Attributes:
         malformed: count of envelopes and messages that break the form.
         ignored: count of envelopes and messages of other versions or of unknown kinds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_skipped: OnSkipped = lambda reason: None) -> None:
+        self._on_skipped = on_skipped
         self.malformed = 0
         self.ignored = 0
         self._logged: set[tuple[str, str]] = set()
@@ -127,7 +141,7 @@ class Reader:
         except _UNREADABLE as error:
             self._refuse_envelope(raw, error)
             return None
-        if envelope.v == VERSION or 0 < envelope.oldest <= VERSION < envelope.v:
+        if OLDEST <= envelope.v <= VERSION or 0 < envelope.oldest <= VERSION < envelope.v:
             return envelope
         self._ignore_envelope(envelope.sender, envelope.v)
         return None
@@ -163,7 +177,7 @@ class Reader:
         except _UNREADABLE:
             self._on_malformed("an envelope", "", error)
             return
-        if known.v == VERSION:
+        if OLDEST <= known.v <= VERSION:
             self._on_malformed("an envelope", known.sender, error)
         else:
             self._ignore_envelope(known.sender, known.v)
@@ -176,15 +190,19 @@ class Reader:
             return
         if known.kind in _KINDS and known.v <= _KINDS[known.kind]:
             self._on_malformed(f"a message of kind {known.kind!r}", sender, error)
-        else:
-            self._on_ignored(sender, f"messages of kind {known.kind[:100]!r}, version {known.v}")
+            return
+        reason: Skipped = "version" if known.kind in _KINDS else "kind"
+        what = f"messages of kind {known.kind[:100]!r}, version {known.v}"
+        self._on_ignored(reason, sender, what)
 
     def _ignore_envelope(self, sender: str, version: int) -> None:
         release = "an older" if version < VERSION else "a newer"
-        self._on_ignored(sender, f"envelopes of {release} release (version {version})")
+        what = f"envelopes of {release} release (version {version})"
+        self._on_ignored("envelope", sender, what)
 
-    def _on_ignored(self, sender: str, what: str) -> None:
+    def _on_ignored(self, reason: Skipped, sender: str, what: str) -> None:
         record = (node_name(sender)[:100], what)
+        self._on_skipped(reason)
         with self._lock:
             self.ignored += 1
             if record in self._logged:
@@ -195,6 +213,7 @@ class Reader:
         logger.info("bus: ignored from node %r: %s", *record)
 
     def _on_malformed(self, what: str, sender: str, error: Exception) -> None:
+        self._on_skipped("malformed")
         with self._lock:
             self.malformed += 1
             count = self.malformed

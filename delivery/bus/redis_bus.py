@@ -21,7 +21,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from delivery.bus.envelope import Envelope, Reader, node_name, pack, seal
+from delivery.bus.envelope import Envelope, OnSkipped, Reader, node_name, pack, seal
 from delivery.bus.in_process import OnMessage, carry_out
 from delivery.bus.subscriber import RECONNECT, Subscriber, log_level
 from delivery.bus.topology import Layout, Shards
@@ -128,6 +128,7 @@ class RedisBus:
         probe_timeout: seconds without a probe after which it subscribes again.
         timeout: seconds for a connect or an answer of Redis.
         on_latency: called with the seconds that a probe took through Redis.
+        on_skipped: called with the reason for each message that this node cannot read.
 
     Attributes:
         reader: counts malformed and ignored messages.
@@ -148,8 +149,9 @@ class RedisBus:
         max_queue: int = MAX_MESSAGES,
         jitter: Jitter = random.random,
         on_latency: Callable[[float], None] = lambda seconds: None,
+        on_skipped: OnSkipped = lambda reason: None,
     ) -> None:
-        self.reader = Reader()
+        self.reader = Reader(on_skipped)
         # A random suffix: two nodes of one name must receive each other's messages.
         self._node = node
         self._sender = f"{node}#{secrets.token_hex(4)}"

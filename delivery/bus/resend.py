@@ -17,7 +17,7 @@ from typing import Any
 from redis.client import PubSub
 from redis.exceptions import RedisError
 
-from delivery.bus.envelope import Reader, pack, seal
+from delivery.bus.envelope import OnSkipped, Reader, pack, seal
 from delivery.bus.redis_bus import CHANNEL
 from delivery.bus.topology import Shard
 from delivery.domain.node_messages import NodeMessage, ResendAnswer, ResendRequest, Wake
@@ -91,18 +91,24 @@ class BusResend:
         redis_url: the bus's Redis.
         channel: the bus's channel.
         connect_timeout: seconds for a connect or an answer of Redis.
+        on_skipped: called with the reason for each answer that this process cannot read.
 
     Raises:
         ConfigError: the URL cannot be read.
     """
 
     def __init__(
-        self, redis_url: str, channel: str = CHANNEL, *, connect_timeout: float = 1.0
+        self,
+        redis_url: str,
+        channel: str = CHANNEL,
+        *,
+        connect_timeout: float = 1.0,
+        on_skipped: OnSkipped = lambda reason: None,
     ) -> None:
         self._channel = channel
         self._sender = f"worker#{uuid.uuid4().hex}"
         self._shard = Shard(redis_url, connect_timeout, channel)
-        self._reader = Reader()
+        self._reader = Reader(on_skipped)
 
     def resend(self, user_id: str, event_ids: Sequence[str], timeout: float) -> int:
         """Request a resend from all gateways and wait up to ``timeout`` seconds for the answers.

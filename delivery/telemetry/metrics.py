@@ -153,6 +153,13 @@ bus_latency = Histogram(
     "Time that a message took through the bus, by probes that this node sends to itself.",
     buckets=FAST,
 )
+bus_skipped = Counter(
+    "delivery_bus_skipped_total",
+    "What came over the bus and was not read, by reason: an envelope of another version, a kind "
+    "that is unknown here, a newer version of a kind, or malformed.",
+    ("reason",),
+    where=BOTH,
+)
 
 # The chain
 

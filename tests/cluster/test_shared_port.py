@@ -90,6 +90,16 @@ async def pid_of(cluster: Cluster, gateway: Gateway, page: Listener) -> int:
     return int(pids[0])
 
 
+def test_sighup_to_the_parent_has_each_of_them_read_its_settings(shared: Gateway) -> None:
+    def reloads() -> int:
+        return shared.running.log.read_text().count("settings reloaded")
+
+    both, before = serving(shared), reloads()
+    os.kill(shared.running.process.pid, signal.SIGHUP)
+    wait_until(lambda: reloads() == before + 2, "both have read them", WORKER_TIMEOUT)
+    assert serving(shared) == both
+
+
 async def test_killing_one_leaves_the_other_serving_and_brings_a_new_one(
     cluster: Cluster, shared: Gateway
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ def test_it_answers_with_the_password_only_and_ends_when_told(flower: Process) -
         assert httpx.get(url + page).status_code == 401
         assert httpx.get(url + page, auth=("ops", "wrong")).status_code == 401
         assert httpx.get(url + page, auth=AUTH).status_code == 200
+    flower.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "reads settings at its start only" in flower.tail(), "it has heard", 60.0)
+    assert httpx.get(f"{url}/healthcheck").status_code == 200, "and goes on"
     assert flower.stop() == 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from delivery.bus import envelope
 from delivery.bus.envelope import Reader, kind_of, pack, seal
 from delivery.domain.event import decode_event
 from delivery.domain.node_messages import (
@@ -89,8 +90,8 @@ def test_a_message_arrives_as_it_was_sent(message: NodeMessage) -> None:
 
 @pytest.mark.parametrize("message", EVERY_KIND, ids=kind_of)
 def test_a_message_and_its_envelope_say_their_versions(message: NodeMessage) -> None:
-    envelope = json.loads(seal("one#1", [pack(message)]))
-    assert (envelope["v"], envelope["body"][0]["v"]) == (1, 1)
+    found = json.loads(seal("one#1", [pack(message)]))
+    assert (found["v"], found["body"][0]["v"]) == (1, 1)
 
 
 @pytest.mark.parametrize("message", EVERY_KIND, ids=kind_of)
@@ -248,6 +249,30 @@ def test_an_envelope_of_a_newer_release_that_serves_this_one_is_read(
     raw = b'{"v":2,"oldest":%d,"sender":"new#1","colour":1,"body":[%b,%b]}'
     assert read(raw % (oldest, newer, pack(HELLO)), reader) == ([HELLO] if is_read else [])
     assert (reader.ignored, reader.malformed) == (1, 0)
+
+
+def test_a_release_with_the_next_version_and_this_one_read_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = seal("this#1", [pack(HELLO)])
+    monkeypatch.setattr(envelope, "VERSION", envelope.VERSION + 1)
+    theirs = seal("next#1", [pack(HELLO)])
+    assert read(ours) == [HELLO]
+    monkeypatch.undo()
+    assert read(theirs) == [HELLO]
+
+
+def test_what_is_skipped_is_told_by_reason() -> None:
+    told: list[str] = []
+    reader = Reader(told.append)
+    for raw in (
+        b'{"sender":"old#1","v":0}',
+        enveloped(b'{"kind":"telepathy"}', changed(HELLO, v=2), b'{"kind":"wake","users":7}'),
+        b"{",
+    ):
+        read(raw, reader)
+    assert told == ["envelope", "kind", "version", "malformed", "malformed"]
+    assert set(told) == set(envelope.SKIPPED)
 
 
 @pytest.mark.parametrize(
