@@ -1,8 +1,7 @@
 """The only place that wires parts together, and reads settings to do it.
 
 ``embedded`` runs everything in one process, ``gateway`` and ``workers`` the parts of a cluster,
-``mount`` puts a gateway into another aiohttp application, ``checks`` serves ``delivery check``.
-Each command imports the one it needs.
+``mount`` puts a gateway into another aiohttp application. Each command imports the one it needs.
 """
 
 from __future__ import annotations

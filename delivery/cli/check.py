@@ -34,7 +34,7 @@ from delivery.cli.output import say_json, say_table
 @json_option
 def check(kind: str | None, queues: str, strict: bool, types: bool, as_json: bool) -> None:
     """List what is misconfigured, unreachable or insecure, and the mend."""
-    from delivery.bootstrap.checks import check_all
+    from delivery.checks.installation import check_all
 
     names = [name.strip() for name in queues.split(",") if name.strip()]
     if names and kind != "worker":

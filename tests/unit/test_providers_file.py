@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from delivery import config
-from delivery.bootstrap.checks import check_all
-from delivery.bootstrap.provider_checks import look_at_providers
 from delivery.bootstrap.transports import make_providers, make_renderer, sms_tokens
+from delivery.checks.installation import check_all
+from delivery.checks.providers import look_at_providers
 from delivery.config import Settings, load_settings
 from delivery.domain.messages.providers import parse_providers
 from delivery.errors import ConfigError

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from delivery.bootstrap import checks
 from delivery.bootstrap.chain import check_order
 from delivery.bootstrap.ledger import database_url, migrate_ledger
 from delivery.bus.resend import NoResend
+from delivery.checks import installation
 from delivery.config import DEV_SECRET_PREFIX, load_settings
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import Outcome
@@ -288,7 +288,7 @@ def levels(**settings: object) -> dict[str, str]:
     for name, value in settings.items():
         os.environ[f"DELIVERY_{name.upper()}"] = str(value)
     try:
-        return {finding.what: finding.level for finding in checks.check_all()}
+        return {finding.what: finding.level for finding in installation.check_all()}
     finally:
         for name in settings:
             del os.environ[f"DELIVERY_{name.upper()}"]
@@ -341,7 +341,7 @@ def test_check_warns_when_one_redis_is_bus_and_broker() -> None:
     assert found["broker"] in ("warn", "fail")
     assert [
         f.level
-        for f in checks._settings(load_settings(redis_url=url, broker_url=url), None)
+        for f in installation._settings(load_settings(redis_url=url, broker_url=url), None)
         if f.what == "broker"
     ] == ["warn"]
 
@@ -355,7 +355,7 @@ def test_no_finding_shows_a_password() -> None:
     os.environ["DELIVERY_DATABASE_URL"] = "postgresql://u:hunter22@127.0.0.1:1/x"
     os.environ["DELIVERY_REDIS_URL"] = "redis://:hunter22@127.0.0.1:1/0"
     try:
-        findings = checks.check_all()
+        findings = installation.check_all()
     finally:
         del os.environ["DELIVERY_DATABASE_URL"], os.environ["DELIVERY_REDIS_URL"]
     assert "hunter22" not in repr(findings)

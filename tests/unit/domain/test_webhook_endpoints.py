@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from delivery.bootstrap import webhook_checks
+from delivery.checks import webhooks
 from delivery.config import Settings, load_webhooks
 from delivery.domain.webhooks.endpoints import Endpoint, WebhookFormat, WebhookKind, parse_webhooks
 from delivery.domain.webhooks.messages import RETRIES, next_wait
@@ -113,11 +113,11 @@ def test_the_check_refuses_a_name_that_leads_to_a_private_address(
     path.write_text(f'[webhook.app]\nurl = "https://inside.example.org"\nsecret = "{SECRET}"\n')
     settings = Settings(webhooks=path)
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("10.0.0.7", 0))])
-    [probe] = webhook_checks.hosts(settings)
+    [probe] = webhooks.hosts(settings)
     found = probe(settings)
     assert found is not None
     assert (found.level, found.what) == ("fail", "webhook app")
-    assert [one.level for one in webhook_checks.look_at_file(settings)] == ["ok"]
+    assert [one.level for one in webhooks.look_at_file(settings)] == ["ok"]
 
 
 def test_a_message_is_sent_again_over_most_of_a_day() -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from delivery.bootstrap.findings import Finding, ok, warn, wrong
 from delivery.bootstrap.transports import make_renderer, open_transport
+from delivery.checks.findings import Finding, ok, warn, wrong
 from delivery.config import Settings, load_policies, load_providers
 from delivery.config.needs import GATEWAY
 from delivery.domain.channels import Channel

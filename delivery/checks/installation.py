@@ -16,12 +16,21 @@ from urllib.parse import urlsplit
 
 import redis
 
-from delivery.bootstrap import hardening, webhook_checks
 from delivery.bootstrap.audit import audit_keys, checkpoint_stores
 from delivery.bootstrap.callbacks import make_callback_keys
 from delivery.bootstrap.chain import check_order, make_celery
-from delivery.bootstrap.class_checks import look_at_classes, look_at_types
-from delivery.bootstrap.findings import (
+from delivery.bootstrap.ledger import (
+    SQLITE_FILE,
+    database_url,
+    may_change_log,
+    require_writable,
+    schema,
+)
+from delivery.bootstrap.transports import providers_of
+from delivery.bus.redis_clients import client, close
+from delivery.checks import hardening, webhooks
+from delivery.checks.classes import look_at_classes, look_at_types
+from delivery.checks.findings import (
     CONFIGURATION,
     FINDING,
     Finding,
@@ -30,22 +39,13 @@ from delivery.bootstrap.findings import (
     warn,
     wrong,
 )
-from delivery.bootstrap.ledger import (
-    SQLITE_FILE,
-    database_url,
-    may_change_log,
-    require_writable,
-    schema,
-)
-from delivery.bootstrap.mail_checks import (
+from delivery.checks.mails import (
     is_reached_by_mails,
     look_at_messages,
     sends_messages,
     writes_to_users,
 )
-from delivery.bootstrap.provider_checks import look_at_providers
-from delivery.bootstrap.transports import providers_of
-from delivery.bus.redis_clients import client, close
+from delivery.checks.providers import look_at_providers
 from delivery.config import (
     Settings,
     audience_fault,
@@ -156,7 +156,7 @@ def _settings(settings: Settings, of: frozenset[str] | None = None) -> Iterator[
         yield ok("alerts", "thresholds can be read")
     except ConfigError as error:
         yield wrong("alerts", error)
-    yield from webhook_checks.look_at_file(settings)
+    yield from webhooks.look_at_file(settings)
     yield from look_at_providers(settings, of)
     yield _address(settings, of)
     yield from look_at_messages(settings, of)
@@ -353,7 +353,7 @@ def _services(settings: Settings) -> list[Probe]:
     for name in ("sms_url", "alertmanager_url", "jwks_url", "heartbeat_url"):
         if getattr(settings, name):
             probes.append(_tcp_probe(name))
-    return probes + webhook_checks.hosts(settings)
+    return probes + webhooks.hosts(settings)
 
 
 def _database(settings: Settings) -> Finding:

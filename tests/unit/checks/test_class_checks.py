@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from delivery.bootstrap.checks import check_all
-from delivery.bootstrap.findings import Finding
+from delivery.checks.findings import Finding
+from delivery.checks.installation import check_all
 from delivery.ledger import SqlLedger, migrate
 from delivery.process.heartbeat import OWN_CLASSES
 from delivery.testing import make_entry, make_event, make_id

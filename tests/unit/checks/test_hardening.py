@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from delivery.bootstrap.hardening import CHECKLIST, items
+from delivery.checks.hardening import CHECKLIST, items
 from delivery.cli import main
 from delivery.config import DEV_SECRET_PREFIX, Settings, duties
 

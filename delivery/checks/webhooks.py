@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from delivery.bootstrap.findings import CONFIGURATION, Finding, ok, unreachable, warn, wrong
+from delivery.checks.findings import CONFIGURATION, Finding, ok, unreachable, warn, wrong
 from delivery.config import Settings, load_webhooks
 from delivery.domain.webhooks.endpoints import Endpoint
 from delivery.errors import ChannelRejected, ChannelUnavailable, ConfigError

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from delivery.bootstrap.checks import check_all
-from delivery.bootstrap.findings import Finding
-from delivery.bootstrap.mail_checks import look_at_messages
+from delivery.checks.findings import Finding
+from delivery.checks.installation import check_all
+from delivery.checks.mails import look_at_messages
 from delivery.config import load_settings
 
 SMTP = "smtp://mail.example.org:587"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from delivery.bootstrap.findings import Finding, ok, warn
 from delivery.bootstrap.ledger import SQLITE_FILE, database_url, schema
+from delivery.checks.findings import Finding, ok, warn
 from delivery.config import Settings, load_policies
 from delivery.domain.policy import Policies
 from delivery.errors import DeliveryError

@@ -1,0 +1,1 @@
+"""The checks of ``delivery check``, one file per subject. They change nothing."""
