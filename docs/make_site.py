@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 
-from delivery.api.openapi import document
+from delivery.api.openapi.document import document
 from delivery.cli import main as root_command
 from delivery.config.settings import Settings
 from delivery.config.sources import PREFIX, secrets_of

@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from delivery import testing
-from delivery.api.admission import Admission
-from delivery.api.server import Gateway
+from delivery.api.serving.admission import Admission
+from delivery.api.serving.server import Gateway
 from delivery.bus.in_process import LocalBus
 from delivery.callers.auth import Authenticator
 from delivery.callers.principal import Principal

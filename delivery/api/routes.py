@@ -11,7 +11,7 @@ from typing import Protocol
 from aiohttp import web
 
 from delivery import resources
-from delivery.api import openapi
+from delivery.api.openapi.document import routes as document_routes
 from delivery.api.operators import static_files
 
 
@@ -42,7 +42,7 @@ def routes(handlers: Sequence[Handlers]) -> list[web.RouteDef]:
     """The routes without background work. Raises ``ConfigError``, see ``mount``."""
     return [
         *(_with_any_id(route) for part in handlers for route in part.routes()),
-        *openapi.routes(),
+        *document_routes(),
         *static_files.routes(resources.folder("web")),
     ]
 

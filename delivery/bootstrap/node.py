@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from delivery.api.address_pages import AddressPages
-from delivery.api.admission import Admission, room_for_clients
 from delivery.api.contacts import Contacts, ContactsApi
 from delivery.api.demo import DemoApi
 from delivery.api.demo_agent import DemoAgent
@@ -35,7 +34,8 @@ from delivery.api.pages import Pages
 from delivery.api.providers.callbacks import Callbacks
 from delivery.api.providers.receipt_intake import ReceiptIntake
 from delivery.api.routes import Handlers
-from delivery.api.server import Gateway
+from delivery.api.serving.admission import Admission, room_for_clients
+from delivery.api.serving.server import Gateway
 from delivery.api.tickets import Tickets
 from delivery.bootstrap.audit import audit_keys
 from delivery.bootstrap.bus import make_bus, make_copies, make_one_time

@@ -8,8 +8,8 @@ import contextlib
 import aiohttp
 import pytest
 
-from delivery.api import runner
-from delivery.api.admission import Admission
+from delivery.api.serving import runner
+from delivery.api.serving.admission import Admission
 from tests.fast_path import Node, make_event, serve
 from tests.waiting import until
 

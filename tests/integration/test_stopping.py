@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
-from delivery.api.listening import refuse_newcomers
+from delivery.api.serving.listening import refuse_newcomers
 from tests.fast_path import Node, serve
 from tests.waiting import until
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from delivery.api.admission import Admission, room_for_clients
+from delivery.api.serving.admission import Admission, room_for_clients
 
 
 def test_an_address_has_its_share_and_others_are_not_concerned() -> None:

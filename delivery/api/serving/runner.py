@@ -15,8 +15,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from delivery.api.admission import Admission
 from delivery.api.problems import Problem
+from delivery.api.serving.admission import Admission
 
 logger = logging.getLogger(__name__)
 

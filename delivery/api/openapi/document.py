@@ -10,8 +10,8 @@ from typing import Any
 
 from aiohttp import web
 
-from delivery.api import openapi_operators
-from delivery.api.openapi_schemas import (
+from delivery.api.openapi import operators
+from delivery.api.openapi.schemas import (
     BEFORE,
     CONTEXT_ID,
     EVENT_FILTERS,
@@ -81,12 +81,12 @@ def document() -> dict[str, Any]:
         | _access()
         | _suppressions()
         | _operations()
-        | openapi_operators.paths()
+        | operators.paths()
         | _callbacks()
         | _streams()
         | _pages(),
         "components": {
-            "schemas": SCHEMAS | openapi_operators.SCHEMAS,
+            "schemas": SCHEMAS | operators.SCHEMAS,
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
             },
@@ -251,7 +251,7 @@ def _access() -> Schema:
             )
         },
         "/v1/users/{id}": {
-            "get": openapi_operators.user(),
+            "get": operators.user(),
             "delete": operation(
                 "Erase a user's events, contact, copies, and name in the log (scope operate)",
                 {200: ref("Erased")},

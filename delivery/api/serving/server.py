@@ -15,8 +15,6 @@ from aiohttp.http import HttpVersion11
 from aiohttp.typedefs import Middleware
 
 from delivery.api import routes
-from delivery.api.admission import Admission
-from delivery.api.listening import Site
 from delivery.api.origins import Handler, Origins
 from delivery.api.problems import Problem, problem_middleware
 from delivery.api.requests import (
@@ -29,7 +27,9 @@ from delivery.api.requests import (
     stream_route,
 )
 from delivery.api.routes import Background, Handlers
-from delivery.api.runner import Runner, name_server
+from delivery.api.serving.admission import Admission
+from delivery.api.serving.listening import Site
+from delivery.api.serving.runner import Runner, name_server
 from delivery.callers.principal import Principal
 from delivery.callers.rates import CONNECT, CONNECT_ADDRESS
 from delivery.domain.limits import MAX_BODY_BYTES

@@ -1,0 +1,1 @@
+"""The serving of HTTP: sockets that listen, connections that are admitted, the drain at the end."""
