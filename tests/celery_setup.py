@@ -7,7 +7,7 @@ from typing import Any
 from celery import Celery
 from pytest_celery import CeleryTestSetup
 
-from delivery.tasks.app import is_rabbitmq, make_app
+from delivery.tasks.broker.app import is_rabbitmq, make_app
 
 
 class DeliverySetup(CeleryTestSetup):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
-from delivery.tasks.app import ALL_QUEUES
+from delivery.tasks.broker.app import ALL_QUEUES
 from tests import databases, rabbitmq, servers
 
 DATABASE_URL = "DELIVERY_TEST_DATABASE_URL"

@@ -25,7 +25,7 @@ from delivery.domain.event import AGENT_TYPES, EventClass
 from delivery.domain.lifecycle import State
 from delivery.emitter.emitter import Emitter
 from delivery.process.event_loop import tune_garbage_collector
-from delivery.tasks.app import SWEEP_INTERVAL
+from delivery.tasks.broker.app import SWEEP_INTERVAL
 from delivery.tasks.sweep import Sweeper
 
 Say = Callable[..., None]

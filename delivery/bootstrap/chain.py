@@ -33,11 +33,8 @@ from delivery.domain.webhooks.endpoints import Endpoint
 from delivery.errors import LedgerError
 from delivery.ledger.journal.division import Division
 from delivery.ledger.journal.spool import adopt_orphans
-from delivery.tasks.app import check_limits, is_rabbitmq, make_app
-from delivery.tasks.dead_mans_switch import DeadMansSwitch, WatchedSweeper
-from delivery.tasks.executor import Executor, TimeLimits
-from delivery.tasks.history import HistoryRecorder
-from delivery.tasks.registration import (
+from delivery.tasks.broker.app import check_limits, is_rabbitmq, make_app
+from delivery.tasks.broker.registration import (
     INTERRUPTIONS,
     Maintenance,
     register,
@@ -45,7 +42,10 @@ from delivery.tasks.registration import (
     register_verification,
     register_webhooks,
 )
-from delivery.tasks.relay import Relay
+from delivery.tasks.broker.relay import Relay
+from delivery.tasks.dead_mans_switch import DeadMansSwitch, WatchedSweeper
+from delivery.tasks.executor import Executor, TimeLimits
+from delivery.tasks.history import HistoryRecorder
 from delivery.tasks.sweep import Alerter, ThresholdWatch
 from delivery.tasks.verifying import Verifier
 from delivery.tasks.webhooks import WebhookSender

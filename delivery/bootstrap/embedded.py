@@ -42,7 +42,7 @@ from delivery.process.data_directory import (
     make_data_dir,
 )
 from delivery.process.event_loop import StopSignal
-from delivery.tasks.embedded import EmbeddedWorker
+from delivery.tasks.broker.embedded import EmbeddedWorker
 from delivery.tokens import SCOPES
 from delivery.transports.sinks import MailSink, SinkInbox, SmsSink
 

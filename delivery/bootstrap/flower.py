@@ -18,7 +18,7 @@ from delivery.bootstrap.chain import broker_url, make_celery
 from delivery.bootstrap.reloading import keep_settings_on_hangup
 from delivery.config import Settings, secret
 from delivery.errors import ConfigError
-from delivery.tasks.app import ALL_QUEUES
+from delivery.tasks.broker.app import ALL_QUEUES
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -75,8 +75,8 @@ from delivery.outbox.source import Figures
 from delivery.process.data_directory import make_data_dir
 from delivery.process.heartbeat import Heartbeat, node_name
 from delivery.protocol import Limits
+from delivery.tasks.broker.relay import Relay
 from delivery.tasks.hinted_sweep import HintedSweep
-from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Sweeper
 from delivery.telemetry import metrics, tracing
 

@@ -52,10 +52,10 @@ from delivery.ledger.counting import show_from_the_start
 from delivery.process.heartbeat import Heartbeat, node_name
 from delivery.process.metrics_server import MetricsServer
 from delivery.process.pulse import EVERY, Pulse
-from delivery.tasks.app import ALL_QUEUES, MAINTENANCE_QUEUE, queue_name
-from delivery.tasks.consumer import pulse_step
-from delivery.tasks.queue_depths import QueueDepths
-from delivery.tasks.relay import Relay
+from delivery.tasks.broker.app import ALL_QUEUES, MAINTENANCE_QUEUE, queue_name
+from delivery.tasks.broker.consumer import pulse_step
+from delivery.tasks.broker.queue_depths import QueueDepths
+from delivery.tasks.broker.relay import Relay
 from delivery.telemetry import instruments, metrics, setup_logging
 
 if TYPE_CHECKING:

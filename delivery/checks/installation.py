@@ -67,7 +67,7 @@ from delivery.ledger.journal.spool_file import look_aside
 from delivery.process.data_directory import AUDIT_FILE, require_readable
 from delivery.redis_servers.connections import FULL, REPLICA
 from delivery.redis_servers.url import is_sentinel, parse_sentinel
-from delivery.tasks.redis_broker import trouble_of
+from delivery.tasks.broker.redis_broker import trouble_of
 
 TIMEOUT = 3.0
 READ_ONLY_MEND = (

@@ -14,7 +14,7 @@ import httpx
 
 from delivery.domain.policy import Policies
 from delivery.domain.stores.ledger import Ledger
-from delivery.tasks.relay import Relay
+from delivery.tasks.broker.relay import Relay
 from delivery.tasks.sweep import Sweeper, SweepReport
 
 logger = logging.getLogger(__name__)

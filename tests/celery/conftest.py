@@ -22,7 +22,7 @@ from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import parse_policies
 from delivery.ledger import SqlLedger, migrate
-from delivery.tasks.app import queue_name, task_name
+from delivery.tasks.broker.app import queue_name, task_name
 from delivery.tasks.sweep import Sweeper
 from delivery.testing import make_entry, make_event
 from tests import servers

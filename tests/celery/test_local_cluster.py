@@ -7,7 +7,7 @@ from pytest_celery import CeleryTestSetup
 
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import CHANNELS
-from delivery.tasks.app import task_name
+from delivery.tasks.broker.app import task_name
 from tests.celery.conftest import LONG_WAIT, Chain
 from tests.server_process import wait_until
 from tests.web_server import Reply, WebServer

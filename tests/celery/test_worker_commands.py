@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from delivery.ledger import migrate
-from delivery.tasks.app import make_app
+from delivery.tasks.broker.app import make_app
 from tests.processes import SECRET, run_command, running
 from tests.server_process import wait_until
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from delivery.tasks.app import ALL_QUEUES
+from delivery.tasks.broker.app import ALL_QUEUES
 from tests import rabbitmq, servers
 from tests.cluster.conftest import Cluster, making, start
 from tests.cluster.test_cluster_stories import (

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from delivery.tasks.app import MAINTENANCE_QUEUE, SWEEP, make_app
+from delivery.tasks.broker.app import MAINTENANCE_QUEUE, SWEEP, make_app
 from tests.deployment.plain import IMPORT_ALL, make_environment, required_by
 from tests.processes import SECRET, Process, environment
 from tests.server_process import wait_until

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 
 from delivery.errors import LedgerError
 from delivery.ledger import SqlLedger, migrate
-from delivery.tasks.app import MAINTENANCE_QUEUE
+from delivery.tasks.broker.app import MAINTENANCE_QUEUE
 from tests.celery_setup import DeliverySetup
 from tests.deployment.compose import services
 from tests.processes import SECRET

@@ -11,7 +11,7 @@ from delivery.domain.event import EventClass
 from delivery.domain.policy import CHANNELS
 from delivery.emitter.validate import new_event_id
 from delivery.ledger import SqlLedger
-from delivery.tasks.app import MAINTENANCE_QUEUE, SWEEP, task_name
+from delivery.tasks.broker.app import MAINTENANCE_QUEUE, SWEEP, task_name
 from delivery.testing import make_entry, make_event
 from tests.server_process import wait_until
 

@@ -15,9 +15,9 @@ import pytest
 import redis
 
 from delivery.ledger import SqlLedger
-from delivery.tasks.app import make_app, queue_name, task_name
-from delivery.tasks.registration import register
-from delivery.tasks.relay import Relay
+from delivery.tasks.broker.app import make_app, queue_name, task_name
+from delivery.tasks.broker.registration import register
+from delivery.tasks.broker.relay import Relay
 from delivery.tasks.sweep import Sweeper
 from tests import servers
 from tests.faults.chain import Advance, Chain, executor_of, opened, policies_of

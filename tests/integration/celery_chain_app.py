@@ -16,9 +16,9 @@ from delivery.domain.policy import parse_policies
 from delivery.domain.ports import Message, Taken
 from delivery.domain.users.contact import Contact
 from delivery.ledger import SqlLedger
-from delivery.tasks.app import make_app
+from delivery.tasks.broker.app import make_app
+from delivery.tasks.broker.registration import register
 from delivery.tasks.executor import Executor, TimeLimits
-from delivery.tasks.registration import register
 
 SOFT, HARD, VISIBILITY, LEASE = 2.0, 3.0, 4.0, 5.0
 ATTEMPTS = 2

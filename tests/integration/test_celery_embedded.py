@@ -20,11 +20,11 @@ from delivery.domain.records import AlertGroup, Timeline
 from delivery.domain.users.contact import Contact
 from delivery.errors import ChannelUnavailable
 from delivery.ledger import SqlLedger, migrate
-from delivery.tasks.app import make_app
-from delivery.tasks.embedded import EmbeddedWorker
+from delivery.tasks.broker.app import make_app
+from delivery.tasks.broker.embedded import EmbeddedWorker
+from delivery.tasks.broker.registration import Maintenance, register, register_maintenance
+from delivery.tasks.broker.relay import Relay
 from delivery.tasks.executor import Executor, TimeLimits
-from delivery.tasks.registration import Maintenance, register, register_maintenance
-from delivery.tasks.relay import Relay
 from delivery.tasks.sweep import Alerter, Sweeper
 from delivery.testing import make_entry, make_event
 from tests.waiting import until_blocking

@@ -15,8 +15,8 @@ from delivery.bench.faults import replication
 from delivery.bench.faults.proxy import fault_proxy
 from delivery.bus.redis_bus import RedisBus
 from delivery.domain.outages import OutageKind
-from delivery.tasks.app import MAINTENANCE_QUEUE, make_app
-from delivery.tasks.relay import Relay
+from delivery.tasks.broker.app import MAINTENANCE_QUEUE, make_app
+from delivery.tasks.broker.relay import Relay
 from tests import servers
 from tests.integration.test_celery_redis import Chain
 from tests.waiting import until, until_blocking

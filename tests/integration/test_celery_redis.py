@@ -19,8 +19,8 @@ from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import parse_policies
 from delivery.ledger import SqlLedger, migrate
-from delivery.tasks.app import ALL_QUEUES, make_app
-from delivery.tasks.relay import Relay
+from delivery.tasks.broker.app import ALL_QUEUES, make_app
+from delivery.tasks.broker.relay import Relay
 from delivery.tasks.sweep import Sweeper
 from delivery.testing import make_entry, make_event
 from tests import servers

@@ -11,8 +11,8 @@ import pytest
 from amqp.exceptions import PreconditionFailed
 
 from delivery.errors import ConfigError
-from delivery.tasks.app import make_app, queue_name
-from delivery.tasks.relay import Relay
+from delivery.tasks.broker.app import make_app, queue_name
+from delivery.tasks.broker.relay import Relay
 from tests import rabbitmq
 from tests.servers import Server, wait_until
 

@@ -15,7 +15,7 @@ import jwt
 import pytest
 import redis
 
-from delivery.tasks.app import ALL_QUEUES
+from delivery.tasks.broker.app import ALL_QUEUES
 from tests import rabbitmq
 from tests.processes import SECRET, Process, run_command, running
 from tests.server_process import Server, wait_until

@@ -10,7 +10,7 @@ import pytest
 from delivery.config import load_settings
 from delivery.errors import ConfigError
 from delivery.redis_servers.url import SentinelUrl, is_sentinel, parse_sentinel
-from delivery.tasks.app import make_app
+from delivery.tasks.broker.app import make_app
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from kombu.utils.imports import symbol_by_name
 
 from delivery.domain.policy import CHANNELS
 from delivery.errors import ConfigError
-from delivery.tasks.app import (
+from delivery.tasks.broker.app import (
     ALL_QUEUES,
     MAINTENANCE_QUEUE,
     check_limits,
@@ -20,7 +20,7 @@ from delivery.tasks.app import (
     task_name,
     transport_options,
 )
-from delivery.tasks.consumer import DELAYED_DELIVERY
+from delivery.tasks.broker.consumer import DELAYED_DELIVERY
 
 GOOD: dict[str, Any] = {
     "soft_limit": 1.0,

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from delivery.tasks import relay as relay_module
-from delivery.tasks.app import make_app
-from delivery.tasks.relay import Relay
+from delivery.tasks.broker import relay as relay_module
+from delivery.tasks.broker.app import make_app
+from delivery.tasks.broker.relay import Relay
 from tests.waiting import until_blocking
 
 

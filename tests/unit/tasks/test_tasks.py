@@ -12,9 +12,9 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from delivery.domain.policy import CHANNELS
 from delivery.errors import LedgerUnavailable
-from delivery.tasks import registration
-from delivery.tasks.app import make_app
-from delivery.tasks.registration import (
+from delivery.tasks.broker import registration
+from delivery.tasks.broker.app import make_app
+from delivery.tasks.broker.registration import (
     SEAL_PAGE,
     Maintenance,
     register,

@@ -17,7 +17,12 @@ from kombu import Exchange, Queue
 from delivery.domain.channels import EXTERNAL, Channel
 from delivery.domain.policy import CHANNELS
 from delivery.errors import ConfigError
-from delivery.tasks.redis_broker import Amqp, broker_settings, is_redis, sentinel_transport_options
+from delivery.tasks.broker.redis_broker import (
+    Amqp,
+    broker_settings,
+    is_redis,
+    sentinel_transport_options,
+)
 
 MAINTENANCE_QUEUE = "delivery.maintenance"
 SWEEP = "delivery.sweep"
@@ -211,7 +216,7 @@ def _task_settings(soft_limit: float, hard_limit: float) -> dict[str, Any]:
         "worker_send_task_events": True,
         "task_send_sent_event": True,
         "event_queue_expires": 60.0,
-        "worker_consumer": "delivery.tasks.consumer:Consumer",
+        "worker_consumer": "delivery.tasks.broker.consumer:Consumer",
         "worker_hijack_root_logger": False,
         "enable_utc": True,
         "timezone": "UTC",

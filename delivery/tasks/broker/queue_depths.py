@@ -10,7 +10,7 @@ import threading
 
 from celery import Celery
 
-from delivery.tasks.app import ALL_QUEUES
+from delivery.tasks.broker.app import ALL_QUEUES
 from delivery.telemetry import metrics
 
 logger = logging.getLogger(__name__)

@@ -21,15 +21,15 @@ from delivery.domain.channels import Channel
 from delivery.domain.outages import Outage, OutageKind, Outages
 from delivery.domain.policy import CHANNELS
 from delivery.redis_servers.connections import FULL, REPLICA, Refuses, trouble
-from delivery.tasks.app import (
+from delivery.tasks.attempts import batches
+from delivery.tasks.broker.app import (
     SEND_WEBHOOKS,
     publisher_options,
     queue_name,
     task_name,
     verify_task_name,
 )
-from delivery.tasks.attempts import batches
-from delivery.tasks.redis_broker import trouble_of
+from delivery.tasks.broker.redis_broker import trouble_of
 
 logger = logging.getLogger(__name__)
 

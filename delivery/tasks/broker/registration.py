@@ -20,7 +20,7 @@ from delivery.domain.channels import EXTERNAL
 from delivery.domain.limits import QUEUE_COPY_AGE
 from delivery.domain.policy import CHANNELS
 from delivery.errors import LedgerError
-from delivery.tasks.app import (
+from delivery.tasks.broker.app import (
     RESOLVE_ALERTS,
     SEAL_AUDIT,
     SEND_CHECKPOINT,
