@@ -20,7 +20,7 @@ from delivery.domain.event import CLASS_NAME, Event, EventClass, check_event_typ
 from delivery.domain.ports import Message
 from delivery.domain.users.contact import Contact
 from delivery.errors import ConfigError
-from delivery.transports.sms_text import segments
+from delivery.transports.rendering.sms_text import segments
 
 USER, RUN = "preview", "preview-run"
 WIDTH, HEIGHT = 760, 400

@@ -30,7 +30,7 @@ from delivery.telemetry import hide
 from delivery.transports.alert import AlertReceivers
 from delivery.transports.mail.email import EmailTransport, unreachable_by_mail
 from delivery.transports.push import PushTransport
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from delivery.transports.sms import SmsSettings, SmsTransport, unreachable_by_text
 
 logger = logging.getLogger(__name__)

@@ -59,7 +59,7 @@ def preview_command(
     from delivery.config import load_settings
 
     # The findings are printed below.
-    logging.getLogger("delivery.transports.render").setLevel(logging.CRITICAL)
+    logging.getLogger("delivery.transports.rendering.render").setLevel(logging.CRITICAL)
     made = preview(
         load_settings(),
         event_type,

@@ -18,7 +18,7 @@ from delivery.domain.records import AlertGroup
 from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable, OutcomeUnknown
 from delivery.transports.http import Poster, checked_base_url, retry_after
 from delivery.transports.notify import notify, open_targets
-from delivery.transports.render import Notice, Renderer, rendering
+from delivery.transports.rendering.render import Notice, Renderer, rendering
 from delivery.transports.text import provider_text
 
 if TYPE_CHECKING:

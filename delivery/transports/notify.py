@@ -23,7 +23,7 @@ from delivery.transports.reach import IsAllowed, only_to
 if TYPE_CHECKING:
     from apprise import AppriseAsset, NotifyBase
 
-    from delivery.transports.render import Notice
+    from delivery.transports.rendering.render import Notice
 
 
 # All of Apprise's plugins log this text when no HTTP answer came; its results do not tell.

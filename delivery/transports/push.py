@@ -29,7 +29,7 @@ from delivery.transports.addresses import Resolve, require_public, resolve
 from delivery.transports.host_breakers import HostBreakers
 from delivery.transports.notify import NEEDED, Answer, is_installed, notify_each
 from delivery.transports.push_url import user_target
-from delivery.transports.render import Notice, Renderer, rendering, told
+from delivery.transports.rendering.render import Notice, Renderer, rendering, told
 
 if TYPE_CHECKING:
     from apprise import NotifyBase

@@ -27,8 +27,8 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from delivery.domain.channels import Channel
 from delivery.domain.ports import SinkMessage
+from delivery.transports.rendering.sms_text import segments
 from delivery.transports.sink_http import Answer, refusal_of, sms_server, twilio_signature
-from delivery.transports.sms_text import segments
 
 logger = logging.getLogger(__name__)
 

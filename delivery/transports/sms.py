@@ -20,8 +20,8 @@ from delivery.domain.users.contact import Contact
 from delivery.domain.users.receipts import Suppress
 from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.transports.http import Poster, checked_base_url, retry_after
-from delivery.transports.render import Renderer, rendering, told
-from delivery.transports.sms_text import Segments, segments
+from delivery.transports.rendering.render import Renderer, rendering, told
+from delivery.transports.rendering.sms_text import Segments, segments
 from delivery.transports.text import MAX_PROVIDER_ID, provider_id, provider_text
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from delivery.domain.messages.brand import Brand
 from delivery.domain.ports import Message
 from delivery.domain.users.contact import Contact
 from delivery.links import LinkSigner
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from docs.pictures.camera import PHONE, take
 
 DESKTOP: ViewportSize = {"width": 760, "height": 400}

@@ -4,7 +4,7 @@ import pytest
 from playwright.async_api import Browser
 
 from delivery.domain.messages.brand import Brand
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from tests.browser.test_dashboard import SCHEMES, serious_faults
 from tests.messages import make_event, make_message
 

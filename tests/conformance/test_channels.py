@@ -15,7 +15,7 @@ from delivery.domain.users.contact import Contact
 from delivery.errors import ChannelUnavailable
 from delivery.transports.mail.email import EmailTransport
 from delivery.transports.push import PushTransport
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from delivery.transports.sinks import MailSink, SmsSink
 from delivery.transports.sms import SmsTransport
 from tests.messages import make_event, make_message

@@ -14,7 +14,7 @@ import pytest
 from delivery.domain.ports import SinkMessage
 from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.transports.mail.email import EmailTransport
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from delivery.transports.sink_http import twilio_signature
 from delivery.transports.sinks import MailSink, SinkInbox, SmsSink
 from delivery.transports.sms import SmsTransport

@@ -38,7 +38,7 @@ print("\\n".join(sorted(failed)), end="")
 ASK = """
 from delivery.domain.users.contact import Contact
 from delivery.transports.push import PushTransport
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 print(PushTransport(Renderer()).unreachable(Contact("ada", push=("ntfys://topic",))))
 """
 

@@ -19,7 +19,7 @@ from delivery.tasks.executor import Executor, TimeLimits
 from delivery.tasks.sweep import Alerter, Sweeper
 from delivery.testing import make_entry
 from delivery.transports.mail.email import EmailTransport
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from delivery.transports.sms import SmsTransport
 from tests.unit.tasks.fakes import FakeAlerts, FakeGateways, FakeLinks, FakeQueue, make_event
 

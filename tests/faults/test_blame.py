@@ -22,7 +22,7 @@ from delivery.ledger import SqlLedger
 from delivery.testing import make_entry
 from delivery.transports.notify import open_target
 from delivery.transports.push import PushTransport
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from tests.faults.chain import Advance, Chain, email_channel, opened, policies_of, sms_channel
 from tests.smtp_servers import Behaviour, smtp_server
 from tests.unit.tasks.fakes import make_event

@@ -11,7 +11,7 @@ import pytest
 from delivery.errors import ChannelUnavailable
 from delivery.transports.notify import asset
 from delivery.transports.push import PushTransport
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from tests.messages import CONFIRM, make_message
 from tests.web_server import Reply, WebServer, web_server
 

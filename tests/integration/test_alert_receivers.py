@@ -14,7 +14,7 @@ from delivery.domain.event import EventClass
 from delivery.domain.records import Condition
 from delivery.errors import ChannelRejected, ChannelUnavailable, ConfigError
 from delivery.transports.alert import AlertReceivers
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from tests.messages import make_group
 from tests.web_server import Reply, Request, web_server
 

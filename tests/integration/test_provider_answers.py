@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from delivery.domain.ports import Taken
 from delivery.errors import ChannelError
 from delivery.transports.mail.email import EmailTransport
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from delivery.transports.sms import SmsTransport
 from tests.messages import make_message
 from tests.smtp_servers import raw_server

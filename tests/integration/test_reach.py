@@ -22,7 +22,7 @@ from delivery.transports.alert import AlertReceivers
 from delivery.transports.mail.email import EmailTransport
 from delivery.transports.push import PushTransport
 from delivery.transports.reach import AddressRefused, only_to
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from delivery.transports.sms import SmsTransport
 from tests.messages import make_group, make_message
 from tests.web_server import Reply, web_server

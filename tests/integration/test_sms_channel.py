@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from delivery.errors import ChannelRejected, ChannelUnavailable, ConfigError, OutcomeUnknown
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from delivery.transports.sms import SmsTransport
 from tests.messages import CONFIRM, make_message
 from tests.web_server import Reply, WebServer, web_server

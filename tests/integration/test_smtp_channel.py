@@ -16,7 +16,7 @@ import pytest
 from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable, OutcomeUnknown
 from delivery.transports.mail import smtp
 from delivery.transports.mail.email import EmailTransport
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from tests.messages import make_event, make_message
 from tests.smtp_servers import PASSWORD, USER, Behaviour, certificate, raw_server, smtp_server
 

@@ -32,7 +32,7 @@ from delivery.transports.mail.headers import (
 )
 from delivery.transports.mail.reference import providers_for, reference_headers
 from delivery.transports.mail.smtp import Deadline, SmtpSession, parse_smtp_url
-from delivery.transports.render import Digest, Renderer, rendering, told
+from delivery.transports.rendering.render import Digest, Renderer, rendering, told
 from delivery.transports.text import REPLACEMENT
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from delivery.domain.users.contact import Contact
 from delivery.domain.users.receipts import Suppress
 from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable, OutcomeUnknown
 from delivery.tasks.verifying import Verifier
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from tests.unit.tasks.fakes import ChainLedger, FakeLinks
 
 MAIL = "ada@example.org"

@@ -11,7 +11,7 @@ from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.transports import push
 from delivery.transports.notify import Answer
 from delivery.transports.push import PushTransport
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from tests.messages import make_message
 
 GOTIFY = "gotifys://push.example.org/AbCdEfGhIjKlMnO"

@@ -11,8 +11,8 @@ import pytest
 from delivery.domain.event import EventClass
 from delivery.domain.limits import MAX_SMS_CHARS
 from delivery.errors import ConfigError
-from delivery.transports.content import MAX_LINES, paragraphs
-from delivery.transports.render import Notice, Renderer
+from delivery.transports.rendering.content import MAX_LINES, paragraphs
+from delivery.transports.rendering.render import Notice, Renderer
 from delivery.transports.text import one_line
 from tests.messages import CONFIRM, UNSUBSCRIBE, make_event, make_group, make_message
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.transports.sms_text import segments, units, with_gsm_equivalents
+from delivery.transports.rendering.sms_text import segments, units, with_gsm_equivalents
 
 # Written out once more from the table of the standard, in its order.
 ALPHABET = (

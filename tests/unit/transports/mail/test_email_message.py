@@ -15,7 +15,7 @@ from delivery.errors import ChannelRejected, ConfigError
 from delivery.tasks.attempts import result_of
 from delivery.transports.mail.email import EmailTransport, message_id
 from delivery.transports.mail.smtp import SmtpSession, parse_smtp_url
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from tests.messages import CONFIRM, UNSUBSCRIBE, make_event, make_message
 
 URL = "smtp://127.0.0.1:1?tls=none"

@@ -18,7 +18,7 @@ from delivery.errors import ChannelRejected, ConfigError
 from delivery.transports.mail.check import Expected, mail_faults
 from delivery.transports.mail.email import EmailTransport
 from delivery.transports.mail.smtp import SmtpSession
-from delivery.transports.render import Renderer
+from delivery.transports.rendering.render import Renderer
 from tests.messages import make_event, make_message
 
 RENDERER = Renderer()

@@ -24,11 +24,11 @@ from delivery.domain.ports import Message
 from delivery.domain.records import AlertGroup
 from delivery.errors import ChannelError, ConfigError, Unrenderable
 from delivery.telemetry import metrics
-from delivery.transports.content import MAX_LINES, Line, Run, newest, runs_of, zone_name
-from delivery.transports.markdown import plain_text
-from delivery.transports.sandbox import fields
-from delivery.transports.sms_text import segments, units, with_gsm_equivalents
-from delivery.transports.templates import (
+from delivery.transports.rendering.content import MAX_LINES, Line, Run, newest, runs_of, zone_name
+from delivery.transports.rendering.markdown import plain_text
+from delivery.transports.rendering.sandbox import fields
+from delivery.transports.rendering.sms_text import segments, units, with_gsm_equivalents
+from delivery.transports.rendering.templates import (
     FALLBACK,
     SENTENCES,
     VERIFICATION,

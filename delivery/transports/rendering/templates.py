@@ -18,7 +18,7 @@ from jinja2.runtime import Macro
 
 from delivery import resources
 from delivery.errors import ConfigError
-from delivery.transports.sandbox import MAX_CHARS, Sandbox
+from delivery.transports.rendering.sandbox import MAX_CHARS, Sandbox
 
 FALLBACK = "en"
 SENTENCES = "digest.words"

@@ -15,7 +15,7 @@ from typing import Any
 from delivery.domain.event import AGENT_TYPES, AUTH_TYPES, Event
 from delivery.domain.messages.brand import Brand
 from delivery.domain.messages.conventions import Action, Shown, read_conventions
-from delivery.transports.markdown import Written, markdown_source, write_markdown
+from delivery.transports.rendering.markdown import Written, markdown_source, write_markdown
 from delivery.transports.text import direction, one_line
 
 MAX_LINES = 80  # Gmail cuts off a mail after 102 KB, and with it the button

@@ -1,0 +1,1 @@
+"""Messages as text: templates and their sandbox, content, Markdown, the segments of an SMS."""
