@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from delivery.gateway.frame_budget import ADMITTED, FrameBudget
+from delivery.gateway.sockets.frame_budget import ADMITTED, FrameBudget
 from tests.fuzz import decoders
 from tests.fuzz.decoders import DECODERS, HOSTILE
 

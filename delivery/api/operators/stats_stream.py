@@ -30,7 +30,7 @@ from delivery.domain.records import Snapshot
 from delivery.domain.thresholds import CONDITIONS, BreakerAges, Thresholds, breaches, broken
 from delivery.errors import LedgerError, Overloaded, Unauthenticated
 from delivery.gateway.registry import Registry
-from delivery.gateway.sse import HEADERS
+from delivery.gateway.sockets.sse import HEADERS
 from delivery.protocol import encode_json
 
 logger = logging.getLogger(__name__)

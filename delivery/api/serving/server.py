@@ -36,8 +36,8 @@ from delivery.domain.limits import MAX_BODY_BYTES
 from delivery.domain.ports import Journal
 from delivery.errors import LedgerError
 from delivery.gateway.fast_path import FastPath
-from delivery.gateway.sse import serve_stream
-from delivery.gateway.websocket import serve_socket
+from delivery.gateway.sockets.sse import serve_stream
+from delivery.gateway.sockets.websocket import serve_socket
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import os
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.gateway.frame_budget import ADMITTED, UNADMITTED, Budget, Fault, FrameBudget
+from delivery.gateway.sockets.frame_budget import ADMITTED, UNADMITTED, Budget, Fault, FrameBudget
 
 TEXT, CONTINUATION, PING, PONG = 0x81, 0x00, 0x89, 0x8A
 GENEROUS = Budget(1e9, 10**9, 1e9, 10**9, 1e12, 10**12)

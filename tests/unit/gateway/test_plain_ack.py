@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from delivery.gateway.frame_budget import FrameBudget
-from delivery.gateway.plain_ack import HEADER, NONE, plain_ack
 from delivery.gateway.session import Confirm, Rate, Session
+from delivery.gateway.sockets.frame_budget import FrameBudget
+from delivery.gateway.sockets.plain_ack import HEADER, NONE, plain_ack
 from delivery.protocol import Ack, Connect, Limits, Nack, decode_client, encode
 from tests.fast_path import make_event
 

@@ -19,10 +19,10 @@ from aiohttp.abc import AbstractStreamWriter
 from delivery.callers.rates import BAD_TOKENS, CONNECT
 from delivery.domain.event import Event
 from delivery.errors import InvalidFrame, RateLimited, Unauthenticated
-from delivery.gateway.frame_budget import Fault
 from delivery.gateway.frame_writer import CLOSE_GRACE, at_once
 from delivery.gateway.session import Phase
-from delivery.gateway.socket_reader import DirectSocket
+from delivery.gateway.sockets.frame_budget import Fault
+from delivery.gateway.sockets.socket_reader import DirectSocket
 from delivery.protocol import (
     MAX_FRAME_BYTES,
     SUBPROTOCOL,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import WSMsgType, web
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 
-from delivery.gateway.frame_budget import Fault, FrameBudget
-from delivery.gateway.plain_ack import HEADER, plain_ack
+from delivery.gateway.sockets.frame_budget import Fault, FrameBudget
+from delivery.gateway.sockets.plain_ack import HEADER, plain_ack
 
 if TYPE_CHECKING:
     from aiohttp.http_websocket import WebSocketWriter
