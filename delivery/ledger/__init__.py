@@ -10,14 +10,14 @@ from typing import Self
 
 from delivery.domain.audit import AuditKeys
 from delivery.ledger.sql.database import Database
-from delivery.ledger.stores.alerts import AlertSql
 from delivery.ledger.stores.audit.audit import AuditSql
 from delivery.ledger.stores.breakers import BreakerSql, ProviderRateSql
-from delivery.ledger.stores.chain import ChainSql
 from delivery.ledger.stores.cloud_events import CloudEventSql
 from delivery.ledger.stores.confirmations import ConfirmationSql
-from delivery.ledger.stores.digests import DigestSql
 from delivery.ledger.stores.events import EventSql
+from delivery.ledger.stores.fallback.alerts import AlertSql
+from delivery.ledger.stores.fallback.chain import ChainSql
+from delivery.ledger.stores.fallback.digests import DigestSql
 from delivery.ledger.stores.feed import FeedSql
 from delivery.ledger.stores.nodes import NodeSql
 from delivery.ledger.stores.operations import OperationSql

@@ -16,7 +16,7 @@ from delivery.domain.policy import parse_policies
 from delivery.domain.records import Claim, Digest, DigestClaim, Result, Stored
 from delivery.domain.users.contact import Contact
 from delivery.ledger import SqlLedger
-from delivery.ledger.stores.digest_joining import MAX_OPEN
+from delivery.ledger.stores.fallback.digest_joining import MAX_OPEN
 from delivery.testing import make_entry, make_event
 from tests.conformance.chain_calls import finish, move
 from tests.waiting import at_once

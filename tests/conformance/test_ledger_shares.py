@@ -16,7 +16,7 @@ from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.records import HandedOn
 from delivery.ledger import SqlLedger
 from delivery.ledger.sql.tables import events
-from delivery.ledger.stores import shares
+from delivery.ledger.stores.fallback import shares
 from delivery.tasks.sweep import Sweeper
 from delivery.testing import make_entry, make_event, make_policies
 from tests.conformance.chain_calls import move

@@ -102,7 +102,7 @@ events = sa.Table(
     sa.Column("step", sa.String(16)),
     sa.Column("due_at", UtcDateTime()),
     sa.Column("publishes", sa.Integer, nullable=False, server_default="0"),
-    # Class and step of an event that waits for its turn; see ``stores/shares.py``.
+    # Class and step of an event that waits for its turn; see ``stores/fallback/shares.py``.
     sa.Column("turn", sa.String(40)),
     _created("expires_at"),
     sa.Column("generation", sa.Integer, nullable=False, server_default="1"),

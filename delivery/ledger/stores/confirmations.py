@@ -23,7 +23,7 @@ from delivery.ledger.sql.dialect import any_of, array
 from delivery.ledger.sql.rows import is_id
 from delivery.ledger.sql.tables import MAX_FOREIGN_NAME, events
 from delivery.ledger.stores.audit import audit
-from delivery.ledger.stores.digests import listed
+from delivery.ledger.stores.fallback.digests import listed
 
 _FROM = sorted(
     state.value for state in sources(Cause.CONFIRMATION) - {State.CONFIRMED, State.EXPIRED}

@@ -34,7 +34,7 @@ from delivery.ledger.sql.tables import (
     receipts,
 )
 from delivery.ledger.stores.audit import audit
-from delivery.ledger.stores.digests import MAY_BE_OUT, listed
+from delivery.ledger.stores.fallback.digests import MAY_BE_OUT, listed
 from delivery.ledger.stores.users import suppressions
 from delivery.telemetry import metrics
 

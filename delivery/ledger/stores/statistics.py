@@ -23,7 +23,7 @@ from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import attempts, breakers, confirmations, events
 from delivery.ledger.sql.transitions import unconfirmed
-from delivery.ledger.stores.sweep import oldest_overdue
+from delivery.ledger.stores.fallback.sweep import oldest_overdue
 
 SAMPLE = 2_000
 STRETCH = 16

@@ -18,8 +18,8 @@ from delivery.domain.records import AlertGroup, Claim, DigestClaim, Result, Time
 from delivery.domain.retry import Backoff
 from delivery.domain.users.contact import Contact
 from delivery.ledger.sql.database import Database
-from delivery.ledger.stores.chain import ChainSql
-from delivery.ledger.stores.digests import DigestSql
+from delivery.ledger.stores.fallback.chain import ChainSql
+from delivery.ledger.stores.fallback.digests import DigestSql
 from delivery.tasks.executor import Executor, TimeLimits
 from delivery.testing import FakeClock, MemoryLedger, make_entry
 

@@ -9,7 +9,7 @@ from delivery.domain.lifecycle import State
 from delivery.domain.policy import DigestRule
 from delivery.domain.users.receipts import Suppress
 from delivery.errors import ChannelRejected, ChannelUnavailable, LedgerUnavailable, OutcomeUnknown
-from delivery.ledger.stores.digests import DigestSql
+from delivery.ledger.stores.fallback.digests import DigestSql
 from tests.unit.tasks.fakes import World, make_event, policies_of, step_on
 
 WINDOW = DigestRule(window=30.0, min_interval=0.0)

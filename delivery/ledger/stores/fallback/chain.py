@@ -28,10 +28,10 @@ from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
-from delivery.ledger.stores import shares, sweep
 from delivery.ledger.stores.audit import audit
-from delivery.ledger.stores.fencing import Held, held
-from delivery.ledger.stores.shares import lane_of
+from delivery.ledger.stores.fallback import shares, sweep
+from delivery.ledger.stores.fallback.fencing import Held, held
+from delivery.ledger.stores.fallback.shares import lane_of
 from delivery.ledger.stores.users import suppressions
 from delivery.ledger.stores.webhooks import outcomes
 

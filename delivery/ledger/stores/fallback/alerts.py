@@ -22,7 +22,7 @@ from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, lock
 from delivery.ledger.sql.tables import attempts, digests, events
-from delivery.ledger.stores.fencing import held
+from delivery.ledger.stores.fallback.fencing import held
 
 OPERATORS = "*"
 SAMPLE = 5

@@ -24,9 +24,9 @@ from delivery.domain.turns import take_turns
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import UtcDateTime, attempts, events
-from delivery.ledger.stores import shares
 from delivery.ledger.stores.audit import audit
-from delivery.ledger.stores.shares import lane_of
+from delivery.ledger.stores.fallback import shares
+from delivery.ledger.stores.fallback.shares import lane_of
 from delivery.ledger.stores.webhooks import outcomes
 
 REPUBLISH_PAUSE = 5.0

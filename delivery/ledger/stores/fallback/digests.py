@@ -20,10 +20,10 @@ from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
-from delivery.ledger.stores import digest_joining
 from delivery.ledger.stores.audit import audit
-from delivery.ledger.stores.chain import LOST, outcome_values
 from delivery.ledger.stores.events import released
+from delivery.ledger.stores.fallback import digest_joining
+from delivery.ledger.stores.fallback.chain import LOST, outcome_values
 from delivery.ledger.stores.users import suppressions
 
 MAX_MEMBERS = 1_000
