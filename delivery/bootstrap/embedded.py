@@ -28,7 +28,6 @@ from delivery.bootstrap.chain import CLOSE_TIMEOUT, attach, make_chain
 from delivery.bootstrap.gateway import reload_node, serve_node, with_port
 from delivery.bootstrap.ledger import owner_url
 from delivery.bootstrap.node import Node
-from delivery.bootstrap.reloading import Loaded
 from delivery.bootstrap.tokens import issue
 from delivery.bus.resend import LoopResend
 from delivery.callers.principal import Principal
@@ -42,6 +41,7 @@ from delivery.process.data_directory import (
     make_data_dir,
 )
 from delivery.process.event_loop import StopSignal
+from delivery.process.reloading import Loaded
 from delivery.tasks.broker.embedded import EmbeddedWorker
 from delivery.tokens import SCOPES
 from delivery.transports.sinks import MailSink, SinkInbox, SmsSink

@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from delivery.bootstrap.ledger import database_url, owner_url, require_current
 from delivery.bootstrap.node import Node
-from delivery.bootstrap.reloading import Apply, Loaded
 from delivery.config import Settings, load_settings, require_services, require_trust
 from delivery.errors import ConfigError, LedgerUnavailable
 from delivery.ledger import migrate
 from delivery.process.event_loop import StopSignal, run
+from delivery.process.reloading import Apply, Loaded
 from delivery.process.supervisor import supervise
 from delivery.telemetry import instruments
 

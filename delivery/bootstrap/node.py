@@ -43,8 +43,6 @@ from delivery.bootstrap.callbacks import make_callback_keys
 from delivery.bootstrap.chain import make_celery
 from delivery.bootstrap.ledger import database_url
 from delivery.bootstrap.outbox import GatewayRelay
-from delivery.bootstrap.reloading import Loaded, Reloader
-from delivery.bootstrap.traces import TracedConfirmations
 from delivery.bootstrap.transports import make_brand, make_links
 from delivery.bus.rate_leases import RedisLeases
 from delivery.callers import rates
@@ -66,6 +64,7 @@ from delivery.gateway.fast_path import FastPath
 from delivery.gateway.feed import FeedReader
 from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.registry import Registry
+from delivery.gateway.traced_confirmations import TracedConfirmations
 from delivery.ledger import SqlLedger
 from delivery.ledger.access import LedgerAccess
 from delivery.ledger.counting import show_from_the_start
@@ -74,6 +73,7 @@ from delivery.ledger.journal.spool import Spool
 from delivery.outbox.source import Figures
 from delivery.process.data_directory import make_data_dir
 from delivery.process.heartbeat import Heartbeat, node_name
+from delivery.process.reloading import Loaded, Reloader
 from delivery.protocol import Limits
 from delivery.tasks.broker.relay import Relay
 from delivery.tasks.hinted_sweep import HintedSweep

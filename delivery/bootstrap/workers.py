@@ -32,7 +32,6 @@ from delivery.bootstrap.chain import (
     make_known,
 )
 from delivery.bootstrap.ledger import database_url, require_current
-from delivery.bootstrap.reloading import Loaded, Reloader, ReloadThread
 from delivery.config import (
     Settings,
     duties,
@@ -52,6 +51,7 @@ from delivery.ledger.counting import show_from_the_start
 from delivery.process.heartbeat import Heartbeat, node_name
 from delivery.process.metrics_server import MetricsServer
 from delivery.process.pulse import EVERY, Pulse
+from delivery.process.reloading import Loaded, Reloader, ReloadThread
 from delivery.tasks.broker.app import ALL_QUEUES, MAINTENANCE_QUEUE, queue_name
 from delivery.tasks.broker.consumer import pulse_step
 from delivery.tasks.broker.queue_depths import QueueDepths

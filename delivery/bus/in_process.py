@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 
 from delivery.bus.envelope import Reader, kind_of, pack, seal
 from delivery.domain.node_messages import NodeMessage
-from delivery.domain.outages import Outage
+from delivery.domain.operators.outages import Outage
 
 logger = logging.getLogger(__name__)
 

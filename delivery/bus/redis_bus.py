@@ -33,8 +33,8 @@ from delivery.domain.node_messages import (
     ResendAnswer,
     ResendRequest,
 )
-from delivery.domain.outages import Outage, Outages
-from delivery.domain.outages import OutageKind as _Kind
+from delivery.domain.operators.outages import Outage, Outages
+from delivery.domain.operators.outages import OutageKind as _Kind
 from delivery.domain.ports import Jitter
 from delivery.redis_servers.connections import NotPrimary
 

@@ -15,8 +15,8 @@ from delivery.config.providers import load_providers
 from delivery.config.settings import Settings, secret
 from delivery.config.sources import PREFIX, names_of, read_secret, read_toml, secrets_of
 from delivery.domain.messages.providers import check_step
+from delivery.domain.operators.thresholds import Thresholds, parse_thresholds
 from delivery.domain.policy import Policies, parse_policies
-from delivery.domain.thresholds import Thresholds, parse_thresholds
 from delivery.domain.webhooks.endpoints import Endpoint, parse_webhooks
 from delivery.errors import ConfigError
 

@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 
 from delivery.domain.lifecycle import State
 from delivery.domain.operators.history import MINUTE, Point, start_of
+from delivery.domain.operators.thresholds import broken
 from delivery.domain.stores.ledger import Ledger
-from delivery.domain.thresholds import broken
 from delivery.errors import LedgerError
 
 logger = logging.getLogger(__name__)

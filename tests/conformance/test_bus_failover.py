@@ -17,7 +17,7 @@ from delivery.bus.resend import BusResend
 from delivery.bus.user_streams import RedisStreams
 from delivery.domain.event import Event, EventClass
 from delivery.domain.node_messages import Gap, NodeMessage, Wake
-from delivery.domain.outages import OutageKind
+from delivery.domain.operators.outages import OutageKind
 from delivery.errors import ChannelUnavailable
 from tests import servers
 from tests.waiting import until, until_blocking

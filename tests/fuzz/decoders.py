@@ -29,8 +29,8 @@ from delivery.config import load_settings
 from delivery.domain.event import decode_event, event_from_wire
 from delivery.domain.inputs.push_target import SCHEMES, shape_fault
 from delivery.domain.node_messages import Hello, Wake
+from delivery.domain.operators.thresholds import parse_thresholds
 from delivery.domain.policy import parse_policies
-from delivery.domain.thresholds import parse_thresholds
 from delivery.domain.users.contact import parse_contact
 from delivery.emitter.validate import Kinds, new_event_id, parse_item
 from delivery.errors import (

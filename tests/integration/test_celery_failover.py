@@ -14,7 +14,7 @@ from celery.beat import Scheduler, Service
 from delivery.bench.faults import replication
 from delivery.bench.faults.proxy import fault_proxy
 from delivery.bus.redis_bus import RedisBus
-from delivery.domain.outages import OutageKind
+from delivery.domain.operators.outages import OutageKind
 from delivery.tasks.broker.app import MAINTENANCE_QUEUE, make_app
 from delivery.tasks.broker.relay import Relay
 from tests import servers

@@ -12,9 +12,9 @@ import httpx
 import jwt
 import pytest
 
-from delivery.bootstrap.reloading import Loaded, Reloader
 from delivery.bootstrap.workers import ProcessParts, make_worker_app
 from delivery.config import load_settings
+from delivery.process.reloading import Loaded, Reloader
 from tests.policies import quick_policies
 from tests.processes import AUDIT_SECRET, SECRET, Process, run_command, running
 from tests.waiting import until_blocking

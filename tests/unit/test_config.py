@@ -10,7 +10,7 @@ import pytest
 from delivery import config
 from delivery.config.settings import Settings
 from delivery.config.sources import names_of, secrets_of
-from delivery.domain.thresholds import Thresholds
+from delivery.domain.operators.thresholds import Thresholds
 from delivery.errors import ConfigError
 
 SECRET = "s" * 40

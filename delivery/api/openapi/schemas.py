@@ -15,8 +15,8 @@ from delivery.domain.health import BreakerState
 from delivery.domain.inputs.trace_context import MAX_TRACEPARENT
 from delivery.domain.lifecycle import Outcome, State
 from delivery.domain.limits import MAX_CLOUD_NAME
+from delivery.domain.operators.outages import OutageKind
 from delivery.domain.options import MIN_TTL
-from delivery.domain.outages import OutageKind
 from delivery.domain.policy import CHANNELS, MAX_SECONDS
 from delivery.domain.users.receipts import ReceiptStatus, Suppress
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from delivery.domain.event import format_instant
-from delivery.domain.outages import Outage, OutageKind, Outages
+from delivery.domain.operators.outages import Outage, OutageKind, Outages
 from delivery.domain.ports import Journal, Reads
 from delivery.errors import LedgerError, LedgerReadOnly
 

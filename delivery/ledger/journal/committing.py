@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from delivery.domain.lifecycle import Confirmation
-from delivery.domain.outages import Outage, OutageKind, Outages
+from delivery.domain.operators.outages import Outage, OutageKind, Outages
 from delivery.domain.records import Entry, Receipted, Recorded
 from delivery.domain.stores.ledger import Ledger
 from delivery.errors import DeliveryError, LedgerError, LedgerUnavailable

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from delivery.domain.lifecycle import Confirmation
-from delivery.domain.outages import Outage
+from delivery.domain.operators.outages import Outage
 from delivery.domain.ports import Answered
 from delivery.domain.records import Entry
 from delivery.domain.stores.ledger import Ledger

@@ -18,7 +18,7 @@ from celery import Celery
 from kombu import Producer
 
 from delivery.domain.channels import Channel
-from delivery.domain.outages import Outage, OutageKind, Outages
+from delivery.domain.operators.outages import Outage, OutageKind, Outages
 from delivery.domain.policy import CHANNELS
 from delivery.redis_servers.connections import FULL, REPLICA, Refuses, trouble
 from delivery.tasks.attempts import batches

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from delivery.config import Settings, load_policies, load_settings, load_thresholds
-from delivery.domain.outages import Outage, OutageKind, Outages
+from delivery.domain.operators.outages import Outage, OutageKind, Outages
+from delivery.domain.operators.thresholds import Thresholds
 from delivery.domain.policy import Policies
-from delivery.domain.thresholds import Thresholds
 from delivery.errors import DeliveryError
 from delivery.process.event_loop import has_terminal
 from delivery.telemetry import hide
