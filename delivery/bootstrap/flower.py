@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from delivery.bootstrap.chain import broker_url, make_celery
-from delivery.bootstrap.reloading import keep_settings_on_hangup
 from delivery.config import Settings, secret
 from delivery.errors import ConfigError
+from delivery.process.reloading import keep_settings_on_hangup
 from delivery.tasks.broker.app import ALL_QUEUES
 
 if TYPE_CHECKING:

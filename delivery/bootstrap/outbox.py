@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from delivery.bootstrap.reloading import keep_settings_on_hangup
 from delivery.config import log_format
 from delivery.domain.ports import Accepted, Intake
 from delivery.errors import ConfigError, InvalidEvent, LedgerError, Overloaded, Unreachable
@@ -24,6 +23,7 @@ from delivery.outbox import metrics
 from delivery.outbox.posting import Answer, Post, Verdict
 from delivery.outbox.relay import Relay
 from delivery.outbox.source import Figures, Source
+from delivery.process.reloading import keep_settings_on_hangup
 from delivery.protocol import decode_json
 from delivery.telemetry import setup_logging
 
