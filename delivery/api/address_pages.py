@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
-from delivery.api.pages import button, page, readable
+from delivery.api.look import Look, button
 from delivery.api.problems import Problem
 from delivery.api.requests import read_body
 from delivery.domain.channels import Channel
@@ -34,9 +34,11 @@ _ENTRY = re.compile(r"[a-z]+(:[a-z][a-z0-9_]{0,15})?")
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Texts of these pages in one language. ``{}`` stands for a channel's name or an address."""
+    """Texts of these pages in one language. ``{}`` stands for a channel's name or an address,
+    ``{service}`` for the brand's name, or ``service`` where it has none."""
 
     lang: str
+    service: str
     stop: str
     stopping: str
     unsubscribe: str
@@ -65,24 +67,25 @@ class Texts:
 
 ENGLISH = Texts(
     lang="en",
+    service="this service",
     stop="Stop {}?",
-    stopping="You will get no more {} from this service. What is new still waits for you when you "
+    stopping="You will get no more {} from {service}. What is new still waits for you when you "
     "sign in.",
     unsubscribe="Unsubscribe",
-    off="You get no {} from this service. What is new waits for you when you sign in.",
+    off="You get no {} from {service}. What is new waits for you when you sign in.",
     resume="Get {} again",
     choose="Or choose which {} you get",
     save="Save",
     done="Done",
-    stopped="You will get no more {} from this service.",
+    stopped="You will get no more {} from {service}.",
     saved="Your choice of {} is saved.",
-    resumed="You get {} from this service again.",
+    resumed="You get {} from {service} again.",
     undo="Undo",
     own="Is this yours?",
     agree_to={
-        Channel.EMAIL: "Emails of this service are to come to {}.",
-        Channel.SMS: "Text messages of this service are to come to {}.",
-        Channel.EMERGENCY: "Push notifications of this service are to come here.",
+        Channel.EMAIL: "Emails from {service} are to come to {}.",
+        Channel.SMS: "Text messages from {service} are to come to {}.",
+        Channel.EMERGENCY: "Push notifications from {service} are to come here.",
     },
     agree="Yes, send them here",
     ignore="If you did not ask for this, close the page: nothing is sent.",
@@ -102,25 +105,25 @@ ENGLISH = Texts(
 )
 GERMAN = Texts(
     lang="de",
+    service="diesem Dienst",
     stop="Keine {} mehr?",
-    stopping="Sie erhalten keine {} mehr von diesem Dienst. Was neu ist, wartet weiter auf Sie, "
+    stopping="Sie erhalten keine {} mehr von {service}. Was neu ist, wartet weiter auf Sie, "
     "wenn Sie sich anmelden.",
     unsubscribe="Abbestellen",
-    off="Sie erhalten keine {} von diesem Dienst. Was neu ist, wartet auf Sie, wenn Sie sich "
-    "anmelden.",
+    off="Sie erhalten keine {} von {service}. Was neu ist, wartet auf Sie, wenn Sie sich anmelden.",
     resume="{} wieder erhalten",
     choose="Oder wählen Sie, welche {} Sie erhalten",
     save="Speichern",
     done="Erledigt",
-    stopped="Sie erhalten keine {} mehr von diesem Dienst.",
+    stopped="Sie erhalten keine {} mehr von {service}.",
     saved="Ihre Auswahl der {} ist gespeichert.",
-    resumed="Sie erhalten wieder {} von diesem Dienst.",
+    resumed="Sie erhalten wieder {} von {service}.",
     undo="Rückgängig machen",
     own="Gehört dies Ihnen?",
     agree_to={
-        Channel.EMAIL: "E-Mails dieses Dienstes sollen an {} gehen.",
-        Channel.SMS: "SMS dieses Dienstes sollen an {} gehen.",
-        Channel.EMERGENCY: "Push-Nachrichten dieses Dienstes sollen hierher gehen.",
+        Channel.EMAIL: "E-Mails von {service} sollen an {} gehen.",
+        Channel.SMS: "SMS von {service} sollen an {} gehen.",
+        Channel.EMERGENCY: "Push-Nachrichten von {service} sollen hierher gehen.",
     },
     agree="Ja, hierher senden",
     ignore="Wenn Sie das nicht wollten, schließen Sie die Seite: Es wird nichts gesendet.",
@@ -147,11 +150,19 @@ class AddressPages:
 
     Args:
         policies: name the classes of events that a user may refuse on a channel.
+        look: of the pages.
     """
 
     def __init__(
-        self, *, reads: Reads, writes: Writes, links: LinkSigner, policies: Policies
+        self,
+        *,
+        reads: Reads,
+        writes: Writes,
+        links: LinkSigner,
+        policies: Policies,
+        look: Look | None = None,
     ) -> None:
+        self._look = look or Look()
         self._reads = reads
         self._writes = writes
         self._links = links
@@ -159,6 +170,7 @@ class AddressPages:
 
     def routes(self) -> list[web.RouteDef]:
         """Routes to mount."""
+        readable = self._look.readable
         return [
             web.get("/unsubscribe/{token}", readable(self.show_unsubscribe)),
             web.post("/unsubscribe/{token}", readable(self.unsubscribe)),
@@ -174,13 +186,15 @@ class AddressPages:
         own = own_entries(contact.opt_out, channel)
         if channel in own:
             left = tuple(entry for entry in own if entry != channel)
-            title, _, rest = texts.off.format(name).partition(". ")
+            title, _, rest = (self._said(part, name, texts) for part in texts.off.partition(". "))
             body = f"<p>{escape(rest)}</p>\n"
             body += _form(texts.resume.format(name), [("choice", "restore"), *_was(left)])
-            return page(title, body, lang=texts.lang)
-        body = f"<p>{escape(texts.stopping.format(name))}</p>\n{button(texts.unsubscribe)}"
+            return self._look.page(title, body, lang=texts.lang)
+        body = (
+            f"<p>{escape(self._said(texts.stopping, name, texts))}</p>\n{button(texts.unsubscribe)}"
+        )
         body += self._choices(texts, channel, name, own)
-        return page(texts.stop.format(name), body, lang=texts.lang)
+        return self._look.page(texts.stop.format(name), body, lang=texts.lang)
 
     async def unsubscribe(self, request: web.Request) -> web.Response:
         """``POST /unsubscribe/{token}``: opt out by the button or by one click (RFC 8058), or do as
@@ -204,10 +218,11 @@ class AddressPages:
             await self._writes.opt_out(contact.user_id, channel)
             before = tuple(entry for entry in before if entry != channel)
             said = texts.stopped
-        body = f"<p>{escape(said.format(texts.channels.get(channel, channel)))}</p>"
+        name = texts.channels.get(channel, channel)
+        body = f"<p>{escape(self._said(said, name, texts))}</p>"
         if choice != "restore":
             body += "\n" + _form(texts.undo, [("choice", "restore"), *_was(before)], "quiet")
-        return page(texts.done, body, lang=texts.lang)
+        return self._look.page(texts.done, body, lang=texts.lang)
 
     async def show_verify(self, request: web.Request) -> web.Response:
         """``GET /verify/{token}``: a question and a button; changes nothing."""
@@ -216,10 +231,12 @@ class AddressPages:
         address = _address_of(contact, claims)
         texts = texts_for(contact.locale if contact else None)
         if contact is not None and contact.is_verified(address):
-            return page(texts.agreed, f"<p>{escape(texts.verified)}</p>", lang=texts.lang)
-        what = texts.agree_to[claims.channel or ""].format(address)
+            return self._look.page(
+                texts.agreed, f"<p>{escape(texts.verified)}</p>", lang=texts.lang
+            )
+        what = self._said(texts.agree_to[claims.channel or ""], address, texts)
         body = f"<p>{escape(what)}</p>\n{button(texts.agree)}\n<p>{escape(texts.ignore)}</p>"
-        return page(texts.own, body, lang=texts.lang)
+        return self._look.page(texts.own, body, lang=texts.lang)
 
     async def verify(self, request: web.Request) -> web.Response:
         """``POST /verify/{token}``: the address may get messages from now on. Safe to repeat."""
@@ -230,7 +247,14 @@ class AddressPages:
         if contact is None:
             raise LinkExpired(GONE)
         texts = texts_for(contact.locale)
-        return page(texts.agreed, f"<p>{escape(texts.verified)}</p>", lang=texts.lang)
+        return self._agreed(texts)
+
+    def _agreed(self, texts: Texts) -> web.Response:
+        return self._look.page(texts.agreed, f"<p>{escape(texts.verified)}</p>", lang=texts.lang)
+
+    def _said(self, text: str, what: str, texts: Texts) -> str:
+        """A text about a channel or an address, with the name of the service that sends there."""
+        return text.format(what, service=self._look.brand.name or texts.service)
 
     async def _subscription(self, request: web.Request) -> tuple[Contact, str]:
         claims = self._links.read(request.match_info["token"], UNSUBSCRIBE)

@@ -1,31 +1,29 @@
 """Pages behind the links of mails and text messages, and the readable problem types.
 
-Owns: the look of all such pages, ``/confirm/{token}``, ``/problems/{slug}``. A GET changes nothing:
+Owns: ``/confirm/{token}``, ``/problems/{slug}``. A GET changes nothing:
 mail scanners and previews fetch every link. Never does: ask for a sign-in; the token is the
 confirmation.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from html import escape
 
 from aiohttp import web
 
-from delivery.api.problems import KINDS, Problem, problem_of
+from delivery.api.look import Look, button
+from delivery.api.problems import KINDS, Problem
 from delivery.api.requests import client_address
 from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import Confirmation
-from delivery.domain.messages.brand import Brand
 from delivery.domain.messages.conventions import read_conventions
 from delivery.domain.ports import Reads, Writes
 from delivery.domain.records import Digest, Stored
-from delivery.errors import DeliveryError, LedgerUnavailable, LinkExpired, LinkInvalid
+from delivery.errors import LedgerUnavailable, LinkExpired, LinkInvalid
 from delivery.links import CONFIRM, SHORT, LinkSigner
 from delivery.transports.text import direction, one_line
 
@@ -47,8 +45,6 @@ class Texts:
     yes: str
     thanks: str
     confirmed: str
-    open: str
-    open_application: str
     types: Mapping[str, str] = field(default_factory=dict)
 
     def count(self, number: int) -> str:
@@ -71,8 +67,6 @@ ENGLISH = Texts(
     yes="Yes, I have seen this",
     thanks="Thank you",
     confirmed="{}: confirmed on {}. You can close this page.",
-    open="Open {}",
-    open_application="Open the application",
 )
 GERMAN = Texts(
     lang="de",
@@ -87,8 +81,6 @@ GERMAN = Texts(
     yes="Ja, ich habe dies gesehen",
     thanks="Vielen Dank",
     confirmed="{}: bestätigt am {}. Sie können diese Seite schließen.",
-    open="{} öffnen",
-    open_application="Zur Anwendung",
     types={
         "agent_started": "Agent hat begonnen",
         "agent_thinking": "Agent dachte nach",
@@ -110,97 +102,7 @@ def texts_for(locale: str | None) -> Texts:
     return _BY_LANGUAGE.get(language, ENGLISH)
 
 
-_CSS = """
-:root{color-scheme:light dark;--bg:#f4f5f7;--card:#fff;--ink:#16181d;--soft:#5b6270;--line:#dfe2e8;
---accent:#2557d6;--on-accent:#fff;--focus:#7aa2ff}
-@media (prefers-color-scheme:dark){:root{--bg:#101218;--card:#191c24;--ink:#eceef3;--soft:#a3aab8;
---line:#2c313d;--accent:#8fb0ff;--on-accent:#0d1530;--focus:#c4d6ff}}
-*{box-sizing:border-box}
-body{margin:0;min-height:100vh;display:grid;place-items:center;padding:1.25rem;background:var(--bg);
-color:var(--ink);font:1rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{width:100%;max-width:32rem;background:var(--card);border:1px solid var(--line);
-border-radius:1rem;padding:clamp(1.5rem,5vw,2.5rem)}
-h1{margin:0 0 .75rem;font-size:1.45rem;line-height:1.25;text-wrap:balance}
-p{margin:0 0 1rem;color:var(--soft)}
-ul{list-style:none;margin:0 0 1.5rem;padding:0;border-top:1px solid var(--line)}
-li{display:flex;justify-content:space-between;gap:1rem;padding:.6rem 0;
-border-bottom:1px solid var(--line)}
-li time{color:var(--soft);font-variant-numeric:tabular-nums;white-space:nowrap}
-button{width:100%;padding:.85rem 1.25rem;border:0;border-radius:.65rem;background:var(--accent);
-color:var(--on-accent);font:inherit;font-weight:600;cursor:pointer}
-fieldset{margin:0 0 1.25rem;padding:0;border:0;border-top:1px solid var(--line)}
-legend{float:left;width:100%;padding:1rem 0 .25rem;font-weight:600}
-label{clear:both;display:flex;gap:.75rem;align-items:center;min-height:2.75rem;
-border-bottom:1px solid var(--line);cursor:pointer}
-input{width:1.2rem;height:1.2rem;margin:0;flex:none;accent-color:var(--accent)}
-.quiet{background:transparent;color:var(--accent);border:1px solid var(--line)}
-form+form,form+p,p+form{margin-top:1.25rem}
-button:hover{filter:brightness(1.08)}
-button:focus-visible,a:focus-visible,input:focus-visible{
-outline:3px solid var(--focus);outline-offset:3px}
-a{color:var(--accent)}
-.brand{font-weight:700;color:var(--ink)}
-.back{margin:1.25rem 0 0;text-align:center}
-li span{overflow-wrap:anywhere}
-code{font-family:ui-monospace,SFMono-Regular,Menlo,monospace;font-size:.92em}
-""".strip()
-_CSS_HASH = base64.b64encode(hashlib.sha256(_CSS.encode()).digest()).decode()
-
-HEADERS: Mapping[str, str] = {
-    "Content-Security-Policy": (
-        f"default-src 'none'; style-src 'sha256-{_CSS_HASH}'; form-action 'self'; "
-        "base-uri 'none'; frame-ancestors 'none'"
-    ),
-    # The address holds the token: no referrer may carry it, and no cache may keep it.
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "X-Content-Type-Options": "nosniff",
-    "X-Robots-Tag": "noindex",
-}
-
-
-def page(
-    title: str,
-    body: str,
-    *,
-    lang: str = "en",
-    status: int = 200,
-    headers: Mapping[str, str] | None = None,
-    brand: str = "",
-) -> web.Response:
-    """Make a whole page.
-
-    Args:
-        brand: plain text above the heading: the application's name.
-        title: plain text, for heading and title.
-        body: HTML; the caller must escape foreign text.
-    """
-    text = (
-        f'<!doctype html>\n<html lang="{lang}">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n"
-        f"<body>\n<main>\n{_brand_line(brand)}<h1>{escape(title)}</h1>\n{body}\n</main>\n</body>\n</html>\n"
-    )
-    return web.Response(
-        status=status,
-        body=text.encode(),
-        content_type="text/html",
-        charset="utf-8",
-        headers={**HEADERS, **(headers or {})},
-    )
-
-
-def _brand_line(name: str) -> str:
-    return f'<p class="brand" dir="{direction(name)}">{escape(name)}</p>\n' if name else ""
-
-
-def button(label: str) -> str:
-    """HTML of a form that posts to the page's own address."""
-    return f'<form method="post"><button type="submit">{escape(label)}</button></form>'
-
-
 MAX_LISTED = 20
-_Page = Callable[[web.Request], Awaitable[web.Response]]
 
 
 class Pages:
@@ -209,7 +111,7 @@ class Pages:
     Args:
         on_confirmed: called with the ids that a link confirmed.
         trusted_proxies: addresses whose ``X-Forwarded-*`` count.
-        brand: of the application to which the page leads back.
+        look: of the pages.
     """
 
     def __init__(
@@ -220,9 +122,9 @@ class Pages:
         links: LinkSigner,
         on_confirmed: Callable[[Sequence[str]], None],
         trusted_proxies: Sequence[str] = (),
-        brand: Brand | None = None,
+        look: Look | None = None,
     ) -> None:
-        self._brand = brand or Brand()
+        self._look = look or Look()
         self._reads = reads
         self._writes = writes
         self._links = links
@@ -231,6 +133,7 @@ class Pages:
 
     def routes(self) -> list[web.RouteDef]:
         """Routes to mount."""
+        readable = self._look.readable
         return [
             web.get("/confirm/{token}", readable(self.show_confirm)),
             web.post("/confirm/{token}", readable(self.confirm)),
@@ -247,9 +150,9 @@ class Pages:
         ask = texts.ask_one if len(listed) == 1 else texts.ask_many
         body = (
             f"<p>{ask.format(texts.count(len(listed)))}</p>\n"
-            f"{_list(stored, texts, zone)}\n{button(texts.yes)}{self._way_back(stored, texts)}"
+            f"{_list(stored, texts, zone)}\n{button(texts.yes)}"
         )
-        return page(texts.ask, body, lang=texts.lang, brand=self._brand.name)
+        return self._look.page(texts.ask, body, lang=texts.lang, back=self._opens(stored))
 
     async def confirm(self, request: web.Request) -> web.Response:
         """``POST /confirm/{token}``: confirm the events of the message. Safe to repeat."""
@@ -275,9 +178,9 @@ class Pages:
         when = (await self._confirmed_at(listed[-1])).astimezone(zone).strftime(texts.at)
         body = (
             f"<p>{texts.confirmed.format(count[0].upper() + count[1:], when)}</p>\n"
-            f"{_list(stored, texts, zone)}{self._way_back(stored, texts)}"
+            f"{_list(stored, texts, zone)}"
         )
-        return page(texts.thanks, body, lang=texts.lang, brand=self._brand.name)
+        return self._look.page(texts.thanks, body, lang=texts.lang, back=self._opens(stored))
 
     async def _confirmed_at(self, event_id: str) -> datetime:
         """When an event was confirmed for the first time; now, if a read cannot tell."""
@@ -289,15 +192,11 @@ class Pages:
             return found.confirmations[0].at
         return datetime.now(UTC)
 
-    def _way_back(self, stored: Sequence[Stored], texts: Texts) -> str:
-        """HTML of the link to the application; empty where it has no address."""
-        urls = [read_conventions(item.event.data, self._brand).url for item in reversed(stored)]
-        url = next((url for url in urls if url), None) or self._brand.app_url
-        if url is None:
-            return ""
-        name = self._brand.name
-        label = texts.open.format(name) if name else texts.open_application
-        return f'\n<p class="back"><a href="{escape(url)}">{escape(label)}</a></p>'
+    def _opens(self, stored: Sequence[Stored]) -> str | None:
+        """Where the newest of these events opens in the application."""
+        brand = self._look.brand
+        urls = (read_conventions(item.event.data, brand).url for item in reversed(stored))
+        return next((url for url in urls if url), None)
 
     async def problem(self, request: web.Request) -> web.Response:
         """``GET /problems/{slug}``: the meaning of a problem type, and a remedy."""
@@ -306,7 +205,7 @@ class Pages:
         if kind is None:
             raise Problem("not-found", "no problem type has this name")
         body = f"<p>{escape(kind.advice)}</p>\n<p><code>{slug}</code> · HTTP {kind.status}</p>"
-        return page(kind.title, body)
+        return self._look.page(kind.title, body)
 
     async def _digest(self, request: web.Request) -> tuple[Digest, tuple[str, ...]]:
         purpose = SHORT if request.path.startswith("/c/") else CONFIRM
@@ -324,24 +223,6 @@ class Pages:
         if contact is None:
             return texts_for(None), UTC
         return texts_for(contact.locale), contact.zone
-
-
-def readable(handler: _Page) -> _Page:
-    """Answer errors with a page instead of a problem document."""
-
-    async def handle(request: web.Request) -> web.Response:
-        try:
-            return await handler(request)
-        except (DeliveryError, TimeoutError) as error:
-            problem = problem_of(error)
-            if problem.status >= 500:
-                logger.warning("page %s: %s", type(error).__name__, error)
-            kind = KINDS[problem.slug]
-            headers = {"Retry-After": "2"} if problem.status == 503 else {}
-            body = f"<p>{escape(kind.advice)}</p>"
-            return page(kind.title, body, status=kind.status, headers=headers)
-
-    return handle
 
 
 def _list(stored: Sequence[Stored], texts: Texts, zone: tzinfo) -> str:

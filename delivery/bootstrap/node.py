@@ -20,6 +20,7 @@ from delivery.api.demo import DemoApi
 from delivery.api.demo_agent import DemoAgent
 from delivery.api.events import EventsApi
 from delivery.api.inbox import InboxApi
+from delivery.api.look import Look
 from delivery.api.operators.access import AccessApi
 from delivery.api.operators.erasure import ErasureApi
 from delivery.api.operators.history import HistoryApi
@@ -267,6 +268,7 @@ class Node:
         self, operations: OperationsApi, demo_agent: DemoAgent | None, inbox: Inbox | None
     ) -> tuple[Handlers, ...]:
         settings, ledger, links = self.settings, self._access, self._links
+        look = Look(make_brand(settings))
         return (
             EventsApi(
                 self._auth,
@@ -318,9 +320,11 @@ class Node:
                 links=links,
                 on_confirmed=self._telling("link"),
                 trusted_proxies=settings.trusted_proxies,
-                brand=make_brand(settings),
+                look=look,
             ),
-            AddressPages(reads=ledger, writes=ledger, links=links, policies=self.policies),
+            AddressPages(
+                reads=ledger, writes=ledger, links=links, policies=self.policies, look=look
+            ),
         )
 
     def _make_callbacks(self) -> Callbacks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from delivery.api.contacts import Contacts, ContactsApi
 from delivery.api.demo import DemoApi
 from delivery.api.events import EventsApi
 from delivery.api.inbox import InboxApi
+from delivery.api.look import Look
 from delivery.api.operators.access import AccessApi
 from delivery.api.operators.erasure import ErasureApi
 from delivery.api.operators.history import HistoryApi
@@ -66,9 +68,13 @@ PUBLIC_URL = "https://events.example.org"
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 BRAND = Brand(
     name="Acme",
+    logo_url="https://pictures.example.org/logo.png?size=2&color=c2185b",
+    color="#c2185b",
     app_url="https://app.example.org",
     origins=frozenset({"https://app.example.org"}),
+    footer="Acme Ltd\n1 Example <Street>",
 )
+LOOK = Look(BRAND)
 
 
 FIGURES = Stats(
@@ -339,8 +345,8 @@ class World:
                 ),
                 public_url=PUBLIC_URL,
             ),
-            Pages(links=self.links, brand=BRAND, **shared, **told),
-            AddressPages(links=self.links, policies=policies, **shared),
+            Pages(links=self.links, look=LOOK, **shared, **told),
+            AddressPages(links=self.links, policies=policies, look=LOOK, **shared),
         )
 
     async def _of_user(self, user_id: str) -> list[ConnectionInfo]:
@@ -377,6 +383,18 @@ def path_of(url: str) -> str:
     return url.removeprefix(PUBLIC_URL)
 
 
+def check_brand(policy: str, style: str, text: str) -> None:
+    """The page shows the brand, and may load its logo alone."""
+    assert re.findall(r'src="([^"]*)" alt="([^"]*)"', text) == [
+        (html.escape(BRAND.logo_url or ""), BRAND.name)
+    ]
+    assert re.findall(r"img-src ([^;]*);", policy) == ["https://pictures.example.org"]
+    for color in (BRAND.color, BRAND.on_color, BRAND.dark_color, BRAND.ink, BRAND.dark_ink):
+        assert color in style
+    assert "1 Example &lt;Street&gt;" in text
+    assert ">Open Acme</a>" in text or ">Acme öffnen</a>" in text
+
+
 def check_page(response: Any, text: str) -> None:
     """The page is whole in itself: its style is the one that its policy names."""
     assert response.content_type == "text/html"
@@ -386,7 +404,8 @@ def check_page(response: Any, text: str) -> None:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     assert f"'sha256-{digest}'" in policy
     assert "<script" not in text
-    assert not re.search(r"(?:src|action)=", text)
+    assert "action=" not in text
     assert set(re.findall(r'href="([^"]*)"', text)) <= {BRAND.app_url, f"{BRAND.app_url}/o/7"}
+    check_brand(policy, style, text)
     assert response.headers["Referrer-Policy"] == "no-referrer"
     assert response.headers["Cache-Control"] == "no-store"

@@ -86,6 +86,7 @@ async def test_a_clients_address_is_unverified_until_its_owner_agrees(
         assert response.status == 200
         check_page(response, text)
         assert MAIL in text
+        assert "Emails from Acme are to come" in text
         assert buttons(text) == ["Yes, send them here"]
         assert world.ledger.contacts.get("u1") == Contact(
             "u1", email=MAIL, locale="en", verified=()
@@ -180,6 +181,7 @@ async def test_leaving_a_channel_can_be_undone(client: Client, world: World) -> 
     world.ledger.contacts.put(Contact("u1", opt_out=("email:orders", "sms")))
     path = path_of(world.links.unsubscribe_url("u1", "email"))
     text = await (await client.get(path)).text()
+    assert "no more emails from Acme" in text
     assert buttons(text)[0] == "Unsubscribe"
     response = await client.post(path)
     text = await response.text()

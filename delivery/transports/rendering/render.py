@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from delivery.domain.channels import Channel
 from delivery.domain.limits import MAX_SMS_CHARS
@@ -164,7 +164,7 @@ class Renderer:
 
         def asked(look: Look) -> tuple[Text, list[str]]:
             words = look.words(VERIFICATION, locales)
-            return Text(_sendable(words.sms(_host(url), url).strip())), []
+            return Text(_sendable(words.sms(self._asker(url), url).strip())), []
 
         def made(look: Look) -> tuple[Text, list[str]]:
             context, left_out = self._context(look, message, locales)
@@ -188,8 +188,8 @@ class Renderer:
 
         def asked(look: Look) -> tuple[Notice, list[str]]:
             words = look.words(VERIFICATION, locales)
-            title = one_line(words.push_title(_host(url)), MAX_SUBJECT)
-            return Notice(title, words.push(_host(url), url)), []
+            title = one_line(words.push_title(self._asker(url)), MAX_SUBJECT)
+            return Notice(title, words.push(self._asker(url), url)), []
 
         def made(look: Look) -> tuple[Notice, list[str]]:
             context, left_out = self._context(look, message, locales)
@@ -261,12 +261,24 @@ class Renderer:
     def _verify(self, look: Look, url: str, locales: list[str]) -> tuple[Digest, list[str]]:
         """A mail of fixed words: nothing in it comes from the client that named the address."""
         words = look.words(VERIFICATION, locales)
-        context = {"words": words, "host": _host(url), "verify_url": url} | self._frame(words)
-        text, html = (
-            look.render(name, locales, context).strip() for name in ("verify.txt", "verify.html")
-        )
-        subject = one_line(words.subject(_host(url)), MAX_SUBJECT)
+        asker = self._asker(url)
+        # An own template of an earlier release says `host`.
+        context = {"words": words, "asker": asker, "host": asker, "verify_url": url}
+        context |= {"unsubscribe_url": None} | self._frame(words)
+        parts = {
+            name: look.render(name, locales, context).strip()
+            for name in ("verify.txt", "verify.html")
+        }
+        for name, part in parts.items():
+            if url not in part and escape(url) not in part:
+                raise ConfigError(f"template {name} leaves out verify_url, which the mail is for")
+        text, html = parts.values()
+        subject = one_line(words.subject(asker), MAX_SUBJECT)
         return Digest(subject, text + "\n", html + "\n"), []
+
+    def _asker(self, url: str) -> str:
+        """What a reader knows this service by: the brand's name, else the host of its links."""
+        return self._brand.name or urlsplit(url).hostname or url
 
     def _frame(self, words: Any) -> dict[str, Any]:
         """What every mail's frame shows: the brand, and the direction of its language."""
@@ -375,11 +387,6 @@ def rendering(channel: str) -> Iterator[None]:
 def told(faults: Sequence[str]) -> str | None:
     """Faults as one text for the record of an attempt; ``None`` for none."""
     return "; ".join(faults)[:MAX_TOLD] or None
-
-
-def _host(url: str) -> str:
-    """What a reader knows this service by."""
-    return urlsplit(url).hostname or url
 
 
 def _notice(text: str) -> Notice:

@@ -35,7 +35,7 @@ PER_LANGUAGE = (
     "alert.txt",
 )
 """Files of each language, ``<locale>/<name>``."""
-SHARED = ("digest.html", "digest.txt", "verify.html", "verify.txt")
+SHARED = ("layout.html", "button.html", "digest.html", "digest.txt", "verify.html", "verify.txt")
 """Layouts for all languages, ``<name>``; a language may have its own, ``<locale>/<name>``."""
 
 PARTS = {

@@ -263,3 +263,44 @@ def test_an_alert_leads_to_an_event_and_says_what_stopped_it(renderer: Renderer)
     body = renderer.alert(group, event_url="https://delivery.example.org/#event=id-1").body
     assert "Stopped by email: 550 no such user (2 of 2)" in body
     assert "Look at one: https://delivery.example.org/#event=id-1" in body
+
+
+VERIFY = "https://events.example.org/verify/token"
+
+
+@pytest.mark.parametrize("locale", ["en", "de"])
+def test_the_mail_that_asks_the_owner_of_an_address_has_the_brand(
+    renderer: Renderer, locale: str
+) -> None:
+    message = make_message(verify_url=VERIFY, contact={"locale": locale})
+    asked = renderer.digest(message)
+    assert hrefs(asked.html) == [VERIFY, APP]
+    for part in (
+        '<img src="https://cdn.example.org/logo.png" alt="Acme"',
+        'bgcolor="#ffd500"',
+        "Acme GmbH &lt;Berlin&gt;",
+        BRAND.dark_ink,
+    ):
+        assert part in asked.html
+    assert asked.text.startswith("Acme\n\n")
+    assert asked.text.endswith(f"{APP}\nAcme GmbH <Berlin>\nregistered\n")
+    assert asked.text.count(VERIFY) == 1
+    for text in (asked.text, renderer.sms(message), renderer.push(message).title):
+        assert "Acme" in text
+        assert "events.example.org" not in text.replace(VERIFY, "")
+    plain = Renderer().digest(message)
+    assert "events.example.org" in plain.text.replace(VERIFY, "")
+    assert hrefs(plain.html) == [VERIFY]
+
+
+def test_an_own_frame_that_loses_the_link_gives_way_to_the_default_one(tmp_path: Path) -> None:
+    (tmp_path / "layout.html").write_text("<h1>{% block headline %}{% endblock %}</h1>")
+    asked = Renderer(tmp_path, brand=BRAND).digest(make_message(verify_url=VERIFY))
+    assert hrefs(asked.html) == [VERIFY, APP]
+    assert asked.faults == ("template verify.html leaves out verify_url, which the mail is for",)
+
+
+def test_a_template_of_an_earlier_release_may_still_say_host(tmp_path: Path) -> None:
+    (tmp_path / "verify.html").write_text('{{ host }} <a href="{{ verify_url }}">')
+    asked = Renderer(tmp_path, brand=BRAND).digest(make_message(verify_url=VERIFY))
+    assert (asked.html, asked.faults) == (f'Acme <a href="{VERIFY}">\n', ())
