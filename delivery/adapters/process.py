@@ -33,20 +33,26 @@ from delivery.client.tokens import Token
 T = TypeVar("T")
 
 DISCONNECT_TIMEOUT = 0.2
+DELIVERY_CLOSE = 5.0
 
 
 class ProcessDelivery:
     """A source of blocking emitters that may be shared by threads and inherited by forks."""
 
-    def __init__(self, url: str, token: Token, **options: Any) -> None:
+    def __init__(
+        self, url: str, token: Token, *, close_timeout: float = DELIVERY_CLOSE, **options: Any
+    ) -> None:
         """
         Args:
             url: the service; ``token`` and ``options`` as of ``delivery.connect_sync``.
+            close_timeout: seconds that the end of the process, or ``close``, waits at most for what
+                is not sent yet.
 
         Raises:
             ConfigError: the URL is none.
         """
         parse_url(url)
+        self._close_timeout = close_timeout
         self._url = url
         self._token = token
         self._options = options
@@ -82,13 +88,13 @@ class ProcessDelivery:
                 self._remote = connect_sync(self._url, self._token, **self._options)
             return self._remote
 
-    def close(self, timeout: float = 10.0) -> None:
-        """Send what waits, for at most ``timeout`` seconds, and disconnect; the next use connects
-        anew."""
+    def close(self, timeout: float | None = None) -> None:
+        """Send what waits, for at most ``timeout`` seconds (``close_timeout``, if none are given),
+        and disconnect; the next use connects anew."""
         with self._lock:
             remote, self._remote = self._remote, None
         if remote is not None:
-            remote.close(timeout)
+            remote.close(self._close_timeout if timeout is None else timeout)
 
 
 class ProcessRecorder:
@@ -138,8 +144,8 @@ class ProcessRecorder:
         """See ``Recorder.flush``."""
         return self.recorder().flush(timeout)
 
-    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Send what waits and disconnect; the next use begins anew."""
+    def close(self, timeout: float | None = None) -> None:
+        """Send what waits and disconnect, as ``Recorder.close`` does; the next use begins anew."""
         with self._lock:
             recorder, self._recorder = self._recorder, None
         if recorder is not None:
@@ -166,5 +172,5 @@ class ProcessRecorder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.recorder().until_kept_runs_end(CLOSE_TIMEOUT)
+        await self.recorder().until_kept_runs_end(self._options.get("close_timeout", CLOSE_TIMEOUT))
         await asyncio.to_thread(self.close)

@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 from delivery.adapters.agent_run import AgentRun
 from delivery.adapters.buffer import Buffer, Context, Counts, OnFull, Pending
 from delivery.adapters.spool import Spool, SpoolFile
+from delivery.client.remote import Remote
 from delivery.client.sync import BlockingRemote
 from delivery.domain.emission import Emission, Emitters, EventOptions, Receipt
 from delivery.domain.event import check_context_id
@@ -46,6 +47,8 @@ FIRST_PAUSE = 0.1
 LAST_PAUSE = 5.0
 MAX_EMITTERS = 1_000
 CLOSE_TIMEOUT = 5.0
+AWAY_TIMEOUT = 0.5
+"""Seconds for which ``close`` waits for a service whose latest answer did not come."""
 CLOSE_POLL = 0.01
 CANCEL_TIMEOUT = 1.0
 _POLICIES = ("drop", "block", "spool")
@@ -72,6 +75,7 @@ class Recorder:
         capacity: int = 10_000,
         block_timeout: float = 30.0,
         spool_bytes: int = 64 << 20,
+        close_timeout: float = CLOSE_TIMEOUT,
     ) -> None:
         """
         Args:
@@ -86,6 +90,8 @@ class Recorder:
             spool: a directory on a local disk, which processes of one application may share.
             capacity: events in the buffer.
             spool_bytes: size of this process's spool file; an event beyond it is dropped.
+            close_timeout: seconds that closing takes at most, where it is given none; half a second
+                while the service does not answer.
 
         Raises:
             ConfigError: the arguments do not fit together, the directory cannot be used, or an
@@ -94,6 +100,10 @@ class Recorder:
         files = _files(on_full, spool, spool_bytes)
         if capacity < 2:
             raise ConfigError("capacity must be at least 2")
+        if not close_timeout >= 0.0:
+            raise ConfigError("close_timeout must be seconds, of 0 or more")
+        self._close_timeout = close_timeout
+        self._connection: Emitters | None = None
         policy: OnFull = on_full or ("drop" if spool is None else "spool")
         self._buffer = Buffer(policy, capacity, block_timeout, files, self._wake)
         self._emitters: OrderedDict[Context, Emission] = OrderedDict()
@@ -151,6 +161,7 @@ class Recorder:
 
     async def _run(self, emitters: Emitters) -> None:
         self._loop = asyncio.get_running_loop()
+        self._connection = emitters
         try:
             while True:
                 self._arrived.clear()
@@ -254,16 +265,23 @@ class Recorder:
         if self._kept:
             await asyncio.wait(set(self._kept), timeout=timeout)
 
-    async def aclose(self, timeout: float = CLOSE_TIMEOUT) -> None:
-        """Wait for kept runs and send what waits, for at most ``timeout`` seconds together; then
-        spool the rest, or log its loss. Safe to repeat."""
-        ends = time.monotonic() + timeout
+    async def aclose(self, timeout: float | None = None) -> None:
+        """Wait for kept runs and send what waits, for at most ``timeout`` seconds together
+        (``close_timeout``, if none are given), and for half a second only while the service does
+        not answer; then spool the rest, or log its loss. Safe to repeat."""
+        limit = self._close_timeout if timeout is None else timeout
+        ends = time.monotonic() + limit
         try:
-            await self.until_kept_runs_end(timeout)
+            await self.until_kept_runs_end(limit)
             self._stop()
-            await self._until_ended(ends)
+            patience = self._patience(ends)
+            # The task may be on another loop: it cannot set an event of this one.
+            while not self._ended.is_set() and patience():  # noqa: ASYNC110
+                await asyncio.sleep(CLOSE_POLL)
             self._pump.cancel()
-            await self._until_ended(ends + CANCEL_TIMEOUT)
+            ends = time.monotonic() + CANCEL_TIMEOUT
+            while not self._ended.is_set() and time.monotonic() < ends:  # noqa: ASYNC110
+                await asyncio.sleep(CLOSE_POLL)
         finally:
             await asyncio.to_thread(self._end)
 
@@ -286,12 +304,18 @@ class Recorder:
                 file.abandon()
         self._orphan = self._buffer.spool = None
 
-    async def _until_ended(self, ends: float) -> None:
-        # The task may be on another loop: it cannot set an event of this one.
-        while not self._ended.is_set() and time.monotonic() < ends:  # noqa: ASYNC110
-            await asyncio.sleep(CLOSE_POLL)
+    def _patience(self, ends: float) -> Callable[[], bool]:
+        """What says whether closing still waits for the service."""
+        begun = time.monotonic()
 
-    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        def is_left() -> bool:
+            now = time.monotonic()
+            is_away = isinstance(self._connection, Remote) and self._connection.is_away
+            return now < ends and not (is_away and now > begun + AWAY_TIMEOUT)
+
+        return is_left
+
+    def close(self, timeout: float | None = None) -> None:
         """See ``aclose``; for code outside of the connection's event loop.
 
         Raises:
@@ -300,7 +324,11 @@ class Recorder:
         if self._loop is not None and self._loop is _running_loop():
             raise ConfigError("on an event loop, close the recorder with async with, or aclose()")
         self._stop()
-        if not self._ended.wait(timeout):
+        limit = self._close_timeout if timeout is None else timeout
+        patience = self._patience(time.monotonic() + limit)
+        while not self._ended.wait(CLOSE_POLL) and patience():
+            pass
+        if not self._ended.is_set():
             self._pump.cancel()
             self._ended.wait(CANCEL_TIMEOUT)
         self._end()

@@ -233,7 +233,11 @@ def _document(raw: bytes) -> Mapping[str, Any]:
 
 
 class Outbox:
-    """The bounded buffer and the one task that empties it."""
+    """The bounded buffer and the one task that empties it.
+
+    Attributes:
+        is_away: the latest request got no answer.
+    """
 
     def __init__(self, http: Http, endpoints: Endpoints, *, deadline: float, capacity: int) -> None:
         """
@@ -246,6 +250,8 @@ class Outbox:
         self._deadline = deadline
         self._capacity = capacity
         self._waiting: deque[Letter] = deque()
+        self._batch: list[Letter] = []
+        self.is_away = False
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -274,24 +280,29 @@ class Outbox:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()
         except TimeoutError:
-            logger.warning("%d events were not sent before closing", len(self._waiting))
+            # A caller that waits for its event gets the error itself.
+            left = [*self._batch, *self._waiting]
+            lost = sum(not (one.receipt.is_settled or one.receipt.is_awaited) for one in left)
+            if lost:
+                logger.warning("%d events were not sent before closing", lost)
         self._task.cancel()
         await asyncio.wait((self._task,), timeout=5.0)
 
     async def _run(self) -> None:
-        batch: list[Letter] = []
         try:
             while True:
                 if not self._waiting:
                     self._idle.set()
                     self._arrived.clear()
                     await self._arrived.wait()
-                batch = self._take()
-                await self._deliver(batch)
+                self._batch = self._take()
+                await self._deliver(self._batch)
+                self._batch = []
         finally:
             # Whatever ended this, no caller may wait for an answer that cannot come.
             gone = Unreachable("the connection was closed before the service answered")
-            _fail([*batch, *self._waiting], gone)
+            _fail([*self._batch, *self._waiting], gone)
+            self._batch = []
             self._waiting.clear()
             self._idle.set()
 
@@ -337,7 +348,9 @@ class Outbox:
         try:
             reply = await self._http.ask("POST", self._url, body)
         except Unreachable as error:
+            self.is_away = True
             raise _AgainError(error) from error
+        self.is_away = False
         if reply.status == 202 or "rejected" in reply.document:
             _settle(batch, reply)
         elif reply.status == 413 and len(batch) > 1:

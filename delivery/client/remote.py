@@ -125,6 +125,11 @@ class Remote:
         return RemoteEmitter(self, user_id, run_id, thread_id)
 
     @property
+    def is_away(self) -> bool:
+        """Whether the latest request that carried events got no answer."""
+        return self._outbox is not None and self._outbox.is_away
+
+    @property
     def contacts(self) -> RemoteContacts:
         """Addresses and preferences of users."""
         return RemoteContacts(self._ask)

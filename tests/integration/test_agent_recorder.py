@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 import delivery
+from delivery.adapters.process import ProcessDelivery, ProcessRecorder
 from delivery.adapters.recorder import Recorder
 from delivery.errors import ConfigError, InvalidContext
 from tests.adapters.support import AWAY, RUN, USER, calls, events, gateway, recording, run_of, types
@@ -140,6 +141,27 @@ def test_a_gateway_that_is_away_costs_an_agent_no_time(away, on_full, tmp_path: 
     assert recorder.counts.dropped >= 400
     assert recorder.counts.dropped + recorder.counts.spooled == 1_000
     assert bool(recorder.counts.spooled) == (on_full == "spool")
+
+
+def test_closing_waits_little_for_a_gateway_that_does_not_answer_and_no_longer_than_it_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    began = time.monotonic()
+    with AWAY["dead"]() as url:
+        recorder = ProcessRecorder(url, "t", spool=tmp_path, close_timeout=600.0)
+        recorder.run(USER, RUN).record("note")
+        recorder.close()
+        assert len(list(tmp_path.iterdir())) == 1, "the event is kept for the next process"
+    with AWAY["stuck"]() as url:
+        recorder = ProcessRecorder(url, "t", spool=tmp_path / "second", close_timeout=0.1)
+        recorder.run(USER, RUN).record("note")
+        recorder.close()
+        process = ProcessDelivery(url, "t", close_timeout=0.1)
+        process.emitter(USER, RUN).emit_nowait("note")
+        process.close()
+    assert time.monotonic() - began < 300.0
+    told = [one.message for one in caplog.records if "not sent" in one.message]
+    assert told == ["1 events were not sent before closing"], "the last one, which is lost"
 
 
 def test_spooled_events_are_sent_in_order_after_a_restart(tmp_path: Path):
