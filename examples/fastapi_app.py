@@ -1,30 +1,39 @@
-"""Emit events from a FastAPI application to a gateway in another process.
+"""A FastAPI application: its connection, emitters of the signed-in user, and its page's token.
 
-Run: DELIVERY_URL=... DELIVERY_TOKEN=... uvicorn fastapi_app:app
+Run: DELIVERY_URL=... DELIVERY_TOKEN=... DELIVERY_JWT_SECRET=... uvicorn fastapi_app:app
 """
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Annotated
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Header
 
-import delivery
+from delivery import Emission
+from delivery.adapters.fastapi import Connection, emitter_of, lifespan, token_router
 
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    async with delivery.connect(os.environ["DELIVERY_URL"], os.environ["DELIVERY_TOKEN"]) as d:
-        app.state.delivery = d
-        yield
+app = FastAPI(lifespan=lifespan(os.environ["DELIVERY_URL"], os.environ["DELIVERY_TOKEN"]))
 
 
-app = FastAPI(lifespan=lifespan)
+def current_user(x_user: Annotated[str | None, Header()] = None) -> str | None:
+    """Who is signed in. Yours asks the session; this one believes a header."""
+    return x_user
 
 
-@app.post("/users/{user}/runs/{run}")
-async def start_run(user: str, run: str, request: Request) -> dict[str, str]:
-    emitter = request.app.state.delivery.emitter(user, run)
-    emitter.emit_nowait("agent_started", {"agent": "planner"})  # sent with the next batch
+app.include_router(token_router(current_user, os.environ["DELIVERY_JWT_SECRET"]))
+
+
+@app.post("/runs/{run_id}")
+async def start(
+    run_id: str, emitter: Annotated[Emission, Depends(emitter_of(current_user))]
+) -> dict[str, str]:
+    """An agent's run of the user who asks."""
+    emitter.emit_nowait("agent_started", {"agent": "planner"})
     receipt = await emitter.emit_agent_completed("done")  # returns once it is durable
-    return {"run": run, "last_event": receipt.id}
+    return {"run": run_id, "last_event": receipt.id}
+
+
+@app.post("/orders/{number}/ship")
+async def ship(number: int, d: Connection) -> dict[str, str]:
+    """An event for another user than the one who asks."""
+    receipt = await d.emitter("ada", f"order-{number}").emit("order_shipped", {"order": number})
+    return {"event": receipt.id}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -27,32 +28,50 @@ ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 PYTHON_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
+TOLD = """
+for answer in (token, run):
+    assert answer.status_code == 200, answer.content
+import json
+print(json.dumps([json.loads(token.content)["token"], json.loads(run.content)["last_event"]]))
+"""
+
 CALL_FASTAPI = """
 from fastapi.testclient import TestClient
 from fastapi_app import app
 
 with TestClient(app) as client:
-    answer = client.post("/users/ada/runs/run-1")
-    assert answer.status_code == 200, answer.text
-    print(answer.json()["last_event"])
+    assert client.get("/delivery-token").status_code == 401
+    assert client.post("/runs/run-1").status_code == 401
+    token = client.get("/delivery-token", headers={"X-User": "ada"})
+    run = client.post("/runs/run-1", headers={"X-User": "ada"})
+    assert client.post("/orders/17/ship").status_code == 200
 """
 
 CALL_DJANGO = """
 import django
-from django.conf import settings
+import django_app
 
-settings.configure(ROOT_URLCONF="django_app", ALLOWED_HOSTS=["*"], SECRET_KEY="not used")
 django.setup()
 
 from django.test import Client
 
-answer = Client().post("/users/ada/runs/run-1")
-assert answer.status_code == 200, answer.content
-print(answer.json()["last_event"])
+client = Client(headers={"X-User": "ben"})
+assert Client().get("/delivery-token").status_code == 401
+assert Client().post("/runs/run-1").status_code == 403
+token, run = client.get("/delivery-token"), client.post("/runs/run-1")
+assert client.post("/orders/17/ship").status_code == 200
+"""
 
-import django_app
+CALL_FLASK = """
+from flask_app import app
 
-django_app.connection().close()
+client = app.test_client()
+assert client.get("/delivery-token").status_code == 401
+assert client.post("/runs/run-1").status_code == 401
+token = client.get("/delivery-token", headers={"X-User": "cleo"})
+run = client.post("/runs/run-1", headers={"X-User": "cleo"})
+token.content, run.content = token.data, run.data
+assert client.post("/orders/17/ship").status_code == 200
 """
 
 
@@ -68,7 +87,7 @@ def load(name: str) -> types.ModuleType:
 
 def run_script(script: str, service: Service, cwd: Path) -> str:
     """Run Python beside the examples, as a user of the service; what it printed last."""
-    settings = {"URL": service.url, "TOKEN": service.said["service_token"]}
+    settings = {"URL": service.url, "TOKEN": service.said["service_token"], "JWT_SECRET": SECRET}
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=cwd,
@@ -82,9 +101,9 @@ def run_script(script: str, service: Service, cwd: Path) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def recorded(http: httpx.Client) -> list[tuple[str, str, int]]:
-    """Run, type and number of what the ledger has of ada, oldest first."""
-    answer = http.get("/v1/events", params={"user_id": "ada"})
+def recorded(http: httpx.Client, user: str = "ada") -> list[tuple[str, str, int]]:
+    """Run, type and number of what the ledger has of a user, oldest first."""
+    answer = http.get("/v1/events", params={"user_id": user})
     assert answer.status_code == 200, answer.text
     return [(e["run_id"], e["type"], e["seq"]) for e in reversed(answer.json()["events"])]
 
@@ -117,12 +136,19 @@ async def test_the_aiohttp_example_pushes_and_records(
         await runner.cleanup()
 
 
-@pytest.mark.parametrize("script", [CALL_FASTAPI, CALL_DJANGO], ids=["fastapi", "django"])
-def test_the_web_example_records_what_it_emits(start: Start, tmp_path: Path, script: str) -> None:
-    service = start(ack_timeout=60.0)
-    last = run_script(script, service, tmp_path)
-    assert recorded(service.http) == PLANNED
-    assert service.event(last)["type"] == "agent_completed"
+def test_each_web_example_records_what_it_emits_and_gives_its_page_a_token(
+    start: Start, tmp_path: Path
+) -> None:
+    service = start(ack_timeout=60.0, JWT_SECRET=SECRET)
+    for user, script in (("ada", CALL_FASTAPI), ("ben", CALL_DJANGO), ("cleo", CALL_FLASK)):
+        token, last = json.loads(run_script(script + TOLD, service, tmp_path))
+        assert recorded(service.http, user)[:2] == PLANNED
+        assert service.event(last)["type"] == "agent_completed"
+        page = {"Authorization": f"Bearer {token}"}
+        own = httpx.get(f"{service.url}/v1/events/{last}", headers=page)
+        assert own.status_code == 200, own.text
+    shipped = [run for run, type, _ in recorded(service.http) if type == "order_shipped"]
+    assert shipped == ["order-17"] * 3
 
 
 async def test_the_celery_example_emits_from_a_worker(

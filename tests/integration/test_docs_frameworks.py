@@ -32,13 +32,26 @@ SHOWN = files("docs/frameworks.md") | files("docs/transports.md")
 DJANGO = """
 import django
 from django.conf import settings
-settings.configure(ROOT_URLCONF="django_shop", ALLOWED_HOSTS=["*"], SECRET_KEY="not used")
+import os
+settings.configure(
+    ROOT_URLCONF="django_shop", ALLOWED_HOSTS=["*"], SECRET_KEY="not used", USE_TZ=True,
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes"],
+    DELIVERY_JWT_SECRET="a secret that signs tokens in tests",
+    **{name: os.environ[name] for name in ("DELIVERY_URL", "DELIVERY_TOKEN")},
+)
 django.setup()
-from django.test import Client
+from django.contrib.auth.models import User
+from django.test import Client, RequestFactory
 import django_shop
 answer = Client().post("/users/dora/orders/17/ship")
 assert answer.status_code == 200, answer.content
-django_shop.connection().close()
+assert Client().post("/runs/run-2").status_code == 403
+assert Client().get("/delivery-token").status_code == 401
+request = RequestFactory().get("/")
+request.user = User(pk=17)
+assert django_shop.start(request, "run-2").status_code == 200
+answer = django_shop.token_view()(request)
+assert answer.status_code == 200 and "no-store" in answer.headers["Cache-Control"]
 """
 
 
@@ -54,8 +67,23 @@ def test_each_framework_tells_of_an_order(
 ) -> None:
     for name, value in delivery_service.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DELIVERY_JWT_SECRET", "a secret that signs tokens in tests")
     with TestClient(run("fastapi_shop").app) as client:
         assert client.post("/users/fay/orders/17/ship").status_code == 200
+        assert client.post("/runs/run-2").status_code == 401
+        assert client.post("/runs/run-2", headers={"X-User": "17"}).status_code == 200
+        token = client.get("/delivery-token", headers={"X-User": "17"})
+        assert (token.status_code, token.headers["cache-control"]) == (200, "no-store")
+    flask = run("flask_shop")
+    page = flask.app.test_client()
+    assert page.post("/users/finn/orders/17/ship").status_code == 200
+    assert page.post("/runs/run-2").status_code == 401
+    with page.session_transaction() as session:
+        session["user_id"] = 17
+    assert page.post("/runs/run-2").status_code == 200
+    assert page.get("/delivery-token").headers["Cache-Control"] == "no-store"
+    with flask.app.app_context():
+        flask.delivery.close()
     celery = run("celery_shop")
     celery.open_connection()
     celery.ship("cleo", 17)
@@ -66,7 +94,9 @@ def test_each_framework_tells_of_an_order(
         [sys.executable, "-c", DJANGO], capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    for user in ("fay", "cleo", "dora"):
+    started = delivery_service.recorded.events(user_id="17")
+    assert [(one.type, one.run_id) for one in started] == [("agent_started", "run-2")] * 3
+    for user in ("fay", "finn", "cleo", "dora"):
         (event,) = delivery_service.recorded.events(user_id=user)
         assert (event.type, event.run_id, event.data) == (
             "order_shipped",
