@@ -14,6 +14,7 @@ from delivery.bootstrap.embedded import Embedded
 from delivery.bootstrap.ledger import database_url, require_current
 from delivery.bootstrap.node import Node
 from delivery.config import Settings, load_settings, require_services, require_trust
+from delivery.emitter.compat import set_tier_classes
 from delivery.emitter.emitter import Emitter
 
 
@@ -53,6 +54,8 @@ def mount(app: web.Application, settings: Settings | None = None) -> Mounted:
         ConfigError: a setting is missing or wrong.
     """
     settings = settings or load_settings()
+    if settings.tier_classes:
+        set_tier_classes(settings.tier_classes)
     embedded = None
     if settings.database_url is None:
         embedded = Embedded(settings)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from contextlib import closing
 
 from delivery.bootstrap.ledger import SQLITE_FILE, database_url, schema
-from delivery.checks.findings import Finding, ok, warn
+from delivery.checks.findings import Finding, ok, warn, wrong
 from delivery.config import Settings, load_policies
 from delivery.domain.policy import Policies
-from delivery.errors import DeliveryError
+from delivery.errors import ConfigError, DeliveryError
 from delivery.ledger import SqlLedger
 from delivery.process.heartbeat import OWN_CLASSES
 
@@ -39,6 +39,22 @@ def look_at_classes(settings: Settings) -> Finding | None:
             "restart these processes with this version before you use these classes and steps",
         )
     return ok("classes", f"{named}: known to every process")
+
+
+def look_at_tiers(settings: Settings, policies: Policies) -> Finding | None:
+    """Whether the policies have the classes that tiers of users are given."""
+    given = settings.tier_classes
+    for tier, name in given.items():
+        if name not in policies.classes:
+            known = ", ".join(sorted(policies.classes))
+            return wrong(
+                "tiers",
+                ConfigError(
+                    f"DELIVERY_TIER_CLASSES: tier {tier} has the class {name}, which the policies "
+                    f"do not have; known: {known}"
+                ),
+            )
+    return ok("tiers", ", ".join(map("=".join, given.items()))) if given else None
 
 
 def look_at_types(settings: Settings) -> Finding | None:

@@ -25,6 +25,7 @@ from delivery.domain.inputs.origin import ANY, parse_origin
 from delivery.domain.limits import MAX_SECRET_TOKEN_TTL, MAX_TOKEN_TTL, MIN_SECRET_BYTES
 from delivery.domain.messages.brand import COLOR, MAX_FOOTER, MAX_NAME, parse_color
 from delivery.domain.messages.link import MAX_URL, own_link
+from delivery.domain.users.tiers import parse_tier_classes
 from delivery.errors import ConfigError
 from delivery.redis_servers.url import SCHEMES as SENTINEL
 from delivery.redis_servers.url import is_sentinel, parse_sentinel
@@ -123,6 +124,7 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = ()
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = ()
     flower_basic_auth: SecretStr | None = None
+    tier_classes: Annotated[Mapping[str, str], NoDecode] = Field(default_factory=dict)
     max_in_flight: int = Field(1_000, ge=1, le=100_000)
     spool_bytes: int = Field(256 * 1024 * 1024, ge=64 * 1024)
     log_format: Literal["text", "json"] = "text"
@@ -288,6 +290,11 @@ class Settings(BaseSettings):
         if value is not None and not _BASIC_AUTH.match(value.get_secret_value()):
             raise ValueError("write user:password in ASCII characters without spaces")
         return value
+
+    @field_validator("tier_classes", mode="before")
+    @classmethod
+    def _tiers(cls, value: Any) -> Any:
+        return parse_tier_classes(value) if isinstance(value, str | Mapping) else value
 
     @field_validator("log_level", mode="before")
     @classmethod

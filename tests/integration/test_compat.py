@@ -216,6 +216,11 @@ def made_by(gateway: Gateway, context: Context) -> dict[str, Any]:
         "optimized": compat.OptimizedUserWebSocketEmitter(manager=d, user_id=user, context=context),
         "optimized-by-context": compat.OptimizedUserWebSocketEmitter(context=context, router=d),
         "create-for-user": compat.UnifiedWebSocketEmitter.create_for_user(d, user, context),
+        "create-for-context": compat.UnifiedWebSocketEmitter.create_for_user(d, context),
+        "create-by-name": compat.OptimizedUserWebSocketEmitter.create_for_user(
+            manager=d, context=context
+        ),
+        "create-by-router": compat.UserWebSocketEmitter.create_for_user(context, d, "c1"),
         "sign-in": compat.AuthenticationWebSocketEmitter(d, user, context),
         "bridge": factory.create_user_emitter(user, context),
         "bridge-by-name": factory.create_user_emitter(user_id=user, context=context),
@@ -331,9 +336,12 @@ async def test_tokens_of_a_run_are_shown_with_it(gateway: Gateway, context: Cont
 
 
 async def test_the_tier_chooses_the_class_but_of_errors_progress_and_sign_ins(
-    gateway: Gateway, context: Context, tiers: None
+    gateway: Gateway, context: Context, tiers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compat.set_tier_classes({"enterprise": "critical"})
+    if tiers == "setting":
+        monkeypatch.setenv("DELIVERY_TIER_CLASSES", "mid=auth, enterprise=critical")
+    else:
+        compat.set_tier_classes({"enterprise": "critical"})
     emitter = compat.AuthenticationWebSocketEmitter(gateway.embedded, context.user_id, context)
     assert (emitter.get_user_tier(), emitter.is_priority_user()) == ("free", False)
     async with listening(gateway.url, gateway.token(context.user_id)) as listener:
@@ -351,11 +359,22 @@ async def test_the_tier_chooses_the_class_but_of_errors_progress_and_sign_ins(
         emitter.set_user_tier("gold")
 
 
-@pytest.fixture
-def tiers() -> Iterator[None]:
-    """No tier has a class of its own afterwards."""
-    yield
-    compat.set_tier_classes({})
+@pytest.fixture(params=["setting", "call"])
+def tiers(request: pytest.FixtureRequest) -> Iterator[str]:
+    """How classes are set; no tier has one of its own afterwards."""
+    yield request.param
+    compat.set_tier_classes(None)
+
+
+async def test_a_setting_of_tiers_that_cannot_be_read_is_named(
+    gateway: Gateway, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DELIVERY_TIER_CLASSES", "gold=critical")
+    emitter = compat.UserWebSocketEmitter(context, gateway.embedded)
+    with pytest.raises(delivery.ConfigError, match="DELIVERY_TIER_CLASSES: no tier 'gold'"):
+        await emitter.emit("note")
+    with pytest.raises(delivery.ConfigError, match="enterprise=orders"):
+        compat.set_tier_classes({"mid": "No Class"})
 
 
 async def test_sign_ins_are_emitted_counted_and_their_connection_watched(

@@ -136,6 +136,8 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
         ("LOG_LEVEL", "LOUD", "'INFO'"),
         ("MAX_IN_FLIGHT", "0", "greater than or equal to 1"),
         ("NODE", "a b", "pattern"),
+        ("TIER_CLASSES", "gold=critical", "free, early, mid, enterprise"),
+        ("TIER_CLASSES", "mid=", "enterprise=orders"),
     ],
 )
 def test_a_wrong_value_names_its_setting_and_what_to_write(
@@ -263,6 +265,16 @@ def test_trusted_proxies_are_addresses_and_networks(monkeypatch: pytest.MonkeyPa
     assert config.load_settings().trusted_proxies == ()
     monkeypatch.setenv("DELIVERY_TRUSTED_PROXIES", "10.0.0.7, 10.1.0.0/24,fd00::/8")
     assert config.load_settings().trusted_proxies == ("10.0.0.7/32", "10.1.0.0/24", "fd00::/8")
+
+
+def test_classes_of_tiers_are_a_table_in_the_file_and_pairs_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert config.load_settings().tier_classes == {}
+    write_toml(monkeypatch, 'tier_classes = {enterprise = "orders"}\n')
+    assert config.load_settings().tier_classes == {"enterprise": "orders"}
+    monkeypatch.setenv("DELIVERY_TIER_CLASSES", "Enterprise=orders, mid=critical")
+    assert config.load_settings().tier_classes == {"enterprise": "orders", "mid": "critical"}
 
 
 @pytest.mark.parametrize("text", ["nginx", "10.0.0.0/33", "10.0.0.1/24", "*"])

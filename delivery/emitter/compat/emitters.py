@@ -84,9 +84,11 @@ class UnifiedWebSocketEmitter:
 
     @classmethod
     def create_for_user(cls, *args: Any, **kwargs: Any) -> Self:
-        """Make an emitter; the arguments are those of the class. It may be awaited."""
+        """Make an emitter; the arguments are those of the class, also without the user's id, which
+        stands in the context. It may be awaited."""
         warn_once(f"{cls.__name__}.create_for_user", NEW)
-        return cls(*args, **kwargs)
+        named = _with_user(args, kwargs)
+        return cls(*args, **kwargs) if named is None else cls(**named)
 
     def __await__(self: E) -> Generator[Any, None, E]:
         """The emitter itself: older factories were coroutines."""
@@ -433,6 +435,16 @@ class OptimizedUserWebSocketEmitter(IsolatedWebSocketEventEmitter):
 
 async def _itself(emitter: E) -> E:
     return emitter
+
+
+def _with_user(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    """The named arguments that ``(manager, context)`` stand for; ``None`` for other calls."""
+    if "user_id" in kwargs or "router" in kwargs or (args and has_ids(args[0])):
+        return None
+    named = dict(zip(("manager", "context"), args, strict=False)) | kwargs
+    if len(args) + ("context" in kwargs) > 2 or not has_ids(named.get("context")):
+        return None
+    return {**named, "user_id": ids_of(named["context"]).user_id}
 
 
 def _is_by_context(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
