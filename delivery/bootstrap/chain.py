@@ -178,6 +178,7 @@ def make_known(ledger: Ledger, endpoints: Sequence[Endpoint]) -> None:
     try:
         if endpoints:
             ledger.webhooks.register([one.name for one in endpoints])
+            ledger.webhooks.describe(endpoints)
     except LedgerError as error:
         logger.warning("webhooks are made known when the ledger is back: %s", error)
 

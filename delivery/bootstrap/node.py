@@ -30,6 +30,7 @@ from delivery.api.operators.operations import OperationsApi
 from delivery.api.operators.sessions import Place, Sessions
 from delivery.api.operators.suppressions import SuppressionsApi
 from delivery.api.operators.users import UsersApi
+from delivery.api.operators.webhooks import WebhooksApi
 from delivery.api.origins import Origins
 from delivery.api.pages import Pages
 from delivery.api.providers.callbacks import Callbacks
@@ -313,6 +314,7 @@ class Node:
             operations,
             DemoApi(self._auth, demo_agent),
             SuppressionsApi(self._auth, reads=ledger, writes=ledger),
+            WebhooksApi(self._auth, webhooks=ledger),
             self._callbacks,
             Pages(
                 reads=ledger,

@@ -35,6 +35,8 @@ from delivery.domain.stores.ledger import Ledger
 from delivery.domain.users.contact import Contact
 from delivery.domain.users.receipts import ProviderReceipt, Suppression
 from delivery.domain.users.revocation import Revocation, RevocationKind
+from delivery.domain.webhooks.endpoints import Endpoint
+from delivery.domain.webhooks.messages import EndpointState, Replayed, WebhookRow
 from delivery.errors import LedgerUnavailable
 
 T = TypeVar("T")
@@ -320,3 +322,25 @@ class LedgerAccess:
     async def purge_revocations(self) -> int:
         """See ``Writes``."""
         return await self.call(self._ledger.revocations.purge)
+
+    # Webhooks
+
+    async def webhooks(self) -> list[EndpointState]:
+        """See ``Webhooks``."""
+        return await self.call(self._ledger.webhooks.states)
+
+    async def webhook_messages(self, name: str, limit: int) -> list[WebhookRow]:
+        """See ``Webhooks``."""
+        return await self.call(self._ledger.webhooks.messages, name, limit=limit)
+
+    async def enable_webhook(self, name: str) -> EndpointState | None:
+        """See ``Webhooks``."""
+        return await self.call(self._ledger.webhooks.enable, name)
+
+    async def disable_webhook(self, name: str, reason: str) -> bool:
+        """See ``Webhooks``."""
+        return await self.call(self._ledger.webhooks.disable, name, reason)
+
+    async def replay_webhook(self, endpoint: Endpoint, since: datetime, seconds: float) -> Replayed:
+        """See ``Webhooks``."""
+        return await self.call(self._ledger.webhooks.replay_for, endpoint, since, seconds)

@@ -71,6 +71,7 @@ class WebhookSender:
         self._jitter = jitter
         self._clock = clock
         self._trimmed: float | None = None
+        self._is_described = False
 
     def run(self) -> int:
         """Write what is new and send what is due; returns the number of attempts.
@@ -82,6 +83,9 @@ class WebhookSender:
         if not self._posts:
             return 0
         self._store.register([endpoint.name for endpoint in self._posts])
+        if not self._is_described:
+            self._store.describe(list(self._posts))
+            self._is_described = True
         # A request that begins last must be over, and recorded, before the task's time is.
         ends = self._clock() + max(0.0, self._limits.soft - self._limits.attempt - _MARGIN)
         with ThreadPoolExecutor(len(self._posts), thread_name_prefix="webhook") as pool:

@@ -8,7 +8,7 @@ import {
   percent, plural, session as renew, tag, words,
 } from "./page.js";
 import { readPlace, writePlace } from "./place.js";
-import { forgetHistory, readConnections, readHistory, readRun, readUser, startViews } from "./views.js";
+import { forgetHistory, readConnections, readHistory, readRun, readUser, readWebhooks, startViews } from "./views.js";
 
 const RETRY_MS = 3000;
 const RENEW_MS = 300_000; // far below the half hour of a session
@@ -193,6 +193,7 @@ async function read(mine) {
     await readHistory(place.range, isMine);
     await readConnections(isMine);
     await readSuppressed(mine);
+    await readWebhooks(isMine);
   }
   if (!isMine()) return;
   drawInbox(inbox);

@@ -1,7 +1,7 @@
 // The pages of one user and of one run, and the figures over a longer time.
 
 import { historyChart, runLine } from "./charts.js";
-import { $, ago, api, ask, draw, duration, forget, h, moment, percent, plural, tag, words } from "./page.js";
+import { $, ago, api, ask, draw, duration, forget, h, moment, optional, percent, plural, tag, words } from "./page.js";
 import { RANGES, linkTo } from "./place.js";
 
 const HISTORY_EVERY_MS = 60_000;
@@ -44,7 +44,7 @@ export async function readHistory(range, isMine) {
   drawHistory();
 }
 
-export const forgetHistory = () => ([historyAt, historyOf, told, connectionsAt] = [0, null, null, 0]);
+export const forgetHistory = () => ([historyAt, historyOf, told, connectionsAt, webhooksAt] = [0, null, null, 0, 0]);
 
 function drawHistory() {
   const share = (value) => percent(value);
@@ -90,6 +90,69 @@ export async function readConnections(isMine) {
   draw("connections", connections, () => connections.map((one) =>
     h("tr", {}, h("td", {}, h("a", { href: linkTo("user", one.user_id) }, one.user_id)), h("td", {}, one.device ?? "–"),
       h("td", {}, one.transport ?? "–"), h("td", {}, one.node), h("td", {}, moment(one.since)), h("td", {}, healthOf(one.health)))));
+}
+
+// ---- the application's endpoints
+
+let webhooksAt = 0;
+const WEBHOOKS_EVERY_MS = 10_000;
+
+/** @param {() => boolean} isMine */
+export async function readWebhooks(isMine) {
+  if (Date.now() - webhooksAt < WEBHOOKS_EVERY_MS) return;
+  const answer = await optional("v1/webhooks");
+  if (!isMine()) return;
+  webhooksAt = Date.now();
+  const { webhooks } = answer ?? { webhooks: [] };
+  $("webhooks-panel").hidden = webhooks.length === 0;
+  draw("webhooks", [webhooks, page.mayOperate()], () => webhooks.map((one) =>
+    h("tr", {},
+      h("td", {}, one.name), h("td", {}, tag(one.state), one.reason ? ` ${one.reason}` : ""),
+      h("td", { class: "num" }, one.waiting.toLocaleString()), h("td", { class: "num" }, one.failed.toLocaleString()),
+      h("td", {}, one.last_error ? h("span", { title: one.last_error }, one.last_error.slice(0, 120)) : "–",
+        one.last_error_at ? h("small", {}, " ", moment(one.last_error_at)) : ""),
+      h("td", {}, one.url ?? "–"),
+      h("td", {}, ...(page.mayOperate() ? [
+        webhookButton(one, one.state === "on" ? "Switch off…" : "Switch on…", one.state === "on" ? "disable" : "enable"), " ",
+        webhookButton(one, "Replay a day…", "replay"),
+      ] : ["–"])))));
+}
+
+const MEANT = {
+  enable: ["Switch this webhook on?", "What waits is sent now. What happened while it was off is not told, unless you replay it.", "Switch on"],
+  disable: ["Switch this webhook off?", "It is told nothing until it is switched on again.", "Switch off"],
+  replay: ["Tell this webhook once more?", "All that happened within the last 24 hours is told again, with the ids that it had.", "Replay"],
+};
+
+function webhookButton(one, label, verb) {
+  return h("button", {
+    type: "button", class: "link", "data-key": `webhook-${one.name}-${verb}`,
+    "aria-label": `${label.replace("…", "")}: ${one.name}`, onclick: () => changeWebhook(one, verb),
+  }, label);
+}
+
+async function changeWebhook({ name }, verb) {
+  const [title, text, yes] = MEANT[verb];
+  if (!(await ask(title, `${name}: ${text}`, yes))) return;
+  const path = `v1/webhooks/${encodeURIComponent(name)}/${verb}`;
+  try {
+    if (verb === "replay") $("webhooks-note").textContent = `${name}: ${plural(await replayDay(path), "message")} told again.`;
+    else $("webhooks-note").textContent = `${name} is ${(await api(path, {})).state}.`;
+  } catch (error) {
+    $("webhooks-note").textContent = `${name}: ${error.message}`;
+  }
+  webhooksAt = 0;
+  page.reread();
+}
+
+/** A long replay is asked for piece by piece. */
+async function replayDay(path) {
+  let [count, since] = [0, new Date(Date.now() - 86_400_000).toISOString()];
+  while (since) {
+    const done = await api(path, { since });
+    [count, since] = [count + done.messages, done.next];
+  }
+  return count;
 }
 
 // ---- one user

@@ -17,6 +17,7 @@ from playwright.async_api import Browser, BrowserContext, Page, expect
 from delivery.domain.operators.thresholds import CONDITIONS
 from delivery.domain.records import Condition
 from delivery.domain.users.receipts import Suppress
+from delivery.domain.webhooks.endpoints import Endpoint
 from delivery.ledger import SqlLedger
 from tests import servers
 from tests.browser.conftest import NewDevice
@@ -350,6 +351,29 @@ async def test_suppressed_addresses_are_shown_and_can_be_allowed_again(
     await expect(page.locator("#suppressed-note")).to_contain_text("gets messages again")
     await expect(row).to_have_count(0)
     assert ledger.suppressions.page()[0] == []
+    ledger.close()
+
+
+async def test_webhooks_are_shown_with_their_last_error_and_switched(
+    context: BrowserContext, service: Service
+) -> None:
+    ledger = SqlLedger(service.ledger_url)
+    ledger.webhooks.register(["shop"])
+    ledger.webhooks.describe([Endpoint("shop", "https://shop.example.org/hooks", b"k" * 32)])
+    page = await dashboard(context, service)
+    row = page.locator("#webhooks tr", has_text="shop")
+    await expect(row).to_contain_text("https://shop.example.org/hooks")
+    assert await serious_faults(page) == []
+    await row.get_by_role("button", name="Switch off: shop").click()
+    await page.locator("#ask-yes", has_text="Switch off").click()
+    await expect(row).to_contain_text("switched off by an operator")
+    assert ledger.webhooks.off() == ["shop"]
+    await row.get_by_role("button", name="Switch on: shop").click()
+    await page.locator("#ask-yes", has_text="Switch on").click()
+    await expect(page.locator("#webhooks-note")).to_have_text("shop is on.")
+    await row.get_by_role("button", name="Replay a day: shop").click()
+    await page.locator("#ask-yes", has_text="Replay").click()
+    await expect(page.locator("#webhooks-note")).to_contain_text("told again")
     ledger.close()
 
 

@@ -18,6 +18,7 @@ from delivery.config.needs import duties, needs
 from delivery.config.settings import Settings
 from tests.deployment.compose import ROOT, SECRETS, own_services
 from tests.deployment.compose import granted_secrets as granted_by_compose
+from tests.docs_blocks import blocks
 
 FOLDER = ROOT / "config/kubernetes"
 VERSIONS = ("1.33.0", "1.37.0")
@@ -231,3 +232,14 @@ def test_prometheus_finds_and_reaches_what_it_reaches_in_compose() -> None:
             assert environment(name)["DELIVERY_METRICS_PORT"] == str(port)
             assert pod["metadata"]["labels"][kinds["key"]] in kinds["values"]
             assert policy["ingress"][0]["ports"] == [{"protocol": "TCP", "port": port}]
+
+
+def test_the_overlay_for_webhooks_names_what_the_base_has_and_is_valid() -> None:
+    shown = [one for one in blocks("docs/kubernetes.md") if "webhooks" in one.code]
+    [overlay, policy] = [yaml.safe_load(one.code) for one in shown if one.language == "yaml"]
+    patch = yaml.safe_load(overlay["patches"][0]["patch"])
+    [changed] = patch["spec"]["template"]["spec"]["containers"]
+    assert changed["name"] == container(patch["metadata"]["name"])["name"]
+    assert {one["name"] for one in changed["env"]} == {"DELIVERY_WEBHOOKS"}
+    kubernetes_validate.validate(policy, VERSIONS[0], strict=True)
+    assert "emergency" in container(patch["metadata"]["name"])["args"]

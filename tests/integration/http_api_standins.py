@@ -30,6 +30,7 @@ from delivery.api.operators.operations import OperationsApi
 from delivery.api.operators.sessions import Place, Sessions
 from delivery.api.operators.suppressions import SuppressionsApi
 from delivery.api.operators.users import UsersApi
+from delivery.api.operators.webhooks import WebhooksApi
 from delivery.api.pages import Pages
 from delivery.api.problems import problem_middleware
 from delivery.api.providers.callbacks import CallbackKeys, Callbacks
@@ -321,6 +322,7 @@ class World:
             self.sessions,
             DemoApi(self.auth, agent),
             SuppressionsApi(self.auth, **shared),
+            WebhooksApi(self.auth, webhooks=self.access),
             ErasureApi(
                 self.auth,
                 disconnect=self.disconnected.append,

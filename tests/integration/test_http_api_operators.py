@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from delivery.domain.lifecycle import State
+from delivery.domain.lifecycle import Outcome, State
 from delivery.domain.node_messages import ConnectionInfo
 from delivery.domain.operators.history import Point
 from delivery.domain.records import Rendered
 from delivery.domain.users.contact import Contact
+from delivery.domain.webhooks.endpoints import Endpoint
+from delivery.domain.webhooks.messages import WebhookAnswer
 from delivery.tasks.history import HistoryRecorder
 from delivery.testing import make_id
 from tests.integration.http_api_standins import (
@@ -189,3 +191,76 @@ async def test_scopes_deny_first(client: Client) -> None:
                 assert status == 404
                 continue
             assert status == (200 if headers in allowed else 403 if headers else 401), path
+
+
+HOOK = Endpoint("app", "https://app.example.org/hooks/as-good-as-a-password?key=1", b"k" * 32)
+
+
+def failed_at(world: World, now: Endpoint) -> None:
+    """One outcome, whose message the endpoint refused."""
+    store = world.ledger.webhooks
+    store.follow(now, timedelta(days=1))
+    lease = store.lease(now.name, 60.0)
+    assert lease is not None
+    [message] = store.due(lease, 10)
+    assert store.begin(lease, [message])
+    store.end(lease, message, WebhookAnswer(Outcome.FAILED, 500, "500: no"), 0.0)
+    store.release(lease)
+
+
+async def test_webhooks_are_listed_with_what_failed_and_their_url_as_far_as_it_may_be_seen(
+    client: Client, world: World
+) -> None:
+    assert await answer(client, "/v1/webhooks", READ) == {"webhooks": []}
+    store = world.ledger.webhooks
+    store.register(["app"])
+    [unknown] = (await answer(client, "/v1/webhooks", READ))["webhooks"]
+    assert (unknown["url"], unknown["state"]) == (None, "on")
+    store.describe([HOOK])
+    world.ledger.add(1)
+    world.ledger.confirm(1)
+    failed_at(world, HOOK)
+    [listed] = (await answer(client, "/v1/webhooks", READ))["webhooks"]
+    assert listed["url"] == "https://app.example.org/…"
+    assert (listed["waiting"], listed["last_error"]) == (1, "500: no")
+    assert listed["last_error_at"] == listed["failing_since"]
+    shown = await answer(client, "/v1/webhooks/app", EVERYTHING)
+    assert shown["url"] == "https://app.example.org/hooks/as-good-as-a-password"
+    [message] = shown["messages"]
+    assert message["id"] == f"msg_{make_id(1)}_1_confirmed"
+    assert [one["status"] for one in message["attempts"]] == [500]
+    assert (await client.get("/v1/webhooks/apq", headers=READ)).status == 404
+    for headers in (CLIENT, EMIT, OPERATE):
+        assert (await client.get("/v1/webhooks", headers=headers)).status == 403
+
+
+async def test_a_webhook_is_switched_and_told_again_by_its_operator_alone(
+    client: Client, world: World
+) -> None:
+    async def post(act: str, body: Any = None, status: int = 200) -> Any:
+        response = await client.post(f"/v1/webhooks/app/{act}", json=body, headers=EVERYTHING)
+        assert response.status == status, await response.text()
+        return await response.json()
+
+    store = world.ledger.webhooks
+    store.register(["app"])
+    since = {"since": "2026-01-01T00:00:00Z"}
+    assert "no worker has told" in (await post("replay", since, 422))["detail"]
+    store.describe([HOOK])
+    assert (await post("disable", {}))["state"] == "off"
+    assert store.off() == ["app"]
+    world.ledger.add(1)
+    world.ledger.confirm(1)
+    assert (await post("enable"))["off_since"] is not None
+    assert (await post("enable"))["off_since"] is None
+    assert store.off() == []
+    told = await post("replay", since, 202)
+    assert (told["messages"], told["next"], told["state"]) == (1, None, "on")
+    assert [row.state for row in store.messages("app")] == ["pending"]
+    assert (await post("replay", {}, 422))["field"] == "since"
+    for act in ("enable", "disable", "replay"):
+        for headers in (CLIENT, READ):
+            refused = await client.post(f"/v1/webhooks/app/{act}", json=since, headers=headers)
+            assert refused.status == 403
+        unknown = await client.post(f"/v1/webhooks/x/{act}", json=since, headers=EVERYTHING)
+        assert unknown.status == (404 if act == "replay" else 422)

@@ -82,6 +82,7 @@ def document() -> dict[str, Any]:
         | _suppressions()
         | _operations()
         | operators.paths()
+        | operators.webhooks()
         | _callbacks()
         | _streams()
         | _pages(),

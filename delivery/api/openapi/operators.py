@@ -8,6 +8,7 @@ from __future__ import annotations
 from delivery.api.openapi.schemas import (
     CONTEXT_ID,
     INSTANT,
+    JSON,
     Schema,
     listing,
     nullable,
@@ -19,9 +20,30 @@ from delivery.api.openapi.schemas import (
     text,
 )
 from delivery.domain.channels import Channel
+from delivery.domain.webhooks.endpoints import WebhookFormat, WebhookKind
 
 _NUMBER: Schema = {"type": "number"}
 _INTEGER: Schema = {"type": "integer"}
+_ONE_STATE = text(enum=["on", "off"])
+_WEBHOOK: Schema = {
+    "name": text(),
+    "url": nullable(text("without its query; of scope read, without its path")),
+    "events": listing(text(enum=[kind.value for kind in WebhookKind])),
+    "types": listing(text()),
+    "classes": listing(text()),
+    "format": nullable(text(enum=[one.value for one in WebhookFormat])),
+    "state": _ONE_STATE,
+    "reason": nullable(text("why it is off")),
+    "changed_at": INSTANT,
+    "followed_at": INSTANT | {"description": "what happened until then has its messages"},
+    "failing_since": nullable(INSTANT),
+    "failures": _INTEGER | {"description": "in a row"},
+    "waiting": _INTEGER | {"description": "messages that are to be sent"},
+    "failed": _INTEGER | {"description": "messages that are not tried again"},
+    "oldest": nullable(INSTANT),
+    "last_error": nullable(text("how its latest attempt that failed ended")),
+    "last_error_at": nullable(INSTANT),
+}
 
 SCHEMAS: dict[str, Schema] = {
     "History": record(
@@ -81,6 +103,46 @@ SCHEMAS: dict[str, Schema] = {
                     }
                 )
             )
+        }
+    ),
+    "WebhookList": record({"webhooks": listing(record(_WEBHOOK))}),
+    "Webhook": record(
+        _WEBHOOK
+        | {
+            "messages": listing(
+                record(
+                    {
+                        "id": text("its webhook-id"),
+                        "type": text(),
+                        "at": INSTANT,
+                        "state": text(enum=["pending", "delivered", "failed"]),
+                        "due_at": nullable(INSTANT),
+                        "attempts": listing(
+                            record(
+                                {
+                                    "number": _INTEGER,
+                                    "outcome": text(),
+                                    "status": nullable(_INTEGER),
+                                    "error": nullable(text()),
+                                    "started_at": INSTANT,
+                                    "ended_at": nullable(INSTANT),
+                                }
+                            )
+                        ),
+                    }
+                )
+            )
+        }
+    ),
+    "WebhookOn": record({"name": text(), "state": _ONE_STATE, "off_since": nullable(INSTANT)}),
+    "WebhookOff": record({"name": text(), "state": _ONE_STATE}),
+    "WebhookReplay": record({"since": INSTANT}),
+    "WebhookReplayed": record(
+        {
+            "name": text(),
+            "state": _ONE_STATE,
+            "messages": _INTEGER,
+            "next": nullable(INSTANT | {"description": "repeat with it as since"}),
         }
     ),
     "User": record(
@@ -143,6 +205,55 @@ def paths() -> Schema:
                     query("after", text(maxLength=600, pattern=r"^[^\u0000]*$")),
                     query("limit", limit),
                 ),
+            )
+        },
+    }
+
+
+def webhooks() -> Schema:
+    """``/v1/webhooks``."""
+    one, limit = path("name"), {"type": "integer", "minimum": 1, "maximum": 1000, "default": 50}
+    posted = (400, 403, 404, 408, 413, 422, 503)
+    return {
+        "/v1/webhooks": {
+            "get": operation(
+                "The application's endpoints, as their workers know them (scope read)",
+                {200: ref("WebhookList")},
+                (403, 503),
+            )
+        },
+        "/v1/webhooks/{name}": {
+            "get": operation(
+                "One of them, with its latest messages and their attempts (scope read)",
+                {200: ref("Webhook")},
+                (403, 404, 422, 503),
+                parameters=(one, query("limit", limit)),
+            )
+        },
+        "/v1/webhooks/{name}/enable": {
+            "post": operation(
+                "Switch it on: what waits is sent, what happened meanwhile is not told unless by a "
+                "replay (scope operate)",
+                {200: ref("WebhookOn")},
+                posted,
+                parameters=(one,),
+            )
+        },
+        "/v1/webhooks/{name}/disable": {
+            "post": operation(
+                "Switch it off (scope operate)",
+                {200: ref("WebhookOff")},
+                posted,
+                parameters=(one,),
+            )
+        },
+        "/v1/webhooks/{name}/replay": {
+            "post": operation(
+                "Tell it once more what happened since an instant (scope operate)",
+                {202: ref("WebhookReplayed")},
+                posted,
+                parameters=(one,),
+                body={JSON: ref("WebhookReplay")},
             )
         },
     }

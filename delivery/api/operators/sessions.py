@@ -73,6 +73,11 @@ ADMITTED = frozenset(
         ("GET", "/v1/inbox"),
         ("GET", "/v1/suppressions"),
         ("DELETE", "/v1/suppressions/{address}"),
+        ("GET", "/v1/webhooks"),
+        ("GET", "/v1/webhooks/{name}"),
+        ("POST", "/v1/webhooks/{name}/enable"),
+        ("POST", "/v1/webhooks/{name}/disable"),
+        ("POST", "/v1/webhooks/{name}/replay"),
         ("POST", "/v1/demo/session"),
         ("POST", "/v1/demo/runs"),
     }

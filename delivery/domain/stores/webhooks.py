@@ -11,10 +11,30 @@ from delivery.domain.webhooks.messages import (
     EndpointLease,
     EndpointState,
     Followed,
+    Replayed,
     WebhookAnswer,
     WebhookMessage,
     WebhookRow,
 )
+
+
+class Webhooks(Protocol):
+    """Endpoints, for the event loop; see ``WebhookStore``."""
+
+    async def webhooks(self) -> list[EndpointState]:
+        """How every endpoint stands."""
+
+    async def webhook_messages(self, name: str, limit: int) -> list[WebhookRow]:
+        """An endpoint's latest messages."""
+
+    async def enable_webhook(self, name: str) -> EndpointState | None:
+        """Switch one on; how it stood before."""
+
+    async def disable_webhook(self, name: str, reason: str) -> bool:
+        """Switch one off."""
+
+    async def replay_webhook(self, endpoint: Endpoint, since: datetime, seconds: float) -> Replayed:
+        """Have outcomes told again; see ``WebhookStore.replay_for``."""
 
 
 class WebhookStore(Protocol):
@@ -26,6 +46,10 @@ class WebhookStore(Protocol):
 
         Effect: endpoints that have failed for long are switched off.
         """
+
+    def describe(self, endpoints: Sequence[Endpoint]) -> None:
+        """Keep what processes without the file show of endpoints that are known. Safe to
+        repeat."""
 
     def follow(self, endpoint: Endpoint, span: timedelta, limit: int = 1_000) -> Followed:
         """Write messages about the next outcomes, at most ``span`` further, about ``limit``.
@@ -80,6 +104,9 @@ class WebhookStore(Protocol):
 
     def replay(self, endpoint: Endpoint, since: datetime) -> int:
         """Have all outcomes since an instant told again, sent ones too; returns their number."""
+
+    def replay_for(self, endpoint: Endpoint, since: datetime, seconds: float) -> Replayed:
+        """As ``replay``, for about this time."""
 
     def states(self) -> list[EndpointState]:
         """How every endpoint stands, by name."""

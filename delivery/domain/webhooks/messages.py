@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import Outcome
@@ -131,6 +132,8 @@ class EndpointState:
         failing_since: the first failure since its last success.
         waiting: messages that are to be sent.
         oldest: when what the oldest of these tells about happened.
+        facts: see ``facts_of``; ``None`` while no worker of this release has told them.
+        last_error: how its latest attempt that failed ended.
     """
 
     name: str
@@ -143,6 +146,22 @@ class EndpointState:
     waiting: int
     failed: int
     oldest: datetime | None
+    facts: Mapping[str, Any] | None = None
+    last_error: str | None = None
+    last_error_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay did.
+
+    Attributes:
+        messages: that are sent, or sent again.
+        next: where it goes on, if it stopped for its time.
+    """
+
+    messages: int
+    next: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,3 +239,29 @@ def media_type(endpoint: Endpoint) -> str:
     """The ``Content-Type`` of its messages."""
     is_cloud = endpoint.format is WebhookFormat.CLOUDEVENTS
     return "application/cloudevents+json; charset=utf-8" if is_cloud else "application/json"
+
+
+def facts_of(endpoint: Endpoint) -> dict[str, Any]:
+    """What the ledger keeps of an endpoint, for processes without the file: neither its secrets nor
+    the query of its URL, which may hold one."""
+    parts = urlsplit(endpoint.url)
+    return {
+        "url": f"{parts.scheme}://{parts.netloc}{parts.path}",
+        "events": sorted(kind.value for kind in endpoint.events),
+        "types": list(endpoint.types),
+        "classes": list(endpoint.classes),
+        "format": endpoint.format.value,
+    }
+
+
+def chosen_by(name: str, facts: Mapping[str, Any]) -> Endpoint:
+    """An endpoint by its facts, which says what is to be told and cannot sign."""
+    return Endpoint(
+        name,
+        facts["url"],
+        b"",
+        events=frozenset(WebhookKind(kind) for kind in facts["events"]),
+        types=tuple(facts["types"]),
+        classes=tuple(facts["classes"]),
+        format=WebhookFormat(facts["format"]),
+    )

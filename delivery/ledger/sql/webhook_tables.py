@@ -61,6 +61,10 @@ webhooks = sa.Table(
     sa.Column("paused_until", UtcDateTime()),
     sa.Column("token", Big, nullable=False, server_default="0"),
     sa.Column("claimed_until", UtcDateTime()),
+    # JSON: its address without the query, and what it is told; for processes without the file.
+    sa.Column("facts", ForeignText),
+    sa.Column("last_error", ForeignText),
+    sa.Column("last_error_at", UtcDateTime()),
 )
 
 webhook_messages = sa.Table(

@@ -83,6 +83,9 @@ def states(connection: Connection) -> list[EndpointState]:
                 waiting._mapping["count"] if waiting else 0,
                 failed._mapping["count"] if failed else 0,
                 waiting.oldest if waiting else None,
+                rows.load(row.facts) if row.facts else None,
+                row.last_error,
+                row.last_error_at,
             )
         )
     return found

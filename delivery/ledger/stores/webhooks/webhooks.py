@@ -6,6 +6,8 @@ fences what it writes, so that a sender whose lease has ended changes nothing.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,9 +29,11 @@ from delivery.domain.webhooks.messages import (
     EndpointLease,
     EndpointState,
     Followed,
+    Replayed,
     WebhookAnswer,
     WebhookMessage,
     WebhookRow,
+    facts_of,
     next_wait,
 )
 from delivery.ledger.sql import rows
@@ -101,6 +105,23 @@ class WebhookSql:
                     ours, webhooks.c.is_on, webhooks.c.failing_since <= now - FAILING_FOR
                 )
                 connection.execute(sa.update(webhooks).where(failed).values(_off(_long(), now)))
+
+    def describe(self, endpoints: Sequence[Endpoint]) -> None:
+        """See the port."""
+        told = {one.name: rows.dump(facts_of(one)) for one in endpoints}
+        with self._database.read() as connection:
+            query = sa.select(webhooks.c.name, webhooks.c.facts)
+            known = {
+                row.name: row.facts
+                for row in connection.execute(query.where(any_of(webhooks.c.name, list(told))))
+            }
+        news = [name for name in known if known[name] != told[name]]
+        if not news:
+            return
+        with self._database.write() as connection:
+            for name in news:
+                ours = webhooks.c.name == name
+                connection.execute(sa.update(webhooks).where(ours).values(facts=told[name]))
 
     def follow(self, endpoint: Endpoint, span: timedelta, limit: int = 1_000) -> Followed:
         """See the port."""
@@ -266,7 +287,12 @@ class WebhookSql:
             return _locked(connection, name) is not None
 
     def replay(self, endpoint: Endpoint, since: datetime) -> int:
+        """See the port."""
+        return self.replay_for(endpoint, since, math.inf).messages
+
+    def replay_for(self, endpoint: Endpoint, since: datetime, seconds: float) -> Replayed:
         """See the port. A page is a transaction of its own."""
+        ends = time.monotonic() + seconds
         span, count = FIRST_SPAN, 0
         after = since - timedelta(microseconds=1)
         until = self._database.now()
@@ -280,7 +306,9 @@ class WebhookSql:
                 count += sent + write(connection, endpoint, page, now)
             after = end
             span = max(FIRST_SPAN, span / 4) if is_full else min(span * 4, LONGEST_SPAN)
-        return count
+            if after < until and time.monotonic() >= ends:
+                return Replayed(count, after + timedelta(microseconds=1))
+        return Replayed(count, None)
 
     def states(self) -> list[EndpointState]:
         """See the port."""
@@ -416,7 +444,12 @@ def _endpoint_after(
     if answer.is_success:
         return {"failures": 0, "failing_since": None, "paused_until": None}, None
     since = row.failing_since or now
-    changes: dict[str, Any] = {"failures": row.failures + 1, "failing_since": since}
+    changes: dict[str, Any] = {
+        "failures": row.failures + 1,
+        "failing_since": since,
+        "last_error": answer.error or f"status {answer.status}",
+        "last_error_at": now,
+    }
     pause = min(answer.retry_after or 0.0, MAX_PAUSE)
     if row.failures + 1 >= TROUBLED_AFTER:
         pause = max(pause, PAUSE)
