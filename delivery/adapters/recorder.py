@@ -274,9 +274,9 @@ class Recorder:
         try:
             await self.until_kept_runs_end(limit)
             self._stop()
-            patience = self._patience(ends)
+            is_waiting = self._waiting(ends)
             # The task may be on another loop: it cannot set an event of this one.
-            while not self._ended.is_set() and patience():  # noqa: ASYNC110
+            while not self._ended.is_set() and is_waiting():  # noqa: ASYNC110
                 await asyncio.sleep(CLOSE_POLL)
             self._pump.cancel()
             ends = time.monotonic() + CANCEL_TIMEOUT
@@ -304,7 +304,7 @@ class Recorder:
                 file.abandon()
         self._orphan = self._buffer.spool = None
 
-    def _patience(self, ends: float) -> Callable[[], bool]:
+    def _waiting(self, ends: float) -> Callable[[], bool]:
         """What says whether closing still waits for the service."""
         begun = time.monotonic()
 
@@ -325,8 +325,8 @@ class Recorder:
             raise ConfigError("on an event loop, close the recorder with async with, or aclose()")
         self._stop()
         limit = self._close_timeout if timeout is None else timeout
-        patience = self._patience(time.monotonic() + limit)
-        while not self._ended.wait(CLOSE_POLL) and patience():
+        is_waiting = self._waiting(time.monotonic() + limit)
+        while not self._ended.wait(CLOSE_POLL) and is_waiting():
             pass
         if not self._ended.is_set():
             self._pump.cancel()
