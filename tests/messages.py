@@ -8,8 +8,8 @@ from typing import Any
 
 from delivery import testing
 from delivery.domain.event import Event, EventClass
-from delivery.domain.ports import Message
-from delivery.domain.records import AlertGroup
+from delivery.domain.operators.figures import AlertGroup
+from delivery.domain.transports import Message
 from delivery.domain.users.contact import Contact
 
 AT = datetime(2026, 11, 1, 9, 0, tzinfo=UTC)

@@ -15,17 +15,12 @@ from delivery.domain.channels import Channel
 from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import Attempt
 from delivery.domain.operators.cause import cause_of
+from delivery.domain.operators.figures import AlertGroup, NodeInfo, Stats
 from delivery.domain.options import Options
-from delivery.domain.ports import Accepted, SinkMessage
-from delivery.domain.records import (
-    AlertGroup,
-    ConfirmationRow,
-    NodeInfo,
-    Stats,
-    Stored,
-    Timeline,
-)
+from delivery.domain.ports import Accepted
+from delivery.domain.records import ConfirmationRow, Stored, Timeline
 from delivery.domain.run_tokens import MICROS, RunRow
+from delivery.domain.transports import SinkMessage
 from delivery.domain.users.receipts import ReceiptRow
 from delivery.telemetry.tracing import trace_id
 

@@ -56,7 +56,7 @@ from delivery.config import Settings, audience_fault, load_policies, load_thresh
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import State
 from delivery.domain.node_messages import Wake
-from delivery.domain.ports import Inbox
+from delivery.domain.transports import Inbox
 from delivery.emitter.emitter import Emitter, EmitterCore
 from delivery.emitter.intake import HttpIntake
 from delivery.emitter.queue_copies import AttemptThread, QueueCopyThread

@@ -17,7 +17,7 @@ import uuid_utils
 from delivery.bootstrap.transports import make_renderer
 from delivery.config import Settings, load_policies
 from delivery.domain.event import CLASS_NAME, Event, EventClass, check_event_type
-from delivery.domain.ports import Message
+from delivery.domain.transports import Message
 from delivery.domain.users.contact import Contact
 from delivery.errors import ConfigError
 from delivery.transports.rendering.sms_text import segments

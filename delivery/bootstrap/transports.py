@@ -20,8 +20,8 @@ from delivery.domain.channels import DIGESTED, Channel
 from delivery.domain.inputs.origin import origin_of
 from delivery.domain.messages.brand import Brand
 from delivery.domain.messages.providers import ProviderKind
-from delivery.domain.ports import Transport
 from delivery.domain.stores.users import PushTargets
+from delivery.domain.transports import Transport
 from delivery.errors import ConfigError
 from delivery.links import LinkSigner
 from delivery.tasks.executor import Reachable

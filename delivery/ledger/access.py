@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from delivery.domain.lifecycle import Confirmation
+from delivery.domain.operators.figures import Snapshot
 from delivery.domain.operators.history import Point
 from delivery.domain.policy import Policies
 from delivery.domain.records import (
@@ -26,7 +27,6 @@ from delivery.domain.records import (
     Owed,
     RecordedReceipt,
     SentMessage,
-    Snapshot,
     Stored,
     Timeline,
 )

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from delivery.client.received import ReceivedEvent
 from delivery.client.sync import BlockingRemote
 from delivery.domain.channels import Channel
-from delivery.domain.ports import SinkMessage
+from delivery.domain.transports import SinkMessage
 from delivery.transports.sinks import SinkInbox
 
 TIMEOUT = 30.0

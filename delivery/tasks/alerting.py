@@ -12,8 +12,9 @@ from functools import partial
 from delivery.domain.event import EventClass
 from delivery.domain.fallback import faults_of
 from delivery.domain.lifecycle import Outcome
-from delivery.domain.ports import Alerts, Taken
-from delivery.domain.records import AlertGroup, Result
+from delivery.domain.operators.figures import AlertGroup
+from delivery.domain.records import Result
+from delivery.domain.transports import Alerts, Taken
 from delivery.tasks.attempts import Work, result_of
 from delivery.tasks.run import Run
 

@@ -18,8 +18,8 @@ from delivery.domain.event import Event
 from delivery.domain.fallback import attempts_of
 from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.policy import ChainStep, ClassPolicy
-from delivery.domain.ports import Taken
 from delivery.domain.records import Claim, Result
+from delivery.domain.transports import Taken
 from delivery.domain.users.receipts import Suppress
 from delivery.errors import ChannelError, ConfigError, LedgerError, NotConnected, OutcomeUnknown
 

@@ -22,8 +22,9 @@ from delivery.domain.health import RECOVERY
 from delivery.domain.inputs.address import comparable
 from delivery.domain.lifecycle import Attempt, Outcome
 from delivery.domain.policy import SINGLE, ChainStep, Policies
-from delivery.domain.ports import Jitter, Links, Message
+from delivery.domain.ports import Jitter
 from delivery.domain.records import Digest, DigestClaim, Rendered, Result
+from delivery.domain.transports import Links, Message
 from delivery.errors import LedgerError
 from delivery.tasks.attempts import Work
 from delivery.tasks.deliveries import FULL_RECHECK, ROOM_TIMEOUT, Deliveries

@@ -27,9 +27,10 @@ from delivery.domain.fallback import (
     next_step,
 )
 from delivery.domain.policy import CHANNELS, ChainStep, Policies
-from delivery.domain.ports import Alerts, Jitter, Links, Resend, TaskQueue, Transport
+from delivery.domain.ports import Jitter, Resend, TaskQueue
 from delivery.domain.records import Claim
 from delivery.domain.stores.ledger import Ledger
+from delivery.domain.transports import Alerts, Links, Transport
 from delivery.domain.users.contact import Contact
 from delivery.tasks.alerting import AlertStep
 from delivery.tasks.attempts import Report, TimeLimits, Work, batches

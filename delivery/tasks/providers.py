@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from delivery.domain.lifecycle import Outcome
 from delivery.domain.policy import ChainStep
-from delivery.domain.ports import Message, Taken, Transport
 from delivery.domain.records import Result
 from delivery.domain.stores.ledger import Ledger
+from delivery.domain.transports import Message, Taken, Transport
 from delivery.domain.users.contact import Contact
 from delivery.errors import ChannelError, LedgerUnavailable, OutcomeUnknown
 from delivery.tasks.attempts import Work, result_of

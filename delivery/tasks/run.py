@@ -21,9 +21,9 @@ from delivery.domain.fallback import FAULT_PAUSE, MAX_FAULTS, alert_only, faults
 from delivery.domain.health import RECOVERY
 from delivery.domain.lifecycle import Attempt, Confirmation, Outcome
 from delivery.domain.policy import ChainStep
-from delivery.domain.ports import Checked
 from delivery.domain.records import Claim, HandedOn, Result, Stored
 from delivery.domain.stores.ledger import Ledger
+from delivery.domain.transports import Checked
 from delivery.domain.turns import take_turns
 from delivery.errors import LedgerError
 from delivery.tasks.attempts import Report, TimeLimits, Work, result_of

@@ -18,8 +18,9 @@ from typing import Protocol
 from delivery.domain.channels import Channel
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import Outcome
-from delivery.domain.ports import Message, Resend, Taken, Transport
+from delivery.domain.ports import Resend
 from delivery.domain.records import Result
+from delivery.domain.transports import Message, Taken, Transport
 from delivery.errors import ChannelError, NotConnected
 from delivery.tasks.attempts import Work, result_of
 from delivery.tasks.deliveries import FULL_RECHECK, ROOM_TIMEOUT, Deliveries

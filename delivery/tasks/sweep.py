@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from delivery.domain.event import EventClass
+from delivery.domain.operators.figures import AlertGroup
 from delivery.domain.operators.thresholds import BreakerAges, Thresholds, breaches
 from delivery.domain.policy import CHANNELS, Policies
-from delivery.domain.ports import Alerts, TaskQueue
-from delivery.domain.records import AlertGroup, Due, Lane
+from delivery.domain.ports import TaskQueue
+from delivery.domain.records import Due, Lane
 from delivery.domain.stores.ledger import Ledger
+from delivery.domain.transports import Alerts
 from delivery.errors import ChannelError, LedgerError
 from delivery.tasks.alerting import is_first
 from delivery.tasks.attempts import batches

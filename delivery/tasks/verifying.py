@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from delivery.domain.lifecycle import Outcome
-from delivery.domain.ports import Links, Message, Taken, Transport
 from delivery.domain.records import Result
 from delivery.domain.stores.ledger import Ledger
+from delivery.domain.transports import Links, Message, Taken, Transport
 from delivery.domain.users.verification import Verification
 from delivery.tasks.attempts import result_of
 

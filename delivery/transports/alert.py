@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from delivery.domain.channels import Channel
 from delivery.domain.event import EventClass, format_instant
-from delivery.domain.ports import Taken
-from delivery.domain.records import AlertGroup
+from delivery.domain.operators.figures import AlertGroup
+from delivery.domain.transports import Taken
 from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable, OutcomeUnknown
 from delivery.transports.http import Poster, checked_base_url, retry_after
 from delivery.transports.notify import notify, open_targets

@@ -21,8 +21,8 @@ from delivery.domain.inputs.push_target import (
     scheme_of,
     shape_fault,
 )
-from delivery.domain.ports import Message, Taken
 from delivery.domain.stores.users import PushTargets
+from delivery.domain.transports import Message, Taken
 from delivery.domain.users.contact import Contact
 from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable, needs_extra
 from delivery.transports.addresses import Resolve, require_public, resolve

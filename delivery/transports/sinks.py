@@ -26,7 +26,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from delivery.domain.channels import Channel
-from delivery.domain.ports import SinkMessage
+from delivery.domain.transports import SinkMessage
 from delivery.transports.rendering.sms_text import segments
 from delivery.transports.sink_http import Answer, refusal_of, sms_server, twilio_signature
 

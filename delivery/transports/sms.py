@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from delivery.domain.channels import Channel
-from delivery.domain.ports import Message, Taken
+from delivery.domain.transports import Message, Taken
 from delivery.domain.users.contact import Contact
 from delivery.domain.users.receipts import Suppress
 from delivery.errors import ChannelRejected, ChannelUnavailable

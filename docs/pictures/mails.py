@@ -14,7 +14,7 @@ from playwright.async_api import Browser, ViewportSize
 from delivery.domain.channels import Channel
 from delivery.domain.event import Event, EventClass
 from delivery.domain.messages.brand import Brand
-from delivery.domain.ports import Message
+from delivery.domain.transports import Message
 from delivery.domain.users.contact import Contact
 from delivery.links import LinkSigner
 from delivery.transports.rendering.render import Renderer

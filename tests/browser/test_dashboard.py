@@ -14,8 +14,8 @@ import pytest_asyncio
 from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
+from delivery.domain.operators.figures import Condition
 from delivery.domain.operators.thresholds import CONDITIONS
-from delivery.domain.records import Condition
 from delivery.domain.users.receipts import Suppress
 from delivery.domain.webhooks.endpoints import Endpoint
 from delivery.ledger import SqlLedger

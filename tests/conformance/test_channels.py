@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from delivery.domain.ports import Transport
+from delivery.domain.transports import Transport
 from delivery.domain.users.contact import Contact
 from delivery.errors import ChannelUnavailable
 from delivery.transports.mail.email import EmailTransport

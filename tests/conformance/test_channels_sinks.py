@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from delivery.domain.ports import SinkMessage
+from delivery.domain.transports import SinkMessage
 from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.transports.mail.email import EmailTransport
 from delivery.transports.rendering.render import Renderer

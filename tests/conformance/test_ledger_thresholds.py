@@ -8,9 +8,9 @@ import msgspec
 import sqlalchemy as sa
 import uuid_utils
 
+from delivery.domain.operators.figures import AlertGroup, Condition
 from delivery.domain.operators.thresholds import parse_thresholds
 from delivery.domain.policy import parse_policies
-from delivery.domain.records import AlertGroup, Condition
 from delivery.ledger import SqlLedger
 from delivery.tasks.sweep import Alerter, ThresholdWatch
 from delivery.testing import make_entry, make_event, make_id

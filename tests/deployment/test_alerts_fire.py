@@ -27,7 +27,7 @@ import yaml
 
 from delivery.api.operators.metrics import Figures, collect
 from delivery.domain.health import BreakerState
-from delivery.domain.records import ChannelStats, Stats
+from delivery.domain.operators.figures import ChannelStats, Stats
 from delivery.telemetry import metrics
 from delivery.telemetry.instruments import INSTRUMENTS, Counter, Gauge, Histogram, expose
 from tests import servers

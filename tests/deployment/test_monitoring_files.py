@@ -18,7 +18,7 @@ from prometheus_client import REGISTRY
 from delivery.api.operators.metrics import OLD, Figures, collect
 from delivery.domain.event import EventClass
 from delivery.domain.health import BreakerState
-from delivery.domain.records import AlertGroup, ChannelStats, Stats
+from delivery.domain.operators.figures import AlertGroup, ChannelStats, Stats
 from delivery.telemetry import metrics  # noqa: F401 - makes the instruments
 from delivery.telemetry.instruments import INSTRUMENTS, Histogram, expose
 from tests.deployment.compose import ROOT, bind_mounts, services

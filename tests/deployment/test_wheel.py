@@ -245,7 +245,7 @@ def test_messages_are_written_with_the_shipped_templates(installation: Installat
     code = """
 from datetime import UTC, datetime
 from delivery.domain.event import EventClass
-from delivery.domain.records import AlertGroup
+from delivery.domain.operators.figures import (AlertGroup)
 from delivery.transports.rendering.render import Renderer
 group = AlertGroup("g", EventClass.CRITICAL, datetime.now(UTC), 3, 2, ("an-id",), None, True)
 print(Renderer().alert(group).title)

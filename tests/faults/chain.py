@@ -12,7 +12,7 @@ from typing import Any
 
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.policy import Policies, parse_policies
-from delivery.domain.ports import Transport
+from delivery.domain.transports import Transport
 from delivery.domain.users.contact import Contact
 from delivery.ledger import SqlLedger
 from delivery.tasks.executor import Executor, TimeLimits

@@ -12,7 +12,7 @@ import signal
 import time
 from datetime import timedelta
 
-from delivery.domain.ports import Message, Taken
+from delivery.domain.transports import Message, Taken
 from delivery.domain.users.contact import Contact
 from delivery.ledger.sql.database import Database
 from delivery.transports.mail.email import EmailTransport

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from delivery.domain.lifecycle import State
-from delivery.domain.ports import Message, Taken
+from delivery.domain.transports import Message, Taken
 from delivery.domain.users.contact import Contact
 from delivery.ledger import SqlLedger
 from tests.faults.chain import Advance, Chain, policies_of

@@ -16,7 +16,7 @@ import pytest
 
 from delivery.domain.health import RECOVERY, THRESHOLD, BreakerState
 from delivery.domain.lifecycle import State
-from delivery.domain.ports import Message, Taken, Transport
+from delivery.domain.transports import Message, Taken, Transport
 from delivery.domain.users.contact import Contact
 from delivery.ledger import SqlLedger
 from delivery.testing import make_entry

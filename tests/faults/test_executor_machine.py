@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from delivery.domain.lifecycle import ENDED, Attempt, Confirmation, Outcome, State
-from delivery.domain.ports import Message, Taken
+from delivery.domain.transports import Message, Taken
 from delivery.domain.users.contact import Contact
 from delivery.errors import ChannelRejected, ChannelUnavailable, OutcomeUnknown
 from delivery.ledger import SqlLedger, migrate

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from delivery.domain.policy import Policies
-from delivery.domain.ports import Transport
+from delivery.domain.transports import Transport
 from delivery.ledger import SqlLedger
 from tests.faults.chain import (
     HURRIED,

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from delivery.domain.policy import parse_policies
-from delivery.domain.ports import Message, Taken
+from delivery.domain.transports import Message, Taken
 from delivery.domain.users.contact import Contact
 from delivery.ledger import SqlLedger
 from delivery.tasks.broker.app import make_app

@@ -42,17 +42,11 @@ from delivery.domain.event import Event, EventClass
 from delivery.domain.lifecycle import Confirmation, Outcome, State
 from delivery.domain.messages.brand import Brand
 from delivery.domain.node_messages import ConnectionInfo
+from delivery.domain.operators.figures import ChannelStats, Stats
 from delivery.domain.operators.thresholds import Thresholds
 from delivery.domain.policy import parse_policies
 from delivery.domain.ports import Accepted, Pushed
-from delivery.domain.records import (
-    ChannelStats,
-    Claim,
-    ConfirmationRow,
-    DigestClaim,
-    Result,
-    Stats,
-)
+from delivery.domain.records import Claim, ConfirmationRow, DigestClaim, Result
 from delivery.domain.users.revocation import Revocation
 from delivery.ledger.access import LedgerAccess
 from delivery.ledger.stores.statistics import StatisticsSql

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from delivery.domain.event import EventClass
-from delivery.domain.records import Condition
+from delivery.domain.operators.figures import Condition
 from delivery.errors import ChannelRejected, ChannelUnavailable, ConfigError
 from delivery.transports.alert import AlertReceivers
 from delivery.transports.rendering.render import Renderer

@@ -14,9 +14,10 @@ from celery import Celery
 
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Confirmation, State
+from delivery.domain.operators.figures import AlertGroup
 from delivery.domain.policy import Policies, parse_policies
-from delivery.domain.ports import Message, Taken
-from delivery.domain.records import AlertGroup, Timeline
+from delivery.domain.records import Timeline
+from delivery.domain.transports import Message, Taken
 from delivery.domain.users.contact import Contact
 from delivery.errors import ChannelUnavailable
 from delivery.ledger import SqlLedger, migrate

@@ -21,7 +21,7 @@ from delivery.api.requests import client_address
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import parse_policies
-from delivery.domain.ports import SinkMessage
+from delivery.domain.transports import SinkMessage
 from delivery.domain.users.contact import Contact
 from delivery.errors import ConfigError
 from delivery.ledger.sql.memory import OUTAGE

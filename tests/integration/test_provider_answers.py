@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from delivery.domain.ports import Taken
+from delivery.domain.transports import Taken
 from delivery.errors import ChannelError
 from delivery.transports.mail.email import EmailTransport
 from delivery.transports.rendering.render import Renderer

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from delivery.api.demo_agent import DemoAgent
 from delivery.bootstrap.node import Node as GatewayNode
 from delivery.config import Settings
-from delivery.domain.ports import Inbox
+from delivery.domain.transports import Inbox
 from tests.processes import Process, running
 from tests.server_process import wait_until
 

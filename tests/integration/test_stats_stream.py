@@ -19,9 +19,9 @@ from delivery.api.operators.outages import OutageBoard
 from delivery.api.operators.snapshot import SharedSnapshot
 from delivery.api.operators.stats_stream import StatsStream
 from delivery.api.problems import problem_middleware
+from delivery.domain.operators.figures import ChannelStats, Condition, Stats
 from delivery.domain.operators.thresholds import Thresholds, parse_thresholds
-from delivery.domain.ports import SinkMessage
-from delivery.domain.records import ChannelStats, Condition, Stats
+from delivery.domain.transports import SinkMessage
 from tests.integration.http_api_standins import CLIENT, EMIT, NOW, OPERATE, READ, Registry, World
 
 Client = TestClient[web.Request, web.Application]

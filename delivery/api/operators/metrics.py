@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from delivery.domain.health import BreakerState
 from delivery.domain.lifecycle import State
-from delivery.domain.records import AlertGroup, Stats
+from delivery.domain.operators.figures import AlertGroup, Stats
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

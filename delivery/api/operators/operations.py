@@ -24,9 +24,10 @@ from delivery.api.problems import Problem
 from delivery.api.requests import json_response, service, stream_route
 from delivery.api.views import mail_html, sink_view, stats_view
 from delivery.callers.auth import Authenticator
+from delivery.domain.operators.figures import Snapshot
 from delivery.domain.operators.thresholds import BreakerAges, Thresholds
-from delivery.domain.ports import Inbox, Journal, Reads, SinkMessage
-from delivery.domain.records import Snapshot
+from delivery.domain.ports import Journal, Reads
+from delivery.domain.transports import Inbox, SinkMessage
 from delivery.errors import LedgerError
 from delivery.gateway.registry import Registry
 from delivery.telemetry import records_lost

@@ -10,8 +10,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from delivery.domain.operators.figures import Snapshot
 from delivery.domain.ports import Reads
-from delivery.domain.records import Snapshot
 
 READ_TIMEOUT = 5.0
 FRESH_SECONDS = 1.0

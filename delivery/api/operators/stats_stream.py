@@ -25,6 +25,7 @@ from delivery.callers.auth import Authenticator
 from delivery.callers.principal import Principal
 from delivery.domain.event import format_instant
 from delivery.domain.lifecycle import State
+from delivery.domain.operators.figures import Snapshot
 from delivery.domain.operators.thresholds import (
     CONDITIONS,
     BreakerAges,
@@ -32,8 +33,7 @@ from delivery.domain.operators.thresholds import (
     breaches,
     broken,
 )
-from delivery.domain.ports import Inbox
-from delivery.domain.records import Snapshot
+from delivery.domain.transports import Inbox
 from delivery.errors import LedgerError, Overloaded, Unauthenticated
 from delivery.gateway.registry import Registry
 from delivery.gateway.sockets.sse import HEADERS

@@ -1,1 +1,1 @@
-"""What messages show: the application's brand, and the conventions of an event's data. Pure."""
+"""Messages: what they show, and the providers that carry them. Pure."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from delivery.domain.health import BreakerState
 from delivery.domain.lifecycle import State
-from delivery.domain.records import AlertGroup, Condition, NodeInfo, Stats
+from delivery.domain.operators.figures import AlertGroup, Condition, NodeInfo, Stats
 from delivery.errors import ConfigError
 
 MAX_SECONDS = 86_400.0

@@ -8,16 +8,14 @@ from typing import Any, Protocol
 
 from delivery.domain.event import Event, EventClass
 from delivery.domain.health import Breaker
+from delivery.domain.operators.figures import AlertGroup, Condition, NodeInfo
 from delivery.domain.records import (
-    AlertGroup,
     Claim,
-    Condition,
     Digest,
     DigestClaim,
     HandedOn,
     Lane,
     NextTurns,
-    NodeInfo,
     Result,
     Swept,
 )

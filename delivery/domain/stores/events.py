@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from delivery.domain.lifecycle import Confirmation, State
+from delivery.domain.operators.figures import Stats
 from delivery.domain.operators.history import Point
 from delivery.domain.policy import Policies
 from delivery.domain.records import (
@@ -21,7 +22,6 @@ from delivery.domain.records import (
     Rendered,
     SentMessage,
     SideAttempt,
-    Stats,
     Stored,
     Timeline,
 )

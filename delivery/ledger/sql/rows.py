@@ -16,8 +16,9 @@ import sqlalchemy as sa
 from delivery.domain.event import Event, EventClass
 from delivery.domain.inputs.foreign_text import without_surrogates
 from delivery.domain.lifecycle import Attempt, Outcome, State
+from delivery.domain.operators.figures import NodeInfo
 from delivery.domain.options import NOTHING, Options
-from delivery.domain.records import ConfirmationRow, Digest, NodeInfo, Stored
+from delivery.domain.records import ConfirmationRow, Digest, Stored
 from delivery.domain.users.contact import Contact
 from delivery.domain.users.receipts import ReceiptRow, Suppress, Suppression
 from delivery.ledger.sql.tables import attempts, digests, events

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from delivery.domain.records import NodeInfo
+from delivery.domain.operators.figures import NodeInfo
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import insert

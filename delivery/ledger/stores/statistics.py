@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.channels import LIVE
 from delivery.domain.lifecycle import State
-from delivery.domain.records import ChannelStats, Stats
+from delivery.domain.operators.figures import ChannelStats, Stats
 from delivery.ledger.sql.bisection import ends_of, first_since
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of

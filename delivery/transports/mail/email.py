@@ -19,7 +19,7 @@ from email.utils import format_datetime
 from uuid import uuid4
 
 from delivery.domain.channels import Channel
-from delivery.domain.ports import Message, Taken
+from delivery.domain.transports import Message, Taken
 from delivery.domain.users.contact import Contact
 from delivery.errors import ChannelRejected, ConfigError, Unrenderable
 from delivery.transports.mail.check import Expected, mail_faults

@@ -20,8 +20,8 @@ from markupsafe import Markup, escape
 from delivery.domain.channels import Channel
 from delivery.domain.limits import MAX_SMS_CHARS
 from delivery.domain.messages.brand import Brand
-from delivery.domain.ports import Message
-from delivery.domain.records import AlertGroup
+from delivery.domain.operators.figures import AlertGroup
+from delivery.domain.transports import Message
 from delivery.errors import ChannelError, ConfigError, Unrenderable
 from delivery.telemetry import metrics
 from delivery.transports.rendering.content import MAX_LINES, Line, Run, newest, runs_of, zone_name

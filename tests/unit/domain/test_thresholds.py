@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from delivery.domain.operators.figures import ChannelStats, Condition, NodeInfo, Stats
 from delivery.domain.operators.thresholds import Thresholds, breaches, broken, parse_thresholds
-from delivery.domain.records import ChannelStats, Condition, NodeInfo, Stats
 from delivery.errors import ConfigError
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)

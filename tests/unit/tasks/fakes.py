@@ -12,10 +12,11 @@ from delivery.domain.event import Event, EventClass
 from delivery.domain.health import THRESHOLD
 from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.limits import DEFAULT_TTL
+from delivery.domain.operators.figures import AlertGroup
 from delivery.domain.policy import ChainStep, ClassPolicy, Policies
-from delivery.domain.ports import Message, Taken
-from delivery.domain.records import AlertGroup, Claim, DigestClaim, Result, Timeline
+from delivery.domain.records import Claim, DigestClaim, Result, Timeline
 from delivery.domain.retry import Backoff
+from delivery.domain.transports import Message, Taken
 from delivery.domain.users.contact import Contact
 from delivery.ledger.sql.database import Database
 from delivery.ledger.stores.fallback.chain import ChainSql

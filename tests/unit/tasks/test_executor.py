@@ -9,7 +9,7 @@ import pytest
 
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
-from delivery.domain.ports import Message, Taken
+from delivery.domain.transports import Message, Taken
 from delivery.domain.users.contact import Contact
 from delivery.errors import (
     ChannelRejected,

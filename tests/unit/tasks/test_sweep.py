@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 
 from delivery.domain.event import EventClass
+from delivery.domain.operators.figures import AlertGroup
 from delivery.domain.options import Options
-from delivery.domain.records import AlertGroup
 from delivery.errors import ChannelUnavailable, LedgerUnavailable
 from delivery.tasks.sweep import Alerter, Sweeper
 from delivery.testing import make_entry

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from delivery.domain.ports import Message, Taken
+from delivery.domain.transports import Message, Taken
 from delivery.domain.users.contact import Contact
 from delivery.domain.users.receipts import Suppress
 from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable, OutcomeUnknown

@@ -10,7 +10,7 @@ import pytest
 
 from delivery.domain.event import EventClass
 from delivery.domain.messages.brand import Brand
-from delivery.domain.records import Failure
+from delivery.domain.operators.figures import Failure
 from delivery.transports.rendering.markdown import markdown_source, plain_text, write_markdown
 from delivery.transports.rendering.render import Renderer
 from tests.messages import CONFIRM, make_event, make_group, make_message

@@ -17,7 +17,8 @@ from sqlalchemy.engine import Connection
 from delivery.domain.channels import EXTERNAL, Channel
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import Outcome, State
-from delivery.domain.records import AlertGroup, Claim, Condition, Failure
+from delivery.domain.operators.figures import AlertGroup, Condition, Failure
+from delivery.domain.records import Claim
 from delivery.ledger.sql import rows, transitions
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, lock
