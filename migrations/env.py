@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from delivery.errors import DeliveryError
 from delivery.ledger import index_builds, migrate
-from delivery.ledger.sql.tables import metadata
+from delivery.ledger.sql.columns import metadata
 from delivery.ledger.sql.url import parse_url
 
 

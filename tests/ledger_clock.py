@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from delivery.ledger.sql.columns import UtcDateTime
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.tables import UtcDateTime
 
 _now, _clock = Database.now, Database.clock
 

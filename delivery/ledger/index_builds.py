@@ -28,8 +28,9 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.schema import CreateIndex
 
 from delivery.errors import LedgerError, LedgerUnavailable
+from delivery.ledger.sql.columns import metadata
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.tables import index_builds, metadata
+from delivery.ledger.sql.tables import index_builds
 from delivery.ledger.sql.url import parse_url, split_options
 
 logger = logging.getLogger(__name__)

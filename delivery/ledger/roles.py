@@ -11,18 +11,17 @@ from sqlalchemy.engine import Connection
 
 from delivery.errors import ConfigError
 from delivery.ledger.migrate import transaction
-from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.tables import (
+from delivery.ledger.sql.audit_tables import (
     audit_counter,
     audit_details,
     audit_head,
     audit_log,
     audit_seals,
     audit_subjects,
-    index_builds,
-    metadata,
-    schema_compatibility,
 )
+from delivery.ledger.sql.columns import metadata
+from delivery.ledger.sql.database import Database
+from delivery.ledger.sql.tables import index_builds, schema_compatibility
 from delivery.ledger.sql.url import parse_url
 
 ALL = "SELECT, INSERT, UPDATE, DELETE"

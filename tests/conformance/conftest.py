@@ -12,8 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from delivery.ledger import SqlLedger, migrate
+from delivery.ledger.sql.audit_tables import audit_log
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.tables import audit_log
 from delivery.testing import FakeClock, MemoryLedger
 from tests import databases
 from tests.ledger_clock import moved

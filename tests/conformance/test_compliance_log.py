@@ -21,7 +21,7 @@ from delivery.domain.policy import Policies
 from delivery.domain.users.contact import Contact
 from delivery.domain.users.receipts import Suppress
 from delivery.ledger import SqlLedger
-from delivery.ledger.sql.tables import (
+from delivery.ledger.sql.audit_tables import (
     audit_counter,
     audit_details,
     audit_log,

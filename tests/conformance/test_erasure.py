@@ -15,7 +15,8 @@ from delivery.domain.records import Rendered
 from delivery.domain.users.contact import Contact
 from delivery.domain.users.revocation import RevocationKind
 from delivery.ledger import SqlLedger
-from delivery.ledger.sql.tables import audit_counter, audit_details, audit_log, metadata
+from delivery.ledger.sql.audit_tables import audit_counter, audit_details, audit_log
+from delivery.ledger.sql.columns import metadata
 from delivery.ledger.stores.audit.audit import AuditSql
 from delivery.ledger.stores.users.erasure import ErasureSql
 from delivery.testing import make_entry, make_event

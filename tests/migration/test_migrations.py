@@ -16,8 +16,8 @@ from delivery.domain.audit import AuditKeys
 from delivery.domain.users.contact import Contact
 from delivery.errors import ConfigError, LedgerUnavailable
 from delivery.ledger import migrate
+from delivery.ledger.sql.columns import metadata
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.tables import metadata
 from delivery.ledger.stores.audit.audit import AuditSql
 from delivery.ledger.stores.users.contacts import ContactSql
 

@@ -22,10 +22,10 @@ from sqlalchemy.engine import URL, Connection
 
 from delivery.errors import InvalidEvent, LedgerReadOnly, LedgerUnavailable
 from delivery.ledger.sql import driver
+from delivery.ledger.sql.columns import UtcDateTime
 from delivery.ledger.sql.connections import Connections, takes_writes
 from delivery.ledger.sql.failures import is_bad_text, is_prepared_elsewhere, judge, unavailable
 from delivery.ledger.sql.private_file import make_private
-from delivery.ledger.sql.tables import UtcDateTime
 from delivery.ledger.sql.url import parse_url, split_options
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.errors import LedgerUnavailable
+from delivery.ledger.sql.columns import metadata
 from delivery.ledger.sql.database import Database, configure_sqlite
-from delivery.ledger.sql.tables import metadata
 
 OUTAGE = "the ledger cannot be reached: outage of a test"
 TURN_TIMEOUT = 30.0

@@ -6,82 +6,23 @@ number of due events and not on the number of ended ones.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
-
 import sqlalchemy as sa
-from sqlalchemy.engine import Dialect
 
-from delivery.domain.inputs.foreign_text import storable
 from delivery.domain.inputs.trace_context import MAX_TRACEPARENT
 from delivery.domain.limits import MAX_CLOUD_NAME
-
-NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-metadata = sa.MetaData(naming_convention=NAMING)
-
-
-class UtcDateTime(sa.types.TypeDecorator[datetime]):
-    """Aware UTC instants on both databases; SQLite keeps fixed-width text that sorts as time."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        utc = value.astimezone(UTC)
-        return utc if dialect.name == "postgresql" else utc.replace(tzinfo=None)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
-
-
-class ForeignText(sa.types.TypeDecorator[str]):
-    """Text of providers and clients: what no database takes becomes U+FFFD. An outcome is recorded
-    whatever text comes with it, on both databases alike."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else storable(value)
-
-
-MAX_FOREIGN_NAME = 255
-
-
-class ForeignName(sa.types.TypeDecorator[str]):
-    """The same of limited length; what is longer is cut."""
-
-    impl = sa.String
-    cache_ok = True
-
-    def __init__(self, length: int = MAX_FOREIGN_NAME) -> None:
-        super().__init__(length)
-        self.length = length
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return None if value is None else storable(value, self.length)
-
-
-Id = sa.Uuid(as_uuid=False).with_variant(sa.String(36), "sqlite")
-Name = sa.String(128)
-Big = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+from delivery.ledger.sql.columns import (
+    MAX_FOREIGN_NAME,
+    Big,
+    ForeignName,
+    ForeignText,
+    Id,
+    Name,
+    UtcDateTime,
+    created,
+    metadata,
+)
 
 position_seq = sa.Sequence("events_position_seq", metadata=metadata)
-
-
-def _created(name: str, **options: Any) -> sa.Column[datetime]:
-    return sa.Column(name, UtcDateTime(), nullable=False, **options)
-
 
 events = sa.Table(
     "events",
@@ -94,7 +35,7 @@ events = sa.Table(
     sa.Column("run_id", Name, nullable=False),
     sa.Column("thread_id", Name),
     sa.Column("seq", Big),
-    _created("at"),
+    created("at"),
     sa.Column("class", sa.String(16), nullable=False),
     sa.Column("data", sa.Text, nullable=False),
     sa.Column("meta", sa.Text),
@@ -104,13 +45,13 @@ events = sa.Table(
     sa.Column("publishes", sa.Integer, nullable=False, server_default="0"),
     # Class and step of an event that waits for its turn; see ``stores/fallback/shares.py``.
     sa.Column("turn", sa.String(40)),
-    _created("expires_at"),
+    created("expires_at"),
     sa.Column("generation", sa.Integer, nullable=False, server_default="1"),
     sa.Column("token", Big, nullable=False, server_default="0"),
     sa.Column("claimed_until", UtcDateTime()),
     sa.Column("digest_id", Id),
     sa.Column("handed_over_at", UtcDateTime()),
-    _created("recorded_at"),
+    created("recorded_at"),
     sa.Column("confirmed_at", UtcDateTime()),
     # What the caller chose; NULL where it chose nothing, as in rows of the first release.
     sa.Column("class_chosen", sa.Boolean),
@@ -171,8 +112,8 @@ runs = sa.Table(
     sa.Column("user_id", Name, primary_key=True),
     sa.Column("run_id", Name, primary_key=True),
     sa.Column("last_seq", Big, nullable=False),
-    _created("started_at"),
-    _created("updated_at"),
+    created("started_at"),
+    created("updated_at"),
     # Sums of the run's events of the type ``token_metrics``; NULL before the first.
     sa.Column("input_tokens", Big),
     sa.Column("output_tokens", Big),
@@ -196,7 +137,7 @@ attempts = sa.Table(
     sa.Column("digest_id", Id),
     sa.Column("token", Big, nullable=False, server_default="0"),
     sa.Column("retry_after_ms", sa.Integer),
-    _created("started_at"),
+    created("started_at"),
     sa.Column("ended_at", UtcDateTime()),
     # The status of the provider's receipt by which the attempt failed after its end.
     sa.Column("receipt", sa.String(16)),
@@ -221,7 +162,7 @@ confirmations = sa.Table(
     sa.Column("channel", sa.String(16), primary_key=True),
     sa.Column("by", ForeignName(MAX_FOREIGN_NAME), primary_key=True),
     sa.Column("evidence", ForeignName(MAX_FOREIGN_NAME), primary_key=True),
-    _created("at"),
+    created("at"),
 )
 
 digests = sa.Table(
@@ -241,7 +182,7 @@ digests = sa.Table(
     sa.Column("error", ForeignText),
     sa.Column("token", Big, nullable=False, server_default="0"),
     sa.Column("claimed_until", UtcDateTime()),
-    _created("created_at"),
+    created("created_at"),
     sa.Column("sent_at", UtcDateTime()),
     sa.Column("notified_at", UtcDateTime()),
     sa.Column("ended_at", UtcDateTime()),
@@ -277,7 +218,7 @@ contacts = sa.Table(
     sa.Column("quiet_from", sa.String(5)),
     sa.Column("quiet_to", sa.String(5)),
     sa.Column("opt_out", sa.Text, nullable=False, server_default="[]"),
-    _created("updated_at"),
+    created("updated_at"),
     # A JSON list of addresses; NULL: all of the row's addresses are verified.
     sa.Column("verified", sa.Text),
 )
@@ -292,8 +233,8 @@ verifications = sa.Table(
     sa.Column("address", sa.Text, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
-    _created("asked_at"),
-    _created("due_at", index=True),
+    created("asked_at"),
+    created("due_at", index=True),
 )
 
 # When the last such message was asked for: a row for each address, and three for each user. The
@@ -302,7 +243,7 @@ verification_limits = sa.Table(
     "verification_limits",
     metadata,
     sa.Column("key", sa.String(64), primary_key=True),
-    _created("at", index=True),
+    created("at", index=True),
 )
 
 # What users read and archived of their inboxes.
@@ -323,8 +264,8 @@ receipts = sa.Table(
     sa.Column("channel", sa.String(16), nullable=False),
     sa.Column("provider", sa.String(32), nullable=False),
     sa.Column("code", ForeignName(64)),
-    _created("at"),
-    _created("recorded_at"),
+    created("at"),
+    created("recorded_at"),
 )
 
 # Tokens of callbacks whose signature does not cover their body, so that none serves twice.
@@ -333,7 +274,7 @@ callback_tokens = sa.Table(
     metadata,
     sa.Column("token", sa.String(64), primary_key=True),
     sa.Column("body", sa.String(64), nullable=False),
-    _created("at", index=True),
+    created("at", index=True),
 )
 
 suppressions = sa.Table(
@@ -347,7 +288,7 @@ suppressions = sa.Table(
     sa.Column("code", ForeignName(64)),
     # Soft bounces so far: each one makes the next suppression longer.
     sa.Column("times", sa.Integer, nullable=False),
-    _created("since"),
+    created("since"),
     sa.Column("expires_at", UtcDateTime()),
     sa.UniqueConstraint("address", "channel"),
 )
@@ -359,7 +300,7 @@ cloud_events = sa.Table(
     sa.Column("source", sa.String(MAX_CLOUD_NAME), primary_key=True),
     sa.Column("id", sa.String(MAX_CLOUD_NAME), primary_key=True),
     sa.Column("event_id", Id, nullable=False),
-    _created("recorded_at"),
+    created("recorded_at"),
 )
 sa.Index("ix_cloud_events_event_id", cloud_events.c.event_id)
 sa.Index("ix_cloud_events_recorded_at", cloud_events.c.recorded_at)
@@ -370,7 +311,7 @@ breakers = sa.Table(
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("failures", sa.Integer, nullable=False),
-    _created("since"),
+    created("since"),
 )
 
 # Until when the rate of a provider is used up.
@@ -378,101 +319,9 @@ provider_rates = sa.Table(
     "provider_rates",
     metadata,
     sa.Column("name", sa.String(64), primary_key=True),
-    _created("next_at"),
+    created("next_at"),
 )
 
-audit_log = sa.Table(
-    "audit_log",
-    metadata,
-    sa.Column("id", Big, primary_key=True, autoincrement=True),
-    _created("at"),
-    sa.Column("kind", sa.String(32), nullable=False),
-    sa.Column("event_id", Id, nullable=False),  # all zeros for a row about no event
-    # The user's keyed pseudonym; the id itself in rows of the first release, which have no number.
-    sa.Column("user_id", Name, nullable=False),
-    sa.Column("facts", sa.Text, nullable=False),
-    # Written by the first release's sealer: the row's number in its chain of plain hashes.
-    sa.Column("seal", Big, unique=True),
-    sa.Column("previous_hash", sa.String(64)),
-    sa.Column("hash", sa.String(64)),
-    # Gapless, from ``audit_counter``; the row's code, and the key that it was made with.
-    sa.Column("number", Big),
-    sa.Column("commitment", sa.String(64)),
-    sa.Column("key", sa.String(16)),
-    sa.Column("mac", sa.String(64)),
-)
-sa.Index("ix_audit_log_number", audit_log.c.number, unique=True)
-sa.Index(
-    "ix_audit_log_unnumbered",
-    audit_log.c.id,
-    postgresql_where=audit_log.c.number.is_(None),
-    sqlite_where=audit_log.c.number.is_(None),
-)
-sa.Index(
-    "ix_audit_log_unsealed",
-    audit_log.c.id,
-    postgresql_where=audit_log.c.seal.is_(None),
-    sqlite_where=audit_log.c.seal.is_(None),
-)
-
-# The keyed chain: one row for each numbered row of the log, inserted by the sealer.
-audit_seals = sa.Table(
-    "audit_seals",
-    metadata,
-    sa.Column("number", Big, primary_key=True, autoincrement=False),
-    sa.Column("hash", sa.String(64), nullable=False),
-    sa.Column("mac", sa.String(64), nullable=False),
-    sa.Column("key", sa.String(16), nullable=False),
-)
-
-# What an erasure deletes: the names behind pseudonyms, and facts that may describe a person. The
-# log has their codes only, so that its chain stays whole without them.
-audit_subjects = sa.Table(
-    "audit_subjects",
-    metadata,
-    sa.Column("subject", Name, primary_key=True),
-    sa.Column("user_id", Name, nullable=False),
-)
-audit_details = sa.Table(
-    "audit_details",
-    metadata,
-    sa.Column("number", Big, primary_key=True, autoincrement=False),
-    sa.Column("subject", Name, nullable=False),
-    sa.Column("details", sa.Text, nullable=False),
-)
-sa.Index("ix_audit_details_subject", audit_details.c.subject)
-
-# One row: the last number that was given, and the last that was sealed, each with its code.
-audit_counter = sa.Table(
-    "audit_counter",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("number", Big, nullable=False),
-    sa.Column("mac", sa.String(64)),
-    sa.Column("key", sa.String(16)),
-    sa.Column("sealed", Big, nullable=False),
-    sa.Column("sealed_mac", sa.String(64)),
-    sa.Column("sealed_key", sa.String(16)),
-    # Whether the tables were in use when the migration made this one: then processes of the first
-    # release may still write rows without a number.
-    sa.Column("upgraded", sa.Boolean(create_constraint=False), nullable=False),
-)
-sa.event.listen(
-    audit_counter,
-    "after_create",
-    sa.DDL(  # type: ignore[no-untyped-call]
-        "INSERT INTO audit_counter (id, number, sealed, upgraded) VALUES (1, 0, 0, false)"
-    ),
-)
-
-# The end of the first release's chain (one row).
-audit_head = sa.Table(
-    "audit_head",
-    metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("seal", Big, nullable=False),
-    sa.Column("hash", sa.String(64), nullable=False),
-)
 
 # The table keeps the name that it had in the first release.
 queue_copies = sa.Table(
@@ -482,7 +331,7 @@ queue_copies = sa.Table(
     sa.Column("user_id", Name, nullable=False),
     sa.Column("event_id", Id, nullable=False),
     sa.Column("payload", sa.Text, nullable=False),
-    _created("at"),
+    created("at"),
     sa.UniqueConstraint("user_id", "event_id"),
 )
 
@@ -491,8 +340,8 @@ nodes = sa.Table(
     metadata,
     sa.Column("node", sa.String(255), primary_key=True),
     sa.Column("kind", sa.String(16), nullable=False),
-    _created("started_at"),
-    _created("seen_at"),
+    created("started_at"),
+    created("seen_at"),
     sa.Column("connections", sa.Integer, nullable=False, server_default="0"),
     sa.Column("info", sa.Text, nullable=False, server_default="{}"),
 )
@@ -526,7 +375,7 @@ sent_messages = sa.Table(
     sa.Column("subject", ForeignText, nullable=False),
     sa.Column("text", ForeignText, nullable=False),
     sa.Column("html", ForeignText),
-    _created("at", index=True),
+    created("at", index=True),
 )
 
 # Tokens that are refused: one by its ``jti``, or all that a user was issued before an instant.
@@ -536,8 +385,8 @@ revocations = sa.Table(
     sa.Column("kind", sa.String(8), primary_key=True),
     sa.Column("subject", sa.String(255), primary_key=True),
     sa.Column("before", UtcDateTime()),
-    _created("expires_at"),
-    _created("recorded_at"),
+    created("expires_at"),
+    created("recorded_at"),
 )
 sa.Index("ix_revocations_recorded_at", revocations.c.recorded_at)
 sa.Index("ix_revocations_expires_at", revocations.c.expires_at)

@@ -7,15 +7,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from delivery.ledger.sql.tables import (
-    Big,
-    ForeignText,
-    Id,
-    Name,
-    UtcDateTime,
-    confirmations,
-    metadata,
-)
+from delivery.ledger.sql.columns import Big, ForeignText, Id, Name, UtcDateTime, metadata
+from delivery.ledger.sql.tables import confirmations
 
 # What messages are made of beside confirmations: ends of events without one, and what became of
 # users' addresses. Written in the transaction of the change, while there are endpoints.

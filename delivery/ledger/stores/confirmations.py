@@ -18,10 +18,11 @@ from delivery.domain.lifecycle import Cause, Confirmation, State, sources
 from delivery.domain.records import Confirmed, First
 from delivery.ledger import counting
 from delivery.ledger.sql import bulk
+from delivery.ledger.sql.columns import MAX_FOREIGN_NAME
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, array
 from delivery.ledger.sql.rows import is_id
-from delivery.ledger.sql.tables import MAX_FOREIGN_NAME, events
+from delivery.ledger.sql.tables import events
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.fallback.digests import listed
 

@@ -10,9 +10,10 @@ import sqlalchemy as sa
 
 from delivery.domain.operators.figures import NodeInfo
 from delivery.ledger.sql import rows
+from delivery.ledger.sql.columns import UtcDateTime
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import insert
-from delivery.ledger.sql.tables import UtcDateTime, nodes
+from delivery.ledger.sql.tables import nodes
 
 SILENCE = timedelta(seconds=60)
 """A heartbeat after a longer pause counts as a new start."""

@@ -22,10 +22,10 @@ from delivery.domain.lifecycle import Outcome, State
 from delivery.domain.records import RecordedReceipt
 from delivery.domain.users.receipts import MAX_CODE, ProviderReceipt, ReceiptStatus
 from delivery.ledger.sql import rows, transitions
+from delivery.ledger.sql.columns import UtcDateTime
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
 from delivery.ledger.sql.tables import (
-    UtcDateTime,
     attempts,
     callback_tokens,
     contacts,

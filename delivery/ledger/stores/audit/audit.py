@@ -18,15 +18,15 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.audit import AuditKeys, Checkpoint, LogRow, Verified, sign, split
 from delivery.domain.event import EventClass, format_instant
-from delivery.ledger.sql.database import Database, at_the_end
-from delivery.ledger.sql.dialect import SEALER, any_of, insert, try_lock
-from delivery.ledger.sql.tables import (
+from delivery.ledger.sql.audit_tables import (
     audit_counter,
     audit_details,
     audit_log,
     audit_seals,
     audit_subjects,
 )
+from delivery.ledger.sql.database import Database, at_the_end
+from delivery.ledger.sql.dialect import SEALER, any_of, insert, try_lock
 from delivery.ledger.stores.audit import rows as audit_rows
 from delivery.ledger.stores.audit import unkeyed as audit_unkeyed
 from delivery.ledger.stores.audit.pruning import count_before, export, prune

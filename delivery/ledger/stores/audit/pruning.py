@@ -17,8 +17,8 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.audit import GENESIS
 from delivery.domain.event import format_instant
+from delivery.ledger.sql.audit_tables import audit_details, audit_log, audit_seals, audit_subjects
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.tables import audit_details, audit_log, audit_seals, audit_subjects
 from delivery.ledger.stores.audit import rows as audit_rows
 
 PAGE = 20_000

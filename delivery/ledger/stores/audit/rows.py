@@ -15,8 +15,8 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.audit import GENESIS, LogRow, canonical
 from delivery.domain.event import format_instant
+from delivery.ledger.sql.audit_tables import audit_counter, audit_details, audit_log, audit_seals
 from delivery.ledger.sql.rows import AnyRow
-from delivery.ledger.sql.tables import audit_counter, audit_details, audit_log, audit_seals
 
 PAGE = 1_000
 COUNTER = 1

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from delivery.domain.audit import GENESIS
 from delivery.domain.event import format_instant
 from delivery.ledger.sql import rows
-from delivery.ledger.sql.tables import audit_head, audit_log
+from delivery.ledger.sql.audit_tables import audit_head, audit_log
 from delivery.ledger.stores.audit.rows import PAGE
 
 TOLERANCE = timedelta(minutes=1)

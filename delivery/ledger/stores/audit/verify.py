@@ -18,8 +18,9 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.audit import GENESIS, AuditKeys, Checkpoint, LogRow, Verified
 from delivery.domain.event import EventClass
+from delivery.ledger.sql.audit_tables import audit_log, audit_subjects
 from delivery.ledger.sql.database import Database
-from delivery.ledger.sql.tables import audit_log, audit_subjects, events
+from delivery.ledger.sql.tables import events
 from delivery.ledger.stores.audit import rows as audit_rows
 from delivery.ledger.stores.audit import unkeyed as audit_unkeyed
 

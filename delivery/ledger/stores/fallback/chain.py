@@ -25,9 +25,10 @@ from delivery.domain.records import Claim, HandedOn, Lane, NextTurns, Result, Sw
 from delivery.domain.users.contact import Contact
 from delivery.ledger import counting
 from delivery.ledger.sql import rows, transitions
+from delivery.ledger.sql.columns import UtcDateTime
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
-from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
+from delivery.ledger.sql.tables import attempts, contacts, digests, events
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.fallback import shares, sweep
 from delivery.ledger.stores.fallback.fencing import Held, held

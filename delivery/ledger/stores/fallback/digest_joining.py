@@ -18,8 +18,9 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.records import Claim, Digest, Stored
 from delivery.ledger.sql import rows, transitions
+from delivery.ledger.sql.columns import UtcDateTime
 from delivery.ledger.sql.dialect import any_of, lock
-from delivery.ledger.sql.tables import UtcDateTime, digests, events
+from delivery.ledger.sql.tables import digests, events
 from delivery.ledger.stores.fallback.fencing import held
 
 LEFT = "its events went on without it"

@@ -17,9 +17,10 @@ from delivery.domain.lifecycle import Outcome, State
 from delivery.domain.records import Claim, Digest, DigestClaim, Result, Stored
 from delivery.domain.users.contact import Contact
 from delivery.ledger.sql import rows, transitions
+from delivery.ledger.sql.columns import UtcDateTime
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
-from delivery.ledger.sql.tables import UtcDateTime, attempts, contacts, digests, events
+from delivery.ledger.sql.tables import attempts, contacts, digests, events
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.events import released
 from delivery.ledger.stores.fallback import digest_joining

@@ -22,8 +22,9 @@ from sqlalchemy.engine import Connection
 from delivery.domain.channels import CHAIN, EXTERNAL
 from delivery.domain.records import Lane
 from delivery.ledger.sql import rows, transitions
+from delivery.ledger.sql.columns import UtcDateTime
 from delivery.ledger.sql.dialect import any_of
-from delivery.ledger.sql.tables import PUBLISHED, WAITS_FOR_TURN, UtcDateTime, events
+from delivery.ledger.sql.tables import PUBLISHED, WAITS_FOR_TURN, events
 
 SHARE = 500
 EXTERNAL_SHARE = 100

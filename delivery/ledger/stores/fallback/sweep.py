@@ -22,8 +22,9 @@ from delivery.domain.lifecycle import Cause, Outcome, State
 from delivery.domain.records import Due, Lane, NextTurns, Swept
 from delivery.domain.turns import take_turns
 from delivery.ledger.sql import rows, transitions
+from delivery.ledger.sql.columns import UtcDateTime
 from delivery.ledger.sql.dialect import any_of
-from delivery.ledger.sql.tables import UtcDateTime, attempts, events
+from delivery.ledger.sql.tables import attempts, events
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.fallback import shares
 from delivery.ledger.stores.fallback.shares import lane_of

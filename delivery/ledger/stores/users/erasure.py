@@ -18,11 +18,11 @@ from delivery.domain.audit import canonical, split
 from delivery.domain.channels import Channel
 from delivery.domain.records import Erased
 from delivery.ledger.sql import bulk
+from delivery.ledger.sql.audit_tables import audit_log
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import (
     attempts,
-    audit_log,
     cloud_events,
     confirmations,
     contacts,

@@ -20,8 +20,9 @@ from sqlalchemy.engine import Connection
 from delivery.domain.lifecycle import State
 from delivery.domain.webhooks.endpoints import Endpoint, WebhookKind
 from delivery.ledger.sql.bisection import first_since
+from delivery.ledger.sql.columns import UtcDateTime
 from delivery.ledger.sql.dialect import any_of, insert
-from delivery.ledger.sql.tables import UtcDateTime, confirmations, events
+from delivery.ledger.sql.tables import confirmations, events
 from delivery.ledger.sql.webhook_tables import outcomes, webhook_messages
 
 OVERLAP = timedelta(seconds=5)

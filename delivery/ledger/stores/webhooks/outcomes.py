@@ -16,9 +16,10 @@ from sqlalchemy.engine import Connection
 
 from delivery.domain.lifecycle import State
 from delivery.domain.webhooks.endpoints import WebhookKind
+from delivery.ledger.sql.columns import UtcDateTime
 from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.rows import dump
-from delivery.ledger.sql.tables import UtcDateTime, events
+from delivery.ledger.sql.tables import events
 from delivery.ledger.sql.webhook_tables import (
     outcomes,
     webhook_attempts,

@@ -37,9 +37,9 @@ from delivery.domain.webhooks.messages import (
     next_wait,
 )
 from delivery.ledger.sql import rows
+from delivery.ledger.sql.columns import UtcDateTime
 from delivery.ledger.sql.database import Database
 from delivery.ledger.sql.dialect import any_of, insert
-from delivery.ledger.sql.tables import UtcDateTime
 from delivery.ledger.sql.webhook_tables import (
     outcomes,
     webhook_attempts,
