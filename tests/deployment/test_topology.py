@@ -22,6 +22,7 @@ import pytest
 
 from delivery.domain.event import AGENT_TYPES
 from tests import servers
+from tests.deployment.rollout import Caller, next_build, paged
 from tests.deployment.topology import GATEWAYS, Topology
 from tests.smtp_servers import Behaviour, smtp_server
 from tests.wire import eventually, listening
@@ -254,6 +255,97 @@ async def test_nginx_starts_and_serves_while_one_gateway_is_away(site: Site) -> 
         await asyncio.to_thread(site.emit, "noa")
     finally:
         await asyncio.to_thread(topology.start_gateway, "gateway-1")
+
+
+def skipped(topology: Topology, gateway: str) -> set[str]:
+    """Why a gateway could not read something that came over the bus."""
+    text = httpx.get(f"{topology.url(gateway + ':8080')}/metrics", timeout=30.0).text
+    return set(
+        re.findall(r'^delivery_bus_skipped_total\{reason="(\w+)"\} [1-9]', text, re.MULTILINE)
+    )
+
+
+async def resent(site: Site, gateways: tuple[str, ...]) -> None:
+    """An event for a user who is connected and does not acknowledge, posted once requests go to
+    these gateways: it comes over the bus, and again when a worker asks for it."""
+    async with listening(site.url, site.token("silent"), acks=False) as listener:
+        on = listener.welcome["node"]
+        assert on not in gateways
+        await asyncio.to_thread(site.topology.switch, *gateways)
+        await eventually(lambda: site.http.get("/healthz").json()["node"], gateways.__contains__)
+        *_, last = await asyncio.to_thread(site.emit, "silent")
+        await listener.until(lambda: listener.ids.count(last) >= 2)
+        await eventually(
+            lambda: outcomes(site.event(last)), lambda seen: ("direct", "delivered") in seen
+        )
+
+
+@pytest.mark.timeout(400)
+async def test_the_next_release_takes_the_traffic_and_gives_it_back(
+    site: Site, tmp_path: Path
+) -> None:
+    """Blue and green on one ledger and one bus; the tables and the bus of green are newer."""
+    topology, build = site.topology, next_build(tmp_path / "next")
+    caller = Caller(site.url, site.bearer(), ["gil", "hal"])
+    async with AsyncExitStack() as stack:
+        pages = {
+            user: await stack.enter_async_context(paged(site.url, site.token(user)))
+            for user in caller.accepted
+        }
+        await eventually(lambda: [page.connects for page in pages.values()], [1, 1].__eq__)
+        calling = asyncio.create_task(caller.run())
+
+        async def goes_on(connects: int) -> None:
+            """What is accepted from now on is handled, over the connections that there are."""
+            enough = caller.count + 20
+            await eventually(lambda: caller.count, lambda count: count >= enough)
+            wanted = {user: set(ids) for user, ids in caller.accepted.items()}
+            await eventually(
+                lambda: [wanted[user] - set(page.handled) for user, page in pages.items()],
+                lambda missing: not any(missing),
+            )
+            for page in pages.values():
+                assert (page.connects, page.tries) == (connects, connects - 1), page.ends
+
+        migrating = topology.start_beside("migrate-next", "migrate", build)
+        assert await asyncio.to_thread(migrating.process.wait, 90) == 0, migrating.tail()
+        topology.start_beside("green", "gateway-1", build, NODE="green")
+        topology.until_ready("green", f"{topology.url('green:8080')}/readyz")
+        await goes_on(1)
+
+        assert await asyncio.to_thread(topology.processes["worker-direct"].stop) == 0
+        topology.start_beside("direct-next", "worker-direct", build)
+        await resent(site, ("green",))
+        await goes_on(1)
+        assert (skipped(topology, "gateway-1"), skipped(topology, "green")) == (set(), set())
+        gone = await asyncio.to_thread(site.http.post, "/v1/users/absent/disconnect")
+        assert gone.status_code < 300, gone.text
+        await eventually(lambda: skipped(topology, "gateway-1"), {"version"}.__eq__)
+
+        for name in GATEWAYS:
+            assert await asyncio.to_thread(topology.processes[name].stop) == 0
+        await goes_on(2)
+
+        for name in GATEWAYS:  # the older release starts on the newer tables
+            await asyncio.to_thread(topology.start_gateway, name)
+        assert "of a newer version, and serve this one" in topology.processes[name].tail(99_999)
+        assert await asyncio.to_thread(topology.processes["direct-next"].stop) == 0
+        topology.start_service("worker-direct")
+        await resent(site, GATEWAYS)
+        await goes_on(2)
+        assert skipped(topology, "green") == set()
+        assert await asyncio.to_thread(topology.processes["green"].stop) == 0
+        await goes_on(3)
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+    assert not caller.refused
+    for user, ids in caller.accepted.items():
+        assert pages[user].handled == Counter(ids), "each once"
+        asked = {"user_id": user, "state": "confirmed", "count": "true", "limit": "1"}
+        await eventually(
+            lambda asked=asked: site.http.get("/v1/events", params=asked).json(),
+            lambda answer, ids=ids: answer["count"] == len(ids),
+        )
 
 
 def outcomes(event: dict[str, Any]) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,6 +34,7 @@ INSTALL = "apt-get install --no-install-recommends nginx-light"
 PORTS = (
     "gateway-1:8080",
     "gateway-2:8080",
+    "green:8080",
     "redis-broker:6379",
     "redis-queue:6379",
     "flower:5555",
@@ -40,6 +42,14 @@ PORTS = (
     "alertmanager:9093",
 )
 GATEWAYS = ("gateway-1", "gateway-2")
+PATIENT = """
+[class.patient]
+types = ["patient"]
+ack_timeout = 600
+[[class.patient.chain]]
+channel = "database"
+"""
+"""Events that come over the bus, or with the next connection, or not within any test."""
 BEHIND = 90.0  # seconds in which a process must be up on two busy cores
 
 
@@ -61,7 +71,7 @@ class Topology:
         }
         script = str(ROOT / "config/make_secrets.py")
         subprocess.run([sys.executable, script, str(folder / "made")], check=True, timeout=30)
-        (folder / "policies.toml").write_text(quick_policies(alert_after=600.0))
+        (folder / "policies.toml").write_text(quick_policies(alert_after=600.0) + PATIENT)
         self._make_database(admin.render_as_string(hide_password=False))
 
     def url(self, name: str) -> str:
@@ -95,6 +105,32 @@ class Topology:
         arguments = [self.argument(name, text) for text in services()[name]["command"]]
         command = [sys.executable, "-m", "delivery", *arguments]
         return self._run(name, command, self.settings(name))
+
+    def start_beside(self, name: str, service: str, build: Path, **settings: str) -> Process:
+        """Run a service's command once more, from another build of the package.
+
+        Args:
+            settings: those in which it differs from the service.
+        """
+        arguments = [self.argument(name, text) for text in services()[service]["command"]]
+        own = {"PULSE_FILE": str(self.folder / f"{name}.pulse"), **settings}
+        if f"{name}:8080" in self.addresses:
+            own["PORT"] = self.addresses[f"{name}:8080"].rpartition(":")[2]
+        command = ["env", f"PYTHONPATH={build}", sys.executable, "-m", "delivery", *arguments]
+        return self._run(name, command, self.settings(service) | own)
+
+    def switch(self, *gateways: str) -> None:
+        """Have nginx send new connections and requests to these gateways alone."""
+        addresses = [self.addresses[f"{name}:8080"] for name in gateways]
+        servers = [f"server {one} max_fails=1 fail_timeout=2s;" for one in addresses]
+        servers += [f"server {one} backup max_fails=0;" for one in addresses]
+        lines = "".join(f"    {one}\n" for one in servers)
+        path = self.folder / "nginx.conf"
+        text = re.sub(r"^ +server \S+:\d+ .*\n", "", path.read_text(), flags=re.MULTILINE)
+        text, count = re.subn(r"(?<=\n)( +least_conn;.*\n)", r"\1" + lines, text)
+        assert count == 1, text
+        path.write_text(text)
+        self.processes["nginx"].process.send_signal(signal.SIGHUP)
 
     def start_gateway(self, name: str) -> None:
         """Start a gateway that was stopped, and wait until it answers."""
