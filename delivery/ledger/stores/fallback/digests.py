@@ -24,7 +24,8 @@ from delivery.ledger.sql.tables import attempts, contacts, digests, events
 from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.events import released
 from delivery.ledger.stores.fallback import digest_joining
-from delivery.ledger.stores.fallback.chain import LOST, outcome_values
+from delivery.ledger.stores.fallback.chain import outcome_values
+from delivery.ledger.stores.fallback.claiming import LOST
 from delivery.ledger.stores.users import suppressions
 
 MAX_MEMBERS = 1_000
