@@ -23,7 +23,8 @@ from delivery.domain.lifecycle import Confirmation, State
 from delivery.domain.ports import Bus, Journal
 from delivery.domain.records import FeedMark, Owed, Stored
 from delivery.errors import Unauthenticated
-from delivery.gateway.connection import Connection, ConnectionContext
+from delivery.gateway.connection import Connection
+from delivery.gateway.connection_context import ConnectionContext
 from delivery.gateway.fast_path import FastPath
 from delivery.gateway.feed import FeedReader, ReadQueueCopies
 from delivery.gateway.outcomes import Outcomes

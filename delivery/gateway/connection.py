@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from delivery.callers.refusals import refusals
 from delivery.domain.channels import Channel
 from delivery.domain.event import format_instant
 from delivery.errors import Unauthenticated
-from delivery.gateway.feed import Feed, FeedReader, Page
+from delivery.gateway.connection_context import ConnectionContext, count_end, log_refusal
+from delivery.gateway.feed import Feed, Page
 from delivery.gateway.frame_writer import FrameWriter
 from delivery.gateway.outbound import Batch, Item, Outbound, Read
 from delivery.gateway.probes import PendingProbes
@@ -34,52 +31,14 @@ from delivery.gateway.session import (
     Shut,
     Verify,
 )
-from delivery.gateway.waiting import WaitingBytes
-from delivery.protocol import (
-    Close,
-    Connected,
-    Error,
-    InboxChanged,
-    Pong,
-    Reconnect,
-    ServerFrame,
-    may_reconnect,
-)
+from delivery.protocol import Close, Connected, Error, InboxChanged, Pong, Reconnect, ServerFrame
 from delivery.telemetry import metrics
 
 if TYPE_CHECKING:
     from delivery.callers.principal import Principal
-    from delivery.gateway.outcomes import Outcomes
-    from delivery.gateway.registry import Registry, User
+    from delivery.gateway.registry import User
 
 logger = logging.getLogger(__name__)
-
-SEND_TIMEOUT = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionContext:
-    """The parts that all connections of a gateway share.
-
-    Attributes:
-        node: this process's name, as in ``connected`` frames.
-        send_timeout: seconds a client may leave its socket full.
-        clock: monotonic seconds; ``wall``: epoch seconds, for the expiry of tokens.
-        jitter: uniform in [0, 1), spreads reads of the ledger.
-        check: raises ``Unauthenticated`` for a principal whose token is not accepted any more.
-        waiting: bytes in the queues of all connections.
-    """
-
-    node: str
-    feed_reader: FeedReader
-    registry: Registry
-    outcomes: Outcomes
-    send_timeout: float = SEND_TIMEOUT
-    clock: Callable[[], float] = time.monotonic
-    wall: Callable[[], float] = time.time
-    jitter: Callable[[], float] = random.random
-    check: Callable[[Principal], None] = lambda principal: None
-    waiting: WaitingBytes = field(default_factory=WaitingBytes)
 
 
 RETRY_LEDGER = (1.0, 30.0)
@@ -253,7 +212,7 @@ class Connection:
                 case Send(frame):
                     self._write(frame)
                     if type(frame) is Error:
-                        self._log_refusal(frame)
+                        log_refusal(frame, self.session.user_id)
                 case HandOver(event_id, reason):
                     self._context.outcomes.refused(event_id, reason)
                     self._registry.on_failure(self)
@@ -285,15 +244,6 @@ class Connection:
             self.close(Close.FORCED_RECONNECT, "internal error")
             return True
         return done is not None
-
-    def _log_refusal(self, frame: Error) -> None:
-        user_id = self.session.user_id
-        by = f"user {user_id}" if user_id is not None else "a client without a good token"
-        if frame.code == "unknown_ack":
-            # Common after a reconnect, and the same as an acknowledgement of another user's event.
-            refusals.note(f"socket: {frame.code}", by, logging.INFO)
-        elif frame.code == "unauthorized":
-            refusals.note(f"socket: {frame.message}", by)
 
     def on_principal(self, principal: Principal) -> None:
         """Handle the principal of a token that ``perform`` returned."""
@@ -362,7 +312,7 @@ class Connection:
         if self.is_closed:
             return
         self.is_closed = True
-        _count_end(code)
+        count_end(code)
         self.session.on_close()
         for task in (self._reading, self._draining):
             if task is not None and task is not asyncio.current_task():
@@ -516,13 +466,3 @@ class Connection:
             return
         logger.error("connection %s failed", self.session.connection_id, exc_info=task.exception())
         self.close(Close.FORCED_RECONNECT, "internal error")
-
-
-def _count_end(code: int | None) -> None:
-    if code is None:
-        metrics.connections_closed.inc(1.0, "client")
-        return
-    name = str(int(code))
-    metrics.connections_closed.inc(1.0, name)
-    if may_reconnect(code):
-        metrics.reconnects.inc(1.0, name)

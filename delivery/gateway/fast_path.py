@@ -41,7 +41,8 @@ from delivery.domain.node_messages import (
 from delivery.domain.ports import Bus, Reads
 from delivery.domain.users.revocation import Revocation
 from delivery.errors import LedgerError
-from delivery.gateway.connection import SEND_TIMEOUT, Connection, ConnectionContext
+from delivery.gateway.connection import Connection
+from delivery.gateway.connection_context import SEND_TIMEOUT, ConnectionContext
 from delivery.gateway.disconnects import TeardownQueue
 from delivery.gateway.feed import FeedReader
 from delivery.gateway.frame_writer import FrameWriter
