@@ -5,7 +5,7 @@ Owns: the description of these routes and the shapes of their answers.
 
 from __future__ import annotations
 
-from delivery.api.openapi.schemas import (
+from delivery.api.openapi.shapes import (
     CONTEXT_ID,
     INSTANT,
     JSON,

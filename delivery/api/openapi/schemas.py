@@ -1,13 +1,25 @@
 """Schemas of the OpenAPI document: bodies of requests and answers. Plain data.
 
-Owns: the shapes of the HTTP API. Never does: describe routes (``openapi.py``).
+Owns: the shapes of the HTTP API. Never does: describe routes (``document.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from delivery.api.openapi.shapes import (
+    BLANK,
+    CONTEXT_ID,
+    CONTROL,
+    EVENT_TYPE,
+    INSTANT,
+    STATE,
+    STORABLE,
+    Schema,
+    listing,
+    nullable,
+    record,
+    ref,
+    text,
+)
 from delivery.api.operators.event_filter import CHANNELS as FILTER_CHANNELS
 from delivery.api.operators.event_filter import ID_PREFIX, MAX_ERROR, MAX_PREFIX
 from delivery.domain.event import CLASS_NAME
@@ -20,106 +32,16 @@ from delivery.domain.options import MIN_TTL
 from delivery.domain.policy import CHANNELS, MAX_SECONDS
 from delivery.domain.users.receipts import ReceiptStatus, Suppress
 
-Schema = dict[str, Any]
-JSON = "application/json"
-_BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
-
-
-def text(description: str = "", **more: Any) -> Schema:
-    """A string."""
-    return {"type": "string", **({"description": description} if description else {}), **more}
-
-
-def ref(name: str) -> Schema:
-    """A reference to a schema of ``SCHEMAS``."""
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def listing(of: Schema, **more: Any) -> Schema:
-    """An array."""
-    return {"type": "array", "items": of, **more}
-
-
-def record(properties: Schema, required: list[str] | None = None, **more: Any) -> Schema:
-    """An object; without ``required`` all properties are required."""
-    needed = list(properties) if required is None else required
-    return {"type": "object", "properties": properties, "required": needed, **more}
-
-
-def nullable(schema: Schema) -> Schema:
-    """The schema, or null."""
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def operation(
-    summary: str,
-    answers: Mapping[int, Schema | None],
-    problems: tuple[int, ...] = (),
-    *,
-    body: Mapping[str, Schema] | None = None,
-    parameters: tuple[Schema, ...] = (),
-    media: str = JSON,
-    open_to_all: bool = False,
-) -> Schema:
-    """One operation. ``answers``: status -> schema (``None``: no body)."""
-    responses: Schema = {str(status): _answer(media, schema) for status, schema in answers.items()}
-    known = sorted({*problems} if open_to_all else {401, 429, *problems})
-    responses |= {str(code): {"$ref": "#/components/responses/Problem"} for code in known}
-    operation: Schema = {"summary": summary, "responses": responses}
-    if not open_to_all:
-        operation["security"] = _BEARER
-    if body is not None:
-        content = {name: {"schema": schema} for name, schema in body.items()}
-        operation["requestBody"] = {"required": True, "content": content}
-    if parameters:
-        operation["parameters"] = list(parameters)
-    return operation
-
-
-def _answer(media: str, schema: Schema | None) -> Schema:
-    if schema is None:
-        return {"description": "Done"}
-    return {"description": "As asked", "content": {media: {"schema": schema}}}
-
-
-def path(name: str, schema: Schema | None = None) -> Schema:
-    """A parameter of a path."""
-    return {"name": name, "in": "path", "required": True, "schema": schema or text()}
-
-
-def query(name: str, schema: Schema) -> Schema:
-    """A query parameter, which may be left out."""
-    return {"name": name, "in": "query", "required": False, "schema": schema}
-
-
 _HEX = "[0-9A-Fa-f]"
 _UUID = text(
     "UUIDv7, the idempotency key",
     pattern=f"^{_HEX}{{8}}-{_HEX}{{4}}-7{_HEX}{{3}}-[89ABab]{_HEX}{{3}}-{_HEX}{{12}}$",
 )
-INSTANT = text(format="date-time")
 _INTEGER: Schema = {"type": "integer"}
 _NUMBER: Schema = {"type": "number"}
 _BOOLEAN: Schema = {"type": "boolean"}
-_CONTROL = r"\u0000-\u001f\u007f-\u009f"
-_BLANK = r" \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
-STORABLE = text(pattern=r"^[^\u0000]*$")
-"""A text that any database takes."""
-CONTEXT_ID = text(
-    "no control characters, not blank",
-    minLength=1,
-    maxLength=128,
-    pattern=f"^[{_BLANK}]*[^{_BLANK}{_CONTROL}][^{_CONTROL}]*$",
-)
-PAGE_AFTER = text("the next of the page before", pattern="^[0-9]{1,18}$")
-BEFORE = text(
-    "the next of the page before, or an event's id",
-    pattern="^([0-9]{1,18}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$",
-)
 _CLOCK = text(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")
-STATE = text(enum=[state.value for state in State])
 
-EVENT_TYPE = text(pattern="^[A-Za-z][A-Za-z0-9_.:-]*$", maxLength=128)
 _EVENT_IN = {
     "id": _UUID,
     "type": EVENT_TYPE,
@@ -146,7 +68,7 @@ _OPTIONS = {
         maxLength=MAX_TRACEPARENT,
     ),
 }
-_CLOUD_NAME = text(minLength=1, maxLength=MAX_CLOUD_NAME, pattern=f"^[^{_CONTROL}]*$")
+_CLOUD_NAME = text(minLength=1, maxLength=MAX_CLOUD_NAME, pattern=f"^[^{CONTROL}]*$")
 _EVENT_OUT = _EVENT_IN | {
     "seq": nullable({"type": "integer", "minimum": 1}),
     "at": INSTANT,
@@ -466,7 +388,7 @@ SCHEMAS: dict[str, Schema] = {
                 "not blank, without U+0000",
                 minLength=1,
                 maxLength=500,
-                pattern=rf"^[^\u0000]*[^{_BLANK}\u0000\u0009-\u000d\u001c-\u001f\u0085][^\u0000]*$",
+                pattern=rf"^[^\u0000]*[^{BLANK}\u0000\u0009-\u000d\u001c-\u001f\u0085][^\u0000]*$",
             )
         },
         additionalProperties=False,
