@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from delivery.cli.options import SERVICE_TOKEN, api_options, json_option, required_token
-from delivery.cli.output import clock, say, say_fields, say_json, say_table
+from delivery.cli.output import clock, say, say_fields, say_json, say_list, say_table
 
 if TYPE_CHECKING:
     from delivery.cli.http import Api
@@ -133,12 +133,13 @@ def list_events(
     if as_json:
         say_json(page)
         return
-    say_table(
-        ("id", "at", "type", "user", "run", "state"),
+    say_list(
+        ("id", "at", "state", "type", "user", "run"),
         [
-            (e["id"], clock(e["at"]), e["type"], e["user_id"], e["run_id"], e["state"])
+            (e["id"], clock(e["at"]), e["state"], e["type"], e["user_id"], e["run_id"])
             for e in page["events"]
         ],
+        first=3,
     )
     if page["next"]:
         say(f"more: --after {page['next']}")

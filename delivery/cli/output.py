@@ -44,6 +44,38 @@ def say_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, title: s
     Console(width=_width()).print(table)
 
 
+def say_list(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, first: int) -> None:
+    """Print a table where it fits without wrapping, else each row in lines: its first columns,
+    then the others below them, indented.
+
+    Args:
+        first: number of the columns that stand in a row's first line.
+    """
+    from rich.cells import cell_len
+
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+    if _joined(widths) <= _width():
+        say_table(columns, cells)
+        return
+    for row in cells:
+        click.echo(_line(row[:first], widths[:first]))
+        click.echo("  " + _line(row[first:], widths[first:]))
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Cells below those of other rows, if all of them have room for it."""
+    from rich.cells import set_cell_size
+
+    if _joined(widths) <= WIDTH - 2:
+        cells = [set_cell_size(cell, width) for cell, width in zip(cells, widths, strict=True)]
+    return "  ".join(cells).rstrip()
+
+
+def _joined(widths: Sequence[int]) -> int:
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
 def _width() -> int:
     if not sys.stdout.isatty():
         return WIDTH

@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SHOP = "http://127.0.0.1:8000"
+PORT = int(os.environ.get("SHOP_PORT", "8000"))
+SHOP = f"http://127.0.0.1:{PORT}"
 SETTINGS = {
     "DELIVERY_JWT_SECRET": os.environ.get("DELIVERY_JWT_SECRET") or secrets.token_hex(32),
     "DELIVERY_POLICIES": str(HERE / "policies.toml"),
-    "DELIVERY_ALLOWED_ORIGINS": SHOP,
+    "DELIVERY_ALLOWED_ORIGINS": f"{SHOP},http://localhost:{PORT}",
     "DELIVERY_BRAND_NAME": "Shop",
     "DELIVERY_APP_URL": SHOP,
     "DELIVERY_MAIL_FROM": "Shop <news@shop.example>",
@@ -41,7 +42,7 @@ def main() -> None:
 def serve() -> None:
     import uvicorn
 
-    uvicorn.run("app:app", app_dir=str(HERE), host="127.0.0.1", port=8000, log_level="warning")
+    uvicorn.run("app:app", app_dir=str(HERE), host="127.0.0.1", port=PORT, log_level="warning")
 
 
 if __name__ == "__main__":
