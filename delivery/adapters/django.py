@@ -25,17 +25,21 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from django.conf import settings
-from django.core.exceptions import PermissionDenied
-from django.core.signals import setting_changed
-from django.http import HttpRequest, HttpResponseBase, JsonResponse
-from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
-
 from delivery.adapters.page_tokens import PageTokens, is_signed_in, required, user_id_of
 from delivery.adapters.process import ProcessDelivery
 from delivery.client.sync import BlockingEmitter, BlockingRemote
+from delivery.errors import needs_extra
 from delivery.tokens import DEFAULT_TTL
+
+try:
+    from django.conf import settings
+    from django.core.exceptions import PermissionDenied
+    from django.core.signals import setting_changed
+    from django.http import HttpRequest, HttpResponseBase, JsonResponse
+    from django.views.decorators.cache import never_cache
+    from django.views.decorators.http import require_safe
+except ImportError as missing:
+    raise needs_extra("delivery.adapters.django needs Django", "django") from missing
 
 __all__ = ["close", "connection", "emitter", "signed_in_user", "token_view"]
 

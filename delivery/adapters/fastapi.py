@@ -17,9 +17,6 @@ refuse by itself, or give ``None``, which is answered by 401.
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Response
-from fastapi.requests import HTTPConnection
-
 from delivery.adapters.asgi import lifespan
 from delivery.adapters.page_tokens import (
     NO_STORE,
@@ -30,8 +27,14 @@ from delivery.adapters.page_tokens import (
     user_id_of,
 )
 from delivery.client.remote import Remote, RemoteEmitter
-from delivery.errors import ConfigError, InvalidContext
+from delivery.errors import ConfigError, InvalidContext, needs_extra
 from delivery.tokens import DEFAULT_TTL
+
+try:
+    from fastapi import APIRouter, Depends, HTTPException, Response
+    from fastapi.requests import HTTPConnection
+except ImportError as missing:
+    raise needs_extra("delivery.adapters.fastapi needs FastAPI", "fastapi") from missing
 
 __all__ = ["Connection", "connection", "emitter_of", "lifespan", "token_router"]
 

@@ -22,8 +22,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flask import Flask, Response, abort, current_app, jsonify
-
 from delivery.adapters.page_tokens import (
     NO_STORE,
     PATH,
@@ -34,8 +32,13 @@ from delivery.adapters.page_tokens import (
 )
 from delivery.adapters.process import ProcessDelivery
 from delivery.client.sync import BlockingEmitter, BlockingRemote
-from delivery.errors import ConfigError
+from delivery.errors import ConfigError, needs_extra
 from delivery.tokens import DEFAULT_TTL
+
+try:
+    from flask import Flask, Response, abort, current_app, jsonify
+except ImportError as missing:
+    raise needs_extra("delivery.adapters.flask needs Flask", "flask") from missing
 
 __all__ = ["Delivery"]
 

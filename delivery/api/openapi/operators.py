@@ -136,7 +136,7 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "WebhookOn": record({"name": text(), "state": _ONE_STATE, "off_since": nullable(INSTANT)}),
     "WebhookOff": record({"name": text(), "state": _ONE_STATE}),
-    "WebhookReplay": record({"since": INSTANT}),
+    "WebhookReplay": record({"since": INSTANT}, additionalProperties=False),
     "WebhookReplayed": record(
         {
             "name": text(),
