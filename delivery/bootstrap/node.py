@@ -72,7 +72,6 @@ from delivery.ledger.access import LedgerAccess
 from delivery.ledger.counting import show_from_the_start
 from delivery.ledger.journal.journal import JournalThread
 from delivery.ledger.journal.spool import Spool
-from delivery.outbox.source import Figures
 from delivery.process.data_directory import make_data_dir
 from delivery.process.heartbeat import Heartbeat, node_name
 from delivery.process.reloading import Loaded, Reloader
@@ -80,7 +79,7 @@ from delivery.protocol import Limits
 from delivery.tasks.broker.relay import Relay
 from delivery.tasks.hinted_sweep import HintedSweep
 from delivery.tasks.sweep import Sweeper
-from delivery.telemetry import metrics, tracing
+from delivery.telemetry import tracing
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -493,13 +492,7 @@ def _outbox(settings: Settings, intake: HttpIntake, node: str) -> GatewayRelay |
     url = secret(settings.outbox_source)
     if url is None:
         return None
-
-    def show(figures: Figures) -> None:
-        metrics.outbox_lag.set(figures.lag, node)
-        metrics.outbox_waiting.set(figures.waiting, node)
-        metrics.outbox_dead.set(figures.dead, node)
-
-    return GatewayRelay(url, intake, show)
+    return GatewayRelay(url, intake, node)
 
 
 def _authenticator(settings: Settings) -> Authenticator:

@@ -1,4 +1,4 @@
-"""The outbox's relay as a process, with its log, signals and metrics; and as a thread of a gateway.
+"""The outbox's relay as a process, with its log, signals and metrics, and as a thread of another.
 
 Owns: the wiring, and where its token comes from.
 """
@@ -13,18 +13,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from delivery.config import log_format
+from delivery.config import Settings, log_format, secret
 from delivery.domain.ports import Accepted, Intake
 from delivery.errors import ConfigError, InvalidEvent, LedgerError, Overloaded, Unreachable
-from delivery.outbox import metrics
+from delivery.outbox import metrics, relay
 from delivery.outbox.posting import Answer, Post, Verdict
 from delivery.outbox.relay import Relay
 from delivery.outbox.source import Figures, Source
 from delivery.process.reloading import keep_settings_on_hangup
 from delivery.protocol import decode_json
+from delivery.telemetry import metrics as process_metrics
 from delivery.telemetry import setup_logging
 
 logger = logging.getLogger(__name__)
@@ -74,38 +76,44 @@ def token_reader(token: str | None, path: str | None) -> Callable[[], str]:
     return read
 
 
-class GatewayRelay:
-    """A relay in a gateway's process: no request, no token; events enter as those over HTTP do.
+class RelayThread:
+    """A relay in a thread of a process that does more.
 
     Args:
-        url: of the application's database.
-        on_figures: called every few seconds with how the outbox stands.
+        source_url: of the application's database.
+        gateway: takes the events.
+        node: the process's name, which its figures carry.
+        on_stop: called once nothing more is sent.
 
     Raises:
         ConfigError: the URL is none.
     """
 
     def __init__(
-        self, url: str, intake: Intake, on_figures: Callable[[Figures], None] | None = None
+        self,
+        source_url: str,
+        gateway: relay.Gateway,
+        node: str,
+        on_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        self._source = Source(url)
-        self._intake = intake
+        self._on_stop = on_stop
+        self._source = Source(source_url)
+        self._node = node
         self._stop = threading.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._relay = Relay(self._source, self, stop=self._stop, on_figures=on_figures)
+        self._relay = Relay(self._source, gateway, stop=self._stop, on_figures=self._show)
         self._thread = threading.Thread(target=self._run, name="delivery-outbox", daemon=True)
 
     def start(self) -> None:
-        """Start the thread; called on the gateway's loop."""
-        self._loop = asyncio.get_running_loop()
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; called off the loop, which it may wait for."""
+        """End the thread."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(STOP_TIMEOUT)
         self._source.close()
+        self._on_stop()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -119,6 +127,29 @@ class GatewayRelay:
                 logger.exception("the outbox's relay failed; it starts again")
                 self._stop.wait(RETRY)
 
+    def _show(self, figures: Figures) -> None:
+        process_metrics.outbox_lag.set(figures.lag, self._node)
+        process_metrics.outbox_waiting.set(figures.waiting, self._node)
+        process_metrics.outbox_dead.set(figures.dead, self._node)
+
+
+class GatewayRelay(RelayThread):
+    """A relay in a gateway's process: no request, no token; events enter as those over HTTP do.
+
+    Args: as of ``RelayThread``.
+    """
+
+    def __init__(self, source_url: str, intake: Intake, node: str) -> None:
+        super().__init__(source_url, self, node)
+        self._intake = intake
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Start the thread; called on the gateway's loop. ``stop`` is called off it, and may wait
+        for it."""
+        self._loop = asyncio.get_running_loop()
+        super().start()
+
     def send(self, events: Sequence[bytes]) -> list[Answer]:
         """See ``relay.Gateway``."""
         loop, items = self._loop, [decode_json(event) for event in events]
@@ -130,6 +161,38 @@ class GatewayRelay:
         except (FutureTimeout, CancelledError) as error:
             waiting.cancel()
             raise Unreachable("the gateway did not answer its outbox in time") from error
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxTarget:
+    """Where a worker carries an outbox: as ``delivery outbox`` does, over HTTP.
+
+    Attributes:
+        url: of the service.
+        token / token_file: one of the two.
+    """
+
+    url: str
+    token: str | None = field(repr=False)
+    token_file: str | None = None
+
+    def relay(self, settings: Settings, node: str) -> RelayThread:
+        """The relay of a worker.
+
+        Raises:
+            ConfigError: a setting is missing or wrong.
+        """
+        source = secret(settings.outbox_source)
+        if source is None:
+            raise ConfigError(
+                "--outbox: set DELIVERY_OUTBOX_SOURCE, the URL of the application's database"
+            )
+        read = token_reader(self.token, self.token_file)
+        setup_logging(
+            settings.log_format, settings.log_level, secrets=[*settings.secret_values(), read()]
+        )
+        post = Post(self.url, read)
+        return RelayThread(source, post, node, on_stop=post.close)
 
 
 def _answer(given: Accepted | Exception) -> Answer:
@@ -174,14 +237,14 @@ def run_relay(
         setup_logging(log_format(), secrets=map(str, secrets))
         post = Post(url, read)
         closing.callback(post.close)
-        relay = Relay(source, post, stop=stop, interval=interval)
+        carrying = Relay(source, post, stop=stop, interval=interval)
         address = None
         if metrics_port is not None:
-            address = _serve_metrics(closing, metrics_host, metrics_port, source, relay)
+            address = _serve_metrics(closing, metrics_host, metrics_port, source, carrying)
         if await_tables(source, stop):
             shown = source.url.render_as_string(hide_password=True)
             ready({"source": shown, "url": url, "metrics": address})
-            relay.run()
+            carrying.run()
 
 
 def await_tables(source: Source, stop: threading.Event) -> bool:
@@ -203,9 +266,11 @@ def await_tables(source: Source, stop: threading.Event) -> bool:
     return False
 
 
-def _serve_metrics(closing: ExitStack, host: str, port: int, source: Source, relay: Relay) -> str:
+def _serve_metrics(
+    closing: ExitStack, host: str, port: int, source: Source, carrying: Relay
+) -> str:
     try:
-        server = metrics.serve(host, port, source, relay.counts)
+        server = metrics.serve(host, port, source, carrying.counts)
     except OSError as error:
         raise ConfigError(f"--metrics-port {port}: {error.strerror or error}") from error
     closing.callback(server.server_close)

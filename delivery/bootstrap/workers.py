@@ -32,6 +32,7 @@ from delivery.bootstrap.chain import (
     make_known,
 )
 from delivery.bootstrap.ledger import database_url, require_current
+from delivery.bootstrap.outbox import OutboxTarget
 from delivery.config import (
     Settings,
     duties,
@@ -186,12 +187,14 @@ def run_worker(
     queues: Sequence[str] = (),
     concurrency: int = 8,
     pool: str = "threads",
+    outbox: OutboxTarget | None = None,
     ready: Callable[[str], None] = lambda node: None,
 ) -> None:
     """Run a worker until a signal stops it; tasks in progress end first.
 
     Args:
         queues: names of channels or queues; all when empty.
+        outbox: where it carries the outbox of ``DELIVERY_OUTBOX_SOURCE``.
         ready: called with the process's name once it takes tasks.
     """
     names = [_queue(name) for name in queues] or list(ALL_QUEUES)
@@ -212,12 +215,17 @@ def run_worker(
         quiet=True,
         redirect_stdouts=False,
     )
+    relay = None if outbox is None else outbox.relay(settings, node)
+    if relay is not None:  # after the fork, as the heartbeat
+        signals.worker_ready.connect(lambda **_: relay.start(), weak=False)
     stop_heartbeat = _start_heartbeat_on(
         signals.worker_ready, settings, node, "worker", {"queues": names}, ready
     )
     try:
         worker.start()
     finally:
+        if relay is not None:
+            relay.stop()
         stop_heartbeat()
         Pulse(settings.pulse_file).end()
     if worker.exitcode:

@@ -40,7 +40,8 @@ USED_BY: dict[str, frozenset[str]] = {
     "audit_secret_previous": _LOGGED,
     "audit_checkpoints": frozenset({MAINTENANCE}),
     "migrate_database_url": frozenset({MIGRATE}),
-    "outbox_source": frozenset({GATEWAY}),
+    # A worker of any queue may carry it (`delivery worker --outbox`).
+    "outbox_source": frozenset({GATEWAY, *QUEUES}),
     "smtp_url": frozenset({Channel.EMAIL}),
     "sms_token": frozenset({GATEWAY, Channel.SMS}),
     "email_callback_secret": frozenset({GATEWAY}),

@@ -137,11 +137,17 @@ outbox_lag = Gauge(
     "delivery_outbox_lag_seconds",
     "Age of the oldest row of an outbox that this node carries over itself; 0 for none.",
     ("node",),
+    where=BOTH,
 )
 outbox_waiting = Gauge(
-    "delivery_outbox_waiting_rows", "Rows of that outbox that are not accepted yet.", ("node",)
+    "delivery_outbox_waiting_rows",
+    "Rows of that outbox that are not accepted yet.",
+    ("node",),
+    where=BOTH,
 )
-outbox_dead = Gauge("delivery_outbox_dead_rows", "Rows of it that were set aside.", ("node",))
+outbox_dead = Gauge(
+    "delivery_outbox_dead_rows", "Rows of it that were set aside.", ("node",), where=BOTH
+)
 loop_lag = Histogram(
     "delivery_event_loop_lag_seconds",
     "How late the event loop ran a timer, twice a second.",
