@@ -335,7 +335,8 @@ class DigestStep:
             return False
         for _, made in trial.made[:-1]:
             run.count(len(claim.members), made, started_at)
-        run.count(len(claim.members), result, started_at)
+        ids = [member.event.id for member in claim.members]
+        run.count(len(claim.members), result, started_at, ids)
         run.trace(claim.members, result, started_at)
         if self._is_confirmed(run, result, lead):
             events = [member.event for member in claim.members]

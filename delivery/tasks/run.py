@@ -28,7 +28,7 @@ from delivery.domain.turns import take_turns
 from delivery.errors import LedgerError
 from delivery.tasks.attempts import Report, TimeLimits, Work, result_of
 from delivery.telemetry import metrics
-from delivery.telemetry.tracing import Traced, Tracing, active
+from delivery.telemetry.tracing import Traced, Tracing, active, sampled_event
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -204,12 +204,18 @@ class Run:
         starts = [(w.claim, w.number) for w in works]
         kept = self._kept(works, self.ledger.chain.end_all(starts, self.channel, result))
         self.note(kept, result, started_at)
-        self.count(len(kept), result, started_at)
+        self.count(len(kept), result, started_at, [work.id for work in kept])
         self.trace([work.claim.stored for work in kept], result, started_at)
         return kept
 
-    def count(self, events: int, result: Result, started_at: datetime) -> None:
-        """Add an attempt that carried this many events to the metrics. Thread-safe."""
+    def count(
+        self, events: int, result: Result, started_at: datetime, ids: Sequence[str] = ()
+    ) -> None:
+        """Add an attempt that carried this many events to the metrics. Thread-safe.
+
+        Args:
+            ids: of the events; the trace of the first one that has one is the exemplar.
+        """
         if not events:
             return
         channel = str(self.channel)
@@ -217,7 +223,9 @@ class Run:
         metrics.attempts.inc(events, channel, provider, result.outcome.value)
         if result is not BREAKER_OPEN:
             took = (self.now() - started_at).total_seconds()
-            metrics.attempt_duration.observe(max(0.0, took), channel, provider)
+            traces = map(sampled_event, ids) if self._tracing is not None else ()
+            trace = next(filter(None, traces), None)
+            metrics.attempt_duration.observe(max(0.0, took), channel, provider, trace_id=trace)
 
     def _kept(self, works: Sequence[Work], answers: Sequence[bool]) -> list[Work]:
         kept = [work for work, is_ours in zip(works, answers, strict=True) if is_ours]

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from delivery.telemetry.instruments import Histogram
+from delivery.telemetry.tracing import sampled_event
 
 MAX_AGE = 366 * 86_400.0
 """Seconds; an id that is older, or of the future, was not made when its event was."""
@@ -29,7 +30,10 @@ def observe_ages(
     buckets = histogram.buckets
     counts = [0] * (len(buckets) + 1)
     total = 0.0
+    exemplar: tuple[float, str] | None = None
     for now, ids in batches:
+        if exemplar is None and ids and (trace := sampled_event(ids[-1])) is not None:
+            exemplar = max(0.0, _age(ids[-1], now)), trace
         spans = [(0, len(ids) - 1)] if ids else []
         while spans:
             first, last = spans.pop()
@@ -46,7 +50,7 @@ def observe_ages(
                 counts[index] += count
                 total += (age + oldest) * 0.5 * count
     if total or any(counts):
-        histogram.add(counts, total, *labels)
+        histogram.add(counts, total, *labels, exemplar=exemplar)
 
 
 def _age(event_id: str, now: float) -> float:

@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 import threading
+import time
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -180,12 +181,19 @@ class Histogram(Instrument):
         except _FAULTS as error:
             self._report(error)
 
-    def add(self, counts: Sequence[int], total: float, *labels: str) -> None:
+    def add(
+        self,
+        counts: Sequence[int],
+        total: float,
+        *labels: str,
+        exemplar: tuple[float, str] | None = None,
+    ) -> None:
         """Add many values at the cost of one.
 
         Args:
             counts: by bucket, the last one without a limit; not cumulative.
             total: the sum of the values.
+            exemplar: one of the values and the id of its trace, shown as ``observe`` shows one.
         """
         try:
             child = self._child(labels)
@@ -193,6 +201,10 @@ class Histogram(Instrument):
                 if count:
                     bucket.inc(count)
             child._sum.inc(total)
+            if exemplar is not None and not is_shared():
+                value, trace_id = exemplar
+                shown = _exemplar({"trace_id": trace_id}, value, time.time())
+                child._buckets[bisect_left(self.buckets, value)].set_exemplar(shown)
         except _FAULTS as error:
             self._report(error)
 
@@ -207,6 +219,12 @@ class Histogram(Instrument):
         return _client().Histogram(
             self.name, self.text, self.labels, buckets=self.buckets, registry=registry()
         )
+
+
+def _exemplar(labels: dict[str, str], value: float, at: float) -> Any:
+    from prometheus_client.samples import Exemplar
+
+    return Exemplar(labels, value, at)
 
 
 @cache

@@ -263,6 +263,13 @@ def traced_event(event_id: str) -> str | None:
     return trace_id(found) if found else None
 
 
+def sampled_event(event_id: str) -> str | None:
+    """The same for an event whose trace is recorded, as its ``traceparent`` says."""
+    tracing = _active[1] if _active is not None else None
+    found = None if tracing is None else tracing.of(event_id)
+    return trace_id(found) if found and int(found[53:55], 16) & 1 else None
+
+
 def _make() -> Tracing | None:
     if os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return None

@@ -7,14 +7,17 @@ import cProfile
 import json
 import logging
 import pstats
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -70,8 +73,6 @@ async def service(spans: InMemorySpanExporter, settings: Settings) -> AsyncItera
 
 
 async def post(service: Embedded, token: str, **event: Any) -> str:
-    import httpx
-
     async with httpx.AsyncClient(timeout=30.0) as http:
         answer = await http.post(
             f"{service.settings.base_url}/v1/events",
@@ -120,6 +121,18 @@ async def test_an_event_that_is_pushed_and_acknowledged_has_one_trace(
     assert kinds["confirm socket"] == "settle"
     [link] = found["confirm socket"].links
     assert f"{link.context.span_id:016x}" == "00f067aa0ba902b7"
+    for name in ("delivery_time_to_ack_seconds", "delivery_time_to_confirmation_seconds"):
+        await until(partial(exemplified, service, name), 60)
+
+
+async def exemplified(service: Embedded, name: str) -> bool:
+    """Whether a bucket of a histogram shows the trace, to a reader who asks for OpenMetrics."""
+    async with httpx.AsyncClient(timeout=30.0) as http:
+        accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+        answer = await http.get(f"{service.settings.base_url}/metrics", headers=accept)
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+    exemplar = rf'^{name}_bucket{{.*}} \S+ # {{trace_id="{TRACE}"}} '
+    return re.search(exemplar, answer.text, re.MULTILINE) is not None
 
 
 async def test_an_event_that_takes_the_chain_has_its_tasks_and_attempts_in_the_trace(
@@ -147,8 +160,7 @@ async def test_an_event_that_takes_the_chain_has_its_tasks_and_attempts_in_the_t
     )
     assert named(spans, quiet) == {}
     assert named(spans, plain) == {}
-
-    import httpx
+    await until(partial(exemplified, service, "delivery_attempt_seconds"), 60)
 
     async with httpx.AsyncClient(timeout=30.0) as http:
         url = f"{service.settings.base_url}/v1/events/{event_id}"
