@@ -5,11 +5,13 @@ Owns: the questions to the ledger and their findings. Never does: change anythin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 
 from delivery.bootstrap.ledger import SQLITE_FILE, database_url, schema
 from delivery.checks.findings import Finding, ok, warn, wrong
 from delivery.config import Settings, load_policies
+from delivery.domain.event import AUTH_TYPES, EventClass
 from delivery.domain.policy import Policies
 from delivery.errors import ConfigError, DeliveryError
 from delivery.ledger import SqlLedger
@@ -55,6 +57,27 @@ def look_at_tiers(settings: Settings, policies: Policies) -> Finding | None:
                 ),
             )
     return ok("tiers", ", ".join(map("=".join, given.items()))) if given else None
+
+
+def look_at_names(policies: Policies) -> Iterator[Finding]:
+    """Names of classes that may be misspelt, and types of sign-ins that are off the log."""
+    for name, meant in policies.misspelt.items():
+        yield warn(
+            "class names",
+            f"{name}: did you mean {meant}, about which the file says nothing?",
+            f"write [class.{meant}], or choose a name that does not read like it",
+        )
+    moved = [
+        f"{name} ({policies.class_of(name).value})"
+        for name in AUTH_TYPES
+        if policies.class_of(name) is not EventClass.AUTH
+    ]
+    if moved:
+        yield warn(
+            "sign-ins",
+            f"not on the compliance log: {', '.join(moved)}",
+            "list them in [class.auth], the only class on the log, unless this is what you want",
+        )
 
 
 def look_at_types(settings: Settings) -> Finding | None:

@@ -29,7 +29,7 @@ from delivery.bootstrap.ledger import (
 from delivery.bootstrap.transports import providers_of
 from delivery.bus.redis_clients import client, close
 from delivery.checks import hardening, webhooks
-from delivery.checks.classes import look_at_classes, look_at_tiers, look_at_types
+from delivery.checks.classes import look_at_classes, look_at_names, look_at_tiers, look_at_types
 from delivery.checks.findings import (
     CONFIGURATION,
     FINDING,
@@ -148,7 +148,12 @@ def _settings(settings: Settings, of: frozenset[str] | None = None) -> Iterator[
     try:
         steps = load_policies(settings)
         own = f", {', '.join(steps.own)} of your own" if steps.own else ""
-        yield ok("policies", f"{len(steps.by_type)} types in {len(steps.classes)} classes{own}")
+        bare = ", ".join(steps.without_chain)
+        bare = f"; without a chain: {bare}" if bare else ""
+        yield ok(
+            "policies", f"{len(steps.by_type)} types in {len(steps.classes)} classes{own}{bare}"
+        )
+        yield from look_at_names(steps)
         if tiers := look_at_tiers(settings, steps):
             yield tiers
     except ConfigError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar
 
 from delivery.domain.channels import CHAIN, DECISION, DIGESTED, Channel, Confirms, OnUnknown
@@ -151,6 +152,27 @@ class Policies:
         """Names of the installation's own classes, sorted."""
         return tuple(sorted(name.value for name in self.classes if name not in _BUILT_IN))
 
+    @property
+    def misspelt(self) -> Mapping[str, str]:
+        """Own classes whose names read like one that every installation has and that the file says
+        nothing about -> the name of that one."""
+        untouched = [
+            one.value for one in _BUILT_IN if self.classes.get(one) == _default_policy(one)
+        ]
+        near = {name: get_close_matches(name, untouched, 1, LIKE) for name in self.own}
+        return {name: found[0] for name, found in near.items() if found}
+
+    @property
+    def without_chain(self) -> tuple[str, ...]:
+        """Names of the classes whose stored events wait for their user and nothing else, sorted."""
+        return tuple(
+            sorted(
+                name.value
+                for name, policy in self.classes.items()
+                if not policy.chain and name is not EventClass.EPHEMERAL
+            )
+        )
+
     def of(self, event_class: EventClass) -> ClassPolicy:
         """The policy of a class; that of ``standard`` for a class that the file does not have any
         more, whose events go on."""
@@ -175,7 +197,7 @@ def parse_policies(document: Mapping[str, Any], *, source: str = "policies") -> 
     for event_class in (*EventClass, *(EventClass(name) for name in tables)):
         if event_class in classes:
             continue
-        default = _DEFAULTS.get(event_class) or ClassPolicy(event_class)
+        default = _default_policy(event_class)
         policy = reader.event_class(default, tables.get(event_class.value, {}))
         classes[event_class] = policy
         for name in policy.types:
@@ -192,6 +214,15 @@ _DEFAULTS = {
     EventClass.CRITICAL: ClassPolicy(EventClass.CRITICAL, AGENT_TYPES),
     EventClass.AUTH: ClassPolicy(EventClass.AUTH, AUTH_TYPES, retries=5),
 }
+LIKE = 0.8
+"""How alike the names of two classes are when one of them may be misspelt."""
+
+
+def _default_policy(event_class: EventClass) -> ClassPolicy:
+    """The policy of a class that the file says nothing about."""
+    return _DEFAULTS.get(event_class) or ClassPolicy(event_class)
+
+
 _BUILT_IN = frozenset(EventClass)
 _TAKEN = frozenset({*Channel, DECISION})
 _STEP = ChainStep(Channel.DATABASE)

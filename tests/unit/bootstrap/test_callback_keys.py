@@ -69,3 +69,15 @@ def test_the_check_says_whether_a_key_can_be_read(
         assert finding["level"] == level
         assert (f"DELIVERY_{name}" in finding["found"]) == (level == "fail")
         assert level == "ok" or f" {values[name]} " not in f" {finding['found']} "
+
+
+def test_the_tokens_of_providers_are_read_anew(directory: Path) -> None:
+    (directory / "config").mkdir()
+    (directory / "config/providers.toml").write_text(
+        '[provider.texts]\nkind = "twilio"\nurl = "https://sms.example.org"\naccount = "A"\n'
+        'from = "+4915112345"\ntoken_file = "token"\n'
+    )
+    settings = load_settings()
+    for token in ("one-token", "another-token"):  # what a reload does with the settings of before
+        (directory / "config/token").write_text(token)
+        assert make_callback_keys(settings).sms_tokens == (token,)

@@ -50,7 +50,8 @@ def test_a_class_of_ones_own_waits_for_processes_of_the_first_release(
     ledger.nodes.beat("new", "gateway", 0, {OWN_CLASSES: True})
     assert (look()["classes"].level, look()["policies"].found) == (
         "ok",
-        "10 types in 5 classes, orders of your own",
+        "10 types in 5 classes, orders of your own; "
+        "without a chain: auth, critical, orders, standard",
     )
     ledger.nodes.beat("old", "worker", 0, {"pid": 1})
     found = look()["classes"]
@@ -74,3 +75,27 @@ def test_unlisted_types_are_named_with_their_numbers(ledger: SqlLedger, look: Lo
     assert "order_payed (2)" in found.found
     assert "order_paid" not in found.found
     assert "types" not in look()
+
+
+def test_a_class_that_reads_like_one_of_the_four_is_asked_about(look: Look) -> None:
+    assert "class names" not in look()
+    step = '[[class.{0}.chain]]\nchannel = "database"\n'
+    for name, meant in (("critcal", "critical"), ("standart", "standard"), ("auths", "auth")):
+        own = f"[class.{name}]\n" + step.format(name)
+        Path("policies.toml").write_text(own)
+        finding = look()["class names"]
+        assert (finding.level, finding.code) == ("warn", 1)
+        assert f"{name}: did you mean {meant}" in finding.found
+        Path("policies.toml").write_text(own + step.format(meant))
+        assert "class names" not in look(), "both are meant"
+
+
+def test_a_type_of_sign_ins_in_another_class_is_not_on_the_log(look: Look) -> None:
+    Path("policies.toml").write_text(
+        '[class.auth]\ntypes = ["auth_failed"]\n[class.orders]\ntypes = ["auth_completed"]\n'
+    )
+    finding = look()["sign-ins"]
+    assert finding.level == "warn"
+    assert "auth_completed (orders)" in finding.found
+    assert "auth_started (standard)" in finding.found
+    assert "auth_failed" not in finding.found
