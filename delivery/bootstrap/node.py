@@ -42,17 +42,19 @@ from delivery.api.tickets import Tickets
 from delivery.bootstrap.audit import audit_keys
 from delivery.bootstrap.bus import make_bus, make_copies, make_one_time
 from delivery.bootstrap.callbacks import make_callback_keys
+from delivery.bootstrap.callers import (
+    longest_ttl,
+    make_authenticator,
+    make_leases,
+    make_rates,
+    session_keys,
+)
 from delivery.bootstrap.chain import make_celery
 from delivery.bootstrap.ledger import database_url
-from delivery.bootstrap.outbox import GatewayRelay
 from delivery.bootstrap.transports import make_brand, make_links
-from delivery.bus.rate_leases import RedisLeases
-from delivery.callers import rates
-from delivery.callers.auth import Authenticator
-from delivery.callers.rates import Rates
 from delivery.callers.revocations import RevocationReader
 from delivery.callers.service_use import ServiceUse
-from delivery.config import Settings, audience_fault, load_policies, load_thresholds, secret
+from delivery.config import Settings, load_policies, load_thresholds, secret
 from delivery.domain.event import Event
 from delivery.domain.lifecycle import State
 from delivery.domain.node_messages import Wake
@@ -64,9 +66,9 @@ from delivery.emitter.receipts import Receipts
 from delivery.emitter.traced import TracedCore
 from delivery.gateway.fast_path import FastPath
 from delivery.gateway.feed import FeedReader
+from delivery.gateway.listeners import ConfirmationListeners, OnConfirmed, TracedConfirmations
 from delivery.gateway.outcomes import Outcomes
 from delivery.gateway.registry import Registry
-from delivery.gateway.traced_confirmations import TracedConfirmations
 from delivery.ledger import SqlLedger
 from delivery.ledger.access import LedgerAccess
 from delivery.ledger.counting import show_from_the_start
@@ -84,12 +86,11 @@ from delivery.telemetry import tracing
 if TYPE_CHECKING:
     from celery import Celery
 
+    from delivery.bootstrap.outbox import GatewayRelay
+
 logger = logging.getLogger(__name__)
 
 MAX_PENDING = 20_000
-
-OnConfirmed = Callable[[Sequence[str]], None]
-"""Called with ids of confirmed events, on the loop's thread."""
 
 
 class Node:
@@ -117,6 +118,16 @@ class Node:
         self.name = node_name(settings, kind, index)
         self.kind = kind
         self.policies = load_policies(settings)
+        self.reloader = Reloader(settings)
+        self._links = make_links(settings)
+        self._tracing = tracing.active()
+        self._closing = AsyncExitStack()
+        self._make_ledger(settings)
+        self._make_live_path(settings)
+        self._make_emitter(settings)
+        self._make_gateway(settings, demo_agent, inbox)
+
+    def _make_ledger(self, settings: Settings) -> None:
         self.ledger = SqlLedger(database_url(settings), audit_keys=audit_keys(settings))
         self.copies = make_copies(settings, self.ledger)
         self.celery: Celery = make_celery(settings)
@@ -130,22 +141,26 @@ class Node:
         self.contacts = Contacts(
             reads=self._access, writes=self._access, on_unverified=self._sweep.hint
         )
-        self._receipts = Receipts(self._is_confirmed)
-        self._confirmed_here: list[OnConfirmed] = [self._receipts.confirmed]
+        self._side_attempts = AttemptThread(self.ledger.recording.add_attempts)
+        self._copy_thread = QueueCopyThread(self.copies.put, self._side_attempts.add)
+
+    def _make_live_path(self, settings: Settings) -> None:
         self._bus = make_bus(settings, self.name)
         self._registry = Registry(
             self.name, self._bus, max_per_user=settings.max_connections_per_user
         )
-        self._leases = _leases(settings)
-        self._rates = _rates(settings, self._leases)
-        self._auth = _authenticator(settings)
-        self._links = make_links(settings)
-        self.reloader = Reloader(settings)
+        self._leases = make_leases(settings)
+        self._rates = make_rates(settings, self._leases)
+        self._auth = make_authenticator(settings)
         self._service_use = ServiceUse(self._access.record_act, self.name)
         self._auth.on_service = self._service_use
-        self._side_attempts = AttemptThread(self.ledger.recording.add_attempts)
-        self._copy_thread = QueueCopyThread(self.copies.put, self._side_attempts.add)
-        self._tracing = tracing.active()
+        self._receipts = Receipts(self._is_confirmed)
+        traced = None if self._tracing is None else TracedConfirmations(self._tracing, self._access)
+        self._listeners = ConfirmationListeners(self._receipts.confirmed, traced)
+        self._path = self._live_path()
+        self._auth.watch(self._path.check_principals)
+
+    def _make_emitter(self, settings: Settings) -> None:
         make_core = (
             EmitterCore if self._tracing is None else partial(TracedCore, tracing=self._tracing)
         )
@@ -162,18 +177,23 @@ class Node:
         )
         self._intake = HttpIntake(self._core)
         self._outbox = _outbox(settings, self._intake, self.name)
+
+    def _make_gateway(
+        self,
+        settings: Settings,
+        demo_agent: Callable[[Node], DemoAgent] | None,
+        inbox: Inbox | None,
+    ) -> None:
         self._operations_api = operations = self._operations(inbox)
         self._once = make_one_time(settings)
         self._tickets = Tickets(self._auth, self._once)
-        self._path = self._live_path()
         self._callbacks = self._make_callbacks()
-        self._auth.watch(self._path.check_principals)
         self.sessions = Sessions(
             self._auth,
             writes=self._access,
             once=self._once,
             revoke=self._path.revoke,
-            keys=_session_keys(settings),
+            keys=session_keys(settings),
             place=Place(settings.base_url, settings.trusted_proxies),
         )
         self.gateway = Gateway(
@@ -193,49 +213,32 @@ class Node:
             settings.trusted_proxies,
             self.sessions.admit,
         )
-        self._closing = AsyncExitStack()
 
     def _live_path(self) -> FastPath:
         async def queue_copies(user_id: str) -> list[Event]:
             return await self._access.call(self.copies.read, user_id)
 
+        outcomes = Outcomes(
+            self.journal,
+            self._access,
+            self._registry,
+            on_confirmed=self._listeners.tell,
+            wake_chain=self._sweep.hint,
+        )
+        outcomes.on_acked = self._listeners.traced("socket")
         return FastPath(
             self.name,
             auth=self._auth,
             bus=self._bus,
             limits=Limits(max_in_flight=self.settings.max_in_flight),
             rates=self._rates,
-            outcomes=self._outcomes(),
+            outcomes=outcomes,
             reads=self._access,
             registry=self._registry,
             feed_reader=FeedReader(self._access, self.journal, queue_copies),
             revocations=self._auth.revocations,
             check=self._auth.check,
         )
-
-    def _outcomes(self) -> Outcomes:
-        made = Outcomes(
-            self.journal,
-            self._access,
-            self._registry,
-            on_confirmed=self._tell_confirmed,
-            wake_chain=self._sweep.hint,
-        )
-        if self._tracing is not None:
-            self._confirmations = TracedConfirmations(self._tracing, self._access)
-            made.on_acked = partial(self._confirmations.tell, "socket")
-        return made
-
-    def _telling(self, channel: str) -> OnConfirmed:
-        """Tells of confirmations that came to this node by a channel other than a socket."""
-        if self._tracing is None:
-            return self._tell_confirmed
-
-        def tell(ids: Sequence[str]) -> None:
-            self._tell_confirmed(ids)
-            self._confirmations.tell(channel, ids)
-
-        return tell
 
     def _operations(self, inbox: Inbox | None) -> OperationsApi:
         return OperationsApi(
@@ -278,7 +281,7 @@ class Node:
                 writes=ledger,
                 registry=self._registry,
                 policies=self.policies,
-                on_confirmed=self._telling("http"),
+                on_confirmed=self._listeners.of("http"),
                 trace_url=settings.trace_url,
             ),
             ContactsApi(self._auth, self.contacts),
@@ -306,7 +309,7 @@ class Node:
                 writes=ledger,
                 revoke=self._path.revoke,
                 disconnect=self._path.disconnect,
-                max_token_life=_longest_ttl(settings) + settings.jwt_leeway,
+                max_token_life=longest_ttl(settings) + settings.jwt_leeway,
             ),
             self._tickets,
             self.sessions,
@@ -319,7 +322,7 @@ class Node:
                 reads=ledger,
                 writes=ledger,
                 links=links,
-                on_confirmed=self._telling("link"),
+                on_confirmed=self._listeners.of("link"),
                 trusted_proxies=settings.trusted_proxies,
                 look=look,
             ),
@@ -333,7 +336,7 @@ class Node:
             reads=self._access,
             writes=self._access,
             policies=self.policies,
-            on_confirmed=self._telling("receipt"),
+            on_confirmed=self._listeners.of("receipt"),
             wake_chain=self._sweep.hint,
         )
         return Callbacks(
@@ -408,11 +411,7 @@ class Node:
 
     def on_confirmed(self, callback: OnConfirmed) -> None:
         """Add a callback for events that are confirmed here."""
-        self._confirmed_here.append(callback)
-
-    def _tell_confirmed(self, ids: Sequence[str]) -> None:
-        for callback in self._confirmed_here:
-            callback(ids)
+        self._listeners.add(callback)
 
     def _info(self) -> dict[str, Any]:
         return {
@@ -434,7 +433,7 @@ class Node:
         keys = make_callback_keys(settings)
         if "jwt_secret" in loaded.changed or "jwt_secret_previous" in loaded.changed:
             self._auth.use_secrets(*tokens)
-            self.sessions.use_keys(_session_keys(settings))
+            self.sessions.use_keys(session_keys(settings))
         link, previous = settings.link_secrets
         if link is not None:
             self._links.use_secrets(link, previous)
@@ -468,61 +467,14 @@ class Node:
         return bool(found) and found[0].state is State.CONFIRMED
 
 
-def _leases(settings: Settings) -> RedisLeases | None:
-    url = secret(settings.redis_url)
-    return None if url is None else RedisLeases(url)
-
-
-def _rates(settings: Settings, leases: RedisLeases | None) -> Rates:
-    return Rates(
-        {
-            rates.EMIT: settings.rate_emit,
-            rates.EMIT_ADDRESS: settings.rate_emit_address,
-            rates.CONNECT: settings.rate_connect,
-            rates.CONNECT_ADDRESS: settings.rate_connect_address,
-            rates.BAD_TOKENS: settings.rate_bad_tokens,
-            rates.CALLBACKS: settings.rate_callbacks,
-            rates.ACKS: settings.rate_acks,
-        },
-        leases,
-    )
-
-
 def _outbox(settings: Settings, intake: HttpIntake, node: str) -> GatewayRelay | None:
     url = secret(settings.outbox_source)
     if url is None:
         return None
+    # Its parts are loaded by gateways that carry an outbox, and by no other.
+    from delivery.bootstrap.outbox import GatewayRelay
+
     return GatewayRelay(url, intake, node)
-
-
-def _authenticator(settings: Settings) -> Authenticator:
-    if fault := audience_fault(settings):
-        logger.warning("%s", fault)
-    return Authenticator(
-        secret(settings.jwt_secret),
-        secret(settings.jwt_secret_previous),
-        settings.jwks_url,
-        settings.audience,
-        settings.jwt_issuer,
-        settings.jwt_leeway,
-        scope_prefix=settings.scope_prefix,
-        jwks_keep_for=settings.jwks_max_age,
-        max_ttl=settings.max_token_ttl,
-        max_secret_ttl=settings.max_secret_token_ttl,
-    )
-
-
-def _session_keys(settings: Settings) -> list[str]:
-    """Secrets that all gateways have: those of tokens, else those of links."""
-    tokens = (secret(settings.jwt_secret), secret(settings.jwt_secret_previous))
-    given = tokens if tokens[0] is not None else settings.link_secrets
-    return [one for one in given if one is not None]
-
-
-def _longest_ttl(settings: Settings) -> float:
-    """Seconds for which a token of any issuer may be valid."""
-    has_secret = settings.jwt_secret is not None or settings.jwt_secret_previous is not None
-    return settings.max_secret_token_ttl if has_secret else settings.max_token_ttl
 
 
 def _stop_in_thread_on_close(stack: AsyncExitStack, stop: Callable[[], None]) -> None:

@@ -1,14 +1,15 @@
-"""Confirmations in traces: an event's trace is read from the ledger where this process does not
-know it.
+"""Listeners of confirmations that come to this gateway: callbacks, and traces of the events.
 
-Owns: the bound on such reads. Never does: hold up a confirmation.
+Owns: who is told, and the bound on reads of traces that this process does not know. Never does:
+hold up a confirmation.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from delivery.domain.ports import Reads
 from delivery.errors import LedgerError
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 MAX_READS = 8
 MAX_IDS = 500
+
+OnConfirmed = Callable[[Sequence[str]], None]
+"""Called with ids of confirmed events, on the loop's thread."""
 
 
 class TracedConfirmations:
@@ -58,3 +62,40 @@ class TracedConfirmations:
                 if stored.options is not None and stored.options.traceparent is not None
             ],
         )
+
+
+class ConfirmationListeners:
+    """Tells callbacks, and traces if there are any, of confirmations. On the loop's thread.
+
+    Args:
+        first: told first.
+    """
+
+    def __init__(self, first: OnConfirmed, traces: TracedConfirmations | None) -> None:
+        self._callbacks = [first]
+        self._traces = traces
+
+    def add(self, callback: OnConfirmed) -> None:
+        """Add a callback for all confirmations."""
+        self._callbacks.append(callback)
+
+    def tell(self, ids: Sequence[str]) -> None:
+        """Tell the callbacks alone."""
+        for callback in self._callbacks:
+            callback(ids)
+
+    def traced(self, channel: str) -> OnConfirmed | None:
+        """What traces confirmations of a channel; ``None`` without traces."""
+        return None if self._traces is None else partial(self._traces.tell, channel)
+
+    def of(self, channel: str) -> OnConfirmed:
+        """What tells callbacks and traces of confirmations that came by a channel."""
+        trace = self.traced(channel)
+        if trace is None:
+            return self.tell
+
+        def tell(ids: Sequence[str]) -> None:
+            self.tell(ids)
+            trace(ids)
+
+        return tell
