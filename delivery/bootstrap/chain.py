@@ -157,7 +157,9 @@ def make_chain(
     def trim_all(age: float) -> int:
         while ledger.sent_messages.trim(settings.keep_messages):
             pass
-        return trim(age)
+        trimmed = trim(age)
+        ledger.partitions.make_ahead()
+        return trimmed
 
     return ChainParts(
         executor,

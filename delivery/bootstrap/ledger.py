@@ -13,6 +13,8 @@ from delivery.bootstrap.audit import audit_keys
 from delivery.config import Settings, secret
 from delivery.errors import ConfigError
 from delivery.ledger import SqlLedger, migrate, roles
+from delivery.ledger.partitions.layout import Layout
+from delivery.ledger.sql.database import ANSWER_TIMEOUT, Database
 from delivery.ledger.sql.url import parse_url
 
 logger = logging.getLogger(__name__)
@@ -32,18 +34,23 @@ def owner_url(settings: Settings) -> str:
 
 
 @contextmanager
-def open_ledger(settings: Settings, *, owner: bool = False) -> Iterator[SqlLedger]:
+def open_ledger(
+    settings: Settings, *, owner: bool = False, is_patient: bool = False
+) -> Iterator[SqlLedger]:
     """The ledger, for an operator's command.
 
     Args:
         owner: open it as the tables' owner.
+        is_patient: wait for answers for as long as they take.
 
     Raises:
         ConfigError: its tables are not at this version.
     """
     url = owner_url(settings) if owner else database_url(settings)
     require_current(url)
-    with closing(SqlLedger(url, pool_size=2, audit_keys=audit_keys(settings))) as ledger:
+    timeout = None if is_patient else ANSWER_TIMEOUT
+    database = Database(url, pool_size=2, answer_timeout=timeout)
+    with closing(SqlLedger.on(database, audit_keys(settings))) as ledger:
         yield ledger
 
 
@@ -99,6 +106,14 @@ def may_change_log(url: str) -> bool:
     """Whether this URL's role may change or delete rows of the compliance log."""
     with closing(SqlLedger(url, pool_size=1)) as ledger:
         return roles.may_change_log(ledger.database)
+
+
+def partitions(url: str) -> tuple[Layout, bool] | None:
+    """The partitions of events and whether the next one is due; ``None`` where events are in one
+    table."""
+    with closing(SqlLedger(url, pool_size=1)) as ledger:
+        found = ledger.partitions.layout()
+        return None if found is None else (found, found.is_due(ledger.now()))
 
 
 def migrate_ledger(

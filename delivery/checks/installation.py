@@ -23,6 +23,7 @@ from delivery.bootstrap.ledger import (
     SQLITE_FILE,
     database_url,
     may_change_log,
+    partitions,
     require_writable,
     schema,
 )
@@ -103,7 +104,7 @@ def check_all(
     if types:
         probes.append(look_at_types)
     if kind == FLOWER:
-        probes = [one for one in probes if one not in (_database, look_at_classes, look_at_types)]
+        probes = [one for one in probes if one not in _OF_LEDGER]
     with ThreadPoolExecutor(max(len(probes), 1)) as pool:
         found += [one for one in pool.map(lambda probe: probe(settings), probes) if one]
     if not strict:
@@ -350,7 +351,7 @@ Probe = Callable[[Settings], Finding | None]
 
 
 def _services(settings: Settings) -> list[Probe]:
-    probes: list[Probe] = [_database, look_at_classes]
+    probes: list[Probe] = [_database, _partitions, look_at_classes]
     if settings.redis_url:
         probes.append(_redis)
     if settings.broker_url or settings.redis_url:
@@ -382,6 +383,29 @@ def _database(settings: Settings) -> Finding:
         return Finding("database", "fail", told, mend, FINDING)
     newer = ", of a newer version that serves this one" if found.is_newer else ""
     return ok("database", f"takes writes, tables at {found.revision}{newer}{_log_rights(url)}")
+
+
+def _partitions(settings: Settings) -> Finding | None:
+    """Where events are partitioned: whether the partitions of the next periods are there."""
+    if settings.database_url is None:
+        return None
+    try:
+        found = partitions(database_url(settings))
+    except DeliveryError:
+        return None  # that is the database's finding
+    if found is None:
+        return None
+    layout, is_due = found
+    told = f"by {layout.period}, made until {layout.end:%Y-%m-%d}"
+    if layout.detached:
+        return warn("partitions", f"{told}; {layout.detached[0]} is detached", "delivery purge …")
+    if is_due:
+        return warn("partitions", told, "delivery partitions maintain, as the tables' owner")
+    return ok("partitions", told)
+
+
+_OF_LEDGER: tuple[Probe, ...] = (_database, _partitions, look_at_classes, look_at_types)
+"""What a process without the ledger's address does not look at."""
 
 
 def _log_rights(url: str) -> str:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Self
 
 from delivery.domain.audit import AuditKeys
+from delivery.ledger.partitions.partitions import PartitionSql
 from delivery.ledger.sql.database import Database
 from delivery.ledger.stores.audit.audit import AuditSql
 from delivery.ledger.stores.breakers import BreakerSql, ProviderRateSql
@@ -76,6 +77,7 @@ class SqlLedger:
         self.feed = FeedSql(database)
         self.operations = OperationSql(database)
         self.retention = RetentionSql(database)
+        self.partitions = PartitionSql(database)
         self.statistics = StatisticsSql(database)
         self.history = HistorySql(database)
         self.sent_messages = SentMessageSql(database)

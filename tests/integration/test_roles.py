@@ -144,3 +144,23 @@ def test_a_role_can_be_named_where_migrate_has_the_owners_url_alone(env: dict[st
     for wrong in ("no such role", owner):
         refused = run(env, "migrate", "--role", wrong)
         assert refused.exit_code == 2, refused.output
+
+
+def test_the_application_works_on_partitions_that_the_owner_makes(env: dict[str, str]) -> None:
+    assert run(env, "migrate").exit_code == 0
+    made = run(env, "partitions", "init", "--every", "week", "--json")
+    assert made.exit_code == 0, made.output
+    assert len(json.loads(made.output)["partitions"]) > 3
+    app = SqlLedger(env["DELIVERY_DATABASE_URL"], audit_keys=AuditKeys(SECRET))
+    work(app)
+    assert app.partitions.make_ahead() == []
+    app.close()
+    as_app = env | {"DELIVERY_MIGRATE_DATABASE_URL": env["DELIVERY_DATABASE_URL"]}
+    refused = run(as_app, "partitions", "maintain")
+    assert refused.exit_code == 2
+    assert "own" in refused.output
+    assert run(env, "partitions", "maintain").output == "nothing is due\n"
+    assert run(env, "migrate").exit_code == 0, "grants reach the new table"
+    checked = json.loads(run(env, "check", "--json").output)
+    assert "by week" in next(one["found"] for one in checked if one["what"] == "partitions")
+    assert run(env, "purge", "--keep", "confirmed=0").exit_code == 0

@@ -212,6 +212,16 @@ class RetentionStore(Protocol):
         """
 
 
+class PartitionStore(Protocol):
+    """Keeps events by time, where an operator asked for it."""
+
+    def make_ahead(self) -> Sequence[str]:
+        """Make the partitions of the next periods that are missing; the names of those made.
+
+        Nothing happens where events are not partitioned or this role may not do it.
+        """
+
+
 class StatisticsStore(Protocol):
     """Computes figures of the last minutes."""
 

@@ -21,6 +21,7 @@ from delivery.domain.stores.events import (
     FeedStore,
     HistoryStore,
     OperationStore,
+    PartitionStore,
     RecordingStore,
     RetentionStore,
     RunStore,
@@ -60,6 +61,8 @@ class Ledger(Protocol):
     def operations(self) -> OperationStore: ...
     @property
     def retention(self) -> RetentionStore: ...
+    @property
+    def partitions(self) -> PartitionStore: ...
     @property
     def statistics(self) -> StatisticsStore: ...
     @property

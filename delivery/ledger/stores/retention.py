@@ -64,22 +64,23 @@ class RetentionSql:
         if old and not dry_run:
             with self._database.write() as connection:
                 old = {id_: old[id_] for id_ in _delete(connection, old)}
-                _record(connection, old, before, self._database.now(connection))
+                record(connection, Counter(old.values()), before, self._database.now(connection))
         # Positions follow the time of recording: after a window of young events all are young.
         over = len(window) < limit or all(r.recorded_at >= max(before.values()) for r in window)
         return Purged(dict(Counter(old.values())), None if over else window[-1].position)
 
 
-def _record(
+def record(
     connection: Connection,
-    deleted: Mapping[str, State],
+    deleted: Mapping[State, int],
     before: Mapping[State, datetime],
     now: datetime,
 ) -> None:
+    """Append a row to the compliance log, if anything was deleted."""
     if deleted:
-        counts = Counter(state.value for state in deleted.values())
+        counts = {state.value: count for state, count in deleted.items()}
         cuts = {state.value: format_instant(cut) for state, cut in before.items()}
-        facts = {"deleted": dict(counts), "before": cuts}
+        facts = {"deleted": counts, "before": cuts}
         audit.append(connection, [audit.AuditRow("purged", None, "", facts, now)])
 
 
@@ -94,12 +95,14 @@ def _delete(connection: Connection, old: Mapping[str, State]) -> list[str]:
             .with_for_update(skip_locked=True)
         )
         found = [row.id for row in connection.execute(query) if row.state == old[row.id].value]
-        _delete_page(connection, found)
+        delete_records(connection, found)
+        connection.execute(sa.delete(events).where(any_of(events.c.id, found)))
         deleted.extend(found)
     return deleted
 
 
-def _delete_page(connection: Connection, ids: Sequence[str]) -> None:
+def delete_records(connection: Connection, ids: Sequence[str]) -> None:
+    """Delete what belongs to these events; the caller deletes the events."""
     carried = connection.execute(
         sa.select(attempts.c.digest_id)
         .where(any_of(attempts.c.event_id, ids), attempts.c.digest_id.isnot(None))
@@ -109,7 +112,6 @@ def _delete_page(connection: Connection, ids: Sequence[str]) -> None:
     for table in (attempts, confirmations, inbox_marks, queue_copies, cloud_events):
         connection.execute(sa.delete(table).where(any_of(table.c.event_id, ids)))
     outcomes.forget_events(connection, ids)
-    connection.execute(sa.delete(events).where(any_of(events.c.id, ids)))
     if digest_ids:
         others = sa.exists().where(attempts.c.digest_id == receipts.c.digest_id)
         connection.execute(
