@@ -158,17 +158,18 @@ def _waiting(database: Database) -> list[str]:
 
 
 def _claim(database: Database, holder: str) -> str | None:
-    """Lease the next build; ``None`` if all are leased."""
+    """Lease the next build; ``None`` while another command builds: two on one table would wait for
+    each other until PostgreSQL ends one of them."""
     with database.write() as connection:
         now = database.now(connection)
-        is_free = sa.or_(index_builds.c.claimed_until.is_(None), index_builds.c.claimed_until < now)
-        row = connection.execute(
-            sa.select(index_builds.c.name)
-            .where(is_free)
+        rows = connection.execute(
+            sa.select(index_builds.c.name, index_builds.c.claimed_until)
             .order_by(index_builds.c.name)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        ).one_or_none()
+            .with_for_update()
+        ).all()
+        if any(row.claimed_until is not None and row.claimed_until >= now for row in rows):
+            return None
+        row = next(iter(rows), None)
         if row is None:
             return None
         connection.execute(
