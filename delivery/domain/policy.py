@@ -26,6 +26,15 @@ DIGEST_KEYS = ("user_id", "run_id")
 MAX_SECONDS = 10 * 366 * 86_400
 MAX_CLASSES = 100
 
+
+class Priority(enum.StrEnum):
+    """Which tasks of a queue go first."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
 Word = TypeVar("Word", bound=enum.StrEnum)
 
 
@@ -92,6 +101,7 @@ class ClassPolicy:
     linger: float = 0.0
     ttl: float = DEFAULT_TTL
     chain: tuple[ChainStep, ...] = ()
+    priority: Priority = Priority.NORMAL
 
     def step(self, name: str | None) -> ChainStep | None:
         """The step of this name, ``None`` if the chain has none."""
@@ -128,6 +138,13 @@ class Policies:
     def class_of(self, event_type: str) -> EventClass:
         """The class of a type; ``standard`` for a type that the file does not list."""
         return self.by_type.get(event_type, EventClass.STANDARD)
+
+    def priority_of(self, event_class: EventClass) -> Priority | None:
+        """The priority of this class's tasks; ``None`` where all classes have the same, so that
+        tasks need none."""
+        if all(one.priority is Priority.NORMAL for one in self.classes.values()):
+            return None
+        return self.of(event_class).priority
 
     def adopt(self, other: Policies) -> None:
         """Be as ``other`` from now on. Between the two steps a type may be of a class that has
@@ -229,7 +246,7 @@ _STEP = ChainStep(Channel.DATABASE)
 _DIGEST = DigestRule()
 _DEFAULT_CONFIRMS = {Channel.EMAIL: Confirms.LINK, Channel.SMS: Confirms.RECEIPT}
 
-_CLASS_KEYS = {"types", "ack_timeout", "retries", "backoff", "linger", "ttl", "chain"}
+_CLASS_KEYS = {"types", "ack_timeout", "retries", "backoff", "linger", "ttl", "chain", "priority"}
 _STEP_KEYS = {
     "channel",
     "name",
@@ -358,6 +375,7 @@ class _Reader:
             linger=linger,
             ttl=ttl,
             chain=self.chain(table.get("chain", []), key, backoff),
+            priority=self.choice(table, key, "priority", default.priority, Priority),
         )
 
     def chain(self, value: Any, key: str, backoff: Backoff) -> tuple[ChainStep, ...]:

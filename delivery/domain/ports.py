@@ -17,7 +17,7 @@ from delivery.domain.lifecycle import Confirmation
 from delivery.domain.node_messages import NodeMessage
 from delivery.domain.operators.figures import Snapshot
 from delivery.domain.operators.history import Point
-from delivery.domain.policy import Policies
+from delivery.domain.policy import Policies, Priority
 from delivery.domain.rates import Lease, Rate
 from delivery.domain.records import (
     Confirmed,
@@ -340,8 +340,12 @@ class RateLeases(Protocol):
 class TaskQueue(Protocol):
     """Publishes tasks of the chain. A publish is a hint: losing it loses nothing."""
 
-    def publish(self, channel: str, ids: Sequence[str]) -> None:
-        """Queue ids for a channel's task; never blocks (a relay thread sends)."""
+    def publish(self, channel: str, ids: Sequence[str], priority: Priority | None = None) -> None:
+        """Queue ids for a channel's task; never blocks (a relay thread sends).
+
+        Args:
+            priority: of the task among those of its queue; a hint, too. ``None`` for none.
+        """
 
     def verify(self, channel: str) -> None:
         """Queue the task that sends a channel's messages to unverified addresses; never blocks."""

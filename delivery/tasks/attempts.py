@@ -17,7 +17,7 @@ from delivery.domain.channels import EXTERNAL, Channel
 from delivery.domain.event import Event
 from delivery.domain.fallback import attempts_of
 from delivery.domain.lifecycle import Attempt, Outcome
-from delivery.domain.policy import ChainStep, ClassPolicy
+from delivery.domain.policy import ChainStep, ClassPolicy, Priority
 from delivery.domain.records import Claim, Result
 from delivery.domain.transports import Taken
 from delivery.domain.users.receipts import Suppress
@@ -61,6 +61,7 @@ class Report:
         outcomes: attempts by outcome, ``skipped`` included.
         waiting: events moved to a later due time.
         handed_on: channel -> ids published for it.
+        priorities: id -> the priority of its task, where there are any.
         finished: events whose chain is over.
         lost: events confirmed or claimed by another worker meanwhile; left alone since.
     """
@@ -70,6 +71,7 @@ class Report:
     outcomes: Counter[str] = field(default_factory=Counter)
     waiting: int = 0
     handed_on: dict[str, list[str]] = field(default_factory=dict)
+    priorities: dict[str, Priority] = field(default_factory=dict)
     finished: int = 0
     lost: int = 0
 
@@ -89,6 +91,7 @@ class Work:
     number: int
     due_at: datetime
     decided: ChainStep | None = None
+    priority: Priority | None = None
 
     @property
     def event(self) -> Event:

@@ -26,7 +26,7 @@ from delivery.domain.fallback import (
     faults_of,
     next_step,
 )
-from delivery.domain.policy import CHANNELS, ChainStep, Policies
+from delivery.domain.policy import CHANNELS, ChainStep, Policies, Priority
 from delivery.domain.ports import Jitter, Resend, TaskQueue
 from delivery.domain.records import Claim
 from delivery.domain.stores.ledger import Ledger
@@ -171,16 +171,22 @@ class Executor:
 
     def _publish(self, report: Report) -> None:
         for name, handed in report.handed_on.items():
-            for batch in batches(name, handed):
-                self._publish_to.publish(name, batch)
+            by_priority: dict[Priority | None, list[str]] = {}
+            for one in handed:
+                by_priority.setdefault(report.priorities.get(one), []).append(one)
+            for priority, ids in by_priority.items():
+                for batch in batches(name, ids):
+                    self._publish_to.publish(name, batch, priority)
 
     def _take(self, claim: Claim) -> Work:
         policy = self._policies.of(claim.stored.event.event_class)
+        priority = self._policies.priority_of(claim.stored.event.event_class)
         if policy.event_class != claim.stored.event.event_class:
             self._note_gone(claim.stored.event)
         if len(faults_of(claim.attempts)) >= MAX_FAULTS:
             policy = alert_only(policy)
-        return Work(claim, policy, list(claim.attempts), number=0, due_at=claim.now)
+        attempts = list(claim.attempts)
+        return Work(claim, policy, attempts, number=0, due_at=claim.now, priority=priority)
 
     def _note_gone(self, event: Event) -> None:
         """Log once that a class of recorded events is not in the policies any more."""

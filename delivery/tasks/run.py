@@ -351,6 +351,8 @@ class Run:
             match handed:
                 case HandedOn.PUBLISH:
                     self.report.handed_on.setdefault(channel, []).append(work.id)
+                    if work.priority is not None:
+                        self.report.priorities[work.id] = work.priority
                 case HandedOn.WAITS:
                     self.report.waiting += 1
                 case HandedOn.LOST:

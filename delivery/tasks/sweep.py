@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from delivery.domain.event import EventClass
 from delivery.domain.operators.figures import AlertGroup
 from delivery.domain.operators.thresholds import BreakerAges, Thresholds, breaches
-from delivery.domain.policy import CHANNELS, Policies
+from delivery.domain.policy import CHANNELS, Policies, Priority
 from delivery.domain.ports import TaskQueue
 from delivery.domain.records import Due, Lane
 from delivery.domain.stores.ledger import Ledger
@@ -140,12 +140,13 @@ class Sweeper:
             logger.warning("gateways not woken for events that were held back: %s", error)
 
     def _announce(self, due: tuple[Due, ...]) -> None:
-        by_channel: dict[str, list[str]] = {}
+        found: dict[tuple[str, Priority | None], list[str]] = {}
         for item in due:
-            by_channel.setdefault(self._channel_of(item), []).append(item.id)
-        for channel, ids in by_channel.items():
+            priority = self._policies.priority_of(item.event_class)
+            found.setdefault((self._channel_of(item), priority), []).append(item.id)
+        for (channel, priority), ids in found.items():
             for batch in batches(channel, ids):
-                self._publish.publish(channel, batch)
+                self._publish.publish(channel, batch, priority)
 
     def _channel_of(self, item: Due) -> str:
         if item.step in CHANNELS:

@@ -148,7 +148,7 @@ class Chain:
         self._app = app
         self.copies = 1
 
-    def publish(self, channel: str, ids: Sequence[str]) -> None:
+    def publish(self, channel: str, ids: Sequence[str], priority: object = None) -> None:
         """Send a step's task, `copies` times, as one message that was delivered again and again."""
         task_id = str(uuid_utils.uuid7())
         for _ in range(self.copies):

@@ -41,7 +41,7 @@ class Queue:
     def __init__(self) -> None:
         self.ids: dict[str, list[str]] = {}
 
-    def publish(self, channel: str, ids: Sequence[str]) -> None:
+    def publish(self, channel: str, ids: Sequence[str], priority: object = None) -> None:
         self.ids.setdefault(channel, []).extend(ids)
 
     def take(self, channel: str) -> list[str]:

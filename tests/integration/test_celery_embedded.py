@@ -249,7 +249,7 @@ def test_what_the_broker_lost_is_published_again(tmp_path: Path) -> None:
     published: list[str] = []
     send = world.relay._send_task
 
-    def lose_the_first(channel: str, ids: Sequence[str]) -> None:
+    def lose_the_first(channel: str, ids: Sequence[str], priority: object = None) -> None:
         published.append(channel)
         if len(published) > 1:
             send(channel, ids)

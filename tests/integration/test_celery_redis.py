@@ -17,9 +17,10 @@ import uuid_utils
 
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
-from delivery.domain.policy import parse_policies
+from delivery.domain.policy import Priority, parse_policies
 from delivery.ledger import SqlLedger, migrate
-from delivery.tasks.broker.app import ALL_QUEUES, make_app
+from delivery.tasks.broker.app import ALL_QUEUES, make_app, queue_name
+from delivery.tasks.broker.queue_depths import depths
 from delivery.tasks.broker.relay import Relay
 from delivery.tasks.sweep import Sweeper
 from delivery.testing import make_entry, make_event
@@ -218,3 +219,26 @@ def test_stopping_does_not_wait_for_a_broker_that_is_away() -> None:
     relay.stop(5.0)
     assert time.monotonic() - began < 4.0
     assert relay.sent == 0
+
+
+def test_messages_of_high_priority_are_taken_first(redis_url: str) -> None:
+    app = make_app(redis_url)
+    relay = Relay(app)
+    relay.start()
+    queue = queue_name("email")
+    try:
+        for priority in (Priority.LOW, Priority.NORMAL, Priority.HIGH):
+            relay.publish("email", [priority.value], priority)
+            until_blocking(lambda: relay.sent == relay.published)
+    finally:
+        relay.stop()
+    assert depths(app)[queue] == 3
+    taken = []
+    with app.connection_for_read() as connection:
+        waiting = connection.SimpleQueue(queue)
+        for _ in range(3):
+            message = waiting.get(timeout=30.0)
+            message.ack()
+            taken += message.payload[0][0]
+        waiting.close()
+    assert taken == ["high", "normal", "low"]

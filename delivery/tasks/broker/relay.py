@@ -19,7 +19,7 @@ from kombu import Producer
 
 from delivery.domain.channels import Channel
 from delivery.domain.operators.outages import Outage, OutageKind, Outages
-from delivery.domain.policy import CHANNELS
+from delivery.domain.policy import CHANNELS, Priority
 from delivery.redis_servers.connections import FULL, REPLICA, Refuses, trouble
 from delivery.tasks.attempts import batches
 from delivery.tasks.broker.app import (
@@ -47,6 +47,26 @@ READ = 0.01
 """Seconds for a look whether a broker has closed the connection."""
 
 
+_Taken = dict[tuple[str, Priority | None], dict[str, None]]
+_NUMBERS = {Priority.HIGH: 9, Priority.NORMAL: 4, Priority.LOW: 0}
+"""Source: RabbitMQ, "Quorum Queues", "Priorities": from 5 on a message goes first."""
+_REDIS_NUMBERS = {Priority.HIGH: 0, Priority.NORMAL: 3, Priority.LOW: 6}
+"""Source: kombu, ``priority_steps`` of the Redis transport: the lowest number goes first."""
+
+
+def _number(producer: Producer, priority: Priority) -> int:
+    """The priority as the broker of this connection has it."""
+    connection = producer.connection
+    is_redis = connection is not None and connection.transport.driver_type == "redis"
+    return (_REDIS_NUMBERS if is_redis else _NUMBERS)[priority]
+
+
+def _order(taken: tuple[tuple[str, Priority | None], Any]) -> int:
+    """High priorities leave first, whatever the broker knows of them."""
+    priority = taken[0][1]
+    return 0 if priority is None else _REDIS_NUMBERS[priority]
+
+
 def _texts(known: str | None) -> str:
     return f"{known or 'the broker does not answer, or refuses'}: the chain waits for its broker"
 
@@ -67,7 +87,7 @@ class Relay:
         self.dropped = 0
         self.failed = 0
         self._app = app
-        self._pending: deque[tuple[str, tuple[str, ...]]] = deque()
+        self._pending: deque[tuple[str, Priority | None, tuple[str, ...]]] = deque()
         self._max_pending = max_pending
         self._changed = threading.Condition()
         self._stopping = False
@@ -76,8 +96,11 @@ class Relay:
         self._is_down = False
         self._outages = Outages("broker", time.monotonic)
 
-    def publish(self, channel: str, ids: Sequence[str]) -> None:
+    def publish(self, channel: str, ids: Sequence[str], priority: Priority | None = None) -> None:
         """Queue ids for a channel's task; never waits for the broker.
+
+        Args:
+            priority: the task's, as far as the broker knows any.
 
         Raises:
             ValueError: there is no such channel.
@@ -85,7 +108,7 @@ class Relay:
         if channel not in CHANNELS:
             raise ValueError(f"no channel {channel!r}; known: {', '.join(CHANNELS)}")
         if ids:
-            self._put(channel, tuple(ids))
+            self._put(channel, tuple(ids), priority)
 
     def verify(self, channel: str) -> None:
         """Queue a channel's task for unverified addresses; never waits for the broker."""
@@ -95,12 +118,12 @@ class Relay:
         """Queue the task that tells endpoints what is new; never waits for the broker."""
         self._put(_WEBHOOKS, (SEND_WEBHOOKS,))
 
-    def _put(self, channel: str, ids: tuple[str, ...]) -> None:
+    def _put(self, channel: str, ids: tuple[str, ...], priority: Priority | None = None) -> None:
         with self._changed:
             self.published += len(ids)
             if len(self._pending) >= self._max_pending:
-                self.dropped += len(self._pending.popleft()[1])
-            self._pending.append((channel, ids))
+                self.dropped += len(self._pending.popleft()[2])
+            self._pending.append((channel, priority, ids))
             self._changed.notify()
 
     def outages(self) -> list[Outage]:
@@ -140,30 +163,30 @@ class Relay:
                 break
             if not taken:
                 self._attempt(self._check, 0)
-            for channel, ids in taken.items():
+            for (channel, priority), ids in sorted(taken.items(), key=_order):
                 for batch in batches(channel, list(ids)):
-                    self._send(channel, batch)
+                    self._send(channel, batch, priority)
         self._disconnect()
 
-    def _take(self) -> dict[str, dict[str, None]] | None:
-        """All pending ids by channel, each once; none after ``IDLE`` seconds without any, at once
-        while the broker is away; ``None`` when the relay stops."""
+    def _take(self) -> _Taken | None:
+        """All pending ids by channel and priority, each once; none after ``IDLE`` seconds without
+        any, at once while the broker is away; ``None`` when the relay stops."""
         with self._changed:
             if not self._pending and not self._stopping and not self._is_down:
                 self._changed.wait(IDLE)
             if not self._pending and self._stopping:
                 return None
-            taken: dict[str, dict[str, None]] = {}
+            taken: _Taken = {}
             while self._pending:
-                channel, ids = self._pending.popleft()
-                taken.setdefault(channel, {}).update(dict.fromkeys(ids))
+                channel, priority, ids = self._pending.popleft()
+                taken.setdefault((channel, priority), {}).update(dict.fromkeys(ids))
         return taken
 
-    def _send(self, channel: str, ids: Sequence[str]) -> None:
+    def _send(self, channel: str, ids: Sequence[str], priority: Priority | None) -> None:
         if self._is_down and self._stopping:
             self.failed += len(ids)
             return
-        if self._attempt(lambda: self._send_task(channel, ids), len(ids)):
+        if self._attempt(lambda: self._send_task(channel, ids, priority), len(ids)):
             self.sent += len(ids)
 
     def _attempt(self, action: Any, size: int) -> bool:
@@ -216,24 +239,34 @@ class Relay:
             while not self._stopping and (left := ends - time.monotonic()) > 0:
                 self._changed.wait(left)
 
-    def _send_task(self, channel: str, ids: Sequence[str]) -> None:
+    def _send_task(
+        self, channel: str, ids: Sequence[str], priority: Priority | None = None
+    ) -> None:
         if channel == _WEBHOOKS:
             self._send_to(Channel.EMERGENCY, SEND_WEBHOOKS, ())
             return
         if channel != _VERIFY:
-            self._send_to(channel, task_name(channel), (list(ids),))
+            self._send_to(channel, task_name(channel), (list(ids),), priority)
             return
         for one in ids:
             self._send_to(one, verify_task_name(one), ())
 
-    def _send_to(self, channel: str, name: str, args: tuple[list[str], ...]) -> None:
+    def _send_to(
+        self,
+        channel: str,
+        name: str,
+        args: tuple[list[str], ...],
+        priority: Priority | None = None,
+    ) -> None:
+        producer = self._connected()
         self._app.send_task(
             name,
             args=args,
             queue=queue_name(channel),
-            producer=self._connected(),
+            producer=producer,
             retry=False,
             ignore_result=True,
+            priority=None if priority is None else _number(producer, priority),
         )
 
     def _warm_up(self) -> None:

@@ -229,9 +229,11 @@ class FakeQueue:
 
     def __init__(self) -> None:
         self.published: list[tuple[str, list[str]]] = []
+        self.priorities: dict[str, object] = {}
 
-    def publish(self, channel: str, ids: Sequence[str]) -> None:
+    def publish(self, channel: str, ids: Sequence[str], priority: object = None) -> None:
         self.published.append((channel, list(ids)))
+        self.priorities |= dict.fromkeys(ids, priority)
 
     def verify(self, channel: str) -> None:
         self.published.append((f"verify {channel}", []))

@@ -9,6 +9,7 @@ import pytest
 
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
+from delivery.domain.policy import Priority, parse_policies
 from delivery.domain.transports import Message, Taken
 from delivery.domain.users.contact import Contact
 from delivery.errors import (
@@ -56,6 +57,15 @@ class TestScheduling:
         assert world.queue.published == [("queue", [event_id])]
         assert report.handed_on == {"queue": [event_id]}
         assert world.gateways.copied == []
+
+    def test_what_is_handed_on_keeps_the_priority_of_its_class(self) -> None:
+        chain = [{"channel": "database"}, {"channel": "queue"}]
+        critical = {"chain": chain, "priority": "low"}
+        world = World(parse_policies({"class": {"critical": critical}}))
+        event_id = world.ledger.add()
+        world.run("database", event_id)
+        assert world.queue.published == [("queue", [event_id])]
+        assert world.queue.priorities == {event_id: Priority.LOW}
 
     def test_a_lost_publish_is_made_up_by_the_due_time(self) -> None:
         world = World(policies_of(step_on("database"), step_on("queue")))

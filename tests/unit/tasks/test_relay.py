@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from delivery.domain.policy import Priority
 from delivery.tasks.broker import relay as relay_module
 from delivery.tasks.broker.app import make_app
 from delivery.tasks.broker.relay import Relay
@@ -33,7 +34,7 @@ class Gate(Relay):
         if self.faults:
             raise self.faults[0]
 
-    def _send_task(self, channel: str, ids: Sequence[str]) -> None:
+    def _send_task(self, channel: str, ids: Sequence[str], priority: object = None) -> None:
         self.waiting.set()
         assert self.opened.wait(10.0)
         if self.faults:
@@ -85,6 +86,15 @@ def test_what_gathers_meanwhile_leaves_in_batches_each_id_once(relay: Gate) -> N
     relay.opened.set()
     until_blocking(lambda: relay.sent == 151)
     assert [len(batch) for _, batch in relay.delivered] == [1, 100, 50]
+
+
+def test_what_has_a_higher_priority_leaves_first(relay: Gate) -> None:
+    relay.publish("email", ["low"], Priority.LOW)
+    relay.publish("email", ["normal"], Priority.NORMAL)
+    relay.publish("email", ["high"], Priority.HIGH)
+    relay.start()
+    until_blocking(lambda: len(relay.delivered) == 3)
+    assert [ids for _, ids in relay.delivered] == [["high"], ["normal"], ["low"]]
 
 
 def test_a_full_buffer_drops_the_oldest_and_counts_it(relay: Gate) -> None:

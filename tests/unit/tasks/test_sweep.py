@@ -10,6 +10,7 @@ import pytest
 from delivery.domain.event import EventClass
 from delivery.domain.operators.figures import AlertGroup
 from delivery.domain.options import Options
+from delivery.domain.policy import Priority, parse_policies
 from delivery.errors import ChannelUnavailable, LedgerUnavailable
 from delivery.tasks.sweep import Alerter, Sweeper
 from delivery.testing import make_entry
@@ -51,6 +52,26 @@ class TestSweeper:
         event_id = self.ledger.add(make_event(event_class=EventClass.STANDARD))
         self.sweeper.sweep()
         assert self.queue.published == [("database", [event_id])]
+
+    def test_tasks_carry_the_priority_of_their_class_where_any_class_has_one(self) -> None:
+        event_id = self.ledger.add()
+        self.sweeper.sweep()
+        assert self.queue.priorities == {event_id: None}
+        chain = [{"channel": "queue"}, {"channel": "email"}]
+        policies = parse_policies(
+            {
+                "class": {
+                    "critical": {"chain": chain, "priority": "high"},
+                    "standard": {"chain": chain},
+                }
+            }
+        )
+        self.sweeper = Sweeper(self.ledger, policies, self.queue)
+        urgent = self.ledger.add()
+        other = self.ledger.add(make_event(event_class=EventClass.STANDARD))
+        self.sweeper.sweep()
+        assert self.queue.priorities[urgent] is Priority.HIGH
+        assert self.queue.priorities[other] is Priority.NORMAL
 
     @pytest.mark.parametrize("is_bus_away", [False, True])
     def test_users_of_events_that_were_held_back_are_woken(self, is_bus_away: bool) -> None:
