@@ -13,8 +13,9 @@ from pydantic import SecretStr
 
 from delivery.api.providers.callbacks import CallbackKeys
 from delivery.api.providers.sns_requests import SnsRequests
-from delivery.bootstrap.transports import sms_tokens
-from delivery.config import Settings
+from delivery.config import Settings, load_providers, secret, secret_values
+from delivery.domain.channels import Channel
+from delivery.telemetry import hide
 from delivery.transports.receipts.signatures import (
     MailgunKey,
     PostmarkLogin,
@@ -44,6 +45,22 @@ def make_callback_keys(settings: Settings) -> CallbackKeys:
         resend=_made(
             settings.resend_secret, lambda value: WebhookSecret(value, "DELIVERY_RESEND_SECRET")
         ),
+    )
+
+
+def sms_tokens(settings: Settings) -> tuple[str, ...]:
+    """The tokens with which providers of texts sign their callbacks.
+
+    Raises:
+        ConfigError: a token's file cannot be read.
+    """
+    own = secret(settings.sms_token)
+    file = load_providers(settings)
+    opened = [file.open(name) for name, spec in file.specs.items() if spec.channel == Channel.SMS]
+    for one in opened:
+        hide(secret_values(one))
+    return tuple(
+        dict.fromkeys([*([own] if own else []), *(one.secrets["token"] for one in opened)])
     )
 
 

@@ -1,4 +1,4 @@
-"""The fallback chain of one process: executor, sweeper, upkeep, and the Celery app.
+"""The fallback chain of one process: executor, sweeper, upkeep.
 
 Owns: the wiring of ``tasks`` with ledger, transports and bus. Never does: start a worker.
 """
@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from delivery.bootstrap.audit import CheckpointSender, Sealer, checkpoint_stores
+from delivery.bootstrap.audit import checkpoint_stores
+from delivery.bootstrap.links import make_links
 from delivery.bootstrap.transports import (
     make_alerts,
     make_elsewhere,
-    make_links,
     make_providers,
     make_renderer,
     make_transports,
@@ -33,7 +33,8 @@ from delivery.domain.webhooks.endpoints import Endpoint
 from delivery.errors import LedgerError
 from delivery.ledger.journal.division import Division
 from delivery.ledger.journal.spool import adopt_orphans
-from delivery.tasks.broker.app import check_limits, is_rabbitmq, make_app
+from delivery.process.sealing import CheckpointSender, Sealer
+from delivery.tasks.broker.app import check_limits
 from delivery.tasks.broker.registration import (
     INTERRUPTIONS,
     Maintenance,
@@ -70,25 +71,6 @@ class ChainParts:
     verifier: Verifier
     webhooks: WebhookSender
     maintenance: Maintenance
-
-
-def broker_url(settings: Settings) -> str:
-    """Celery's broker: the one that is set, else Redis, else memory (one process only)."""
-    return secret(settings.broker_url) or secret(settings.redis_url) or "memory://"
-
-
-def make_celery(settings: Settings, *, concurrency: int = 4) -> Celery:
-    """The Celery app of publishers, workers and beat; tasks are registered by ``attach``."""
-    url = broker_url(settings)
-    return make_app(
-        url,
-        soft_limit=settings.task_soft_limit,
-        hard_limit=settings.task_hard_limit,
-        visibility_timeout=settings.broker_visibility_timeout,
-        lease=settings.claim_lease,
-        quorum_queues=settings.broker_quorum_queues and is_rabbitmq(url),
-        concurrency=concurrency,
-    )
 
 
 def attach(app: Celery, get_parts: Callable[[], ChainParts]) -> None:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from delivery.bootstrap.chain import broker_url, make_celery
+from delivery.bootstrap.broker import broker_url, make_celery
 from delivery.config import Settings, secret
 from delivery.errors import ConfigError
 from delivery.process.reloading import keep_settings_on_hangup

@@ -40,6 +40,7 @@ from delivery.api.serving.admission import Admission, room_for_clients
 from delivery.api.serving.server import Gateway
 from delivery.api.tickets import Tickets
 from delivery.bootstrap.audit import audit_keys
+from delivery.bootstrap.broker import make_celery
 from delivery.bootstrap.bus import make_bus, make_copies, make_one_time
 from delivery.bootstrap.callbacks import make_callback_keys
 from delivery.bootstrap.callers import (
@@ -49,9 +50,8 @@ from delivery.bootstrap.callers import (
     make_rates,
     session_keys,
 )
-from delivery.bootstrap.chain import make_celery
 from delivery.bootstrap.ledger import database_url
-from delivery.bootstrap.transports import make_brand, make_links
+from delivery.bootstrap.links import make_brand, make_links
 from delivery.callers.revocations import RevocationReader
 from delivery.callers.service_use import ServiceUse
 from delivery.config import Settings, load_policies, load_thresholds, secret

@@ -1,4 +1,4 @@
-"""Links, transports of the channels, and receivers of alerts, made from settings.
+"""Transports of the channels, and receivers of alerts, made from settings.
 
 Owns: the translation of settings into constructor arguments. Never does: start anything.
 """
@@ -6,24 +6,15 @@ Owns: the translation of settings into constructor arguments. Never does: start 
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Mapping
 
-from delivery.config import (
-    ProvidersFile,
-    Settings,
-    load_providers,
-    secret,
-    secret_values,
-)
+from delivery.bootstrap.links import make_brand
+from delivery.config import ProvidersFile, Settings, load_providers, secret, secret_values
 from delivery.domain.channels import DIGESTED, Channel
-from delivery.domain.inputs.origin import origin_of
-from delivery.domain.messages.brand import Brand
 from delivery.domain.messages.providers import ProviderKind
 from delivery.domain.stores.users import PushTargets
 from delivery.domain.transports import Transport
 from delivery.errors import ConfigError
-from delivery.links import LinkSigner
 from delivery.tasks.executor import Reachable
 from delivery.tasks.providers import InTurn, Provider
 from delivery.telemetry import hide
@@ -36,28 +27,9 @@ from delivery.transports.sms import SmsSettings, SmsTransport, unreachable_by_te
 logger = logging.getLogger(__name__)
 
 
-def make_links(settings: Settings) -> LinkSigner:
-    """The signer of links; without a secret no link is mailed, and a random key does."""
-    own, previous = settings.link_secrets
-    return LinkSigner(own or secrets.token_hex(32), previous, settings.base_url)
-
-
 def make_renderer(settings: Settings) -> Renderer:
     """Templates of mails, texts and alerts."""
     return Renderer(settings.templates, brand=make_brand(settings))
-
-
-def make_brand(settings: Settings) -> Brand:
-    """The application, as its users know it; links lead to it and to the listed origins alone."""
-    own = origin_of(settings.app_url) if settings.app_url else None
-    return Brand(
-        name=settings.brand_name or "",
-        logo_url=settings.brand_logo_url,
-        color=settings.brand_color,
-        app_url=settings.app_url,
-        origins=frozenset([*settings.link_origins, *([own] if own else [])]),
-        footer=settings.mail_footer or "",
-    )
 
 
 def make_transports(
@@ -165,22 +137,6 @@ def verifying(
             own = [Provider(transports[channel])] if channel in transports else []
             found[channel] = InTurn([*providers, *own])
     return found
-
-
-def sms_tokens(settings: Settings) -> tuple[str, ...]:
-    """The tokens with which providers of texts sign their callbacks.
-
-    Raises:
-        ConfigError: a token's file cannot be read.
-    """
-    own = secret(settings.sms_token)
-    file = load_providers(settings)
-    opened = [file.open(name) for name, spec in file.specs.items() if spec.channel == Channel.SMS]
-    for one in opened:
-        hide(secret_values(one))
-    return tuple(
-        dict.fromkeys([*([own] if own else []), *(one.secrets["token"] for one in opened)])
-    )
 
 
 def providers_of(settings: Settings) -> tuple[str, ...]:

@@ -22,15 +22,9 @@ from celery import signals
 from celery.apps import worker as worker_program
 
 from delivery.bootstrap.audit import audit_keys
+from delivery.bootstrap.broker import make_celery
 from delivery.bootstrap.bus import make_remote
-from delivery.bootstrap.chain import (
-    CLOSE_TIMEOUT,
-    ChainParts,
-    attach,
-    make_celery,
-    make_chain,
-    make_known,
-)
+from delivery.bootstrap.chain import CLOSE_TIMEOUT, ChainParts, attach, make_chain, make_known
 from delivery.bootstrap.ledger import database_url, require_current
 from delivery.bootstrap.outbox import OutboxTarget
 from delivery.config import (

@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 import redis
 
 from delivery.bootstrap.audit import audit_keys, checkpoint_stores
+from delivery.bootstrap.broker import make_celery
 from delivery.bootstrap.callbacks import make_callback_keys
-from delivery.bootstrap.chain import check_order, make_celery
+from delivery.bootstrap.chain import check_order
 from delivery.bootstrap.ledger import (
     SQLITE_FILE,
     database_url,

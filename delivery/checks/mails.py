@@ -10,7 +10,8 @@ import ipaddress
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from delivery.bootstrap.transports import make_brand, make_renderer
+from delivery.bootstrap.links import make_brand
+from delivery.bootstrap.transports import make_renderer
 from delivery.checks.findings import Finding, ok, warn, wrong
 from delivery.config import Settings, load_policies, load_providers
 from delivery.domain.channels import Channel

@@ -62,7 +62,7 @@ def verify(
     as a whole. Without a ledger here, checkpoints and exports are verified
     by their signatures alone.
     """
-    from delivery.bootstrap.audit import read_checkpoints
+    from delivery.process.sealing import read_checkpoints
 
     given = [one for path in checkpoints for one in read_checkpoints(path)]
     whole = "the chain is whole"
@@ -85,9 +85,9 @@ def verify(
 
 
 def _has_ledger() -> bool:
-    from delivery.bootstrap.audit import HEAD_FILE
     from delivery.bootstrap.ledger import SQLITE_FILE
     from delivery.config import load_settings
+    from delivery.process.sealing import HEAD_FILE
 
     settings = load_settings()
     # Where a head was kept there was a log; then a missing file is a finding and no other place.
@@ -96,8 +96,8 @@ def _has_ledger() -> bool:
 
 
 def _verify_ledger(given: list[Checkpoint]) -> tuple[list[str], list[str]]:
-    from delivery.bootstrap.audit import HEAD_FILE, HeadFile
     from delivery.config import load_settings
+    from delivery.process.sealing import HEAD_FILE, HeadFile
 
     head = HeadFile(load_settings().data_dir / HEAD_FILE).read()
     signed = [*given, *head]
@@ -160,8 +160,8 @@ def _verify_export(
 ) -> tuple[list[str], list[str]]:
     import msgspec
 
-    from delivery.bootstrap.audit import read_documents
     from delivery.domain.audit import Checkpoint, check_export
+    from delivery.process.sealing import read_documents
 
     own = [
         msgspec.convert(document, Checkpoint)

@@ -17,9 +17,9 @@ import httpx
 from delivery.domain.channels import Channel
 from delivery.domain.transports import Message, Taken
 from delivery.domain.users.contact import Contact
-from delivery.domain.users.receipts import Suppress
 from delivery.errors import ChannelRejected, ChannelUnavailable
 from delivery.transports.http import Poster, checked_base_url, retry_after
+from delivery.transports.receipts.twilio import suppress_by_twilio
 from delivery.transports.rendering.render import Renderer, rendering, told
 from delivery.transports.rendering.sms_text import Segments, segments
 from delivery.transports.text import MAX_PROVIDER_ID, provider_id, provider_text
@@ -36,19 +36,6 @@ _TEMPORARY_CODES = {
     21212: "the sender is not valid; check {sender}",
     21659: "the sender is not ours; check {sender}",
     21609: "the callback URL is not valid; check DELIVERY_PUBLIC_URL",
-}
-# A filtered text (30007) or an unknown fault (30008) says nothing about the number.
-# Source: Twilio's error dictionary.
-_ABOUT_NUMBER = {
-    "21211": Suppress.INVALID_NUMBER,
-    "21214": Suppress.INVALID_NUMBER,  # cannot be reached at all
-    "21217": Suppress.INVALID_NUMBER,
-    "21614": Suppress.INVALID_NUMBER,  # not a mobile
-    "30005": Suppress.INVALID_NUMBER,  # unknown
-    "30006": Suppress.INVALID_NUMBER,  # a landline, or no carrier
-    "21610": Suppress.COMPLAINT,  # answered STOP
-    "30003": Suppress.SOFT_BOUNCE,  # switched off, or out of reach
-    "30004": Suppress.SOFT_BOUNCE,  # takes no texts now
 }
 _RECIPIENT_CODES = frozenset({14107})
 """Temporary ones about this recipient: too many texts to one number."""
@@ -173,11 +160,6 @@ def _read(response: httpx.Response, sent: Segments, settings: SmsSettings) -> Ta
         )
     named = None if code is None else str(code)
     raise ChannelRejected(text).of_address(suppress_by_twilio(named), named)
-
-
-def suppress_by_twilio(code: str | None) -> Suppress | None:
-    """What an error code of the API or of a status callback says about the number."""
-    return None if code is None else _ABOUT_NUMBER.get(code)
 
 
 def _header_key(key: str) -> str:

@@ -14,10 +14,11 @@ import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
 
-from delivery.bootstrap.audit import HEAD_FILE, Sealer, audit_keys
+from delivery.bootstrap.audit import audit_keys
 from delivery.cli import main
 from delivery.config import load_settings
 from delivery.ledger import SqlLedger, migrate
+from delivery.process.sealing import HEAD_FILE, Sealer
 
 SECRET = "only-for-tests-the-key-of-the-log-0123456789"
 

@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from delivery.bootstrap.audit import CheckpointSender, read_checkpoints
 from delivery.domain.audit import AuditKeys, Checkpoint, sign
 from delivery.errors import ChannelRejected, ChannelUnavailable, ConfigError
+from delivery.process.sealing import CheckpointSender, read_checkpoints
 from delivery.testing import MemoryLedger
 from delivery.transports.checkpoints import S3Store, authorization, make_stores
 

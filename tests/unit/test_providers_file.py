@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from delivery import config
-from delivery.bootstrap.transports import make_providers, make_renderer, sms_tokens
+from delivery.bootstrap.callbacks import sms_tokens
+from delivery.bootstrap.transports import make_providers, make_renderer
 from delivery.checks.installation import check_all
 from delivery.checks.providers import look_at_providers
 from delivery.config import Settings, load_settings

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from delivery import config
-from delivery.bootstrap.transports import make_links
+from delivery.bootstrap.links import make_links
 from delivery.bootstrap.workers import make_worker_app
 from delivery.config import Settings
 from delivery.config.needs import KINDS, QUEUES, USED_BY

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from delivery.domain.channels import Channel
-from delivery.domain.users.receipts import ProviderReceipt, ReceiptStatus
+from delivery.domain.users.receipts import ProviderReceipt, ReceiptStatus, Suppress
 from delivery.errors import InvalidReceipt
 from delivery.transports.receipts import fields
-from delivery.transports.sms import suppress_by_twilio
 
 NAME = "twilio"
 MAX_REPORTS = 100
@@ -26,6 +25,24 @@ _STATUSES = {
     "failed": ReceiptStatus.FAILED,
     "canceled": ReceiptStatus.FAILED,
 }
+# A filtered text (30007) or an unknown fault (30008) says nothing about the number.
+# Source: Twilio's error dictionary.
+_ABOUT_NUMBER = {
+    "21211": Suppress.INVALID_NUMBER,
+    "21214": Suppress.INVALID_NUMBER,  # cannot be reached at all
+    "21217": Suppress.INVALID_NUMBER,
+    "21614": Suppress.INVALID_NUMBER,  # not a mobile
+    "30005": Suppress.INVALID_NUMBER,  # unknown
+    "30006": Suppress.INVALID_NUMBER,  # a landline, or no carrier
+    "21610": Suppress.COMPLAINT,  # answered STOP
+    "30003": Suppress.SOFT_BOUNCE,  # switched off, or out of reach
+    "30004": Suppress.SOFT_BOUNCE,  # takes no texts now
+}
+
+
+def suppress_by_twilio(code: str | None) -> Suppress | None:
+    """What an error code of the API or of a status callback says about the number."""
+    return None if code is None else _ABOUT_NUMBER.get(code)
 
 
 def receipts_of(body: Any) -> list[ProviderReceipt]:
