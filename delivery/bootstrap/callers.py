@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 def make_authenticator(settings: Settings) -> Authenticator:
     """The check of tokens."""
     if fault := audience_fault(settings):
-        logger.warning("%s", fault)
+        logger.warning("%s", fault, extra={"event": "jwt_audience_missing"})
     return Authenticator(
         secret(settings.jwt_secret),
         secret(settings.jwt_secret_previous),

@@ -99,7 +99,7 @@ class _Root(click.Group):
                 return self._invoke(ctx)
         except DeliveryError as error:
             if logs_json():
-                logger.critical("%s", error)
+                logger.critical("%s", error, extra={"event": "command_failed"})
             else:
                 say(f"Error: {error}", err=True)
             if wants_json(ctx):

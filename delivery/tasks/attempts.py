@@ -159,7 +159,7 @@ def result_of(channel: str, call: Callable[[], Taken | None]) -> Result:
         return Result(Outcome.FAILED, error=str(error))
     except ConfigError as error:
         # A template or a setting is wrong; nothing was sent.
-        logger.error("%s: %s", channel, error)
+        logger.error("%s: %s", channel, error, extra={"event": "attempt_settings_wrong"})
         return Result(Outcome.FAILED, error=str(error))
     except Exception as error:
         # Only type and place: a vendor's message may quote an address or a credential.

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from delivery.telemetry.log_events import name_of
 from delivery.telemetry.redaction import AHEAD, Redactor, printable, printable_json
 from delivery.telemetry.tracing import traced_event
 
@@ -28,6 +29,7 @@ MAX_FRAMES = 30
 MAX_TRACE_PARTS = 60
 """Parts of a traceback: frames, and lines of exceptions."""
 _MAX_INT = 10**18
+_MAX_TEMPLATE = 256
 _EVENT_ID = re.compile(
     r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b", re.ASCII
 )
@@ -88,7 +90,11 @@ _short_repr.maxset = _short_repr.maxfrozenset = _short_repr.maxdeque = 100
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The content of a log record: bounded texts, and no object of the code that logged."""
+    """The content of a log record: bounded texts, and no object of the code that logged.
+
+    Attributes:
+        template: the text of the call, which names its event.
+    """
 
     created: float
     level: str
@@ -97,6 +103,7 @@ class Entry:
     extras: tuple[tuple[str, _Part | bool | float | int | None], ...] = ()
     trace: tuple[_Part, ...] = ()
     left_out: int = 0
+    template: str = ""
 
     @property
     def size(self) -> int:
@@ -124,6 +131,7 @@ def take(record: logging.LogRecord, left_out: int = 0) -> Entry:
         tuple(itertools.islice(extras, MAX_EXTRAS)),
         tuple(_trace(record)),
         left_out,
+        record.msg[:_MAX_TEMPLATE] if isinstance(record.msg, str) else "",
     )
 
 
@@ -201,6 +209,7 @@ class JsonLine:
             "at": at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "level": entry.level.lower(),
             "logger": entry.logger,
+            "event": name_of(entry.logger, entry.template),
             "message": cut(entry.message.text, MAX_MESSAGE, entry.message.length),
         }
         if entry.left_out:
@@ -209,6 +218,8 @@ class JsonLine:
             line["trace_id"] = trace
         for name, value in entry.extras:
             shown = cut(value.text, MAX_EXTRA, value.length) if isinstance(value, _Part) else value
+            if name == "event":  # named by the call, since its text says too little
+                line[name] = shown
             line.setdefault(name, shown)
         if entry.trace:
             line["error"] = "\n".join(cut(p.text, MAX_EXTRA, p.length) for p in entry.trace)

@@ -185,7 +185,7 @@ class Backlog:
                 unreported, self._unreported = self._unreported, 0
             with self.writing:
                 if unreported:
-                    self._write(_notice(f"{unreported} log records lost: queue was full"))
+                    self._write(_notice("%d log records lost: queue was full", unreported))
                 self._write(entry)
 
 
@@ -217,12 +217,13 @@ os.register_at_fork(
 )
 
 
-def _notice(message: str) -> Entry:
+def _notice(message: str, *args: object) -> Entry:
     return take(
         logging.makeLogRecord(
             {
                 "name": __name__,
                 "msg": message,
+                "args": args,
                 "levelname": "WARNING",
                 "levelno": logging.WARNING,
             }
@@ -274,7 +275,9 @@ class LogHandler(logging.Handler):
         try:
             entry = take(record, left_out)
         except Exception:  # an argument's own __str__ may raise anything
-            entry = _notice(f"a log record of {record.name} cannot be shown: line {record.lineno}")
+            entry = _notice(
+                "a log record of %s cannot be shown: line %d", record.name, record.lineno
+            )
         self._put(entry)
 
     def flush(self) -> None:
@@ -285,7 +288,7 @@ class LogHandler(logging.Handler):
     def close(self) -> None:
         """Write the queue, and the number of records left out."""
         if count := self._pace.unreported():
-            self._put(_notice(f"{count} log records left out: too many from one place"))
+            self._put(_notice("%d log records left out: too many from one place", count))
         if self._backlog is not None:
             self._backlog.close(FLUSH_TIMEOUT)
         super().close()

@@ -15,8 +15,8 @@ AHEAD = 1_024
 """Characters needed beyond a cut, to see whether it would split a secret."""
 _MIN_SECRET = 6  # shorter values would match ordinary words
 
-# Patterns of secrets whose value is unknown. Each takes linear time: its repetitions are
-# possessive, or end at a character that no match passes.
+# Patterns of secrets whose value is unknown, and of addresses of persons. Each takes linear time:
+# its repetitions are possessive, or end at a character that no match passes.
 _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(://[^/\s:@]*+):[^/\s]+(?=@)", re.ASCII), rf"\1:{REDACTED}"),
     # A JWT or JWE, also after other characters of its alphabet: "x-eyJ…".
@@ -40,7 +40,30 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
         ),
         rf"\1{REDACTED}",
     ),
+    (
+        re.compile(r"(?<![\w.+%-])[\w.+%-]++(?=@(?:[\w-]++\.)++[\w-])"),
+        REDACTED,
+    ),
+    (re.compile(r"(?<![\w+])\+[0-9]{8,15}(?![0-9])", re.ASCII), f"+{REDACTED}"),
 )
+WHAT: tuple[tuple[str, str], ...] = (
+    ("every secret of this process's settings, and those that a reload replaced", REDACTED),
+    ("the password of a URL", f"://user:{REDACTED}@host"),
+    ("a JSON Web Token", REDACTED),
+    ("what follows `Bearer` or `Basic`", f"Bearer {REDACTED}"),
+    (
+        "the token in the path of a link (`/confirm/`, `/c/`, `/unsubscribe/`, `/verify/`, "
+        "`/inbox/`)",
+        f"/confirm/{REDACTED}",
+    ),
+    (
+        "the value behind `token`, `ticket`, `secret`, `password`, `api_key` and `=` or `:`",
+        f"token={REDACTED}",
+    ),
+    ("the name in an address of mail", f"{REDACTED}@example.org"),
+    ("a phone number with its country (`+` and 8 to 15 digits)", f"+{REDACTED}"),
+)
+"""What is redacted, in the order of the patterns, and how it is shown; for the documentation."""
 SHAPES: tuple[re.Pattern[str], ...] = tuple(shape for shape, _ in _SHAPES)
 
 # Every match contains one of these, in lower case. Most lines contain none and skip the patterns.
@@ -59,6 +82,8 @@ _HINTS = (
     "secret",
     "passw",
     "api",
+    "@",
+    "+",
 )
 
 # Characters that move a cursor, end a line, or change the direction of text; and lone surrogates,

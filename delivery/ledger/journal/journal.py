@@ -100,7 +100,7 @@ class JournalThread:
         try:
             await self.flush(timeout)
         except LedgerUnavailable as error:
-            logger.error("%s", error)
+            logger.error("%s", error, extra={"event": "journal_not_stopped"})
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join, timeout)
         if self._thread.is_alive():

@@ -133,7 +133,7 @@ def _channel_task(
 
     def work(ids: list[str]) -> None:
         report = get_executor().run(channel, ids)
-        logger.debug("%s: %s", name, report)
+        logger.debug("%s: %s", name, report, extra={"event": "task_done"})
 
     return _guarded(name, work)
 

@@ -67,6 +67,11 @@ PIECES = (
     "token=eyJ",
     "secret-eyJ-token:bearer=",
     "eyJ.eyJ-.token=://a:",
+    "a@b.",
+    "a@b.c@",
+    "@b.c",
+    "+",
+    "+12345678",
 )
 SMALL, FACTOR = 4_000, 8
 
@@ -124,6 +129,19 @@ def test_a_cut_costs_what_is_shown_not_what_there_is() -> None:
 )
 def test_shapes_of_secrets_are_taken_out_wherever_they_stand(text: str) -> None:
     assert "hunter22" not in Redactor()(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("550 <ada.b+c@example.org>: unknown", "550 <***@example.org>: unknown"),
+        ("zoë@mail.example.org", "***@mail.example.org"),
+        ("SMS to +4915112345678: no such number", "SMS to +***: no such number"),
+        ("celery@worker-1 at 10:00:00+00:00, 3 @ 2, +123", None),
+    ],
+)
+def test_addresses_of_persons_are_taken_out(text: str, shown: str | None) -> None:
+    assert Redactor()(text) == (shown or text)
 
 
 @pytest.mark.parametrize(
