@@ -151,7 +151,24 @@ def test_each_web_example_records_what_it_emits_and_gives_its_page_a_token(
     assert shipped == ["order-17"] * 3
 
 
-async def test_the_celery_example_emits_from_a_worker(
+RECORDED_TASK = """
+import os
+from celery_app import app
+from delivery.adapters.celery import progress, recorded
+from delivery.adapters.process import ProcessRecorder
+
+recorder = ProcessRecorder(os.environ["DELIVERY_URL"], os.environ["DELIVERY_TOKEN"])
+
+
+@app.task(name="read")
+@recorded(recorder)
+def read(user_id, run_id):
+    progress(0.5, "reading")
+    return os.getpid()
+"""
+
+
+async def test_the_celery_example_and_the_decorator_emit_from_a_prefork_worker(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = start(ack_timeout=60.0)
@@ -159,17 +176,23 @@ async def test_the_celery_example_emits_from_a_worker(
         monkeypatch.setenv("CELERY_BROKER_URL", broker.url)
         monkeypatch.setenv("PYTHONPATH", f"{EXAMPLES}:{ROOT}")
         settings = {"URL": service.url, "TOKEN": service.said["service_token"]}
-        worker = ("celery", "-A", "celery_app", "worker", "--pool", "prefork", "-c", "1")
+        (tmp_path / "recorded_task.py").write_text(RECORDED_TASK)
+        worker = ("celery", "-A", "recorded_task", "worker", "--pool", "prefork", "-c", "1")
         with running(*worker, cwd=tmp_path, settings=settings) as process:
             producer = Celery(broker=broker.url, set_as_current=False)
             with producer:
                 await asyncio.to_thread(
                     producer.send_task, "celery_app.research", ("ada", "run-1", "why?")
                 )
+                await asyncio.to_thread(producer.send_task, "read", ("ada", "run-2"))
                 seen = await eventually(
-                    lambda: recorded(service.http), lambda events: len(events) == 3, timeout=60
+                    lambda: recorded(service.http), lambda events: len(events) == 5, timeout=60
                 )
-            assert seen == [
+            assert [one for one in seen if one[0] == "run-2"] == [
+                ("run-2", "task_started", 1),
+                ("run-2", "task_completed", 2),
+            ]
+            assert [one for one in seen if one[0] == "run-1"] == [
                 ("run-1", "agent_started", 1),
                 ("run-1", "tool_executing", 2),
                 ("run-1", "agent_completed", 3),
