@@ -27,13 +27,28 @@ REPOSITORY = "https://github.com/delivery-ledger/delivery-ledger/blob/main/"
 OUTSIDE = re.compile(r"\]\((?:\.\./)+([^)\s]+)\)")
 KEPT = {".md", ".png", ".webp"}
 HTTP_GROUPS = {
-    "Events": ("/v1/events", "/v1/replay", "/v1/acks"),
+    "Events": ("/v1/events", "/v1/replay", "/v1/acks", "/v1/runs", "/v1/messages"),
     "Live": ("/v1/ws", "/v1/stream", "/v1/tickets"),
     "Users": ("/v1/users", "/v1/tokens", "/v1/suppressions"),
-    "Figures and health": ("/v1/stats", "/healthz", "/readyz", "/metrics", "/openapi.json"),
+    "Figures and health": (
+        "/v1/stats",
+        "/v1/history",
+        "/v1/connections",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/openapi.json",
+    ),
+    "Webhooks": ("/v1/webhooks",),
     "Callbacks of providers": ("/v1/callbacks",),
-    "Pages behind links": ("/confirm", "/unsubscribe", "/verify", "/problems"),
+    "Files for pages": ("/client", "/inbox.js", "/inbox.d.ts"),
+    "Pages behind links": ("/confirm", "/c/", "/unsubscribe", "/verify", "/problems"),
 }
+NOT_SHOWN = ("/v1/session", "/v1/demo", "/demo", "/v1/inbox", "/inbox/", "/dashboard.")
+"""What the dashboard and the demo ask of their own service; its other files are in no group."""
+EXAMPLES = {"/v1/users/": "ada", "/v1/runs/": "order-17", "/v1/messages/": "$MESSAGE"}
+"""Beginning of a path -> the ``{id}`` in its example; an event's elsewhere."""
+QUERIES = {"/v1/runs/{id}": "?user_id=ada"}
 BODIES: dict[tuple[str, str], Any] = {
     ("post", "/v1/events"): {
         "type": "order_paid",
@@ -46,8 +61,16 @@ BODIES: dict[tuple[str, str], Any] = {
     ("put", "/v1/users/{id}/contacts"): {"email": "ada@example.org", "locale": "en"},
     ("post", "/v1/users/{id}/inbox"): {"ids": ["$ID"], "read": True},
     ("post", "/v1/tokens/revoke"): {"user_id": "ada"},
+    ("post", "/v1/webhooks/{name}/replay"): {"since": "2026-12-01T00:00:00Z"},
 }
 """What the examples send; a request with a body that is not here is shown without one."""
+OF_CLIENTS = {("post", "/v1/acks"), ("post", "/v1/tickets"), ("get", "/v1/stream")}
+"""Requests of a user's own client."""
+NOT_BY_CURL = {
+    "/v1/ws": "A [WebSocket](../protocol.md): `delivery listen` speaks it, and so do the clients.",
+    "/v1/callbacks": "Called by the [provider](../providers.md), which signs it.",
+}
+"""Beginning of a path -> what stands in place of an example."""
 
 
 def main(target: Path) -> None:
@@ -73,9 +96,9 @@ def main(target: Path) -> None:
         place.parent.mkdir(exist_ok=True)
         place.write_text(text, encoding="utf-8")
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]
-    for page in sorted(target.rglob("*.md")):
-        if f": {page.relative_to(target)}\n" not in nav:
-            sys.stdout.write(f"not in the navigation of mkdocs.yml: {page.relative_to(target)}\n")
+    pages = [str(page.relative_to(target)) for page in sorted(target.rglob("*.md"))]
+    if lost := [page for page in pages if f": {page}\n" not in nav]:
+        sys.exit(f"not in the navigation of mkdocs.yml: {', '.join(lost)}")
 
 
 def published(page: str) -> str:
@@ -102,8 +125,20 @@ def http_page() -> str:
         "```bash",
         "export DELIVERY_URL=http://127.0.0.1:8080",
         'export DELIVERY_TOKEN=$(delivery token --service --scope "emit read operate")',
+        "export CLIENT_TOKEN=$(delivery token --user ada)   # what a page of this user has",
         "```",
+        "",
+        "`$ID` is an event's, `$MESSAGE` that of a message in its list, `$NAME` a webhook's;"
+        " `$TOKEN` is the end of a link in a message.",
     ]
+    grouped = tuple(one for beginnings in HTTP_GROUPS.values() for one in beginnings)
+    known = (*grouped, *NOT_SHOWN)
+    if lost := [
+        one
+        for one in described["paths"]
+        if not one.startswith(known) and "." not in one[1:] and one != "/"
+    ]:
+        sys.exit(f"in no group of docs/make_site.py: {', '.join(lost)}")
     for group, beginnings in HTTP_GROUPS.items():
         lines += ["", f"## {group}"]
         for path, methods in described["paths"].items():
@@ -117,7 +152,8 @@ def _operation(
     method: str, path: str, operation: Mapping[str, Any], described: Mapping[str, Any]
 ) -> Iterator[str]:
     yield from ("", f"### `{method.upper()} {path}`", "", f"{operation['summary']}.", "")
-    yield from ("```bash", curl(method, path, operation), "```")
+    instead = next((told for one, told in NOT_BY_CURL.items() if path.startswith(one)), None)
+    yield from ("```bash", curl(method, path, operation), "```") if instead is None else (instead,)
     asked = [one for one in operation.get("parameters", ()) if one["in"] == "query"]
     if asked:
         yield from ("", "| parameter | |", "|---|---|")
@@ -135,12 +171,19 @@ def _operation(
 
 def curl(method: str, path: str, operation: Mapping[str, Any]) -> str:
     """A line of a shell that makes the request."""
-    shown = path.replace("{id}", "ada" if "/users/" in path else "$ID")
+    example = next((ada for start, ada in EXAMPLES.items() if path.startswith(start)), "$ID")
+    shown = path.replace("{id}", example) + QUERIES.get(path, "")
     shown = re.sub(r"\{(\w+)\}", lambda one: f"${one[1].upper()}", shown)
-    parts = ["curl -sS" + ("" if method == "get" else f" -X {method.upper()}")]
+    is_stream = "text/event-stream" in operation["responses"].get("200", {}).get("content", ())
+    parts = [
+        "curl -sS"
+        + ("N" if is_stream else "")
+        + ("" if method == "get" else f" -X {method.upper()}")
+    ]
     parts.append(f'"$DELIVERY_URL{shown}"')
     if operation.get("security"):
-        parts.append('-H "Authorization: Bearer $DELIVERY_TOKEN"')
+        token = "CLIENT_TOKEN" if (method, path) in OF_CLIENTS else "DELIVERY_TOKEN"
+        parts.append(f'-H "Authorization: Bearer ${token}"')
     if (method, path) in BODIES:
         text = json.dumps(BODIES[method, path]).replace("$ID", "'$ID'")
         parts += ["-H 'Content-Type: application/json'", f"-d '{text}'"]
