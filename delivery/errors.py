@@ -254,7 +254,15 @@ class LedgerError(DeliveryError):
 
 
 class LedgerUnavailable(LedgerError):
-    """The database cannot be reached, is locked or did not answer in time. Safe to retry."""
+    """The database cannot be reached, is locked or did not answer in time. Safe to retry.
+
+    Attributes:
+        cause: why, in words that everybody may read; ``None`` where that is unknown.
+    """
+
+    def __init__(self, message: str = "", *, cause: str | None = None) -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 class LedgerReadOnly(LedgerUnavailable):

@@ -62,6 +62,18 @@ async def ask(client: redis.asyncio.Redis) -> Identity:
     )
 
 
+async def would_write(client: redis.asyncio.Redis, channel: str) -> None:
+    """Send a write that changes nothing: it pushes to a list that does not exist.
+
+    Args:
+        channel: in a cluster, the key is of its slot.
+
+    Raises:
+        RedisError, OSError: it is refused, or the server does not answer.
+    """
+    await client.execute_command("LPUSHX", f"{{{channel}}}:probe", "")  # type: ignore[no-untyped-call]
+
+
 async def primary_behind(pubsub: PubSub) -> str | None:
     """Run id of the server at the other end of this very connection, before it subscribes; ``None``
     where the user may not ask.

@@ -36,7 +36,7 @@ from delivery.domain.node_messages import (
 from delivery.domain.operators.outages import Outage, Outages
 from delivery.domain.operators.outages import OutageKind as _Kind
 from delivery.domain.ports import Jitter
-from delivery.redis_servers.connections import NotPrimary
+from delivery.redis_servers.connections import FULL, REPLICA, NotPrimary, trouble
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +112,10 @@ _DEAF = "the bus is deaf: events for users of other gateways take the chain"
 _AWAY = "the bus's Redis does not answer"
 _REPLICA = "the bus's Redis is a replica, and no primary is found"
 _FULL = "the bus's Redis is out of memory: the queue step keeps no second copies"
+
+
+def _refuses(why: str | None) -> str | None:
+    return f"the bus's {why}" if why and why.startswith("Redis") else why
 
 
 class RedisBus:
@@ -333,16 +337,26 @@ class RedisBus:
                     self._outages.report(_Kind.REDIS_OOM, _FULL if identity.is_full else None)
             self._outages.report(_Kind.REDIS_REPLICA, None)
             self._outages.report(_Kind.REDIS_AWAY, None)
+            self._outages.report(_Kind.REDIS_REFUSES, _refuses(await self._refusal()))
         except NotPrimary as error:
             for subscriber in self._subscribers:
                 subscriber.leave(str(error))
             self._outbox.lossy = True  # what a replica took reached no other node
             raise
 
+    async def _refusal(self) -> str | None:
+        """Why a server that answers would take no write; ``None`` where each does."""
+        found = [await self._writers.refusal(one.channel) for one in self._subscribers]
+        return next((one for one in found if one is not None), None)
+
     def _report_failure(self, error: Exception) -> None:
-        is_replica = isinstance(error, NotPrimary)
+        known = trouble(error)
+        is_replica = known == REPLICA
         self._outages.report(_Kind.REDIS_REPLICA, _REPLICA if is_replica else None)
-        self._outages.report(_Kind.REDIS_AWAY, None if is_replica else _AWAY)
+        self._outages.report(_Kind.REDIS_OOM, _FULL if known == FULL else None)
+        refusal = None if known in (FULL, REPLICA) else known
+        self._outages.report(_Kind.REDIS_REFUSES, _refuses(refusal))
+        self._outages.report(_Kind.REDIS_AWAY, _AWAY if known is None else None)
 
     def _report_deafness(self) -> None:
         self._outages.report(_Kind.BUS_DEAF, None if self.healthy else _DEAF)

@@ -19,11 +19,11 @@ import redis
 import redis.asyncio
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.crc import key_slot
-from redis.exceptions import ClusterError, ResponseError
+from redis.exceptions import ClusterError, NoPermissionError, ResponseError
 
-from delivery.bus.identity import Identity, ask
+from delivery.bus.identity import Identity, ask, would_write
 from delivery.bus.redis_clients import aclose, async_client, client, close
-from delivery.redis_servers.connections import NotPrimary
+from delivery.redis_servers.connections import FULL, REPLICA, NotPrimary, trouble
 
 logger = logging.getLogger(__name__)
 
@@ -108,6 +108,20 @@ class Shards:
             await one.connection_pool.disconnect()
             raise NotPrimary("Redis is a replica: what is published here reaches no other node")
         return identity
+
+    async def refusal(self, channel: str) -> str | None:
+        """Why the server that carries this channel, and answers, would take no write; ``None``
+        where it does, where the user may not try, and where ``identify`` tells.
+
+        Raises:
+            RedisError, OSError: it does not answer.
+        """
+        try:
+            await would_write(await self.client(channel), channel)
+        except (ResponseError, NotPrimary) as error:
+            known = None if isinstance(error, NoPermissionError) else trouble(error)
+            return None if known in (FULL, REPLICA) else known
+        return None
 
     async def aclose(self) -> None:
         """Disconnect from all servers."""

@@ -7,6 +7,7 @@ retry.
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 
 import redis
@@ -14,7 +15,13 @@ import redis.asyncio
 import redis.asyncio.sentinel
 import redis.sentinel
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MasterDownError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import (
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from delivery.redis_servers.url import SentinelUrl
 
@@ -38,20 +45,53 @@ def is_left(error: ResponseError) -> bool:
     return isinstance(error, (ReadOnlyError, MasterDownError)) or str(error).startswith(LEFT)
 
 
+_REFUSALS = {
+    "NOAUTH": "Redis refuses the user or the password",
+    "WRONGPASS": "Redis refuses the user or the password",
+    "NOPERM": "Redis does not permit this user a command, a key or a channel",
+    "MISCONF": "Redis takes no writes: it cannot save to its disk",
+    "NOREPLICAS": "Redis takes no writes: it has too few replicas",
+    "LOADING": "Redis is loading its data",
+    "BUSY": "Redis is busy with a script",
+    "CLUSTERDOWN": "the cluster of Redis is down",
+}
+"""What an answer's code means to an operator. Source: redis.io/docs/latest/develop/reference,
+"RESP protocol", and the pages on ACL, persistence, replication and cluster."""
+_NO_ROOM = "max number of clients reached"
+_CODE = re.compile("[A-Z]+")
+
+
 class Refuses(RedisConnectionError):
     """The server answers, and would take no write; the text is ``FULL`` or ``REPLICA``."""
 
 
 def trouble(error: BaseException) -> str | None:
-    """``FULL`` or ``REPLICA``, if that is behind an error."""
+    """``FULL``, ``REPLICA`` or another refusal of a server that answers, if that is behind an
+    error: in words that everybody may read."""
+    chain: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in chain:
+        chain.append(found)
+        found = found.__cause__ or found.__context__
+    return next((known for one in reversed(chain) if (known := _trouble(one)) is not None), None)
+
+
+def _trouble(error: BaseException) -> str | None:
     if isinstance(error, Refuses):
         return str(error)
-    if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in str(error):
+    text = str(error)
+    if isinstance(error, OutOfMemoryError) or "OOM command not allowed" in text:
         return FULL
     # redis-py's own sentence, for a server that Sentinel named before.
-    if isinstance(error, NotPrimary) or "is now a slave" in str(error):
+    if isinstance(error, NotPrimary | ReadOnlyError) or "is now a slave" in text:
         return REPLICA
-    return None
+    if not isinstance(error, RedisError):
+        return None
+    if _NO_ROOM in text:
+        return "Redis takes no more connections"
+    # Errors without a class of their own keep their code in the text.
+    code = getattr(error, "status_code", None) or _CODE.match(text)
+    return _REFUSALS.get(code if isinstance(code, str) else code[0] if code else "")
 
 
 class _Leaving:

@@ -195,3 +195,44 @@ async def test_a_redis_without_memory_is_named(kind: str) -> None:
             client.config_set("maxmemory", "0")
         await until(lambda: kinds(bus) == set())
         await bus.stop()
+
+
+@pytest.mark.parametrize(
+    ("breaks", "mends", "says"),
+    [
+        (
+            [("CONFIG", "SET", "requirepass", "other"), ("AUTH", "other")],
+            [("CONFIG", "SET", "requirepass", "")],
+            "the bus's Redis refuses the user or the password",
+        ),
+        (
+            [("CONFIG", "SET", "min-replicas-to-write", "1")],
+            [("CONFIG", "SET", "min-replicas-to-write", "0")],
+            "the bus's Redis takes no writes: it has too few replicas",
+        ),
+        (
+            [("ACL", "SETUSER", "default", "-publish")],
+            [("ACL", "SETUSER", "default", "+@all")],
+            "the bus's Redis does not permit this user a command, a key or a channel",
+        ),
+    ],
+    ids=["password", "replicas", "rights"],
+)
+async def test_a_redis_that_answers_and_refuses_is_named(
+    breaks: list[tuple[str, ...]], mends: list[tuple[str, ...]], says: str
+) -> None:
+    with servers.redis_server() as server, redis.Redis.from_url(server.url) as admin:
+        bus = quick(server.url, "one")
+        await bus.start(lambda message: None)
+        await until(lambda: bus.healthy)
+        for words in breaks:
+            admin.execute_command(*words)
+        admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await until(lambda: OutageKind.REDIS_REFUSES in kinds(bus))
+        [text] = [one.text for one in bus.outages() if one.kind is OutageKind.REDIS_REFUSES]
+        assert text == says
+        assert OutageKind.REDIS_AWAY not in kinds(bus)
+        for words in mends:
+            admin.execute_command(*words)
+        await until(lambda: not kinds(bus), LONG)
+        await bus.stop()

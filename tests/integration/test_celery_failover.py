@@ -177,3 +177,24 @@ async def test_beat_publishes_on_the_new_primary(pair: Pair) -> None:
 def waiting(server: servers.Server) -> int:
     with redis.Redis.from_url(server.url) as client:
         return int(client.llen(MAINTENANCE_QUEUE))
+
+
+def test_a_broker_that_answers_and_takes_no_task_is_named_until_it_takes_one() -> None:
+    with servers.redis_server() as server, redis.Redis.from_url(server.url) as admin:
+        relay = Relay(make_app(server.url))
+        relay.start()
+        relay.publish("queue", ["first"])
+        until_blocking(lambda: relay.sent == 1)
+        admin.execute_command("ACL", "SETUSER", "default", "-lpush")
+        relay.publish("queue", ["second"])
+        until_blocking(lambda: relay.failed == 1)
+        until_blocking(
+            lambda: admin.info("commandstats")["cmdstat_lpush"]["rejected_calls"] > 2  # tries again
+        )
+        [outage] = relay.outages()
+        assert outage.kind is OutageKind.REDIS_REFUSES, "still, though it answers each question"
+        assert "does not permit this user" in outage.text
+        admin.execute_command("ACL", "SETUSER", "default", "+lpush")
+        until_blocking(lambda: kinds(relay) == set())
+        assert admin.llen("delivery.queue") == 2, "and the task that it refused is there"
+        relay.stop()

@@ -16,7 +16,7 @@ from typing import Any
 from delivery.domain.event import format_instant
 from delivery.domain.operators.outages import Outage, OutageKind, Outages
 from delivery.domain.ports import Journal, Reads
-from delivery.errors import LedgerError, LedgerReadOnly
+from delivery.errors import LedgerError, LedgerReadOnly, LedgerUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,8 @@ class OutageBoard:
             read_only = _READ_ONLY
         except (LedgerError, TimeoutError) as error:
             logger.warning("ledger: %s", str(error) or "no answer in time")
-            away = _AWAY
+            cause = error.cause if isinstance(error, LedgerUnavailable) else None
+            away = f"{_AWAY}: {cause}" if cause else _AWAY
         self._ledger.report(OutageKind.LEDGER_AWAY, away)
         self._ledger.report(OutageKind.LEDGER_READ_ONLY, read_only)
 
@@ -133,8 +134,14 @@ _MEASURED = tuple(
             OutageKind.REDIS_AWAY,
             OutageKind.REDIS_REPLICA,
             OutageKind.REDIS_OOM,
+            OutageKind.REDIS_REFUSES,
         ),
-        "broker": (OutageKind.BROKER_AWAY, OutageKind.REDIS_REPLICA, OutageKind.REDIS_OOM),
+        "broker": (
+            OutageKind.BROKER_AWAY,
+            OutageKind.REDIS_REPLICA,
+            OutageKind.REDIS_OOM,
+            OutageKind.REDIS_REFUSES,
+        ),
         "settings": (OutageKind.RELOAD_REFUSED,),
     }.items()
     for kind in kinds

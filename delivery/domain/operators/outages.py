@@ -23,6 +23,7 @@ class OutageKind(enum.StrEnum):
     REDIS_AWAY = "redis_away"
     REDIS_REPLICA = "redis_replica"
     REDIS_OOM = "redis_oom"
+    REDIS_REFUSES = "redis_refuses"
     RELOAD_REFUSED = "reload_refused"
 
 

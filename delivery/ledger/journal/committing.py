@@ -158,6 +158,7 @@ class Committer:
         self._unmatched = UnmatchedConfirmations()
         self._adopt_at = 0.0
         self._logged_reason: str | None = None
+        self._cause = ""  # why the ledger was away at the last try
         self._refused: str | None = None  # why the spool refused the last batch; None if it took it
         self.commits = 0
         self.set_aside = 0
@@ -253,7 +254,8 @@ class Committer:
         """Spool the entries of a divided batch that the ledger did not answer, and no other one:
         the spool may refuse, and what is recorded must not be answered as refused."""
         found = list(answers)
-        error = LedgerUnavailable(str(found[left[0]]))
+        first = found[left[0]]
+        error = LedgerUnavailable(str(first), cause=getattr(first, "cause", None))
         spooled = self._to_spool([entries[n] for n in left], (), error)
         for n, answer in zip(left, spooled, strict=True):
             found[n] = answer
@@ -307,7 +309,9 @@ class Committer:
             self._logged_reason = str(error)
             logger.error("%s; events go to the spool until it is back", error)
         self._outage.failed()
-        self._spooling.report(OutageKind.SPOOLING, SPOOLING)
+        if not isinstance(error, _StillAway):
+            self._cause = f": {error.cause}" if error.cause else ""
+        self._spooling.report(OutageKind.SPOOLING, SPOOLING + self._cause)
         return self._spooled(self._spool, entries, confirmations)
 
     def _spooled(

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from delivery.errors import LedgerReadOnly, LedgerUnavailable
 from delivery.ledger.sql import driver
+from delivery.ledger.sql.causes import cause_of, is_unfit
 
 READ_ONLY_STATES = frozenset({"25006"})
 """The server takes no writes: a standby, or read-only by setting."""
@@ -97,11 +98,13 @@ def unavailable(error: BaseException) -> LedgerUnavailable | None:
     if isinstance(error, sa.exc.TimeoutError):
         return LedgerUnavailable("every ledger connection is busy; try again")
     verdict = judge(error)
-    if not (verdict.discards or isinstance(error, _TEMPORARY) or _is_damaged(error)):
+    is_unable = is_unfit(error) or _is_damaged(error)
+    if not (verdict.discards or is_unable or isinstance(error, _TEMPORARY)):
         return None
     if verdict is Verdict.READ_ONLY:
         return LedgerReadOnly(f"the ledger takes no writes: {_reason(error)}")
-    return LedgerUnavailable(f"the ledger cannot be reached: {_reason(error)}")
+    failed = "refuses" if is_unable else "cannot be reached"
+    return LedgerUnavailable(f"the ledger {failed}: {_reason(error)}", cause=cause_of(error))
 
 
 # A statement cancelled by its time limit, a lock not to be had, a full disk, a locked file.

@@ -67,7 +67,11 @@ def _order(taken: tuple[tuple[str, Priority | None], Any]) -> int:
     return 0 if priority is None else _REDIS_NUMBERS[priority]
 
 
-def _texts(known: str | None) -> str:
+_KINDS = {FULL: OutageKind.REDIS_OOM, REPLICA: OutageKind.REDIS_REPLICA}
+_REFUSES = OutageKind.REDIS_REFUSES
+
+
+def _text(known: str | None) -> str:
     return f"{known or 'the broker does not answer, or refuses'}: the chain waits for its broker"
 
 
@@ -94,6 +98,7 @@ class Relay:
         self._thread: threading.Thread | None = None
         self._producer: Producer | None = None
         self._is_down = False
+        self._failed: tuple[str, Sequence[str], Priority | None] | None = None
         self._outages = Outages("broker", time.monotonic)
 
     def publish(self, channel: str, ids: Sequence[str], priority: Priority | None = None) -> None:
@@ -188,6 +193,8 @@ class Relay:
             return
         if self._attempt(lambda: self._send_task(channel, ids, priority), len(ids)):
             self.sent += len(ids)
+        else:
+            self._failed = (channel, ids, priority)
 
     def _attempt(self, action: Any, size: int) -> bool:
         """Do something with the broker; a failure loses these ids, pauses, and is logged once."""
@@ -207,18 +214,20 @@ class Relay:
         if self._is_down:
             logger.info("relay: broker is back")
         self._is_down = False
+        self._failed = None
         self._outages.clear()
         return True
 
     def _report(self, known: str | None) -> None:
-        kind = {FULL: OutageKind.REDIS_OOM, REPLICA: OutageKind.REDIS_REPLICA}.get(known or "")
-        for one in (OutageKind.REDIS_OOM, OutageKind.REDIS_REPLICA, OutageKind.BROKER_AWAY):
-            self._outages.report(
-                one, _texts(known) if one is (kind or OutageKind.BROKER_AWAY) else None
-            )
+        kind = OutageKind.BROKER_AWAY if known is None else _KINDS.get(known, _REFUSES)
+        for one in (OutageKind.BROKER_AWAY, _REFUSES, *_KINDS.values()):
+            self._outages.report(one, _text(known) if one is kind else None)
 
     def _check(self) -> None:
         """Ask a broker to which nothing was published lately whether it would take tasks.
+
+        A publish that failed is sent once more: only that shows a broker that answers everything
+        and takes no task. A task that comes twice has one effect.
 
         Raises:
             Refuses: it answers, and would not.
@@ -232,6 +241,8 @@ class Relay:
         known = trouble_of(connection)
         if known is not None:
             raise Refuses(known)
+        if self._failed is not None:
+            self._send_task(*self._failed)
 
     def _pause(self) -> None:
         ends = time.monotonic() + PAUSE

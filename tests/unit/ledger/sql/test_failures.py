@@ -40,10 +40,38 @@ def test_what_may_work_at_the_next_try_costs_no_connection(state: str) -> None:
     assert type(unavailable(of_state(state))) is LedgerUnavailable
 
 
-@pytest.mark.parametrize("state", ["23505", "22001", "42P01"])
+@pytest.mark.parametrize("state", ["23505", "22001", "42601"])
 def test_a_wrong_statement_is_no_outage(state: str) -> None:
     assert judge(of_state(state)) is Verdict.KEEP
     assert unavailable(of_state(state)) is None
+
+
+@pytest.mark.parametrize("state", ["42501", "42P01", "42703", "3F000", "3D000"])
+def test_what_every_event_needs_and_is_not_there_is_an_outage(state: str) -> None:
+    found = unavailable(of_state(state))
+    assert type(found) is LedgerUnavailable
+    assert found.cause
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ('FATAL:  password authentication failed for user "delivery"', "the password"),
+        ("FATAL:  sorry, too many clients already", "no more connections"),
+        ("FATAL:  no more connections allowed (max_client_conn)", "no more connections"),
+        ('FATAL:  database "delivery" does not exist', "the database is not there"),
+        ('could not translate host name "db" to address', "name is not found"),
+        ('connection to server at "10.0.0.5", port 5432 failed: Connection refused', "listens"),
+    ],
+)
+def test_a_connection_that_was_not_made_has_a_cause_that_names_no_host(
+    text: str, cause: str
+) -> None:
+    found = unavailable(psycopg.OperationalError(text))
+    assert found is not None
+    assert found.cause is not None
+    assert cause in found.cause
+    assert "10.0" not in found.cause
 
 
 @pytest.mark.parametrize("hosts", ["host=127.0.0.1 port=1", "host=127.0.0.1,127.0.0.1 port=1,1"])
