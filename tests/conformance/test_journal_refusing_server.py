@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import uuid_utils
 
 from delivery.domain.event import EventClass
-from delivery.domain.outages import OutageKind
+from delivery.domain.operators.outages import OutageKind
 from delivery.domain.records import Receipted, Recorded
 from delivery.ledger import SqlLedger
 from delivery.ledger.journal.journal import JournalThread
