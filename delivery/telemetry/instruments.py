@@ -175,9 +175,14 @@ class Histogram(Instrument):
             trace_id: shown as the exemplar of the value's bucket, where this process exposes
                 itself: shared values have none.
         """
-        exemplar = {"trace_id": trace_id} if trace_id and not is_shared() else None
         try:
-            self._child(labels).observe(value, exemplar)
+            child = self._child(labels)
+            # What ``child.observe`` does, which goes through the buckets one by one.
+            bucket = child._buckets[bisect_left(self.buckets, value)]
+            bucket.inc(1)
+            child._sum.inc(value)
+            if trace_id and not is_shared():
+                bucket.set_exemplar(_exemplar({"trace_id": trace_id}, value, time.time()))
         except _FAULTS as error:
             self._report(error)
 
