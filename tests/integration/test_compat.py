@@ -411,6 +411,9 @@ async def test_an_id_that_is_missing_in_the_context_is_named(
     for call in (
         lambda: compat.UnifiedWebSocketEmitter(d, user, broken),
         lambda: compat.UserWebSocketEmitter(context=broken, router=d),
+        lambda: compat.IsolatedWebSocketEventEmitter(broken, d),
+        lambda: compat.IsolatedWebSocketEventEmitter(d, user, broken),
+        lambda: compat.OptimizedUserWebSocketEmitter(broken, d, "connection-1"),
         lambda: compat.WebSocketBridgeFactory(d).create_user_emitter(user, broken),
     ):
         with pytest.raises(delivery.InvalidContext) as refused:

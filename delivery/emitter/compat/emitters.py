@@ -448,9 +448,14 @@ def _with_user(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] 
 
 
 def _is_by_context(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    first = args[0] if args else kwargs.get("context")
-    return "router" in kwargs or (
-        "manager" not in kwargs and "user_id" not in kwargs and has_ids(first)
+    """Whether a call is ``(context, router, …)``; also when the context lacks its user's id, so
+    that the error is about that."""
+    if "router" in kwargs or "manager" in kwargs or "user_id" in kwargs:
+        return "router" in kwargs
+    if len(args) == 2 and "context" not in kwargs:
+        return has_ids(args[0]) or not isinstance(args[1], str)
+    return has_ids(args[0] if args else kwargs.get("context")) or (
+        len(args) > 2 and callable(getattr(args[1], "emitter", None))
     )
 
 
