@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-_decode = msgspec.json.Decoder().decode
+decode = msgspec.json.Decoder().decode
 _TEXT, _CLOSE, _PING, _PONG = 0x1, 0x8, 0x9, 0xA
 SAMPLE = 8
 """One frame of so many is compared with the clock, never the first, which begins a run."""
@@ -105,7 +105,7 @@ class FloorUser(User):
 
     def on_text(self, payload: bytes) -> None:
         self.received += 1
-        self.out.append(masked(_TEXT, b'{"ack":%d}' % _decode(payload)["seq"]))
+        self.out.append(masked(_TEXT, b'{"ack":%d}' % decode(payload)["seq"]))
 
 
 class ProductUser(User):
@@ -118,23 +118,29 @@ class ProductUser(User):
         self.waits: list[float] = []
 
     def on_text(self, payload: bytes) -> None:
-        frame = _decode(payload)
+        frame = decode(payload)
         if frame["type"] != "events":
             return
         self._count += 1
         if self._count % SAMPLE == 0:
             # Both processes read one machine's clock, and ``at`` is the instant of the emission.
-            self.waits.append(time.time() - _epoch(frame["events"][0]["at"]))
+            self.waits.append(time.time() - epoch(frame["events"][0]["at"]))
         for event in frame["events"]:
             self.received += 1
             if event["seq"] is not None:
                 last = self._seqs.get(event["run_id"], 0)
                 self.repeated += event["seq"] <= last
                 self._seqs[event["run_id"]] = event["seq"]
-        self.out.append(masked(_TEXT, b'{"type":"ack","upto":%d}' % frame["n"]))
+        self.out.append(acknowledgement(frame["n"]))
 
 
-def _epoch(instant: str) -> float:
+def acknowledgement(upto: int) -> bytes:
+    """The frame that acknowledges all events of a connection up to this one."""
+    return masked(_TEXT, b'{"type":"ack","upto":%d}' % upto)
+
+
+def epoch(instant: str) -> float:
+    """An event's instant as seconds."""
     return datetime.fromisoformat(instant).timestamp()
 
 
@@ -142,7 +148,7 @@ class SilentUser(User):
     """Counts the events that come and acknowledges none."""
 
     def on_text(self, payload: bytes) -> None:
-        frame = _decode(payload)
+        frame = decode(payload)
         if frame["type"] == "events":
             self.received += len(frame["events"])
 
@@ -160,7 +166,7 @@ async def connect(
     loop = asyncio.get_running_loop()
     made: list[User] = []
     for user in range(users):
-        request, hello = _opening(parts.netloc, user, tokens)
+        request, hello = opening(parts.netloc, user, tokens)
         kind: type[User] = FloorUser if tokens is None else ProductUser
         if are_silent:
             kind = SilentUser
@@ -177,7 +183,8 @@ async def connect(
     return made
 
 
-def _opening(host: str, user: int, tokens: list[str] | None) -> tuple[bytes, bytes | None]:
+def opening(host: str, user: int, tokens: list[str] | None) -> tuple[bytes, bytes | None]:
+    """The upgrade request of a client and its first frame; the floor's clients have none."""
     key = base64.b64encode(os.urandom(16)).decode()
     path = f"/ws?user={user}" if tokens is None else "/v1/ws"
     lines = [
