@@ -189,7 +189,8 @@ async def sendgrid(client: Client, *events: Any, body: bytes | None = None, **ch
 async def mailgun(client: Client, event: Any, token: str = "", **changes: Any) -> Any:
     token = token or secrets.token_hex(25)
     stamp = str(int(time.time()) - changes.pop("age", 0))
-    own = hmac.new(b"mg-key", (stamp + token).encode(), hashlib.sha256).hexdigest()
+    signed = (stamp + token).encode("utf-8", "replace")
+    own = hmac.new(b"mg-key", signed, hashlib.sha256).hexdigest()
     signature = {"timestamp": stamp, "token": token, "signature": own} | changes
     body = {"signature": signature, "event-data": event}
     return await client.post("/v1/callbacks/email/mailgun", json=body)
@@ -473,6 +474,7 @@ MALFORMED: dict[str, Report] = {
     "resend, kind": lambda client, d: resend(client, {"type": None}),
     "resend, text": lambda client, d: resend(client, "x"),
     "twilio, text": lambda client, d: twilio_json(client, "x"),
+    "twilio, items": lambda client, d: twilio_json(client, [1, {"MessageStatus": "failed"}]),
     "twilio, no sid": lambda client, d: twilio_json(client, {"MessageStatus": "failed"}),
 }
 
@@ -621,6 +623,27 @@ async def test_a_list_of_events_takes_what_is_ours(client: Client, world: World)
     assert [attempt(world, n).outcome for n in (1, 2)] == [Outcome.FAILED] * 2
 
 
+async def test_a_malformed_event_in_a_list_costs_no_other(client: Client, world: World) -> None:
+    world.ledger.add(1, 2)
+    mail = world.ledger.send("email", 1)
+    world.ledger.send("sms", 2, provider_id="SM1")
+    good = sendgrid_event("bounce", mail, type="bounce", reason="550 5.1.1 cut \ud83d")
+    assert (await sendgrid(client, 1, None, "x", [good], good)).status == 204
+    assert attempt(world).error.endswith("cut \ufffd")
+    text = {"MessageSid": "SM1", "MessageStatus": "undelivered", "ErrorCode": 30003}
+    bad = [7, {"MessageStatus": "failed"}, {"MessageSid": "a\0b", "MessageStatus": "failed"}]
+    assert (await twilio_json(client, [*bad, text])).status == 204
+    assert attempt(world, 2).error == "undelivered 30003"
+
+
+async def test_a_cut_character_costs_mailgun_no_report(client: Client, world: World) -> None:
+    world.ledger.add(1)
+    event = mailgun_event("failed", world.ledger.send("email", 1), severity="permanent")
+    event["delivery-status"] = {"code": 550, "message": "5.1.1 cut \ud83d"}
+    assert (await mailgun(client, event)).status == 200
+    assert attempt(world).error.endswith("cut \ufffd")
+
+
 async def test_a_token_of_mailgun_serves_one_body(client: Client, world: World) -> None:
     world.ledger.add(1)
     digest = world.ledger.send("email", 1)
@@ -628,6 +651,7 @@ async def test_a_token_of_mailgun_serves_one_body(client: Client, world: World) 
     for _ in range(2):
         assert (await mailgun(client, first, token="t" * 50)).status == 200
     await refused(await mailgun(client, mailgun_event("complained", digest), token="t" * 50))
+    await refused(await mailgun(client, first, token="\ud83d"))
     assert suppressed(world) == []
 
 

@@ -5,6 +5,7 @@ Source: Twilio SendGrid, "Event webhook reference".
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,8 @@ from delivery.domain.users.receipts import (
 )
 from delivery.errors import InvalidReceipt
 from delivery.transports.receipts import fields
+
+logger = logging.getLogger(__name__)
 
 NAME = "sendgrid"
 MAX_EVENTS = 1_000
@@ -41,16 +44,20 @@ _DROPPED = {
 
 
 def receipts_of(body: Any) -> list[ProviderReceipt]:
-    """The receipts in one post; kinds that say nothing about a delivery are left out.
+    """The receipts in one post; kinds that say nothing about a delivery are left out, and so are
+    items that are no events among others that are.
 
     Raises:
         InvalidReceipt: the body is no list of events.
     """
-    if not isinstance(body, list) or not all(isinstance(event, dict) for event in body):
+    events = [one for one in body if isinstance(one, dict)] if isinstance(body, list) else []
+    if not isinstance(body, list) or (body and not events):
         raise InvalidReceipt("the body must be a list of events, JSON objects")
     if len(body) > MAX_EVENTS:
         raise InvalidReceipt(f"the list has over {MAX_EVENTS} events")
-    return [receipt for event in body if (receipt := _receipt(event)) is not None]
+    if len(events) < len(body):
+        logger.warning("callback sendgrid: %d items are no events", len(body) - len(events))
+    return [receipt for event in events if (receipt := _receipt(event)) is not None]
 
 
 def _receipt(event: Mapping[str, Any]) -> ProviderReceipt | None:

@@ -136,6 +136,7 @@ class MailgunKey:
             not isinstance(token, str)
             or not isinstance(signature, str)
             or not 0 < len(token) <= 256
+            or not token.isascii()
         ):
             return False
         if not is_recent(stamp, self._clock(), MAILGUN_TOLERANCE):

@@ -8,6 +8,7 @@ Source: Twilio, "Outbound message status in status callbacks".
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ from delivery.domain.channels import Channel
 from delivery.domain.users.receipts import ProviderReceipt, ReceiptStatus, Suppress
 from delivery.errors import InvalidReceipt
 from delivery.transports.receipts import fields
+
+logger = logging.getLogger(__name__)
 
 NAME = "twilio"
 MAX_REPORTS = 100
@@ -46,15 +49,26 @@ def suppress_by_twilio(code: str | None) -> Suppress | None:
 
 
 def receipts_of(body: Any) -> list[ProviderReceipt]:
-    """The receipts in one post: an object, or a list of them; a status on the way is left out.
+    """The receipts in one post: an object, or a list of them; a status on the way is left out, and
+    so is a report that names no message among others that do.
 
     Raises:
-        InvalidReceipt: a report names no message.
+        InvalidReceipt: no report names a message.
     """
     reports = body if isinstance(body, list) else [body]
     if len(reports) > MAX_REPORTS:
         raise InvalidReceipt(f"the list has over {MAX_REPORTS} reports")
-    found = (_receipt(fields.report(report)) for report in reports)
+    found: list[ProviderReceipt | None] = []
+    faults: list[InvalidReceipt] = []
+    for report in reports:
+        try:
+            found.append(_receipt(fields.report(report)))
+        except InvalidReceipt as fault:
+            faults.append(fault)
+    if faults and not found:
+        raise faults[0]
+    if faults:
+        logger.warning("callback twilio: %d reports are left out: %s", len(faults), faults[0])
     return [receipt for receipt in found if receipt is not None]
 
 
