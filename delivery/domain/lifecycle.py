@@ -100,6 +100,10 @@ class Outcome(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
+LOST_WORKER = "the worker was lost"
+"""The error of an attempt that its worker did not end, and whose outcome is unknown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One try of one step for one event, as the ledger has it.

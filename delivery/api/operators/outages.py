@@ -66,9 +66,7 @@ class OutageBoard:
         backlog = self._journal.backlog
         self._ledger.report(
             OutageKind.BACKLOG,
-            f"over {HIGH_BACKLOG:,} events wait for their commit"
-            if backlog > HIGH_BACKLOG
-            else None,
+            _BACKLOG if backlog > HIGH_BACKLOG else None,
         )
         found = self._ledger.lasting()
         for source in self._sources:

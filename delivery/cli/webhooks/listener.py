@@ -30,7 +30,6 @@ class Received:
     """
 
     id: str
-    media_type: str
     body: Any
     fault: str | None
 
@@ -102,9 +101,7 @@ class Listener:
             body = msgspec.json.decode(raw)
         except msgspec.DecodeError:
             body, fault = raw.decode("utf-8", "replace"), fault or "the body is not JSON"
-        found = Received(
-            headers.get("webhook-id", ""), headers.get("content-type", ""), body, fault
-        )
+        found = Received(headers.get("webhook-id", ""), body, fault)
         with self._showing:
             self._show(found)
         return self._status if fault is None else 401

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from delivery.domain.channels import Channel
-from delivery.domain.lifecycle import Attempt, Outcome, State
+from delivery.domain.lifecycle import LOST_WORKER, Attempt, Outcome, State
 from delivery.domain.records import Claim
 from delivery.domain.users.contact import Contact
 from delivery.ledger.sql import rows, transitions
@@ -23,8 +23,6 @@ from delivery.ledger.sql.dialect import any_of
 from delivery.ledger.sql.tables import attempts, contacts, digests, events
 from delivery.ledger.stores.fallback import sweep
 from delivery.ledger.stores.users import suppressions
-
-LOST = "the worker was lost"
 
 
 def claim_free(
@@ -79,7 +77,7 @@ def _end_lost(connection: Connection, now: datetime, free: Sequence[rows.AnyRow]
             attempts.c.outcome == Outcome.STARTED.value,
             sa.or_(attempts.c.digest_id.is_(None), attempts.c.digest_id.notin_(running)),
         )
-        .values(outcome=Outcome.UNKNOWN.value, ended_at=now, error=LOST)
+        .values(outcome=Outcome.UNKNOWN.value, ended_at=now, error=LOST_WORKER)
     )
 
 

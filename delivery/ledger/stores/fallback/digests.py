@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from delivery.domain.lifecycle import Outcome, State
+from delivery.domain.lifecycle import LOST_WORKER, Outcome, State
 from delivery.domain.records import Claim, Digest, DigestClaim, Result, Stored
 from delivery.domain.users.contact import Contact
 from delivery.ledger.sql import rows, transitions
@@ -25,7 +25,6 @@ from delivery.ledger.stores.audit import audit
 from delivery.ledger.stores.events import released
 from delivery.ledger.stores.fallback import digest_joining
 from delivery.ledger.stores.fallback.chain import outcome_values
-from delivery.ledger.stores.fallback.claiming import LOST
 from delivery.ledger.stores.users import suppressions
 
 MAX_MEMBERS = 1_000
@@ -221,8 +220,7 @@ class DigestSql:
                 connection.execute(
                     sa.update(attempts)
                     .where(
-                        attempts.c.digest_id == digest.id,
-                        attempts.c.token == digest.token,
+                        *_attempts_of(digest),
                         # A receipt may have been faster, and said more.
                         attempts.c.receipt.is_(None),
                     )
@@ -304,8 +302,13 @@ def _end_lost(connection: Connection, digest_id: str, now: datetime) -> None:
     connection.execute(
         sa.update(attempts)
         .where(attempts.c.digest_id == digest_id, attempts.c.outcome == Outcome.STARTED.value)
-        .values(outcome=Outcome.UNKNOWN.value, ended_at=now, error=LOST)
+        .values(outcome=Outcome.UNKNOWN.value, ended_at=now, error=LOST_WORKER)
     )
+
+
+def _attempts_of(digest: Digest) -> tuple[sa.ColumnElement[bool], ...]:
+    """The attempts that this claim of the digest made."""
+    return attempts.c.digest_id == digest.id, attempts.c.token == digest.token
 
 
 def _begin(
@@ -337,9 +340,7 @@ def _begin(
             for member in due
         ],
     )
-    written = sa.select(attempts.c.event_id).where(
-        attempts.c.digest_id == digest.id, attempts.c.token == digest.token
-    )
+    written = sa.select(attempts.c.event_id).where(*_attempts_of(digest))
     begun = set(connection.execute(written).scalars())
     joined = tuple(member for member in due if member.event.id in begun)
     _audit(connection, joined, "attempt", now, channel=digest.channel, digest_id=digest.id)

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from delivery.domain.lifecycle import Outcome
+from delivery.domain.lifecycle import LOST_WORKER, Outcome
 from delivery.domain.webhooks.endpoints import Endpoint
 from delivery.domain.webhooks.messages import (
     FAILING_FOR,
@@ -57,9 +57,7 @@ from delivery.ledger.stores.webhooks.following import (
 )
 
 PENDING, DELIVERED, FAILED = "pending", "delivered", "failed"
-LOST = "the worker was lost"
 GONE = "410 Gone: the endpoint wants no more messages"
-DELETED = "the event was deleted"
 MAX_PAUSE = 3_600.0
 """Seconds for which an endpoint that asks for a pause gets none of its messages."""
 STARTING = timedelta(seconds=60)
@@ -250,11 +248,7 @@ class WebhookSql:
     def release(self, lease: EndpointLease) -> None:
         """See the port."""
         with self._database.write() as connection:
-            connection.execute(
-                sa.update(webhooks)
-                .where(webhooks.c.name == lease.name, webhooks.c.token == lease.token)
-                .values(claimed_until=None)
-            )
+            connection.execute(sa.update(webhooks).where(*_of(lease)).values(claimed_until=None))
 
     def enable(self, name: str) -> EndpointState | None:
         """See the port."""
@@ -392,11 +386,14 @@ def _locked(
     return connection.execute(query.with_for_update(skip_locked=True)).one_or_none()
 
 
+def _of(lease: EndpointLease) -> tuple[sa.ColumnElement[bool], ...]:
+    """The fence: the endpoint, while the lease is the last one that was given."""
+    return webhooks.c.name == lease.name, webhooks.c.token == lease.token
+
+
 def _holds(connection: Connection, lease: EndpointLease) -> rows.AnyRow | None:
     """The endpoint's row, locked, if the lease is still the last one that was given."""
-    query = sa.select(webhooks).where(
-        webhooks.c.name == lease.name, webhooks.c.token == lease.token
-    )
+    query = sa.select(webhooks).where(*_of(lease))
     return connection.execute(query.with_for_update()).one_or_none()
 
 
@@ -421,7 +418,7 @@ def _end_lost(connection: Connection, name: str, now: datetime) -> None:
             webhook_attempts.c.message_id.in_(waits),
             webhook_attempts.c.outcome == Outcome.STARTED.value,
         )
-        .values(outcome=Outcome.UNKNOWN.value, ended_at=now, error=LOST)
+        .values(outcome=Outcome.UNKNOWN.value, ended_at=now, error=LOST_WORKER)
     )
 
 
