@@ -380,7 +380,7 @@ def test_a_replay_sends_again_what_was_sent(
     follow(ledger)
     for _ in range(2):
         attempt(ledger, TAKEN)
-    advance(40 * 86_400)
+    advance(20 * 86_400)
     assert ledger.webhooks.replay(APP, since) == 1
     lease = leased(ledger)
     [message] = ledger.webhooks.due(lease, 5)
