@@ -32,8 +32,13 @@ _BY_WORDS = (
     ("no pg_hba.conf entry", LOGIN),
     ("not permitted to log in", LOGIN),
     ("remaining connection slots", "it takes no more connections"),
-    ("too many", "it takes no more connections"),
+    ("too many clients", "it takes no more connections"),
+    ("too many connections", "it takes no more connections"),
     ("no more connections allowed", "it takes no more connections"),
+    (
+        "statement pooling mode",
+        "a pooler in statement mode takes no transactions",
+    ),
     ("starting up", "it starts, or takes no connections"),
     ("not accepting connections", "it starts, or takes no connections"),
     ("could not translate host name", "its host's name is not found"),
@@ -56,9 +61,9 @@ def cause_of(error: BaseException) -> str | None:
     """The cause in fixed words; ``None`` where it cannot be told."""
     original = _original(error)
     state = original.sqlstate if isinstance(original, driver.Error) else None
-    if state is not None:
-        known = next((words for start, words in _BY_STATE if state.startswith(start)), None)
-        return known or (UNFIT if state in UNFIT_STATES else None)
+    known = next((words for start, words in _BY_STATE if (state or "").startswith(start)), None)
+    if known is not None or state in UNFIT_STATES:
+        return known or UNFIT
     text = str(original).lower()
     if 'database "' in text and "does not exist" in text:
         return "the database is not there"

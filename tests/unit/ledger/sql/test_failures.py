@@ -59,6 +59,7 @@ def test_what_every_event_needs_and_is_not_there_is_an_outage(state: str) -> Non
         ('FATAL:  password authentication failed for user "delivery"', "the password"),
         ("FATAL:  sorry, too many clients already", "no more connections"),
         ("FATAL:  no more connections allowed (max_client_conn)", "no more connections"),
+        ("transaction blocks not allowed in statement pooling mode", "statement mode"),
         ('FATAL:  database "delivery" does not exist', "the database is not there"),
         ('could not translate host name "db" to address', "name is not found"),
         ('connection to server at "10.0.0.5", port 5432 failed: Connection refused', "listens"),
