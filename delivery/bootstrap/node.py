@@ -39,6 +39,7 @@ from delivery.api.routes import Handlers
 from delivery.api.serving.admission import Admission, room_for_clients
 from delivery.api.serving.server import Gateway
 from delivery.api.tickets import Tickets
+from delivery.api.web_push import WebPushApi
 from delivery.bootstrap.audit import audit_keys
 from delivery.bootstrap.broker import make_celery
 from delivery.bootstrap.bus import make_bus, make_copies, make_one_time
@@ -51,7 +52,16 @@ from delivery.bootstrap.callers import (
     session_keys,
 )
 from delivery.bootstrap.ledger import database_url
+<<<<<<< HEAD
 from delivery.bootstrap.links import make_brand, make_links
+=======
+from delivery.bootstrap.outbox import GatewayRelay
+from delivery.bootstrap.transports import make_brand, make_links, push_public_key
+from delivery.bus.rate_leases import RedisLeases
+from delivery.callers import rates
+from delivery.callers.auth import Authenticator
+from delivery.callers.rates import Rates
+>>>>>>> a0b3d80 (Push messages to browsers: subscriptions in the ledger, VAPID keys, sent by the emergency channel)
 from delivery.callers.revocations import RevocationReader
 from delivery.callers.service_use import ServiceUse
 from delivery.config import Settings, load_policies, load_thresholds, secret
@@ -285,6 +295,9 @@ class Node:
                 trace_url=settings.trace_url,
             ),
             ContactsApi(self._auth, self.contacts),
+            WebPushApi(
+                self._auth, reads=ledger, writes=ledger, public_key=push_public_key(settings)
+            ),
             MessagesApi(self._auth, reads=ledger),
             HistoryApi(self._auth, reads=ledger),
             UsersApi(

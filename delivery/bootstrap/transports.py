@@ -23,6 +23,8 @@ from delivery.transports.mail.email import EmailTransport, unreachable_by_mail
 from delivery.transports.push import PushTransport
 from delivery.transports.rendering.render import Renderer
 from delivery.transports.sms import SmsSettings, SmsTransport, unreachable_by_text
+from delivery.transports.web_push import Vapid, WebPusher
+from delivery.vapid import public_key
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,10 @@ def make_transports(
     settings: Settings, renderer: Renderer, known: PushTargets
 ) -> dict[str, Transport]:
     """The transports that are configured; the chain skips the other channels."""
-    transports: dict[str, Transport] = {Channel.EMERGENCY: PushTransport(renderer, known=known)}
+    web = WebPusher(make_vapid(settings))
+    transports: dict[str, Transport] = {
+        Channel.EMERGENCY: PushTransport(renderer, known=known, web=web)
+    }
     if settings.smtp_url is not None:
         smtp_url = settings.smtp_url.get_secret_value()
         transports[Channel.EMAIL] = EmailTransport(
@@ -56,6 +61,18 @@ def make_transports(
             status_callback=sms_callback(settings),
         )
     return transports
+
+
+def make_vapid(settings: Settings) -> Vapid | None:
+    """By whom browsers get push messages; ``None``: they get none."""
+    key = secret(settings.vapid_private_key)
+    return None if key is None else Vapid(key, settings.vapid_contact)
+
+
+def push_public_key(settings: Settings) -> str | None:
+    """The key that browsers subscribe with; ``None``: push messages to them are not set up."""
+    key = secret(settings.vapid_private_key)
+    return None if key is None else public_key(key)
 
 
 def make_elsewhere(settings: Settings) -> dict[str, Reachable]:

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -70,6 +71,7 @@ from delivery.process.data_directory import AUDIT_FILE, require_readable
 from delivery.redis_servers.connections import FULL, REPLICA
 from delivery.redis_servers.url import is_sentinel, parse_sentinel
 from delivery.tasks.broker.redis_broker import trouble_of
+from delivery.vapid import public_key
 
 TIMEOUT = 3.0
 READ_ONLY_MEND = (
@@ -138,6 +140,26 @@ def _audit(settings: Settings) -> Finding:
     return ok("audit key", f"{place}; {len(settings.audit_checkpoints)} stores of checkpoints")
 
 
+def _web_push(settings: Settings) -> Finding:
+    """Push messages to browsers."""
+    key = secret(settings.vapid_private_key)
+    if key is None:
+        return ok("web push", "not set up; `delivery push keys` makes a key")
+    if find_spec("pywebpush") is None:
+        return warn(
+            "web push",
+            "pywebpush is not installed here: workers of the emergency channel need it",
+            "pip install 'delivery-ledger[push]'",
+        )
+    if settings.vapid_subject is None and not settings.base_url.startswith("https://"):
+        return warn(
+            "web push",
+            f"push services get {settings.vapid_contact} as your address",
+            "set DELIVERY_VAPID_SUBJECT to mailto:you@example.org or an https URL",
+        )
+    return ok("web push", f"key set, {settings.vapid_contact}; browsers get {public_key(key)}")
+
+
 def _settings(settings: Settings, of: frozenset[str] | None = None) -> Iterator[Finding]:
     misspelt = unknown_variables()
     if misspelt:
@@ -170,6 +192,7 @@ def _settings(settings: Settings, of: frozenset[str] | None = None) -> Iterator[
     yield _address(settings, of)
     yield from look_at_messages(settings, of)
     yield _limits(settings)
+    yield _web_push(settings)
     if of is None or GATEWAY in of:
         yield from _callbacks(settings)
     yield _rates(settings)

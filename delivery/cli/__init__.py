@@ -26,6 +26,7 @@ from delivery.cli import (
     listen,
     partitions,
     purge,
+    push,
     suppressions,
     templates,
     token,
@@ -50,7 +51,13 @@ from delivery.telemetry import logs_json
 
 logger = logging.getLogger(__name__)
 
-_EXTRAS = {"apprise": "push", "psutil": "test", "psycopg": "postgres", "pymysql": "mysql"}
+_EXTRAS = {
+    "apprise": "push",
+    "pywebpush": "push",
+    "psutil": "test",
+    "psycopg": "postgres",
+    "pymysql": "mysql",
+}
 """Package -> the extra that brings it."""
 
 FINE, FAILED, USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -150,7 +157,11 @@ for command in (
     migrate.migrate,
     check.check,
     purge.purge,
+<<<<<<< HEAD
     partitions.partitions,
+=======
+    push.push,
+>>>>>>> a0b3d80 (Push messages to browsers: subscriptions in the ledger, VAPID keys, sent by the emergency channel)
     audit.audit,
     token.token,
     suppressions.suppressions,

@@ -51,6 +51,8 @@ USED_BY: dict[str, frozenset[str]] = {
     "mailgun_signing_key": frozenset({GATEWAY, Channel.EMAIL}),
     "postmark_basic_auth": frozenset({GATEWAY, Channel.EMAIL}),
     "resend_secret": frozenset({GATEWAY}),
+    # The gateway serves its public half.
+    "vapid_private_key": frozenset({GATEWAY, Channel.EMERGENCY}),
     "alertmanager_url": frozenset({Channel.ALERT}),
     "alert_urls": frozenset({Channel.ALERT}),
     "heartbeat_url": frozenset({MAINTENANCE}),

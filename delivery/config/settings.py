@@ -38,6 +38,9 @@ _SMS_SENDER = re.compile(
     r"|(?=[^A-Za-z]*[A-Za-z])[A-Za-z0-9 +_&-]{1,11}\Z"
 )
 _BASIC_AUTH = re.compile(r"^[!-9;-~]+:[!-~]+\Z")
+_VAPID_SUBJECT = re.compile(
+    r"mailto:[!-;=?A-~]{1,64}@[A-Za-z0-9.-]{1,250}\Z|https://[A-Za-z0-9.-]+(:[0-9]+)?(/[!-~]*)?\Z"
+)
 _POSTGRES = re.compile(r"^postgres(ql)?(\+psycopg)?://")
 
 
@@ -102,6 +105,8 @@ class Settings(BaseSettings):
     mailgun_signing_key: SecretStr | None = None
     postmark_basic_auth: SecretStr | None = None
     resend_secret: SecretStr | None = None
+    vapid_private_key: SecretStr | None = None
+    vapid_subject: str | None = Field(None, max_length=320)
     alertmanager_url: SecretStr | None = None
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     policies: Path | None = None
@@ -154,6 +159,22 @@ class Settings(BaseSettings):
     @classmethod
     def _secret_http(cls, value: SecretStr | None) -> SecretStr | None:
         return None if value is None else SecretStr(_http_url(value.get_secret_value()))
+
+    @field_validator("vapid_private_key")
+    @classmethod
+    def _vapid_key(cls, value: SecretStr | None) -> SecretStr | None:
+        # Imported where it is needed: most processes have no such key.
+        from delivery.vapid import read_private_key
+
+        return value and SecretStr(read_private_key(value.get_secret_value()))
+
+    @field_validator("vapid_subject")
+    @classmethod
+    def _vapid_contact(cls, value: str | None) -> str | None:
+        # Source: RFC 8292, section 2.1; py_vapid refuses others at each message.
+        if value is not None and not _VAPID_SUBJECT.match(value):
+            raise ValueError("write mailto:name@example.org or https://example.org/contact")
+        return value
 
     @field_validator("database_url", "migrate_database_url")
     @classmethod
@@ -319,6 +340,14 @@ class Settings(BaseSettings):
         host = f"[{self.host}]" if ":" in self.host else self.host
         host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104
         return self.public_url or f"http://{host}:{self.port}"
+
+    @property
+    def vapid_contact(self) -> str:
+        """Where a push service can write to the operators of this installation."""
+        if self.vapid_subject is not None:
+            return self.vapid_subject
+        own = self.base_url
+        return own if own.startswith("https://") else f"mailto:{self.mail_from}"
 
     @property
     def audience(self) -> str | None:

@@ -40,6 +40,7 @@ from delivery.domain.run_tokens import RunRow
 from delivery.domain.users.contact import Contact
 from delivery.domain.users.receipts import ProviderReceipt, Suppression
 from delivery.domain.users.revocation import Revocation, RevocationKind
+from delivery.domain.users.web_push import WebPush
 
 E = TypeVar("E", bound=Entry)
 
@@ -202,6 +203,12 @@ class Writes(Protocol):
     ) -> Contact: ...
     async def verify(self, user_id: str, channel: str, name: str) -> Contact | None: ...
     async def delete_contact(self, user_id: str, *, actor: str = "") -> bool: ...
+    async def add_web_push(self, user_id: str, new: WebPush, *, actor: str = "") -> Contact:
+        """See ``ContactStore.add_web_push``."""
+
+    async def forget_web_push(self, user_id: str, endpoint: str, *, actor: str = "") -> bool:
+        """See ``ContactStore.forget_web_push``."""
+
     async def erase_events(self, user_id: str, limit: int) -> int:
         """See ``ErasureStore.erase_events``."""
 

@@ -89,7 +89,7 @@ class SqlLedger:
         self.inbox = InboxSql(database)
         self.receipts = ReceiptSql(database)
         self.suppressions = SuppressionSql(database)
-        self.push_targets = PushTargetSql(database)
+        self.push_targets = PushTargetSql(database, self.contacts.forget_web_push)
         self.breakers = BreakerSql(database)
         self.provider_rates = ProviderRateSql(database)
         self.queue_copies = QueueCopySql(database)

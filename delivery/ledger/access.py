@@ -35,6 +35,7 @@ from delivery.domain.stores.ledger import Ledger
 from delivery.domain.users.contact import Contact
 from delivery.domain.users.receipts import ProviderReceipt, Suppression
 from delivery.domain.users.revocation import Revocation, RevocationKind
+from delivery.domain.users.web_push import WebPush
 from delivery.domain.webhooks.endpoints import Endpoint
 from delivery.domain.webhooks.messages import EndpointState, Replayed, WebhookRow
 from delivery.errors import LedgerUnavailable
@@ -279,6 +280,16 @@ class LedgerAccess:
     async def delete_contact(self, user_id: str, *, actor: str = "") -> bool:
         """See ``Writes``."""
         return await self.call(self._ledger.contacts.delete, user_id, actor=actor)
+
+    async def add_web_push(self, user_id: str, new: WebPush, *, actor: str = "") -> Contact:
+        """See ``Writes``."""
+        return await self.call(self._ledger.contacts.add_web_push, user_id, new, actor=actor)
+
+    async def forget_web_push(self, user_id: str, endpoint: str, *, actor: str = "") -> bool:
+        """See ``Writes``."""
+        return await self.call(
+            self._ledger.contacts.forget_web_push, user_id, endpoint, actor=actor
+        )
 
     async def erase_events(self, user_id: str, limit: int) -> int:
         """See ``Writes``."""

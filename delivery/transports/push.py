@@ -1,4 +1,4 @@
-"""The ``emergency`` transport: the user's push targets, through Apprise.
+"""The ``emergency`` transport: the user's browsers, and push targets through Apprise.
 
 Owns: which of a user's URLs may be called, since users write them and our workers call them, and a
 breaker for each host. Never does: count as confirmation; a push that a service took confirms
@@ -8,7 +8,7 @@ nothing. A failure never counts against the channel's breaker: each target is on
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -24,12 +24,14 @@ from delivery.domain.inputs.push_target import (
 from delivery.domain.stores.users import PushTargets
 from delivery.domain.transports import Message, Taken
 from delivery.domain.users.contact import Contact
+from delivery.domain.users.web_push import WebPush
 from delivery.errors import ChannelError, ChannelRejected, ChannelUnavailable, needs_extra
 from delivery.transports.addresses import Resolve, require_public, resolve
 from delivery.transports.host_breakers import HostBreakers
 from delivery.transports.notify import NEEDED, Answer, is_installed, notify_each
 from delivery.transports.push_url import user_target
 from delivery.transports.rendering.render import Notice, Renderer, rendering, told
+from delivery.transports.web_push import Pushed, WebPusher, payload_of
 
 if TYPE_CHECKING:
     from apprise import NotifyBase
@@ -52,6 +54,7 @@ class PushTransport:
     Args:
         schemes: the Apprise schemes that users may give; ``None`` for ``SCHEMES``.
         known: which targets are gone; ``None`` to call all and note nothing.
+        web: sends to browsers; ``None``: none are sent to.
         allow_private: let targets be on private networks (a trusted installation, or a test).
     """
 
@@ -66,7 +69,9 @@ class PushTransport:
         resolve: Resolve = resolve,
         breakers: HostBreakers | None = None,
         known: PushTargets | None = None,
+        web: WebPusher | None = None,
     ) -> None:
+        self._web = web or WebPusher(None)
         self._renderer = renderer
         self._schemes = frozenset(
             scheme.lower() for scheme in (SCHEMES if schemes is None else schemes)
@@ -79,8 +84,10 @@ class PushTransport:
 
     def unreachable(self, contact: Contact) -> str | None:
         """Why this contact has no push target, ``None`` if it has one."""
+        if contact.web_push and self._web.fault is None:
+            return None
         if not contact.push:
-            return "no push target"
+            return self._web.fault if contact.web_push else "no push target"
         if self._missing is not None:
             return self._missing
         if not any(shape_fault(url, self._schemes) is None for url in contact.push):
@@ -88,13 +95,71 @@ class PushTransport:
         return None
 
     def deliver(self, message: Message, timeout: float) -> Taken:
-        """Notify every target; one that takes the notice is enough.
+        """Notify every browser and target; one that takes the notice is enough.
 
         Raises:
-            ChannelUnavailable: no target took it in time.
-            ChannelRejected: no target is allowed.
+            ChannelUnavailable: none took it in time.
+            ChannelRejected: none is allowed, or each refused it for good.
         """
         deadline = time.monotonic() + timeout
+        browsers = () if message.verify_url or self._web.fault else message.contact.web_push
+        if not browsers:
+            return self._to_targets(message, deadline)
+        # Half the time, so that a browser's service that is away leaves some for the targets.
+        share = timeout / 2 if message.contact.push else timeout
+        found = [self._try(lambda: self._to_browsers(message, browsers, share))]
+        if message.contact.push:
+            found.append(self._try(lambda: self._to_targets(message, deadline)))
+        taken = [one for one in found if isinstance(one, Taken)]
+        if taken:
+            return Taken(note="; ".join(one.note or "" for one in taken), fault=taken[0].fault)
+        faults = [one for one in found if isinstance(one, ChannelError)]
+        if len(faults) == 1:
+            raise faults[0]
+        may_repeat = any(fault.retryable for fault in faults)
+        kind = ChannelUnavailable if may_repeat else ChannelRejected
+        text = "; ".join(map(str, faults))
+        raise kind(text, retry_after=faults[0].retry_after).of_no_provider()
+
+    @staticmethod
+    def _try(send: Callable[[], Taken]) -> Taken | ChannelError:
+        try:
+            return send()
+        except ChannelError as error:
+            return error
+
+    def _to_browsers(self, message: Message, browsers: Sequence[WebPush], timeout: float) -> Taken:
+        """Send to browsers. Effect: those that ended are forgotten."""
+        with rendering(self.name):
+            notice = self._renderer.web_push(message)
+            payload = payload_of(notice, message.events[-1].id)
+        is_fresh = message.number <= 1
+        called: list[WebPush] = []
+        faults: list[Pushed] = []
+        for one in browsers:
+            if self._breakers.allows(one.service, probe=is_fresh):
+                called.append(one)
+            else:
+                away = f"{one.service} is away (its breaker is open)"
+                faults.append(Pushed(away, may_repeat=True))
+        answers = self._web.send(called, payload, message.key, timeout)
+        for one, answer in zip(called, answers, strict=True):
+            self._breakers.report(one.service, answer.answered)
+            if answer.is_gone and self._known is not None:
+                self._known.forget_web_push(message.user_id, one.endpoint)
+            if answer.error is not None:
+                faults.append(answer)
+        if count := len(browsers) - len(faults):
+            note = f"{count} of {len(browsers)} browsers took it"
+            return Taken(note=note, fault=told(notice.faults))
+        text = "; ".join(dict.fromkeys(str(one.error) for one in faults))
+        waits = [one.retry_in for one in faults if one.retry_in is not None]
+        kind = ChannelUnavailable if any(one.may_repeat for one in faults) else ChannelRejected
+        raise kind(text, retry_after=min(waits, default=None)).of_no_provider()
+
+    def _to_targets(self, message: Message, deadline: float) -> Taken:
+        """Notify every target of Apprise's."""
+        timeout = max(0.1, deadline - time.monotonic())
         with rendering(self.name):
             notice = self._renderer.push(message)
         targets: list[_Target] = []

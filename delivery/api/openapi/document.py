@@ -208,6 +208,43 @@ def _users() -> Schema:
                 parameters=user,
             ),
         },
+    } | _web_push(user)
+
+
+def _web_push(user: tuple[Schema, ...]) -> Schema:
+    return {
+        "/v1/push/key": {
+            "get": operation(
+                "The public VAPID key that browsers subscribe with",
+                {200: ref("PushKey")},
+                (404,),
+                open_to_all=True,
+            )
+        },
+        "/v1/users/{id}/push": {
+            "get": operation(
+                "List a user's browsers that get push messages (scope read, or one's own)",
+                {200: ref("PushSubscriptions")},
+                (403, 422, 503),
+                parameters=user,
+            ),
+            "post": operation(
+                "Keep a browser's subscription (scope operate, or one's own)",
+                {200: ref("PushSubscriptions")},
+                (400, 403, 404, 413, 422, 503),
+                body={JSON: ref("PushSubscription")},
+                parameters=user,
+            ),
+        },
+        "/v1/users/{id}/push/forget": {
+            "post": operation(
+                "Forget a browser's subscription (scope operate, or one's own)",
+                {200: ref("PushForgotten")},
+                (400, 403, 413, 422, 503),
+                body={JSON: ref("PushForget")},
+                parameters=user,
+            )
+        },
     }
 
 

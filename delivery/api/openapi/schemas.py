@@ -255,6 +255,43 @@ SCHEMAS: dict[str, Schema] = {
             ),
         ]
     },
+    "PushKey": record({"key": text("base64url")}),
+    "PushSubscription": record(
+        {
+            "endpoint": text("https URL at the browser's push service", maxLength=2048),
+            "keys": record({"p256dh": text("base64url"), "auth": text("base64url")}),
+            "expirationTime": {"description": "as the browser gives it; not used"},
+            "device": text("replaces the device's former subscription", maxLength=64),
+        },
+        ["endpoint", "keys"],
+        additionalProperties=False,
+        description="PushSubscription.toJSON() of a browser",
+    ),
+    "PushSubscriptions": record(
+        {
+            "id": text("of the one that was added"),
+            "subscriptions": listing(
+                record(
+                    {
+                        "id": text(),
+                        "service": text("the push service's host"),
+                        "device": text(),
+                        "added_at": INSTANT,
+                    },
+                    ["id", "service"],
+                )
+            ),
+            "limit": _INTEGER,
+        },
+        ["subscriptions", "limit"],
+    ),
+    "PushForget": record(
+        {"endpoint": text(), "id": text()},
+        [],
+        description="one of both",
+        additionalProperties=False,
+    ),
+    "PushForgotten": record({"forgotten": {"type": "boolean"}}),
     "InboxMarked": record({"marked": listing(text()), "unknown": listing(text())}),
     "Run": record(
         {

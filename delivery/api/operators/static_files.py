@@ -30,9 +30,20 @@ FILES = {
     "/client.d.ts": ("client/client.d.ts", "text/plain"),
     "/inbox.js": ("client/inbox.js", "text/javascript"),
     "/inbox.d.ts": ("client/inbox.d.ts", "text/plain"),
+    "/push.js": ("client/push.js", "text/javascript"),
+    "/push.d.ts": ("client/push.d.ts", "text/plain"),
+    "/push-worker.js": ("client/push-worker.js", "text/javascript"),
 }
 # Pages of any origin may load the client: it is public, and access needs a token.
-SHARED = ("/client.js", "/client.d.ts", "/inbox.js", "/inbox.d.ts")
+SHARED = (
+    "/client.js",
+    "/client.d.ts",
+    "/inbox.js",
+    "/inbox.d.ts",
+    "/push.js",
+    "/push.d.ts",
+    "/push-worker.js",
+)
 SHARED_HEADERS = {
     "Access-Control-Allow-Origin": "*",
     "Cross-Origin-Resource-Policy": "cross-origin",

@@ -17,6 +17,7 @@ from delivery.domain.users.contact import Contact
 from delivery.domain.users.receipts import ProviderReceipt, Suppress, Suppression
 from delivery.domain.users.revocation import Revocation, RevocationKind
 from delivery.domain.users.verification import Verification
+from delivery.domain.users.web_push import WebPush
 
 
 class ContactStore(Protocol):
@@ -48,6 +49,17 @@ class ContactStore(Protocol):
         """
 
     def delete(self, user_id: str, *, actor: str = "") -> bool: ...
+    def add_web_push(self, user_id: str, new: WebPush, *, actor: str = "") -> Contact:
+        """Keep a browser's subscription. It replaces the one of the same endpoint or device; of too
+        many the oldest ends. Safe to repeat.
+
+        Returns:
+            The contact.
+        """
+
+    def forget_web_push(self, user_id: str, endpoint: str, *, actor: str = "") -> bool:
+        """Forget a browser's subscription; ``False`` if there was none. Safe to repeat."""
+
     def opt_out(self, user_id: str, channel: str) -> None: ...
     def choose(self, user_id: str, channel: str, refused: Sequence[str]) -> tuple[str, ...]:
         """Replace what the user refuses of one channel: the channel, or classes on it.
@@ -182,6 +194,9 @@ class PushTargets(Protocol):
             gone: URL -> the status that says so.
             alive: URLs that took it.
         """
+
+    def forget_web_push(self, user_id: str, endpoint: str) -> None:
+        """Forget a browser's subscription that ended; nothing while the ledger is away."""
 
 
 class AuditStore(Protocol):

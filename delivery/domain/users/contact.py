@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from delivery.domain.channels import Channel
 from delivery.domain.inputs.foreign_text import check_text
 from delivery.domain.policy import CHANNELS
+from delivery.domain.users.web_push import WebPush
 from delivery.errors import InvalidEvent
 
 # An address that fits into a header and an SMTP envelope; the mail server decides in the end.
@@ -47,6 +48,7 @@ class Contact:
             ``"email:orders"``.
         verified: the addresses, push URLs included, whose owner agreed to messages, or for which a
             service vouches; ``None``: all of them. The others get one message that asks for it.
+        web_push: subscriptions of the user's browsers; each browser asked its user.
     """
 
     user_id: str
@@ -58,6 +60,7 @@ class Contact:
     quiet_hours: tuple[str, str] | None = None
     opt_out: tuple[str, ...] = ()
     verified: tuple[str, ...] | None = None
+    web_push: tuple[WebPush, ...] = ()
 
     def as_wire(self) -> dict[str, Any]:
         """The JSON object of the contacts API, only the fields that are set."""
@@ -120,6 +123,8 @@ class Contact:
     def unverified_channels(self) -> dict[str, str]:
         """Channels that have an address and no verified one, each with the reason to skip it."""
         usable = {channel for channel, _ in self.only_verified().addresses()}
+        if self.web_push:
+            usable.add(Channel.EMERGENCY)
         return {
             channel.value: UNVERIFIED for channel, _ in self.unverified() if channel not in usable
         }

@@ -21,6 +21,7 @@ from delivery.domain.options import NOTHING, Options
 from delivery.domain.records import ConfirmationRow, Digest, Stored
 from delivery.domain.users.contact import Contact
 from delivery.domain.users.receipts import ReceiptRow, Suppress, Suppression
+from delivery.domain.users.web_push import WebPush, of_row
 from delivery.ledger.sql.tables import attempts, digests, events
 
 EVENT_COLUMNS = tuple(events.c)
@@ -245,6 +246,7 @@ def contact(row: AnyRow) -> Contact:
         quiet_hours=None if begins is None or ends is None else (begins, ends),
         opt_out=_strings(columns["opt_out"]),
         verified=None if columns["verified"] is None else _strings(columns["verified"]),
+        web_push=_subscriptions(columns["web_push"]),
     )
 
 
@@ -256,6 +258,16 @@ def _strings(text: str) -> tuple[str, ...]:
     except msgspec.DecodeError:
         return ()
     return tuple(item for item in found if isinstance(item, str)) if type(found) is list else ()
+
+
+def _subscriptions(text: str) -> tuple[WebPush, ...]:
+    """A column's subscriptions; those that are damaged are left out, as in ``_strings``."""
+    try:
+        found = load(text)
+    except msgspec.DecodeError:
+        return ()
+    kept = map(of_row, found) if type(found) is list else ()
+    return tuple(one for one in kept if one is not None)
 
 
 def contact_values(item: Contact) -> dict[str, Any]:
@@ -272,6 +284,7 @@ def contact_values(item: Contact) -> dict[str, Any]:
         "quiet_to": ends,
         "opt_out": dump(list(item.opt_out)),
         "verified": None if item.verified is None else dump(list(item.verified)),
+        "web_push": dump([one.as_row() for one in item.web_push]),
     }
 
 

@@ -221,6 +221,8 @@ contacts = sa.Table(
     created("updated_at"),
     # A JSON list of addresses; NULL: all of the row's addresses are verified.
     sa.Column("verified", sa.Text),
+    # A JSON list of browsers' subscriptions; a change of the contact's fields leaves it alone.
+    sa.Column("web_push", sa.Text, nullable=False, server_default="[]"),
 )
 
 # Messages that ask the owner of an address whether it may get messages, until they are sent.

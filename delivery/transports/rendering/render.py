@@ -20,6 +20,7 @@ from markupsafe import Markup, escape
 from delivery.domain.channels import Channel
 from delivery.domain.limits import MAX_SMS_CHARS
 from delivery.domain.messages.brand import Brand
+from delivery.domain.messages.conventions import read_conventions
 from delivery.domain.operators.figures import AlertGroup
 from delivery.domain.transports import Message
 from delivery.errors import ChannelError, ConfigError, Unrenderable
@@ -74,11 +75,12 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """The texts of a push message or an alert."""
+    """The texts of a push message or an alert; ``url``: what a message of a browser opens."""
 
     title: str
     body: str
     faults: tuple[str, ...] = ()
+    url: str | None = None
 
 
 class Renderer:
@@ -181,6 +183,23 @@ class Renderer:
         if url:
             return self._first(Channel.SMS, self._templates.default, asked)
         return self._first(Channel.SMS, self._looks(message, locales), made)
+
+    def web_push(self, message: Message) -> Notice:
+        """A notice for browsers, beside the link that it opens: the event's own title and summary,
+        as its inbox shows it; without a title, or of several, the text of ``push`` without links."""
+        locales = locales_of(message.contact.locale)
+
+        def made(look: Look) -> tuple[Notice, list[str]]:
+            context, left_out = self._context(look, message, locales)
+            words = context | {"open_url": None, "confirm_url": None}
+            notice = _notice(look.render("push.txt", locales, words))
+            if len(message.events) == 1:
+                shown = read_conventions(message.events[0].data, self._brand)
+                if shown.title:
+                    notice = Notice(one_line(shown.title, MAX_SUBJECT), shown.summary)
+            return replace(notice, url=context["open_url"]), left_out
+
+        return self._first(Channel.EMERGENCY, self._looks(message, locales), made)
 
     def push(self, message: Message) -> Notice:
         """A notice for push targets: the template's first line is its title."""

@@ -1,3 +1,5 @@
+import type { EnablePushOptions, PushOptions, PushState } from "./push.js";
+
 /** What the types of events that the product knows carry; `Events` of `connect` adds your own. */
 export interface BuiltInEvents {
   agent_started: { agent: string; [name: string]: unknown };
@@ -174,6 +176,10 @@ export interface Connection<Events = UntypedEvents> {
   history(query?: HistoryQuery): Promise<HistoryPage<Events>>;
   /** Ask the HTTP API: `path` below `/v1/`; a GET, or a POST of `body`. Rejects with a `RequestError`. */
   request<Answer = unknown>(path: string, body?: object): Promise<Answer>;
+  /** Subscribe this browser to push messages, for when no page is open; see `push.d.ts`. */
+  enablePush(options?: EnablePushOptions): Promise<PushState>;
+  /** Unsubscribe this browser. Safe to repeat. */
+  disablePush(options?: PushOptions): Promise<PushState>;
   /** Look at once whether the connection is still there, and else make it anew. */
   wake(): void;
   /** Stop handling events in this tab. Safe to repeat. */

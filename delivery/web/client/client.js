@@ -112,6 +112,14 @@ class Client {
     return this.listen("inbox", listener);
   }
 
+  enablePush(options) {
+    return import("./push.js").then((push) => push.enablePush(this, options));
+  }
+
+  disablePush(options) {
+    return import("./push.js").then((push) => push.disablePush(this, options));
+  }
+
   listen(key, listener, when = () => true) {
     if (typeof listener !== "function") throw new TypeError("a listener must be a function");
     if (!this.listeners.has(key)) this.listeners.set(key, new Map());

@@ -9,7 +9,9 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from delivery.domain.event import format_instant
 from delivery.domain.users.contact import Contact, fingerprint
+from delivery.domain.users.web_push import WebPush, with_device
 from delivery.domain.webhooks.endpoints import WebhookKind
 from delivery.ledger.sql import rows
 from delivery.ledger.sql.database import Database
@@ -42,6 +44,8 @@ class ContactSql:
             before = _present(connection, contact.user_id)
             if keeps_verified and before is not None:
                 contact = _with_verified_of(before, contact)
+            if before is not None:
+                contact = replace(contact, web_push=before.web_push)
             values = rows.contact_values(contact) | {"updated_at": now}
             mine = contacts.c.user_id == contact.user_id
             connection.execute(sa.update(contacts).where(mine).values(values))
@@ -95,6 +99,37 @@ class ContactSql:
             if set(own) != set(refused):
                 self._set_opt_out(connection, before, (*others, *refused))
         return own
+
+    def add_web_push(self, user_id: str, new: WebPush, *, actor: str = "") -> Contact:
+        """See the port."""
+        with self._database.write() as connection:
+            before = self._locked(connection, user_id)
+            at = format_instant(self._database.now(connection))
+            kept = with_device(before.web_push, replace(new, added_at=at))
+            return self._set_web_push(connection, before, kept, actor)
+
+    def forget_web_push(self, user_id: str, endpoint: str, *, actor: str = "") -> bool:
+        """See the port."""
+        with self._database.write() as connection:
+            before = _present(connection, user_id)
+            if before is None:
+                return False
+            kept = tuple(one for one in before.web_push if one.endpoint != endpoint)
+            if len(kept) == len(before.web_push):
+                return False
+            self._set_web_push(connection, before, kept, actor)
+        return True
+
+    def _set_web_push(
+        self, connection: Connection, before: Contact, kept: tuple[WebPush, ...], actor: str
+    ) -> Contact:
+        after = replace(before, web_push=kept)
+        now = self._database.now(connection)
+        values = {"web_push": rows.contact_values(after)["web_push"], "updated_at": now}
+        mine = contacts.c.user_id == before.user_id
+        connection.execute(sa.update(contacts).where(mine).values(values))
+        _record_changes(connection, before, after, actor, now)
+        return after
 
     def _locked(self, connection: Connection, user_id: str) -> Contact:
         _make_row(connection, user_id, self._database.now(connection))
@@ -155,6 +190,8 @@ def _changed(before: Contact, after: Contact) -> list[str]:
     old, new = before.as_wire(), after.as_wire()
     changed = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
     changed.discard("verified")
+    if {one.endpoint for one in before.web_push} != {one.endpoint for one in after.web_push}:
+        changed.add("web_push")
     stays = set(before.addresses()) & set(after.addresses())
     if stays & set(before.unverified()) != stays & set(after.unverified()):
         changed.add("verified")

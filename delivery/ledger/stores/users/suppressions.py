@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -111,10 +111,15 @@ class SuppressionSql:
 
 class PushTargetSql:
     """``PushTargets`` over SQL. A target that is gone has a row, which ends at once, so that it is
-    on the list only after ``GONE_AFTER``. While the ledger is away nothing is known or noted."""
+    on the list only after ``GONE_AFTER``. While the ledger is away nothing is known or noted.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        forget: a browser's subscription; see ``ContactStore.forget_web_push``.
+    """
+
+    def __init__(self, database: Database, forget: Callable[..., bool]) -> None:
         self._database = database
+        self._forget = forget
 
     def gone(self, urls: Sequence[str]) -> frozenset[str]:
         """See the port."""
@@ -132,6 +137,13 @@ class PushTargetSql:
             self._report(gone, {form for url in alive if (form := comparable(_PUSH, url))})
         except LedgerUnavailable as error:
             logger.warning("answers of push targets are not noted: %s", error)
+
+    def forget_web_push(self, user_id: str, endpoint: str) -> None:
+        """See the port."""
+        try:
+            self._forget(user_id, endpoint, actor="push service")
+        except LedgerUnavailable as error:
+            logger.warning("a subscription that ended is not forgotten yet: %s", error)
 
     def _report(self, gone: Mapping[str, str], alive: set[str]) -> None:
         ours = sa.and_(
@@ -252,6 +264,7 @@ def of_contacts(
     contacts = list(contacts)
     known = {contact.user_id: addresses_of(contact) for contact in contacts}
     targets = {contact.user_id: _targets_of(contact) for contact in contacts}
+    subscribed = {contact.user_id for contact in contacts if contact.web_push}
     wanted = sorted(
         {form for forms in known.values() for form in forms.values()}.union(*targets.values())
     )
@@ -262,8 +275,12 @@ def of_contacts(
     )
     standing = {(row.channel, row.address): rows.suppression(row) for row in found}
     for user_id, forms_of_push in targets.items():
-        # One target that is left is enough.
-        if forms_of_push and all((_PUSH, form) in standing for form in forms_of_push):
+        # One target that is left is enough, and so is a browser.
+        if (
+            forms_of_push
+            and user_id not in subscribed
+            and all((_PUSH, form) in standing for form in forms_of_push)
+        ):
             known[user_id][_PUSH] = forms_of_push[-1]
     return {
         user_id: mine
