@@ -186,7 +186,7 @@ class Renderer:
 
     def web_push(self, message: Message) -> Notice:
         """A notice for browsers, beside the link that it opens: the event's own title and summary,
-        as its inbox shows it; without a title, or of several, the text of ``push`` without links."""
+        as its inbox has it; with no title, or of several, the text of ``push`` without links."""
         locales = locales_of(message.contact.locale)
 
         def made(look: Look) -> tuple[Notice, list[str]]:
