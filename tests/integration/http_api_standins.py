@@ -36,6 +36,7 @@ from delivery.api.problems import problem_middleware
 from delivery.api.providers.callbacks import CallbackKeys, Callbacks
 from delivery.api.providers.receipt_intake import ReceiptIntake
 from delivery.api.tickets import Tickets
+from delivery.api.web_push import WebPushApi
 from delivery.bus.one_time import LocalOneTime
 from delivery.callers.auth import Authenticator
 from delivery.domain.event import Event, EventClass
@@ -260,6 +261,7 @@ class World:
         registry: Any = None,
         inbox: Any = None,
         agent: Any = None,
+        push_key: str | None = None,
         sms_token: str | None = SMS_TOKEN,
         email_secret: str | None = MAIL_SECRET,
         **keys: Any,
@@ -294,6 +296,7 @@ class World:
                 self.auth,
                 Contacts(**shared, on_unverified=lambda: self.woken.append("unverified")),
             ),
+            WebPushApi(self.auth, reads=self.access, writes=self.access, public_key=push_key),
             MessagesApi(self.auth, reads=self.access),
             HistoryApi(self.auth, reads=self.access),
             UsersApi(

@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestClient
 from click.testing import CliRunner
 
-from delivery.api.problems import problem_middleware
-from delivery.api.web_push import WebPushApi
 from delivery.cli import main
 from delivery.vapid import new_private_key, public_key, read_private_key
 from tests.integration.http_api_standins import CLIENT, OPERATE, OTHER, READ, World
@@ -33,10 +31,7 @@ def world() -> Iterator[World]:
 
 
 async def serving(world: World, key: str | None) -> AsyncIterator[Client]:
-    app = web.Application(middlewares=[problem_middleware])
-    api = WebPushApi(world.auth, reads=world.access, writes=world.access, public_key=key)
-    app.add_routes(api.routes())
-    async with TestClient(TestServer(app)) as client:
+    async with world.client(push_key=key) as client:
         yield client
 
 
