@@ -1,13 +1,14 @@
-"""Links and the brand, made from settings: what gateways and workers have alike."""
+"""Links, the brand and the public key of push messages, made from settings."""
 
 from __future__ import annotations
 
 import secrets
 
-from delivery.config import Settings
+from delivery.config import Settings, secret
 from delivery.domain.inputs.origin import origin_of
 from delivery.domain.messages.brand import Brand
 from delivery.links import LinkSigner
+from delivery.vapid import public_key
 
 
 def make_links(settings: Settings) -> LinkSigner:
@@ -27,3 +28,9 @@ def make_brand(settings: Settings) -> Brand:
         origins=frozenset([*settings.link_origins, *([own] if own else [])]),
         footer=settings.mail_footer or "",
     )
+
+
+def push_public_key(settings: Settings) -> str | None:
+    """The key that browsers subscribe with; ``None``: push messages to them are not set up."""
+    key = secret(settings.vapid_private_key)
+    return None if key is None else public_key(key)

@@ -52,16 +52,7 @@ from delivery.bootstrap.callers import (
     session_keys,
 )
 from delivery.bootstrap.ledger import database_url
-<<<<<<< HEAD
-from delivery.bootstrap.links import make_brand, make_links
-=======
-from delivery.bootstrap.outbox import GatewayRelay
-from delivery.bootstrap.transports import make_brand, make_links, push_public_key
-from delivery.bus.rate_leases import RedisLeases
-from delivery.callers import rates
-from delivery.callers.auth import Authenticator
-from delivery.callers.rates import Rates
->>>>>>> a0b3d80 (Push messages to browsers: subscriptions in the ledger, VAPID keys, sent by the emergency channel)
+from delivery.bootstrap.links import make_brand, make_links, push_public_key
 from delivery.callers.revocations import RevocationReader
 from delivery.callers.service_use import ServiceUse
 from delivery.config import Settings, load_policies, load_thresholds, secret

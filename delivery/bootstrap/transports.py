@@ -24,7 +24,6 @@ from delivery.transports.push import PushTransport
 from delivery.transports.rendering.render import Renderer
 from delivery.transports.sms import SmsSettings, SmsTransport, unreachable_by_text
 from delivery.transports.web_push import Vapid, WebPusher
-from delivery.vapid import public_key
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +66,6 @@ def make_vapid(settings: Settings) -> Vapid | None:
     """By whom browsers get push messages; ``None``: they get none."""
     key = secret(settings.vapid_private_key)
     return None if key is None else Vapid(key, settings.vapid_contact)
-
-
-def push_public_key(settings: Settings) -> str | None:
-    """The key that browsers subscribe with; ``None``: push messages to them are not set up."""
-    key = secret(settings.vapid_private_key)
-    return None if key is None else public_key(key)
 
 
 def make_elsewhere(settings: Settings) -> dict[str, Reachable]:

@@ -157,11 +157,8 @@ for command in (
     migrate.migrate,
     check.check,
     purge.purge,
-<<<<<<< HEAD
     partitions.partitions,
-=======
     push.push,
->>>>>>> a0b3d80 (Push messages to browsers: subscriptions in the ledger, VAPID keys, sent by the emergency channel)
     audit.audit,
     token.token,
     suppressions.suppressions,

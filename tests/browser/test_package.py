@@ -56,7 +56,7 @@ typed.on("order_shipped", (event) => event.data.ordr);
 const onStatus = (status: Status): string => status.state;
 const open = connect({ token: "t", onEvent: (event) => event.data, onStatus });
 open.on("any_name", (event) => event.data["n"]);
-export const pushed = async (): Promise<PushState | false> => canPush() && typed.enablePush({ ask: false });
+export const pushed: Promise<PushState> | false = canPush() && typed.enablePush({ ask: false });
 export const known: BuiltInType = "tool_executing";
 export async function newest(run: string): Promise<string | undefined> {
   const page = await typed.history({ before: "id", run });

@@ -26,6 +26,9 @@ _FILES = {
     "/client.d.ts": "Its types",
     "/inbox.js": "The inbox for pages, an ES module",
     "/inbox.d.ts": "Its types",
+    "/push.js": "Subscribes a browser to push messages, an ES module",
+    "/push.d.ts": "Its types",
+    "/push-worker.js": "The service worker that shows push messages",
 }
 
 
