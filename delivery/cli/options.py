@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
@@ -26,6 +27,7 @@ def api_options(function: F) -> F:
         default=DEFAULT_URL,
         show_default=True,
         show_envvar=True,
+        callback=lambda _context, _option, value: service_url(value),
         help="Address of the service.",
     )
     token = click.option(
@@ -38,6 +40,25 @@ def api_options(function: F) -> F:
     return url(token(function))
 
 
+def service_url(url: str) -> str:
+    """The address of a service.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, an address in brackets that do not close
+        is_url = False
+    if not is_url or not url.isprintable() or " " in url:
+        raise ConfigError(
+            "DELIVERY_URL must start with http:// or https:// and name a host, like "
+            f"{DEFAULT_URL}, not {url!r}"
+        )
+    return url
+
+
 def required_token(token: str | None, make: str) -> str:
     """The token.
 
@@ -45,10 +66,15 @@ def required_token(token: str | None, make: str) -> str:
         make: the command that makes one.
 
     Raises:
-        ConfigError: there is no token.
+        ConfigError: there is no token, or it cannot stand in a request.
     """
     if not token:
         raise ConfigError(f"DELIVERY_TOKEN is not set: export DELIVERY_TOKEN=$({make})")
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise ConfigError(
+            "DELIVERY_TOKEN holds more than a token, which is letters, digits and . _ -: "
+            f"export DELIVERY_TOKEN=$({make})"
+        )
     return token
 
 

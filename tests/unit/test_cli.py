@@ -195,6 +195,25 @@ def test_a_service_that_is_not_there_exits_3() -> None:
     assert "http://127.0.0.1:1 does not answer" in result.output
 
 
+@pytest.mark.parametrize("command", [("events", "list"), ("listen",), ("validate",)], ids=" ".join)
+def test_an_address_or_a_token_that_is_none_exits_2(command: tuple[str, ...]) -> None:
+    for url in (
+        "http://[::1",
+        "http://127.0.0.1:99999",
+        "nonsense",
+        "ftp://x",
+        "http://",
+        "http://a b",
+    ):
+        result = run(*command, "--token", "t", "--url", url)
+        assert (result.exit_code, type(result.exception)) == (2, SystemExit), url
+        assert "DELIVERY_URL must start with http:// or https://" in result.output
+    for token in ("t\x07", "t\n", "\N{LATIN SMALL LETTER E WITH ACUTE}", "Service token: t"):
+        result = run(*command, "--token", token, "--url", "http://127.0.0.1:1")
+        assert (result.exit_code, type(result.exception)) == (2, SystemExit), token
+        assert "DELIVERY_TOKEN holds more than a token" in result.output
+
+
 def leaves(group: click.Command, *names: str) -> list[tuple[str, ...]]:
     """Every command with a body of its own."""
     if not isinstance(group, click.Group):
