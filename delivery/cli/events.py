@@ -102,6 +102,14 @@ def _step(attempt: dict[str, Any]) -> str:
 @click.option("--run", help="Only this run's.")
 @click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @click.option("--type", "type_", help="Only this type.")
+@click.option("--class", "class_", help="Only this class.")
+@click.option("--user-prefix", help="Only of users whose id begins so.")
+@click.option("--run-prefix", help="Only of runs whose id begins so.")
+@click.option("--id-prefix", help="Only events whose id begins so.")
+@click.option("--channel", help="Only those with a step, attempt or confirmation there.")
+@click.option("--error", help="Only those with this text in an attempt's error.")
+@click.option("--from", "from_", help="Only those from this instant on (RFC 3339).")
+@click.option("--to", help="Only those before this instant (RFC 3339).")
 @click.option("--after", help="The `next` of the page before.")
 @click.option("--limit", type=click.IntRange(1, 1_000), default=50, show_default=True)
 @api_options
@@ -111,16 +119,21 @@ def list_events(
     run: str | None,
     state: str | None,
     type_: str | None,
+    class_: str | None,
+    from_: str | None,
     after: str | None,
     limit: int,
     url: str,
     token: str | None,
     as_json: bool,
+    **more: str | None,
 ) -> None:
-    """Events, newest first."""
+    """Events, newest first. The options are the filters of the dashboard."""
     from delivery.cli.http import Api
 
-    query = {
+    query = more | {
+        "class": class_,
+        "from": from_,
         "user_id": user,
         "run_id": run,
         "state": state,

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from delivery.api.operators.event_filter import FILTERS
+from delivery.cli import main
 from delivery.cli.http import Api
 from delivery.errors import ConfigError, RemoteError, Unreachable
+from tests.web_server import Reply, web_server
 
 Answer = Callable[[httpx.Request], httpx.Response]
 
@@ -90,3 +95,18 @@ def test_a_post_sends_json() -> None:
 
     with api(answer) as service:
         assert service.post("/replay", {"state": "dead"}) == {"state": "dead"}
+
+
+def test_a_listing_takes_every_filter_that_the_service_has() -> None:
+    given = {name: "critical" if name == "class" else f"{name}-1" for name in FILTERS}
+    given["state"] = "dead"
+    options = {"user_id": "user", "run_id": "run"}
+    with web_server() as service:
+        service.answer = lambda request: Reply(200, b'{"events": [], "next": null}')
+        arguments = ["events", "list", "--url", service.url, "--token", "tok", "--json"]
+        for name, value in given.items():
+            arguments += [f"--{options.get(name, name).replace('_', '-')}", value]
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 0, done.output
+        [asked] = service.requests
+    assert dict(parse_qsl(urlsplit(asked.path).query)) == given | {"limit": "50"}
