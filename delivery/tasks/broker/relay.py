@@ -1,7 +1,7 @@
 """The relay: a thread that sends published tasks from a gateway or worker to the broker.
 
 Owns: a bounded buffer of ids and the connection to the broker. Never does: wait in ``publish``,
-keep ids that cannot be sent (a sweep publishes them again).
+keep ids that cannot be sent (a sweep publishes them again), but for the last that a broker refused.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ class Relay:
         self._thread: threading.Thread | None = None
         self._producer: Producer | None = None
         self._is_down = False
+        self._is_refused = False
         self._failed: tuple[str, Sequence[str], Priority | None] | None = None
         self._outages = Outages("broker", time.monotonic)
 
@@ -193,7 +194,7 @@ class Relay:
             return
         if self._attempt(lambda: self._send_task(channel, ids, priority), len(ids)):
             self.sent += len(ids)
-        else:
+        elif self._is_refused:
             self._failed = (channel, ids, priority)
 
     def _attempt(self, action: Any, size: int) -> bool:
@@ -207,7 +208,9 @@ class Relay:
                 logger.warning("relay: publish failed (%s); a sweep will publish again", kind)
             self._is_down = True
             self.failed += size
-            self._report(trouble(error))
+            known = trouble(error)
+            self._is_refused = known is not None
+            self._report(known)
             self._disconnect()
             self._pause()
             return False
@@ -226,8 +229,8 @@ class Relay:
     def _check(self) -> None:
         """Ask a broker to which nothing was published lately whether it would take tasks.
 
-        A publish that failed is sent once more: only that shows a broker that answers everything
-        and takes no task. A task that comes twice has one effect.
+        A publish that it refused is sent once more: only that shows a broker that answers every
+        question and takes no task. A task that comes twice has one effect.
 
         Raises:
             Refuses: it answers, and would not.
