@@ -85,6 +85,8 @@ class WebPushApi:
         body = await read_object(request, {"endpoint", "id"})
         if set(body) not in ({"endpoint"}, {"id"}):
             raise Problem("invalid-request", 'write {"endpoint": "…"} or {"id": "…"}')
+        if not isinstance(body.get("id", ""), str):
+            raise Problem("invalid-request", "id must be a string", field="id")
         contact = await self._reads.contact(user_id) or Contact(user_id)
         wanted = parse_endpoint(body["endpoint"]) if "endpoint" in body else None
         found = next(

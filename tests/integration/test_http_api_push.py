@@ -62,6 +62,8 @@ async def test_a_user_keeps_lists_and_forgets_a_browser(client: Client) -> None:
         {"forgotten": True},
     )
     assert await ask(client, f"{PATH}/forget", OPERATE, id=one["id"]) == (200, {"forgotten": False})
+    assert (await ask(client, f"{PATH}/forget", CLIENT, id=7))[0] == 422
+    assert (await ask(client, f"{PATH}/forget", CLIENT))[0] == 422
     for headers in (OTHER, READ):
         assert (await ask(client, PATH, headers, **given))[0] == 403
     assert (await client.get(PATH, headers=OTHER)).status == 403

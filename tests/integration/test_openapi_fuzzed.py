@@ -31,6 +31,15 @@ checks.positive_data_acceptance.enabled = false
 include-name = "PUT /v1/users/{id}/contacts"
 checks.positive_data_acceptance.enabled = false
 [[operations]]
+include-name = "POST /v1/users/{id}/push"
+checks.positive_data_acceptance.enabled = false
+[[operations]]
+include-name = "POST /v1/users/{id}/push/forget"
+checks.positive_data_acceptance.enabled = false
+[[operations]]
+include-name = "GET /v1/push/key"
+checks.positive_data_acceptance.enabled = false
+[[operations]]
 include-name = "POST /v1/replay"
 checks.positive_data_acceptance.enabled = false
 [[operations]]

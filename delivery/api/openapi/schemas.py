@@ -290,6 +290,8 @@ SCHEMAS: dict[str, Schema] = {
         [],
         description="one of both",
         additionalProperties=False,
+        minProperties=1,
+        maxProperties=1,
     ),
     "PushForgotten": record({"forgotten": {"type": "boolean"}}),
     "InboxMarked": record({"marked": listing(text()), "unknown": listing(text())}),
