@@ -7,7 +7,7 @@ an endpoint is told stands in the ledger, as its worker knows it.
 from __future__ import annotations
 
 import logging
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 REPLAY_SECONDS = 5.0
 """How long one request looks for outcomes; the next one goes on."""
+FARTHEST = timedelta(days=366)
 
 
 class WebhooksApi:
@@ -95,7 +96,7 @@ class WebhooksApi:
         body = await read_object(request, ("since",))
         if body.get("since") is None:
             raise Problem("invalid-request", "since is missing", field="since")
-        since = parse_instant(body["since"], "since")
+        since = max(parse_instant(body["since"], "since"), datetime.now(UTC) - FARTHEST)
         state = await self._state(request)
         if state.facts is None:
             raise Problem(

@@ -288,8 +288,8 @@ class WebhookSql:
         """See the port. A page is a transaction of its own."""
         ends = time.monotonic() + seconds
         span, count = FIRST_SPAN, 0
+        after = since - timedelta(microseconds=1)
         until = self._database.now()
-        after = max(since, until - KEPT) - timedelta(microseconds=1)  # older messages are deleted
         while after < until:
             with self._database.write() as connection:
                 now = self._database.now(connection)
