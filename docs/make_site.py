@@ -29,7 +29,7 @@ KEPT = {".md", ".png", ".webp"}
 HTTP_GROUPS = {
     "Events": ("/v1/events", "/v1/replay", "/v1/acks", "/v1/runs", "/v1/messages"),
     "Live": ("/v1/ws", "/v1/stream", "/v1/tickets"),
-    "Users": ("/v1/users", "/v1/tokens", "/v1/suppressions"),
+    "Users": ("/v1/users", "/v1/push", "/v1/tokens", "/v1/suppressions"),
     "Figures and health": (
         "/v1/stats",
         "/v1/history",
@@ -68,6 +68,7 @@ OF_CLIENTS = {("post", "/v1/acks"), ("post", "/v1/tickets"), ("get", "/v1/stream
 """Requests of a user's own client."""
 NOT_BY_CURL = {
     "/v1/ws": "A [WebSocket](../protocol.md): `delivery listen` speaks it, and so do the clients.",
+    "/v1/users/{id}/push": "Of a page, which has the subscription of its [browser](../browser.md).",
     "/v1/callbacks": "Called by the [provider](../providers.md), which signs it.",
 }
 """Beginning of a path -> what stands in place of an example."""

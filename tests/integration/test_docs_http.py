@@ -28,10 +28,12 @@ __all__ = ["delivery_empty_ledger", "delivery_longest_wait", "delivery_service"]
 OPERATION = re.compile(r"### `([A-Z]+) (\S+)`\n(?:(?!###).)*?```bash\n(.*?)```", re.S)
 STREAMS = ("/v1/stream", "/v1/stats/stream")
 OTHERS = {
+    "GET /v1/push/key": "404",
     "DELETE /v1/suppressions/{address}": "404",
     "POST /v1/events/{id}/replay": "409",
 }
-"""Answers about an address that is not suppressed, and about an event that is confirmed by now."""
+"""Answers about a key that is not set, an address that is not suppressed, and an event that is
+confirmed by now."""
 
 
 @pytest.fixture
