@@ -353,7 +353,7 @@ async def test_a_client_that_answers_no_ping_is_closed_with_3012() -> None:
 
 
 async def test_a_client_that_reads_nothing_is_dropped_and_keeps_no_other_waiting() -> None:
-    node = Node(limits=Limits(max_in_flight=10_000, max_queue=10_000), send_timeout=0.3)
+    node = Node(limits=Limits(max_in_flight=10_000, max_queue=10_000), send_timeout=2.0)
     async with serve(node):
         stuck = await raw_client(node, 4_096)
         async with joined(node) as (ws, _):
