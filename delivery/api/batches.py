@@ -128,6 +128,28 @@ def _with_surrogates(raw: bytes) -> Batch | None:
     return Batch(items, is_single=False)
 
 
+def check_list(raw: bytes) -> None:
+    """Refuse what is no list by itself. Inside another text it could end that text's own object,
+    and begin members of it.
+
+    Args:
+        raw: within the limits of a body.
+
+    Raises:
+        Problem: 400.
+    """
+    try:
+        msgspec.json.decode(raw, type=list[msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        fault = Problem("not-json", f"not a JSON list: {error}")
+        if _count_values(raw) > MAX_VALUES:
+            raise fault from error
+        try:
+            decode_surrogates(raw)
+        except (ValueError, RecursionError):
+            raise fault from error
+
+
 def _count_values(raw: bytes) -> int:
     return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
 

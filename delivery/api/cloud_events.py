@@ -18,12 +18,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from delivery.api.batches import Batch, check_shape, decode_item, parse_batch
+from delivery.api.batches import Batch, check_list, check_shape, decode_item, parse_batch
 from delivery.api.problems import Problem
 from delivery.domain.inputs.foreign_text import is_storable
 from delivery.domain.limits import MAX_CLOUD_NAME
 from delivery.domain.options import parse_rfc_3339
-from delivery.errors import InvalidEvent
+from delivery.errors import InvalidEvent, InvalidFrame
 from delivery.protocol import decode_json
 
 STRUCTURED = "application/cloudevents+json"
@@ -64,6 +64,7 @@ def parse_cloud_events(
     if content_type == BATCHED:
         # The limits, and the texts about them, are those of any list of events.
         listed = parse_batch("application/json", b'{"events":%b}' % raw)
+        check_list(raw)
         return _batch(listed.items, is_single=False)
     if content_type.startswith(_ANY_FORMAT):
         raise Problem(
@@ -212,3 +213,6 @@ def _data(given: Mapping[str, Any], texts: Mapping[str, str]) -> Any:
         return decode_json(base64.b64decode(encoded, validate=True))
     except (binascii.Error, ValueError) as error:
         raise InvalidEvent("data_base64 is not base64", field="data_base64") from error
+    except (InvalidFrame, RecursionError) as error:
+        # Of this event alone: others of its batch go on.
+        raise InvalidEvent(f"data_base64: {error}", field="data_base64") from error

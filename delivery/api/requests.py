@@ -35,6 +35,8 @@ MAX_RATIO = 100
 """A compressed body may grow to ``MAX_RATIO`` times its length, or to ``MIN_INFLATED`` bytes."""
 BAD_TOKEN_DELAY = 0.5
 """Seconds before a caller with too many bad tokens gets an answer."""
+MAX_HOPS = 16
+"""Entries of ``X-Forwarded-For`` that are looked at, from its end: a caller may send thousands."""
 RATES = web.AppKey("rates", Rates)
 PROXIES: web.AppKey[Sequence[str]] = web.AppKey("trusted_proxies")
 STANDING = web.RequestKey("delivery.standing", Standing)
@@ -181,7 +183,9 @@ async def read_body(request: web.Request, limit: int = SMALL_BODY) -> bytes:
     Raises:
         Problem: 413 or 408.
     """
-    is_compressed = request.headers.get("Content-Encoding", "identity").lower() != "identity"
+    # Every header counts: aiohttp unpacks by whichever of several it knows.
+    encodings = request.headers.getall("Content-Encoding", ())
+    is_compressed = any(encoding.lower() != "identity" for encoding in encodings)
     if is_compressed:
         limit = min(limit, max(MIN_INFLATED, MAX_RATIO * (request.content_length or 0)))
     if (request.content_length or 0) > limit:
@@ -348,7 +352,10 @@ def client_address(request: web.Request, trusted: Sequence[str]) -> str:
     address = request.remote or ""
     if not trusted:
         return address
-    hops = [hop.strip() for hop in request.headers.get("X-Forwarded-For", "").split(",")]
+    # A proxy may add a header of its own behind the caller's: all of them are one list.
+    # Source: RFC 9110, section 5.3.
+    given = ",".join(request.headers.getall("X-Forwarded-For", ()))
+    hops = [hop.strip() for hop in given.rsplit(",", MAX_HOPS)][-MAX_HOPS:]
     while hops and _is_trusted(address, trusted) and _is_address(hops[-1]):
         address = hops.pop()
     return address
@@ -359,7 +366,8 @@ def is_https(request: web.Request, trusted: Sequence[str]) -> bool:
     ``X-Forwarded-Proto`` says so."""
     if request.secure:
         return True
-    told = request.headers.get("X-Forwarded-Proto", "").rpartition(",")[2].strip().lower()
+    given = ",".join(request.headers.getall("X-Forwarded-Proto", ()))
+    told = given.rpartition(",")[2].strip().lower()
     return told == "https" and _is_trusted(request.remote or "", trusted)
 
 

@@ -197,3 +197,29 @@ def delivery_id() -> str:
     from uuid_utils import uuid7
 
     return str(uuid7())
+
+
+async def test_a_batch_is_a_json_list_and_no_part_of_another_text(service: Service) -> None:
+    first, second = json.dumps(sent()), json.dumps(sent(id="other"))
+    for raw in (f'[{first}],"events":[{second}]', f"[{first}] ,"):
+        status, document = await service.post(BATCHED, raw.encode())
+        assert (status, document["type"]) == (400, "/problems/not-json"), document
+    status, document = await service.post(BATCHED, b'[{"id":"\\ud800"}]')
+    assert (status, document["rejected"][0]["index"]) == (422, 0), document
+
+
+async def test_data_that_is_no_json_costs_its_own_event_alone(service: Service) -> None:
+    good, deep = sent(id="good"), b"[" * 80 + b"]" * 80
+    for data in (b"{}}", b"", deep, b"\xff"):
+        bad = sent(id="bad", data_base64=base64.b64encode(data).decode())
+        status, document = await service.post(BATCHED, [bad, good])
+        assert status == 202, document
+        assert [one["index"] for one in document["accepted"]] == [1]
+        [rejected] = document["rejected"]
+        assert (rejected["index"], rejected["error"]["field"]) == (0, "data_base64")
+
+
+def sent(**changes: Any) -> dict[str, Any]:
+    """A CloudEvent as JSON."""
+    required = {"specversion": "1.0", "source": "s", "id": "a", "type": "note"}
+    return required | {"userid": "u1", "runid": "r1"} | changes

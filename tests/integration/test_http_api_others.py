@@ -12,12 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict
 from standardwebhooks.webhooks import Webhook
 
 from delivery.api import routes
 from delivery.api.openapi.document import document
 from delivery.api.problems import CONTENT_TYPE, KINDS
-from delivery.api.requests import client_address
+from delivery.api.requests import client_address, is_https
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
 from delivery.domain.policy import parse_policies
@@ -800,5 +801,24 @@ def test_every_path_parameter_of_the_document_is_described() -> None:
 def test_a_forwarded_address_counts_only_from_a_trusted_proxy(
     remote: str, forwarded: str, trusted: tuple[str, ...], expected: str
 ) -> None:
-    request: Any = SimpleNamespace(remote=remote, headers={"X-Forwarded-For": forwarded})
+    headers = CIMultiDict({"X-Forwarded-For": forwarded})
+    request: Any = SimpleNamespace(remote=remote, headers=headers)
     assert client_address(request, trusted) == expected
+
+
+def test_a_header_that_a_proxy_adds_counts_and_not_the_one_before_it_of_the_caller() -> None:
+    given = [
+        ("X-Forwarded-For", "192.0.2.1"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("X-Forwarded-Proto", "http"),
+    ]
+    request: Any = SimpleNamespace(remote="10.0.0.1", headers=CIMultiDict(given), secure=False)
+    assert client_address(request, ("10.0.0.1",)) == "203.0.113.9"
+    assert not is_https(request, ("10.0.0.1",))
+
+
+def test_thousands_of_forwarded_addresses_are_not_all_looked_at() -> None:
+    headers = CIMultiDict({"X-Forwarded-For": "192.0.2.1," + "10.0.0.2," * 2_000 + "10.0.0.2"})
+    request: Any = SimpleNamespace(remote="10.0.0.1", headers=headers)
+    assert client_address(request, ("10.0.0.0/8",)) == "10.0.0.2"

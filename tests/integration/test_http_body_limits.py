@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from multidict import CIMultiDict
 
 from delivery.api import routes
 from delivery.api.problems import Problem, problem_middleware
@@ -59,6 +60,18 @@ async def test_a_line_and_any_other_body_have_as_many_levels(client: Client, lev
     await problem(response, 400, "not-json")
     response = await client.put("/v1/users/u1/contacts", data=deep, headers=EVERYTHING)
     await problem(response, 400, "not-json")
+
+
+@pytest.mark.parametrize("order", [("identity", "gzip"), ("", "gzip"), ("gzip", "gzip")])
+async def test_a_body_grows_only_so_far_whichever_header_says_that_it_is_compressed(
+    client: Client, order: tuple[str, str]
+) -> None:
+    raw = gzip.compress(b" " * 12_000_000)
+    headers = CIMultiDict(EMIT | {"Content-Type": "application/json"})
+    for encoding in order:
+        headers.add("Content-Encoding", encoding)
+    response = await client.post("/v1/events", data=raw, headers=headers)
+    await problem(response, 413, "payload-too-large")
 
 
 BODIES = {
