@@ -84,7 +84,7 @@ lock: env  ## upgrade everything within pyproject's ranges and pin it
 	@mv requirements.lock.new requirements.lock
 	@$(PYTHON) bootstrap.py
 
-client:  ## minify delivery/web/client/client.js after a change (needs npm)
+client:  ## minify the files of delivery/web/client after a change (needs npm)
 	@test -d tests/npm/node_modules || npm ci --silent --no-audit --no-fund --prefix tests/npm
 	@$(PYTHON) tests/npm/minify.py
 

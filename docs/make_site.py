@@ -41,7 +41,7 @@ HTTP_GROUPS = {
     ),
     "Webhooks": ("/v1/webhooks",),
     "Callbacks of providers": ("/v1/callbacks",),
-    "Files for pages": ("/client", "/inbox.js", "/inbox.d.ts"),
+    "Files for pages": ("/client", "/inbox.", "/push"),
     "Pages behind links": ("/confirm", "/c/", "/unsubscribe", "/verify", "/problems"),
 }
 NOT_SHOWN = ("/v1/session", "/v1/demo", "/demo", "/v1/inbox", "/inbox/", "/dashboard.")

@@ -4,13 +4,14 @@ import gzip
 from typing import Any
 
 import httpx
+import pytest
 from playwright.async_api import Page
 
 from delivery import resources
 from tests.browser.conftest import NewDevice
 from tests.browser.gate import Gate
 from tests.browser.service import Service, until
-from tests.npm.minify import header
+from tests.npm.minify import OPTIONS, header
 
 LIMIT = 7 * 1024
 """Bytes of the client, minified and compressed."""
@@ -41,20 +42,25 @@ def test_the_client_is_small_and_needs_nothing_else() -> None:
     )
 
 
-def test_the_minified_client_is_made_from_the_source() -> None:
-    minified = resources.file("web", "client/client.min.js").read_text()
-    assert minified.startswith(header()), "run `make client` and commit the file that it writes"
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_minified_file_is_made_from_its_source(name: str) -> None:
+    minified = resources.file("web", f"client/{name}.min.js").read_text()
+    assert minified.startswith(header(name)), "run `make client` and commit what it writes"
 
 
-def test_the_client_is_served_compressed_and_for_ever_under_its_version(service: Service) -> None:
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_file_is_served_minified_compressed_and_for_ever_under_its_version(
+    service: Service, name: str
+) -> None:
     with httpx.Client(base_url=service.url, trust_env=False) as http:
-        short = http.get("/client.js", headers={"Accept-Encoding": "br, gzip;q=0.5"})
+        short = http.get(f"/{name}.js", headers={"Accept-Encoding": "br, gzip;q=0.5"})
+        assert short.text.startswith(header(name))
         assert short.headers["Content-Encoding"] == "gzip"
         assert int(short.headers["Content-Length"]) <= LIMIT
         assert "no-cache" in short.headers["Cache-Control"]
-        again = http.get("/client.js", headers={"If-None-Match": short.headers["ETag"]})
+        again = http.get(f"/{name}.js", headers={"If-None-Match": short.headers["ETag"]})
         assert again.status_code == 304
-        plain = http.get("/client.js", headers={"Accept-Encoding": "gzip;q=0"})
+        plain = http.get(f"/{name}.js", headers={"Accept-Encoding": "gzip;q=0"})
         assert "Content-Encoding" not in plain.headers
         assert plain.text == short.text
         assert plain.headers["ETag"] != short.headers["ETag"]
@@ -62,8 +68,8 @@ def test_the_client_is_served_compressed_and_for_ever_under_its_version(service:
         assert pinned.text == short.text
         assert "immutable" in pinned.headers["Cache-Control"]
         assert pinned.headers["Access-Control-Allow-Origin"] == "*"
-        older = http.get("/client.0123456789abcdef.js")
-        assert (older.status_code, older.headers["Location"]) == (307, "client.js")
+        older = http.get(f"/{name}.0123456789abcdef.js")
+        assert (older.status_code, older.headers["Location"]) == (307, f"{name}.js")
         assert "immutable" not in older.headers["Cache-Control"]
 
 

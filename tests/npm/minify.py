@@ -1,6 +1,6 @@
-"""Minifies the browser client; ``make client`` runs it.
+"""Minifies the files that a gateway serves to pages of others; ``make client`` runs it.
 
-The gateway serves the result, which is in the repository: an installation needs no Node.js.
+The results are in the repository: an installation needs no Node.js.
 """
 
 from __future__ import annotations
@@ -11,25 +11,31 @@ import subprocess
 from pathlib import Path
 
 CLIENT = Path(__file__).resolve().parents[2] / "delivery" / "web" / "client"
-SOURCE = CLIENT / "client.js"
-MINIFIED = CLIENT / "client.min.js"
 TERSER = Path(__file__).with_name("node_modules") / ".bin" / "terser"
-OPTIONS = ("--module", "--ecma", "2022", "--compress", "passes=3,unsafe_arrows=true", "--mangle")
+MODULE = ("--module", "--compress", "passes=3,unsafe_arrows=true")
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "client": MODULE,
+    "inbox": MODULE,
+    "push": MODULE,
+    # Loaded by `importScripts` beside an application's own worker: its names stay as they are.
+    "push-worker": ("--compress", "passes=3"),
+}
+"""Name of a file without its ending -> how it is minified."""
 
 
-def header() -> str:
-    """The first line of the minified file: a test compares it with the source."""
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
+def header(name: str) -> str:
+    """The first line of a minified file: a test compares it with the source."""
+    digest = hashlib.sha256((CLIENT / f"{name}.js").read_bytes()).hexdigest()[:16]
     version = json.loads((CLIENT / "package.json").read_text())["version"]
-    return f"/*! delivery-ledger-client {version}, Apache-2.0, from client.js {digest} */\n"
+    return f"/*! delivery-ledger-client {version}, Apache-2.0, from {name}.js {digest} */\n"
 
 
 def main() -> None:
-    """Write the minified file."""
-    done = subprocess.run(
-        [TERSER, SOURCE, *OPTIONS], check=True, capture_output=True, text=True, timeout=60
-    )
-    MINIFIED.write_text(header() + done.stdout.strip() + "\n")
+    """Write the minified files."""
+    for name, options in OPTIONS.items():
+        command = [TERSER, CLIENT / f"{name}.js", "--ecma", "2022", *options, "--mangle"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+        (CLIENT / f"{name}.min.js").write_text(header(name) + done.stdout.strip() + "\n")
 
 
 if __name__ == "__main__":

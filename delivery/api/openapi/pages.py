@@ -52,56 +52,62 @@ def paths() -> Schema:
         }
         for path, summary in _FILES.items()
     }
-    return files | {
-        VERSIONED: {
+    pinned = {
+        versioned: {
             "get": operation(
-                "The browser client of this content, to be kept for ever; 307 to /client.js for "
-                "another release's",
+                f"{name} of this content, to be kept for ever; 307 to {name} for another release's",
                 {200: text(), 304: None, 307: None},
                 parameters=(path("version"),),
-                media=FILES["/client.js"][1],
+                media=FILES[name][1],
                 open_to_all=True,
             )
-        },
-        "/confirm/{token}": {
-            "get": html(
-                "Ask whether the events were seen; confirms nothing",
-                404,
-                410,
-                503,
-                parameter="token",
-            ),
-            "post": html(
-                "Confirm the events that the message listed", 404, 410, 503, parameter="token"
-            ),
-        },
-        "/c/{token}": {
-            "get": html(
-                "The page of /confirm under a shorter address, for text messages",
-                404,
-                410,
-                503,
-                parameter="token",
-            ),
-            "post": html(
-                "Confirm the events that the message listed", 404, 410, 503, parameter="token"
-            ),
-        },
-        "/unsubscribe/{token}": {
-            "get": html("Ask before opting out", 404, 410, 503, parameter="token"),
-            "post": html(
-                "Opt out, also by one click (RFC 8058); choose classes, or undo it",
-                404,
-                410,
-                413,
-                422,
-                503,
-                parameter="token",
-            ),
-        },
-        "/verify/{token}": {
-            "get": html("Ask the owner of an address", 404, 410, 503, parameter="token"),
-            "post": html("Let messages go to the address", 404, 410, 503, parameter="token"),
-        },
-        "/problems/{slug}": {"get": html("What a problem type means", 404, parameter="slug")},
+        }
+        for name, versioned in VERSIONED.items()
     }
+    return (
+        files
+        | pinned
+        | {
+            "/confirm/{token}": {
+                "get": html(
+                    "Ask whether the events were seen; confirms nothing",
+                    404,
+                    410,
+                    503,
+                    parameter="token",
+                ),
+                "post": html(
+                    "Confirm the events that the message listed", 404, 410, 503, parameter="token"
+                ),
+            },
+            "/c/{token}": {
+                "get": html(
+                    "The page of /confirm under a shorter address, for text messages",
+                    404,
+                    410,
+                    503,
+                    parameter="token",
+                ),
+                "post": html(
+                    "Confirm the events that the message listed", 404, 410, 503, parameter="token"
+                ),
+            },
+            "/unsubscribe/{token}": {
+                "get": html("Ask before opting out", 404, 410, 503, parameter="token"),
+                "post": html(
+                    "Opt out, also by one click (RFC 8058); choose classes, or undo it",
+                    404,
+                    410,
+                    413,
+                    422,
+                    503,
+                    parameter="token",
+                ),
+            },
+            "/verify/{token}": {
+                "get": html("Ask the owner of an address", 404, 410, 503, parameter="token"),
+                "post": html("Let messages go to the address", 404, 410, 503, parameter="token"),
+            },
+            "/problems/{slug}": {"get": html("What a problem type means", 404, parameter="slug")},
+        }
+    )

@@ -1,7 +1,8 @@
 """The files of the dashboard and of the browser client.
 
-Owns: the public files of ``web/``, their headers, and the client's versioned address. Never does:
-build a path from a request; the files are read and compressed once, when the gateway starts.
+Owns: the public files of ``web/``, their headers, and the versioned addresses of those for pages of
+others. Never does: build a path from a request; the files are read and compressed once, when the
+gateway starts.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ FILES = {
     "/page.js": ("page.js", "text/javascript"),
     "/client.js": ("client/client.min.js", "text/javascript"),
     "/client.d.ts": ("client/client.d.ts", "text/plain"),
-    "/inbox.js": ("client/inbox.js", "text/javascript"),
+    "/inbox.js": ("client/inbox.min.js", "text/javascript"),
     "/inbox.d.ts": ("client/inbox.d.ts", "text/plain"),
-    "/push.js": ("client/push.js", "text/javascript"),
+    "/push.js": ("client/push.min.js", "text/javascript"),
     "/push.d.ts": ("client/push.d.ts", "text/plain"),
-    "/push-worker.js": ("client/push-worker.js", "text/javascript"),
+    "/push-worker.js": ("client/push-worker.min.js", "text/javascript"),
 }
 # Pages of any origin may load the client: it is public, and access needs a token.
 SHARED = (
@@ -59,8 +60,10 @@ HEADERS = {
     "Cache-Control": "no-cache",
     "Vary": "Accept-Encoding",
 }
-VERSIONED = "/client.{version}.js"
-"""The client by its content's hash, for pages that pin it: it may be kept for ever."""
+VERSIONED = {
+    path: path.removesuffix(".js") + ".{version}.js" for path in SHARED if path.endswith(".js")
+}
+"""A file -> its address by its content's hash, for pages that pin it: it may be kept for ever."""
 IMMUTABLE = {"Cache-Control": "public, max-age=31536000, immutable"}
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -93,24 +96,27 @@ class _File:
 
 
 def routes(folder: Path) -> list[web.RouteDef]:
-    """Routes to mount: one per file, and the client's versioned one."""
+    """Routes to mount: one per file, and the versioned ones."""
     files = {
         path: _File((folder / name).read_bytes(), content_type)
         for path, (name, content_type) in FILES.items()
     }
-    client = files["/client.js"]
     return [
-        *(web.get(path, _handler(file, _headers(path, client))) for path, file in files.items()),
-        web.get(VERSIONED, _versioned_handler(client)),
+        *(web.get(path, _handler(file, _headers(path, file))) for path, file in files.items()),
+        *(
+            web.get(versioned, _versioned_handler(path.removeprefix("/"), files[path]))
+            for path, versioned in VERSIONED.items()
+        ),
     ]
 
 
-def _headers(path: str, client: _File) -> dict[str, str]:
+def _headers(path: str, file: _File) -> dict[str, str]:
     shared = HEADERS | SHARED_HEADERS if path in SHARED else HEADERS
-    if path != "/client.js":
+    if path not in VERSIONED:
         return shared
     # Relative: behind a proxy the service may live under a path.
-    return shared | {"Content-Location": f"client.{client.version}.js"}
+    versioned = VERSIONED[path].removeprefix("/").format(version=file.version)
+    return shared | {"Content-Location": versioned}
 
 
 def _handler(file: _File, headers: Mapping[str, str]) -> Serve:
@@ -120,14 +126,12 @@ def _handler(file: _File, headers: Mapping[str, str]) -> Serve:
     return serve
 
 
-def _versioned_handler(client: _File) -> Serve:
+def _versioned_handler(name: str, file: _File) -> Serve:
     async def serve(request: web.Request) -> web.StreamResponse:
-        if request.match_info["version"] == client.version:
-            return client.response(request, HEADERS | SHARED_HEADERS | IMMUTABLE)
+        if request.match_info["version"] == file.version:
+            return file.response(request, HEADERS | SHARED_HEADERS | IMMUTABLE)
         # Of another release: a page that pins it goes on with this one.
-        return web.Response(
-            status=307, headers=HEADERS | SHARED_HEADERS | {"Location": "client.js"}
-        )
+        return web.Response(status=307, headers=HEADERS | SHARED_HEADERS | {"Location": name})
 
     return serve
 
