@@ -44,6 +44,7 @@ main{width:100%;max-width:32rem;background:var(--card);border:1px solid var(--li
 border-radius:1rem;padding:clamp(1.5rem,5vw,2.5rem)}
 h1{margin:0 0 .75rem;font-size:1.45rem;line-height:1.25;text-wrap:balance}
 p{margin:0 0 1rem;color:var(--soft);overflow-wrap:anywhere}
+main>:last-child{margin-bottom:0}
 ul{list-style:none;margin:0 0 1.5rem;padding:0;border-top:1px solid var(--line)}
 li{display:flex;justify-content:space-between;gap:1rem;padding:.6rem 0;
 border-bottom:1px solid var(--line)}

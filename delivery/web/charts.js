@@ -162,8 +162,9 @@ export function historyChart(told, { title, lines, format, width, ceiling = null
   }
   lines.forEach((_, index) => {
     parts.push(s("path", { class: `history-line line-${index}`, d: pathOf(points, index, told.step * 1000, x, y) }));
+    parts.push(s("path", { class: `history-point line-${index}`, d: lonelyOf(points, index, told.step * 1000, x, y) }));
   });
-  if (!known.length) parts.push(s("text", { x: (LEFT + width) / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "– no data in this range"));
+  if (!known.length) parts.push(s("text", { x: (LEFT + width) / 2, y: HEIGHT / 2 - 16, "text-anchor": "middle" }, "– no data in this range"));
   const cursor = s("g", { class: "cursor", visibility: "hidden" });
   const spoken = known.length
     ? `${title}: ${lines.map(([name], index) => summary(name, points, index, format)).join("; ")}`
@@ -207,6 +208,16 @@ function tell(cursor, point, { lines, format, x, y, width, span }) {
 }
 
 /** A line that ends where a step is missing. */
+/** Dots where a value has no neighbour: a line of one point cannot be seen. */
+function lonelyOf(points, index, step, x, y) {
+  const known = points.filter(({ values }) => values[index] !== null);
+  const isFar = (one, other) => !other || Math.abs(one.at - other.at) > step * 1.5;
+  return known
+    .filter((one, at) => isFar(one, known[at - 1]) && isFar(one, known[at + 1]))
+    .map(({ at, values }) => `M${x(at).toFixed(1)},${y(values[index]).toFixed(1)}h.01`)
+    .join("");
+}
+
 function pathOf(points, index, step, x, y) {
   let path = "";
   let before = null;

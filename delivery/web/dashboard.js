@@ -36,6 +36,7 @@ let samples = [];
 let suppressedAt = 0; // when the suppressed addresses were read
 let stream = null;
 let openOutages = [];
+let lostAt = null; // since when the service does not answer
 
 // ---- figures
 
@@ -76,6 +77,7 @@ function drawFigures({ stats, conditions, nodes, channel_ms: channelMs }) {
     ),
   );
   drawStates(stats.states);
+  $("channels-empty").hidden = Object.keys(stats.channels).length > 0;
   draw("channels", [stats.channels, channelMs], () =>
     Object.entries(stats.channels).map(([name, channel]) =>
       h("tr", {}, h("td", {}, words(name)), h("td", { class: "num" }, channel.attempts.toLocaleString()),
@@ -106,6 +108,17 @@ function drawVerdict(stats, conditions) {
     h("p", { class: "failed" },
       dead ? h("button", { type: "button", class: "link", onclick: () => go({ view: "board", filter: { state: "dead" } }, true) }, `${plural(dead, "event")} dead`) : "No event is dead",
       failing.length ? `. Attempts that failed in the last minutes: ${failing.join(", ")}.` : ". No attempt failed in the last minutes."),
+  ]);
+}
+
+/** While nothing can be known, the page says so in place of a verdict that may be wrong by now. */
+function lose(message) {
+  health("away", message);
+  lostAt ??= new Date().toISOString();
+  $("board").classList.add("lost");
+  draw("verdict", [message, lostAt], () => [
+    h("p", { class: "verdict bad" }, h("strong", {}, "Not known"), `: ${message[0].toLowerCase()}${message.slice(1)}, since `, moment(lostAt)),
+    h("p", { class: "failed" }, "All below is as it was then. It is read again as soon as there is an answer."),
   ]);
 }
 
@@ -239,7 +252,7 @@ async function listen() {
       if (error instanceof ApiError && [401, 403].includes(error.status)) return signOut(error.message);
     }
     if (mine.signal.aborted) return;
-    health("away", "The service does not answer");
+    lose("The service does not answer");
     await new Promise((go) => setTimeout(go, RETRY_MS * (0.5 + Math.random())));
   }
 }
@@ -259,11 +272,13 @@ async function isRenewed() {
 function onPush(name, value) {
   if (name === "history") {
     const first = value.samples[0]?.at ?? new Date().toISOString();
-    samples = [...samples.filter(({ at }) => at < first), ...value.samples].slice(-MAX_SAMPLES);
+    samples = [...overBy(samples, first), ...value.samples].slice(-MAX_SAMPLES);
     return now();
   }
   drawOutages(value.outages);
-  if (!value.stats) return health("away", "The ledger does not answer");
+  if (!value.stats) return lose("The ledger does not answer");
+  lostAt = null;
+  $("board").classList.remove("lost");
   health("ok", "Live");
   remember(value.stats);
   drawFigures(value);
@@ -274,13 +289,16 @@ function onPush(name, value) {
 async function readLastHour() {
   const { points } = await api("v1/history?step=minute");
   const known = points.map((point) => ({
-    at: point.at, delivery_rate: point.delivery_rate, fallback_share: point.fallback_share,
+    at: point.at, until: Date.parse(point.at) + 60_000, delivery_rate: point.delivery_rate, fallback_share: point.fallback_share,
     events_per_s: point.events_per_s, p50: point.ack_ms.p50, p99: point.ack_ms.p99,
     connections: point.connections, dead: point.dead, open_breakers: point.open_breakers,
   }));
   const first = samples[0]?.at ?? new Date().toISOString();
-  samples = [...known.filter(({ at }) => at < first), ...samples].slice(-MAX_SAMPLES);
+  samples = [...overBy(known, first), ...samples].slice(-MAX_SAMPLES);
 }
+
+/** Those that are over at an instant: a minute that samples cover as well would be drawn twice. */
+const overBy = (list, first) => list.filter(({ at, until }) => (until ?? Date.parse(at)) <= Date.parse(first));
 
 /** Between the service's samples: one of our own every ten seconds. */
 function remember(stats) {

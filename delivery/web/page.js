@@ -2,10 +2,11 @@
 // Text from the API only ever becomes text nodes, so no event can run in these pages.
 
 const TIMEOUT_MS = 8000;
+const SILENT_MS = 40_000; // the figures' stream says something every 15 s
 
 export const TONES = {
-  confirmed: "good", delivered: "good", closed: "good", ok: "good",
-  falling_back: "warn", parked: "warn", unknown: "warn", half_open: "warn", expired: "warn", warn: "warn",
+  confirmed: "good", delivered: "good", closed: "good", ok: "good", on: "good",
+  falling_back: "warn", parked: "warn", unknown: "warn", half_open: "warn", expired: "warn", warn: "warn", off: "warn",
   dead: "bad", failed: "bad", open: "bad", bad: "bad",
   bounced: "bad", undelivered: "bad", complained: "bad", deferred: "warn",
 };
@@ -173,23 +174,35 @@ export async function api(path, body, method = body === undefined ? "GET" : "POS
 
 /**
  * Read a stream of server-sent events until it ends. `EventSource` does not tell why it was refused.
- * Throws `ApiError` where the service refuses.
+ * Throws `ApiError` where the service refuses, and ends a stream that has gone silent.
  */
 export async function follow(path, signal, onMessage) {
   const headers = { Accept: "text/event-stream" };
-  const response = await fetch(path, { headers, cache: "no-store", signal });
-  if (!response.ok) throw new ApiError(response.status, await response.json().catch(() => ({})));
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const blocks = (rest + value).split("\n\n");
-    rest = blocks.pop();
-    for (const block of blocks) {
-      const name = /^event: (.*)$/m.exec(block)?.[1];
-      const data = /^data: (.*)$/m.exec(block)?.[1];
-      if (name && data) onMessage(name, JSON.parse(data));
+  const silence = new AbortController();
+  let timer = null;
+  const heard = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => silence.abort(), SILENT_MS);
+  };
+  heard();
+  try {
+    const response = await fetch(path, { headers, cache: "no-store", signal: AbortSignal.any([signal, silence.signal]) });
+    if (!response.ok) throw new ApiError(response.status, await response.json().catch(() => ({})));
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let rest = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      heard();
+      const blocks = (rest + value).split("\n\n");
+      rest = blocks.pop();
+      for (const block of blocks) {
+        const name = /^event: (.*)$/m.exec(block)?.[1];
+        const data = /^data: (.*)$/m.exec(block)?.[1];
+        if (name && data) onMessage(name, JSON.parse(data));
+      }
     }
+  } finally {
+    clearTimeout(timer);
   }
 }

@@ -49,12 +49,12 @@ export const forgetHistory = () => ([historyAt, historyOf, told, connectionsAt, 
 function drawHistory() {
   const share = (value) => percent(value);
   const time = (ms) => (ms === 0 ? "0" : duration(ms));
-  const number = (value) => (value < 10 && value % 1 ? value.toFixed(1) : Math.round(value).toLocaleString());
+  const number = (value) => (value < 100 && value % 1 ? value.toFixed(1) : Math.round(value).toLocaleString());
   const charts = [
     ["Events per second", [["events", (x) => x.events_per_s]], number, {}],
     ["Delivered", [["delivered", (x) => x.delivery_rate]], share, { ceiling: 1 }],
     ["Needed a fallback", [["fallback", (x) => x.fallback_share]], share, { ceiling: 0.1 }],
-    ["Acknowledged in", [["median", (x) => x.ack_ms.p50], ["p99", (x) => x.ack_ms.p99]], time, {}],
+    ["Acknowledged in: median, and p99 (dashed)", [["median", (x) => x.ack_ms.p50], ["p99", (x) => x.ack_ms.p99]], time, {}],
     ["Connections", [["connections", (x) => x.connections]], number, {}],
     ["Dead events", [["dead", (x) => x.dead]], number, { ceiling: 1 }],
   ];

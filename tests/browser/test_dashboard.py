@@ -21,6 +21,7 @@ from delivery.domain.webhooks.endpoints import Endpoint
 from delivery.ledger import SqlLedger
 from tests import servers
 from tests.browser.conftest import NewDevice
+from tests.browser.gate import Gate
 from tests.browser.service import Service, serving, until
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
@@ -273,6 +274,28 @@ async def test_a_filter_stands_in_the_address_and_its_list_has_no_end(
     await expect(page.locator("#events-count")).to_have_text("130 events match")
     await expect(page.get_by_label("User begins")).to_have_value(user[:-2])
     await expect(page).to_have_title(re.compile(f"Events: {user[:-2]} – Delivery"))
+
+
+async def test_without_the_service_no_verdict_stands_and_the_filter_is_kept(
+    context: BrowserContext, service: Service, gate: Gate, user: str
+) -> None:
+    service.emit(user, "note")
+    page = await context.new_page()
+    await page.goto(f"{service.page}&user_prefix={user}".replace(service.url, gate.url))
+    await expect(page.locator("#events-count")).to_have_text("1 event matches")
+    await expect(page.locator("#verdict")).to_contain_text("ealthy")
+    await context.route("**/v1/**", lambda route: route.abort())
+    gate.cut()
+    await expect(page.locator("#verdict")).to_contain_text("Not known: the service does not answer")
+    await expect(page.locator("#verdict")).not_to_contain_text("ealthy")
+    assert await serious_faults(page) == []
+    await page.get_by_label("Run begins").fill("run-1")
+    await expect(page.locator("#events-note")).to_contain_text("The filter is kept")
+    await expect(page).to_have_url(re.compile(f"#user_prefix={user}&run_prefix=run-1$"))
+    await context.unroute("**/v1/**")
+    await expect(page.locator("#health")).to_have_text("Live", timeout=30_000)
+    await expect(page.locator("#verdict")).to_contain_text("ealthy")
+    await expect(page.locator("#events-count")).to_have_text("1 event matches")
 
 
 async def test_a_user_and_a_run_have_pages_that_say_what_became_of_them(
