@@ -20,12 +20,12 @@ from delivery.api.operators.event_filter import FILTERS, parse_filter
 from delivery.api.problems import CALLER, Problem, problem_of
 from delivery.api.requests import (
     MAX_LIMIT,
-    address_of,
     caller,
     check_known,
     check_rate,
     client,
     count_rate,
+    counted_address_of,
     json_response,
     parse_flag,
     parse_instant,
@@ -153,7 +153,7 @@ class EventsApi:
     async def accept(self, request: web.Request) -> web.Response:
         """``POST /v1/events``: 202 when at least one event is durable now."""
         producer = (await service(request, self._auth, "emit")).subject
-        address = address_of(request)
+        address = counted_address_of(request)
         check_rate(request, EMIT, producer)
         check_rate(request, EMIT_ADDRESS, address)
         self._intake.check_room(producer)

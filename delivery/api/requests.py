@@ -21,6 +21,7 @@ from delivery.callers.auth import Authenticator
 from delivery.callers.principal import Principal
 from delivery.callers.rates import BAD_TOKENS, Rates, Standing
 from delivery.domain.event import check_context_id, check_event_id
+from delivery.domain.inputs.counted_addresses import counted_address
 from delivery.domain.inputs.foreign_text import is_storable
 from delivery.errors import InvalidEvent, InvalidFrame, RateLimited, Unauthenticated
 from delivery.protocol import Close, decode_json, encode_json
@@ -94,7 +95,7 @@ async def count_bad_token(request: web.Request) -> None:
         RateLimited: over the limit.
     """
     try:
-        await count_rate(request, BAD_TOKENS, address_of(request))
+        await count_rate(request, BAD_TOKENS, counted_address_of(request))
     except RateLimited:
         # A caller that tries without a pause gets one.
         await asyncio.sleep(BAD_TOKEN_DELAY)
@@ -130,6 +131,11 @@ def check_rate(request: web.Request, name: str, who: str) -> None:
 def address_of(request: web.Request) -> str:
     """The caller's address; see ``client_address``."""
     return client_address(request, request.config_dict.get(PROXIES, ()))
+
+
+def counted_address_of(request: web.Request) -> str:
+    """The name under which rates count the caller's address; see ``counted_address``."""
+    return counted_address(address_of(request))
 
 
 async def service(request: web.Request, auth: Authenticator, scope: str) -> Principal:

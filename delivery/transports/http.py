@@ -9,8 +9,11 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
+import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -142,11 +145,14 @@ class Poster:
             with client, only_to(self._rule):
                 request = build(client)
                 request.headers["Accept-Encoding"] = "identity"
-                response = client.send(request, auth=auth or httpx.USE_CLIENT_DEFAULT, stream=True)
-                try:
-                    return _bounded(response, deadline)
-                finally:
-                    response.close()
+                with _ended_after(left, request):
+                    response = client.send(
+                        request, auth=auth or httpx.USE_CLIENT_DEFAULT, stream=True
+                    )
+                    try:
+                        return _bounded(response, deadline)
+                    finally:
+                        response.close()
 
         retrying = Retrying(
             retry=retry_if_exception_type(httpx.ConnectError),
@@ -164,6 +170,35 @@ class Poster:
             raise OutcomeUnknown(
                 f"{self.who} did not answer ({_why(error)}); it may have taken the request"
             ) from error
+
+
+@contextmanager
+def _ended_after(seconds: float, request: httpx.Request) -> Iterator[None]:
+    """Cut the connection of a request at its deadline. httpx's limits are per read: a server that
+    sends its head byte by byte would hold the attempt for hours."""
+    held: list[socket.socket] = []
+
+    def note(event: str, info: Mapping[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            # A duplicate: TLS takes the descriptor of the original away.
+            held.append(info["return_value"].get_extra_info("socket").dup())
+
+    def cut() -> None:
+        for connection in held:
+            with suppress(OSError):  # the server has ended it meanwhile
+                connection.shutdown(socket.SHUT_RDWR)
+
+    request.extensions["trace"] = note
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        for connection in held:
+            connection.close()
 
 
 def _bounded(response: httpx.Response, deadline: float) -> httpx.Response:

@@ -255,6 +255,11 @@ def test_outside_of_the_block_nothing_is_held(trap: Trap) -> None:
         ("fe80::1%eth0", False),
         ("::ffff:169.254.169.254", False),
         ("64:ff9b::a9fe:a9fe", False),
+        ("64:ff9b:1::a9fe:a9fe", False),
+        ("fd00:ec2::254", False),
+        ("fd20:ce::254", False),
+        ("100.100.100.200", False),
+        ("::ffff:100.100.100.200", False),
         ("224.0.0.1", False),
         ("ff02::1", False),
         ("name", False),
@@ -264,3 +269,8 @@ def test_an_installation_reaches_its_own_network_but_no_metadata(
     address: str, callable_: bool
 ) -> None:
     assert is_callable(address) is callable_
+
+
+@pytest.mark.parametrize("address", ["64:ff9b:1::101:101", "64:ff9b:1:a9fe:a9:fe00::", "fd00::1"])
+def test_no_local_translation_of_addresses_is_public(address: str) -> None:
+    assert not is_public(address)

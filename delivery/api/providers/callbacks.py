@@ -21,9 +21,9 @@ from delivery.api.providers.receipt_intake import ReceiptIntake
 from delivery.api.providers.sns_requests import CertificateUnavailable, SnsRequests
 from delivery.api.requests import (
     Handler,
-    address_of,
     client_address,
     count_rate,
+    counted_address_of,
     parse_json,
     read_body,
 )
@@ -266,7 +266,7 @@ def _counted(handler: Handler) -> Handler:
     """Count each callback of an address before it is read."""
 
     async def counted(request: web.Request) -> web.StreamResponse:
-        await count_rate(request, CALLBACKS, address_of(request))
+        await count_rate(request, CALLBACKS, counted_address_of(request))
         return await handler(request)
 
     return counted

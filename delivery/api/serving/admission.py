@@ -11,6 +11,8 @@ import os
 import resource
 from collections.abc import Sequence
 
+from delivery.domain.inputs.counted_addresses import counted_address
+
 RESERVE = 64 + 128
 """File descriptors reserved for database connections, files and pipes, and for the connections that
 the kernel has queued: all of them are accepted in one turn of the loop, before any is refused."""
@@ -20,7 +22,8 @@ class Admission:
     """Counts the connections of each address.
 
     Args:
-        per_address: open connections of one address, at most; 0: no limit.
+        per_address: open connections of one address (with IPv6: of one /64), at most; 0: no
+            limit.
         exempt: addresses or networks without that limit: proxies, whose connections are those of
             all their clients.
         room: open connections of all addresses, at most; ``None``: no limit.
@@ -38,24 +41,26 @@ class Admission:
 
     def enter(self, address: str) -> bool:
         """Count a new connection; ``False``: refuse it."""
-        count = self._open.get(address, 0)
+        counted = counted_address(address)
+        count = self._open.get(counted, 0)
         is_full = self._room is not None and self._total >= self._room
         is_over = 0 < self._per_address <= count and not self._is_exempt(address)
         if is_full or is_over:
             self.refused += 1
             return False
-        self._open[address] = count + 1
+        self._open[counted] = count + 1
         self._total += 1
         return True
 
     def leave(self, address: str) -> None:
         """Stop counting an admitted connection, which has ended."""
         self._total -= 1
-        left = self._open[address] - 1
+        counted = counted_address(address)
+        left = self._open[counted] - 1
         if left:
-            self._open[address] = left
+            self._open[counted] = left
         else:
-            del self._open[address]
+            del self._open[counted]
 
     def _is_exempt(self, address: str) -> bool:
         if not self._exempt:

@@ -24,6 +24,7 @@ from delivery.api.requests import (
     address_of,
     client,
     count_rate,
+    counted_address_of,
     stream_route,
 )
 from delivery.api.routes import Background, Handlers
@@ -265,13 +266,12 @@ class Gateway:
         # Source: RFC 6455, section 4.1: the handshake is a request of HTTP/1.1 or later.
         if request.version < HttpVersion11:
             raise Problem("bad-request", "a WebSocket needs HTTP/1.1")
-        address = address_of(request)
         # Before the upgrade: a client tries again, which it would not after 3505.
-        await count_rate(request, CONNECT_ADDRESS, address)
-        return await serve_socket(request, self.path, address)
+        await count_rate(request, CONNECT_ADDRESS, counted_address_of(request))
+        return await serve_socket(request, self.path, address_of(request))
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        await count_rate(request, CONNECT_ADDRESS, address_of(request))
+        await count_rate(request, CONNECT_ADDRESS, counted_address_of(request))
         principal = await self._stream_caller(request)
         await count_rate(request, CONNECT, principal.subject)
         return await serve_stream(request, self.path, principal)

@@ -66,6 +66,13 @@ _URL = re.compile(
 )
 _PAIR = re.compile(r"(?P<name>[A-Za-z]+)=(?P<value>[^&]*)")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # Source: RFC 6052
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")  # Source: RFC 8215
+_METADATA = frozenset(
+    ipaddress.ip_address(address)
+    for address in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200")
+)
+"""Where clouds serve machine credentials beside the link-local addresses: Amazon and Google over
+IPv6, Alibaba. Source: the documents of their metadata services."""
 
 
 def scheme_of(url: str) -> str:
@@ -128,25 +135,26 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address) and (inner := _inner(ip)) is not None:
-        return is_public(str(inner))
+        return ip not in _LOCAL_NAT64 and is_public(str(inner))
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
 def is_callable(address: str) -> bool:
     """Whether an installation's own URL may lead to an IP address: private networks are allowed;
-    link-local (where clouds serve machine credentials) and multicast are not."""
+    multicast is not, and neither is where clouds serve machine credentials (link-local, and a few
+    addresses more)."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address) and (inner := _inner(ip)) is not None:
         ip = inner
-    return not (ip.is_link_local or ip.is_multicast)
+    return not (ip.is_link_local or ip.is_multicast or ip in _METADATA)
 
 
 def _inner(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     """The IPv4 address that an IPv6 address embeds, if any."""
     inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
-    if inner is None and ip in _NAT64:
+    if inner is None and (ip in _NAT64 or ip in _LOCAL_NAT64):
         inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
     return inner

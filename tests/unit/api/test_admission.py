@@ -16,6 +16,17 @@ def test_an_address_has_its_share_and_others_are_not_concerned() -> None:
     assert admission.refused == 1
 
 
+def test_the_addresses_of_one_host_with_ipv6_have_one_share() -> None:
+    admission = Admission(per_address=2)
+    hosts = [f"2001:db8::{number:x}" for number in range(1, 4)]
+    assert [admission.enter(host) for host in hosts] == [True, True, False]
+    assert admission.enter("2001:db8:0:1::1")
+    assert admission.enter("::ffff:192.0.2.1")
+    assert [admission.enter("192.0.2.1") for _ in range(2)] == [True, False]
+    admission.leave(hosts[0])
+    assert admission.enter(hosts[2])
+
+
 @pytest.mark.parametrize("proxy", ["10.0.0.7", "fd00::1"])
 def test_a_trusted_proxy_brings_the_connections_of_many(proxy: str) -> None:
     admission = Admission(per_address=1, exempt=("10.0.0.0/24", "fd00::1"))
