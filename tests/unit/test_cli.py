@@ -117,7 +117,7 @@ def test_another_users_data_directory_is_named_in_one_line(
 def test_a_file_that_is_no_database_is_a_finding_of_check(tmp_path: Path) -> None:
     (tmp_path / "other.db").write_bytes(b"something else " * 100)
     url = f"sqlite:///{tmp_path / 'other.db'}"
-    done = run("check", DELIVERY_DATABASE_URL=url, DELIVERY_DATA_DIR=str(tmp_path))
+    done = run("check", "--json", DELIVERY_DATABASE_URL=url, DELIVERY_DATA_DIR=str(tmp_path))
     assert done.exit_code == 3, done.output
     assert "file is not a database" in done.output
 
