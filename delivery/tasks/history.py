@@ -17,6 +17,10 @@ from delivery.errors import LedgerError
 
 logger = logging.getLogger(__name__)
 
+LATE = 30.0
+"""Seconds after a minute's end within which it may be recorded. What is measured is always the last
+minute's length: later, and after a start in the midst of a minute, it is mostly another one's."""
+
 
 class HistoryRecorder:
     """Records the figures of the minute before this one. Safe to run in several processes."""
@@ -26,15 +30,19 @@ class HistoryRecorder:
         self._recorded: datetime | None = None
 
     def look(self) -> None:
-        """Record the last minute, unless it is recorded already.
+        """Record the last minute, unless it is recorded already or has ended too long ago.
 
         Effect: a row for the minute, one for its hour; rows over 30 days old are deleted.
         """
         try:
-            minute = start_of(self._ledger.now(), MINUTE) - timedelta(seconds=MINUTE)
-            if minute != self._recorded:
+            now = self._ledger.now()
+            ended = start_of(now, MINUTE)
+            minute = ended - timedelta(seconds=MINUTE)
+            if minute == self._recorded or now - ended > timedelta(seconds=LATE):
+                return
+            if not self._ledger.history.read(MINUTE, minute, ended):
                 self._ledger.history.record(self._measured(minute))
-                self._recorded = minute
+            self._recorded = minute
         except LedgerError as error:
             logger.warning("figures of a minute are not recorded: %s", error)
 

@@ -1,6 +1,7 @@
 """What operators ask: figures over time, who is connected, what a user is owed."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -87,8 +88,14 @@ async def test_a_worker_records_the_minute_before_once(client: Client, world: Wo
     recorder.look()
     [point] = world.ledger.history.read(60, NOW - timedelta(hours=1), NOW)
     assert (point.at, point.events, point.open_breakers) == (NOW - timedelta(minutes=1), 750, 1)
+    world.ledger.figures = replace(world.ledger.figures, events_per_s=0.0)
+    HistoryRecorder(world.ledger).look()  # of a worker that starts later: the first figures stand
+    assert world.ledger.history.read(60, NOW - timedelta(hours=1), NOW) == [point]
+    world.ledger.advance(105)
+    recorder.look()  # these would be the figures of another minute
+    assert len(world.ledger.history.read(60, NOW - timedelta(hours=1), world.ledger.now())) == 1
+    world.ledger.advance(15)
     world.ledger.go_away()
-    world.ledger.advance(60)
     recorder.look()  # a gap, and no error
     world.ledger.come_back()
     assert len(world.ledger.history.read(60, NOW - timedelta(hours=1), NOW)) == 1
