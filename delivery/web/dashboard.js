@@ -192,13 +192,14 @@ async function refresh() {
 
 async function read(mine) {
   const isMine = () => mine === turn;
-  const inbox = place.view === "board" ? await optional("v1/inbox") : null;
   const rows = place.view === "board" ? await readList(isMine) : null;
   if (!isMine()) return;
   if (rows && place.follows && rows.length) place.event = rows[0].id;
   const event = place.event ? await optional(`v1/events/${encodeURIComponent(place.event)}`) : null;
   const run = event && (await optional(`v1/runs/${encodeURIComponent(event.run_id)}?${new URLSearchParams({ user_id: event.user_id })}`));
   await readKept(event);
+  // After what the ledger kept, whose links are shortened: a local sink that has the message has it by then.
+  const inbox = place.view === "board" ? await optional("v1/inbox") : null;
   if (!isMine()) return;
   if (place.view === "user") await readUser(place.id, isMine);
   else if (place.view === "run") await readRun(place.id, isMine);
