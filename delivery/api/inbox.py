@@ -14,6 +14,7 @@ from aiohttp import web
 from delivery.api.problems import Problem
 from delivery.api.requests import (
     check_known,
+    check_texts,
     count_rate,
     json_response,
     owner_or,
@@ -59,6 +60,7 @@ class InboxApi:
         await owner_or(request, self._auth, "read", user_id)
         query = request.query
         check_known(query, {"type", "run_id", "unread", "archived", "after", "limit"})
+        check_texts("run_id", query.get("run_id"))
         which = InboxFilter(
             types=_types(query.getall("type", [])),
             run_id=query.get("run_id"),

@@ -23,6 +23,7 @@ from delivery.domain.event import (
     format_instant,
     id_flags,
 )
+from delivery.domain.inputs.foreign_text import is_storable
 from delivery.domain.options import FIELDS as OPTIONS
 from delivery.domain.payload import encode_object
 from delivery.errors import InvalidContext, InvalidEvent, InvalidFrame
@@ -161,6 +162,8 @@ def event_json(row: Mapping[str, Any]) -> bytes:
         InvalidEvent: no event can be made of it; the gateway checks the rest.
     """
     version = row["version"]
+    if not isinstance(version, int):
+        raise InvalidEvent("version must be a number", field="version")
     if version != VERSION:
         raise InvalidEvent(
             f"the row has version {version}, and this relay knows version {VERSION}; update it",
@@ -177,7 +180,7 @@ def event_json(row: Mapping[str, Any]) -> bytes:
         event.update(options)
     for name in ("id", "type", "user_id", "run_id", "thread_id"):
         if row[name] is not None:
-            event[name] = row[name]
+            event[name] = _text(name, row[name])
     event["data"] = _raw("data", row["data"])
     if row["meta"] is not None:
         event["meta"] = _raw("meta", row["meta"])
@@ -185,6 +188,12 @@ def event_json(row: Mapping[str, Any]) -> bytes:
         return encode_json(event)
     except UnicodeEncodeError as error:
         raise InvalidEvent("the row holds a text that JSON cannot express") from error
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not is_storable(value):
+        raise InvalidEvent(f"{name} must be text that a database takes", field=name)
+    return value
 
 
 def _raw(name: str, value: object) -> msgspec.Raw:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 from uuid_utils import uuid7
 
 from delivery.errors import ConfigError, Unreachable, needs_extra
+from delivery.outbox.row import COLUMNS
 from delivery.outbox.schema import CHANNEL, VERSION, create, kind_of
 from delivery.outbox.tables import dead, outbox, versions
 
@@ -56,6 +57,8 @@ _CLOCKS = {
     "sqlite": "strftime('%Y-%m-%d %H:%M:%f', 'now')",
     "mysql": "CURRENT_TIMESTAMP(6)",
 }
+_FIRST, _LAST = datetime(1970, 1, 2, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
+"""Instants that Python can read; PostgreSQL has others, like infinity."""
 _COPIED = [column.name for column in dead.columns if column.name not in ("reason", "dead_at")]
 
 Row = Mapping[str, Any]
@@ -127,6 +130,8 @@ class Source:
         except ModuleNotFoundError as missing:
             extra = "postgres" if self.kind == "postgresql" else "mysql"
             raise needs_extra(f"the outbox's source needs {missing.name}", extra) from missing
+        if self.kind == "sqlite":
+            sa.event.listen(self._engine, "connect", _read_any_text)
         self._listening: psycopg.Connection[Any] | None = None
         self._listen_at = 0.0
 
@@ -193,7 +198,8 @@ class Source:
         Effect: a row of another program that has none gets its id, and keeps it.
         """
         query = (
-            sa.select(outbox)
+            # No instants: another program may have written some that Python cannot read.
+            sa.select(outbox.c.position, *(outbox.c[name] for name in COLUMNS))
             .where(outbox.c.sent_at.is_(None))
             .order_by(outbox.c.position)
             .limit(limit)
@@ -233,15 +239,15 @@ class Source:
                 self._set_aside(connection, position, reason)
 
     def _set_aside(self, connection: Connection, position: int, reason: str) -> None:
-        row = connection.execute(
-            sa.select(outbox).where(outbox.c.position == position)
-        ).one_or_none()
-        if row is None:
+        here = outbox.c.position == position
+        locked = sa.select(outbox.c.position).where(here).with_for_update()
+        if connection.execute(locked).one_or_none() is None:
             return  # another relay did
-        gone = connection.execute(sa.delete(outbox).where(outbox.c.position == position))
-        if gone.rowcount == 1:
-            values = {name: row._mapping[name] for name in _COPIED}
-            connection.execute(sa.insert(dead).values(**values, reason=reason))
+        # Copied by the database: the row may hold what Python cannot read.
+        columns = [*(outbox.c[name] for name in _COPIED), sa.literal(reason)]
+        copy = sa.select(*columns).where(here)
+        connection.execute(sa.insert(dead).from_select([*_COPIED, "reason"], copy))
+        connection.execute(sa.delete(outbox).where(here))
 
     def trim(self, limit: int = 1_000) -> int:
         """Delete rows that were carried over long enough ago; returns how many."""
@@ -265,24 +271,42 @@ class Source:
         is_waiting = outbox.c.sent_at.is_(None)
         # The position leads the index of rows that wait; by age they would have to be read all.
         oldest = (
-            sa.select(outbox.c.created_at).where(is_waiting).order_by(outbox.c.position).limit(1)
+            sa.select(self._readable(outbox.c.created_at))
+            .where(is_waiting)
+            .order_by(outbox.c.position)
+            .limit(1)
         )
         with self._transaction() as connection:
-            now = self._clock(connection)
-            since = connection.execute(oldest).scalar()
+            now = _instant(self._clock(connection))
+            since = _instant(connection.execute(oldest).scalar())
             some = sa.select(sa.literal(1).label("one")).where(is_waiting).limit(MAX_COUNTED)
             aside = sa.select(sa.literal(1).label("one")).select_from(dead).limit(MAX_COUNTED)
             return Figures(
                 waiting=_count(connection, some),
-                lag=0.0 if since is None else max(0.0, (now - since).total_seconds()),
+                lag=0.0
+                if since is None or now is None
+                else max(0.0, (now - since).total_seconds()),
                 dead=_count(connection, aside),
             )
 
     def dead(self, limit: int = 50) -> list[Row]:
         """Rows that were set aside, newest first."""
-        query = sa.select(dead).order_by(dead.c.position.desc()).limit(limit)
+        columns = [
+            self._readable(column).label(column.name) if column is dead.c.created_at else column
+            for column in dead.columns
+        ]
+        query = sa.select(*columns).order_by(dead.c.position.desc()).limit(limit)
         with self._transaction() as connection:
-            return [dict(row._mapping) for row in connection.execute(query)]
+            return [
+                {name: _shown(value) for name, value in row._mapping.items()}
+                for row in connection.execute(query)
+            ]
+
+    def _readable(self, column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+        """An instant that another program may have written, for ``_instant``."""
+        if self.kind == "sqlite":  # where it may be anything
+            return sa.type_coerce(column, sa.types.NullType())
+        return sa.case((column.between(_FIRST, _LAST), column))
 
     def requeue(self, positions: Sequence[int] = ()) -> int:
         """Let rows that were set aside wait again, behind all others; returns how many.
@@ -290,16 +314,17 @@ class Source:
         Args:
             positions: which; all when empty.
         """
-        query = sa.select(dead).order_by(dead.c.position)
+        query = sa.select(dead.c.position).order_by(dead.c.position)
         if positions:
             query = query.where(dead.c.position.in_(positions))
         copied = [name for name in _COPIED if name != "position"]
         with self._transaction() as connection:
             found = connection.execute(query.with_for_update()).all()
             for row in found:
-                values = {name: row._mapping[name] for name in copied}
-                connection.execute(sa.insert(outbox).values(**values))
-                connection.execute(sa.delete(dead).where(dead.c.position == row.position))
+                here = dead.c.position == row.position
+                copy = sa.select(*(dead.c[name] for name in copied)).where(here)
+                connection.execute(sa.insert(outbox).from_select(copied, copy))
+                connection.execute(sa.delete(dead).where(here))
             return len(found)
 
     @property
@@ -396,3 +421,29 @@ def _count(connection: Connection, some: sa.Select[Any]) -> int:
     counted = sa.select(sa.func.count()).select_from(some.subquery())
     found: int = connection.execute(counted).scalar_one()
     return found
+
+
+def _read_any_text(connection: Any, _: object) -> None:
+    """Let SQLite's texts be read whatever their bytes; a row with others than UTF-8 is refused."""
+    connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+
+
+def _instant(value: object) -> datetime | None:
+    """An instant as a database gives it, with its zone; ``None`` for what is none."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime):
+        return None
+    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+
+
+def _shown(value: Any) -> Any:
+    """A value that can be printed: bytes of no text are escaped."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value

@@ -230,6 +230,34 @@ def test_a_row_that_no_schema_fits_is_set_aside_with_its_reason(source, engine):
     assert source.figures().dead == 3
 
 
+def test_a_row_that_python_cannot_read_holds_no_other_up(source, engine):
+    insert = "INSERT INTO delivery_outbox (id, user_id, run_id, type, created_at) VALUES "
+    rows = {
+        "sqlite": [
+            "('x', 'u', 'r', 'refused', 'soon')",
+            "('x', 'u', 'r', 'refused', 17)",
+            "('x', CAST(x'ff' AS TEXT), 'r', 'note', '2026-01-01')",
+            "('x', x'ff', 'r', 'note', '2026-01-01')",
+        ],
+        "postgresql": [
+            "('x', 'u', 'r', 'refused', 'infinity')",
+            "('x', 'u', 'r', 'refused', '4000-01-01 BC')",
+        ],
+        "mysql": ["('x', 'u', 'r', 'refused', '1970-01-01 01:00:01')"],
+    }[source.kind]
+    with engine.begin() as connection:
+        for values in rows:
+            connection.exec_driver_sql(insert + values)
+        add(connection, 1)
+    gateway = Gateway()
+    gateway.refuses = {"refused"}
+    with relaying(source, gateway, on_figures=lambda _: None):
+        until_blocking(lambda: is_empty(source))
+    assert gateway.numbers == [1]
+    json.dumps(source.dead(), default=str).encode()
+    assert source.requeue() == source.figures().waiting == len(rows)
+
+
 def test_nothing_is_lost_while_the_gateway_is_away_and_the_lag_is_told(source, engine):
     gateway = Gateway()
     gateway.failures = [

@@ -83,6 +83,7 @@ async def test_an_inbox_is_its_users_alone(client: Client, world: World) -> None
         ("?limit=0", "limit"),
         ("?type=no%20type", "type"),
         ("?" + "&".join(["type=a"] * 21), "type"),
+        ("?run_id=a%00b", "run_id"),
         ("?kind=a", "kind"),
     ],
 )
