@@ -148,6 +148,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as stream:
             return tomllib.load(stream)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # ValueError: no TOML, no UTF-8, a number that Python refuses. RecursionError: nested too deep.
+    except (OSError, ValueError, RecursionError) as error:
         what = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{path}: cannot be read as TOML: {what}") from error
