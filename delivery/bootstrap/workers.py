@@ -229,7 +229,9 @@ def run_worker(
 def _reload_on_hangup(parts: ProcessParts) -> None:
     """Reload on SIGHUP, on which Celery's worker would start itself anew, and its children end."""
     thread = ReloadThread(parts.ask_reload)
-    signals.worker_ready.connect(lambda **_: thread.start(), weak=False)
+    # Before the first fork: a child has its parent's handler for its first milliseconds.
+    signals.worker_before_create_process.connect(lambda **_: thread.start(), weak=False)
+    signals.worker_ready.connect(lambda **_: thread.start(), weak=False)  # pools without processes
     signals.worker_process_init.connect(
         lambda **_: signal.signal(signal.SIGHUP, signal.SIG_IGN), weak=False
     )

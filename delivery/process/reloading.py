@@ -159,14 +159,18 @@ class ReloadThread:
     def __init__(self, reload: Callable[[], Any]) -> None:
         self._reload = reload
         self._asked = threading.Event()
+        self._started = False
 
     def start(self) -> None:
-        """Take SIGHUP from now on; on the main thread."""
-        if not hasattr(signal, "SIGHUP"):  # Windows
+        """Take SIGHUP from now on; on the main thread. Does nothing when called again."""
+        if self._started or not hasattr(signal, "SIGHUP"):  # Windows
             return
-        had_terminal = has_terminal()
+        self._started = True
+        had_terminal, owner = has_terminal(), os.getpid()
 
         def on_hangup(*_: Any) -> None:
+            if os.getpid() != owner:
+                return  # a child that has not yet set a handler of its own
             if had_terminal and not has_terminal():
                 os.kill(os.getpid(), signal.SIGTERM)  # the terminal was closed
             self._asked.set()

@@ -5,18 +5,21 @@ Owns: their start and end, and what they used. Never does: put load on them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import redis
 
 from delivery.bench.faults.cluster import Command, Servers, two_servers
 from delivery.bench.faults.servers import Server, free_port
 from delivery.bench.processes import new_folder, processor_s
+
+with contextlib.suppress(ModuleNotFoundError):  # of the test extra; its servers say it is missing
+    import psutil
 
 
 @dataclass(frozen=True, slots=True)
