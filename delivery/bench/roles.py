@@ -12,6 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from delivery.bench.append import be_appender, be_poster, be_rewriter
 from delivery.bench.clients import ProductUser, connect
 from delivery.bench.disconnect_roles import be_crowd, be_gateway, be_sweeper
 from delivery.bench.floor import Floor
@@ -92,14 +93,17 @@ async def _probe_ledger(order: Order, say: Say) -> None:
 
 
 ROLES: Mapping[str, Role] = {
+    "appender": be_appender,
     "client": _be_client,
     "crowd": be_crowd,
     "crowded": be_gateway,
     "fill": _fill_ledger,
     "floor": _be_floor,
+    "poster": be_poster,
     "probe": _probe_ledger,
     "producer": _be_producer,
     "product": _be_product,
+    "rewriter": be_rewriter,
     "sweeper": be_sweeper,
 }
 

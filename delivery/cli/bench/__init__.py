@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from delivery.cli.bench import faults, growth, scale, scaling, soak
+from delivery.cli.bench import append, faults, growth, scale, scaling, soak
 from delivery.cli.options import json_option
 from delivery.cli.output import say_json, say_table
 
@@ -239,5 +239,12 @@ def _waits(report: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-for command in (faults.faults, growth.growth, scale.scale, scaling.scaling, soak.soak):
+for command in (
+    append.append,
+    faults.faults,
+    growth.growth,
+    scale.scale,
+    scaling.scaling,
+    soak.soak,
+):
     bench.add_command(command)

@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from delivery.domain.inputs.foreign_text import storable
 from delivery.domain.lifecycle import Confirmation
+from delivery.ledger.sql.columns import MAX_FOREIGN_NAME
 from delivery.ledger.sql.dialect import array
-from delivery.ledger.sql.tables import attempts
 
 T = TypeVar("T")
 _SIZES = (256, 64, 16, 4, 1)
@@ -41,6 +42,23 @@ EVENT_SHAPE = (
 EVENT_OPTIONS = ("class_chosen", "ttl_ms", "group_key", "not_before", "traceparent")
 """What callers chose: further columns of the shape, for a batch with events that have some."""
 
+ATTEMPT_OWN = ("event_id", "started_at")
+ATTEMPT_SHAPE = (
+    "generation",
+    "channel",
+    "number",
+    "outcome",
+    "retryable",
+    "error",
+    "provider_id",
+    "digest_id",
+    "token",
+    "retry_after_ms",
+    "ended_at",
+    "step",
+)
+"""Columns in which the attempts of a batch differ little."""
+
 _OWN = ", ".join(f'"{name}"' for name in EVENT_OWN)
 _SHAPE = ", ".join(f'"{name}"' for name in EVENT_SHAPE)
 _CHOSEN = ", ".join(f'"{name}"' for name in EVENT_SHAPE + EVENT_OPTIONS)
@@ -52,6 +70,8 @@ _INSERT_EVENTS = {
     has_options: f"INSERT INTO events ({shape}, {_OWN}, position)"
     for has_options, shape in ((False, _SHAPE), (True, _CHOSEN))
 }
+_COPY_ATTEMPTS = f"COPY attempts ({', '.join(ATTEMPT_OWN + ATTEMPT_SHAPE)}) FROM STDIN"
+_INSERT_ATTEMPTS = f"INSERT INTO attempts ({', '.join(ATTEMPT_SHAPE + ATTEMPT_OWN)})"
 _INSERT_CONFIRMATIONS = 'INSERT INTO confirmations (channel, at, event_id, "by", evidence)'
 _DO_NOTHING = "ON CONFLICT DO NOTHING"
 _UNNEST_CONFIRMATIONS = (
@@ -189,8 +209,59 @@ def _escaped(value: str | int) -> str:
 
 
 def insert_attempts(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert attempt rows made by ``rows.attempt_values``."""
-    connection.execute(sa.insert(attempts), list(rows))
+    """Insert attempt rows made by ``rows.attempt_values``, numbered in the order given."""
+    made = _attempt_rows(connection, rows)
+    if is_postgresql(connection):
+        lines = [_copy_text((*own, *shape)) + "\n" for own, shape in made]
+        with cursor_of(connection) as cursor, cursor.copy(_COPY_ATTEMPTS) as copy:
+            copy.write("".join(lines))
+        return
+    groups: dict[Values, list[Values]] = {}
+    if len({own[0] for own, _ in made}) == len(made):
+        for own, shape in made:
+            groups.setdefault(shape, []).append(own)
+    else:  # an event's attempts at one instant are read in the order of their numbers
+        groups[()] = [(*shape, *own) for own, shape in made]
+    with cursor_of(connection) as cursor:
+        for shape, group in groups.items():
+            _insert_values(cursor, _INSERT_ATTEMPTS, shape, group)
+
+
+def _attempt_rows(
+    connection: Connection, rows: Sequence[dict[str, Any]]
+) -> list[tuple[Values, Values]]:
+    """The values of ``ATTEMPT_OWN`` and of ``ATTEMPT_SHAPE``, as the columns' types make them."""
+    texts: dict[datetime | None, str | None] = {None: None}
+
+    def text_of(instant: datetime | None) -> str | None:
+        if instant not in texts:  # a batch has few different ones
+            texts[instant] = stamp(connection, instant) if instant is not None else None
+        return texts[instant]
+
+    return [
+        (
+            (row["event_id"], text_of(row["started_at"])),
+            (
+                row["generation"],
+                row["channel"],
+                row["number"],
+                row["outcome"],
+                int(row["retryable"]),
+                _foreign(row["error"]),
+                _foreign(row["provider_id"], MAX_FOREIGN_NAME),
+                row["digest_id"],
+                row["token"],
+                row["retry_after_ms"],
+                text_of(row["ended_at"]),
+                row["step"],
+            ),
+        )
+        for row in rows
+    ]
+
+
+def _foreign(text: str | None, length: int | None = None) -> str | None:
+    return None if text is None else storable(text, length)
 
 
 def insert_confirmations(
