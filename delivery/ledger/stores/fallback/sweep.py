@@ -74,10 +74,10 @@ def sweep(
     expire(connection, now, over)
     _release(connection, now, held, ack_timeout)
     due = sorted(entering + standing, key=lambda row: row.due_at)
-    lanes = {row.id: _lane(row) for row in due}
+    lanes = _lanes(due)
     chosen = shares.within(connection, lanes, {row.id for row in standing if row.publishes > 0})
-    _enter(connection, now, entering, chosen)
-    _publish(connection, now, standing, chosen)
+    _enter(connection, now, entering, chosen, lanes)
+    _publish(connection, now, standing, chosen, lanes)
     _settle(connection, strays)
     return Swept(
         _in_turns([row for row in due if row.id in chosen], lanes),
@@ -92,8 +92,9 @@ def sweep(
 def next_turns(connection: Connection, now: datetime, limit: int, after: Lane | None) -> NextTurns:
     """Publish at most ``limit`` events whose turn has come."""
     found, after = shares.next_turns(connection, now, limit, after)
-    _publish(connection, now, found, _ids(found))
-    return NextTurns(_in_turns(found, {row.id: _lane(row) for row in found}), after)
+    lanes = _lanes(found)
+    _publish(connection, now, found, lanes, lanes)
+    return NextTurns(_in_turns(found, lanes), after)
 
 
 def expire(connection: Connection, now: datetime, found: Sequence[rows.AnyRow]) -> None:
@@ -154,13 +155,17 @@ def _release(
 
 
 def _enter(
-    connection: Connection, now: datetime, found: Sequence[rows.AnyRow], chosen: Container[str]
+    connection: Connection,
+    now: datetime,
+    found: Sequence[rows.AnyRow],
+    chosen: Container[str],
+    lanes: Mapping[str, Lane],
 ) -> None:
     """Hand events over to the chain, the chosen ones to be published now; pushed ones get a failed
     attempt with the reason."""
     if not found:
         return
-    for ids, values in _places(now, found, chosen):
+    for ids, values in _places(now, found, chosen, lanes):
         connection.execute(
             sa.update(events)
             .where(any_of(events.c.id, ids), transitions.before(Cause.HAND_OVER))
@@ -202,10 +207,14 @@ def _record_timeouts(connection: Connection, now: datetime, found: Sequence[rows
 
 
 def _publish(
-    connection: Connection, now: datetime, found: Sequence[rows.AnyRow], chosen: Container[str]
+    connection: Connection,
+    now: datetime,
+    found: Sequence[rows.AnyRow],
+    chosen: Container[str],
+    lanes: Mapping[str, Lane],
 ) -> None:
     """Record that the steps of chosen events on the chain are published (again)."""
-    for ids, values in _places(now, found, chosen):
+    for ids, values in _places(now, found, chosen, lanes):
         connection.execute(
             sa.update(events)
             .where(any_of(events.c.id, ids), transitions.on_chain())
@@ -214,15 +223,21 @@ def _publish(
 
 
 def _places(
-    now: datetime, found: Sequence[rows.AnyRow], chosen: Container[str]
+    now: datetime,
+    found: Sequence[rows.AnyRow],
+    chosen: Container[str],
+    lanes: Mapping[str, Lane],
 ) -> Iterator[tuple[list[str], dict[str, Any]]]:
     """Groups of ids with the values of what is published and of what waits."""
     published = sorted((row for row in found if row.id in chosen), key=_doublings)
     for doublings, group in groupby(published, key=_doublings):
         yield _ids(group), _published(now, doublings)
-    waiting = sorted((row for row in found if row.id not in chosen), key=_lane_name)
-    for name, group in groupby(waiting, key=_lane_name):
-        yield _ids(group), shares.waiting(name, now)
+    waiting: dict[str, list[str]] = {}
+    for row in found:
+        if row.id not in chosen:
+            waiting.setdefault(lanes[row.id][1], []).append(row.id)
+    for name, ids in waiting.items():
+        yield ids, shares.waiting(name, now)
 
 
 def _published(now: datetime, doublings: int) -> dict[str, Any]:
@@ -273,8 +288,7 @@ def _audit(
 
 
 def _due(row: rows.AnyRow) -> Due:
-    step = row.step if row.state == State.FALLING_BACK else None
-    return Due(row.id, rows.class_of(row._mapping["class"]), step)
+    return Due(row.id, rows.class_of(row._mapping["class"]), _step(row))
 
 
 def _in_turns(found: Sequence[rows.AnyRow], lanes: Mapping[str, Lane]) -> tuple[Due, ...]:
@@ -282,13 +296,13 @@ def _in_turns(found: Sequence[rows.AnyRow], lanes: Mapping[str, Lane]) -> tuple[
     return tuple(_due(row) for row in take_turns(found, lambda row: lanes[row.id]))
 
 
-def _lane(row: rows.AnyRow) -> Lane:
-    step = row.step if row.state == State.FALLING_BACK else None
-    return lane_of(row.user_id, row._mapping["class"], step)
+def _lanes(found: Iterable[rows.AnyRow]) -> dict[str, Lane]:
+    return {row.id: lane_of(row.user_id, row._mapping["class"], _step(row)) for row in found}
 
 
-def _lane_name(row: rows.AnyRow) -> str:
-    return _lane(row)[1]
+def _step(row: rows.AnyRow) -> str | None:
+    """The step that the event is at; ``None`` before the first one."""
+    return row.step if row.state == State.FALLING_BACK else None
 
 
 def _doublings(row: rows.AnyRow) -> int:
