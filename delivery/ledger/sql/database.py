@@ -7,7 +7,6 @@ reached now" become ``LedgerUnavailable``.
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from delivery.ledger.sql import driver
 from delivery.ledger.sql.columns import UtcDateTime
 from delivery.ledger.sql.connections import Connections, takes_writes
 from delivery.ledger.sql.failures import is_bad_text, is_prepared_elsewhere, judge, unavailable
+from delivery.ledger.sql.fair_lock import FairLock
 from delivery.ledger.sql.private_file import make_private
 from delivery.ledger.sql.url import parse_url, split_options
 
@@ -86,7 +86,7 @@ class Database:
         self.url = engine.url
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = engine
-        self._writing = threading.RLock()
+        self._writing = FairLock()
         self._wall = wall
         self.last_writes: LastWrites | None = None
 
@@ -103,7 +103,7 @@ class Database:
             with self._transaction() as connection:
                 yield connection
             return
-        if not self._writing.acquire(timeout=self._turn_timeout):
+        if not self._writing.acquire(self._turn_timeout):
             raise LedgerUnavailable(
                 f"other threads have been writing for {self._turn_timeout:g} s; try again"
             )
@@ -141,7 +141,7 @@ class Database:
 
     def _ping_sqlite(self) -> None:
         """Take the lock of a writer, which a file that cannot be written refuses."""
-        if not self._writing.acquire(blocking=False):
+        if not self._writing.acquire():
             return  # another thread writes just now
         try:
             with self.write():

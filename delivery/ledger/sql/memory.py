@@ -21,7 +21,7 @@ from delivery.ledger.sql.database import Database, configure_sqlite
 
 OUTAGE = "the ledger cannot be reached: outage of a test"
 TURN_TIMEOUT = 30.0
-"""Seconds a thread waits for the connection; its turns are not fair."""
+"""Seconds a thread waits for the connection."""
 
 
 class MemoryDatabase(Database):
@@ -46,8 +46,13 @@ class MemoryDatabase(Database):
     def read(self) -> Iterator[Connection]:
         """See ``Database``."""
         self._check()
-        with super().read() as connection:
-            yield connection
+        if not self._writing.acquire(TURN_TIMEOUT):
+            raise LedgerUnavailable(f"other threads have read and written for {TURN_TIMEOUT:g} s")
+        try:
+            with super().read() as connection:
+                yield connection
+        finally:
+            self._writing.release()
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
