@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from delivery.bench.append import IN_PROCESS, OVER_HTTP, Append, run_append
 from delivery.bench.disconnect import Disconnect, run_disconnect
-from delivery.bench.load import percentiles
+from delivery.bench.load import Load, percentiles
 from delivery.bench.processes import BenchFailed
 from delivery.bench.ratio import _audit
 from tests.processes import run_command
@@ -62,3 +63,17 @@ def test_a_crowd_that_is_cut_off_is_handed_over_and_the_others_keep_acknowledgin
     assert report["handed_over_s"] > 0
     assert report["ack_ms"]["before"]["p99"] > 0
     assert report["ack_ms"]["meanwhile"]["p99"] > 0
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_what_is_accepted_for_users_who_are_away_stands_beside_the_databases_own_rate(
+    database: str, request: pytest.FixtureRequest
+) -> None:
+    url = None if database == "sqlite" else request.getfixturevalue("postgres_url")
+    report = run_append(Append(Load(3, 500, 200), url, rounds=1))
+    assert report["database"] == database
+    assert set(report["ratio"]) == {IN_PROCESS, OVER_HTTP}
+    for way in report["ways"].values():
+        assert way["accepted_per_s"] > 0
+        assert way["cpu_us_per_event"] > 0
+    assert report["database_rows_per_s"] > 0
