@@ -40,7 +40,6 @@ from delivery.bench.product import MAX_BACKLOG
 from delivery.bootstrap.gateway import node_from_environment, serve_node
 from delivery.bootstrap.ledger import database_url
 from delivery.bootstrap.node import Node
-from delivery.config import load_settings
 from delivery.domain.emission import Receipt
 from delivery.domain.event import AGENT_TYPES
 from delivery.process.event_loop import tune_garbage_collector
@@ -217,7 +216,7 @@ def _body(load: Load, start: int, end: int) -> bytes:
 
 async def be_rewriter(_order: dict[str, Any], say: Callable[..., None]) -> None:
     """Write the ledger's events once more, by the bulk statement of its database."""
-    url = sa.make_url(database_url(load_settings()))
+    url = sa.make_url(database_url(node_from_environment("bench").settings))
     if url.get_backend_name() == "sqlite":
         say(**_insert_again(Path(str(url.database))))
     else:
