@@ -1,4 +1,4 @@
-"""``delivery bench append``: what is accepted per second while nobody is connected.
+"""``delivery bench append``: what is accepted per second while no user is connected.
 
 Owns: its options and table. Never does: measure; that is ``delivery.bench``.
 """
@@ -47,7 +47,7 @@ def append(
     as_json: bool,
     **sizes: Any,
 ) -> None:
-    """How many events are accepted per second while nobody is connected?
+    """How many events are accepted per second while no user is connected?
 
     Emits in the gateway's process and posts over HTTP, in turn, and compares
     with the same rows written by the database alone: COPY on PostgreSQL,
