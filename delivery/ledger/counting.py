@@ -87,11 +87,11 @@ def _count_repeated(answers: Sequence[Answer]) -> None:
 def inserted(entries: Sequence[Entry]) -> None:
     """Count events that were inserted as confirmed or handed over already."""
     channels = [one.confirmations[0].channel for one in entries if one.confirmations]
-    proven = entries
+    confirmed = entries
     if len(channels) < len(entries):
-        proven = [one for one in entries if one.confirmations]
+        confirmed = [one for one in entries if one.confirmations]
     if channels:
-        _count_confirmed([one.event.id for one in proven], channels, chained=0)
+        _count_confirmed([one.event.id for one in confirmed], channels, chained=0)
     if len(channels) < len(entries):
         reasons = Counter(
             [

@@ -61,7 +61,7 @@ class Gathering:
         self._by_id.setdefault(entry.event.id, entry)
         self.awaited += entry.awaited
 
-    def prove(self, confirmations: Sequence[Confirmation]) -> None:
+    def confirm(self, confirmations: Sequence[Confirmation]) -> None:
         """Attach each confirmation to its entry, or queue it if the entry is not here."""
         by_id = self._by_id
         for confirmation in confirmations:

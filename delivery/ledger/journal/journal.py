@@ -149,7 +149,7 @@ class JournalThread:
 
     def confirm(self, confirmations: Sequence[Confirmation]) -> None:
         """See the port."""
-        self._gathering.prove(confirmations)
+        self._gathering.confirm(confirmations)
         if not self._is_scheduled:
             self._schedule()
 

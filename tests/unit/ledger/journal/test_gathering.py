@@ -48,7 +48,7 @@ def test_an_entry_sent_on_a_socket_of_this_node_waits_for_its_confirmation() -> 
     one = sent(1)
     here = gathering(one)
     assert cut(here, NEVER) is None
-    here.prove([confirmation(one)])
+    here.confirm([confirmation(one)])
     assert entries_of(cut(here, NEVER)) == [one]
     assert one.confirmations == [confirmation(one)]
     assert not here
@@ -62,7 +62,7 @@ def test_an_entry_sent_by_another_node_does_not_wait_for_its_confirmation() -> N
 def test_a_confirmation_of_another_user_is_not_the_entrys() -> None:
     one = sent(1)
     here = gathering(one)
-    here.prove([confirmation(one, "u2")])
+    here.confirm([confirmation(one, "u2")])
     here.mark(0.0)
     assert cut(here, NEVER) is None
     batch = cut(here, 0.0)
@@ -77,7 +77,7 @@ def test_an_entry_that_waited_for_long_enough_leaves_with_the_ripe_entries_behin
     for entry in (third, last):
         here.add(entry, lambda entry, answer: None)
     here.mark(1.0)
-    here.prove([confirmation(third)])
+    here.confirm([confirmation(third)])
     assert here.oldest == 0.0
     assert entries_of(cut(here, 0.0)) == [first, second, third]
     assert here.oldest == 1.0
@@ -90,7 +90,7 @@ def test_nothing_overtakes_an_entry_that_waits() -> None:
     waiting, ready = sent(1), make_entry(make_event(id=make_id(2)))
     here = gathering(waiting, ready)
     assert cut(here, NEVER) is None
-    here.prove([confirmation(waiting)])
+    here.confirm([confirmation(waiting)])
     assert entries_of(cut(here, NEVER)) == [waiting, ready]
 
 
@@ -124,9 +124,9 @@ def test_confirmations_of_committed_events_gather_for_their_own_time() -> None:
     gone, late = sent(1), make_entry(make_event(id=make_id(2)))
     here = gathering(gone)
     cut(here, 0.0)
-    here.prove([confirmation(gone)])
+    here.confirm([confirmation(gone)])
     here.mark(1.0)
-    here.prove([confirmation(gone, "u2")])
+    here.confirm([confirmation(gone, "u2")])
     here.add(late, lambda entry, answer: None)
     here.mark(2.0)
     assert here.oldest_confirmation == 1.0
