@@ -266,7 +266,7 @@ def _principal(
     scope = claims.get("scope", "")
     if not isinstance(scope, str):
         raise Unauthenticated("the token's scope must be one string, separated by spaces")
-    expires = datetime.fromtimestamp(min(float(claims["exp"]), _LATEST), UTC)
+    expires = datetime.fromtimestamp(_seconds(claims["exp"]), UTC)
     # Identity providers add scopes of their own to users' tokens; they are ignored here.
     scopes = frozenset(known[word] for word in scope.split() if word in known)
     return Principal(
@@ -279,6 +279,14 @@ def _principal(
         token_ids=(jti,) if isinstance(jti := claims.get("jti"), str) else (),
         key=key,
     )
+
+
+def _seconds(value: int | float | str) -> float:
+    """An instant that PyJWT took, in epoch seconds that a date can have."""
+    try:
+        return min(float(value), _LATEST)
+    except OverflowError:  # a JSON number may have any length
+        return _LATEST
 
 
 def _issued_at(claims: Mapping[str, Any]) -> float | None:

@@ -1,6 +1,7 @@
 """HS256 tokens: what is accepted, what is not, and why the client may or may not come back."""
 
 import base64
+import contextlib
 import json
 import time
 from typing import Any
@@ -153,9 +154,26 @@ async def test_sub_and_exp_are_required(missing: str) -> None:
     assert (await refused(jwt.encode(claims, SECRET, "HS256"))).close_code == 3500
 
 
-async def test_a_token_that_never_seems_to_end_is_fine() -> None:
-    principal = await Authenticator(SECRET).verify(sign(exp=10**15))
+@pytest.mark.parametrize("exp", [10**15, 1e300, 2**64, int("9" * 400), 253_402_300_800])
+async def test_a_token_that_never_seems_to_end_is_fine(exp: float) -> None:
+    principal = await Authenticator(SECRET, leeway=30.0).verify(sign(exp=exp))
     assert principal.expires_at.year == 9999
+
+
+INSTANTS = (
+    *(0, -1, -0.0, 1.5, 1e-300, 1e300, -1e300, float("nan"), float("inf"), -float("inf")),
+    *(2**63, -(2**64), int("9" * 400), -int("9" * 400), 253_402_300_800, -62_135_596_801),
+    *("", "soon", "1", "1e300", "NaN", "9" * 5_000, True, False, None, [], [1], {}),
+)
+
+
+@pytest.mark.parametrize("claim", ["exp", "nbf", "iat"])
+@pytest.mark.parametrize("value", INSTANTS, ids=lambda value: repr(value)[:20])
+async def test_no_instant_in_a_token_is_an_error_of_ours(claim: str, value: object) -> None:
+    token = sign(**{claim: value})
+    with contextlib.suppress(Unauthenticated):
+        principal = await Authenticator(SECRET, leeway=30.0).verify(token)
+        assert principal.ends_at > time.time()
 
 
 async def test_audience_and_issuer_are_checked_when_they_are_set() -> None:
