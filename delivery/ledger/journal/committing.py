@@ -90,9 +90,13 @@ class LedgerAway:
 
     Args:
         ping: raises while the ledger is away.
+
+    Attributes:
+        refusal: what the last ping raised, if it did.
     """
 
     def __init__(self, ping: Callable[[], None]) -> None:
+        self.refusal: BaseException | None = None
         self._ping = ping
         self._asker = ThreadPoolExecutor(1, thread_name_prefix="delivery-ledger-ping")
         self._question: Future[None] | None = None
@@ -125,7 +129,8 @@ class LedgerAway:
             return False
         question, self._question = self._question, None
         self._ask_at = time.monotonic() + RETRY
-        return question.exception() is None
+        self.refusal = question.exception()
+        return self.refusal is None
 
     def close(self) -> None:
         """Send no more pings."""
@@ -309,8 +314,9 @@ class Committer:
             self._logged_reason = str(error)
             logger.error("%s; events go to the spool until it is back", error)
         self._outage.failed()
-        if not isinstance(error, _StillAway):
-            self._cause = f": {error.cause}" if error.cause else ""
+        met = self._outage.refusal if isinstance(error, _StillAway) else error
+        if isinstance(met, LedgerUnavailable):
+            self._cause = f": {met.cause}" if met.cause else ""
         self._spooling.report(OutageKind.SPOOLING, SPOOLING + self._cause)
         return self._spooled(self._spool, entries, confirmations)
 

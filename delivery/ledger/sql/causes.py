@@ -17,30 +17,49 @@ event, so no event is at fault. Source: PostgreSQL manual, "Error Codes"."""
 
 LOGIN = "it refuses the user or the password"
 UNFIT = "it lacks a table, a column or a right that events need"
+_STARTS = "it starts, or takes no connections"
+_FULL = "it takes no more connections"
+_POOLER = "a pooler has no connection to it"
 _BY_STATE = (
     ("28", LOGIN),
-    ("53300", "it takes no more connections"),
+    ("53300", _FULL),
     ("53100", "its disk is full"),
     ("3D000", "the database is not there"),
     ("57014", "a statement took too long"),
     ("55P03", "a lock was not to be had"),
-    ("57P03", "it starts, or takes no connections"),
+    ("57P01", "it shuts down, or an operator ended the session"),
+    ("57P02", "it crashed"),
+    ("57P03", _STARTS),
+    ("57P04", "the database is not there"),
+    ("57P05", "it ends sessions that are idle for a moment"),
+    ("25P03", "it ends transactions that are idle for a moment"),
+    ("25P04", "a transaction took too long"),
+    ("40", "other transactions were in the way"),
+    ("53", "it is short of memory or another resource"),
+    ("58", "it cannot read or write its files"),
+    ("XX", "it has an internal error, or its data is damaged"),
 )
 # Errors of connections that were not made carry no code, and SQLite's have none for these.
 _BY_WORDS = (
     ("password authentication failed", LOGIN),
     ("no pg_hba.conf entry", LOGIN),
     ("not permitted to log in", LOGIN),
-    ("remaining connection slots", "it takes no more connections"),
-    ("too many clients", "it takes no more connections"),
-    ("too many connections", "it takes no more connections"),
-    ("no more connections allowed", "it takes no more connections"),
+    ("remaining connection slots", _FULL),
+    ("too many clients", _FULL),
+    ("too many connections", _FULL),
+    ("no more connections allowed", _FULL),
     (
         "statement pooling mode",
         "a pooler in statement mode takes no transactions",
     ),
-    ("starting up", "it starts, or takes no connections"),
-    ("not accepting connections", "it starts, or takes no connections"),
+    ("starting up", _STARTS),
+    ("not accepting connections", _STARTS),
+    ("not currently accepting connections", _STARTS),
+    # PgBouncer's own words, which have one code for all.
+    ("query_wait_timeout", _POOLER),
+    ("server login has been failing", _POOLER),
+    ("cannot connect to server", _POOLER),
+    ("certificate", "its certificate is not the one of its name, or not trusted"),
     ("could not translate host name", "its host's name is not found"),
     ("connection refused", "nothing listens at its address"),
     ("timeout expired", "it does not answer in time"),

@@ -38,11 +38,17 @@ CONNECT_TIMEOUT = 3.0
 ANSWER_TIMEOUT = STATEMENT_TIMEOUT + 1.0
 MAX_AGE = 300
 """Seconds after which a connection is replaced: names and proxies may point elsewhere by then."""
+# In place of what a role or a database may have by default, and the driver cannot work with.
+_PLAIN_BEGIN = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED; "
+    "SET LOCAL datestyle = 'ISO'; SET LOCAL intervalstyle = 'postgres'; "
+    "SET LOCAL standard_conforming_strings = on; SET LOCAL extra_float_digits = 1"
+)
 # The server holds the limits: a statement ends even if its caller has ended before. They are set in
 # each transaction, because a pooler may give each another session: none keeps a setting, and no
 # start-up parameter reaches it.
 _BEGIN = (
-    f"BEGIN; SET LOCAL statement_timeout = {int(STATEMENT_TIMEOUT * 1000)}; "
+    f"{_PLAIN_BEGIN}; SET LOCAL statement_timeout = {int(STATEMENT_TIMEOUT * 1000)}; "
     f"SET LOCAL lock_timeout = {int(BUSY_TIMEOUT * 1000)}; "
     "SET LOCAL idle_in_transaction_session_timeout = 15000"
 )
@@ -79,7 +85,7 @@ class Database:
                 idle=CONNECT_TIMEOUT,
                 busy=answer_timeout,
                 options=options,
-                begin=_BEGIN if options.sets_timeouts else "BEGIN",
+                begin=_BEGIN if options.sets_timeouts else _PLAIN_BEGIN,
             )
 
     def _use(self, engine: sa.Engine, wall: Callable[[], datetime]) -> None:
@@ -226,6 +232,7 @@ def _engine(url: URL, pool_size: int) -> sa.Engine:
         connect_args={
             "connect_timeout": int(CONNECT_TIMEOUT),
             "application_name": "delivery",
+            "client_encoding": "utf8",  # sent at the start, and known to poolers
             "keepalives_idle": 10,
             "tcp_user_timeout": int(STATEMENT_TIMEOUT * 1000),
         },
