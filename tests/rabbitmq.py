@@ -152,6 +152,19 @@ def _probe(url: str) -> None:
             raise ConnectionError(str(error)) from error
 
 
+def control(server: Server, *words: str) -> None:
+    """Run ``rabbitmqctl`` on a server of one's own."""
+    program = Path(server.command[0]).with_name("rabbitmqctl")
+    done = subprocess.run(
+        [str(program), *words],
+        env=dict(server.popen_options["env"]),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
+
+
 def wait_until_stored(server: Server, queues: Sequence[str]) -> None:
     """Waits until the replicated queues are on the server's disk.
 

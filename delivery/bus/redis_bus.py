@@ -37,6 +37,7 @@ from delivery.domain.operators.outages import Outage, Outages
 from delivery.domain.operators.outages import OutageKind as _Kind
 from delivery.domain.ports import Jitter
 from delivery.redis_servers.connections import FULL, REPLICA, NotPrimary, trouble
+from delivery.redis_servers.unreachable import unreachable
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,11 @@ _DEAF = "the bus is deaf: events for users of other gateways take the chain"
 _AWAY = "the bus's Redis does not answer"
 _REPLICA = "the bus's Redis is a replica, and no primary is found"
 _FULL = "the bus's Redis is out of memory: the queue step keeps no second copies"
+
+
+def _away(error: Exception) -> str:
+    cause = unreachable(error)
+    return _AWAY if cause is None else f"{_AWAY}: {cause}"
 
 
 def _refuses(why: str | None) -> str | None:
@@ -356,7 +362,7 @@ class RedisBus:
         self._outages.report(_Kind.REDIS_OOM, _FULL if known == FULL else None)
         refusal = None if known in (FULL, REPLICA) else known
         self._outages.report(_Kind.REDIS_REFUSES, _refuses(refusal))
-        self._outages.report(_Kind.REDIS_AWAY, _AWAY if known is None else None)
+        self._outages.report(_Kind.REDIS_AWAY, _away(error) if known is None else None)
 
     def _report_deafness(self) -> None:
         self._outages.report(_Kind.BUS_DEAF, None if self.healthy else _DEAF)

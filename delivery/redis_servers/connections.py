@@ -23,6 +23,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from delivery.redis_servers.unreachable import chain_of
 from delivery.redis_servers.url import SentinelUrl
 
 T = TypeVar("T")
@@ -68,11 +69,7 @@ class Refuses(RedisConnectionError):
 def trouble(error: BaseException) -> str | None:
     """``FULL``, ``REPLICA`` or another refusal of a server that answers, if that is behind an
     error: in words that everybody may read."""
-    chain: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and found not in chain:
-        chain.append(found)
-        found = found.__cause__ or found.__context__
+    chain = list(chain_of(error))
     return next((known for one in reversed(chain) if (known := _trouble(one)) is not None), None)
 
 

@@ -623,7 +623,7 @@ async def test_an_outage_is_named_with_its_beginning_and_measured(
         for line in text.splitlines()
         if line.startswith("delivery_outage_seconds{")
     }
-    assert len(found) == 14, "each that there may be, whether it lasts or not"
+    assert len(found) == 15, "each that there may be, whether it lasts or not"
     assert [line for line, seconds in found.items() if seconds] == [
         'delivery_outage_seconds{kind="ledger_away",node="n1",service="ledger"'
     ]

@@ -485,7 +485,7 @@ SCHEMAS: dict[str, Schema] = {
                 record(
                     {
                         "kind": text(enum=[kind.value for kind in OutageKind]),
-                        "service": text(enum=["ledger", "bus", "broker"]),
+                        "service": text(enum=["ledger", "bus", "broker", "settings"]),
                         "text": text(),
                         "since": text(format="date-time"),
                     }

@@ -136,6 +136,7 @@ _MEASURED = tuple(
         ),
         "broker": (
             OutageKind.BROKER_AWAY,
+            OutageKind.BROKER_REFUSES,
             OutageKind.REDIS_REPLICA,
             OutageKind.REDIS_OOM,
             OutageKind.REDIS_REFUSES,

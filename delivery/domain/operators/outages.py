@@ -20,6 +20,7 @@ class OutageKind(enum.StrEnum):
     BACKLOG = "backlog"
     BUS_DEAF = "bus_deaf"
     BROKER_AWAY = "broker_away"
+    BROKER_REFUSES = "broker_refuses"
     REDIS_AWAY = "redis_away"
     REDIS_REPLICA = "redis_replica"
     REDIS_OOM = "redis_oom"

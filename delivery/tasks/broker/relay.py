@@ -21,6 +21,7 @@ from delivery.domain.channels import Channel
 from delivery.domain.operators.outages import Outage, OutageKind, Outages
 from delivery.domain.policy import CHANNELS, Priority
 from delivery.redis_servers.connections import FULL, REPLICA, Refuses, trouble
+from delivery.redis_servers.unreachable import unreachable
 from delivery.tasks.attempts import batches
 from delivery.tasks.broker.app import (
     SEND_WEBHOOKS,
@@ -29,6 +30,8 @@ from delivery.tasks.broker.app import (
     task_name,
     verify_task_name,
 )
+from delivery.tasks.broker.rabbitmq_broker import FULL as RABBITMQ_FULL
+from delivery.tasks.broker.rabbitmq_broker import Alarm, refusal
 from delivery.tasks.broker.redis_broker import trouble_of
 
 logger = logging.getLogger(__name__)
@@ -68,11 +71,9 @@ def _order(taken: tuple[tuple[str, Priority | None], Any]) -> int:
 
 
 _KINDS = {FULL: OutageKind.REDIS_OOM, REPLICA: OutageKind.REDIS_REPLICA}
-_REFUSES = OutageKind.REDIS_REFUSES
-
-
-def _text(known: str | None) -> str:
-    return f"{known or 'the broker does not answer, or refuses'}: the chain waits for its broker"
+_AWAY = "the broker does not answer, or refuses"
+_WAITS = "the chain waits for its broker"
+_Met = tuple[OutageKind, str]
 
 
 class Relay:
@@ -99,6 +100,7 @@ class Relay:
         self._producer: Producer | None = None
         self._is_down = False
         self._is_refused = False
+        self._alarm = Alarm()
         self._failed: tuple[str, Sequence[str], Priority | None] | None = None
         self._outages = Outages("broker", time.monotonic)
 
@@ -204,13 +206,16 @@ class Relay:
         except Exception as error:
             # The thread must survive any error of the broker. Its text may contain the URL.
             if not self._is_down:
-                kind = type(error).__name__
-                logger.warning("relay: publish failed (%s); a sweep will publish again", kind)
+                name = type(error).__name__
+                logger.warning("relay: publish failed (%s); a sweep will publish again", name)
             self._is_down = True
             self.failed += size
-            known = trouble(error)
-            self._is_refused = known is not None
-            self._report(known)
+            kind, text = self._met(error)
+            self._is_refused = kind is not OutageKind.BROKER_AWAY
+            for one in self._outages.lasting():
+                if one.kind is not kind:
+                    self._outages.report(one.kind, None)
+            self._outages.report(kind, f"{text}: {_WAITS}")
             self._disconnect()
             self._pause()
             return False
@@ -221,10 +226,16 @@ class Relay:
         self._outages.clear()
         return True
 
-    def _report(self, known: str | None) -> None:
-        kind = OutageKind.BROKER_AWAY if known is None else _KINDS.get(known, _REFUSES)
-        for one in (OutageKind.BROKER_AWAY, _REFUSES, *_KINDS.values()):
-            self._outages.report(one, _text(known) if one is kind else None)
+    def _met(self, error: Exception) -> _Met:
+        """What kind of outage an error shows, in words."""
+        known = trouble(error)
+        if known is not None:
+            return _KINDS.get(known, OutageKind.REDIS_REFUSES), known
+        known = RABBITMQ_FULL if self._alarm.is_on else refusal(error)
+        if known is not None:
+            return OutageKind.BROKER_REFUSES, known
+        cause = unreachable(error)
+        return OutageKind.BROKER_AWAY, _AWAY if cause is None else f"{_AWAY} ({cause})"
 
     def _check(self) -> None:
         """Ask a broker to which nothing was published lately whether it would take tasks.
@@ -296,6 +307,7 @@ class Relay:
                 transport_options=publisher_options(options, SEND_TIMEOUT),
             )
             connection.ensure_connection(max_retries=1, timeout=1)
+            self._alarm.watch(connection)
             self._producer = self._app.amqp.Producer(connection, auto_declare=False)
         return self._producer
 
