@@ -7,11 +7,21 @@ import contextlib
 
 import aiohttp
 import pytest
+import uvloop
 
 from delivery.api.serving import runner
 from delivery.api.serving.admission import Admission
 from tests.fast_path import Node, make_event, serve
 from tests.waiting import until
+
+
+@pytest.fixture(
+    params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"]
+)
+def event_loop_policy(request: pytest.FixtureRequest) -> asyncio.AbstractEventLoopPolicy:
+    """Both loops on which the service runs: their transports have no class in common."""
+    policy: asyncio.AbstractEventLoopPolicy = request.param()
+    return policy
 
 
 async def is_open(reader: asyncio.StreamReader) -> bool:

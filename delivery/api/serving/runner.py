@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -106,8 +106,7 @@ class _Connection(web.RequestHandler):
         address = _address(transport)
         if not self._admission.enter(address):
             logger.warning("connection from %s refused: too many are open", address)
-            if isinstance(transport, asyncio.Transport):
-                transport.abort()
+            _reset(transport)
             return
         self._address = address
         super().connection_made(transport)
@@ -124,8 +123,8 @@ class _Connection(web.RequestHandler):
 
     def _on_headers_due(self) -> None:
         # Later requests of the connection have ``KEEPALIVE_TIMEOUT``.
-        if self._request_count == 0 and isinstance(self.transport, asyncio.Transport):
-            self.transport.abort()
+        if self._request_count == 0 and self.transport is not None:
+            _reset(self.transport)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -169,6 +168,11 @@ class _Connection(web.RequestHandler):
         response.headers["Server"] = SERVER
         response.force_close()
         return response
+
+
+def _reset(transport: asyncio.BaseTransport) -> None:
+    # Not asked by its class: those of uvloop are none of asyncio's.
+    cast(asyncio.Transport, transport).abort()
 
 
 def _address(transport: asyncio.BaseTransport) -> str:
