@@ -26,7 +26,15 @@ from delivery.ledger import counting
 from delivery.telemetry import metrics
 from delivery.telemetry.id_ages import observe_ages
 
-Batch = tuple[list[tuple[Entry, Answered]], list[Receipted]]
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A batch as journal, ledger and gateway hold it, with or without metrics."""
+
+    submitted: list[tuple[Entry, Answered]]
+    answers: list[Receipted]
+    entries: list[Entry]
+    ids: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +89,19 @@ def _batch(size: int) -> Batch:
         entry.confirmations = [Confirmation(event.id, "u-1", "websocket", "u-1", "c-1")]
         entries.append((entry, lambda entry, answer: None))
     answers = [Receipted(pair[0].event.id, Recorded.NEW, 1) for pair in entries]
-    return entries, answers
+    made = [pair[0] for pair in entries]
+    return Batch(entries, answers, made, [entry.event.id for entry in made])
 
 
 def _count(batch: Batch) -> None:
     """All that journal, ledger and gateway count of a batch."""
-    entries, answers = batch
-    counting.committed(entries, answers, 0.004)
-    counting.inserted([pair[0] for pair in entries])
-    observe_ages(metrics.time_to_ack, [(time.time(), _ids(batch))])
+    counting.committed(batch.submitted, batch.answers, 0.004)
+    counting.inserted(batch.entries)
+    observe_ages(metrics.time_to_ack, [(time.time(), batch.ids)])
 
 
 def _ids(batch: Batch) -> Sequence[str]:
-    return [pair[0].event.id for pair in batch[0]]
+    return [pair[0].event.id for pair in batch.submitted]
 
 
 @click.command()

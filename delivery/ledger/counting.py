@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from delivery.domain.event import EventClass
 from delivery.domain.lifecycle import State
@@ -51,13 +51,12 @@ def committed(
     if not entries:
         return
     metrics.journal_batch.observe(float(len(entries)))
-    events = [pair[0].event for pair in entries]
     if not _are_new(answers):
-        events = [one for one, answer in zip(events, answers, strict=True) if _is_new(answer)]
+        entries = [one for one, answer in zip(entries, answers, strict=True) if _is_new(answer)]
         _count_repeated(answers)
-    for event_class, count in _counts([one.event_class for one in events]).items():
+    for event_class, count in _counts([entry.event.event_class for entry, _ in entries]).items():
         metrics.accepted.inc(count, str(event_class))
-    types = [one.type for one in events]
+    types = [entry.event.type for entry, _ in entries]
     if started := types.count("agent_started"):
         metrics.runs_started.inc(started)
     if completed := types.count("agent_completed"):
@@ -86,12 +85,12 @@ def _count_repeated(answers: Sequence[Answer]) -> None:
 
 def inserted(entries: Sequence[Entry]) -> None:
     """Count events that were inserted as confirmed or handed over already."""
-    channels = [one.confirmations[0].channel for one in entries if one.confirmations]
+    channels = [made[0].channel for one in entries if (made := one.confirmations)]
     confirmed = entries
     if len(channels) < len(entries):
         confirmed = [one for one in entries if one.confirmations]
     if channels:
-        _count_confirmed([one.event.id for one in confirmed], channels, chained=0)
+        _count_confirmed(_Ids(confirmed), channels, chained=0)
     if len(channels) < len(entries):
         reasons = Counter(
             [
@@ -126,6 +125,25 @@ def _count_confirmed(ids: Sequence[str], channels: Sequence[str], *, chained: in
         if count < len(ids):
             mine = [one for one, its in zip(ids, channels, strict=True) if its == channel]
         observe_ages(metrics.time_to_confirmation, [(now, mine)], channel)
+
+
+class _Ids(Sequence[str]):
+    """Ids of entries, each looked up when it is asked for: ages ask for few of them."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> _Ids: ...
+    def __getitem__(self, index: int | slice) -> str | _Ids:
+        if isinstance(index, slice):
+            return _Ids(self._entries[index])
+        return self._entries[index].event.id
 
 
 def _counts(values: Sequence[T]) -> dict[T, int]:

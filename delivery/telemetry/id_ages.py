@@ -28,28 +28,29 @@ def observe_ages(
     Source: RFC 9562, section 5.7: a UUID of version 7 begins with 48 bits of milliseconds.
     """
     buckets = histogram.buckets
-    counts = [0] * (len(buckets) + 1)
+    counts: dict[int, int] = {}
     total = 0.0
     exemplar: tuple[float, str] | None = None
     for now, ids in batches:
-        if exemplar is None and ids and (trace := sampled_event(ids[-1])) is not None:
-            exemplar = max(0.0, _age(ids[-1], now)), trace
-        spans = [(0, len(ids) - 1)] if ids else []
-        while spans:
-            first, last = spans.pop()
-            age = oldest = _age(ids[first], now)
-            index = bisect_left(buckets, age)
-            if first != last:
-                age = _age(ids[last], now)
-                if bisect_left(buckets, age) != index or (age < 0.0) != (oldest < 0.0):
-                    middle = (first + last) // 2
-                    spans += (first, middle), (middle + 1, last)
-                    continue
-            if age >= 0.0:
+        if not ids:
+            continue
+        newest = _age(ids[-1], now)
+        if exemplar is None and (trace := sampled_event(ids[-1])) is not None:
+            exemplar = max(0.0, newest), trace
+        spans = [(0, len(ids) - 1, _age(ids[0], now), newest)]
+        for first, last, oldest, age in spans:  # grows meanwhile
+            index = bisect_left(buckets, oldest)
+            if first != last and (
+                bisect_left(buckets, age) != index or (age < 0.0) != (oldest < 0.0)
+            ):
+                middle = (first + last) // 2
+                spans.append((first, middle, oldest, _age(ids[middle], now)))
+                spans.append((middle + 1, last, _age(ids[middle + 1], now), age))
+            elif oldest >= 0.0:
                 count = last - first + 1
-                counts[index] += count
+                counts[index] = counts.get(index, 0) + count
                 total += (age + oldest) * 0.5 * count
-    if total or any(counts):
+    if counts:
         histogram.add(counts, total, *labels, exemplar=exemplar)
 
 

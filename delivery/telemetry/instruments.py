@@ -18,7 +18,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -110,7 +110,8 @@ class Counter(Instrument):
     def inc(self, amount: float = 1.0, *labels: str) -> None:
         """Add to the count; thread-safe. Call it once per batch, not per event."""
         try:
-            self._child(labels).inc(amount)
+            # What ``child.inc`` does, after checks of an amount that callers choose.
+            self._child(labels)._value.inc(amount)
         except _FAULTS as error:
             self._report(error)
 
@@ -188,7 +189,7 @@ class Histogram(Instrument):
 
     def add(
         self,
-        counts: Sequence[int],
+        counts: Mapping[int, int],
         total: float,
         *labels: str,
         exemplar: tuple[float, str] | None = None,
@@ -196,15 +197,14 @@ class Histogram(Instrument):
         """Add many values at the cost of one.
 
         Args:
-            counts: by bucket, the last one without a limit; not cumulative.
+            counts: by the index of a bucket, the last one without a limit; not cumulative.
             total: the sum of the values.
             exemplar: one of the values and the id of its trace, shown as ``observe`` shows one.
         """
         try:
             child = self._child(labels)
-            for bucket, count in zip(child._buckets, counts, strict=True):
-                if count:
-                    bucket.inc(count)
+            for index, count in counts.items():
+                child._buckets[index].inc(count)
             child._sum.inc(total)
             if exemplar is not None and not is_shared():
                 value, trace_id = exemplar
@@ -215,9 +215,10 @@ class Histogram(Instrument):
 
     def observe_all(self, values: Mapping[int, int], *labels: str) -> None:
         """Add values with their counts."""
-        counts = [0] * (len(self.buckets) + 1)
+        counts: dict[int, int] = {}
         for value, count in values.items():
-            counts[bisect_left(self.buckets, value)] += count
+            index = bisect_left(self.buckets, value)
+            counts[index] = counts.get(index, 0) + count
         self.add(counts, sum(value * count for value, count in values.items()), *labels)
 
     def _make_metric(self) -> Any:

@@ -14,6 +14,7 @@ from statistics import median
 from subprocess import Popen
 from typing import Any
 
+import click
 import sqlalchemy as sa
 
 from delivery.bench.faults.servers import postgres
@@ -194,6 +195,8 @@ def ledger(sizes: Sizes) -> list[dict[str, Any]]:
                 }
                 | installation.ask(role="probe", samples=15)
             )
+            # The next size may take an hour to fill: what was measured is not lost with it.
+            click.echo(f"ledger: {rows[-1]}", err=True)
     return rows
 
 

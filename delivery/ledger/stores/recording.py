@@ -89,8 +89,9 @@ class RecordingSql:
             now: datetime | None = None
             known = _known(connection, entries) if is_repeated else {}
             answers, fresh = _split(entries, known, drained)
+            inserted = [entry for _, entry in fresh]
             if fresh:
-                seqs = _number(connection, [entry for _, entry in fresh])
+                seqs = _number(connection, inserted)
                 # The clock is read after the runs are locked: within a run, later means later.
                 now = self._database.now(connection)
                 _insert(connection, fresh, seqs, now)
@@ -106,7 +107,7 @@ class RecordingSql:
                 stored = store_confirmations(connection, confirmations, now)
                 unknown.update(stored.unknown)
                 first = stored.first
-        counting.inserted([entry for _, entry in fresh])
+        counting.inserted(inserted)
         counting.confirmed(first)
         return list(_resolved(answers)), unknown
 

@@ -106,7 +106,7 @@ def test_a_metric_that_cannot_be_kept_does_not_reach_its_caller(
         def inc(self, amount: float) -> None:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(counter._children, (), Full())
+    monkeypatch.setattr(counter._child(()), "_value", Full())
     counter.inc()
     assert "metric test_full_total cannot be kept" in caplog.text
 
