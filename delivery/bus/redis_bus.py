@@ -109,7 +109,8 @@ _PER_EVENT = (Pushes, Confirmed)
 _EVERY_NODE = "*"
 
 
-_DEAF = "the bus is deaf: events for users of other gateways take the chain"
+_DEAF = "the bus is deaf"
+_DEAF_TO = ": events for users of other gateways take the chain"
 _AWAY = "the bus's Redis does not answer"
 _REPLICA = "the bus's Redis is a replica, and no primary is found"
 _FULL = "the bus's Redis is out of memory: the queue step keeps no second copies"
@@ -365,7 +366,10 @@ class RedisBus:
         self._outages.report(_Kind.REDIS_AWAY, _away(error) if known is None else None)
 
     def _report_deafness(self) -> None:
-        self._outages.report(_Kind.BUS_DEAF, None if self.healthy else _DEAF)
+        failures = [one.failure for one in self._subscribers if not one.is_healthy]
+        causes = [trouble(error) or unreachable(error) for error in failures if error is not None]
+        cause = next((f" ({known})" for known in causes if known is not None), "")
+        self._outages.report(_Kind.BUS_DEAF, None if self.healthy else f"{_DEAF}{cause}{_DEAF_TO}")
 
     def _sealed(self, packed: list[bytes], *, probe: bool = False) -> bytes:
         return seal(self._sender, packed, probe=probe, has_inbox=self._has_inbox)

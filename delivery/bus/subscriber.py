@@ -36,6 +36,9 @@ class Subscriber:
         has_missed: whether messages may have been missed before the first subscription.
         probe_timeout: seconds without a probe after which it subscribes again.
         timeout: seconds for a connect or an answer of Redis.
+
+    Attributes:
+        failure: why the last subscription ended.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Subscriber:
         self._probed_at = float("-inf")
         self._run_id: str | None = None
         self._leaves: str | None = None
+        self.failure: Exception | None = None
 
     @property
     def is_healthy(self) -> bool:
@@ -98,6 +102,7 @@ class Subscriber:
                 await self._listen()
             except Exception as error:
                 failures = 1 if self.subscribed.is_set() else failures + 1
+                self.failure = error
                 logger.log(
                     log_level(failures), "bus subscription failed, subscribing again: %r", error
                 )

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 import redis
 
@@ -236,3 +237,74 @@ async def test_a_redis_that_answers_and_refuses_is_named(
             admin.execute_command(*words)
         await until(lambda: not kinds(bus), LONG)
         await bus.stop()
+
+
+@pytest.mark.parametrize(
+    ("breaks", "mends", "says"),
+    [
+        (
+            [("ACL", "SETUSER", "default", "-subscribe")],
+            [("ACL", "SETUSER", "default", "+subscribe")],
+            "does not permit this user",
+        ),
+        (
+            [("CONFIG", "SET", "maxclients", "1")],
+            [("CONFIG", "SET", "maxclients", "1000")],
+            "takes no more connections",
+        ),
+        (
+            [("ACL", "SETUSER", "default", "resetchannels")],
+            [("ACL", "SETUSER", "default", "allchannels")],
+            "does not permit this user",
+        ),
+    ],
+    ids=["subscribe", "connections", "channels"],
+)
+async def test_a_bus_that_is_deaf_says_why(
+    kind: str, breaks: list[tuple[str, ...]], mends: list[tuple[str, ...]], says: str
+) -> None:
+    with servers.redis_server(kind) as server, redis.Redis.from_url(server.url) as admin:
+        bus = quick(server.url, "one")
+        await bus.start(lambda message: None)
+        await until(lambda: bus.healthy)
+        for words in breaks:
+            admin.execute_command(*words)
+        for clients in ("normal", "pubsub"):
+            admin.execute_command("CLIENT", "KILL", "TYPE", clients, "SKIPME", "yes")
+
+        def deafness() -> str:
+            return next((o.text for o in bus.outages() if o.kind is OutageKind.BUS_DEAF), "")
+
+        await until(lambda: says in deafness(), LONG)
+        for words in mends:
+            admin.execute_command(*words)
+        await until(lambda: not kinds(bus), LONG)
+        await bus.stop()
+
+
+async def test_a_redis_that_cannot_save_is_named_until_it_can(kind: str) -> None:
+    with servers.redis_server(kind) as server, redis.Redis.from_url(server.url) as admin:
+        bus = quick(server.url, "one")
+        await bus.start(lambda message: None)
+        await until(lambda: bus.healthy)
+        admin.config_set("save", "3600 1")
+        admin.config_set("rdb-key-save-delay", "10000000")
+        admin.set("key", "value")
+        admin.bgsave()
+        await until(lambda: kill_children(server))
+        await until(lambda: OutageKind.REDIS_REFUSES in kinds(bus))
+        [text] = [one.text for one in bus.outages()]
+        assert text == "the bus's Redis takes no writes: it cannot save to its disk"
+        admin.config_set("rdb-key-save-delay", "0")
+        admin.config_set("save", "")
+        await until(lambda: not kinds(bus), LONG)
+        await bus.stop()
+
+
+def kill_children(server: servers.Server) -> bool:
+    """End the process that saves; whether there was one."""
+    assert server.process is not None
+    children = psutil.Process(server.process.pid).children()
+    for child in children:
+        child.kill()
+    return bool(children)
