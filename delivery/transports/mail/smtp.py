@@ -33,6 +33,7 @@ from delivery.errors import (
     ConfigError,
     OutcomeUnknown,
 )
+from delivery.transports.mail.replies import Smtp, SmtpOverTls
 from delivery.transports.reach import only_to
 from delivery.transports.text import provider_text
 
@@ -247,11 +248,11 @@ class SmtpSession:
         server, timeout = self._server, min(GREETING_TIMEOUT, self._deadline.left())
         smtp: smtplib.SMTP
         if server.tls == "implicit":
-            smtp = smtplib.SMTP_SSL(
+            smtp = SmtpOverTls(
                 local_hostname=self._local_hostname, timeout=timeout, context=self._tls
             )
         else:
-            smtp = smtplib.SMTP(local_hostname=self._local_hostname, timeout=timeout)
+            smtp = Smtp(local_hostname=self._local_hostname, timeout=timeout)
         # smtplib sets the name that it verifies only when the constructor connects.
         smtp._host = server.host  # type: ignore[attr-defined]
         try:
