@@ -63,6 +63,8 @@ _BY_WORDS = (
     ("could not translate host name", "its host's name is not found"),
     ("connection refused", "nothing listens at its address"),
     ("timeout expired", "it does not answer in time"),
+    ("too many open files", "this process has no descriptors left"),
+    ("unable to open database file", "its file cannot be opened"),
     ("database or disk is full", "its disk is full"),
     ("no such table", UNFIT),
     ("no such column", UNFIT),

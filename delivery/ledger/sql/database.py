@@ -6,6 +6,7 @@ reached now" become ``LedgerUnavailable``.
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -54,6 +55,8 @@ _BEGIN = (
 )
 _CLOCK = sa.text("select clock_timestamp()")
 _LAST = "delivery_last"
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""This process or its machine is short of descriptors or memory."""
 
 LastWrites = Callable[[Connection, Sequence[Any]], None]
 """Writes what ``at_the_end`` collected in a transaction."""
@@ -274,7 +277,14 @@ def _keep_private(engine: sa.Engine, path: Path) -> None:
 
     @event.listens_for(engine, "do_connect")
     def _make_private(*_args: Any) -> None:
-        make_private(path)
+        try:
+            make_private(path)
+        except OSError as error:
+            if error.errno not in _SHORT:
+                raise
+            # As SQLite would say it: the ledger is away, and no event is at fault.
+            reason = f"unable to open database file: {error.strerror}"
+            raise sqlite3.OperationalError(reason) from error
 
 
 class IndexHints(SQLiteCompiler):

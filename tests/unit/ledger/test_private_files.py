@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from delivery.errors import LedgerUnavailable
 from delivery.ledger import SqlLedger, migrate
 from delivery.ledger.journal.spool import Spool
+from delivery.ledger.sql.database import Database
 from delivery.testing import make_entry
 
 
@@ -59,3 +63,18 @@ def test_spooled_events_are_private(folder: Path) -> None:
     assert set(modes(folder).values()) == {0o600}
     assert stat.S_IMODE((folder / "spool").stat().st_mode) == 0o700
     spool.close()
+
+
+def test_a_process_without_descriptors_has_a_ledger_that_is_away(tmp_path: Path) -> None:
+    with closing(Database(f"sqlite:///{tmp_path / 'ledger.db'}")) as database:
+        database.ping()
+        database.close()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with pytest.raises(LedgerUnavailable) as caught:
+                database.ping()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert caught.value.cause == "this process has no descriptors left"
+        database.ping()
