@@ -171,6 +171,8 @@ class FaultProxy:
         try:
             while chunk := await reader.read(CHUNK):
                 self._inspect(connection, chunk)
+                if connection.server.is_closing():
+                    return
                 connection.server.write(chunk)
                 await connection.server.drain()
             if connection.server.can_write_eof():
@@ -190,6 +192,8 @@ class FaultProxy:
                 if connection.is_silent:
                     self._note("drop", connection, len(chunk))
                     continue
+                if connection.caller.is_closing():
+                    return  # cut meanwhile; uvloop raises RuntimeError for a write
                 connection.caller.write(chunk)
                 await connection.caller.drain()
                 if self.throttle:
