@@ -225,6 +225,7 @@ class FakePush:
     Attributes:
         answers: used up first, one per push; ``answer`` afterwards.
         absent: users without a connection.
+        waiting: ids of events that wait for their user, and whether they were recorded.
     """
 
     def __init__(self, connections: int = 1) -> None:
@@ -234,10 +235,15 @@ class FakePush:
         self.answer = Pushed(connections, None if connections else "nobody connected")
         self.score = 100
         self.absent: set[str] = set()
+        self.waiting: list[tuple[str, bool]] = []
 
     def is_absent(self, user_id: str) -> bool:
         """See the port."""
         return user_id in self.absent
+
+    def keep_waiting(self, event: Event, *, is_recorded: bool) -> None:
+        """See the port."""
+        self.waiting.append((event.id, is_recorded))
 
     def health(self, user_id: str) -> int:
         """See the port; the same for every user."""

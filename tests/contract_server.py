@@ -25,6 +25,7 @@ class ContractServer:
         is_mute: pings get no answer.
         blocks: how a proxy before it treats sockets: an HTTP status, ``cut`` (no answer),
             ``silent`` (the upgrade works, nothing comes through) or ``None``.
+        holds: the welcome waits until it is set; ``signs``: frames that were sent meanwhile.
         refuse_stream: answers ``GET /v1/stream`` if set.
         streams: the ``Last-Event-ID`` of every stream that began.
         posts: the ids of every ``POST /v1/acks``.
@@ -46,6 +47,9 @@ class ContractServer:
         self.refuses: list[int] = []
         self.refuse_refresh = False
         self.blocks: int | str | None = None
+        self.holds = asyncio.Event()
+        self.holds.set()
+        self.signs = 0
         self.upgrades = 0
         self.refuse_stream: Callable[[], web.Response] | None = None
         self.streams: list[str | None] = []
@@ -147,6 +151,11 @@ class ContractServer:
             await socket.send_json(_UNAUTHORIZED)
             await socket.close(code=refusal)
             return socket
+        while not self.holds.is_set():
+            await socket.send_json({"type": "pong"})
+            self.signs += 1
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.holds.wait(), 0.05)
         await socket.send_json(self._welcome(len(self.connects)))
         self.sent[id(socket)] = []
         self.sockets.append(socket)

@@ -25,6 +25,7 @@ from delivery.domain.records import FeedMark, Owed, Stored
 from delivery.errors import Unauthenticated
 from delivery.gateway.connection import Connection
 from delivery.gateway.connection_context import ConnectionContext
+from delivery.gateway.expected import ExpectedUsers
 from delivery.gateway.fast_path import FastPath
 from delivery.gateway.feed import FeedReader, ReadQueueCopies
 from delivery.gateway.outcomes import Outcomes
@@ -311,6 +312,7 @@ class World:
         self.clock = Clock()
         self.registry = self.node.registry
         self.registry._clock = self.clock
+        self.registry.expected = ExpectedUsers(self.clock)
         self.context = ConnectionContext(
             node="node-1",
             feed_reader=FeedReader(self.node.access, cast(Journal, self.node.journal), page=10),

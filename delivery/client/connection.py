@@ -13,7 +13,15 @@ import time
 import aiohttp
 
 from delivery.client.acks import Acks
-from delivery.client.link import SOCKET_TIMEOUT, Ended, NotOpened, OnEvents, Transport, refusal
+from delivery.client.link import (
+    SOCKET_TIMEOUT,
+    WELCOME_TIMEOUT,
+    Ended,
+    NotOpened,
+    OnEvents,
+    Transport,
+    refusal,
+)
 from delivery.client.tokens import Tokens, is_newer, refresh_pause
 from delivery.errors import DeliveryError, InvalidFrame
 from delivery.protocol import (
@@ -86,7 +94,7 @@ class Connection:
         used = await tokens.current()
         socket: aiohttp.ClientWebSocketResponse | None = None
         try:
-            async with asyncio.timeout(SOCKET_TIMEOUT):
+            async with asyncio.timeout(WELCOME_TIMEOUT), asyncio.timeout(SOCKET_TIMEOUT) as silence:
                 socket = await session.ws_connect(
                     url,
                     protocols=(SUBPROTOCOL,),
@@ -95,7 +103,7 @@ class Connection:
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
                 )
                 await socket.send_str(encode(Connect(used, cursor, device)).decode())
-                connection = cls(socket, tokens, await _welcome(socket), used)
+                connection = cls(socket, tokens, await _welcome(socket, silence), used)
                 socket = None
                 return connection
         except aiohttp.WSServerHandshakeError as error:
@@ -255,11 +263,12 @@ class Connection:
         await self._socket.close()
 
 
-async def _welcome(socket: aiohttp.ClientWebSocketResponse) -> Connected:
-    """The first frame, or why there was none."""
+async def _welcome(socket: aiohttp.ClientWebSocketResponse, silence: asyncio.Timeout) -> Connected:
+    """The welcome, or why there was none."""
     told, after = "", None
     while True:
         message = await socket.receive()
+        silence.reschedule(asyncio.get_running_loop().time() + SOCKET_TIMEOUT)
         if message.type is aiohttp.WSMsgType.TEXT:
             frame = decode_server(message.data)
             if isinstance(frame, Connected):

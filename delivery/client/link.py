@@ -43,7 +43,10 @@ class Status:
 OPEN_TIMEOUT = 8.0
 """Seconds from dialling to ``connected``."""
 SOCKET_TIMEOUT = 5.0
-"""The same for a socket: what follows a silent one stands within ten seconds of the beginning."""
+"""The same for a socket: what follows a silent one stands within ten seconds of the beginning. It
+begins anew with every frame: a busy service says that it will come to this client."""
+WELCOME_TIMEOUT = 60.0
+"""The longest time from dialling to ``connected``, whatever the service says."""
 
 Transport = Literal["websocket", "sse"]
 

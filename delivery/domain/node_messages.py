@@ -79,10 +79,15 @@ class PresenceReport(_Message, frozen=True, kw_only=True, tag="presence_report")
 
 
 class PresenceChange(_Message, frozen=True, kw_only=True, tag="presence_change"):
-    """Users whose first connection to the node opened, or whose last one closed."""
+    """Users whose first connection to the node opened, or whose last one closed.
+
+    Attributes:
+        lost: of those who left, the ones whose client did not say so: it is likely to come back.
+    """
 
     joined: list[str]
     left: list[str]
+    lost: list[str] = msgspec.field(default_factory=list)
 
 
 class Wake(_Message, frozen=True, kw_only=True, tag="wake"):

@@ -276,12 +276,15 @@ class Pushed(msgspec.Struct, frozen=True, gc=False):
         failed: a send was tried and failed, so that another one may succeed; ``False`` when the
             user has no connection.
         is_here: a connection of this node took it.
+        is_expected: the user's connection was lost a moment ago: ``Push.keep_waiting`` takes the
+            event in place of its chain.
     """
 
     connections: int
     reason: str | None = None
     failed: bool = False
     is_here: bool = True
+    is_expected: bool = False
 
 
 class Push(Protocol):
@@ -293,6 +296,13 @@ class Push(Protocol):
     def is_absent(self, user_id: str) -> bool:
         """Whether a push now reaches no connection: no other node is alive, and there is none here.
         The user may connect at any time; the connection is then fed from the ledger."""
+
+    def keep_waiting(self, event: Event, *, is_recorded: bool) -> None:
+        """Hand an event over in some seconds, unless its user is connected again by then.
+
+        Args:
+            is_recorded: whether the ledger has it already.
+        """
 
     def health(self, user_id: str) -> int:
         """Score of the user's best connection here, 0-100; 100 without a connection."""

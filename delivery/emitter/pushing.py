@@ -182,6 +182,9 @@ class Pusher:
             if item.event.event_class is EventClass.AUTH:
                 self._note_sent(item.event, item.entry)
             return True
+        if pushed.is_expected:
+            self._push.keep_waiting(item.event, is_recorded=item.entry is None)
+            return True
         reason = pushed.reason or "nobody connected"
         if pushed.failed and number <= item.retries and item.event.event_class.is_durable:
             if item.entry is not None:

@@ -41,6 +41,10 @@ class TracedPush:
         """See the port."""
         return self._push.is_absent(user_id)
 
+    def keep_waiting(self, event: Event, *, is_recorded: bool) -> None:
+        """See the port."""
+        self._push.keep_waiting(event, is_recorded=is_recorded)
+
     def health(self, user_id: str) -> int:
         """See the port."""
         return self._push.health(user_id)

@@ -25,13 +25,23 @@ from delivery.gateway.session import (
     Admit,
     Confirm,
     HandOver,
+    Phase,
     Probe,
     Send,
     Session,
     Shut,
     Verify,
 )
-from delivery.protocol import Close, Connected, Error, InboxChanged, Pong, Reconnect, ServerFrame
+from delivery.protocol import (
+    Close,
+    Connected,
+    Error,
+    InboxChanged,
+    Pong,
+    Reconnect,
+    ServerFrame,
+    may_reconnect,
+)
 from delivery.telemetry import metrics
 
 if TYPE_CHECKING:
@@ -46,6 +56,10 @@ RETRY_LEDGER = (1.0, 30.0)
 RECHECK_DELAY = 2.0
 """Seconds until a connection whose user is also on another node reads the ledger once more: until
 the other nodes know of this connection, they send the user's events only there."""
+
+SIGN_OF_LIFE_EVERY = 2.0
+"""Seconds without a welcome after which a client is told that it is being served: in a crowd that
+comes back at once it waits for its turn, and dialling anew would cost it its place."""
 
 
 class Connection:
@@ -69,6 +83,7 @@ class Connection:
         self.user: User | None = None  # set by the registry
         self.is_marked = False  # flushed by the registry at the end of this turn
         self.is_closed = False
+        self.has_left = False  # the client sent a close frame of its own
         self._header = header
         self._principal: Principal | None = None
         self._context = context
@@ -80,6 +95,7 @@ class Connection:
         self.enqueue = self._outbound.push
         self._feed: Feed | None = None
         self._is_welcomed = False
+        self._sign_at = self.opened_at + SIGN_OF_LIFE_EVERY
         self._is_inbox_due = False
         self._retry_at: float | None = None
         self._recheck_at: float | None = None
@@ -287,12 +303,20 @@ class Connection:
         actions = self.session.on_tick(now)
         if actions:
             self.perform(actions)
+        if not self._is_welcomed and now >= self._sign_at:
+            self._give_sign(now)
         if self._recheck_at is not None and now >= self._recheck_at and self._feed is not None:
             self._recheck_at = None
             self._feed.include_recent()
             self.catch_up()
         elif self._retry_at is not None and now >= self._retry_at:
             self.catch_up()
+
+    def _give_sign(self, now: float) -> None:
+        """Write a ``pong``, which every client ignores, while the welcome is on its way."""
+        self._sign_at = now + SIGN_OF_LIFE_EVERY
+        if self.session.phase in (Phase.VERIFYING, Phase.OPEN) and not self.session.is_stream:
+            self._write(Pong())
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection with this code."""
@@ -319,9 +343,15 @@ class Connection:
                 task.cancel()
         self._probes.fail_all()
         unsent = self._failed + self._outbound.close()
-        if self._registry.detach(self):
+        if self._registry.detach(self, is_lost=self._is_lost(code)):
             self._context.outcomes.unsent(unsent, f"not sent: {reason}")
             self._context.outcomes.left(self.session.user_id or "", self.session.in_flight.ids)
+
+    def _is_lost(self, code: int | None) -> bool:
+        """Whether the client is likely to connect again at once."""
+        if code is None:
+            return not self.has_left
+        return may_reconnect(code) and code != Close.NO_PONG
 
     # Admission
 

@@ -44,18 +44,21 @@ class TeardownQueue:
 
 
 class ReconnectGrace:
-    """Events that were in flight on a user's last connection when it ended.
+    """Events that wait for their user to connect again, for a while.
 
     Args:
         is_away: whether the user has no connection, here or on another node.
         hand_over: hands events over to their chain, by id.
+        seconds: how long they wait.
     """
 
     def __init__(
         self,
         is_away: Callable[[str], bool],
         hand_over: Callable[[Sequence[str]], Coroutine[Any, Any, None]],
+        seconds: float,
     ) -> None:
+        self._seconds = seconds
         self._is_away = is_away
         self._hand_over = hand_over
         self._waiting: deque[tuple[float, str, Sequence[str]]] = deque()
@@ -63,11 +66,11 @@ class ReconnectGrace:
         self._task: asyncio.Task[None] | None = None
 
     def add(self, user_id: str, ids: Sequence[str]) -> None:
-        """Start the grace period of a user's unacknowledged events."""
+        """Start the grace period of these events."""
         if not ids or self._ids + len(ids) > MAX_IDS:
             return
         loop = asyncio.get_running_loop()
-        self._waiting.append((loop.time() + GRACE, user_id, ids))
+        self._waiting.append((loop.time() + self._seconds, user_id, ids))
         self._ids += len(ids)
         if self._task is None:
             self._task = loop.create_task(self._run())

@@ -255,6 +255,7 @@ class FastPath:
                 peers.on_heartbeat(message.node, self.clock())
             case PresenceChange():
                 peers.on_presence_change(message, self.clock())
+                registry.on_presence_change(message)
             case PresenceReport():
                 peers.on_presence_report(message, self.clock())
             case Hello():

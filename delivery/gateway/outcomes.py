@@ -15,7 +15,8 @@ from delivery.domain.channels import Channel
 from delivery.domain.lifecycle import Confirmation
 from delivery.domain.ports import Journal, Writes
 from delivery.errors import LedgerError
-from delivery.gateway.disconnects import ReconnectGrace
+from delivery.gateway.disconnects import GRACE, ReconnectGrace
+from delivery.gateway.expected import EXPECTED_FOR
 from delivery.gateway.registry import Registry
 from delivery.telemetry import metrics
 from delivery.telemetry.id_ages import observe_ages
@@ -51,7 +52,9 @@ class Outcomes:
         self.on_confirmed = on_confirmed
         self._wake_chain = wake_chain
         self.on_acked: Callable[[Sequence[str]], None] | None = None
-        self._reconnect_grace = ReconnectGrace(self._is_away, self._expedite)
+        self._reconnect_grace = ReconnectGrace(self._is_away, self._expedite, GRACE)
+        self._return_grace = ReconnectGrace(self._is_away, self._give_up, EXPECTED_FOR)
+        registry.on_expected = self._return_grace.add
         self._confirmations: list[Confirmation] = []
         self._acked: list[tuple[float, Sequence[str]]] = []  # instants and ids, for metrics
 
@@ -101,9 +104,10 @@ class Outcomes:
     def close(self) -> None:
         """Cancel all grace periods, because the node shuts down."""
         self._reconnect_grace.close()
+        self._return_grace.close()
 
     def unsent(self, ids: Sequence[str], reason: str) -> None:
-        """Hand over events that were queued for a user's last connection when it ended."""
+        """Hand over events that reached no connection."""
         if not ids:
             return
         for event_id in ids:
@@ -113,6 +117,10 @@ class Outcomes:
     def _is_away(self, user_id: str) -> bool:
         registry = self._registry
         return not registry.connections_of(user_id) and not registry.peers.hosts_of(user_id)
+
+    async def _give_up(self, ids: Sequence[str]) -> None:
+        """Hand over events that were emitted for a user who did not come back."""
+        self.unsent(ids, "nobody connected")
 
     async def _expedite(self, ids: Sequence[str]) -> None:
         try:

@@ -113,6 +113,7 @@ class Peers:
         self._forwarder = None if bus is None else PushForwarder(bus)
         self.nodes: dict[str, _Node] = {}
         self._changes: dict[str, bool] = {}  # user -> whether connected here now
+        self._lost: set[str] = set()  # of those who are not, the ones without a farewell
         self._hosts: dict[str, tuple[str, ...]] = {}  # a cache, cleared when presence changes
         # Event -> its node. Two dicts that rotate: bounded without an eviction per event.
         self._origins: dict[str, str] = {}
@@ -185,23 +186,32 @@ class Peers:
         """Publish that a user has a first connection here."""
         self._note_change(user_id, is_here=True)
 
-    def left(self, user_id: str) -> None:
-        """Publish that a user's last connection here has ended."""
+    def left(self, user_id: str, *, is_lost: bool = False) -> None:
+        """Publish that a user's last connection here has ended.
+
+        Args:
+            is_lost: the client did not say that it leaves.
+        """
         self._note_change(user_id, is_here=False)
+        if is_lost:
+            self._lost.add(user_id)
 
     def _note_change(self, user_id: str, *, is_here: bool) -> None:
         """Publish the changes of one turn of the loop together, to limit the messages."""
         if not self._changes:
             asyncio.get_running_loop().call_soon(self._publish_changes)
         self._changes[user_id] = is_here
+        self._lost.discard(user_id)
 
     def _publish_changes(self) -> None:
         changes, self._changes = list(self._changes.items()), {}
+        lost, self._lost = self._lost, set()
         for start in range(0, len(changes), CHUNK):
             chunk = changes[start : start + CHUNK]
             joined = [user_id for user_id, is_here in chunk if is_here]
             left = [user_id for user_id, is_here in chunk if not is_here]
-            self.publish(PresenceChange(node=self.node, joined=joined, left=left))
+            gone = [user_id for user_id in left if user_id in lost]
+            self.publish(PresenceChange(node=self.node, joined=joined, left=left, lost=gone))
 
     def report_presence(self, users: Iterable[str]) -> None:
         """Publish all users connected here, in chunks. Without users too: it is a heartbeat."""

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from delivery.domain.channels import Channel
-from delivery.domain.event import Event
+from delivery.domain.event import Event, EventClass
 from delivery.domain.health import OPEN_BELOW, Breaker, BreakerState
-from delivery.domain.node_messages import Bye
+from delivery.domain.node_messages import Bye, PresenceChange, Wake
 from delivery.domain.ports import Bus, Pushed
 from delivery.domain.records import Stored
+from delivery.gateway.expected import ExpectedUsers
 from delivery.gateway.outbound import Item
 from delivery.gateway.peers import HEARTBEAT_EVERY, REPORT_EVERY, Peers
 from delivery.protocol import Close, encode_event
@@ -74,11 +75,14 @@ class User:
 
 MAX_PER_USER = 50
 HEALTH_EVERY = 5.0
+READ_AGAIN = 1.0
+"""Seconds until a feed is read once more for events that were not committed at its first read."""
 PACE = 0.02
 """Seconds between two clients that are told to reconnect, at most."""
 
 _SHUTTING_DOWN = Pushed(0, "the node is shutting down")
 _NOT_CONNECTED = Pushed(0, "nobody connected")
+_EXPECTED = Pushed(0, "nobody connected", is_expected=True)
 _BREAKER_OPEN = Pushed(0, "breaker open")
 
 
@@ -104,6 +108,8 @@ class Registry:
     ) -> None:
         self.peers = Peers(node, bus)
         self.is_closing = False
+        self.expected = ExpectedUsers(clock)
+        self.on_expected: Callable[[str, Sequence[str]], None] = lambda user_id, ids: None
         self._users: dict[str, User] = {}
         self._connections = 0
         self._max_per_user = max_per_user
@@ -166,15 +172,30 @@ class Registry:
             return _SHUTTING_DOWN
         elsewhere = self.peers.push(event, encoded, is_here=user is not None)
         if user is None:
-            return Pushed(elsewhere, is_here=False) if elsewhere else _NOT_CONNECTED
+            return Pushed(elsewhere, is_here=False) if elsewhere else self._not_connected(event)
         if not self._passes(user):
             return Pushed(elsewhere, is_here=False) if elsewhere else _BREAKER_OPEN
         self._queue(user, (event, encoded))
         return Pushed(user.pushed.connections + elsewhere) if elsewhere else user.pushed
 
+    def _not_connected(self, event: Event) -> Pushed:
+        kind = event.event_class
+        # Sign-in events take every way at once.
+        if event.user_id in self.expected and kind.is_durable and kind is not EventClass.AUTH:
+            return _EXPECTED
+        return _NOT_CONNECTED
+
     def is_absent(self, user_id: str) -> bool:
-        """Whether a push reaches no connection; see the port."""
-        return user_id not in self._users and not self.peers.has_nodes
+        """Whether a push reaches no connection, and none is expected; see the port."""
+        return (
+            user_id not in self._users and not self.peers.has_nodes and user_id not in self.expected
+        )
+
+    def keep_waiting(self, event: Event, *, is_recorded: bool) -> None:
+        """See the port."""
+        if not is_recorded:
+            self.expected.note_unrecorded(event.user_id)
+        self.on_expected(event.user_id, (event.id,))
 
     def push_here(self, event: Event, encoded: bytes) -> None:
         """Push an event of another node to the connections of this node only."""
@@ -227,6 +248,9 @@ class Registry:
         if user is None:
             user = self._users[user_id] = User(user_id)
             self.peers.joined(user_id)
+            if self.expected.discard(user_id):
+                # What was pushed before its commit may be missing in the feed that is read now.
+                asyncio.get_running_loop().call_later(READ_AGAIN, self.wake, user_id)
         elif len(user.connections) >= self._max_per_user:
             return False
         user.breaker = CLOSED
@@ -236,8 +260,15 @@ class Registry:
         self._connections += 1
         return True
 
-    def detach(self, connection: Member) -> bool:
-        """Forget a connection. Returns whether it was its user's last one on any node."""
+    def detach(self, connection: Member, *, is_lost: bool = False) -> bool:
+        """Forget a connection.
+
+        Args:
+            is_lost: its client did not say that it leaves, and is likely to come back.
+
+        Returns:
+            Whether it was its user's last one on any node.
+        """
         user = connection.user
         if user is None:
             return False
@@ -248,8 +279,20 @@ class Registry:
         if user.connections:
             return False
         del self._users[user.id]
-        self.peers.left(user.id)
+        self.peers.left(user.id, is_lost=is_lost)
+        if is_lost:
+            self.expected.add(user.id)
         return not self.peers.hosts_of(user.id)
+
+    def on_presence_change(self, change: PresenceChange) -> None:
+        """Expect here, too, users whose last connection to another node was lost."""
+        for user_id in change.joined:
+            if self.expected.discard(user_id):
+                wake = Wake(node=self.peers.node, users=[user_id])
+                asyncio.get_running_loop().call_later(READ_AGAIN, self.peers.publish, wake)
+        for user_id in change.lost:
+            if user_id not in self._users:
+                self.expected.add(user_id)
 
     def on_success(self, connection: Member) -> None:
         """Close the breaker after an acknowledgement, and read the events that it stopped."""
@@ -367,6 +410,7 @@ class Registry:
 
     def on_tick(self, now: float) -> None:
         """Publish presence and update health, every few seconds."""
+        self.expected.on_tick(now)
         if now >= self._heartbeat_at:
             self._heartbeat_at = now + HEARTBEAT_EVERY
             self.peers.on_tick(now)

@@ -121,14 +121,8 @@ class LedgerAccess:
         self, user_id: str, cursor: str | None, *, by: str, runs_of: int, limit: int
     ) -> tuple[dict[str, int], list[Owed], FeedMark | None]:
         """See ``Reads``."""
-        return await self.call(self._first_feed, user_id, cursor, by, runs_of, limit)
-
-    def _first_feed(
-        self, user_id: str, cursor: str | None, by: str, runs_of: int, limit: int
-    ) -> tuple[dict[str, int], list[Owed], FeedMark | None]:
-        feed = self._ledger.feed
-        seqs = feed.last_seqs(user_id, runs_of)
-        return seqs, *feed.page(user_id, cursor, by=by, limit=limit)
+        first_page = self._ledger.feed.first_page
+        return await self.call(first_page, user_id, cursor, by=by, runs_of=runs_of, limit=limit)
 
     async def run(self, user_id: str, run_id: str) -> RunRow | None:
         """See ``Reads``."""

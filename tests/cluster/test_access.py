@@ -113,10 +113,10 @@ async def test_a_ticket_opens_one_stream_at_any_gateway(cluster: Cluster) -> Non
             assert list(answer.json()) == ["ticket"]
             return str(answer.json()["ticket"])
 
-        mine = await ticket("dora")
+        mine = await ticket("tess")
         for path in ("/v1/events", "/v1/stats/stream", "/v1/ws"):
             assert (await http.get(f"{two}{path}?ticket={mine}")).status_code in (400, 401)
-        both = {"Authorization": f"Bearer {token('dora')}"}
+        both = {"Authorization": f"Bearer {token('tess')}"}
         refused = await http.get(f"{two}/v1/stream?ticket={mine}", headers=both)
         assert refused.status_code == 400
         async with http.stream("GET", f"{two}/v1/stream?ticket={mine}") as stream:
@@ -124,14 +124,14 @@ async def test_a_ticket_opens_one_stream_at_any_gateway(cluster: Cluster) -> Non
             lines = stream.aiter_lines()
             async for line in lines:
                 if line.startswith("data: "):
-                    assert '"user_id":"dora"' in line
+                    assert '"user_id":"tess"' in line
                     break
         for url in (one, two):
             assert (await http.get(f"{url}/v1/stream?ticket={mine}")).status_code == 401
-        assert (await http.get(f"{one}/v1/stream?token={token('dora')}")).status_code == 401
-        late = await ticket("dora")
+        assert (await http.get(f"{one}/v1/stream?token={token('tess')}")).status_code == 401
+        late = await ticket("tess")
         answer = await asyncio.to_thread(
-            cluster.http(1).post, "/v1/tokens/revoke", json={"user_id": "dora"}
+            cluster.http(1).post, "/v1/tokens/revoke", json={"user_id": "tess"}
         )
         assert answer.status_code == 200, answer.text
         assert (await http.get(f"{two}/v1/stream?ticket={late}")).status_code == 401

@@ -60,6 +60,17 @@ async def test_where_sockets_do_not_get_through_it_takes_the_stream(server, obst
     assert sorted(server.confirmed) == [make_id(1), make_id(2)]
 
 
+async def test_a_busy_service_that_gives_signs_of_life_is_waited_for(server, monkeypatch):
+    monkeypatch.setattr("delivery.client.connection.SOCKET_TIMEOUT", 0.3)
+    server.holds.clear()
+    async with listen(server) as client:
+        await until(lambda: server.signs >= 10)
+        server.holds.set()
+        await until(lambda: client.is_connected)
+        assert client.status.transport == "websocket"
+    assert (server.upgrades, server.streams) == (1, [])
+
+
 async def test_one_socket_that_fails_is_no_reason_to_leave_sockets(server):
     server.blocks = 403
 

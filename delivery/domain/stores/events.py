@@ -128,8 +128,12 @@ class FeedStore(Protocol):
             of this user.
         """
 
-    def last_seqs(self, user_id: str, limit: int) -> dict[str, int]:
-        """The last sequence number of each run among the user's last ``limit`` events."""
+    def first_page(
+        self, user_id: str, cursor: str | None, *, by: str, runs_of: int, limit: int
+    ) -> tuple[dict[str, int], list[Owed], FeedMark | None]:
+        """The last sequence number of each run among the user's last ``runs_of`` events, then
+        ``page`` from its beginning: an event recorded meanwhile is on the page, or ahead of its
+        run's number."""
 
 
 class OperationStore(Protocol):

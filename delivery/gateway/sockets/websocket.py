@@ -224,6 +224,7 @@ async def _read(
         elif kind is WSMsgType.PING:
             _pong(writer, connection, bytes(message.data))
         elif kind in _ENDED:
+            connection.has_left = kind is WSMsgType.CLOSE
             return
         else:
             connection.perform(session.on_bad_frame("frames are JSON text, not binary"))

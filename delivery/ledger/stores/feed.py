@@ -115,21 +115,37 @@ class FeedSql:
         limit: int,
     ) -> tuple[list[Owed], FeedMark | None]:
         """See the port."""
-        which = {"user_id": user_id, "after": after, "limit": limit}
         with self._database.read() as connection:
-            mark = self._mark(connection, user_id, start)
-            found = {row.position: row for row in connection.execute(self._open, which)}
-            if mark is not None:
-                which |= {"after": max(after, mark.behind), "since": mark.since, "by": by}
-                for row in connection.execute(self._recent, which):
-                    found.setdefault(row.position, row)
-        return [_owed(user_id, found[position]) for position in sorted(found)[:limit]], mark
+            return self._page(connection, user_id, start, by, after, limit)
 
-    def last_seqs(self, user_id: str, limit: int) -> dict[str, int]:
+    def first_page(
+        self, user_id: str, cursor: str | None, *, by: str, runs_of: int, limit: int
+    ) -> tuple[dict[str, int], list[Owed], FeedMark | None]:
         """See the port."""
-        which = {"user_id": user_id, "limit": limit}
+        which = {"user_id": user_id, "limit": runs_of}
         with self._database.read() as connection:
-            return {row.run_id: row.last_seq for row in connection.execute(_LAST_SEQS, which)}
+            # In this order: what is committed in between is on the page, or ahead of its run.
+            rows = connection.execute(_LAST_SEQS, which).all()
+            owed, mark = self._page(connection, user_id, cursor, by, -1, limit)
+        return {row.run_id: row.last_seq for row in rows}, owed, mark
+
+    def _page(
+        self,
+        connection: Connection,
+        user_id: str,
+        start: str | FeedMark | timedelta | None,
+        by: str,
+        after: int,
+        limit: int,
+    ) -> tuple[list[Owed], FeedMark | None]:
+        which = {"user_id": user_id, "after": after, "limit": limit}
+        mark = self._mark(connection, user_id, start)
+        found = {row.position: row for row in connection.execute(self._open, which)}
+        if mark is not None:
+            which |= {"after": max(after, mark.behind), "since": mark.since, "by": by}
+            for row in connection.execute(self._recent, which):
+                found.setdefault(row.position, row)
+        return [_owed(user_id, found[position]) for position in sorted(found)[:limit]], mark
 
     @cached_property
     def _open(self) -> sa.Select[Any]:

@@ -616,14 +616,21 @@ class SocketLink {
       setTimeout(() => this.close({ reason: error.message }));
       return;
     }
-    this.deadline = setTimeout(() => this.close({ reason: "no answer in time", isSilent: true }), SOCKET_MS);
+    this.expectAnswer();
     this.socket.onopen = () => this.send({ type: "connect", ...hello });
     this.socket.onmessage = ({ data }) => this.onFrame(JSON.parse(data));
     this.socket.onclose = ({ code, reason }) => this.close({ code, reason: this.end.reason ?? reason });
   }
 
+  /** Close a socket that is silent. A busy service says that it will come to this client. */
+  expectAnswer() {
+    clearTimeout(this.deadline);
+    this.deadline = setTimeout(() => this.close({ reason: "no answer in time", isSilent: true }), SOCKET_MS);
+  }
+
   onFrame(frame) {
     this.heardAt = Date.now();
+    if (!this.end.wasOpen) this.expectAnswer();
     if (this.isChecking) this.stopChecking();
     if (frame.type === "events") this.on.events(frame.events);
     else if (frame.type === "inbox") this.on.inbox();

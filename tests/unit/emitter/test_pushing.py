@@ -53,6 +53,20 @@ async def test_a_push_without_a_connection_is_not_worth_a_retry(make_world):
     assert world.journal.entries[0][0].hand_over
 
 
+async def test_an_event_for_a_user_who_is_expected_back_waits(
+    make_world,
+):
+    world = make_world(quick())
+    world.push.answer = Pushed(0, "nobody connected", is_expected=True)
+    first = world.emitter.emit_nowait("note")
+    world.journal.commit()
+    second = world.emitter.emit_nowait("note")
+    world.journal.commit()
+    assert world.push.waiting == [(first.id, True), (second.id, False)]
+    assert world.journal.hand_overs == []
+    assert not any(entry.hand_over or entry.sent for entry, _ in world.journal.entries)
+
+
 async def test_performance_mode_retries_once(make_world):
     world = make_world(quick(retries=3))
     await world.know_run()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -17,7 +18,7 @@ from delivery.domain.stores.ledger import Ledger
 from delivery.gateway.feed import MAX_PAGE_BYTES, Feed, FeedReader
 from delivery.gateway.waiting import FAIR_BYTES, WaitingBytes
 from delivery.ledger.access import LedgerAccess
-from delivery.protocol import Connected, InboxChanged, Limits
+from delivery.protocol import Connected, InboxChanged, Limits, Pong
 from tests.fast_path import MemoryJournal, Node, NodeLedger, World, make_event, new_id
 from tests.waiting import until
 
@@ -321,7 +322,7 @@ async def test_a_fault_while_feeding_makes_the_client_come_back() -> None:
     def broken(*args: object, **kwargs: object) -> list[Stored]:
         raise ZeroDivisionError
 
-    world.node.ledger.feed.page = broken  # type: ignore[method-assign]
+    world.node.ledger.feed.first_page = broken  # type: ignore[assignment]
     _, writer = world.begin()
     await until(lambda: writer.closed)
     assert (writer.closed or (0, ""))[0] == 3011
@@ -343,3 +344,28 @@ async def test_a_stream_takes_more_than_may_be_in_flight_because_nothing_comes_b
         world.node.emit(event)
     await until(lambda: len(writer.ids) == 20)
     assert writer.ids == [event.id for event in events]
+
+
+async def test_a_client_whose_welcome_takes_long_gets_signs_of_life() -> None:
+    world = World()
+    release = threading.Event()
+    first_page = world.node.ledger.feed.first_page
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        release.wait(10)
+        return first_page(*args, **kwargs)
+
+    world.node.ledger.feed.first_page = slow  # type: ignore[method-assign]
+    connection, writer = world.begin()
+    connection.on_tick(world.clock.now)
+    assert writer.frames == []
+    for count in (1, 2):
+        world.clock.now += 2.0
+        connection.on_tick(world.clock.now)
+        connection.on_tick(world.clock.now)
+        assert writer.frames == [Pong()] * count
+    release.set()
+    await until(lambda: any(isinstance(frame, Connected) for frame in writer.frames))
+    world.clock.now += 2.0
+    connection.on_tick(world.clock.now)
+    assert writer.frames.count(Pong()) == 2

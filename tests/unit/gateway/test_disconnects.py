@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from delivery.domain.event import Event
-from delivery.gateway import disconnects
+from delivery.gateway import disconnects, outcomes
 from delivery.gateway.connection import Connection
 from delivery.gateway.disconnects import PER_TURN, ReconnectGrace, TeardownQueue
 from tests.fast_path import World, make_event
@@ -18,7 +18,7 @@ from tests.waiting import until
 
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disconnects, "GRACE", 0.05)
+    monkeypatch.setattr(outcomes, "GRACE", 0.05)
 
 
 async def in_flight() -> tuple[World, Connection, Event]:
@@ -111,7 +111,7 @@ async def test_unacknowledged_events_are_handed_over_in_portions(
     async def hand_over(ids: Sequence[str]) -> None:
         portions.append(len(ids))
 
-    left = ReconnectGrace(lambda user_id: user_id != "back", hand_over)
+    left = ReconnectGrace(lambda user_id: user_id != "back", hand_over, 0.05)
     for number in range(6):
         left.add(f"user-{number}", ["id"] * 5)
     left.add("back", ["id"] * 5)
@@ -128,7 +128,7 @@ async def test_events_that_wait_for_their_client_are_bounded(
     async def hand_over(ids: Sequence[str]) -> None:
         raise AssertionError("closed before")
 
-    left = ReconnectGrace(lambda user_id: True, hand_over)
+    left = ReconnectGrace(lambda user_id: True, hand_over, 0.05)
     left.add("ada", ["id"] * 5)
     left.add("eve", ["id"] * 5)
     assert left._ids == 5
