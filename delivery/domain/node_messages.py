@@ -82,7 +82,7 @@ class PresenceChange(_Message, frozen=True, kw_only=True, tag="presence_change")
     """Users whose first connection to the node opened, or whose last one closed.
 
     Attributes:
-        lost: of those who left, the ones whose client did not say so: it is likely to come back.
+        lost: users who left without a farewell of their client, which is likely to come back.
     """
 
     joined: list[str]

@@ -113,7 +113,7 @@ class Peers:
         self._forwarder = None if bus is None else PushForwarder(bus)
         self.nodes: dict[str, _Node] = {}
         self._changes: dict[str, bool] = {}  # user -> whether connected here now
-        self._lost: set[str] = set()  # of those who are not, the ones without a farewell
+        self._lost: set[str] = set()  # users who left without a farewell
         self._hosts: dict[str, tuple[str, ...]] = {}  # a cache, cleared when presence changes
         # Event -> its node. Two dicts that rotate: bounded without an eviction per event.
         self._origins: dict[str, str] = {}
