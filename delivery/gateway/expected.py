@@ -49,7 +49,7 @@ class ExpectedUsers:
         return was_unrecorded
 
     def on_tick(self, now: float) -> None:
-        """Forget those who did not come back."""
+        """Forget users who did not come back."""
         while self._until:
             user_id, until = next(iter(self._until.items()))
             if now < until:
