@@ -54,8 +54,12 @@ def require_pgbouncer() -> Path:
 
 
 @contextlib.contextmanager
-def pgbouncer(server: str, *, pool_size: int = 2) -> Iterator[Server]:
-    """A PgBouncer of one's own before a PostgreSQL server; see ``through``."""
+def pgbouncer(server: str, *, pool_size: int = 2, more: str = "") -> Iterator[Server]:
+    """A PgBouncer of one's own before a PostgreSQL server; see ``through``.
+
+    Args:
+        more: further lines of its settings.
+    """
     binary = require_pgbouncer()
     target = make_url(server)
     account = unprivileged_account()  # it refuses to run as root, too
@@ -67,6 +71,7 @@ def pgbouncer(server: str, *, pool_size: int = 2) -> Iterator[Server]:
                 own_port=own_port,
                 pool_size=pool_size,
             )
+            + more
         )
         url = target.set(host="127.0.0.1", port=own_port)
         made = Server(

@@ -208,3 +208,27 @@ def test_the_roles_own_limits_can_be_left_in_force(postgres_url: str) -> None:
         database.write() as connection,
     ):
         assert connection.execute(sa.text("show statement_timeout")).scalar_one() == "0"
+
+
+def test_a_pooler_without_a_free_session_is_named_and_its_restart_costs_one_error(
+    postgres_server: Server,
+) -> None:
+    settings = "query_wait_timeout = 1\nserver_lifetime = 1\n"
+    with pgbouncer(postgres_server.url, pool_size=1, more=settings) as bouncer:
+        url = through(bouncer, postgres_server.url)
+        with closing(Database(url)) as one, closing(Database(url)) as two:
+            with one.write() as connection:
+                connection.execute(sa.text("select 1"))
+                with pytest.raises(LedgerUnavailable) as caught:
+                    two.ping()
+            assert caught.value.cause == "a pooler has no connection to it"
+            two.ping()
+            bouncer.kill()
+            with pytest.raises(LedgerUnavailable) as caught:
+                one.ping()
+            assert caught.value.cause == "it closed the connection"
+            bouncer.start()
+            one.ping()
+            with pytest.raises(LedgerUnavailable):
+                two.ping()  # its connection was used a moment ago, and not looked at before
+            two.ping()

@@ -19,6 +19,7 @@ LOGIN = "it refuses the user or the password"
 UNFIT = "it lacks a table, a column or a right that events need"
 _STARTS = "it starts, or takes no connections"
 _FULL = "it takes no more connections"
+_CLOSED = "it closed the connection"
 _POOLER = "a pooler has no connection to it"
 _BY_STATE = (
     ("28", LOGIN),
@@ -62,6 +63,11 @@ _BY_WORDS = (
     ("certificate", "its certificate is not the one of its name, or not trusted"),
     ("could not translate host name", "its host's name is not found"),
     ("connection refused", "nothing listens at its address"),
+    ("server closed the connection", _CLOSED),
+    ("connection is lost", _CLOSED),
+    ("connection reset", _CLOSED),
+    ("no route to host", "no way leads to its address"),
+    ("network is unreachable", "no way leads to its address"),
     ("timeout expired", "it does not answer in time"),
     ("too many open files", "this process has no descriptors left"),
     ("unable to open database file", "its file cannot be opened"),
