@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 
 import aiohttp
 import pytest
@@ -45,6 +46,21 @@ async def test_one_address_holds_no_more_than_its_share() -> None:
         assert sum(held) == 5
         for _, writer in opened:
             writer.close()
+
+
+async def test_a_crowd_that_connects_in_one_moment_is_queued() -> None:
+    node = Node()
+    crowd = []
+    async with serve(node):
+        for _ in range(400):  # the loop, which accepts, does not run meanwhile
+            crowd.append(socket.create_connection(("127.0.0.1", node.port), timeout=0.9))
+        reader, writer = await asyncio.open_connection("127.0.0.1", node.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        async with asyncio.timeout(10):
+            assert (await reader.read()).startswith(b"HTTP/1.1 ")
+        writer.close()
+        for one in crowd:
+            one.close()
 
 
 async def test_a_connection_that_ends_makes_room_for_another() -> None:

@@ -13,9 +13,15 @@ from collections.abc import Sequence
 
 from delivery.domain.inputs.counted_addresses import counted_address
 
-RESERVE = 64 + 128
-"""File descriptors reserved for database connections, files and pipes, and for the connections that
-the kernel has queued: all of them are accepted in one turn of the loop, before any is refused."""
+RESERVE = 64
+"""File descriptors reserved for database connections, files and pipes."""
+BACKLOG = (128, 4_096)
+"""Connections that the kernel may queue for the listener: least, most. A crowd that comes back at
+once connects within milliseconds. What finds no place is not answered, and its kernel asks again
+after 1, 3, 7, 15 and 31 seconds. Linux takes at most ``net.core.somaxconn``, 4,096 by default."""
+BACKLOG_SHARE = 8
+"""One in so many of the process's descriptors: all queued connections are accepted in one turn of
+the loop, before any is refused."""
 
 
 class Admission:
@@ -73,7 +79,8 @@ class Admission:
 
 
 def room_for_clients() -> int | None:
-    """Connections for which this process has descriptors beside ``RESERVE``; ``None``: no limit."""
+    """Connections for which this process has descriptors beside ``RESERVE`` and those that the
+    kernel may queue; ``None``: no limit."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit == resource.RLIM_INFINITY:
         return None
@@ -81,4 +88,13 @@ def room_for_clients() -> int | None:
         used = len(os.listdir("/proc/self/fd"))
     except OSError:  # not Linux
         used = RESERVE
-    return max(1, limit - used - min(RESERVE, limit // 2))
+    return max(1, limit - used - min(RESERVE + listen_backlog(), limit // 2))
+
+
+def listen_backlog() -> int:
+    """Connections that the kernel may queue for one listener of this process."""
+    least, most = BACKLOG
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return most
+    return max(least, min(most, limit // BACKLOG_SHARE))

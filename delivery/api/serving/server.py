@@ -28,7 +28,7 @@ from delivery.api.requests import (
     stream_route,
 )
 from delivery.api.routes import Background, Handlers
-from delivery.api.serving.admission import Admission
+from delivery.api.serving.admission import Admission, listen_backlog
 from delivery.api.serving.listening import Site
 from delivery.api.serving.runner import Runner, name_server
 from delivery.callers.principal import Principal
@@ -181,7 +181,7 @@ class Gateway:
         return bound
 
     async def _listen(self, runner: Runner, host: str, port: int, reuse_port: bool) -> None:
-        site = Site(runner, host, port, reuse_port=reuse_port or None)
+        site = Site(runner, host, port, backlog=listen_backlog(), reuse_port=reuse_port or None)
         self._sites.append(site)
         try:
             await site.start()

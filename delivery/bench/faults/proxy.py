@@ -247,7 +247,7 @@ async def fault_proxy(
 ) -> AsyncIterator[FaultProxy]:
     """A running proxy to these ports of this machine."""
     proxy = FaultProxy(*targets, delay=delay, throttle=throttle)
-    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0, backlog=1024)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0, backlog=4096)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy

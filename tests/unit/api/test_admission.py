@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from delivery.api.serving.admission import Admission, room_for_clients
+from delivery.api.serving.admission import Admission, listen_backlog, room_for_clients
 
 
 def test_an_address_has_its_share_and_others_are_not_concerned() -> None:
@@ -51,7 +51,10 @@ def test_some_descriptors_are_kept() -> None:
     assert room is None or room > 0
 
 
-@pytest.mark.parametrize(("limit", "least", "most"), [(1_024, 512, 1_024 - 192), (200, 1, 100)])
+@pytest.mark.parametrize(
+    ("limit", "least", "most"),
+    [(1_024, 512, 1_024 - 192), (200, 1, 100), (20_000, 10_000, 20_000 - 2_564)],
+)
 def test_a_queue_of_the_kernel_can_be_accepted_beside_the_clients(
     monkeypatch: pytest.MonkeyPatch, limit: int, least: int, most: int
 ) -> None:
@@ -60,3 +63,14 @@ def test_a_queue_of_the_kernel_can_be_accepted_beside_the_clients(
     room = room_for_clients()
     assert room is not None
     assert least <= room <= most
+
+
+@pytest.mark.parametrize(
+    ("limit", "queued"),
+    [(256, 128), (1_024, 128), (20_000, 2_500), (1_048_576, 4_096), (-1, 4_096)],
+)
+def test_the_kernel_queues_what_can_be_accepted(
+    monkeypatch: pytest.MonkeyPatch, limit: int, queued: int
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (limit, limit))
+    assert listen_backlog() == queued
