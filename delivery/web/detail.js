@@ -1,7 +1,7 @@
 // One event: why it was delivered or was not, its way, the messages that carried it, its data.
 
 import { placeOf, timeline } from "./charts.js";
-import { $, TONES, api, ask, draw, duration, h, linked, moment, optional, tag, words } from "./page.js";
+import { $, TONES, api, ask, draw, duration, h, linked, moment, optional, sentence, tag, words } from "./page.js";
 import { linkTo } from "./place.js";
 
 const opened = new Map(); // messages that the reader opened or closed
@@ -80,7 +80,7 @@ export function drawDetail(event, run) {
   if (!event) return;
   $("detail-title").textContent = `${words(event.type)} for ${event.user_id}`;
   $("replay").hidden = !page.mayOperate() || event.state === "confirmed";
-  $("cause").textContent = event.cause ?? "";
+  $("cause").replaceChildren(...sentence(event.cause ?? ""));
   $("cause").className = `cause ${TONES[event.state] ?? ""}`;
   const told = (name, id) => h("a", { href: linkTo(name, id) }, id);
   drawWay();

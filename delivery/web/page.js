@@ -33,6 +33,10 @@ export function moment(text) {
   return h("time", { datetime: text, title: at.toLocaleString() }, label);
 }
 
+/** The parts of a sentence of the service, its instants as the page shows all others. */
+export const sentence = (text) =>
+  text.split(/(\d{4}-\d\d-\d\dT[\d:.]+Z)/).map((part, at) => (at % 2 ? moment(part) : part));
+
 export function h(name, attributes = {}, ...children) {
   return fill(document.createElement(name), attributes, children);
 }

@@ -1,7 +1,7 @@
 // The pages of one user and of one run, and the figures over a longer time.
 
 import { historyChart, runLine } from "./charts.js";
-import { $, ago, api, ask, draw, duration, forget, h, moment, optional, percent, plural, tag, words } from "./page.js";
+import { $, ago, api, ask, draw, duration, forget, h, moment, optional, percent, plural, sentence, tag, words } from "./page.js";
 import { RANGES, linkTo } from "./place.js";
 
 const HISTORY_EVERY_MS = 60_000;
@@ -268,13 +268,13 @@ function verdictOf(events, stuck, cause) {
   const last = events.at(-1);
   const took = Date.parse(last.at) - Date.parse(events[0].at);
   const isOver = ENDS.includes(last.type);
-  const sentence = isOver
+  const end = isOver
     ? `Ended with ${words(last.type)} after ${duration(took)}, ${plural(events.length, "event")}.`
     : `The last word is ${words(last.type)}, ${ago(last.at)} ago: ${plural(events.length, "event")}, and no end yet.`;
   return [
-    h("p", {}, sentence),
+    h("p", {}, end),
     stuck
-      ? h("p", { class: "cause warn" }, h("button", { type: "button", class: "link", onclick: () => page.choose(stuck.id) }, words(stuck.type)), ` is the first that did not arrive. ${cause}`)
+      ? h("p", { class: "cause warn" }, h("button", { type: "button", class: "link", onclick: () => page.choose(stuck.id) }, words(stuck.type)), " is the first that did not arrive. ", ...sentence(cause ?? ""))
       : h("p", { class: "cause good" }, "Every event of it reached its user."),
   ];
 }

@@ -316,6 +316,14 @@ async def test_a_user_and_a_run_have_pages_that_say_what_became_of_them(
     await expect(page.locator("#run-verdict")).to_contain_text("nobody connected")
     await expect(page.locator("#run-events tr")).to_have_count(2)
     assert await serious_faults(page) == []
+    parts = await page.evaluate(
+        """async () => (await import("/page.js"))
+            .sentence("Held back until 2026-01-02T03:04:05Z, so.")
+            .map((part) => (part instanceof Element ? part.outerHTML : part))"""
+    )
+    assert parts[0::2] == ["Held back until ", ", so."]
+    assert parts[1].startswith('<time datetime="2026-01-02T03:04:05Z"')
+    assert "T03" not in parts[1].partition(">")[2], "as the page shows all other instants"
 
 
 @pytest.mark.timeout(180)  # it looks at every view in four shapes
