@@ -169,7 +169,7 @@ class Topology:
         binary = require_nginx()
         log = self.folder / "nginx-access.log"
         text = self.here((ROOT / "config/nginx.conf").read_text())
-        text = text.replace("listen 8080;", f"listen {self.addresses['localhost:8080']};")
+        text = text.replace("listen 8080 ", f"listen {self.addresses['localhost:8080']} ")
         text = text.replace(" /tmp/", f" {self.folder}/").replace("/dev/stdout", str(log))
         (self.folder / "nginx.conf").write_text(text)
         _, option, directives = services()["nginx"]["entrypoint"]
